@@ -1,0 +1,98 @@
+// Package datastore is how every program reads and writes the cluster's state:
+// objects under keys, each with a revision, changed by compare-and-swap
+// transactions and followed by watches.
+//
+// The interface is also the seam for a backend on the Kubernetes API, which has
+// no multi-key transaction: such a backend carries out the operations of a
+// transaction in the order given and stops at the first conflict. Callers
+// therefore order operations so that every prefix of the list leaves a state
+// that readers accept (a handle before the block that uses it).
+package datastore
+
+import (
+	"context"
+
+	"tortie/internal/api"
+)
+
+// Revision orders all writes to a store. 0 means "no such key".
+type Revision int64
+
+// Entry is one object as read from the store. To change it, change Object and
+// pass the Entry to Update: the Entry also carries the fields that our types
+// don't know, so that what a newer program wrote survives.
+type Entry struct {
+	Key      api.Key
+	Object   api.Object
+	Revision Revision
+	Unknown  api.Unknown
+}
+
+// Invalid is a key of the store whose path or value can't be read as what it
+// should be.
+type Invalid struct {
+	// Path is the raw key in the store.
+	Path string
+	// Key is the parsed key; its zero value when the path itself can't be parsed.
+	Key api.Key
+	Err error
+}
+
+// Range selects the objects of one kind, optionally of one namespace, optionally
+// whose name starts with NamePrefix. A Namespace is required for a NamePrefix of
+// a namespaced kind.
+type Range struct {
+	Kind       api.Kind
+	Namespace  string
+	NamePrefix string
+}
+
+// Snapshot is the answer to a List: everything in a Range at one Revision.
+type Snapshot struct {
+	Entries  []Entry
+	Invalid  []Invalid
+	Revision Revision
+}
+
+// Event is one change seen by a Watch. Exactly one of Entry, Deleted and Invalid
+// is meaningful.
+type Event struct {
+	Key     api.Key
+	Entry   *Entry   // the object was created or changed
+	Deleted bool     // the object is gone
+	Invalid *Invalid // the object was written with a value that can't be read
+	// Revision is the revision of the change.
+	Revision Revision
+}
+
+// Watch is a running watch. Events arrive in batches in the order of their
+// revisions; one batch never splits a transaction. The channel is closed when
+// the watch ends; Err then says why (ErrCompacted, a connection error, or nil
+// after Stop).
+type Watch interface {
+	Events() <-chan []Event
+	Err() error
+	Stop()
+}
+
+// Client reads and writes one store. All methods are safe for concurrent use.
+//
+// Errors: ErrNotFound, ErrAlreadyExists and ErrConflict say what the store
+// holds; ErrUnavailable (possibly wrapped with its cause) that it did not
+// answer, and the outcome of a write is then unknown; ErrUnauthorized that it
+// refused the credentials. All are tested with errors.Is.
+type Client interface {
+	// Get reads one object: ErrNotFound when there is none.
+	Get(ctx context.Context, key api.Key) (Entry, error)
+	// List reads a range at one revision, sorted by key.
+	List(ctx context.Context, r Range) (Snapshot, error)
+	// Txn applies all operations or none and returns the revision written.
+	// On a conflict the error is a *ConflictError with the present state of every
+	// key named by the operations, so that a retry needs no read.
+	Txn(ctx context.Context, ops ...Op) (Revision, error)
+	// Watch follows a range from just after a revision, usually that of a
+	// Snapshot. ErrCompacted (from Watch.Err) when that revision is gone.
+	Watch(ctx context.Context, r Range, after Revision) (Watch, error)
+	// Close releases the connection.
+	Close() error
+}
