@@ -11,6 +11,7 @@ package datastore
 
 import (
 	"context"
+	"fmt"
 
 	"tortie/internal/api"
 )
@@ -26,6 +27,10 @@ type Entry struct {
 	Object   api.Object
 	Revision Revision
 	Unknown  api.Unknown
+	// Digest is a hash of the stored value. Two entries of one key with the same
+	// Revision but another Digest come from two histories of the store: it was
+	// restored from a backup in between. 0 when the backend doesn't give one.
+	Digest uint64
 }
 
 // Invalid is a key of the store whose path or value can't be read as what it
@@ -38,6 +43,12 @@ type Invalid struct {
 	Err error
 }
 
+// Error names the raw key and what is wrong with it.
+func (i *Invalid) Error() string { return fmt.Sprintf("%s: %v: %v", i.Path, ErrInvalid, i.Err) }
+
+// Unwrap gives ErrInvalid and the cause.
+func (i *Invalid) Unwrap() []error { return []error{ErrInvalid, i.Err} }
+
 // Range selects the objects of one kind, optionally of one namespace, optionally
 // whose name starts with NamePrefix. A Namespace is required for a NamePrefix of
 // a namespaced kind.
@@ -45,6 +56,18 @@ type Range struct {
 	Kind       api.Kind
 	Namespace  string
 	NamePrefix string
+}
+
+// String is the form used in messages: "IPPool", "WorkloadEndpoint(ns1/node1-*)".
+func (r Range) String() string {
+	switch {
+	case r.NamePrefix != "":
+		return api.Key{Kind: r.Kind, Namespace: r.Namespace, Name: r.NamePrefix + "*"}.String()
+	case r.Namespace != "":
+		return api.Key{Kind: r.Kind, Namespace: r.Namespace, Name: "*"}.String()
+	default:
+		return string(r.Kind)
+	}
 }
 
 // Snapshot is the answer to a List: everything in a Range at one Revision.
@@ -80,18 +103,25 @@ type Watch interface {
 // Errors: ErrNotFound, ErrAlreadyExists and ErrConflict say what the store
 // holds; ErrUnavailable (possibly wrapped with its cause) that it did not
 // answer, and the outcome of a write is then unknown; ErrUnauthorized that it
-// refused the credentials. All are tested with errors.Is.
+// refused the credentials; ErrInvalid that the stored value can't be read. All
+// are tested with errors.Is. A request whose own context ended also matches
+// context.Canceled or context.DeadlineExceeded.
 type Client interface {
-	// Get reads one object: ErrNotFound when there is none.
+	// Get reads one object: ErrNotFound when there is none. Every object read has
+	// the decimal revision as its metadata.resourceVersion.
 	Get(ctx context.Context, key api.Key) (Entry, error)
 	// List reads a range at one revision, sorted by key.
 	List(ctx context.Context, r Range) (Snapshot, error)
-	// Txn applies all operations or none and returns the revision written.
+	// Txn applies all operations, at most MaxTxnOps on as many different keys, or
+	// none, and returns the revision written.
 	// On a conflict the error is a *ConflictError with the present state of every
 	// key named by the operations, so that a retry needs no read.
 	Txn(ctx context.Context, ops ...Op) (Revision, error)
 	// Watch follows a range from just after a revision, usually that of a
-	// Snapshot. ErrCompacted (from Watch.Err) when that revision is gone.
+	// Snapshot. ErrCompacted (from Watch.Err) when that revision is gone, or when
+	// the store has never reached it: its history is another one than the
+	// caller's. A lost connection ends the watch with ErrUnavailable; the caller
+	// then lists again, since the store may come back with another history.
 	Watch(ctx context.Context, r Range, after Revision) (Watch, error)
 	// Close releases the connection.
 	Close() error

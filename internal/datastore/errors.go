@@ -15,6 +15,7 @@ var (
 	ErrCompacted     = errors.New("revision compacted")
 	ErrUnavailable   = errors.New("datastore unavailable")
 	ErrUnauthorized  = errors.New("datastore refused the credentials")
+	ErrInvalid       = errors.New("stored value can't be read")
 )
 
 // ConflictError says which operation of a transaction found the store in
@@ -28,10 +29,20 @@ type ConflictError struct {
 	// Current has the present state of every key of the transaction; a key that
 	// is absent from the store is absent from the map.
 	Current map[api.Key]Entry
+	// Invalid has the keys of the transaction that exist with a value that can't
+	// be read. They are absent from Current, and no retry helps against them.
+	Invalid []Invalid
 }
 
 // Error names the key and what is wrong with it.
-func (e *ConflictError) Error() string { return fmt.Sprintf("%s: %v", e.Key, e.Class) }
+func (e *ConflictError) Error() string {
+	for i := range e.Invalid {
+		if e.Invalid[i].Key == e.Key {
+			return fmt.Sprintf("%s: %v: %v", e.Key, e.Class, &e.Invalid[i])
+		}
+	}
+	return fmt.Sprintf("%s: %v", e.Key, e.Class)
+}
 
 // Unwrap makes errors.Is see the class. Every ConflictError is also an
 // ErrConflict.

@@ -1,6 +1,14 @@
 package datastore
 
-import "tortie/internal/api"
+import (
+	"fmt"
+
+	"tortie/internal/api"
+)
+
+// MaxTxnOps is how many operations one transaction may have: etcd's default
+// limit (--max-txn-ops).
+const MaxTxnOps = 128
 
 // OpKind says what an Op does.
 type OpKind int
@@ -21,6 +29,24 @@ const (
 	// absent when that is 0.
 	OpCheck
 )
+
+// String is the operation as a verb, for messages.
+func (k OpKind) String() string {
+	switch k {
+	case OpCreate:
+		return "create"
+	case OpUpdate:
+		return "update"
+	case OpPut:
+		return "put"
+	case OpDelete, OpDeleteAny:
+		return "delete"
+	case OpCheck:
+		return "check"
+	default:
+		return fmt.Sprintf("operation %d", int(k))
+	}
+}
 
 // Op is one operation of a transaction. Make it with Create, Update, Put,
 // Delete, DeleteAny or Check.
