@@ -1,0 +1,163 @@
+// Package speaker is bgpd's vocabulary of BGP (RFC 4271): what a speaker is told
+// to be, what it has learned and in which state its sessions are. It knows no
+// BGP library; the packages below it implement the Speaker interface with one.
+package speaker
+
+import (
+	"context"
+	"net/netip"
+	"time"
+)
+
+// Speaker is one BGP speaker. All methods are safe for concurrent use.
+type Speaker interface {
+	// Apply makes the speaker what d says: the difference to what was applied
+	// before is found inside. Exports are published before peers are added, so
+	// that the first thing a peer hears is complete. A peer that can't be
+	// configured is reported in the error and doesn't keep the others from it.
+	Apply(ctx context.Context, d Desired) error
+	// Changed is readable when Take has something to give.
+	Changed() <-chan struct{}
+	// Take returns, and forgets, what changed since the last call. What is
+	// waiting is bounded by the number of prefixes and peers, never by the
+	// number of events.
+	Take() Changes
+	// Peers are all configured peers, sorted by address.
+	Peers(ctx context.Context) ([]PeerState, error)
+	// Routes are all paths of the Loc-RIB (RFC 4271 section 3.2), our own
+	// included, best first per prefix; of one prefix when it is valid.
+	Routes(ctx context.Context, prefix netip.Prefix) ([]Path, error)
+	// Close ends the speaker for good: sessions get a NOTIFICATION and peers drop
+	// our routes. A speaker that will be back must not be closed: when the
+	// process just ends, peers see the connection close and keep our routes as
+	// RFC 4724 says.
+	Close() error
+}
+
+// Desired is everything a speaker is told.
+type Desired struct {
+	Global  Global
+	Peers   []Peer   // no two with the same address
+	Exports []Export // no two with the same prefix
+}
+
+// Global is the speaker itself. Changing any of it resets all sessions.
+type Global struct {
+	ASN uint32
+	// RouterID is the BGP identifier, in the form of an IPv4 address.
+	RouterID netip.Addr
+	// Listen are the addresses to accept connections on; an unspecified address
+	// (0.0.0.0 or ::) stands for all of its family.
+	Listen []netip.Addr
+	Port   uint16
+	// Transit makes the speaker advertise what it has learned, as a router or a
+	// route reflector does. A node without it advertises its exports only: it
+	// must never draw traffic for prefixes of others.
+	Transit bool
+}
+
+// Peer is one configured session. It carries the unicast routes of the family
+// of its address. The address is the peer's identity.
+type Peer struct {
+	Address netip.Addr
+	Port    uint16 // 0 means 179
+	ASN     uint32
+	// LocalASN is the AS number used towards this peer; 0 means the speaker's.
+	LocalASN uint32
+	// LocalAddress is the source of the session and the next hop of our exports;
+	// invalid lets the kernel choose.
+	LocalAddress netip.Addr
+	// Password is the TCP MD5 password (RFC 2385); empty for none.
+	Password string
+	// Passive waits for the peer to connect.
+	Passive bool
+	// Multihop allows an external peer that is not directly connected.
+	Multihop bool
+	// TTLSecurity is the greatest number of hops to the peer (RFC 5082); 0 is off.
+	TTLSecurity uint8
+	// AllowOwnASN is how often our own AS number may stand in a received AS path.
+	AllowOwnASN uint8
+	// ReflectorClient makes the peer our client (RFC 4456) in cluster ClusterID.
+	ReflectorClient bool
+	ClusterID       netip.Addr
+	// RestartTime is how long the peer is asked to keep our routes after the
+	// session is lost (RFC 4724); 0 turns graceful restart off.
+	RestartTime time.Duration
+}
+
+// Export is a prefix the speaker originates. Its next hop is the local address
+// of each session.
+type Export struct {
+	Prefix netip.Prefix
+}
+
+// Path is one way to a prefix.
+type Path struct {
+	Prefix  netip.Prefix
+	NextHop netip.Addr // unspecified for our own
+	// Peer is the address of the peer it was learned from; invalid for our own.
+	Peer      netip.Addr
+	PeerASN   uint32
+	ASPath    []uint32
+	LocalPref uint32
+	MED       uint32
+	Best      bool
+	// Stale: kept while the peer restarts (RFC 4724).
+	Stale   bool
+	Learned time.Time
+}
+
+// Local reports whether the path is one of our exports.
+func (p Path) Local() bool { return !p.Peer.IsValid() }
+
+// Changes is what happened to the best paths and the sessions. A caller handles
+// Best before Peers: a peer's End-of-RIB stands for paths that are in the same
+// or an earlier Changes.
+type Changes struct {
+	// Best has the present best path of every prefix whose best path changed;
+	// nil means the prefix is gone. Our own exports are not among them.
+	Best map[netip.Prefix]*Path
+	// Peers has the present state of every peer whose session changed.
+	Peers map[netip.Addr]Session
+}
+
+// Empty reports whether there is nothing in it.
+func (c Changes) Empty() bool { return len(c.Best) == 0 && len(c.Peers) == 0 }
+
+// Session is what the routes of a peer can be trusted for.
+type Session struct {
+	Established bool
+	// EndOfRIB: the peer has sent everything it had (RFC 4724 section 2).
+	EndOfRIB bool
+	// Removed: the peer is no longer configured.
+	Removed bool
+}
+
+// State is a state of the session's state machine (RFC 4271 section 8.2.2).
+type State string
+
+// The states of a session.
+const (
+	Idle        State = "Idle"
+	Connect     State = "Connect"
+	Active      State = "Active"
+	OpenSent    State = "OpenSent"
+	OpenConfirm State = "OpenConfirm"
+	Established State = "Established"
+)
+
+// PeerState is a configured peer and its session.
+type PeerState struct {
+	Peer  Peer
+	State State
+	// Since is when State was entered.
+	Since time.Time
+	// Info says in words why the session is not up; empty when it is.
+	Info string
+	// Received and Advertised count prefixes.
+	Received, Advertised uint64
+	// GracefulRestart: both sides have it.
+	GracefulRestart bool
+	// EndOfRIB: the peer has sent everything it had.
+	EndOfRIB bool
+}
