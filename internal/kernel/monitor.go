@@ -1,0 +1,176 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"syscall"
+
+	"github.com/vishvananda/netlink/nl"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// Event is something that happened in the kernel: a [LinkEvent], [AddressEvent],
+// [RouteEvent] or [Resync].
+type Event interface{ event() }
+
+// LinkEvent: a link appeared, changed or, when Gone, was removed.
+type LinkEvent struct {
+	Link Link
+	Gone bool
+}
+
+// AddressEvent: a link got or, when Gone, lost an address.
+type AddressEvent struct {
+	Address Address
+	Gone    bool
+}
+
+// RouteEvent: a route appeared, changed or, when Gone, was removed. The kernel
+// says nothing about the IPv4 routes that go with a link or its address.
+type RouteEvent struct {
+	Route Route
+	Gone  bool
+}
+
+// Resync: events may have been lost; whoever cares reads the kernel again.
+type Resync struct {
+	Reason error
+}
+
+func (LinkEvent) event()    {}
+func (AddressEvent) event() {}
+func (RouteEvent) event()   {}
+func (Resync) event()       {}
+
+// Topics selects what to be told of.
+type Topics uint8
+
+// The topics, to be or-ed together.
+const (
+	LinkEvents Topics = 1 << iota
+	AddressEvents
+	RouteEvents
+)
+
+// monitorBuffer holds some thousands of events of a burst, so that Resync is
+// rare.
+const monitorBuffer = 4 << 20
+
+// eventBacklog is how many events wait in the channel before they pile up in the
+// kernel.
+const eventBacklog = 256
+
+// Subscribe tells of every event after it returned, until ctx is done; then the
+// channel is closed. A reader who is slow loses events and gets a [Resync]
+// instead; nothing is ever lost silently. The channel is also closed, after a
+// last Resync, should the kernel refuse to say more.
+func (h *Handle) Subscribe(ctx context.Context, topics Topics) (<-chan Event, error) {
+	ns, err := h.Netns()
+	if err != nil {
+		return nil, err
+	}
+	defer ns.Close()
+	socket, err := nl.SubscribeAt(netns.NsHandle(ns.Fd()), netns.None(), unix.NETLINK_ROUTE, topics.groups()...)
+	if err != nil {
+		return nil, NewError("subscribe to kernel events", "", err)
+	}
+	// Best effort: without CAP_NET_ADMIN the default buffer has to do.
+	_ = socket.SetReceiveBufferSize(monitorBuffer, true)
+
+	m := &monitor{socket: socket, events: make(chan Event, eventBacklog)}
+	stop := context.AfterFunc(ctx, socket.Close)
+	go func() {
+		defer close(m.events)
+		m.run(ctx)
+		if stop() {
+			socket.Close()
+		}
+	}()
+	return m.events, nil
+}
+
+func (t Topics) groups() []uint {
+	var groups []uint
+	if t&LinkEvents != 0 {
+		groups = append(groups, unix.RTNLGRP_LINK)
+	}
+	if t&AddressEvents != 0 {
+		groups = append(groups, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR)
+	}
+	if t&RouteEvents != 0 {
+		groups = append(groups, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE)
+	}
+	return groups
+}
+
+type monitor struct {
+	socket *nl.NetlinkSocket
+	events chan Event
+}
+
+func (m *monitor) run(ctx context.Context) {
+	for {
+		msgs, from, err := m.socket.Receive()
+		switch {
+		case ctx.Err() != nil:
+			return
+		case errors.Is(err, unix.ENOBUFS):
+			m.send(ctx, Resync{Reason: fmt.Errorf("kernel events were lost: %w", err)})
+			continue
+		case errors.Is(err, unix.EINTR) || errors.Is(err, unix.EAGAIN):
+			continue
+		case err != nil:
+			m.send(ctx, Resync{Reason: NewError("receive kernel events", "", err)})
+			return
+		case from.Pid != nl.PidKernel:
+			continue // another process may write to our socket; it is not believed
+		}
+		for _, msg := range msgs {
+			ev, err := decodeEvent(msg)
+			if err != nil {
+				ev = Resync{Reason: err}
+			}
+			if ev != nil && !m.send(ctx, ev) {
+				return
+			}
+		}
+	}
+}
+
+// send is false when ctx is done.
+func (m *monitor) send(ctx context.Context, ev Event) bool {
+	select {
+	case m.events <- ev:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// decodeEvent gives nil for a message that is of no interest.
+func decodeEvent(msg syscall.NetlinkMessage) (Event, error) {
+	switch kind := msg.Header.Type; kind {
+	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
+		// The bridge reports its ports as links of its own family.
+		if len(msg.Data) > 0 && msg.Data[0] != unix.AF_UNSPEC {
+			return nil, nil
+		}
+		l, err := decodeLink(msg.Data)
+		return LinkEvent{Link: l, Gone: kind == unix.RTM_DELLINK}, err
+	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
+		a, ok, err := decodeAddress(msg.Data)
+		if !ok || err != nil {
+			return nil, err
+		}
+		return AddressEvent{Address: a, Gone: kind == unix.RTM_DELADDR}, nil
+	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
+		r, ok, err := decodeRoute(msg.Data)
+		if !ok || err != nil {
+			return nil, err
+		}
+		return RouteEvent{Route: r, Gone: kind == unix.RTM_DELROUTE}, nil
+	}
+	return nil, nil
+}

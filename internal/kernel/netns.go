@@ -1,0 +1,133 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// nsGetNSType is the ioctl that tells what kind of namespace a file is.
+const nsGetNSType = 0xb703
+
+// Netns is an open network namespace. It keeps the namespace alive until it is
+// closed.
+type Netns struct {
+	file *os.File
+}
+
+// OpenNetns opens the namespace at a path such as /run/netns/x or
+// /proc/7/ns/net. ErrNotFound when there is none, ErrInvalid when the file is
+// not a network namespace.
+func OpenNetns(path string) (*Netns, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, NewError("open network namespace", path, pathCause(err))
+	}
+	kind, err := unix.IoctlRetInt(int(f.Fd()), nsGetNSType)
+	if err != nil || kind != unix.CLONE_NEWNET {
+		f.Close()
+		return nil, NewError("open network namespace", path,
+			fmt.Errorf("the file is not a network namespace: %w", unix.EINVAL))
+	}
+	return &Netns{file: f}, nil
+}
+
+// CurrentNetns opens the namespace of the calling thread.
+func CurrentNetns() (*Netns, error) {
+	return OpenNetns("/proc/thread-self/ns/net")
+}
+
+// Close releases the namespace.
+func (n *Netns) Close() error { return n.file.Close() }
+
+// Fd is the descriptor of the namespace, valid until Close.
+func (n *Netns) Fd() int { return int(n.file.Fd()) }
+
+// NetnsID identifies a network namespace for as long as it exists.
+type NetnsID struct {
+	Dev, Inode uint64
+}
+
+// ID tells whether two Netns are the same namespace.
+func (n *Netns) ID() (NetnsID, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(n.Fd(), &st); err != nil {
+		return NetnsID{}, NewError("identify network namespace", n.file.Name(), err)
+	}
+	return NetnsID{Dev: st.Dev, Inode: st.Ino}, nil
+}
+
+// Do runs fn on an OS thread that is inside the namespace. fn must not start
+// goroutines that are to run there too: they run elsewhere. A thread that cannot
+// be brought back to where it came from is never used again.
+func (n *Netns) Do(fn func() error) error {
+	var out outcome
+	done := make(chan struct{})
+	// The thread is the goroutine's own, so the caller's thread never moves, and
+	// a goroutine that ends while locked takes its thread with it.
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		out.run(n, fn)
+	}()
+	<-done
+	if out.panicked != nil {
+		panic(out.panicked)
+	}
+	return out.err
+}
+
+// outcome is how a function run on another thread ended.
+type outcome struct {
+	err      error
+	panicked any
+}
+
+// run unlocks the thread only when it is back where it was. A function that
+// neither returns nor panics has called runtime.Goexit, as t.FailNow does.
+func (o *outcome) run(n *Netns, fn func() error) {
+	origin, err := CurrentNetns()
+	if err != nil {
+		o.err = err
+		return
+	}
+	defer origin.Close()
+	if err := unix.Setns(n.Fd(), unix.CLONE_NEWNET); err != nil {
+		o.err = NewError("enter network namespace", n.file.Name(), err)
+		return
+	}
+	o.err = errGoexit
+	defer func() {
+		o.panicked = recover()
+		if unix.Setns(origin.Fd(), unix.CLONE_NEWNET) == nil {
+			runtime.UnlockOSThread()
+		}
+	}()
+	o.err = fn()
+}
+
+var errGoexit = errors.New("in network namespace: the function ended its goroutine")
+
+// WithNetns runs fn on an OS thread inside the namespace at path. See
+// [Netns.Do].
+func WithNetns(path string, fn func() error) error {
+	ns, err := OpenNetns(path)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	return ns.Do(fn)
+}
+
+// pathCause drops the operation and path of an *fs.PathError: ours say more.
+func pathCause(err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return pe.Err
+	}
+	return err
+}

@@ -1,0 +1,91 @@
+package kernel
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+)
+
+// Sysctl reads a kernel setting of the Handle's namespace. The name is the path
+// below /proc/sys/net, for example "ipv4/conf/eth0/forwarding": with slashes,
+// since names of links may hold dots. ErrNotFound when the kernel has none such.
+func (h *Handle) Sysctl(name string) (string, error) {
+	var value string
+	err := h.inside(func() (err error) {
+		value, err = readSysctl(name)
+		return err
+	})
+	return value, NewError("read sysctl", "net/"+name, err)
+}
+
+// SetSysctl changes a kernel setting of the Handle's namespace, named as for
+// [Handle.Sysctl]. A setting that has the value already is not written, so that a
+// read-only /proc/sys does no harm where there is nothing to do.
+func (h *Handle) SetSysctl(name, value string) error {
+	return NewError("set sysctl", "net/"+name+"="+value, h.inside(func() error { return writeSysctl(name, value) }))
+}
+
+// Setting is one sysctl and the value it is to have.
+type Setting struct {
+	Name, Value string // as for [Handle.SetSysctl]
+}
+
+// SetSysctls changes several settings at the price of entering the namespace
+// once. It stops at the first that fails.
+func (h *Handle) SetSysctls(settings []Setting) error {
+	return h.inside(func() error {
+		for _, s := range settings {
+			if err := writeSysctl(s.Name, s.Value); err != nil {
+				return NewError("set sysctl", "net/"+s.Name+"="+s.Value, err)
+			}
+		}
+		return nil
+	})
+}
+
+// inside runs fn in the Handle's namespace: on this thread when it is there.
+func (h *Handle) inside(fn func() error) error {
+	ns, err := h.Netns()
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	return ns.Do(fn)
+}
+
+func sysctlPath(name string) (string, error) {
+	if !fs.ValidPath(name) || !strings.Contains(name, "/") {
+		return "", fmt.Errorf("the name is not a path below /proc/sys/net: %w", ErrInvalid)
+	}
+	return "/proc/sys/net/" + name, nil
+}
+
+func readSysctl(name string) (string, error) {
+	path, err := sysctlPath(name)
+	if err != nil {
+		return "", err
+	}
+	b, err := os.ReadFile(path)
+	return strings.TrimSpace(string(b)), pathCause(err)
+}
+
+func writeSysctl(name, value string) error {
+	if old, err := readSysctl(name); err != nil || old == value {
+		return err
+	}
+	path, err := sysctlPath(name)
+	if err != nil {
+		return err
+	}
+	// Not created, not truncated: procfs takes neither.
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return pathCause(err)
+	}
+	_, err = f.WriteString(value)
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	return pathCause(err)
+}
