@@ -1,0 +1,270 @@
+package routetable
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"tortie/internal/delta"
+	"tortie/internal/kernel"
+)
+
+// Kernel is what a Table needs of [kernel.Handle].
+type Kernel interface {
+	Routes(ctx context.Context, f kernel.RouteFilter) ([]kernel.Route, error)
+	AddRoute(kernel.Route) error
+	ReplaceRoute(kernel.Route) error
+	DeleteRoute(kernel.Route) error
+}
+
+// Config says which routes a Table owns.
+type Config struct {
+	Kernel   Kernel
+	Protocol kernel.Protocol // whose routes are ours; must not be 0
+	Table    int             // 0 for the main table
+	Families []kernel.Family // none for both
+	Log      *slog.Logger    // nil for no log
+}
+
+// Table reconciles the routes of one protocol in one routing table. There is at
+// most one desired route to a destination; its metric is part of what is
+// desired. All methods may be called from any goroutine; while one Apply runs the
+// others wait.
+type Table struct {
+	cfg Config
+
+	mu     sync.Mutex
+	routes *delta.Tracker[key, kernel.Route]
+	// metrics has the metric of the one desired route to a destination.
+	metrics map[netip.Prefix]int
+	// needsRead: the kernel is read before anything is written.
+	needsRead bool
+	// everRead: the kernel has been read, so a difference found later is drift.
+	everRead bool
+	// holding: routes that were found and never spoken of are left alone.
+	holding bool
+	// spoken has the destinations that were desired or removed while holding.
+	spoken    map[netip.Prefix]struct{}
+	conflicts map[key]Conflict
+}
+
+// key is what the kernel tells the routes of one table apart by.
+type key struct {
+	dst      netip.Prefix
+	priority int
+}
+
+func keyOf(r kernel.Route) key { return key{dst: r.Dst, priority: r.Priority} }
+
+// New makes a Table. Nothing is read or written before the first Apply.
+func New(cfg Config) *Table {
+	if cfg.Table == 0 {
+		cfg.Table = kernel.TableMain
+	}
+	if len(cfg.Families) == 0 {
+		cfg.Families = []kernel.Family{kernel.IPv4, kernel.IPv6}
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Table{
+		cfg:       cfg,
+		routes:    delta.New[key, kernel.Route](),
+		metrics:   map[netip.Prefix]int{},
+		needsRead: true,
+		spoken:    map[netip.Prefix]struct{}{},
+		conflicts: map[key]Conflict{},
+	}
+}
+
+// Set makes exactly these routes desired. Their Table and Protocol are the
+// Table's, whatever they say; of two routes to one destination the last counts.
+func (t *Table) Set(routes []kernel.Route) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	wanted := make(map[netip.Prefix]kernel.Route, len(routes))
+	for _, r := range routes {
+		r = t.own(r)
+		wanted[r.Dst] = r
+	}
+	for dst := range t.metrics {
+		if _, ok := wanted[dst]; !ok {
+			t.remove(dst)
+		}
+	}
+	for _, r := range wanted {
+		t.update(r)
+	}
+}
+
+// Update makes a route the desired one to its destination.
+func (t *Table) Update(r kernel.Route) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.update(t.own(r))
+}
+
+// Remove makes no route to dst desired. Unlike a route that was merely never
+// spoken of, it goes at the next Apply even while stale routes are held.
+func (t *Table) Remove(dst netip.Prefix) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.remove(kernel.Route{Dst: dst}.Normal().Dst)
+}
+
+// own gives a route the Table's mark and its normal form, the one it is compared
+// in with what the kernel says.
+func (t *Table) own(r kernel.Route) kernel.Route {
+	r.Table, r.Protocol = t.cfg.Table, t.cfg.Protocol
+	return r.Normal()
+}
+
+func (t *Table) update(r kernel.Route) {
+	if metric, ok := t.metrics[r.Dst]; ok && metric != r.Priority {
+		t.forget(key{r.Dst, metric})
+	}
+	t.metrics[r.Dst] = r.Priority
+	t.routes.SetDesired(keyOf(r), r)
+	t.speakOf(r.Dst)
+}
+
+func (t *Table) remove(dst netip.Prefix) {
+	if metric, ok := t.metrics[dst]; ok {
+		t.forget(key{dst, metric})
+		delete(t.metrics, dst)
+	}
+	t.speakOf(dst)
+}
+
+func (t *Table) forget(k key) {
+	t.routes.DeleteDesired(k)
+	delete(t.conflicts, k)
+}
+
+func (t *Table) speakOf(dst netip.Prefix) {
+	if t.holding {
+		t.spoken[dst] = struct{}{}
+	}
+}
+
+// HoldStale says whether routes of ours that were found in the kernel, and that
+// nobody has spoken of since, are left alone. bgpd holds them from its start
+// until End-of-RIB (RFC 4724 section 4.1), so that traffic flows on meanwhile.
+func (t *Table) HoldStale(hold bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if hold == t.holding {
+		return
+	}
+	t.holding = hold
+	clear(t.spoken)
+	if !hold {
+		return
+	}
+	for dst := range t.metrics {
+		t.spoken[dst] = struct{}{}
+	}
+}
+
+// QueueResync makes the next Apply read the kernel before it writes.
+func (t *Table) QueueResync() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.needsRead = true
+}
+
+// LinkChanged tells that a link appeared, vanished, or went up or down: the
+// kernel drops the routes of a link that goes down without a word, so the next
+// Apply writes those that are desired over it again.
+func (t *Table) LinkChanged(index int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var doubtful []key
+	for k, r := range t.routes.AllDesired() {
+		if r.Link == index {
+			doubtful = append(doubtful, k)
+		}
+	}
+	for _, k := range doubtful {
+		t.routes.DeleteActual(k)
+	}
+}
+
+// Pending is how many routes are not yet as desired; held ones do not count.
+func (t *Table) Pending() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := t.routes.NumUpdates()
+	for k := range t.routes.PendingDeletes() {
+		if !t.held(k) {
+			n++
+		}
+	}
+	return n
+}
+
+// Stale is how many routes are held: they are in the kernel, ours, and nobody
+// has spoken of them.
+func (t *Table) Stale() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := 0
+	for k := range t.routes.PendingDeletes() {
+		if t.held(k) {
+			n++
+		}
+	}
+	return n
+}
+
+// held reports that a route that is not desired is left alone for now.
+func (t *Table) held(k key) bool {
+	if !t.holding {
+		return false
+	}
+	_, spoken := t.spoken[k.dst]
+	return !spoken
+}
+
+// Conflict is a desired route that cannot be written because another program
+// holds its place.
+type Conflict struct {
+	Desired  kernel.Route
+	Occupant kernel.Route
+}
+
+// Conflicts are the desired routes whose place the last Apply found taken, in
+// the order of their destinations.
+func (t *Table) Conflicts() []Conflict {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	out := make([]Conflict, 0, len(t.conflicts))
+	for _, c := range t.conflicts {
+		out = append(out, c)
+	}
+	slices.SortFunc(out, func(a, b Conflict) int { return a.Desired.Dst.Compare(b.Desired.Dst) })
+	return out
+}
+
+// Apply makes the kernel's routes as desired. What fails stays pending for the
+// next Apply and the rest proceeds; the error names each failure's route, or the
+// link that several wait for. The first Apply, and the one after QueueResync,
+// read the kernel first and change nothing when that fails.
+func (t *Table) Apply(ctx context.Context) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.needsRead {
+		if err := t.read(ctx); err != nil {
+			return err
+		}
+	}
+	var failed failures
+	// A destination that moves to another metric keeps a route throughout,
+	// because the new one is there before the old one goes.
+	t.write(ctx, &failed)
+	t.sweep(ctx, &failed)
+	return errors.Join(failed.err(), ctx.Err())
+}
