@@ -1,6 +1,9 @@
 package api
 
 import (
+	"fmt"
+	"strings"
+
 	"github.com/projectcalico/api/pkg/lib/numorstring"
 )
 
@@ -9,15 +12,6 @@ type ASN = numorstring.ASNumber
 
 // Protocol is an IP protocol by name or number.
 type Protocol = numorstring.Protocol
-
-// Unknown holds the fields of a stored value that our types don't have. Its zero
-// value holds none.
-type Unknown struct {
-	raw []byte // the stored JSON, kept only when it has such fields
-}
-
-// Empty reports whether there are no unknown fields.
-func (u Unknown) Empty() bool { return len(u.raw) == 0 }
 
 // Info describes one kind.
 type Info struct {
@@ -34,4 +28,98 @@ type Info struct {
 type Registry struct {
 	kinds  []Info
 	byName map[string]int // lower-case kind, plural and aliases → index
+	defs   []definition   // parallel to kinds
+}
+
+// NewRegistry makes the registry of all kinds.
+func NewRegistry() *Registry {
+	r := &Registry{byName: map[string]int{}}
+	schemas := newSchemaBuilder()
+	for i, d := range definitions() {
+		d.schema = schemas.of(d.target(d.info.New()))
+		d.manifest = schemas.of(d.info.New())
+		r.defs = append(r.defs, d)
+		r.kinds = append(r.kinds, d.info)
+		names := append([]string{strings.ToLower(string(d.info.Kind)), d.info.Plural}, d.info.Aliases...)
+		for _, name := range names {
+			r.byName[name] = i
+		}
+	}
+	return r
+}
+
+// Lookup finds a kind by its name, plural or alias in any case.
+func (r *Registry) Lookup(name string) (Info, bool) {
+	i, ok := r.byName[strings.ToLower(name)]
+	if !ok {
+		return Info{}, false
+	}
+	return r.kinds[i], true
+}
+
+// Kinds lists every kind: resources first, then the IPAM records, each group
+// by name.
+func (r *Registry) Kinds() []Info { return append([]Info(nil), r.kinds...) }
+
+// New makes an empty object of a kind with its TypeMeta set.
+func (r *Registry) New(kind Kind) (Object, error) {
+	d, err := r.definition(kind)
+	if err != nil {
+		return nil, err
+	}
+	return d.info.New(), nil
+}
+
+// KeyOf gives the key under which an object is stored, from its type, namespace
+// and name. The key of a BlockAffinity comes from its spec and that of an
+// IPAMBlock from its CIDR, unless the object is named.
+func (r *Registry) KeyOf(obj Object) (Key, error) {
+	kind, err := r.kindOf(obj)
+	if err != nil {
+		return Key{}, fmt.Errorf("key of an object: %w", err)
+	}
+	d, err := r.definition(kind)
+	if err != nil {
+		return Key{}, err
+	}
+	key := Key{Kind: kind, Name: obj.GetName()}
+	if d.info.Namespaced {
+		key.Namespace = obj.GetNamespace()
+	}
+	if key.Name == "" && d.nameOf != nil {
+		key.Name = d.nameOf(obj)
+	}
+	if err := d.checkKey(key); err != nil {
+		return Key{}, err
+	}
+	return key, nil
+}
+
+// kindOf tells the kind from the Go type, so that an object whose TypeMeta was
+// left empty is still known.
+func (r *Registry) kindOf(obj Object) (Kind, error) {
+	for i := range r.defs {
+		if r.defs[i].is(obj) {
+			return r.defs[i].info.Kind, nil
+		}
+	}
+	return "", fmt.Errorf("type %T is not a resource of %s", obj, GroupVersion)
+}
+
+// definition finds the definition of a kind by its exact name.
+func (r *Registry) definition(kind Kind) (*definition, error) {
+	i, ok := r.byName[strings.ToLower(string(kind))]
+	if !ok || r.kinds[i].Kind != kind {
+		return nil, fmt.Errorf("kind %q is unknown", kind)
+	}
+	return &r.defs[i], nil
+}
+
+// definitionOf finds the definition for an object's Go type.
+func (r *Registry) definitionOf(obj Object) (*definition, error) {
+	kind, err := r.kindOf(obj)
+	if err != nil {
+		return nil, err
+	}
+	return r.definition(kind)
 }
