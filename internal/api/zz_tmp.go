@@ -2,7 +2,6 @@ package api
 
 import v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 
-type checker struct{}
 
 func checkBGPConfiguration(*checker, *v3.BGPConfiguration)                         {}
 func checkBGPFilter(*checker, *v3.BGPFilter)                                       {}
