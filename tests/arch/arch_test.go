@@ -1,0 +1,284 @@
+// Package arch holds the rules of the architecture as tests, so that they don't
+// decay: which package may import which, one package comment each, no init(), and
+// no page that names a path that isn't there.
+package arch
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// root is the repository, seen from this package.
+const root = "../.."
+
+// rule forbids packages below From to import packages below any of Deny, unless
+// the importer is below one of Except.
+type rule struct {
+	from, why    string
+	deny, except []string
+}
+
+func rules() []rule {
+	pure := []string{
+		"os", "net", "net/http", "os/exec", "syscall", "golang.org/x/sys/unix",
+		"github.com/vishvananda/netlink", "go.etcd.io/etcd", "tortie/internal/datastore/etcd",
+	}
+	return []rule{
+		{from: "tortie/felix/calc", deny: pure, why: "calc is pure: no I/O, no clock"},
+		{from: "tortie/bgpd/topology", deny: pure, why: "topology is pure"},
+		{from: "tortie/bgpd/filter", deny: pure, why: "filter is pure"},
+		{from: "tortie/internal/selector", deny: pure, why: "selectors are pure"},
+		{from: "tortie/internal/delta", deny: pure, why: "delta is pure"},
+		{from: "tortie/internal/api", deny: pure, why: "the vocabulary is pure"},
+		{
+			from: "tortie", deny: []string{"github.com/osrg/gobgp"},
+			except: []string{"tortie/bgpd/speaker/gobgp", "tortie/tests"},
+			why:    "only bgpd/speaker/gobgp knows GoBGP",
+		},
+		{
+			from: "tortie", deny: []string{"go.etcd.io/etcd/client"},
+			except: []string{"tortie/internal/datastore/etcd", "tortie/internal/datastore/datastoretest", "tortie/tests"},
+			why:    "only internal/datastore/etcd knows the etcd client",
+		},
+		{
+			from: "tortie", deny: []string{"go.etcd.io/etcd/server"},
+			except: []string{"tortie/internal/datastore/datastoretest", "tortie/tests"},
+			why:    "an embedded etcd is for tests and the lab",
+		},
+		{
+			from: "tortie", deny: []string{"github.com/vishvananda/netlink", "github.com/vishvananda/netns"},
+			except: []string{"tortie/internal/kernel", "tortie/tests"},
+			why:    "only internal/kernel speaks netlink: it retries interrupted dumps",
+		},
+		{
+			from: "tortie/ipam", deny: []string{"tortie/internal/kernel", "tortie/felix", "tortie/bgpd"},
+			why: "ipam talks to the datastore only",
+		},
+		{
+			from: "tortie/internal", deny: []string{"tortie/felix", "tortie/bgpd", "tortie/calicoctl", "tortie/cni-plugin", "tortie/ipam", "tortie/tests"},
+			why: "imports go down only: internal is below the programs",
+		},
+		{from: "tortie/felix", deny: []string{"tortie/bgpd", "tortie/calicoctl", "tortie/cni-plugin", "tortie/tests"}, why: "programs don't import one another"},
+		{from: "tortie/bgpd", deny: []string{"tortie/felix", "tortie/calicoctl", "tortie/cni-plugin", "tortie/tests", "tortie/ipam"}, why: "programs don't import one another"},
+		{from: "tortie/calicoctl", deny: []string{"tortie/felix", "tortie/bgpd", "tortie/cni-plugin", "tortie/tests"}, why: "programs don't import one another"},
+		{
+			from: "tortie/cni-plugin",
+			deny: []string{
+				"tortie/felix", "tortie/bgpd", "tortie/calicoctl", "tortie/ipam", "tortie/tests", "tortie/internal/datastore",
+				"tortie/internal/kernel", "google.golang.org/grpc", "k8s.io",
+			},
+			why: "the plugin is a thin client: every byte is paid for at each pod start",
+		},
+	}
+}
+
+// goFile is one Go source file of the repository.
+type goFile struct {
+	path, pkg string // repository path, import path
+	ast       *ast.File
+	test      bool
+}
+
+func parseAll(t *testing.T) []goFile {
+	t.Helper()
+	var files []goFile
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && path != root && (strings.HasPrefix(d.Name(), ".") || d.Name() == "testdata" || d.Name() == "bin") {
+			return filepath.SkipDir
+		}
+		if d.IsDir() || !strings.HasSuffix(path, ".go") {
+			return nil
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ParseComments)
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(root, path)
+		if err != nil {
+			return err
+		}
+		files = append(files, goFile{
+			path: rel, pkg: filepath.Join("tortie", filepath.Dir(rel)), ast: f,
+			test: strings.HasSuffix(path, "_test.go"),
+		})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(files) < 50 {
+		t.Fatalf("found only %d Go files: is the root right?", len(files))
+	}
+	return files
+}
+
+func below(pkg, prefix string) bool { return pkg == prefix || strings.HasPrefix(pkg, prefix+"/") }
+
+func TestImportsGoDownOnly(t *testing.T) {
+	for _, f := range parseAll(t) {
+		if f.test {
+			continue
+		}
+		for _, spec := range f.ast.Imports {
+			imported := strings.Trim(spec.Path.Value, `"`)
+			for _, r := range rules() {
+				if below(f.pkg, r.from) && denied(r, f.pkg, imported) {
+					t.Errorf("%s imports %s: %s", f.path, imported, r.why)
+				}
+			}
+		}
+	}
+}
+
+func denied(r rule, pkg, imported string) bool {
+	for _, e := range r.except {
+		if below(pkg, e) {
+			return false
+		}
+	}
+	for _, d := range r.deny {
+		// A standard package is denied alone (net, but not net/netip); a module's or
+		// ours with everything below it.
+		if imported == d || strings.Contains(d, "/") && strings.Contains(d, ".") && below(imported, d) ||
+			strings.HasPrefix(d, "tortie/") && below(imported, d) || d == "k8s.io" && below(imported, d) {
+			return true
+		}
+	}
+	return false
+}
+
+func TestEveryPackageHasExactlyOneComment(t *testing.T) {
+	comments := map[string][]string{}
+	packages := map[string]bool{}
+	for _, f := range parseAll(t) {
+		if f.test && strings.HasSuffix(f.ast.Name.Name, "_test") {
+			continue
+		}
+		packages[f.pkg] = true
+		if f.ast.Doc != nil && !isGenerated(f) {
+			comments[f.pkg] = append(comments[f.pkg], f.path)
+		}
+	}
+	for pkg := range packages {
+		if n := len(comments[pkg]); n != 1 {
+			t.Errorf("package %s has %d package comments %v, want 1", pkg, n, comments[pkg])
+		}
+	}
+}
+
+func isGenerated(f goFile) bool { return ast.IsGenerated(f.ast) }
+
+func TestNoInitFunctions(t *testing.T) {
+	for _, f := range parseAll(t) {
+		if isGenerated(f) {
+			continue
+		}
+		for _, d := range f.ast.Decls {
+			if fn, ok := d.(*ast.FuncDecl); ok && fn.Recv == nil && fn.Name.Name == "init" {
+				t.Errorf("%s has an init(): what it does belongs into a constructor", f.path)
+			}
+		}
+	}
+}
+
+// TestPurePackagesDoNotReadTheClock holds calc, topology and filter to their
+// input: whatever they need to know of the time is handed to them.
+func TestPurePackagesDoNotReadTheClock(t *testing.T) {
+	pure := []string{"tortie/felix/calc", "tortie/bgpd/topology", "tortie/bgpd/filter", "tortie/internal/selector", "tortie/internal/delta", "tortie/internal/api"}
+	clock := regexp.MustCompile(`^(Now|Since|Until|Sleep|After|AfterFunc|Tick|NewTimer|NewTicker)$`)
+	for _, f := range parseAll(t) {
+		isPure := false
+		for _, p := range pure {
+			isPure = isPure || below(f.pkg, p)
+		}
+		if !isPure || f.test {
+			continue
+		}
+		ast.Inspect(f.ast, func(n ast.Node) bool {
+			if sel, ok := n.(*ast.SelectorExpr); ok {
+				if x, ok := sel.X.(*ast.Ident); ok && x.Name == "time" && clock.MatchString(sel.Sel.Name) {
+					t.Errorf("%s uses time.%s: pure packages take the time from the caller", f.path, sel.Sel.Name)
+				}
+			}
+			return true
+		})
+	}
+}
+
+// named is a path of this repository in a Markdown page: in backticks or as a
+// link's target.
+var named = regexp.MustCompile("`([A-Za-z0-9_.][A-Za-z0-9_./-]*)`|\\]\\(([^)#: ]+)\\)")
+
+func TestEveryPathNamedInAPageExists(t *testing.T) {
+	pages := tracked(t, "*.md")
+	if len(pages) == 0 {
+		t.Fatal("no Markdown page found")
+	}
+	top := map[string]bool{}
+	entries, err := os.ReadDir(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		top[e.Name()] = true
+	}
+	for _, page := range pages {
+		text, err := os.ReadFile(filepath.Join(root, page))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range named.FindAllStringSubmatch(string(text), -1) {
+			path, link := m[1], m[2]
+			if link != "" {
+				mustExist(t, page, filepath.Join(filepath.Dir(page), link))
+				continue
+			}
+			first, _, slash := strings.Cut(path, "/")
+			if slash && top[first] && first != "bin" {
+				mustExist(t, page, path)
+			}
+		}
+	}
+}
+
+func mustExist(t *testing.T, page, path string) {
+	t.Helper()
+	if _, err := os.Stat(filepath.Join(root, path)); err != nil {
+		t.Errorf("%s names %s, which does not exist", page, path)
+	}
+}
+
+// tracked lists the repository's files that match a pattern: tracked or new, not ignored.
+func tracked(t *testing.T, pattern string) []string {
+	t.Helper()
+	out, err := exec.Command("git", "-C", root, "ls-files", "--cached", "--others", "--exclude-standard", pattern).Output()
+	if err != nil {
+		t.Fatalf("git ls-files: %v", err)
+	}
+	return strings.Fields(string(out))
+}
+
+func TestTopLevelHoldsOnlyWhatTheArchitectureNames(t *testing.T) {
+	allowed := map[string]bool{}
+	for _, n := range strings.Fields(`felix bgpd ipam cni-plugin calicoctl kube-controllers manifests tests internal docs
+		go.mod go.sum Makefile README.md DESIGN.md LICENSE .ci .gitignore`) {
+		allowed[n] = true
+	}
+	for _, f := range tracked(t, "*") {
+		first, _, _ := strings.Cut(f, "/")
+		if !allowed[first] {
+			t.Errorf("%s: %q is new at the top level; give it a place in the folders of DESIGN.md", f, first)
+		}
+	}
+}

@@ -1,0 +1,258 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"tortie/internal/control/cniwire"
+	"tortie/tests/lab"
+)
+
+// atOnce is how many plugins run at the same time in the burst.
+const atOnce = 16
+
+// bench holds a run's lab and results.
+type bench struct {
+	lab           *lab.Lab
+	bin           string
+	rounds, burst int
+	rows          []row
+}
+
+// plugin is one CNI plugin under measurement.
+type plugin struct {
+	path string
+	conf []byte
+}
+
+func (b *bench) ours() (plugin, error) {
+	conf, err := lab.PluginConfig(lab.Conflist)
+	if err != nil {
+		return plugin{}, err
+	}
+	// IPv4 only, as the peer is.
+	var m map[string]any
+	if err := json.Unmarshal(conf, &m); err != nil {
+		return plugin{}, err
+	}
+	m["ipam"] = map[string]any{"type": "calico-ipam", "assign_ipv4": "true", "assign_ipv6": "false"}
+	conf, err = json.Marshal(m)
+	path, absErr := filepath.Abs(filepath.Join(b.bin, "calico"))
+	if absErr != nil {
+		return plugin{}, absErr
+	}
+	return plugin{path: path, conf: conf}, err
+}
+
+// peer is ptp with host-local: the same wiring (veth, /32 route) with no daemon,
+// no datastore and no cluster behind it.
+func (b *bench) peer() plugin {
+	return plugin{path: "/usr/lib/cni/ptp", conf: []byte(`{"cniVersion":"1.0.0","name":"ptp","type":"ptp",
+		"ipam":{"type":"host-local","subnet":"10.99.0.0/16","dataDir":"/run/host-local","routes":[{"dst":"0.0.0.0/0"}]}}`)}
+}
+
+// call runs a plugin on the node as a runtime does and measures the whole process.
+func (b *bench) call(p plugin, verb string, pod *lab.Pod) (time.Duration, error) {
+	var out, errs bytes.Buffer
+	began := time.Now()
+	err := b.lab.Plugin("node1", p.path, verb, pod, lab.Stdio{In: bytes.NewReader(p.conf), Out: &out, Err: &errs})
+	took := time.Since(began)
+	if err != nil {
+		return took, fmt.Errorf("%s %s: %w: %s%s", p.path, verb, err, out.String(), errs.String())
+	}
+	return took, nil
+}
+
+// process compares the plugin with an empty static Go program. What answers is a
+// bare socket, so that nothing but the process itself is measured.
+func (b *bench) process(ctx context.Context) error {
+	dir, err := os.MkdirTemp("", "tortie-bench")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	empty, err := buildEmpty(ctx, dir)
+	if err != nil {
+		return err
+	}
+	socket := filepath.Join(dir, "sock")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	go answerAll(l)
+	p, err := b.ours()
+	if err != nil {
+		return err
+	}
+	env := append(os.Environ(), "CALICO_CNI_SOCKET="+socket, "CNI_COMMAND=ADD", "CNI_CONTAINERID=bench",
+		"CNI_NETNS=/proc/self/ns/net", "CNI_IFNAME=eth0", "CNI_PATH="+b.bin)
+	var ours, theirs sample
+	for range 2 * b.rounds {
+		cmd := exec.CommandContext(ctx, p.path)
+		cmd.Env, cmd.Stdin = env, bytes.NewReader(p.conf)
+		began := time.Now()
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("plugin against a bare socket: %w: %s", err, out)
+		}
+		ours = append(ours, time.Since(began))
+		began = time.Now()
+		if err := exec.CommandContext(ctx, empty).Run(); err != nil {
+			return err
+		}
+		theirs = append(theirs, time.Since(began))
+	}
+	b.rows = append(b.rows, row{"plugin process alone", "empty static Go program", ours, theirs, "≤ 2"})
+	return nil
+}
+
+func buildEmpty(ctx context.Context, dir string) (string, error) {
+	src, out := filepath.Join(dir, "main.go"), filepath.Join(dir, "empty")
+	if err := os.WriteFile(src, []byte("package main\n\nfunc main() {}\n"), 0o644); err != nil {
+		return "", err
+	}
+	cmd := exec.CommandContext(ctx, "go", "build", "-ldflags", "-s -w", "-o", out, src)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if msg, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build the empty program: %w: %s", err, msg)
+	}
+	return out, nil
+}
+
+// answerAll answers every request with a minimal result.
+func answerAll(l net.Listener) {
+	result := json.RawMessage(`{"cniVersion":"1.1.0","ips":[{"address":"10.65.0.1/32"}]}`)
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer conn.Close()
+			if _, err := cniwire.ReadRequest(conn); err == nil {
+				_ = cniwire.Write(conn, cniwire.Response{Result: result})
+			}
+		}()
+	}
+}
+
+// oneAtATime measures ADD and DEL, ours and the peer's turn by turn.
+func (b *bench) oneAtATime(ctx context.Context) error {
+	ours, err := b.ours()
+	if err != nil {
+		return err
+	}
+	plugins := []plugin{ours, b.peer()}
+	var add, del [2]sample
+	for i := range b.rounds {
+		for k, p := range plugins {
+			pod, err := b.lab.Sandbox(lab.PodSpec{Name: fmt.Sprintf("one-%d-%d", i, k), Node: "node1"})
+			if err != nil {
+				return err
+			}
+			took, err := b.call(p, "ADD", pod)
+			if err != nil {
+				return err
+			}
+			add[k] = append(add[k], took)
+			if took, err = b.call(p, "DEL", pod); err != nil {
+				return err
+			}
+			del[k] = append(del[k], took)
+			if err := b.lab.RemoveSandbox(pod); err != nil {
+				return err
+			}
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	b.rows = append(b.rows,
+		row{"CNI ADD, one at a time", "ptp + host-local", add[0], add[1], "≤ 0.5"},
+		row{"CNI DEL, one at a time", "ptp + host-local", del[0], del[1], ""})
+	return nil
+}
+
+// sixteenAtOnce measures the time per pod of a burst, and beside it that of the
+// bare veth pairs, one after the other, which the kernel does not do in parallel.
+func (b *bench) sixteenAtOnce(context.Context) error {
+	ours, err := b.ours()
+	if err != nil {
+		return err
+	}
+	var add, del [2]sample
+	for round := range 3 {
+		for k, p := range []plugin{ours, b.peer()} {
+			pods, err := b.sandboxes(fmt.Sprintf("burst-%d-%d", round, k), b.burst)
+			if err != nil {
+				return err
+			}
+			for _, verb := range []string{"ADD", "DEL"} {
+				each, err := b.together(p, verb, pods)
+				if err != nil {
+					return err
+				}
+				if verb == "ADD" {
+					add[k] = append(add[k], each)
+				} else {
+					del[k] = append(del[k], each)
+				}
+			}
+			for _, pod := range pods {
+				if err := b.lab.RemoveSandbox(pod); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	b.rows = append(b.rows,
+		row{"CNI ADD, 16 at once, per pod", "ptp + host-local", add[0], add[1], ""},
+		row{"CNI DEL, 16 at once, per pod", "ptp + host-local", del[0], del[1], ""})
+	return nil
+}
+
+func (b *bench) sandboxes(name string, n int) ([]*lab.Pod, error) {
+	var pods []*lab.Pod
+	for i := range n {
+		pod, err := b.lab.Sandbox(lab.PodSpec{Name: fmt.Sprintf("%s-%d", name, i), Node: "node1"})
+		if err != nil {
+			return nil, err
+		}
+		pods = append(pods, pod)
+	}
+	return pods, nil
+}
+
+// together runs a verb for all pods, sixteen at a time, and returns the time per pod.
+func (b *bench) together(p plugin, verb string, pods []*lab.Pod) (time.Duration, error) {
+	slots := make(chan struct{}, atOnce)
+	errc := make(chan error, len(pods))
+	var wg sync.WaitGroup
+	began := time.Now()
+	for _, pod := range pods {
+		slots <- struct{}{}
+		wg.Go(func() {
+			if _, err := b.call(p, verb, pod); err != nil {
+				errc <- err
+			}
+			<-slots
+		})
+	}
+	wg.Wait()
+	each := time.Since(began) / time.Duration(len(pods))
+	select {
+	case err := <-errc:
+		return 0, err
+	default:
+		return each, nil
+	}
+}

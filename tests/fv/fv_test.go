@@ -1,0 +1,167 @@
+// Package fv tests the whole programs together on the lab: real etcd, real BGP
+// sessions, real kernel routes, real CNI calls, and faults under running traffic.
+package fv
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"tortie/tests/lab"
+	"tortie/tests/lab/agentwire"
+)
+
+// bin is where `make build` puts the programs, seen from this package.
+const bin = "../../bin"
+
+// up brings up a lab for one test and takes it down at its end. A failed test
+// leaves the ends of the programs' logs in its output.
+func up(t *testing.T, name string, nodes int) *lab.Lab {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Fatal("the lab makes network namespaces: run the tests as root")
+	}
+	spec := lab.DefaultSpec()
+	spec.Name, spec.Nodes = "fv-"+name, nodes
+	if old, err := lab.Open(spec.Name); err == nil {
+		if err := old.Down(); err != nil { // left by a run that was killed
+			t.Fatal(err)
+		}
+	}
+	l, err := lab.Up(t.Context(), spec, bin, func(step string) { t.Log(step) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			dumpLogs(t, l)
+		}
+		if err := l.Down(); err != nil {
+			t.Error(err)
+		}
+	})
+	return l
+}
+
+func dumpLogs(t *testing.T, l *lab.Lab) {
+	t.Helper()
+	logs, _ := filepath.Glob(filepath.Join(l.Dir(), "nodes", "*", "*.log"))
+	for _, path := range logs {
+		b, err := os.ReadFile(path)
+		if err != nil || len(b) == 0 {
+			continue
+		}
+		t.Logf("--- %s/%s\n%s", filepath.Base(filepath.Dir(path)), filepath.Base(path), b[max(0, len(b)-6000):])
+	}
+	for _, n := range l.Topology().Nodes {
+		routes, err := l.Routes(n.Name)
+		t.Logf("--- routes of %s (%v)\n%s", n.Name, err, routes)
+	}
+}
+
+// addPods makes pods round robin over the nodes.
+func addPods(t *testing.T, l *lab.Lab, count, containers int) {
+	t.Helper()
+	nodes := l.Topology().Nodes
+	for i := range count {
+		n := nodes[i%len(nodes)].Name
+		spec := lab.PodSpec{Name: fmt.Sprintf("pod-%02d-%s", i, n), Node: n, Containers: containers}
+		if _, err := l.AddPod(t.Context(), spec); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// mustConverge fails the test unless every path works before long.
+func mustConverge(t *testing.T, l *lab.Lab) {
+	t.Helper()
+	if err := l.WaitConverged(t.Context(), 30*time.Second); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// traffic is a set of streams that run through a fault.
+type traffic struct {
+	l       *lab.Lab
+	streams map[string]string // stream ID → agent that sends it
+}
+
+// streamInterval is the time between two packets of one stream.
+const streamInterval = 5 * time.Millisecond
+
+// startTraffic sends UDP and TCP between pods of every two nodes, both families.
+func startTraffic(t *testing.T, l *lab.Lab) *traffic {
+	t.Helper()
+	tr := &traffic{l: l, streams: map[string]string{}}
+	first := map[string]*lab.Pod{}
+	for _, p := range l.Pods() {
+		if first[p.Node] == nil {
+			first[p.Node] = p
+		}
+	}
+	for _, p := range first {
+		for _, q := range first {
+			if p == q {
+				continue
+			}
+			for _, v6 := range []bool{false, true} {
+				for _, network := range []string{"udp", "tcp"} {
+					tr.start(t, p, q.Addr(v6), network)
+				}
+			}
+		}
+	}
+	if len(tr.streams) == 0 {
+		t.Fatal("no streams: the lab needs pods on two nodes at least")
+	}
+	return tr
+}
+
+func (tr *traffic) start(t *testing.T, from *lab.Pod, to netip.Addr, network string) {
+	t.Helper()
+	id := fmt.Sprintf("%s %s → %s", network, from.Name, to)
+	_, err := tr.l.Ask(t.Context(), from.Agent(0), agentwire.Request{StartStream: &agentwire.Stream{
+		ID: id, Network: network, Target: netip.AddrPortFrom(to, agentwire.Port), Interval: streamInterval,
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr.streams[id] = from.Agent(0)
+}
+
+// stopAndDemandNoLoss ends the streams: not one packet may be without its answer.
+func (tr *traffic) stopAndDemandNoLoss(t *testing.T) {
+	t.Helper()
+	total := 0
+	for id, agent := range tr.streams {
+		resp, err := tr.l.Ask(context.WithoutCancel(t.Context()), agent, agentwire.Request{StopStream: id})
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		r := resp.Stream
+		total += r.Sent
+		if r.Err != "" || r.Answered != r.Sent || r.Sent == 0 {
+			t.Errorf("%s: sent %d, answered %d, lost %v, longest gap %v, error %q", id, r.Sent, r.Answered, r.Lost, r.LongestGap, r.Err)
+		}
+	}
+	t.Logf("%d packets on %d streams, none lost unless said above", total, len(tr.streams))
+}
+
+// routesOf snapshots the routes of every node.
+func routesOf(t *testing.T, l *lab.Lab) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	for _, n := range l.Topology().Nodes {
+		r, err := l.Routes(n.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all[n.Name] = r
+	}
+	return all
+}

@@ -1,0 +1,80 @@
+package fv
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"tortie/tests/lab"
+)
+
+// TestThirtyPodsOnThreeNodesReachOneAnother is the product's promise: every path,
+// TCP and UDP, IPv4 and IPv6, with the sender's own address seen by the receiver.
+func TestThirtyPodsOnThreeNodesReachOneAnother(t *testing.T) {
+	l := up(t, "matrix", 3)
+	addPods(t, l, 30, 2)
+	mustConverge(t, l)
+	checks, err := l.CheckAll(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	passed := map[string]int{}
+	for _, c := range checks {
+		if c.Failure != "" {
+			t.Errorf("%s: %s → %s (%s %s): %s", c.Path, c.From, c.To, c.Probe.Network, c.Probe.Target, c.Failure)
+			continue
+		}
+		passed[c.Path]++
+	}
+	for _, p := range lab.Paths() {
+		t.Logf("%-50s %d", p, passed[p])
+		if passed[p] == 0 {
+			t.Errorf("path %q was not checked at all", p)
+		}
+	}
+}
+
+// TestDownLeavesNothingBehind looks for processes and files of a lab that is down.
+func TestDownLeavesNothingBehind(t *testing.T) {
+	mounts := readFile(t, "/proc/self/mounts")
+	l := up(t, "down", 2)
+	addPods(t, l, 2, 2)
+	dir := l.Dir()
+	if err := l.Down(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(dir); !os.IsNotExist(err) {
+		t.Errorf("%s is still there (%v)", dir, err)
+	}
+	abs, err := filepath.Abs(bin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	procs, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range procs {
+		b, err := os.ReadFile(p)
+		if err != nil {
+			continue // it ended meanwhile
+		}
+		cmdline := strings.ReplaceAll(string(b), "\x00", " ")
+		if strings.HasPrefix(cmdline, abs) && strings.Contains(cmdline, dir) {
+			t.Errorf("still running: %s", cmdline)
+		}
+	}
+	if after := readFile(t, "/proc/self/mounts"); after != mounts {
+		t.Errorf("mounts differ:\nbefore:\n%s\nafter:\n%s", mounts, after)
+	}
+}
+
+func readFile(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}

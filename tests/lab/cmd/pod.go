@@ -1,0 +1,169 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/spf13/cobra"
+
+	"tortie/tests/lab"
+)
+
+func podCommand(name *string) *cobra.Command {
+	cmd := &cobra.Command{Use: "pod", Short: "Make, list, delete and enter pods"}
+	cmd.AddCommand(podAddCommand(name), podDelCommand(name), podListCommand(name), podExecCommand(name))
+	return cmd
+}
+
+func podAddCommand(name *string) *cobra.Command {
+	var spec lab.PodSpec
+	cmd := &cobra.Command{
+		Use:     "add POD --node NODE",
+		Short:   "Make a pod: pause process, network by the CNI plugin, containers",
+		Example: "  lab pod add web --node node1 --containers 2",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := lab.Open(*name)
+			if err != nil {
+				return err
+			}
+			spec.Name = args[0]
+			p, err := l.AddPod(cmd.Context(), spec)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "Pod %s is on %s with %s (CNI ADD took %v).\n",
+				p.Name, p.Node, addrs(p), p.Took.Round(100*time.Microsecond))
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&spec.Node, "node", "node1", "node to run on")
+	cmd.Flags().StringVarP(&spec.Namespace, "namespace", "n", "default", "Kubernetes namespace of the pod")
+	cmd.Flags().IntVar(&spec.Containers, "containers", 1, "containers that share the pod's network namespace")
+	return cmd
+}
+
+func addrs(p *lab.Pod) string {
+	s := make([]string, len(p.Addrs))
+	for i, a := range p.Addrs {
+		s[i] = a.String()
+	}
+	return strings.Join(s, " and ")
+}
+
+func podDelCommand(name *string) *cobra.Command {
+	return &cobra.Command{
+		Use:   "del POD...",
+		Short: "Delete pods: containers, network by CNI DEL, pause process",
+		Args:  cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := lab.Open(*name)
+			if err != nil {
+				return err
+			}
+			for _, pod := range args {
+				if err := l.DelPod(cmd.Context(), pod); err != nil {
+					return err
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "Pod %s is deleted.\n", pod)
+			}
+			return nil
+		},
+	}
+}
+
+func podListCommand(name *string) *cobra.Command {
+	return &cobra.Command{
+		Use:   "list",
+		Short: "List the pods",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			l, err := lab.Open(*name)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), podTable(l))
+			return nil
+		},
+	}
+}
+
+func podTable(l *lab.Lab) string {
+	t := table.NewWriter()
+	t.AppendHeader(table.Row{"POD", "NODE", "CONTAINERS", "IPV4", "IPV6"})
+	for _, p := range l.Pods() {
+		t.AppendRow(table.Row{p.Namespace + "/" + p.Name, p.Node, len(p.Containers), p.Addr(false), p.Addr(true)})
+	}
+	return t.Render()
+}
+
+func podExecCommand(name *string) *cobra.Command {
+	container := 0
+	cmd := &cobra.Command{
+		Use:     "exec POD [-c CONTAINER] -- COMMAND...",
+		Short:   "Run a command in a container's network namespace",
+		Example: "  lab pod exec pod-a-node1 -- ip route",
+		Args:    cobra.MinimumNArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := lab.Open(*name)
+			if err != nil {
+				return err
+			}
+			p, err := l.Pod(args[0])
+			if err != nil {
+				return err
+			}
+			return l.PodExec(p, container, args[1:], stdio(cmd))
+		},
+	}
+	cmd.Flags().IntVarP(&container, "container", "c", 0, "number of the container")
+	return cmd
+}
+
+func execCommand(name *string) *cobra.Command {
+	return &cobra.Command{
+		Use:   "exec NODE -- COMMAND...",
+		Short: "Run a command on a node (also: router, etcd, outside)",
+		Example: `  lab exec node1 -- calicoctl node status
+  lab exec router -- ip route`,
+		Args: cobra.MinimumNArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := lab.Open(*name)
+			if err != nil {
+				return err
+			}
+			return l.Exec(args[0], args[1:], stdio(cmd))
+		},
+	}
+}
+
+func stdio(cmd *cobra.Command) lab.Stdio {
+	return lab.Stdio{In: cmd.InOrStdin(), Out: cmd.OutOrStdout(), Err: cmd.ErrOrStderr()}
+}
+
+func statusCommand(name *string) *cobra.Command {
+	return &cobra.Command{
+		Use:   "status",
+		Short: "Show the pods, and every node's peers and routes with the reason for each",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			l, err := lab.Open(*name)
+			if err != nil {
+				return err
+			}
+			out := cmd.OutOrStdout()
+			fmt.Fprintln(out, podTable(l))
+			for _, n := range l.Topology().Nodes {
+				for _, args := range [][]string{{"calicoctl", "bgp", "peers"}, {"calicoctl", "bgp", "routes"}} {
+					fmt.Fprintf(out, "\n%s$ %s\n", n.Name, strings.Join(args, " "))
+					if err := l.Exec(n.Name, args, stdio(cmd)); err != nil {
+						return fmt.Errorf("%s: %s: %w", n.Name, strings.Join(args, " "), err)
+					}
+				}
+			}
+			return nil
+		},
+	}
+}

@@ -1,0 +1,162 @@
+package lab
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"go.etcd.io/etcd/server/v3/embed"
+)
+
+// EtcdConfig is what the etcd process of a lab is told.
+type EtcdConfig struct {
+	Dir    string `json:"dir"`
+	Client string `json:"client"`
+	Peer   string `json:"peer"`
+}
+
+// RunEtcd runs an etcd in this process until ctx ends; it is the body of the
+// hidden command `lab etcd`.
+func RunEtcd(ctx context.Context, c EtcdConfig) error {
+	cfg := embed.NewConfig()
+	cfg.Name, cfg.Dir, cfg.LogLevel = "lab", c.Dir, "warn"
+	cfg.UnsafeNoFsync = false
+	client, err := url.Parse(c.Client)
+	if err != nil {
+		return err
+	}
+	peer, err := url.Parse(c.Peer)
+	if err != nil {
+		return err
+	}
+	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{*client}, []url.URL{*client}
+	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = []url.URL{*peer}, []url.URL{*peer}
+	cfg.InitialCluster = cfg.InitialClusterFromName(cfg.Name)
+	e, err := embed.StartEtcd(cfg)
+	if err != nil {
+		return err
+	}
+	defer e.Close()
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-e.Err():
+		return err
+	}
+}
+
+// startEtcd starts the lab's own etcd, or takes the one of the Spec.
+func (l *Lab) startEtcd(ctx context.Context) error {
+	if l.st.Spec.Etcd != "" {
+		return l.change(func(st *state) { st.Etcd = st.Spec.Etcd })
+	}
+	addr := l.st.Topology.Etcd.V4.Addr()
+	if err := l.change(func(st *state) { st.Etcd = fmt.Sprintf("http://%s:2379", addr) }); err != nil {
+		return err
+	}
+	return l.StartEtcd(ctx)
+}
+
+// StartEtcd starts the lab's etcd on its data, and returns when it answers.
+func (l *Lab) StartEtcd(ctx context.Context) error {
+	addr := l.st.Topology.Etcd.V4.Addr()
+	cfg, err := json.Marshal(EtcdConfig{
+		Dir:    filepath.Join(l.hostDir(etcdName), "data"),
+		Client: fmt.Sprintf("http://%s:2379", addr),
+		Peer:   fmt.Sprintf("http://%s:2380", addr),
+	})
+	if err != nil {
+		return err
+	}
+	holder := l.st.Holders[etcdName]
+	p, err := start(command{
+		name: "etcd", path: l.bin("lab"), args: []string{"etcd", string(cfg)}, net: holder.Netns(),
+		log: filepath.Join(l.hostDir(etcdName), "etcd.log"),
+	})
+	if err != nil {
+		return err
+	}
+	if err := l.change(func(st *state) { st.Daemons["etcd/"+etcdName] = p }); err != nil {
+		return err
+	}
+	return waitFor(ctx, 20*time.Second, "etcd", func() error {
+		return inNetns(holder.Netns(), func() error {
+			c, err := net.DialTimeout("tcp", fmt.Sprintf("%s:2379", addr), time.Second)
+			if err != nil {
+				return err
+			}
+			return c.Close()
+		})
+	})
+}
+
+// StopEtcd ends the lab's etcd; its data stays.
+func (l *Lab) StopEtcd() error {
+	var p Process
+	l.read(func(st *state) { p = st.Daemons["etcd/"+etcdName] })
+	if err := p.Signal(syscall.SIGKILL); err != nil {
+		return err
+	}
+	return p.Wait(10 * time.Second)
+}
+
+// applyResources writes the cluster's resources with calicoctl, as an operator
+// would, and gives every node its configuration files.
+func (l *Lab) applyResources(context.Context) error {
+	for _, n := range l.st.Topology.Nodes {
+		if err := l.writeNodeFiles(n); err != nil {
+			return err
+		}
+	}
+	var out strings.Builder
+	first := l.st.Topology.Nodes[0].Name
+	err := l.onNode(first, []string{l.bin("calicoctl"), "apply", "-f", "-"},
+		Stdio{In: strings.NewReader(resources(l.st.Spec, l.st.Topology)), Out: &out, Err: &out})
+	if err != nil {
+		return fmt.Errorf("calicoctl apply: %w: %s", err, strings.TrimSpace(out.String()))
+	}
+	return nil
+}
+
+// writeNodeFiles puts the files of an installed node into its own /etc and /var.
+func (l *Lab) writeNodeFiles(n Host) error {
+	files := map[string]string{
+		"var/lib/calico/nodename":          n.Name,
+		"etc/calico/calicoctl.cfg":         calicoctlConfig(l.st.Etcd),
+		"etc/cni/net.d/10-calico.conflist": Conflist,
+	}
+	root := fmt.Sprintf("/proc/%d/root", l.st.Holders[n.Name].PID)
+	for name, content := range files {
+		path := filepath.Join(root, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// logTails is the end of every log, for the message of a lab that didn't come up.
+func (l *Lab) logTails() string {
+	var b strings.Builder
+	logs, _ := filepath.Glob(filepath.Join(l.dir, "nodes", "*", "*.log"))
+	for _, path := range logs {
+		content, err := os.ReadFile(path)
+		if err != nil || len(content) == 0 {
+			continue
+		}
+		lines := strings.Split(strings.TrimSpace(string(content)), "\n")
+		fmt.Fprintf(&b, "\n--- %s/%s\n%s", filepath.Base(filepath.Dir(path)), filepath.Base(path),
+			strings.Join(lines[max(0, len(lines)-5):], "\n"))
+	}
+	return b.String()
+}
