@@ -41,6 +41,32 @@ func CurrentNetns() (*Netns, error) {
 	return OpenNetns("/proc/thread-self/ns/net")
 }
 
+// CreateNetns makes a new, empty network namespace. It lasts until its last
+// user, this Netns included, lets go of it.
+func CreateNetns() (*Netns, error) {
+	origin, err := CurrentNetns()
+	if err != nil {
+		return nil, err
+	}
+	defer origin.Close()
+	var created *Netns
+	// Entering the namespace we are in anyway, for the thread that Do gives.
+	err = origin.Do(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return NewError("create network namespace", "", err)
+		}
+		created, err = CurrentNetns()
+		return err
+	})
+	return created, err
+}
+
+// Path names the namespace in the file system, for other programs too, until
+// Close.
+func (n *Netns) Path() string {
+	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), n.Fd())
+}
+
 // Close releases the namespace.
 func (n *Netns) Close() error { return n.file.Close() }
 

@@ -25,6 +25,7 @@ func (t *Table) read(ctx context.Context) error {
 			"table", t.cfg.Table, "routes", drifted)
 	}
 	t.routes.ReplaceActual(actual)
+	clear(t.conflicts)
 	t.needsRead, t.everRead = false, true
 	return nil
 }
@@ -65,7 +66,12 @@ func (t *Table) write(ctx context.Context, failed *failures) {
 			err = t.cfg.Kernel.AddRoute(r)
 		}
 		if errors.Is(err, kernel.ErrExists) {
-			taken = append(taken, r)
+			// Looking at the whole table once for each conflict is enough.
+			if c, known := t.conflicts[k]; known {
+				failed.add(r, &ConflictError{Conflict: c})
+			} else {
+				taken = append(taken, r)
+			}
 			continue
 		}
 		t.wrote(k, r, err, failed)

@@ -126,6 +126,9 @@ func (t *Table) update(r kernel.Route) {
 	if metric, ok := t.metrics[r.Dst]; ok && metric != r.Priority {
 		t.forget(key{r.Dst, metric})
 	}
+	if c, ok := t.conflicts[keyOf(r)]; ok && c.Desired != r {
+		delete(t.conflicts, keyOf(r))
+	}
 	t.metrics[r.Dst] = r.Priority
 	t.routes.SetDesired(keyOf(r), r)
 	t.speakOf(r.Dst)
