@@ -1,0 +1,151 @@
+package gobgp
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
+	"golang.org/x/sys/unix"
+
+	"tortie/bgpd/speaker"
+)
+
+// causes remembers, per peer, the last thing that kept its session from being
+// up. GoBGP tells this to its log only.
+type causes struct {
+	down atomic.Int64 // sessions that are not up
+
+	mu    sync.Mutex
+	peers map[netip.Addr]cause
+}
+
+// cause is one of: a failed dial, a NOTIFICATION, or an end without one.
+type cause struct {
+	dial error
+	// notification is in words; sent says who sent it.
+	notification string
+	sent         bool
+	// lost is the state the session was in when it ended, and why in GoBGP's words.
+	lost   string
+	reason string
+}
+
+func newCauses() *causes { return &causes{peers: map[netip.Addr]cause{}} }
+
+func (c *causes) setDown(n int) { c.down.Store(int64(n)) }
+
+func (c *causes) clear(addr netip.Addr) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.peers, addr)
+}
+
+func (c *causes) set(addr netip.Addr, why cause) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.peers[addr] = why
+}
+
+func (c *causes) dialFailed(addr netip.Addr, err error) { c.set(addr, cause{dial: err}) }
+
+func (c *causes) notified(addr netip.Addr, words string, sent bool) {
+	c.set(addr, cause{notification: words, sent: sent})
+}
+
+// ended notes that a session fell back to Idle, unless a NOTIFICATION has just
+// said more.
+func (c *causes) ended(addr netip.Addr, from, reason string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.peers[addr].notification == "" {
+		c.peers[addr] = cause{lost: from, reason: reason}
+	}
+}
+
+// explain says why the session to p is not up, and where it helps what to do.
+func (c *causes) explain(p speaker.Peer, asn uint32) string {
+	c.mu.Lock()
+	why := c.peers[p.Address]
+	c.mu.Unlock()
+	if p.LocalASN != 0 {
+		asn = p.LocalASN
+	}
+	switch {
+	case why.dial != nil:
+		return explainDial(p, why.dial)
+	case why.notification != "" && why.sent:
+		return "we refused the peer: " + why.notification
+	case why.notification != "":
+		return "peer sent NOTIFICATION: " + why.notification
+	case why.lost != "":
+		return explainLost(why, p, asn)
+	case p.Passive:
+		return "waiting for the peer to connect to us"
+	}
+	return "connecting"
+}
+
+func explainDial(p speaker.Peer, err error) string {
+	port := p.Port
+	if port == 0 {
+		port = bgp.BGP_PORT
+	}
+	var timeout net.Error
+	switch {
+	case errors.Is(err, unix.ECONNREFUSED):
+		return fmt.Sprintf("connection refused: no BGP speaker listens on port %d of %s", port, p.Address)
+	case errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.ENETUNREACH):
+		return fmt.Sprintf("no route to %s", p.Address)
+	case errors.Is(err, unix.EADDRNOTAVAIL):
+		return fmt.Sprintf("local address %s is not on any interface of this node", p.LocalAddress)
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return fmt.Sprintf("no answer from %s port %d: it is down, filtered, or has another password", p.Address, port)
+	}
+	return fmt.Sprintf("connect to %s: %v", p.Address, err)
+}
+
+func explainLost(why cause, p speaker.Peer, asn uint32) string {
+	opening := why.lost == bgp.BGP_FSM_OPENSENT.String() || why.lost == bgp.BGP_FSM_OPENCONFIRM.String()
+	switch {
+	case opening && why.reason == "invalid-msg":
+		return fmt.Sprintf("peer refused our OPEN: check that it expects AS %d from us", asn)
+	case opening:
+		return fmt.Sprintf("peer closed the connection before the session was up: "+
+			"check that it has a session for %s with AS %d", localName(p), asn)
+	case why.reason == "graceful-restart":
+		return "connection lost; the peer's routes are kept while it restarts"
+	case why.reason == "restart-timer-expired":
+		return "peer did not come back within its restart time"
+	case why.reason == "hold-timer-expired":
+		return "hold timer expired: nothing heard from the peer"
+	case why.reason == "read-failed", why.reason == "write-failed":
+		return "connection lost"
+	}
+	return "session ended: " + strings.ReplaceAll(why.reason, "-", " ")
+}
+
+func localName(p speaker.Peer) string {
+	if p.LocalAddress.IsValid() {
+		return p.LocalAddress.String()
+	}
+	return "our address"
+}
+
+// notificationWords makes "cease, administrative shutdown (6/2)" of a code and
+// subcode (RFC 4271 section 4.5, RFC 4486).
+func notificationWords(code, subcode uint8) string {
+	words := strings.Split(bgp.NewNotificationErrorCode(code, subcode).String(), "(")
+	var parts []string
+	for _, w := range words[1:] {
+		name, _, _ := strings.Cut(w, ")")
+		if name != "undefined" {
+			parts = append(parts, name)
+		}
+	}
+	return fmt.Sprintf("%s (%d/%d)", strings.Join(parts, ", "), code, subcode)
+}

@@ -1,0 +1,185 @@
+package gobgp
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	gobgpapi "github.com/osrg/gobgp/v3/api"
+	"github.com/osrg/gobgp/v3/pkg/apiutil"
+	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"tortie/bgpd/speaker"
+)
+
+const (
+	holdTime      = 90 // seconds, RFC 4271 section 10
+	keepaliveTime = 30
+	// connectRetry in seconds. GoBGP's default of 120 makes a peer that was down
+	// for a moment stay away for minutes.
+	connectRetry = 1
+	// deferral is the Selection_Deferral_Timer of RFC 4724 section 4.1 in
+	// seconds. Our exports are complete before any session is up, so there is
+	// nothing to wait for: it is the least that GoBGP can express (0 means 360).
+	deferral = 1
+	// multihopTTL is the TTL of sessions to external peers that may be routers away.
+	multihopTTL = 255
+)
+
+// The index of a family in Global.Families.
+const (
+	familiesIPv4 = 0
+	familiesIPv6 = 1
+)
+
+func globalToAPI(g speaker.Global) *gobgpapi.Global {
+	out := &gobgpapi.Global{
+		Asn:        g.ASN,
+		RouterId:   g.RouterID.String(),
+		ListenPort: int32(g.Port),
+		Families:   []uint32{familiesIPv4, familiesIPv6},
+		// These two end up in variables of the package, shared by all speakers of
+		// the process: they are the same for every one.
+		UseMultiplePaths:      false,
+		RouteSelectionOptions: &gobgpapi.RouteSelectionOptionsConfig{ExternalCompareRouterId: true},
+	}
+	for _, a := range g.Listen {
+		out.ListenAddresses = append(out.ListenAddresses, a.String())
+	}
+	return out
+}
+
+func familyOf(a netip.Addr) *gobgpapi.Family {
+	if a.Is4() {
+		return &gobgpapi.Family{Afi: gobgpapi.Family_AFI_IP, Safi: gobgpapi.Family_SAFI_UNICAST}
+	}
+	return &gobgpapi.Family{Afi: gobgpapi.Family_AFI_IP6, Safi: gobgpapi.Family_SAFI_UNICAST}
+}
+
+func peerToAPI(p speaker.Peer, restarting bool) *gobgpapi.Peer {
+	graceful := p.RestartTime > 0
+	out := &gobgpapi.Peer{
+		Conf: &gobgpapi.PeerConf{
+			NeighborAddress: p.Address.String(),
+			PeerAsn:         p.ASN,
+			LocalAsn:        p.LocalASN,
+			AuthPassword:    p.Password,
+			AllowOwnAsn:     uint32(p.AllowOwnASN),
+		},
+		Timers: &gobgpapi.Timers{Config: &gobgpapi.TimersConfig{
+			ConnectRetry:           connectRetry,
+			HoldTime:               holdTime,
+			KeepaliveInterval:      keepaliveTime,
+			IdleHoldTimeAfterReset: connectRetry,
+		}},
+		Transport: &gobgpapi.Transport{PassiveMode: p.Passive, RemotePort: uint32(p.Port)},
+		GracefulRestart: &gobgpapi.GracefulRestart{
+			Enabled:     graceful,
+			RestartTime: uint32(p.RestartTime / time.Second),
+			// RFC 8538: a NOTIFICATION too is survived, unless it is a hard reset.
+			NotificationEnabled: graceful,
+			DeferralTime:        deferral,
+			LocalRestarting:     restarting && graceful,
+		},
+		AfiSafis: []*gobgpapi.AfiSafi{{
+			Config:            &gobgpapi.AfiSafiConfig{Family: familyOf(p.Address), Enabled: true},
+			MpGracefulRestart: &gobgpapi.MpGracefulRestart{Config: &gobgpapi.MpGracefulRestartConfig{Enabled: graceful}},
+		}},
+	}
+	if p.LocalAddress.IsValid() {
+		out.Transport.LocalAddress = p.LocalAddress.String()
+	}
+	switch {
+	case p.TTLSecurity > 0:
+		out.TtlSecurity = &gobgpapi.TtlSecurity{Enabled: true, TtlMin: 256 - uint32(p.TTLSecurity)}
+	case p.Multihop:
+		out.EbgpMultihop = &gobgpapi.EbgpMultihop{Enabled: true, MultihopTtl: multihopTTL}
+	}
+	if p.ReflectorClient {
+		out.RouteReflector = &gobgpapi.RouteReflector{
+			RouteReflectorClient: true, RouteReflectorClusterId: p.ClusterID.String(),
+		}
+	}
+	return out
+}
+
+// exportToAPI is the path of an export. Its next hop is unspecified: GoBGP puts
+// the local address of each session in its place.
+func exportToAPI(e speaker.Export, withdraw bool) *gobgpapi.Path {
+	addr, family := e.Prefix.Addr(), familyOf(e.Prefix.Addr())
+	nlri := &gobgpapi.IPAddressPrefix{Prefix: addr.String(), PrefixLen: uint32(e.Prefix.Bits())}
+	attrs := []*anypb.Any{mustAny(anypb.New(&gobgpapi.OriginAttribute{Origin: uint32(bgp.BGP_ORIGIN_ATTR_TYPE_IGP)}))}
+	if addr.Is4() {
+		attrs = append(attrs, mustAny(anypb.New(&gobgpapi.NextHopAttribute{NextHop: netip.IPv4Unspecified().String()})))
+	} else {
+		attrs = append(attrs, mustAny(anypb.New(&gobgpapi.MpReachNLRIAttribute{
+			Family:   family,
+			NextHops: []string{netip.IPv6Unspecified().String()},
+			Nlris:    []*anypb.Any{mustAny(anypb.New(nlri))},
+		})))
+	}
+	return &gobgpapi.Path{
+		Family: family, Nlri: mustAny(anypb.New(nlri)), Pattrs: attrs, IsWithdraw: withdraw,
+	}
+}
+
+// mustAny packs messages of types this program is linked with: that can't fail.
+func mustAny(a *anypb.Any, err error) *anypb.Any {
+	if err != nil {
+		panic(err)
+	}
+	return a
+}
+
+// pathFromAPI reads a path of the Loc-RIB or of a watch.
+func pathFromAPI(p *gobgpapi.Path) (speaker.Path, error) {
+	nlri, err := apiutil.GetNativeNlri(p)
+	if err != nil {
+		return speaker.Path{}, fmt.Errorf("read BGP path: %w", err)
+	}
+	prefix, err := netip.ParsePrefix(nlri.String())
+	if err != nil {
+		return speaker.Path{}, fmt.Errorf("read BGP path: %w", err)
+	}
+	attrs, err := apiutil.GetNativePathAttributes(p)
+	if err != nil {
+		return speaker.Path{}, fmt.Errorf("read BGP path to %s: %w", prefix, err)
+	}
+	out := speaker.Path{
+		Prefix: prefix, PeerASN: p.SourceAsn, Best: p.Best, Stale: p.Stale, Learned: p.Age.AsTime(),
+	}
+	if peer, err := netip.ParseAddr(p.NeighborIp); err == nil { // "<nil>" for our own
+		out.Peer = peer
+	}
+	for _, attr := range attrs {
+		readAttribute(&out, attr)
+	}
+	return out, nil
+}
+
+func readAttribute(out *speaker.Path, attr bgp.PathAttributeInterface) {
+	switch a := attr.(type) {
+	case *bgp.PathAttributeNextHop:
+		out.NextHop = addrOf(a.Value)
+	case *bgp.PathAttributeMpReachNLRI:
+		out.NextHop = addrOf(a.Nexthop)
+		if out.NextHop.IsUnspecified() && a.LinkLocalNexthop != nil {
+			out.NextHop = addrOf(a.LinkLocalNexthop)
+		}
+	case *bgp.PathAttributeLocalPref:
+		out.LocalPref = a.Value
+	case *bgp.PathAttributeMultiExitDisc:
+		out.MED = a.Value
+	case *bgp.PathAttributeAsPath:
+		for _, segment := range a.Value {
+			out.ASPath = append(out.ASPath, segment.GetAS()...)
+		}
+	}
+}
+
+func addrOf(ip net.IP) netip.Addr {
+	a, _ := netip.AddrFromSlice(ip)
+	return a.Unmap()
+}

@@ -1,0 +1,245 @@
+package gobgp
+
+import (
+	"context"
+	"net/netip"
+	"sync"
+	"time"
+
+	gobgpapi "github.com/osrg/gobgp/v3/api"
+	"github.com/osrg/gobgp/v3/pkg/apiutil"
+	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
+
+	"tortie/bgpd/speaker"
+)
+
+// events turns GoBGP's watch into Changes. The watch buffers without bound when
+// its callback is slow, so the callback only merges what it gets into maps.
+type events struct {
+	now     func() time.Time
+	causes  *causes
+	changed chan struct{} // one slot: "pending is not empty"
+
+	mu       sync.Mutex
+	pending  speaker.Changes
+	sessions map[netip.Addr]session // of the configured peers
+}
+
+type session struct {
+	speaker.Session
+	state    speaker.State
+	since    time.Time
+	graceful bool // the peer's OPEN had the graceful restart capability for our family
+}
+
+func newEvents(now func() time.Time, c *causes) *events {
+	return &events{
+		now: now, causes: c,
+		changed:  make(chan struct{}, 1),
+		pending:  noChanges(),
+		sessions: map[netip.Addr]session{},
+	}
+}
+
+func noChanges() speaker.Changes {
+	return speaker.Changes{Best: map[netip.Prefix]*speaker.Path{}, Peers: map[netip.Addr]speaker.Session{}}
+}
+
+// Changed implements speaker.Speaker.
+func (s *Speaker) Changed() <-chan struct{} { return s.events.changed }
+
+// Take implements speaker.Speaker.
+func (s *Speaker) Take() speaker.Changes {
+	e := s.events
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	out := e.pending
+	e.pending = noChanges()
+	return out
+}
+
+// signal is called with mu held, after pending has changed.
+func (e *events) signal() {
+	select {
+	case e.changed <- struct{}{}:
+	default:
+	}
+}
+
+// expect makes a peer known before its first event.
+func (e *events) expect(addr netip.Addr) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.sessions[addr] = session{state: speaker.Idle, since: e.now()}
+}
+
+// forget ends a peer that is no longer configured.
+func (e *events) forget(addr netip.Addr) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.sessions, addr)
+	e.causes.clear(addr)
+	e.pending.Peers[addr] = speaker.Session{Removed: true}
+	e.signal()
+}
+
+// best takes over best paths in the order GoBGP chose them.
+func (e *events) best(paths []*speaker.Path, prefixes []netip.Prefix) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for i, prefix := range prefixes {
+		e.pending.Best[prefix] = paths[i]
+	}
+	e.signal()
+}
+
+func (e *events) endOfRIB(addr netip.Addr) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s, ok := e.sessions[addr]
+	if !ok || !s.Established {
+		return
+	}
+	s.EndOfRIB = true
+	e.sessions[addr] = s
+	e.pending.Peers[addr] = s.Session
+	e.signal()
+}
+
+func (e *events) state(addr netip.Addr, state speaker.State, graceful bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	old, ok := e.sessions[addr]
+	if !ok {
+		return
+	}
+	now := session{state: state, since: e.now(), graceful: graceful}
+	now.Established = state == speaker.Established
+	if old.state == state {
+		now.since = old.since
+	}
+	if now.Established {
+		e.causes.clear(addr)
+		if old.Established { // no transition: keep what the peer has said
+			now.Session, now.since = old.Session, old.since
+		}
+	}
+	e.sessions[addr] = now
+	e.causes.setDown(e.countDown())
+	if old.Established != now.Established {
+		e.pending.Peers[addr] = now.Session
+		e.signal()
+	}
+}
+
+func (e *events) countDown() int {
+	n := 0
+	for _, s := range e.sessions {
+		if !s.Established {
+			n++
+		}
+	}
+	return n
+}
+
+func (e *events) session(addr netip.Addr) (session, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s, ok := e.sessions[addr]
+	return s, ok
+}
+
+func watchRequest() *gobgpapi.WatchEventRequest {
+	return &gobgpapi.WatchEventRequest{
+		Peer: &gobgpapi.WatchEventRequest_Peer{},
+		Table: &gobgpapi.WatchEventRequest_Table{Filters: []*gobgpapi.WatchEventRequest_Table_Filter{
+			{Type: gobgpapi.WatchEventRequest_Table_Filter_BEST, Init: true},
+			{Type: gobgpapi.WatchEventRequest_Table_Filter_EOR, Init: true},
+		}},
+	}
+}
+
+// watched is the callback of the watch; GoBGP calls it from one goroutine.
+func (s *Speaker) watched(r *gobgpapi.WatchEventResponse) {
+	switch ev := r.Event.(type) {
+	case *gobgpapi.WatchEventResponse_Table:
+		s.watchedPaths(ev.Table.Paths)
+	case *gobgpapi.WatchEventResponse_Peer:
+		s.watchedPeer(ev.Peer)
+	}
+}
+
+func (s *Speaker) watchedPaths(in []*gobgpapi.Path) {
+	var paths []*speaker.Path
+	var prefixes []netip.Prefix
+	for _, p := range in {
+		if p.Nlri == nil { // an End-of-RIB
+			if addr, err := netip.ParseAddr(p.NeighborIp); err == nil {
+				s.events.endOfRIB(addr)
+			}
+			continue
+		}
+		path, err := pathFromAPI(p)
+		if err != nil {
+			s.log.Warn("ignored a BGP path that can't be read", "peer", p.NeighborIp, "err", err)
+			continue
+		}
+		prefixes = append(prefixes, path.Prefix)
+		if p.IsWithdraw || path.Local() {
+			// A prefix we export ourselves has no learned best path.
+			paths = append(paths, nil)
+			continue
+		}
+		path.Best = true
+		paths = append(paths, &path)
+	}
+	if len(prefixes) > 0 {
+		s.events.best(paths, prefixes)
+	}
+}
+
+func (s *Speaker) watchedPeer(ev *gobgpapi.WatchEventResponse_PeerEvent) {
+	if ev.Type == gobgpapi.WatchEventResponse_PeerEvent_END_OF_INIT || ev.Peer == nil {
+		return
+	}
+	addr, err := netip.ParseAddr(ev.Peer.Conf.NeighborAddress)
+	if err != nil {
+		return
+	}
+	state := stateFromAPI(ev.Peer.State.SessionState)
+	graceful := state == speaker.Established && s.peerIsGraceful(addr)
+	s.events.state(addr, state, graceful)
+}
+
+func stateFromAPI(s gobgpapi.PeerState_SessionState) speaker.State {
+	switch s {
+	case gobgpapi.PeerState_CONNECT:
+		return speaker.Connect
+	case gobgpapi.PeerState_ACTIVE:
+		return speaker.Active
+	case gobgpapi.PeerState_OPENSENT:
+		return speaker.OpenSent
+	case gobgpapi.PeerState_OPENCONFIRM:
+		return speaker.OpenConfirm
+	case gobgpapi.PeerState_ESTABLISHED:
+		return speaker.Established
+	}
+	return speaker.Idle
+}
+
+func (s *Speaker) peerIsGraceful(addr netip.Addr) bool {
+	graceful := false
+	// The error is that of a request without address.
+	_ = s.server.ListPeer(context.Background(), &gobgpapi.ListPeerRequest{Address: addr.String()}, func(p *gobgpapi.Peer) {
+		caps, err := apiutil.UnmarshalCapabilities(p.State.RemoteCap)
+		if err != nil {
+			return
+		}
+		for _, c := range caps {
+			if gr, ok := c.(*bgp.CapGracefulRestart); ok && p.GracefulRestart.Enabled {
+				graceful = graceful || len(gr.Tuples) > 0
+			}
+		}
+	})
+	return graceful
+}

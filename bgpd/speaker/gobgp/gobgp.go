@@ -1,0 +1,273 @@
+// Package gobgp is the Speaker made with GoBGP v3, and the only importer of it.
+// No type of that library leaves this package.
+//
+// What GoBGP does that a caller would not expect, and what is done about it, is
+// written where it matters; DESIGN.md of bgpd has the list.
+package gobgp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	gobgpapi "github.com/osrg/gobgp/v3/api"
+	"github.com/osrg/gobgp/v3/pkg/server"
+
+	"tortie/bgpd/speaker"
+)
+
+// Config is what a Speaker needs besides what it is told by Apply.
+type Config struct {
+	// Restarting: the kernel still forwards by the routes of our last run. Peers
+	// of the first Apply are told so (the R and F bits of RFC 4724 section 3), so
+	// that they go on sending us traffic.
+	Restarting bool
+	Log        *slog.Logger
+	// Now is the clock of PeerState.Since; nil means time.Now.
+	Now func() time.Time
+}
+
+// Speaker is a speaker.Speaker.
+type Speaker struct {
+	restarting bool
+	log        *slog.Logger
+	server     *server.BgpServer
+	causes     *causes
+	events     *events
+	stopWatch  context.CancelFunc
+
+	mu      sync.Mutex // held over the whole of Apply and Close
+	started bool
+	closed  bool
+	applied speaker.Desired // what the server was last made to be
+	anchor  *anchor         // see anchor.go; nil when not restarting
+}
+
+var _ speaker.Speaker = (*Speaker)(nil)
+
+// New makes a speaker that does nothing until the first Apply. GoBGP offers no
+// way to end its main goroutine: it stays, idle, for the life of the process.
+func New(cfg Config) *Speaker {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	c := newCauses()
+	s := &Speaker{
+		restarting: cfg.Restarting,
+		log:        cfg.Log,
+		causes:     c,
+		events:     newEvents(cfg.Now, c),
+		server:     server.NewBgpServer(server.LoggerOption(&bridge{log: cfg.Log, causes: c})),
+	}
+	go s.server.Serve()
+	return s
+}
+
+// Apply implements speaker.Speaker.
+func (s *Speaker) Apply(ctx context.Context, d speaker.Desired) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return errors.New("apply BGP configuration: the speaker is closed")
+	}
+	if s.started && !sameGlobal(s.applied.Global, d.Global) {
+		if err := s.stop(ctx); err != nil {
+			return err
+		}
+	}
+	first := !s.started
+	if first {
+		if err := s.start(ctx, d.Global); err != nil {
+			return err
+		}
+	}
+	return errors.Join(
+		s.applyExports(ctx, d.Exports),
+		s.applyPeers(ctx, d.Peers, first && s.restarting))
+}
+
+func sameGlobal(a, b speaker.Global) bool {
+	return a.ASN == b.ASN && a.RouterID == b.RouterID && a.Port == b.Port && a.Transit == b.Transit &&
+		slices.Equal(a.Listen, b.Listen)
+}
+
+func (s *Speaker) start(ctx context.Context, g speaker.Global) error {
+	if err := s.server.StartBgp(ctx, &gobgpapi.StartBgpRequest{Global: globalToAPI(g)}); err != nil {
+		return fmt.Errorf("start BGP speaker on port %d: %w", g.Port, err)
+	}
+	s.started = true
+	s.applied = speaker.Desired{Global: g}
+	if err := s.setTransit(ctx, g.Transit); err != nil {
+		return err
+	}
+	if s.stopWatch == nil {
+		watchCtx, cancel := context.WithCancel(context.Background())
+		if err := s.server.WatchEvent(watchCtx, watchRequest(), s.watched); err != nil {
+			cancel()
+			return fmt.Errorf("watch BGP speaker: %w", err)
+		}
+		s.stopWatch = cancel
+	}
+	if s.restarting {
+		s.anchor = startAnchor(ctx, s.server, g, s.log)
+	}
+	return nil
+}
+
+// stop ends all sessions with a NOTIFICATION. A restart of the process must not
+// come through here.
+func (s *Speaker) stop(ctx context.Context) error {
+	s.anchor.close()
+	s.anchor = nil
+	for _, p := range s.applied.Peers {
+		s.events.forget(p.Address)
+	}
+	if err := s.server.StopBgp(ctx, &gobgpapi.StopBgpRequest{}); err != nil {
+		return fmt.Errorf("stop BGP speaker: %w", err)
+	}
+	s.started, s.restarting = false, false
+	s.applied = speaker.Desired{}
+	return nil
+}
+
+const ownExportsOnly = "own-exports-only"
+
+// setTransit sets the global export policy: everything, or what we originate.
+func (s *Speaker) setTransit(ctx context.Context, transit bool) error {
+	assignment := &gobgpapi.PolicyAssignment{
+		Name: "global", Direction: gobgpapi.PolicyDirection_EXPORT, DefaultAction: gobgpapi.RouteAction_ACCEPT,
+	}
+	if !transit {
+		policy := &gobgpapi.Policy{Name: ownExportsOnly, Statements: []*gobgpapi.Statement{{
+			Name:       ownExportsOnly,
+			Conditions: &gobgpapi.Conditions{RouteType: gobgpapi.Conditions_ROUTE_TYPE_LOCAL},
+			Actions:    &gobgpapi.Actions{RouteAction: gobgpapi.RouteAction_ACCEPT},
+		}}}
+		if err := s.server.AddPolicy(ctx, &gobgpapi.AddPolicyRequest{Policy: policy}); err != nil {
+			return fmt.Errorf("add BGP export policy: %w", err)
+		}
+		assignment.Policies = []*gobgpapi.Policy{{Name: ownExportsOnly}}
+		assignment.DefaultAction = gobgpapi.RouteAction_REJECT
+	}
+	err := s.server.SetPolicyAssignment(ctx, &gobgpapi.SetPolicyAssignmentRequest{Assignment: assignment})
+	if err != nil {
+		return fmt.Errorf("set BGP export policy: %w", err)
+	}
+	return nil
+}
+
+func (s *Speaker) applyExports(ctx context.Context, want []speaker.Export) error {
+	var errs []error
+	kept := s.applied.Exports[:0:0]
+	for _, e := range s.applied.Exports {
+		if slices.Contains(want, e) {
+			kept = append(kept, e)
+			continue
+		}
+		// By path: deleting by UUID makes GoBGP scan its whole table.
+		err := s.server.DeletePath(ctx, &gobgpapi.DeletePathRequest{
+			TableType: gobgpapi.TableType_GLOBAL, Path: exportToAPI(e, true),
+		})
+		if err != nil {
+			errs, kept = append(errs, fmt.Errorf("withdraw %s: %w", e.Prefix, err)), append(kept, e)
+		}
+	}
+	for _, e := range want {
+		if slices.Contains(kept, e) {
+			continue
+		}
+		_, err := s.server.AddPath(ctx, &gobgpapi.AddPathRequest{
+			TableType: gobgpapi.TableType_GLOBAL, Path: exportToAPI(e, false),
+		})
+		if err != nil {
+			errs = append(errs, fmt.Errorf("export %s: %w", e.Prefix, err))
+			continue
+		}
+		kept = append(kept, e)
+	}
+	s.applied.Exports = kept
+	return errors.Join(errs...)
+}
+
+func (s *Speaker) applyPeers(ctx context.Context, want []speaker.Peer, restarting bool) error {
+	var errs []error
+	wanted := make(map[netip.Addr]speaker.Peer, len(want))
+	for _, p := range want {
+		wanted[p.Address] = p
+	}
+	have := make(map[netip.Addr]speaker.Peer, len(s.applied.Peers))
+	for _, p := range s.applied.Peers {
+		have[p.Address] = p
+		if _, ok := wanted[p.Address]; ok {
+			continue
+		}
+		if err := s.server.DeletePeer(ctx, &gobgpapi.DeletePeerRequest{Address: p.Address.String()}); err != nil {
+			errs = append(errs, fmt.Errorf("remove peer %s: %w", p.Address, err))
+			continue
+		}
+		delete(have, p.Address)
+		s.events.forget(p.Address)
+	}
+	for _, p := range want {
+		old, exists := have[p.Address]
+		if exists && old == p {
+			continue
+		}
+		if err := s.setPeer(ctx, p, exists, restarting); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		have[p.Address] = p
+	}
+	s.applied.Peers = s.applied.Peers[:0:0]
+	for _, p := range have {
+		s.applied.Peers = append(s.applied.Peers, p)
+	}
+	return errors.Join(errs...)
+}
+
+// setPeer adds a peer or changes one. Everything in a Peer is part of what is
+// said in an OPEN or of the TCP connection, so a change resets the session.
+// UpdatePeer is used for nothing less than that: on a session it leaves up it
+// forgets which families the peer restarts gracefully.
+func (s *Speaker) setPeer(ctx context.Context, p speaker.Peer, exists, restarting bool) error {
+	conf := peerToAPI(p, restarting)
+	if !exists {
+		s.events.expect(p.Address)
+		if err := s.server.AddPeer(ctx, &gobgpapi.AddPeerRequest{Peer: conf}); err != nil {
+			s.events.forget(p.Address)
+			return fmt.Errorf("add peer %s: %w", p.Address, err)
+		}
+		return nil
+	}
+	if err := s.server.DeletePeer(ctx, &gobgpapi.DeletePeerRequest{Address: p.Address.String()}); err != nil {
+		return fmt.Errorf("change peer %s: %w", p.Address, err)
+	}
+	if err := s.server.AddPeer(ctx, &gobgpapi.AddPeerRequest{Peer: conf}); err != nil {
+		return fmt.Errorf("change peer %s: %w", p.Address, err)
+	}
+	return nil
+}
+
+// Close implements speaker.Speaker.
+func (s *Speaker) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil
+	}
+	s.closed = true
+	var err error
+	if s.started {
+		err = s.stop(context.Background())
+	}
+	if s.stopWatch != nil {
+		s.stopWatch()
+	}
+	return err
+}

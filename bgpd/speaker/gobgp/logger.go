@@ -1,0 +1,122 @@
+package gobgp
+
+import (
+	"fmt"
+	"log/slog"
+	"net/netip"
+
+	gobgplog "github.com/osrg/gobgp/v3/pkg/log"
+	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
+)
+
+// bridge is GoBGP's logger. Warnings go on to our log; what explains a session
+// that is down goes to causes; the rest is dropped, there is too much of it.
+type bridge struct {
+	log    *slog.Logger
+	causes *causes
+}
+
+var _ gobgplog.Logger = (*bridge)(nil)
+
+// GetLevel asks for debug messages while a session is down: only they say why a
+// connection failed. With all sessions up they would cost one message a path.
+func (b *bridge) GetLevel() gobgplog.LogLevel {
+	if b.causes.down.Load() > 0 {
+		return gobgplog.DebugLevel
+	}
+	return gobgplog.InfoLevel
+}
+
+// SetLevel is part of the interface; the level follows the sessions.
+func (b *bridge) SetLevel(gobgplog.LogLevel) {}
+
+// Panic is called for states that can't be.
+func (b *bridge) Panic(msg string, fields gobgplog.Fields) {
+	b.log.Error("BGP library: "+msg, attrs(fields)...)
+	panic("gobgp: " + msg)
+}
+
+// Fatal must not return.
+func (b *bridge) Fatal(msg string, fields gobgplog.Fields) { b.Panic(msg, fields) }
+
+// Error passes on to the log.
+func (b *bridge) Error(msg string, fields gobgplog.Fields) {
+	b.log.Error("BGP library: "+msg, attrs(fields)...)
+}
+
+// Warn learns from the message, and passes it on unless it is routine.
+func (b *bridge) Warn(msg string, fields gobgplog.Fields) {
+	b.learn(msg, fields)
+	switch msg {
+	case "Closed an accepted connection", "restart flag is not set", "accepted conn is closed to avoid be blocked",
+		"active conn is closed to avoid being blocked":
+		return // part of every restart of a peer
+	}
+	b.log.Warn("BGP library: "+msg, attrs(fields)...)
+}
+
+// Info learns from the message.
+func (b *bridge) Info(msg string, fields gobgplog.Fields) { b.learn(msg, fields) }
+
+// Debug learns from the message.
+func (b *bridge) Debug(msg string, fields gobgplog.Fields) { b.learn(msg, fields) }
+
+func (b *bridge) learn(msg string, fields gobgplog.Fields) {
+	switch msg {
+	case "failed to connect", "state changed", "sent notification", "received notification", "hold timer expired":
+	default:
+		return
+	}
+	key, _ := fields["Key"].(string)
+	addr, err := netip.ParseAddr(key)
+	if err != nil {
+		return
+	}
+	switch msg {
+	case "failed to connect":
+		if err, ok := fields["Error"].(error); ok {
+			b.causes.dialFailed(addr, err)
+		}
+	case "state changed":
+		if fields["new"] == bgp.BGP_FSM_IDLE.String() {
+			from, _ := fields["old"].(string)
+			b.causes.ended(addr, from, fmt.Sprint(fields["reason"]))
+		}
+	case "hold timer expired":
+		b.causes.notified(addr, "nothing heard from it for the hold time, hold timer expired (4/0)", true)
+	case "sent notification", "received notification":
+		b.causes.notified(addr, wordsOf(fields), msg == "sent notification")
+	}
+}
+
+func wordsOf(fields gobgplog.Fields) string {
+	if e, ok := fields["Data"].(*bgp.MessageError); ok {
+		words := notificationWords(e.TypeCode, e.SubTypeCode)
+		if e.Message != "" {
+			words = e.Message + ": " + words
+		}
+		return words
+	}
+	code, _ := fields["Code"].(uint8)
+	subcode, _ := fields["Subcode"].(uint8)
+	words := notificationWords(code, subcode)
+	if reason, ok := fields["Communicated-Reason"].(string); ok && reason != "" {
+		words += fmt.Sprintf(": %q", reason)
+	}
+	return words
+}
+
+func attrs(fields gobgplog.Fields) []any {
+	var out []any
+	if key, ok := fields["Key"]; ok {
+		out = append(out, "peer", key)
+	}
+	for _, name := range []string{"Error", "Err", "Data", "Code", "Subcode", "State"} {
+		if v, ok := fields[name]; ok && v != nil {
+			out = append(out, map[string]string{
+				"Error": "err", "Err": "err", "Data": "data", "Code": "code", "Subcode": "subcode", "State": "state",
+			}[name], fmt.Sprint(v))
+		}
+	}
+	return out
+}

@@ -1,0 +1,102 @@
+package gobgp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	gobgpapi "github.com/osrg/gobgp/v3/api"
+
+	"tortie/bgpd/speaker"
+)
+
+var errNotStarted = errors.New("the BGP speaker has not been started: it has no configuration yet")
+
+// snapshot is the configured peers at this moment.
+func (s *Speaker) snapshot() (map[netip.Addr]speaker.Peer, uint32, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.started {
+		return nil, 0, errNotStarted
+	}
+	peers := make(map[netip.Addr]speaker.Peer, len(s.applied.Peers))
+	for _, p := range s.applied.Peers {
+		peers[p.Address] = p
+	}
+	return peers, s.applied.Global.ASN, nil
+}
+
+// Peers implements speaker.Speaker.
+func (s *Speaker) Peers(ctx context.Context) ([]speaker.PeerState, error) {
+	peers, asn, err := s.snapshot()
+	if err != nil {
+		return nil, err
+	}
+	var out []speaker.PeerState
+	err = s.server.ListPeer(ctx, &gobgpapi.ListPeerRequest{EnableAdvertised: true}, func(p *gobgpapi.Peer) {
+		addr, err := netip.ParseAddr(p.Conf.NeighborAddress)
+		if err != nil {
+			return
+		}
+		conf, ok := peers[addr]
+		if !ok {
+			return // the anchor, or a peer removed a moment ago
+		}
+		ses, _ := s.events.session(addr)
+		ps := speaker.PeerState{
+			Peer: conf, State: stateFromAPI(p.State.SessionState), Since: ses.since,
+			GracefulRestart: ses.graceful, EndOfRIB: ses.EndOfRIB,
+		}
+		for _, af := range p.AfiSafis {
+			if af.State != nil && ps.State == speaker.Established {
+				ps.Received += af.State.Received
+				ps.Advertised += af.State.Advertised
+			}
+		}
+		if ps.State != speaker.Established {
+			ps.Info = s.causes.explain(conf, asn)
+		}
+		out = append(out, ps)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list BGP peers: %w", err)
+	}
+	slices.SortFunc(out, func(a, b speaker.PeerState) int { return a.Peer.Address.Compare(b.Peer.Address) })
+	return out, nil
+}
+
+// Routes implements speaker.Speaker.
+func (s *Speaker) Routes(ctx context.Context, prefix netip.Prefix) ([]speaker.Path, error) {
+	if _, _, err := s.snapshot(); err != nil {
+		return nil, err
+	}
+	families := []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
+	var lookup []*gobgpapi.TableLookupPrefix
+	if prefix.IsValid() {
+		families = []netip.Addr{prefix.Addr()}
+		lookup = []*gobgpapi.TableLookupPrefix{{Prefix: prefix.String()}}
+	}
+	var out []speaker.Path
+	for _, f := range families {
+		req := &gobgpapi.ListPathRequest{TableType: gobgpapi.TableType_GLOBAL, Family: familyOf(f), Prefixes: lookup}
+		err := s.server.ListPath(ctx, req, func(d *gobgpapi.Destination) {
+			for _, p := range d.Paths {
+				if path, err := pathFromAPI(p); err == nil {
+					out = append(out, path)
+				}
+			}
+		})
+		if err != nil {
+			return nil, fmt.Errorf("list BGP routes: %w", err)
+		}
+	}
+	slices.SortStableFunc(out, func(a, b speaker.Path) int {
+		if c := a.Prefix.Addr().Compare(b.Prefix.Addr()); c != 0 {
+			return c
+		}
+		return a.Prefix.Bits() - b.Prefix.Bits()
+	})
+	return out, nil
+}
