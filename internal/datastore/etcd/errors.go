@@ -1,0 +1,89 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"tortie/internal/datastore"
+)
+
+// classify puts an error of the etcd client into the classes of package
+// datastore and, where gRPC hides it, adds what is really wrong. ctx is that of
+// the request.
+func (c *Client) classify(ctx context.Context, err error) error {
+	err = rpctypes.Error(err)
+	var known rpctypes.EtcdError
+	if errors.As(err, &known) {
+		return classifyEtcd(known, err)
+	}
+	switch code := status.Code(err); {
+	case ctx.Err() != nil,
+		code == codes.Unavailable, code == codes.DeadlineExceeded, code == codes.Canceled,
+		errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return c.unavailable(ctx, err)
+	case code == codes.PermissionDenied, code == codes.Unauthenticated:
+		return fmt.Errorf("%w: %s", datastore.ErrUnauthorized, message(err))
+	}
+	return fmt.Errorf("etcd: %w", err)
+}
+
+// unavailable explains why there was no answer. It always matches ErrUnavailable,
+// and the context's error when that is what ended the request.
+func (c *Client) unavailable(ctx context.Context, err error) error {
+	if down := c.health.cause(); down != nil {
+		if ended := callerEnded(ctx); ended != nil {
+			return fmt.Errorf("%w: %w (%w)", datastore.ErrUnavailable, down, ended)
+		}
+		return fmt.Errorf("%w: %w", datastore.ErrUnavailable, down)
+	}
+	if ended := callerEnded(ctx); ended != nil {
+		return fmt.Errorf("%w: no answer from etcd %s: %w", datastore.ErrUnavailable, endpoints(c.cfg), ended)
+	}
+	return fmt.Errorf("%w: etcd %s: %s", datastore.ErrUnavailable, endpoints(c.cfg), message(err))
+}
+
+// callerEnded is the error of a context that ended by itself, not because the
+// monitor ended it.
+func callerEnded(ctx context.Context) error {
+	cause := context.Cause(ctx)
+	if errors.Is(cause, context.DeadlineExceeded) || errors.Is(cause, context.Canceled) {
+		return cause
+	}
+	return nil
+}
+
+// classifyEtcd classifies an error that etcd itself gave.
+func classifyEtcd(known rpctypes.EtcdError, err error) error {
+	switch {
+	case errors.Is(known, rpctypes.ErrCompacted), errors.Is(known, rpctypes.ErrFutureRev):
+		return fmt.Errorf("%w: %s", datastore.ErrCompacted, message(err))
+	case errors.Is(known, rpctypes.ErrUserEmpty):
+		return fmt.Errorf("%w: etcd asks for a user: set ETCD_USERNAME and ETCD_PASSWORD", datastore.ErrUnauthorized)
+	case errors.Is(known, rpctypes.ErrAuthFailed):
+		return fmt.Errorf("%w: %s: check ETCD_USERNAME and ETCD_PASSWORD", datastore.ErrUnauthorized, message(err))
+	case errors.Is(known, rpctypes.ErrPermissionDenied):
+		return fmt.Errorf("%w: %s: the etcd user needs read and write permission below /calico/", datastore.ErrUnauthorized, message(err))
+	case errors.Is(known, rpctypes.ErrInvalidAuthToken), errors.Is(known, rpctypes.ErrAuthOldRevision):
+		return fmt.Errorf("%w: %s", datastore.ErrUnauthorized, message(err))
+	case errors.Is(known, rpctypes.ErrNoSpace):
+		return fmt.Errorf("%w: %s: compact and defragment etcd, then disarm its alarm", datastore.ErrUnavailable, message(err))
+	}
+	switch known.Code() {
+	case codes.Unavailable, codes.ResourceExhausted, codes.DeadlineExceeded, codes.Canceled:
+		return fmt.Errorf("%w: %s", datastore.ErrUnavailable, message(err))
+	}
+	return fmt.Errorf("etcd: %s", message(err))
+}
+
+// message is the text of an error without gRPC's wrapping.
+func message(err error) string {
+	if s, ok := status.FromError(err); ok {
+		return s.Message()
+	}
+	return err.Error()
+}
