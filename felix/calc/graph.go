@@ -1,0 +1,73 @@
+// Package calc turns datastore updates into the desired state of this node's
+// dataplane. It is pure: no I/O, no clock, and its output depends on the current
+// content of the datastore only, never on the order or number of the updates
+// that led to it.
+package calc
+
+import (
+	"tortie/internal/api"
+	"tortie/internal/datastore"
+)
+
+// Graph holds what the datastore says that matters to one node. It is not safe
+// for concurrent use: it belongs to the goroutine that receives the updates.
+type Graph struct {
+	node      string
+	endpoints endpoints
+	blocks    blocks
+	pools     pools
+	self      self
+}
+
+// New makes an empty Graph for the node of that name.
+func New(node string) *Graph {
+	return &Graph{
+		node:      node,
+		endpoints: newEndpoints(node),
+		blocks:    newBlocks(node),
+		pools:     newPools(),
+		self:      self{node: node},
+	}
+}
+
+// Ranges are the parts of the datastore that a Graph must be fed with.
+// Endpoints come from every namespace, so those of other nodes pass by too and
+// are dropped at once.
+func (g *Graph) Ranges() []datastore.Range {
+	return []datastore.Range{
+		{Kind: api.KindIPPool},
+		{Kind: api.KindNode, NamePrefix: g.node},
+		{Kind: api.KindBlockAffinity, NamePrefix: api.HostAffinity(g.node).String() + "/"},
+		{Kind: api.KindWorkloadEndpoint},
+	}
+}
+
+// Update takes in changes. An update replaces all that is known of its key;
+// updates of other kinds and of keys that can't be parsed are ignored.
+func (g *Graph) Update(updates []datastore.SyncUpdate) {
+	for _, u := range updates {
+		switch u.Key.Kind {
+		case api.KindWorkloadEndpoint:
+			g.endpoints.update(u)
+		case api.KindBlockAffinity:
+			g.blocks.update(u)
+		case api.KindIPPool:
+			g.pools.update(u)
+		case api.KindNode:
+			g.self.update(u)
+		}
+	}
+}
+
+// State is the desired state as of the updates so far. The caller owns the
+// result: nothing in it is shared with the Graph.
+func (g *Graph) State() State {
+	s := State{}
+	var problems problemList
+	s.Endpoints, s.HoldDevices = g.endpoints.resolve(&problems)
+	s.Blocks = g.blocks.confirmed(&problems)
+	s.Pools, s.Masquerade = g.pools.prefixes(&problems)
+	s.NodeAddrs = g.self.addrs(&problems)
+	s.Problems = problems.sorted()
+	return s
+}

@@ -1,0 +1,290 @@
+package calc_test
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"tortie/felix/calc"
+	"tortie/internal/api"
+	"tortie/internal/datastore"
+)
+
+func prefixes(s ...string) []netip.Prefix {
+	var out []netip.Prefix
+	for _, p := range s {
+		out = append(out, netip.MustParsePrefix(p))
+	}
+	return out
+}
+
+func addrs(s ...string) []netip.Addr {
+	var out []netip.Addr
+	for _, a := range s {
+		out = append(out, netip.MustParseAddr(a))
+	}
+	return out
+}
+
+func entry(key api.Key, obj api.Object) datastore.SyncUpdate {
+	return datastore.SyncUpdate{Key: key, Entry: &datastore.Entry{Key: key, Object: obj}}
+}
+
+func gone(key api.Key) datastore.SyncUpdate { return datastore.SyncUpdate{Key: key} }
+
+func unreadable(key api.Key) datastore.SyncUpdate {
+	return datastore.SyncUpdate{Key: key, Invalid: &datastore.Invalid{Key: key, Err: errors.New("not JSON")}}
+}
+
+func wepKey(name string) api.Key {
+	return api.Key{Kind: api.KindWorkloadEndpoint, Namespace: "ns1", Name: name}
+}
+
+// wep is an endpoint created age seconds ago, so that a smaller age is newer.
+func wep(name, node, iface string, age int, nets ...string) datastore.SyncUpdate {
+	obj := &api.WorkloadEndpoint{Spec: api.WorkloadEndpointSpec{
+		Node: node, ContainerID: "c-" + name, InterfaceName: iface, IPNetworks: nets,
+	}}
+	obj.Namespace, obj.Name = "ns1", name
+	obj.CreationTimestamp = metav1.NewTime(time.Unix(1_800_000_000-int64(age), 0))
+	return entry(wepKey(name), obj)
+}
+
+func poolUpdate(name, cidr string, nat, disabled bool) datastore.SyncUpdate {
+	obj := v3.NewIPPool()
+	obj.Name = name
+	obj.Spec = v3.IPPoolSpec{CIDR: cidr, NATOutgoing: nat, Disabled: disabled}
+	return entry(api.Key{Kind: api.KindIPPool, Name: name}, obj)
+}
+
+func affinity(node, cidr string, state api.AffinityState) datastore.SyncUpdate {
+	key := api.BlockAffinityKey(api.HostAffinity(node), netip.MustParsePrefix(cidr))
+	return entry(key, &api.BlockAffinity{Spec: api.BlockAffinitySpec{State: state}})
+}
+
+func nodeUpdate(name, v4, v6 string) datastore.SyncUpdate {
+	obj := &api.Node{Spec: api.NodeSpec{BGP: &api.NodeBGPSpec{IPv4Address: v4, IPv6Address: v6}}}
+	return entry(api.Key{Kind: api.KindNode, Name: name}, obj)
+}
+
+func stateOf(t *testing.T, updates ...datastore.SyncUpdate) calc.State {
+	t.Helper()
+	g := calc.New("node-1")
+	g.Update(updates)
+	return g.State()
+}
+
+func id(name string) calc.EndpointID { return calc.EndpointID{Namespace: "ns1", Name: name} }
+
+var compare = cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
+
+var comparePrefixes = cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })
+
+func diff(want, got any) string { return cmp.Diff(want, got, compare, comparePrefixes) }
+
+func TestStateHoldsOnlyTheEndpointsOfThisNode(t *testing.T) {
+	s := stateOf(t,
+		wep("here", "node-1", "cali00000000001", 0, "10.65.0.1/32", "fd00::1/128"),
+		wep("there", "node-10", "cali00000000001", 0, "10.65.0.2/32"),
+	)
+	want := map[calc.EndpointID]calc.Endpoint{id("here"): {
+		ID: id("here"), ContainerID: "c-here", Interface: "cali00000000001", Addrs: addrs("10.65.0.1", "fd00::1"),
+	}}
+	if d := diff(want, s.Endpoints); d != "" {
+		t.Error(d)
+	}
+	if len(s.Problems) != 0 || s.HoldDevices {
+		t.Errorf("problems %v, hold %v", s.Problems, s.HoldDevices)
+	}
+}
+
+func TestEndpointThatMovesToAnotherNodeLeaves(t *testing.T) {
+	s := stateOf(t,
+		wep("a", "node-1", "cali00000000001", 0, "10.65.0.1/32"),
+		wep("a", "node-2", "cali00000000001", 0, "10.65.0.1/32"),
+	)
+	if len(s.Endpoints) != 0 {
+		t.Errorf("endpoints %v", s.Endpoints)
+	}
+}
+
+func TestDeletedObjectsLeaveNothing(t *testing.T) {
+	updates := []datastore.SyncUpdate{
+		wep("a", "node-1", "cali00000000001", 0, "10.65.0.1/32"),
+		poolUpdate("p", "10.65.0.0/16", true, false),
+		affinity("node-1", "10.65.1.0/26", api.AffinityConfirmed),
+		nodeUpdate("node-1", "192.0.2.1/24", "2001:db8::1/64"),
+	}
+	for _, u := range slices.Clone(updates) {
+		updates = append(updates, gone(u.Key))
+	}
+	if d := diff(stateOf(t), stateOf(t, updates...)); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestNewestOfTwoEndpointsKeepsTheAddress(t *testing.T) {
+	s := stateOf(t,
+		wep("old", "node-1", "cali00000000001", 9, "10.65.0.1/32", "10.65.0.2/32"),
+		wep("new", "node-1", "cali00000000002", 1, "10.65.0.1/32"),
+	)
+	if d := diff(addrs("10.65.0.1"), s.Endpoints[id("new")].Addrs); d != "" {
+		t.Error(d)
+	}
+	if d := diff(addrs("10.65.0.2"), s.Endpoints[id("old")].Addrs); d != "" {
+		t.Error(d)
+	}
+	wantProblem(t, s, "ns1/old", "10.65.0.1", "ns1/new")
+	if s.HoldDevices {
+		t.Error("a conflict between readable endpoints holds the sweep of devices")
+	}
+}
+
+func TestNewestOfTwoEndpointsKeepsTheInterface(t *testing.T) {
+	s := stateOf(t,
+		wep("old", "node-1", "cali00000000001", 9, "10.65.0.1/32"),
+		wep("new", "node-1", "cali00000000001", 1, "10.65.0.2/32"),
+		wep("third", "node-1", "cali00000000003", 99, "10.65.0.1/32"),
+	)
+	if _, ok := s.Endpoints[id("old")]; ok {
+		t.Error("the older endpoint kept a share of the interface")
+	}
+	if d := diff(addrs("10.65.0.1"), s.Endpoints[id("third")].Addrs); d != "" {
+		t.Errorf("the loser of the interface still claims its address: %s", d)
+	}
+	wantProblem(t, s, "ns1/old", "cali00000000001", "ns1/new")
+}
+
+func TestTieBetweenEndpointsGoesToTheLowerID(t *testing.T) {
+	s := stateOf(t,
+		wep("b", "node-1", "cali00000000002", 5, "10.65.0.1/32"),
+		wep("a", "node-1", "cali00000000001", 5, "10.65.0.1/32"),
+	)
+	if got := s.Endpoints[id("a")].Addrs; len(got) != 1 {
+		t.Errorf("a has %v", got)
+	}
+	if got := s.Endpoints[id("b")].Addrs; len(got) != 0 {
+		t.Errorf("b has %v", got)
+	}
+}
+
+func TestInvalidEndpointFailsClosedAlone(t *testing.T) {
+	tests := map[string]struct {
+		update datastore.SyncUpdate
+		says   string
+	}{
+		"network instead of address": {wep("bad", "node-1", "cali00000000009", 0, "10.65.0.0/24"), "/32"},
+		"not an address":             {wep("bad", "node-1", "cali00000000009", 0, "ten"), `"ten"`},
+		"multicast":                  {wep("bad", "node-1", "cali00000000009", 0, "224.0.0.1/32"), "224.0.0.1"},
+		"link local":                 {wep("bad", "node-1", "cali00000000009", 0, "fe80::1/128"), "fe80::1"},
+		"the node's own device":      {wep("bad", "node-1", "eth0", 0, "10.65.0.9/32"), "eth0"},
+		"no interface":               {wep("bad", "node-1", "", 0, "10.65.0.9/32"), "interfaceName is empty"},
+		"long interface":             {wep("bad", "node-1", "cali000000000000", 0), "15"},
+		"interface with a slash":     {wep("bad", "node-1", "cali/../x", 0), "device"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			s := stateOf(t, tt.update, wep("good", "node-1", "cali00000000001", 0, "10.65.0.1/32"))
+			if _, ok := s.Endpoints[id("bad")]; ok {
+				t.Error("the invalid endpoint is honoured")
+			}
+			if _, ok := s.Endpoints[id("good")]; !ok {
+				t.Error("the valid endpoint is not honoured")
+			}
+			if !s.HoldDevices {
+				t.Error("the device of the invalid endpoint may be swept")
+			}
+			wantProblem(t, s, "ns1/bad", tt.says)
+		})
+	}
+}
+
+func TestUnreadableEndpointCountsOnlyWhenItsNameIsOfThisNode(t *testing.T) {
+	s := stateOf(t,
+		unreadable(wepKey("node--1-k8s-pod-eth0")),
+		unreadable(wepKey("node--1--b-k8s-pod-eth0")),
+		unreadable(wepKey("node--2-k8s-pod-eth0")),
+	)
+	if !s.HoldDevices || len(s.Problems) != 1 {
+		t.Fatalf("hold %v, problems %v", s.HoldDevices, s.Problems)
+	}
+	wantProblem(t, s, "ns1/node--1-k8s-pod-eth0", "not JSON")
+}
+
+func TestUnreadableEndpointReplacesWhatWasKnown(t *testing.T) {
+	name := "node--1-k8s-pod-eth0"
+	s := stateOf(t, wep(name, "node-1", "cali00000000001", 0, "10.65.0.1/32"), unreadable(wepKey(name)))
+	if len(s.Endpoints) != 0 || !s.HoldDevices {
+		t.Errorf("endpoints %v, hold %v", s.Endpoints, s.HoldDevices)
+	}
+}
+
+func TestBlocksAreThisNodesConfirmedOnes(t *testing.T) {
+	s := stateOf(t,
+		affinity("node-1", "10.65.2.0/26", api.AffinityConfirmed),
+		affinity("node-1", "10.65.1.0/26", api.AffinityConfirmed),
+		affinity("node-1", "fd00:65::/122", ""), // an old store's
+		affinity("node-1", "10.65.3.0/26", api.AffinityPending),
+		affinity("node-1", "10.65.4.0/26", api.AffinityPendingDeletion),
+		affinity("node-2", "10.65.5.0/26", api.AffinityConfirmed),
+	)
+	if d := diff(prefixes("10.65.1.0/26", "10.65.2.0/26", "fd00:65::/122"), s.Blocks); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestPoolsFeedOutgoingNAT(t *testing.T) {
+	s := stateOf(t,
+		poolUpdate("plain", "10.66.0.0/16", false, false),
+		poolUpdate("nat", "10.65.0.0/16", true, false),
+		poolUpdate("drained", "10.64.0.0/16", true, true),
+		poolUpdate("broken", "10.63.0.1/16", true, false),
+	)
+	if d := diff(prefixes("10.64.0.0/16", "10.65.0.0/16", "10.66.0.0/16"), s.Pools); d != "" {
+		t.Error(d)
+	}
+	if d := diff(prefixes("10.64.0.0/16", "10.65.0.0/16"), s.Masquerade); d != "" {
+		t.Error(d)
+	}
+	wantProblem(t, s, "IPPool(broken)", "host bits", "10.63.0.0/16")
+}
+
+func TestNodeAddressesAreOnlyThisNodes(t *testing.T) {
+	s := stateOf(t,
+		nodeUpdate("node-10", "192.0.2.10/24", ""),
+		nodeUpdate("node-1", "192.0.2.1/24", "2001:db8::1/64"),
+	)
+	if d := diff(prefixes("192.0.2.1/24", "2001:db8::1/64"), s.NodeAddrs); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestBrokenNodeAddressIsReported(t *testing.T) {
+	s := stateOf(t, nodeUpdate("node-1", "everywhere", "2001:db8::1"))
+	if d := diff(prefixes("2001:db8::1/128"), s.NodeAddrs); d != "" {
+		t.Error(d)
+	}
+	wantProblem(t, s, "Node(node-1)", "spec.bgp.ipv4Address", "everywhere")
+}
+
+// wantProblem checks that one line names all of parts.
+func wantProblem(t *testing.T, s calc.State, parts ...string) {
+	t.Helper()
+	for _, p := range s.Problems {
+		line := p.String()
+		if strings.Contains(line, "\n") {
+			t.Errorf("problem of several lines: %q", line)
+		}
+		if !slices.ContainsFunc(parts, func(part string) bool { return !strings.Contains(line, part) }) {
+			return
+		}
+	}
+	t.Errorf("no problem names %q in %v", parts, s.Problems)
+}

@@ -1,0 +1,115 @@
+package calc
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"tortie/internal/api"
+)
+
+// InterfacePrefix starts the name of every host end of a pod's veth pair. An
+// endpoint that names another interface is refused, so that nobody who may write
+// an endpoint can steer traffic to the node's own devices.
+const InterfacePrefix = "cali"
+
+// State is everything this node's dataplane should look like. The order of its
+// slices is fixed, so that equal inputs give equal States.
+type State struct {
+	// Endpoints are the workloads of this node.
+	Endpoints map[EndpointID]Endpoint
+	// HoldDevices says that an endpoint of this node is invalid or unreadable, so
+	// that a device which seems to belong to nobody may be that endpoint's: none
+	// may be removed.
+	HoldDevices bool
+	// Blocks are the blocks of addresses this node holds a confirmed affinity for.
+	// What no workload uses of them is blackholed.
+	Blocks []netip.Prefix
+	// Pools are all IP pools, also disabled ones: their pods live on.
+	Pools []netip.Prefix
+	// Masquerade are the pools whose pods leave for destinations outside of all
+	// Pools under the node's address (natOutgoing).
+	Masquerade []netip.Prefix
+	// NodeAddrs are this node's own addresses with the length of their subnet,
+	// IPv4 first. The device that carries them is the underlay, whose MTU bounds
+	// that of the pods.
+	NodeAddrs []netip.Prefix
+	// Problems are the objects that could not be honoured, and why.
+	Problems []Problem
+}
+
+// EndpointID identifies a workload endpoint: the key of its WorkloadEndpoint.
+type EndpointID struct {
+	Namespace string
+	Name      string
+}
+
+// Key is the endpoint's key in the datastore.
+func (id EndpointID) Key() api.Key {
+	return api.Key{Kind: api.KindWorkloadEndpoint, Namespace: id.Namespace, Name: id.Name}
+}
+
+// String is "namespace/name".
+func (id EndpointID) String() string { return id.Namespace + "/" + id.Name }
+
+func (id EndpointID) compare(other EndpointID) int {
+	return cmp.Or(cmp.Compare(id.Namespace, other.Namespace), cmp.Compare(id.Name, other.Name))
+}
+
+// Endpoint is what the dataplane needs to know of one workload of this node.
+type Endpoint struct {
+	ID EndpointID
+	// ContainerID tells apart two lives of one endpoint: a pod that is made again
+	// under its old name has a new one.
+	ContainerID string
+	// Interface is the host end of the workload's veth pair.
+	Interface string
+	// Addrs are the workload's addresses, sorted and without duplicates.
+	Addrs []netip.Addr
+}
+
+// Equal reports whether two endpoints want the same of the dataplane.
+func (e Endpoint) Equal(other Endpoint) bool {
+	return e.ID == other.ID && e.ContainerID == other.ContainerID &&
+		e.Interface == other.Interface && slices.Equal(e.Addrs, other.Addrs)
+}
+
+// Problem is an object that is not, or not fully, honoured.
+type Problem struct {
+	Key api.Key
+	// Reason says what is wrong and what to do about it, in one line.
+	Reason string
+}
+
+// String is the line a user reads.
+func (p Problem) String() string { return fmt.Sprintf("%s: %s", p.Key, p.Reason) }
+
+type problemList []Problem
+
+func (l *problemList) add(key api.Key, format string, args ...any) {
+	*l = append(*l, Problem{Key: key, Reason: fmt.Sprintf(format, args...)})
+}
+
+func (l *problemList) sorted() []Problem {
+	slices.SortFunc(*l, func(a, b Problem) int {
+		return cmp.Or(
+			cmp.Compare(a.Key.Kind, b.Key.Kind),
+			cmp.Compare(a.Key.Namespace, b.Key.Namespace),
+			cmp.Compare(a.Key.Name, b.Key.Name),
+			cmp.Compare(a.Reason, b.Reason),
+		)
+	})
+	return *l
+}
+
+func comparePrefix(a, b netip.Prefix) int {
+	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+}
+
+// sortedPrefixes orders prefixes by address then length, without duplicates;
+// nil when there are none.
+func sortedPrefixes(in []netip.Prefix) []netip.Prefix {
+	slices.SortFunc(in, comparePrefix)
+	return slices.Compact(in)
+}

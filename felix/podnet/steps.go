@@ -1,0 +1,267 @@
+package podnet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"tortie/internal/kernel"
+)
+
+// wiring is one pod on its way through the steps.
+type wiring struct {
+	net *Net
+	a   Attachment
+	mac kernel.MAC // wanted in the pod; zero for any
+
+	ns     *kernel.Netns
+	inside Pod
+	host   kernel.Link // the node's end
+	pod    kernel.Link // the pod's end
+	// adopted says that the pair was there before: then nothing of it is undone.
+	adopted bool
+	// loWasDown and old are the namespace's own state before us.
+	loWasDown bool
+	old       []kernel.Setting
+}
+
+func (w *wiring) close() {
+	if w.inside != nil {
+		w.inside.Close()
+	}
+	if w.ns != nil {
+		w.ns.Close()
+	}
+}
+
+// step is one part of the wiring. undo takes back what do did to the pod's
+// namespace or the node; it is nil for what goes away with the veth pair. It is
+// called also for the step that failed, which may have done half its work.
+type step struct {
+	name string
+	do   func(context.Context, *wiring) error
+	undo func(*wiring) error
+}
+
+// steps is the order of the wiring. The node's end is switched on only when its
+// settings hold, and the pod's end after it, so that no packet is ever treated
+// by the kernel's defaults.
+func steps() []step {
+	return []step{
+		{name: "open namespace", do: openNamespace},
+		{name: "create veth pair", do: createPair, undo: deletePair},
+		{name: "set up node's end", do: setUpHostEnd},
+		{name: "set pod's forwarding", do: setForwarding, undo: restoreForwarding},
+		{name: "switch on loopback", do: upLoopback, undo: downLoopback},
+		{name: "set up pod's end", do: setUpPodEnd},
+		{name: "assign addresses", do: assignAddresses},
+		{name: "set gateway", do: setGateway},
+		{name: "add routes", do: addRoutes},
+	}
+}
+
+// run carries out the steps; when one fails, it undoes that one and those before,
+// in reverse.
+func run(ctx context.Context, w *wiring, steps []step) error {
+	for i, s := range steps {
+		err := ctx.Err()
+		if err == nil {
+			err = s.do(ctx, w)
+		}
+		if err == nil {
+			continue
+		}
+		err = fmt.Errorf("%s: %w", s.name, err)
+		for _, done := range slices.Backward(steps[:i+1]) {
+			if done.undo == nil {
+				continue
+			}
+			if undoErr := done.undo(w); undoErr != nil {
+				err = errors.Join(err, fmt.Errorf("undo %s: %w", done.name, undoErr))
+			}
+		}
+		return err
+	}
+	return nil
+}
+
+func openNamespace(_ context.Context, w *wiring) error {
+	ns, err := kernel.OpenNetns(w.a.Netns)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrNoNetns, err)
+	}
+	w.ns = ns
+	id, err := ns.ID()
+	if err != nil {
+		return err
+	}
+	if id == w.net.home {
+		return fmt.Errorf("%w: %s is the node's own namespace; a pod on the host network has no attachment",
+			ErrNoNetns, w.a.Netns)
+	}
+	w.inside, err = w.net.openPod(ns)
+	return err
+}
+
+func setUpHostEnd(_ context.Context, w *wiring) error {
+	if err := w.net.host.SetSysctls(hostSettings(w.a, w.net.ipv6)); err != nil {
+		return err
+	}
+	if w.host.Up {
+		return nil
+	}
+	return w.net.host.SetUp(w.host.Index)
+}
+
+// setForwarding says whether the pod may forward. A new namespace inherits the
+// node's answer, which is yes.
+func setForwarding(_ context.Context, w *wiring) error {
+	want := forwardingSettings(w.a)
+	for _, s := range want {
+		old, err := w.inside.Sysctl(s.Name)
+		if err != nil {
+			return err
+		}
+		if old != s.Value {
+			w.old = append(w.old, kernel.Setting{Name: s.Name, Value: old})
+		}
+	}
+	if len(w.old) == 0 {
+		return nil
+	}
+	return w.inside.SetSysctls(want)
+}
+
+func restoreForwarding(w *wiring) error {
+	if len(w.old) == 0 {
+		return nil
+	}
+	return w.inside.SetSysctls(w.old)
+}
+
+// loopbackIndex is the index of the loopback in every namespace.
+const loopbackIndex = 1
+
+func upLoopback(_ context.Context, w *wiring) error {
+	lo, err := w.inside.LinkByIndex(loopbackIndex)
+	if err != nil || lo.Up {
+		return err
+	}
+	w.loWasDown = true
+	return w.inside.SetUp(loopbackIndex)
+}
+
+func downLoopback(w *wiring) error {
+	if !w.loWasDown {
+		return nil
+	}
+	return w.inside.SetDown(loopbackIndex)
+}
+
+func setUpPodEnd(_ context.Context, w *wiring) error {
+	if settings := podSettings(w.a); len(settings) > 0 {
+		if err := w.inside.SetSysctls(settings); err != nil {
+			return err
+		}
+	}
+	return w.inside.SetUp(w.pod.Index)
+}
+
+func assignAddresses(_ context.Context, w *wiring) error {
+	if w.adopted {
+		if err := dropOtherAddresses(w); err != nil {
+			return err
+		}
+	}
+	for _, ip := range w.a.Addrs {
+		if err := w.inside.AddAddress(w.pod.Index, prefix(ip)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dropOtherAddresses takes from an adopted interface what it is not to have.
+func dropOtherAddresses(w *wiring) error {
+	have, err := w.inside.Addresses(w.pod.Index)
+	if err != nil {
+		return err
+	}
+	for _, h := range have {
+		ip := h.Prefix.Addr()
+		if ip.IsLinkLocalUnicast() || slices.Contains(w.a.Addrs, ip) {
+			continue
+		}
+		if err := w.inside.DeleteAddress(w.pod.Index, h.Prefix); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// setGateway makes the next hop known for good: it is never asked for by ARP or
+// ND, and does not count against the size of the kernel's table of neighbours.
+func setGateway(_ context.Context, w *wiring) error {
+	for _, f := range w.a.families() {
+		n := kernel.Neighbour{Link: w.pod.Index, IP: gateway(f), MAC: hostMAC()}
+		if err := w.inside.SetNeighbour(n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func addRoutes(ctx context.Context, w *wiring) error {
+	for _, r := range podRoutes(w.a, w.pod.Index) {
+		err := w.inside.AddRoute(r)
+		if errors.Is(err, kernel.ErrExists) {
+			err = acceptRoute(ctx, w, r)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// acceptRoute is for a destination that has a route already: fine when it is the
+// one wanted.
+func acceptRoute(ctx context.Context, w *wiring, want kernel.Route) error {
+	have, err := w.inside.Routes(ctx, kernel.RouteFilter{Family: kernel.FamilyOf(want.Dst.Addr())})
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(have, func(r kernel.Route) bool { return sameWay(r, want) }) {
+		return nil
+	}
+	return fmt.Errorf("%w: the pod has another route to %s already, from another network", ErrInterfaceExists, want.Dst)
+}
+
+// podRoutes are the routes in the pod, in the order they can be added: the next
+// hop, then everything through it. A link-local IPv6 next hop is on its link by
+// definition (RFC 4291, section 2.5.6) and needs no route.
+func podRoutes(a Attachment, link int) []kernel.Route {
+	var out []kernel.Route
+	for _, f := range a.families() {
+		base := kernel.Route{Table: kernel.TableMain, Protocol: kernel.ProtocolBoot, Type: kernel.RouteUnicast, Link: link}
+		gw, all := gateway(f), netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+		if f == kernel.IPv4 {
+			all = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+			hop := base
+			hop.Dst, hop.Scope = prefix(gw), kernel.ScopeLink
+			out = append(out, hop)
+		}
+		way := base
+		way.Dst, way.Gateway = all, gw
+		out = append(out, way)
+	}
+	return out
+}
+
+// sameWay compares what a packet sees of two routes.
+func sameWay(a, b kernel.Route) bool {
+	a, b = a.Normal(), b.Normal()
+	return a.Dst == b.Dst && a.Type == b.Type && a.Link == b.Link && a.Gateway == b.Gateway
+}
