@@ -2,11 +2,10 @@ package kernel
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
-	"syscall"
+	"sync"
 	"time"
 
 	"github.com/vishvananda/netlink/nl"
@@ -31,7 +30,10 @@ const (
 // several goroutines; requests are answered one after another. Errors are
 // [*Error].
 type Handle struct {
-	socket *nl.SocketHandle
+	socket *nl.NetlinkSocket
+
+	mu  sync.Mutex // held from a request until its answer is complete
+	seq uint32
 }
 
 // Open opens a Handle in the network namespace of the calling thread.
@@ -60,7 +62,7 @@ func open(ns netns.NsHandle) (*Handle, error) {
 	if err != nil {
 		return nil, NewError("open netlink socket", "", err)
 	}
-	h := &Handle{socket: &nl.SocketHandle{Socket: socket}}
+	h := &Handle{socket: socket}
 	if err := h.configure(); err != nil {
 		socket.Close()
 		return nil, NewError("configure netlink socket", "", err)
@@ -71,7 +73,7 @@ func open(ns netns.NsHandle) (*Handle, error) {
 // configure asks for strict checking, without which the kernel ignores dump
 // filters, and for the kernel's own words with every errno.
 func (h *Handle) configure() error {
-	s := h.socket.Socket
+	s := h.socket
 	if err := s.SetExtAck(true); err != nil {
 		return err
 	}
@@ -94,7 +96,7 @@ func (h *Handle) Close() {
 
 // Netns opens the namespace the Handle works in.
 func (h *Handle) Netns() (*Netns, error) {
-	fd, err := unix.IoctlRetInt(h.socket.Socket.GetFd(), unix.SIOCGSKNS)
+	fd, err := unix.IoctlRetInt(h.socket.GetFd(), unix.SIOCGSKNS)
 	if err != nil {
 		return nil, NewError("open network namespace", "of the netlink socket", err)
 	}
@@ -102,54 +104,43 @@ func (h *Handle) Netns() (*Netns, error) {
 	return &Netns{file: os.NewFile(uintptr(fd), "netns of netlink socket")}, nil
 }
 
-// request builds a request from a fixed header and attributes.
-func (h *Handle) request(kind, flags int, header, attrs []byte) *nl.NetlinkRequest {
-	req := nl.NewNetlinkRequest(kind, flags)
-	req.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: h.socket}
-	req.AddRawData(header)
-	req.AddRawData(attrs)
-	return req
-}
-
 // do sends a request and waits for its acknowledgement.
-func (h *Handle) do(kind, flags int, header, attrs []byte) error {
-	_, err := h.request(kind, flags|unix.NLM_F_ACK, header, attrs).Execute(unix.NETLINK_ROUTE, 0)
-	return err
+func (h *Handle) do(kind, flags uint16, header, attrs []byte) error {
+	return h.exchange(kind, flags|unix.NLM_F_ACK, header, attrs, func(uint16, []byte) error { return nil })
 }
 
 // get sends a request that is answered by one message.
-func (h *Handle) get(kind int, answer uint16, header, attrs []byte) ([]byte, error) {
-	msgs, err := h.request(kind, 0, header, attrs).Execute(unix.NETLINK_ROUTE, answer)
-	if err != nil {
-		return nil, err
+func (h *Handle) get(kind, answer uint16, header, attrs []byte) (msg []byte, err error) {
+	err = h.exchange(kind, unix.NLM_F_ACK, header, attrs, func(kind uint16, data []byte) error {
+		if kind == answer {
+			msg = data
+		}
+		return nil
+	})
+	if err == nil && msg == nil {
+		err = unix.ENOENT
 	}
-	if len(msgs) == 0 {
-		return nil, unix.ENOENT
-	}
-	return msgs[0], nil
+	return msg, err
 }
 
 // dump collects every answer to a dump. What was gathered before an interruption
 // is thrown away: the result is one consistent picture or an error.
-func dump[T any](ctx context.Context, h *Handle, kind int, answer uint16, header, attrs []byte,
+func dump[T any](ctx context.Context, h *Handle, kind, answer uint16, header, attrs []byte,
 	decode func([]byte) (T, bool, error),
 ) ([]T, error) {
 	return retryDump(ctx, func() ([]T, error) {
 		var out []T
-		var bad error
-		req := h.request(kind, unix.NLM_F_DUMP, header, attrs)
-		err := req.ExecuteIter(unix.NETLINK_ROUTE, answer, func(msg []byte) bool {
-			v, keep, err := decode(msg)
-			if err != nil {
-				bad = err
-				return false
+		err := h.exchange(kind, unix.NLM_F_DUMP, header, attrs, func(kind uint16, data []byte) error {
+			if kind != answer {
+				return nil
 			}
-			if keep {
+			v, keep, err := decode(data)
+			if keep && err == nil {
 				out = append(out, v)
 			}
-			return true
+			return err
 		})
-		return out, errors.Join(err, bad)
+		return out, err
 	})
 }
 
@@ -164,70 +155,11 @@ func retryDump[T any](ctx context.Context, once func() ([]T, error)) ([]T, error
 		switch {
 		case err == nil:
 			return out, nil
-		case !errors.Is(err, nl.ErrDumpInterrupted) && !errors.Is(err, unix.EINTR):
+		case !errors.Is(err, ErrDumpInterrupted):
 			return nil, err
 		case try == dumpTries:
 			return nil, fmt.Errorf("%w %d times in a row: the kernel is changing faster than it can be read",
 				ErrDumpInterrupted, try)
 		}
 	}
-}
-
-// attributeKindMask removes the "nested" and "network byte order" bits.
-const attributeKindMask = 0x3fff
-
-// attributes is a list of netlink attributes in the making.
-type attributes []byte
-
-// bytes adds an attribute. The kernel wants each one to begin on four bytes.
-func (a *attributes) bytes(kind uint16, value []byte) {
-	start := a.begin(kind)
-	*a = append(*a, value...)
-	a.end(start)
-}
-
-func (a *attributes) uint32(kind uint16, v uint32) {
-	a.bytes(kind, binary.NativeEndian.AppendUint32(nil, v))
-}
-
-func (a *attributes) text(kind uint16, s string) {
-	a.bytes(kind, append([]byte(s), 0))
-}
-
-// begin opens an attribute whose value is appended next; end closes it.
-func (a *attributes) begin(kind uint16) (start int) {
-	start = len(*a)
-	*a = binary.NativeEndian.AppendUint16(*a, 0)
-	*a = binary.NativeEndian.AppendUint16(*a, kind)
-	return start
-}
-
-func (a *attributes) end(start int) {
-	binary.NativeEndian.PutUint16((*a)[start:], uint16(len(*a)-start))
-	for len(*a)%unix.NLA_ALIGNTO != 0 {
-		*a = append(*a, 0)
-	}
-}
-
-// eachAttribute calls f for every attribute in b; the flag bits of the kind are
-// removed.
-func eachAttribute(b []byte, f func(kind uint16, value []byte) error) error {
-	attrs, err := nl.ParseRouteAttr(b)
-	if err != nil {
-		return fmt.Errorf("parse attributes: %w", err)
-	}
-	for _, a := range attrs {
-		if err := f(a.Attr.Type&attributeKindMask, a.Value); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// number reads an attribute of four bytes; a shorter one is a malformed message.
-func number(value []byte) (uint32, error) {
-	if len(value) < 4 {
-		return 0, fmt.Errorf("attribute of %d bytes where four are due: %w", len(value), syscall.EBADMSG)
-	}
-	return binary.NativeEndian.Uint32(value), nil
 }

@@ -55,6 +55,7 @@ func CreateNetns() (*Netns, error) {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return NewError("create network namespace", "", err)
 		}
+		var err error
 		created, err = CurrentNetns()
 		return err
 	})

@@ -147,7 +147,7 @@ func (h *Handle) ReplaceRoute(r Route) error {
 	return h.writeRoute("replace route", r, unix.NLM_F_CREATE|unix.NLM_F_REPLACE)
 }
 
-func (h *Handle) writeRoute(op string, r Route, flags int) error {
+func (h *Handle) writeRoute(op string, r Route, flags uint16) error {
 	if err := r.Validate(); err != nil {
 		return NewError(op, r.String(), err)
 	}

@@ -1,0 +1,199 @@
+package kernel
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"syscall"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// exchange sends one request and hands every message of its answer to each,
+// until the kernel says that it was all. After an error from each the rest of
+// the answer is read and dropped.
+func (h *Handle) exchange(kind, flags uint16, header, attrs []byte, each func(kind uint16, data []byte) error) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.seq++
+	msg := appendMessage(nil, kind, flags|unix.NLM_F_REQUEST, h.seq, header, attrs)
+	if err := h.send(msg); err != nil {
+		return err
+	}
+	var bad error
+	interrupted := false
+	for {
+		msgs, err := h.receive()
+		if err != nil {
+			return err
+		}
+		for _, m := range msgs {
+			if m.Header.Seq != h.seq {
+				continue // the late answer to a request that timed out
+			}
+			interrupted = interrupted || m.Header.Flags&unix.NLM_F_DUMP_INTR != 0
+			if done, err := verdict(m); done {
+				if interrupted {
+					err = errors.Join(err, ErrDumpInterrupted)
+				}
+				return errors.Join(err, bad)
+			}
+			if bad == nil {
+				bad = each(m.Header.Type, m.Data)
+			}
+		}
+	}
+}
+
+// send hands messages to the kernel, which works them off before it returns.
+func (h *Handle) send(msgs []byte) error {
+	return ignoringEINTR(func() error {
+		return unix.Sendto(h.socket.GetFd(), msgs, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+	})
+}
+
+// receive gives the next messages that really are from the kernel.
+func (h *Handle) receive() ([]syscall.NetlinkMessage, error) {
+	for {
+		msgs, from, err := h.socket.Receive()
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return nil, fmt.Errorf("receive the kernel's answer: %w", err)
+		case from.Pid == nl.PidKernel:
+			return msgs, nil
+		}
+	}
+}
+
+func ignoringEINTR(f func() error) error {
+	for {
+		if err := f(); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+// verdict is done for the last message of an answer, with what it says.
+func verdict(m syscall.NetlinkMessage) (done bool, err error) {
+	if m.Header.Type != unix.NLMSG_DONE && m.Header.Type != unix.NLMSG_ERROR {
+		return false, nil
+	}
+	if len(m.Data) < 4 {
+		return true, nil // an empty NLMSG_DONE is a success
+	}
+	errno := syscall.Errno(-int32(binary.NativeEndian.Uint32(m.Data)))
+	if errno == 0 {
+		return true, nil
+	}
+	if m.Header.Type == unix.NLMSG_DONE && errno == unix.EINTR {
+		return true, ErrDumpInterrupted
+	}
+	if text := explanation(m); text != "" {
+		return true, fmt.Errorf("%w: %s", errno, text)
+	}
+	return true, errno
+}
+
+// explanation is the kernel's own words on an error. They come after the errno
+// and, unless a dump ends here, the request echoed whole or only its header.
+func explanation(m syscall.NetlinkMessage) (text string) {
+	if m.Header.Flags&unix.NLM_F_ACK_TLVS == 0 {
+		return ""
+	}
+	rest := m.Data[4:]
+	if m.Header.Type == unix.NLMSG_ERROR {
+		if len(rest) < unix.SizeofNlMsghdr {
+			return ""
+		}
+		echoed := unix.SizeofNlMsghdr
+		if m.Header.Flags&unix.NLM_F_CAPPED == 0 {
+			echoed = align(int(binary.NativeEndian.Uint32(rest)))
+		}
+		if echoed > len(rest) {
+			return ""
+		}
+		rest = rest[echoed:]
+	}
+	_ = eachAttribute(rest, func(kind uint16, value []byte) error {
+		if kind == unix.NLMSGERR_ATTR_MSG {
+			text = unix.ByteSliceToString(value)
+		}
+		return nil
+	})
+	return text
+}
+
+// appendMessage adds one message with its netlink header.
+func appendMessage(b []byte, kind, flags uint16, seq uint32, header, attrs []byte) []byte {
+	b = binary.NativeEndian.AppendUint32(b, uint32(unix.SizeofNlMsghdr+len(header)+len(attrs)))
+	b = binary.NativeEndian.AppendUint16(b, kind)
+	b = binary.NativeEndian.AppendUint16(b, flags)
+	b = binary.NativeEndian.AppendUint32(b, seq)
+	b = binary.NativeEndian.AppendUint32(b, 0)
+	b = append(b, header...)
+	return append(b, attrs...)
+}
+
+func align(n int) int { return (n + unix.NLA_ALIGNTO - 1) &^ (unix.NLA_ALIGNTO - 1) }
+
+// attributeKindMask removes the "nested" and "network byte order" bits.
+const attributeKindMask = 0x3fff
+
+// attributes is a list of netlink attributes in the making.
+type attributes []byte
+
+// bytes adds an attribute. The kernel wants each one to begin on four bytes.
+func (a *attributes) bytes(kind uint16, value []byte) {
+	start := a.begin(kind)
+	*a = append(*a, value...)
+	a.end(start)
+}
+
+func (a *attributes) uint32(kind uint16, v uint32) {
+	a.bytes(kind, binary.NativeEndian.AppendUint32(nil, v))
+}
+
+func (a *attributes) text(kind uint16, s string) {
+	a.bytes(kind, append([]byte(s), 0))
+}
+
+// begin opens an attribute whose value is appended next; end closes it.
+func (a *attributes) begin(kind uint16) (start int) {
+	start = len(*a)
+	*a = binary.NativeEndian.AppendUint16(*a, 0)
+	*a = binary.NativeEndian.AppendUint16(*a, kind)
+	return start
+}
+
+func (a *attributes) end(start int) {
+	binary.NativeEndian.PutUint16((*a)[start:], uint16(len(*a)-start))
+	for len(*a)%unix.NLA_ALIGNTO != 0 {
+		*a = append(*a, 0)
+	}
+}
+
+// eachAttribute calls f for every attribute in b; the flag bits of the kind are
+// removed.
+func eachAttribute(b []byte, f func(kind uint16, value []byte) error) error {
+	attrs, err := nl.ParseRouteAttr(b)
+	if err != nil {
+		return fmt.Errorf("parse attributes: %w", err)
+	}
+	for _, a := range attrs {
+		if err := f(a.Attr.Type&attributeKindMask, a.Value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// number reads an attribute of four bytes; a shorter one is a malformed message.
+func number(value []byte) (uint32, error) {
+	if len(value) < 4 {
+		return 0, fmt.Errorf("attribute of %d bytes where four are due: %w", len(value), syscall.EBADMSG)
+	}
+	return binary.NativeEndian.Uint32(value), nil
+}
