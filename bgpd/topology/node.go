@@ -1,0 +1,167 @@
+package topology
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+
+	"tortie/internal/api"
+)
+
+// settings is the BGPConfiguration named default, with its defaults.
+type settings struct {
+	asn             uint32
+	mesh            bool
+	port            uint16
+	bindNodeIP      bool
+	meshRestartTime time.Duration
+	// meshRefused says why no mesh session may be made although the mesh is on.
+	meshRefused string
+	// ports has the listen port of nodes with a BGPConfiguration of their own.
+	ports map[string]uint16
+}
+
+const nodeConfigPrefix = "node."
+
+func (c *computation) readSettings() {
+	c.settings = settings{
+		asn: DefaultASN, mesh: true, port: DefaultPort, meshRestartTime: DefaultRestartTime,
+		ports: map[string]uint16{},
+	}
+	for _, conf := range c.in.Configs {
+		name := conf.Name
+		if node, ok := strings.CutPrefix(name, nodeConfigPrefix); ok {
+			if conf.Spec.ListenPort != 0 {
+				c.settings.ports[node] = conf.Spec.ListenPort
+			}
+			continue
+		}
+		if name == "default" {
+			c.readDefault(&conf.Spec)
+		}
+	}
+	c.out.Mesh = c.settings.mesh
+}
+
+func (c *computation) readDefault(spec *v3.BGPConfigurationSpec) {
+	s := &c.settings
+	if spec.ASNumber != nil {
+		s.asn = uint32(*spec.ASNumber)
+	}
+	if spec.NodeToNodeMeshEnabled != nil {
+		s.mesh = *spec.NodeToNodeMeshEnabled
+	}
+	if spec.ListenPort != 0 {
+		s.port = spec.ListenPort
+	}
+	if spec.BindMode != nil {
+		s.bindNodeIP = *spec.BindMode == v3.BindModeNodeIP
+	}
+	if spec.NodeMeshMaxRestartTime != nil {
+		s.meshRestartTime = spec.NodeMeshMaxRestartTime.Duration.Truncate(time.Second)
+	}
+	if spec.NodeMeshPassword != nil {
+		s.meshRefused = "spec.nodeMeshPassword: passwords can't be read by this version; the mesh is off until it is unset"
+	}
+	const ignored = "BGPConfiguration default: spec.%s is not carried out by this version"
+	for field, set := range map[string]bool{
+		"serviceClusterIPs":        len(spec.ServiceClusterIPs) > 0,
+		"serviceExternalIPs":       len(spec.ServiceExternalIPs) > 0,
+		"serviceLoadBalancerIPs":   len(spec.ServiceLoadBalancerIPs) > 0,
+		"prefixAdvertisements":     len(spec.PrefixAdvertisements) > 0,
+		"ignoredInterfaces":        len(spec.IgnoredInterfaces) > 0,
+		"localWorkloadPeeringIPV4": spec.LocalWorkloadPeeringIPV4 != "",
+		"localWorkloadPeeringIPV6": spec.LocalWorkloadPeeringIPV6 != "",
+	} {
+		if set {
+			c.problem(ignored, field)
+		}
+	}
+}
+
+// node is a Node with at least one BGP address, read once.
+type node struct {
+	name       string
+	labels     map[string]string
+	ipv4, ipv6 netip.Addr
+	asn        uint32
+	port       uint16
+	cluster    netip.Addr // route reflector cluster ID; invalid for none
+}
+
+// readNode returns nil for a node that doesn't speak BGP.
+func (c *computation) readNode(in *api.Node) *node {
+	if in.Spec.BGP == nil {
+		return nil
+	}
+	n := &node{name: in.Name, labels: in.Labels, asn: c.settings.asn, port: c.settings.port}
+	n.ipv4 = c.readAddress(in.Name, "ipv4Address", in.Spec.BGP.IPv4Address, netip.Addr.Is4)
+	n.ipv6 = c.readAddress(in.Name, "ipv6Address", in.Spec.BGP.IPv6Address, netip.Addr.Is6)
+	if !n.ipv4.IsValid() && !n.ipv6.IsValid() {
+		return nil
+	}
+	if in.Spec.BGP.ASNumber != nil {
+		n.asn = uint32(*in.Spec.BGP.ASNumber)
+	}
+	if port, ok := c.settings.ports[in.Name]; ok {
+		n.port = port
+	}
+	if id := in.Spec.BGP.RouteReflectorClusterID; id != "" {
+		cluster, ok := parseClusterID(id)
+		if !ok {
+			c.problem("Node %s: spec.bgp.routeReflectorClusterID %q is not a cluster ID: "+
+				"want the form of an IPv4 address, for example 244.0.0.1", in.Name, id)
+		}
+		n.cluster = cluster
+	}
+	return n
+}
+
+// readAddress reads "10.0.0.1/24" or a bare address.
+func (c *computation) readAddress(name, field, value string, family func(netip.Addr) bool) netip.Addr {
+	if value == "" {
+		return netip.Addr{}
+	}
+	bare, _, _ := strings.Cut(value, "/")
+	a, err := netip.ParseAddr(bare)
+	if err != nil || !family(a) || a.IsUnspecified() || a.IsMulticast() || a.IsLoopback() {
+		c.problem("Node %s: spec.bgp.%s %q is not such an address; the node has no session of that family", name, field, value)
+		return netip.Addr{}
+	}
+	return a
+}
+
+func parseClusterID(id string) (netip.Addr, bool) {
+	if a, err := netip.ParseAddr(id); err == nil && a.Is4() && !a.IsUnspecified() {
+		return a, true
+	}
+	n, err := strconv.ParseUint(id, 10, 32)
+	if err != nil || n == 0 {
+		return netip.Addr{}, false
+	}
+	var b [4]byte
+	binary.BigEndian.PutUint32(b[:], uint32(n))
+	return netip.AddrFrom4(b), true
+}
+
+func (n *node) addresses() []netip.Addr {
+	var out []netip.Addr
+	for _, a := range []netip.Addr{n.ipv4, n.ipv6} {
+		if a.IsValid() {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// address is the node's in the family of a; invalid when it has none.
+func (n *node) address(a netip.Addr) netip.Addr {
+	if a.Is4() {
+		return n.ipv4
+	}
+	return n.ipv6
+}

@@ -1,0 +1,307 @@
+package topology
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+
+	"tortie/bgpd/speaker"
+	"tortie/internal/selector"
+)
+
+// mesh makes a session to every other node. Route reflectors have no part in it:
+// a node with a cluster ID neither has mesh sessions nor is given any.
+func (c *computation) mesh() {
+	if !c.settings.mesh || c.self.cluster.IsValid() {
+		return
+	}
+	if c.settings.meshRefused != "" {
+		c.problem("BGPConfiguration default: %s", c.settings.meshRefused)
+		return
+	}
+	for _, n := range c.nodes {
+		if n == c.self || n.cluster.IsValid() {
+			continue
+		}
+		for _, remote := range n.addresses() {
+			local := c.self.address(remote)
+			if _, taken := c.peers[remote]; taken || !local.IsValid() || c.byAddr[remote] != n {
+				continue
+			}
+			p := c.toNode(n, remote)
+			p.Name, p.Type, p.Reason = n.name, Mesh, string(Mesh)
+			p.RestartTime = c.settings.meshRestartTime
+			c.peers[remote] = p
+		}
+	}
+}
+
+// toNode is a session to another node of the cluster.
+func (c *computation) toNode(n *node, remote netip.Addr) Peer {
+	local := c.self.address(remote)
+	return Peer{Node: n.name, Peer: speaker.Peer{
+		Address: remote, Port: n.port, ASN: n.asn, LocalAddress: local,
+		Passive:     passive(local, remote),
+		Multihop:    n.asn != c.self.asn,
+		RestartTime: DefaultRestartTime,
+	}}
+}
+
+// passive decides which of two nodes connects, so that two connections never
+// meet. It is upstream's rule, on the text of the addresses: both sides of a
+// session have to come to opposite answers, in a cluster of both systems too.
+func passive(local, remote netip.Addr) bool { return local.String() > remote.String() }
+
+// explicitPeers makes the sessions of the BGPPeer resources. Two resources that
+// ask for the same address: the one meant for fewer nodes counts, then the first
+// by name.
+func (c *computation) explicitPeers() {
+	in := slices.Clone(c.in.Peers)
+	slices.SortFunc(in, func(a, b *v3.BGPPeer) int {
+		if d := rank(a) - rank(b); d != 0 {
+			return d
+		}
+		return strings.Compare(a.Name, b.Name)
+	})
+	for _, r := range in {
+		peers, err := c.resolve(r)
+		if err != nil {
+			c.problem("BGPPeer %s: %v; the peer is not configured", r.Name, err)
+			continue
+		}
+		for _, p := range peers {
+			c.add(r, p)
+		}
+	}
+}
+
+func rank(p *v3.BGPPeer) int {
+	switch {
+	case p.Spec.Node != "":
+		return 0
+	case p.Spec.NodeSelector != "":
+		return 1
+	}
+	return 2
+}
+
+func (c *computation) add(r *v3.BGPPeer, p Peer) {
+	p.Name, p.Type = r.Name, NodeSpecific
+	if rank(r) == 2 {
+		p.Type = GlobalPeer
+	}
+	p.Reason = "BGPPeer " + r.Name
+	if other, taken := c.peers[p.Address]; taken {
+		if other.Peer != p.Peer {
+			c.problem("BGPPeer %s: %s is already the peer of BGPPeer %s, with other settings; it is not configured",
+				r.Name, p.Address, other.Name)
+		}
+		return
+	}
+	c.peers[p.Address] = p
+}
+
+// resolve is the sessions a BGPPeer means for this node.
+func (c *computation) resolve(r *v3.BGPPeer) ([]Peer, error) {
+	here, err := c.matches(r)
+	if err != nil {
+		return nil, err
+	}
+	var peers []Peer
+	switch {
+	case r.Spec.PeerSelector != "":
+		peers, err = c.selected(r, here)
+	case here && r.Spec.PeerIP != "":
+		peers, err = c.addressed(r)
+	case here:
+		return nil, fmt.Errorf("neither spec.peerIP nor spec.peerSelector is set")
+	}
+	if err != nil || len(peers) == 0 {
+		return nil, err
+	}
+	// Only now, so that a node that has no part in it doesn't complain.
+	if err := refuse(&r.Spec); err != nil {
+		return nil, err
+	}
+	for i := range peers {
+		c.settle(&peers[i], &r.Spec)
+	}
+	return peers, nil
+}
+
+// refuse names a field this version can't carry out. Such a peer must not come
+// up without it: it would advertise or accept what the field forbids.
+func refuse(s *v3.BGPPeerSpec) error {
+	for _, f := range []struct {
+		name string
+		set  bool
+	}{
+		{"password", s.Password != nil},
+		{"filters", len(s.Filters) > 0},
+		{"keepOriginalNextHop", s.KeepOriginalNextHop && s.NextHopMode == nil},
+		{"nextHopMode", s.NextHopMode != nil && *s.NextHopMode != v3.NextHopMode(v3.NextHopModeAuto)},
+		{"reachableBy", s.ReachableBy != ""},
+	} {
+		if f.set {
+			return fmt.Errorf("spec.%s is not supported by this version", f.name)
+		}
+	}
+	return nil
+}
+
+// matches: the resource is meant for this node.
+func (c *computation) matches(r *v3.BGPPeer) (bool, error) {
+	s := &r.Spec
+	switch {
+	case s.LocalWorkloadSelector != "":
+		return false, fmt.Errorf("spec.localWorkloadSelector is not supported by this version")
+	case s.Node != "" && s.NodeSelector != "":
+		return false, fmt.Errorf("spec.node and spec.nodeSelector exclude one another")
+	case s.PeerIP != "" && s.PeerSelector != "":
+		return false, fmt.Errorf("spec.peerIP and spec.peerSelector exclude one another")
+	case s.Node != "":
+		return s.Node == c.self.name, nil
+	case s.NodeSelector != "":
+		sel, err := selector.Parse(s.NodeSelector)
+		if err != nil {
+			return false, fmt.Errorf("spec.nodeSelector: %w", err)
+		}
+		return sel.Matches(c.self.labels), nil
+	}
+	return true, nil
+}
+
+// selected are the sessions of a peerSelector: from the nodes the resource is
+// for to those selected, and back.
+func (c *computation) selected(r *v3.BGPPeer, here bool) ([]Peer, error) {
+	sel, err := selector.Parse(r.Spec.PeerSelector)
+	if err != nil {
+		return nil, fmt.Errorf("spec.peerSelector: %w", err)
+	}
+	reverse := r.Spec.ReversePeering == nil || *r.Spec.ReversePeering == v3.ReversePeeringAuto
+	selectsSelf := reverse && sel.Matches(c.self.labels)
+	var out []Peer
+	for _, n := range c.nodes {
+		if n == c.self || !(here && sel.Matches(n.labels) || selectsSelf && c.meant(r, n)) {
+			continue
+		}
+		for _, remote := range n.addresses() {
+			if c.self.address(remote).IsValid() && c.byAddr[remote] == n {
+				p := c.toNode(n, remote)
+				// Without the way back the other side doesn't know us as a peer it
+				// could connect to, so the one configured has to.
+				p.Passive = p.Passive && reverse
+				out = append(out, p)
+			}
+		}
+	}
+	return out, nil
+}
+
+// meant: the resource is for node n. Its selectors have been parsed before.
+func (c *computation) meant(r *v3.BGPPeer, n *node) bool {
+	switch {
+	case r.Spec.Node != "":
+		return r.Spec.Node == n.name
+	case r.Spec.NodeSelector != "":
+		sel, err := selector.Parse(r.Spec.NodeSelector)
+		return err == nil && sel.Matches(n.labels)
+	}
+	return true
+}
+
+// addressed is the session of a peerIP.
+func (c *computation) addressed(r *v3.BGPPeer) ([]Peer, error) {
+	remote, port, err := parsePeerIP(r.Spec.PeerIP)
+	if err != nil {
+		return nil, fmt.Errorf("spec.peerIP %q: %w", r.Spec.PeerIP, err)
+	}
+	if r.Spec.ASNumber == 0 {
+		return nil, fmt.Errorf("spec.asNumber is not set")
+	}
+	if c.byAddr[remote] == c.self {
+		return nil, nil // a global peer that is this node itself
+	}
+	local := c.self.address(remote)
+	if !local.IsValid() {
+		return nil, fmt.Errorf("%s can't be reached: this node has no address of that family", remote)
+	}
+	asn := uint32(r.Spec.ASNumber)
+	p := Peer{Peer: speaker.Peer{
+		Address: remote, Port: port, ASN: asn, LocalAddress: local, RestartTime: DefaultRestartTime,
+	}}
+	if n := c.byAddr[remote]; n != nil {
+		// Its node may well have no session back: whoever is configured connects.
+		p.Node = n.name
+		if port == 0 && asn == n.asn {
+			p.Port = n.port
+		}
+	}
+	if p.Port == 0 {
+		p.Port = DefaultPort
+	}
+	return []Peer{p}, nil
+}
+
+// settle fills in what is said of a session whichever way it was found.
+func (c *computation) settle(p *Peer, s *v3.BGPPeerSpec) {
+	if s.LocalASNumber != nil {
+		p.LocalASN = uint32(*s.LocalASNumber)
+	}
+	localASN := c.self.asn
+	if p.LocalASN != 0 {
+		localASN = p.LocalASN
+	}
+	if s.MaxRestartTime != nil {
+		p.RestartTime = s.MaxRestartTime.Duration.Truncate(time.Second)
+	}
+	if s.NumAllowedLocalASNumbers != nil {
+		p.AllowOwnASN = uint8(min(max(*s.NumAllowedLocalASNumbers, 0), 255))
+	}
+	if s.SourceAddress == v3.SourceAddressNone {
+		p.LocalAddress = netip.Addr{}
+	}
+	external := p.ASN != localASN
+	p.Multihop = external // a peer need not be on our segment, as upstream has it
+	if s.TTLSecurity != nil && *s.TTLSecurity > 0 {
+		p.TTLSecurity, p.Multihop = *s.TTLSecurity, false
+	}
+	if !external && c.self.cluster.IsValid() && !c.sameCluster(p.Node) {
+		p.ReflectorClient, p.ClusterID = true, c.self.cluster
+	}
+}
+
+// sameCluster: the peer is another reflector of our cluster, not a client.
+func (c *computation) sameCluster(name string) bool {
+	for _, n := range c.nodes {
+		if n.name == name {
+			return n.cluster == c.self.cluster
+		}
+	}
+	return false
+}
+
+// parsePeerIP reads an address with or without a port. The port of IPv6 needs
+// brackets; a bare IPv6 address has none.
+func parsePeerIP(s string) (netip.Addr, uint16, error) {
+	if a, err := netip.ParseAddr(s); err == nil {
+		return usable(a, 0)
+	}
+	ap, err := netip.ParseAddrPort(s)
+	if err != nil || ap.Port() == 0 {
+		return netip.Addr{}, 0, fmt.Errorf("want an address, <IPv4>:<port> or [<IPv6>]:<port>")
+	}
+	return usable(ap.Addr(), ap.Port())
+}
+
+func usable(a netip.Addr, port uint16) (netip.Addr, uint16, error) {
+	a = a.Unmap()
+	if a.IsUnspecified() || a.IsMulticast() {
+		return netip.Addr{}, 0, fmt.Errorf("no peer can have this address")
+	}
+	return a, port, nil
+}

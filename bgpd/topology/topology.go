@@ -1,0 +1,216 @@
+// Package topology computes what a node's speaker has to be from the cluster's
+// resources: its AS number, its peers and its exports, each with the reason.
+//
+// It is pure: the output depends on the present input only, not on its order
+// and never on history. A resource that makes no sense disables only itself and
+// says so in Problems.
+package topology
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+
+	"tortie/bgpd/speaker"
+	"tortie/internal/api"
+)
+
+// Defaults of upstream.
+const (
+	DefaultASN         = 64512
+	DefaultPort        = 179
+	DefaultRestartTime = 120 * time.Second
+)
+
+// Input is the cluster as far as BGP goes; the order of nothing in it matters.
+type Input struct {
+	Node       string // this node
+	Nodes      []*api.Node
+	Configs    []*v3.BGPConfiguration
+	Peers      []*v3.BGPPeer
+	Affinities []*api.BlockAffinity
+	Blocks     []*api.IPAMBlock
+	Pools      []*v3.IPPool
+}
+
+// PeerType is what a peer is called in status output.
+type PeerType string
+
+// The types of peers.
+const (
+	Mesh         PeerType = "node-to-node mesh"
+	NodeSpecific PeerType = "node specific"
+	GlobalPeer   PeerType = "global"
+)
+
+// Peer is a session and where it comes from.
+type Peer struct {
+	speaker.Peer
+	// Name is the BGPPeer resource or, in the mesh, the node.
+	Name string
+	Type PeerType
+	// Node is the cluster node the peer is; empty for an outside router.
+	Node string
+	// Reason says in words why there is such a session.
+	Reason string
+}
+
+// Export is a prefix this node advertises and why.
+type Export struct {
+	Prefix netip.Prefix
+	Reason string
+}
+
+// Output is what the node has to be.
+type Output struct {
+	// Missing says what has to be created before the node can speak BGP; empty
+	// when it can. Everything else but Problems is then zero.
+	Missing string
+	Global  speaker.Global
+	Peers   []Peer   // by address
+	Exports []Export // by prefix
+	// Mesh: the node-to-node mesh is on.
+	Mesh bool
+	// Addresses are the node's own.
+	Addresses []netip.Addr
+	// Pools are all pools, OwnBlocks the confirmed blocks of this node.
+	Pools, OwnBlocks []netip.Prefix
+	// BlockOwners names the node of every confirmed block.
+	BlockOwners map[netip.Prefix]string
+	Problems    []string
+}
+
+// Desired is the part a speaker is told.
+func (o Output) Desired() speaker.Desired {
+	d := speaker.Desired{Global: o.Global}
+	for _, p := range o.Peers {
+		d.Peers = append(d.Peers, p.Peer)
+	}
+	for _, e := range o.Exports {
+		d.Exports = append(d.Exports, speaker.Export{Prefix: e.Prefix})
+	}
+	return d
+}
+
+// Compute makes the output of an input.
+func Compute(in Input) Output {
+	c := newComputation(in)
+	if c.self == nil {
+		c.out.Missing = c.missing()
+		return c.finish()
+	}
+	c.global()
+	c.exports()
+	c.explicitPeers()
+	c.mesh()
+	return c.finish()
+}
+
+// computation is one run of Compute.
+type computation struct {
+	in       Input
+	settings settings
+	nodes    []*node // by name, those that can be read
+	byAddr   map[netip.Addr]*node
+	self     *node
+	peers    map[netip.Addr]Peer
+	out      Output
+}
+
+func newComputation(in Input) *computation {
+	c := &computation{in: in, byAddr: map[netip.Addr]*node{}, peers: map[netip.Addr]Peer{}}
+	c.out.BlockOwners = map[netip.Prefix]string{}
+	c.readSettings()
+	for _, n := range in.Nodes {
+		parsed := c.readNode(n)
+		if parsed == nil {
+			continue
+		}
+		c.nodes = append(c.nodes, parsed)
+		if n.Name == in.Node {
+			c.self = parsed
+		}
+	}
+	slices.SortFunc(c.nodes, func(a, b *node) int { return strings.Compare(a.name, b.name) })
+	for _, n := range c.nodes {
+		for _, a := range n.addresses() {
+			if other, ok := c.byAddr[a]; ok {
+				c.problem("Node %s: address %s is also that of node %s", n.name, a, other.name)
+				continue
+			}
+			c.byAddr[a] = n
+		}
+	}
+	return c
+}
+
+func (c *computation) problem(format string, args ...any) {
+	c.out.Problems = append(c.out.Problems, fmt.Sprintf(format, args...))
+}
+
+// missing says why there is no self.
+func (c *computation) missing() string {
+	for _, n := range c.in.Nodes {
+		if n.Name == c.in.Node {
+			return fmt.Sprintf("Node %s has no usable BGP address: set spec.bgp.ipv4Address or spec.bgp.ipv6Address "+
+				"to the node's address with its prefix length, for example 10.0.0.1/24", c.in.Node)
+		}
+	}
+	return fmt.Sprintf("there is no Node %s: create it with its BGP address, "+
+		"or set NODENAME to the name of an existing Node", c.in.Node)
+}
+
+func (c *computation) finish() Output {
+	for _, p := range c.peers {
+		c.out.Peers = append(c.out.Peers, p)
+	}
+	slices.SortFunc(c.out.Peers, func(a, b Peer) int { return a.Address.Compare(b.Address) })
+	slices.SortFunc(c.out.Exports, func(a, b Export) int { return comparePrefix(a.Prefix, b.Prefix) })
+	slices.SortFunc(c.out.Pools, comparePrefix)
+	slices.SortFunc(c.out.OwnBlocks, comparePrefix)
+	slices.Sort(c.out.Problems)
+	c.out.Problems = slices.Compact(c.out.Problems)
+	return c.out
+}
+
+func comparePrefix(a, b netip.Prefix) int {
+	if d := a.Addr().Compare(b.Addr()); d != 0 {
+		return d
+	}
+	return a.Bits() - b.Bits()
+}
+
+func (c *computation) global() {
+	g := speaker.Global{
+		ASN: c.self.asn, RouterID: routerID(c.self), Port: c.self.port,
+		// A reflector passes on what it learns; a node only what it has.
+		Transit: c.self.cluster.IsValid(),
+	}
+	c.out.Addresses = c.self.addresses()
+	for _, a := range c.out.Addresses {
+		switch {
+		case c.settings.bindNodeIP:
+			g.Listen = append(g.Listen, a)
+		case a.Is4():
+			g.Listen = append(g.Listen, netip.IPv4Unspecified())
+		default:
+			g.Listen = append(g.Listen, netip.IPv6Unspecified())
+		}
+	}
+	c.out.Global = g
+}
+
+// routerID is the IPv4 address, or for a node without one a hash of its name.
+func routerID(n *node) netip.Addr {
+	if n.ipv4.IsValid() {
+		return n.ipv4
+	}
+	sum := sha256.Sum256([]byte(n.name))
+	// Class A to C and not a network's first address: some speakers refuse others.
+	return netip.AddrFrom4([4]byte{1 + sum[0]%222, sum[1], sum[2], 1 + sum[3]%254})
+}
