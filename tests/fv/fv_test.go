@@ -165,3 +165,25 @@ func routesOf(t *testing.T, l *lab.Lab) map[string]string {
 	}
 	return all
 }
+
+// waitStoreSound waits until the datastore holds the endpoints and addresses of
+// exactly the given number of dual-stack pods and breaks none of the allocator's
+// invariants.
+func waitStoreSound(t *testing.T, l *lab.Lab, pods int) {
+	t.Helper()
+	var report lab.StoreReport
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(200 * time.Millisecond) {
+		var err error
+		if report, err = l.Store(); err != nil {
+			t.Fatal(err)
+		}
+		if len(report.Endpoints) == pods && len(report.Allocated) == 2*pods && len(report.Problems) == 0 {
+			return
+		}
+		if time.Now().After(end) {
+			break
+		}
+	}
+	t.Errorf("the store does not settle at %d pods: %d endpoints %v, %d addresses %v, problems %v",
+		pods, len(report.Endpoints), report.Endpoints, len(report.Allocated), report.Allocated, report.Problems)
+}

@@ -40,6 +40,6 @@ outside its namespaces; "lab down" leaves nothing behind.`,
 	}
 	name := cmd.PersistentFlags().String("name", "lab", "which lab, where several run")
 	cmd.AddCommand(upCommand(name), downCommand(name), statusCommand(name), checkCommand(name),
-		execCommand(name), podCommand(name), etcdCommand(), routerCommand())
+		execCommand(name), podCommand(name), etcdCommand(), routerCommand(), storeCommand())
 	return cmd
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"time"
@@ -131,4 +132,18 @@ func progress(w io.Writer) lab.Progress {
 		return nil
 	}
 	return func(step string) { fmt.Fprintln(w, "…", step) }
+}
+
+// storeCommand prints what stands in the datastore and what is wrong with it.
+func storeCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "store", Hidden: true, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			report, err := lab.ReadStore(cmd.Context(), slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
+			if err != nil {
+				return err
+			}
+			return json.NewEncoder(cmd.OutOrStdout()).Encode(report)
+		},
+	}
 }
