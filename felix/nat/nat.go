@@ -1,0 +1,324 @@
+// Package nat hides pods behind their node's address when they talk to the world
+// outside: packets from a pool with natOutgoing to a destination in no pool are
+// masqueraded.
+//
+// It owns one chain and four sets in the nftables table "inet tortie" and touches
+// nothing else. A pod keeps its own address towards every other pod, on this node
+// or another, and towards this node; a node keeps its own towards pods.
+package nat
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os/exec"
+	"slices"
+	"sync"
+
+	"go4.org/netipx"
+	"sigs.k8s.io/knftables"
+)
+
+// The names of what is ours in the kernel.
+const (
+	family    = knftables.InetFamily
+	tableName = "tortie"
+	chainName = "nat-outgoing"
+)
+
+// ErrNoNft: the nft command, or the kernel's side of it, is missing.
+var ErrNoNft = errors.New("nftables is not available")
+
+// State is what is to be masqueraded. It may be given in any order and with
+// overlaps.
+type State struct {
+	// MasqueradeCIDRs are the pools with natOutgoing.
+	MasqueradeCIDRs []netip.Prefix
+	// PoolCIDRs are all pools, disabled ones included: their addresses are
+	// pods' as well.
+	PoolCIDRs []netip.Prefix
+}
+
+// Config is what a Masquerade needs.
+type Config struct {
+	// NFT is the table; nil for the real one of the network namespace that
+	// Apply is called in, through the nft command.
+	NFT knftables.Interface
+	Log *slog.Logger // nil for no log
+}
+
+// Masquerade reconciles the rules with a State. Its methods may be called from
+// any goroutine; while Apply runs the others wait.
+type Masquerade struct {
+	log *slog.Logger
+
+	mu      sync.Mutex
+	nft     knftables.Interface // nil until the nft command was needed
+	desired contents
+	actual  contents
+	// known: actual is what the kernel has. It is not at first, after a failure,
+	// and when a resync is asked for.
+	known bool
+}
+
+// contents are the elements of every set, by its name; nil when there is nothing
+// to masquerade and so neither chain nor sets.
+type contents map[string][]netip.Prefix
+
+// New makes a Masquerade with nothing to masquerade. Nothing is read or written
+// before the first Apply.
+func New(cfg Config) *Masquerade {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Masquerade{nft: cfg.NFT, log: cfg.Log}
+}
+
+// Set makes s the desired state.
+func (m *Masquerade) Set(s State) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.desired = contentsOf(s)
+}
+
+// QueueResync makes the next Apply read the kernel and write everything anew.
+func (m *Masquerade) QueueResync() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.known = false
+}
+
+// InSync reports that the kernel has what is desired, as far as is known.
+func (m *Masquerade) InSync() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.known && m.actual.equal(m.desired)
+}
+
+// Apply makes the kernel's rules as desired, in one transaction: every packet
+// meets the old rules or the new ones. An error leaves the old ones in force and
+// the next Apply starts from reading the kernel. It costs nothing when nothing
+// changed. ErrNoNft when masquerading is wanted and nft is missing.
+func (m *Masquerade) Apply(ctx context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.known && m.actual.equal(m.desired) {
+		return nil
+	}
+	if err := m.apply(ctx, m.desired); err != nil {
+		m.known = false
+		return fmt.Errorf("masquerade traffic that leaves the pools: %w", err)
+	}
+	m.actual, m.known = m.desired, true
+	m.log.Info("masquerading changed", "cidrs", m.desired[masqueradeSet(v4)], "cidrs-ipv6", m.desired[masqueradeSet(v6)])
+	return nil
+}
+
+// Cleanup removes what is ours, and the table when nothing else is in it. What is
+// desired stays and is written again by the next Apply.
+func (m *Masquerade) Cleanup(ctx context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.known = false
+	if err := m.apply(ctx, nil); err != nil {
+		return fmt.Errorf("remove masquerading: %w", err)
+	}
+	return nil
+}
+
+func (m *Masquerade) apply(ctx context.Context, want contents) error {
+	if err := m.open(); err != nil {
+		if want == nil && errors.Is(err, exec.ErrNotFound) {
+			return nil // without nft there is nothing of ours to remove
+		}
+		return err
+	}
+	tx := m.nft.NewTransaction()
+	switch {
+	case want == nil || m.actual == nil || !m.known:
+		if err := m.rebuild(ctx, tx, want); err != nil {
+			return err
+		}
+	default:
+		for name, prefixes := range want {
+			if !slices.Equal(prefixes, m.actual[name]) {
+				tx.Flush(&knftables.Set{Name: name})
+				addElements(tx, name, prefixes)
+			}
+		}
+	}
+	if tx.NumOperations() == 0 {
+		return nil
+	}
+	return m.nft.Run(ctx, tx)
+}
+
+// open finds the nft command when it is first needed.
+func (m *Masquerade) open() error {
+	if m.nft != nil {
+		return nil
+	}
+	nft, err := knftables.New(family, tableName)
+	switch {
+	case errors.Is(err, exec.ErrNotFound):
+		return fmt.Errorf("%w: install the nft command (apt-get install nftables, dnf install nftables), "+
+			"or set natOutgoing: false in the IP pools: %w", ErrNoNft, err)
+	case err != nil:
+		return fmt.Errorf("%w: %w", ErrNoNft, err)
+	}
+	m.nft = nft
+	return nil
+}
+
+// rebuild replaces whatever there is of ours, even if it was made differently.
+// The rules are not compared but written: nft cannot read a rule back in a form
+// that could be.
+func (m *Masquerade) rebuild(ctx context.Context, tx *knftables.Transaction, want contents) error {
+	there, err := m.nft.ListAll(ctx)
+	if knftables.IsNotFound(err) {
+		there, err = nil, nil
+		if want == nil {
+			return nil
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("read table %s %s: %w", family, tableName, err)
+	}
+	tx.Add(&knftables.Table{})
+	others := removeOurs(tx, there)
+	switch {
+	case want != nil:
+		write(tx, want)
+	case !others:
+		tx.Delete(&knftables.Table{})
+	}
+	return nil
+}
+
+// removeOurs deletes our objects among those there are and reports whether there
+// are others.
+func removeOurs(tx *knftables.Transaction, there map[string][]string) (others bool) {
+	ours := map[string]func(name string) bool{
+		"chain": func(name string) bool { return name == chainName },
+		"set":   func(name string) bool { return slices.Contains(setNames(), name) },
+	}
+	// The chain first: its rules use the sets.
+	for _, kind := range []string{"chain", "set"} {
+		for _, name := range there[kind] {
+			switch {
+			case !ours[kind](name):
+				others = true
+			case kind == "chain":
+				tx.Flush(&knftables.Chain{Name: name})
+				tx.Delete(&knftables.Chain{Name: name})
+			default:
+				tx.Delete(&knftables.Set{Name: name})
+			}
+		}
+	}
+	for kind, names := range there {
+		if ours[kind] == nil && kind != "rule" && kind != "element" && len(names) > 0 {
+			others = true
+		}
+	}
+	return others
+}
+
+// write makes the chain, the sets and the rules from nothing.
+func write(tx *knftables.Transaction, want contents) {
+	for _, v := range []version{v4, v6} {
+		for _, name := range []string{masqueradeSet(v), poolSet(v)} {
+			tx.Add(&knftables.Set{Name: name, Type: v.setType, Flags: []knftables.SetFlag{knftables.IntervalFlag}})
+			addElements(tx, name, want[name])
+		}
+	}
+	tx.Add(&knftables.Chain{
+		Name:     chainName,
+		Type:     knftables.PtrTo(knftables.NATType),
+		Hook:     knftables.PtrTo(knftables.PostroutingHook),
+		Priority: knftables.PtrTo(knftables.SNATPriority),
+	})
+	for _, v := range []version{v4, v6} {
+		tx.Add(&knftables.Rule{Chain: chainName, Rule: v.rule(), Comment: knftables.PtrTo(
+			"from a pool with natOutgoing to a destination in no pool")})
+	}
+}
+
+func addElements(tx *knftables.Transaction, set string, prefixes []netip.Prefix) {
+	for _, p := range prefixes {
+		tx.Add(&knftables.Element{Set: set, Key: []string{p.String()}})
+	}
+}
+
+// version is one of the two IP versions, in nft's words.
+type version struct {
+	name    string
+	keyword string
+	setType string
+	is4     bool
+}
+
+var (
+	v4 = version{name: "ipv4", keyword: "ip", setType: "ipv4_addr", is4: true}
+	v6 = version{name: "ipv6", keyword: "ip6", setType: "ipv6_addr"}
+)
+
+// rule is Calico's: from a pool with natOutgoing to a destination in no pool.
+// What a node says to itself over the loopback stays as it is. Source ports are
+// drawn at random, because those of many pods would collide.
+func (v version) rule() string {
+	return fmt.Sprintf(`oifname != "lo" %s saddr @%s %s daddr != @%s masquerade fully-random`,
+		v.keyword, masqueradeSet(v), v.keyword, poolSet(v))
+}
+
+func masqueradeSet(v version) string { return "nat-outgoing-" + v.name }
+func poolSet(v version) string       { return "pools-" + v.name }
+
+func setNames() []string {
+	return []string{masqueradeSet(v4), masqueradeSet(v6), poolSet(v4), poolSet(v6)}
+}
+
+// contentsOf gives every set the fewest prefixes that cover its addresses, for
+// nft refuses overlaps.
+func contentsOf(s State) contents {
+	if len(s.MasqueradeCIDRs) == 0 {
+		return nil
+	}
+	c := contents{}
+	for _, v := range []version{v4, v6} {
+		c[masqueradeSet(v)] = v.cover(s.MasqueradeCIDRs)
+		// A pool that is masqueraded is a pool.
+		c[poolSet(v)] = v.cover(slices.Concat(s.PoolCIDRs, s.MasqueradeCIDRs))
+	}
+	return c
+}
+
+// cover is the fewest prefixes of the version with the same addresses, in order.
+func (v version) cover(prefixes []netip.Prefix) []netip.Prefix {
+	var b netipx.IPSetBuilder
+	for _, p := range prefixes {
+		if p.IsValid() && p.Addr().Is4() == v.is4 {
+			b.AddPrefix(p.Masked())
+		}
+	}
+	// The builder fails on invalid prefixes only, and those are left out.
+	set, err := b.IPSet()
+	if err != nil {
+		return nil
+	}
+	return set.Prefixes()
+}
+
+func (c contents) equal(o contents) bool {
+	if (c == nil) != (o == nil) {
+		return false
+	}
+	for name, prefixes := range c {
+		if !slices.Equal(prefixes, o[name]) {
+			return false
+		}
+	}
+	return true
+}
