@@ -129,6 +129,8 @@ type Session struct {
 	Established bool
 	// EndOfRIB: the peer has sent everything it had (RFC 4724 section 2).
 	EndOfRIB bool
+	// Graceful: the peer restarts gracefully, and so will send End-of-RIB.
+	Graceful bool
 	// Removed: the peer is no longer configured.
 	Removed bool
 }

@@ -24,6 +24,8 @@ const (
 	// seconds. Our exports are complete before any session is up, so there is
 	// nothing to wait for: it is the least that GoBGP can express (0 means 360).
 	deferral = 1
+	// maxRestartTime is what the 12 bits of RFC 4724 section 3 hold.
+	maxRestartTime = (1<<12 - 1) * time.Second
 	// multihopTTL is the TTL of sessions to external peers that may be routers away.
 	multihopTTL = 255
 )
@@ -77,7 +79,7 @@ func peerToAPI(p speaker.Peer, restarting bool) *gobgpapi.Peer {
 		Transport: &gobgpapi.Transport{PassiveMode: p.Passive, RemotePort: uint32(p.Port)},
 		GracefulRestart: &gobgpapi.GracefulRestart{
 			Enabled:     graceful,
-			RestartTime: uint32(p.RestartTime / time.Second),
+			RestartTime: uint32(min(p.RestartTime, maxRestartTime) / time.Second),
 			// RFC 8538: a NOTIFICATION too is survived, unless it is a hard reset.
 			NotificationEnabled: graceful,
 			DeferralTime:        deferral,

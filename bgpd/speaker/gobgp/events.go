@@ -27,9 +27,8 @@ type events struct {
 
 type session struct {
 	speaker.Session
-	state    speaker.State
-	since    time.Time
-	graceful bool // the peer's OPEN had the graceful restart capability for our family
+	state speaker.State
+	since time.Time
 }
 
 func newEvents(now func() time.Time, c *causes) *events {
@@ -113,8 +112,8 @@ func (e *events) state(addr netip.Addr, state speaker.State, graceful bool) {
 	if !ok {
 		return
 	}
-	now := session{state: state, since: e.now(), graceful: graceful}
-	now.Established = state == speaker.Established
+	now := session{state: state, since: e.now()}
+	now.Established, now.Graceful = state == speaker.Established, graceful
 	if old.state == state {
 		now.since = old.since
 	}
@@ -227,6 +226,8 @@ func stateFromAPI(s gobgpapi.PeerState_SessionState) speaker.State {
 	return speaker.Idle
 }
 
+// peerIsGraceful: the peer's OPEN had the graceful restart capability for our
+// family.
 func (s *Speaker) peerIsGraceful(addr netip.Addr) bool {
 	graceful := false
 	// The error is that of a request without address.

@@ -47,7 +47,7 @@ func (s *Speaker) Peers(ctx context.Context) ([]speaker.PeerState, error) {
 		ses, _ := s.events.session(addr)
 		ps := speaker.PeerState{
 			Peer: conf, State: stateFromAPI(p.State.SessionState), Since: ses.since,
-			GracefulRestart: ses.graceful, EndOfRIB: ses.EndOfRIB,
+			GracefulRestart: ses.Graceful, EndOfRIB: ses.EndOfRIB,
 		}
 		for _, af := range p.AfiSafis {
 			if af.State != nil && ps.State == speaker.Established {

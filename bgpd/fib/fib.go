@@ -1,0 +1,252 @@
+package fib
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"time"
+
+	"tortie/bgpd/filter"
+	"tortie/bgpd/speaker"
+	"tortie/internal/kernel"
+	"tortie/internal/routetable"
+)
+
+// Kernel is what a FIB needs of [kernel.Handle].
+type Kernel interface {
+	routetable.Kernel
+	Links() ([]kernel.Link, error)
+	Addresses(link int) ([]kernel.Address, error)
+}
+
+// FIB holds the best paths and keeps the kernel's routes of protocol 81 as they
+// say. It is used from one goroutine.
+type FIB struct {
+	kernel Kernel
+	log    *slog.Logger
+	tables map[kernel.Family]*routetable.Table
+
+	best     map[netip.Prefix]speaker.Path
+	entries  map[netip.Prefix]Entry // what was made of each best path
+	scope    filter.Scope           // without Segments and the links' addresses
+	picture  picture
+	resolver *Resolver
+	filter   filter.Scope // scope and what was read of the kernel
+	restart  *restart
+}
+
+// Entry is what has become of a best path.
+type Entry struct {
+	Path speaker.Path
+	// Kernel is the route as desired in the kernel, "via 10.1.0.1 dev eth0"; empty
+	// when there is none.
+	Kernel string
+	// Gateway is the router the next hop is reached by; invalid when the next hop
+	// is on one of the node's segments, or not reached.
+	Gateway netip.Addr
+	// Problem says why there is no route; empty when there is one.
+	Problem string
+}
+
+// New makes a FIB that holds every route of protocol 81 it finds.
+func New(k Kernel, log *slog.Logger) *FIB {
+	f := &FIB{
+		kernel: k, log: log,
+		tables:   map[kernel.Family]*routetable.Table{},
+		best:     map[netip.Prefix]speaker.Path{},
+		entries:  map[netip.Prefix]Entry{},
+		resolver: NewResolver(nil, nil, nil),
+		restart:  newRestart(),
+	}
+	for _, family := range families() {
+		t := routetable.New(routetable.Config{
+			Kernel: k, Protocol: kernel.ProtocolBGP, Families: []kernel.Family{family}, Log: log,
+		})
+		t.HoldStale(true)
+		f.tables[family] = t
+	}
+	return f
+}
+
+func families() []kernel.Family { return []kernel.Family{kernel.IPv4, kernel.IPv6} }
+
+// Leftover reports whether the kernel has routes of an earlier run: this start
+// is then a restart in the sense of RFC 4724.
+func Leftover(ctx context.Context, k Kernel) (bool, error) {
+	routes, err := k.Routes(ctx, kernel.RouteFilter{Protocol: kernel.ProtocolBGP})
+	return len(routes) > 0, err
+}
+
+// Expect tells which peers are configured and what may be imported from them.
+func (f *FIB) Expect(peers []speaker.Peer, scope filter.Scope, now time.Time) {
+	f.restart.expect(peers, now)
+	f.scope = scope
+	f.decideAll()
+}
+
+// Update takes over what has changed at the speaker.
+func (f *FIB) Update(c speaker.Changes, now time.Time) {
+	for prefix, path := range c.Best {
+		if path == nil {
+			delete(f.best, prefix)
+		} else {
+			f.best[prefix] = *path
+		}
+		f.decide(prefix)
+	}
+	for addr, s := range c.Peers {
+		f.restart.session(addr, s, now)
+	}
+}
+
+// Read looks at the kernel's links, addresses and routes, and resolves all next
+// hops anew when something has changed.
+func (f *FIB) Read(ctx context.Context) error {
+	var p picture
+	var err error
+	if p.routes, err = f.kernel.Routes(ctx, kernel.RouteFilter{}); err != nil {
+		return fmt.Errorf("resolve next hops: %w", err)
+	}
+	if p.links, err = f.kernel.Links(); err != nil {
+		return fmt.Errorf("resolve next hops: %w", err)
+	}
+	if p.addresses, err = f.kernel.Addresses(0); err != nil {
+		return fmt.Errorf("resolve next hops: %w", err)
+	}
+	p.routes = slices.DeleteFunc(p.routes, func(r kernel.Route) bool { return r.Protocol == kernel.ProtocolBGP })
+	if p.equal(f.picture) {
+		return nil
+	}
+	f.picture = p
+	var own []netip.Addr
+	for _, a := range p.addresses {
+		own = append(own, a.Prefix.Addr())
+	}
+	f.resolver = NewResolver(p.routes, p.links, own)
+	f.decideAll()
+	return nil
+}
+
+// LinkChanged tells that routes over a link may have gone without a word.
+func (f *FIB) LinkChanged(index int) {
+	for _, t := range f.tables {
+		t.LinkChanged(index)
+	}
+}
+
+// QueueResync makes the next Apply read the kernel's routes of protocol 81.
+func (f *FIB) QueueResync() {
+	for _, t := range f.tables {
+		t.QueueResync()
+	}
+}
+
+// Installed reports whether a route to dst is desired.
+func (f *FIB) Installed(dst netip.Prefix) bool { return f.entries[dst].Kernel != "" }
+
+// Apply makes the kernel's routes as desired and, when all peers of a family
+// have been heard or the restart time is over, sweeps what is left of an earlier
+// run.
+func (f *FIB) Apply(ctx context.Context, now time.Time) error {
+	for _, family := range f.restart.step(now) {
+		f.log.Info("no longer holding routes of an earlier run",
+			"family", family.String(), "stale", f.tables[family].Stale())
+		f.tables[family].HoldStale(false)
+	}
+	var errs []error
+	for _, family := range families() {
+		errs = append(errs, f.tables[family].Apply(ctx))
+	}
+	return errors.Join(errs...)
+}
+
+// Holding reports whether routes of an earlier run are still held.
+func (f *FIB) Holding() bool {
+	if f.restart.done() {
+		return false
+	}
+	for _, t := range f.tables {
+		if t.Stale() > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// Settled reports whether the restart is over, so that no more time has to pass
+// for anything.
+func (f *FIB) Settled() bool { return f.restart.done() }
+
+func (f *FIB) decideAll() {
+	f.filter = f.scope
+	f.filter.Addresses = slices.Clone(f.scope.Addresses)
+	f.filter.Segments = nil
+	for _, a := range f.picture.addresses {
+		addr := a.Prefix.Addr()
+		if addr.IsLoopback() {
+			continue
+		}
+		f.filter.Addresses = append(f.filter.Addresses, addr)
+		// A /32 of a pod or tunnel is no segment; link-local ones are filtered anyway.
+		if !a.Prefix.IsSingleIP() && !addr.IsLinkLocalUnicast() {
+			f.filter.Segments = append(f.filter.Segments,
+				filter.Segment{Prefix: a.Prefix.Masked(), Link: f.resolver.linkName(a.Link)})
+		}
+	}
+	for prefix := range f.best {
+		f.decide(prefix)
+	}
+}
+
+// decide makes of the best path to a prefix, if any, a desired route, if it may
+// be one.
+func (f *FIB) decide(prefix netip.Prefix) {
+	table := f.tables[kernel.FamilyOf(prefix.Addr())]
+	path, ok := f.best[prefix]
+	if !ok {
+		delete(f.entries, prefix)
+		table.Remove(prefix)
+		return
+	}
+	e := Entry{Path: path, Problem: f.filter.Import(path)}
+	if e.Problem != "" {
+		f.entries[prefix] = e
+		table.Remove(prefix)
+		return
+	}
+	v, unreachable := f.resolver.resolve(path.NextHop)
+	if unreachable != "" {
+		e.Problem = unreachable
+		f.entries[prefix] = e
+		table.Remove(prefix)
+		return
+	}
+	e.Kernel = f.resolver.describe(v)
+	if v.gateway != path.NextHop.WithZone("") {
+		e.Gateway = v.gateway
+	}
+	f.entries[prefix] = e
+	table.Update(kernel.Route{
+		Dst: prefix, Type: kernel.RouteUnicast, Link: v.link, Gateway: v.gateway, OnLink: v.onLink,
+	})
+}
+
+// Entries is a copy of what has become of every best path, with the routes whose
+// place another program holds marked as problems.
+func (f *FIB) Entries() map[netip.Prefix]Entry {
+	out := make(map[netip.Prefix]Entry, len(f.entries))
+	for p, e := range f.entries {
+		out[p] = e
+	}
+	for _, t := range f.tables {
+		for _, c := range t.Conflicts() {
+			e := out[c.Desired.Dst]
+			e.Kernel, e.Problem = "", fmt.Sprintf("another program's route holds its place: %s", c.Occupant)
+			out[c.Desired.Dst] = e
+		}
+	}
+	return out
+}

@@ -1,0 +1,109 @@
+// Package filter decides which learned paths may become routes of this node. It
+// is pure.
+//
+// What it protects: the node's way to everything that is not a pod. A learned
+// path never replaces the default route, never a route to one of the node's own
+// segments, and never takes addresses of the node's own blocks away from it.
+package filter
+
+import (
+	"fmt"
+	"net/netip"
+
+	"tortie/bgpd/speaker"
+)
+
+// Segment is a subnet the node has an address in.
+type Segment struct {
+	Prefix netip.Prefix
+	Link   string
+}
+
+// Scope is what a node knows when it looks at a path.
+type Scope struct {
+	// Pools are all IP pools. From a mesh peer nothing outside of them is taken.
+	Pools []netip.Prefix
+	// OwnBlocks are the node's own.
+	OwnBlocks []netip.Prefix
+	// Addresses are the node's own.
+	Addresses []netip.Addr
+	Segments  []Segment
+	// Nodes are the peers that are nodes of the cluster; only they borrow addresses.
+	Nodes map[netip.Addr]bool
+	// Mesh are the peers of the node-to-node mesh.
+	Mesh map[netip.Addr]bool
+}
+
+// Import returns "" for a path that may be installed, else the reason why not.
+func (s *Scope) Import(p speaker.Path) (rejected string) {
+	if reason := unusable(p); reason != "" {
+		return reason
+	}
+	for _, a := range s.Addresses {
+		if p.NextHop == a {
+			return "its next hop is this node itself"
+		}
+	}
+	for _, block := range s.OwnBlocks {
+		if reason := s.againstBlock(p, block); reason != "" {
+			return reason
+		}
+	}
+	for _, segment := range s.Segments {
+		if p.Prefix.Overlaps(segment.Prefix) {
+			return fmt.Sprintf("overlaps %s, a segment of this node on %s", segment.Prefix, segment.Link)
+		}
+	}
+	if s.Mesh[p.Peer] && !within(p.Prefix, s.Pools) {
+		return "outside all IP pools: from the node-to-node mesh only pool addresses are taken"
+	}
+	return ""
+}
+
+// unusable looks at the path alone.
+func unusable(p speaker.Path) string {
+	a := p.Prefix.Addr()
+	switch {
+	case !p.NextHop.IsValid() || p.NextHop.IsUnspecified():
+		return "it has no next hop"
+	case p.NextHop.Is4() != a.Is4():
+		return fmt.Sprintf("its next hop %s is of another address family", p.NextHop)
+	case p.Prefix.Bits() == 0:
+		return "a default route is never imported"
+	case a.IsLoopback(), a.IsMulticast(), a.IsLinkLocalUnicast(), a.IsUnspecified(), reserved(a):
+		return "these addresses are not routed between nodes"
+	}
+	return ""
+}
+
+// reserved is 0.0.0.0/8 and 240.0.0.0/4 (RFC 1122, RFC 1112).
+func reserved(a netip.Addr) bool {
+	if !a.Is4() {
+		return false
+	}
+	first := a.As4()[0]
+	return first == 0 || first >= 240
+}
+
+func (s *Scope) againstBlock(p speaker.Path, block netip.Prefix) string {
+	switch {
+	case !p.Prefix.Overlaps(block):
+		return ""
+	case p.Prefix == block:
+		return fmt.Sprintf("block %s belongs to this node", block)
+	case p.Prefix.Bits() < block.Bits():
+		return fmt.Sprintf("covers %s, a block of this node", block)
+	case p.Prefix.IsSingleIP() && s.Nodes[p.Peer]:
+		return "" // borrowed by another node: it says where the pod is
+	}
+	return fmt.Sprintf("inside %s, a block of this node", block)
+}
+
+func within(p netip.Prefix, pools []netip.Prefix) bool {
+	for _, pool := range pools {
+		if pool.Bits() <= p.Bits() && pool.Contains(p.Addr()) {
+			return true
+		}
+	}
+	return false
+}
