@@ -1,0 +1,209 @@
+package ipam
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"tortie/internal/api"
+	"tortie/internal/datastore"
+)
+
+// Allocator assigns and releases the addresses of one node. All methods are safe
+// for concurrent use; concurrent calls share transactions.
+type Allocator struct {
+	queue  *queue
+	client datastore.Client
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+// AutoAssign assigns addresses from the node's blocks, claiming further blocks
+// as needed. On an error no address is held: what may have been written is taken
+// back as soon as the store answers, unless the same request is repeated first,
+// which then gets the same addresses. A handle that already holds addresses gets
+// more.
+//
+// Errors: *ExhaustedError (ErrNoPool, ErrPoolFull, ErrBlockLimit,
+// ErrNodeUnknown), ErrInvalid, ErrClosed, datastore.ErrUnavailable; when ctx ends
+// first both its error and datastore.ErrUnavailable.
+func (a *Allocator) AutoAssign(ctx context.Context, req Request) ([]Assignment, error) {
+	if err := req.validate(); err != nil {
+		return nil, fmt.Errorf("assign addresses for handle %q: %w", req.Handle, err)
+	}
+	r, err := a.do(ctx, &call{ctx: ctx, handle: req.Handle, assign: &req})
+	if err != nil {
+		return nil, fmt.Errorf("assign addresses for handle %q: %w", req.Handle, err)
+	}
+	return r.assigned, nil
+}
+
+// ReleaseByHandle releases every address of a handle and returns them; a handle
+// that holds nothing is no error. datastore.ErrUnavailable leaves open whether
+// they are released: repeat it.
+func (a *Allocator) ReleaseByHandle(ctx context.Context, handle HandleID) ([]netip.Addr, error) {
+	if handle == "" {
+		return nil, fmt.Errorf("release addresses: the handle is empty: %w", ErrInvalid)
+	}
+	r, err := a.do(ctx, &call{ctx: ctx, handle: handle})
+	if err != nil {
+		return nil, fmt.Errorf("release addresses of handle %q: %w", handle, err)
+	}
+	return r.released, nil
+}
+
+// ByHandle reads the addresses a handle holds from the store.
+func (a *Allocator) ByHandle(ctx context.Context, handle HandleID) ([]netip.Addr, error) {
+	return AddressesOf(ctx, a.client, handle)
+}
+
+// Close stops the allocator. Calls under way answer ErrClosed; what they may have
+// written stays, as after a crash.
+func (a *Allocator) Close() {
+	a.cancel()
+	<-a.done
+}
+
+// do hands a call to the writer and waits for the answer or the end of ctx.
+func (a *Allocator) do(ctx context.Context, c *call) (result, error) {
+	c.result = make(chan result, 1)
+	if err := a.queue.push(c); err != nil {
+		return result{}, err
+	}
+	select {
+	case r := <-c.result:
+		return r, r.err
+	case <-ctx.Done():
+		if c.state.CompareAndSwap(callWaiting, callAbandoned) {
+			return result{}, fmt.Errorf("the store did not answer in time: %w (%w)", context.Cause(ctx), datastore.ErrUnavailable)
+		}
+		r := <-c.result
+		return r, r.err
+	}
+}
+
+func (r Request) validate() error {
+	switch {
+	case r.Handle == "":
+		return fmt.Errorf("the handle is empty: %w", ErrInvalid)
+	case r.Num4 < 0 || r.Num6 < 0:
+		return fmt.Errorf("negative number of addresses: %w", ErrInvalid)
+	case r.Num4+r.Num6 == 0:
+		return fmt.Errorf("no address is asked for: %w", ErrInvalid)
+	}
+	return nil
+}
+
+// wanted is how many addresses of a family are asked for, and from which pools.
+func (r Request) wanted(f family) (num int, pools []string) {
+	if f == ipv4 {
+		return r.Num4, r.Pools4
+	}
+	return r.Num6, r.Pools6
+}
+
+// sameShape reports whether two requests are answered by the same addresses.
+func (r Request) sameShape(o Request) bool {
+	return r.Handle == o.Handle && r.Num4 == o.Num4 && r.Num6 == o.Num6 && r.Use == o.Use &&
+		r.Namespace == o.Namespace && slices.Equal(r.Pools4, o.Pools4) && slices.Equal(r.Pools6, o.Pools6)
+}
+
+// The states of a call. Exactly one side moves it out of callWaiting.
+const (
+	callWaiting int32 = iota
+	callAnswered
+	callAbandoned
+)
+
+// call is one AutoAssign or ReleaseByHandle on its way through the writer.
+type call struct {
+	ctx    context.Context
+	handle HandleID
+	// assign is nil for a release.
+	assign *Request
+	// attrs are set when the writer first sees an assign: a repeated attempt
+	// writes the same.
+	attrs api.BlockAttributes
+	// maybeReleased is what a release of unknown outcome was about to free.
+	maybeReleased []netip.Addr
+	// searched is set once the node's blocks and the index were re-read for this
+	// call: only then may it be told that nothing is free.
+	searched bool
+
+	result chan result
+	state  atomic.Int32
+}
+
+type result struct {
+	assigned []Assignment
+	released []netip.Addr
+	err      error
+}
+
+// answer gives the result to the caller, and reports false when it has left.
+func (c *call) answer(r result) bool {
+	if !c.state.CompareAndSwap(callWaiting, callAnswered) {
+		return false
+	}
+	c.result <- r
+	return true
+}
+
+func (c *call) waiting() bool { return c.state.Load() == callWaiting }
+
+// queue holds calls until the writer takes them, all at once.
+type queue struct {
+	mu     sync.Mutex
+	calls  []*call
+	closed bool
+	wake   chan struct{} // capacity 1
+}
+
+func newQueue() *queue { return &queue{wake: make(chan struct{}, 1)} }
+
+func (q *queue) push(c *call) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
+		return ErrClosed
+	}
+	q.calls = append(q.calls, c)
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+func (q *queue) take() []*call {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	calls := q.calls
+	q.calls = nil
+	return calls
+}
+
+// close refuses further calls and answers those that wait.
+func (q *queue) close() {
+	q.mu.Lock()
+	q.closed = true
+	q.mu.Unlock()
+	failAll(q.take(), ErrClosed)
+}
+
+func failAll(calls []*call, err error) {
+	for _, c := range calls {
+		c.answer(result{err: err})
+	}
+}
+
+// isUnknown reports whether a transaction that ended in err may have taken
+// effect: everything but a conflict.
+func isUnknown(err error) bool {
+	var conflict *datastore.ConflictError
+	return err != nil && !errors.As(err, &conflict)
+}

@@ -1,0 +1,74 @@
+package ipam
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// The classes of failure, for errors.Is. datastore.ErrUnavailable,
+// datastore.ErrUnauthorized and the error of a done context pass through.
+var (
+	// ErrNoPool: no pool may serve the request.
+	ErrNoPool = errors.New("no usable IP pool")
+	// ErrPoolFull: pools may serve, but have no free address for this node.
+	ErrPoolFull = errors.New("no free address")
+	// ErrBlockLimit: the node owns as many blocks as it may, and they are full.
+	ErrBlockLimit = errors.New("block limit of the node reached")
+	// ErrNodeUnknown: there is no Node resource for this node.
+	ErrNodeUnknown = errors.New("node is not known")
+	// ErrClosed: the allocator is closed.
+	ErrClosed = errors.New("allocator closed")
+	// ErrInvalid: the request itself makes no sense, or what the store holds can't
+	// be used.
+	ErrInvalid = errors.New("invalid")
+)
+
+// ExhaustedError says why no address could be assigned: everything that was
+// considered and why it didn't serve. errors.Is matches its Class.
+type ExhaustedError struct {
+	// Class is ErrNoPool, ErrPoolFull, ErrBlockLimit or ErrNodeUnknown.
+	Class error
+	// Version is 4 or 6, Wanted the number of addresses asked for.
+	Version, Wanted int
+	Node            string
+	// Pools has a verdict on every pool of the IP version.
+	Pools []Verdict
+	// Blocks and Limit count the node's blocks of this IP version, Free the
+	// addresses left in those of them that may serve, Reserved those left out
+	// because of an IPReservation.
+	Blocks, Limit, Free, Reserved int
+	// Advice says what would help.
+	Advice string
+}
+
+// Error is one line: what, why, what to do.
+func (e *ExhaustedError) Error() string {
+	var s strings.Builder
+	fmt.Fprintf(&s, "assign %s on node %s: %v", countAddresses(e.Wanted, family(e.Version)), e.Node, e.Class)
+	separator := ": "
+	for _, v := range e.Pools {
+		s.WriteString(separator + v.String())
+		separator = "; "
+	}
+	if e.Limit > 0 {
+		fmt.Fprintf(&s, "; the node owns %d of at most %d %s blocks, with %d addresses free", e.Blocks, e.Limit, family(e.Version), e.Free)
+		if e.Reserved > 0 {
+			fmt.Fprintf(&s, " and %d reserved", e.Reserved)
+		}
+	}
+	if e.Advice != "" {
+		s.WriteString(". " + e.Advice)
+	}
+	return s.String()
+}
+
+// Unwrap makes errors.Is see the class.
+func (e *ExhaustedError) Unwrap() error { return e.Class }
+
+func countAddresses(n int, f family) string {
+	if n == 1 {
+		return fmt.Sprintf("1 %s address", f)
+	}
+	return fmt.Sprintf("%d %s addresses", n, f)
+}

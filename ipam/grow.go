@@ -1,0 +1,324 @@
+package ipam
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/gaissmai/bart"
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+
+	"tortie/internal/api"
+	"tortie/internal/datastore"
+)
+
+// load reads the node's affinities and their blocks, and mends what a crash left:
+// a block of ours whose affinity is still pending is confirmed, an affinity on a
+// block of another is deleted. Other unfinished claims wait until a block is
+// needed. Two round trips.
+func (w *writer) load(ctx context.Context) error {
+	snap, err := w.client.List(ctx, datastore.Range{Kind: api.KindBlockAffinity, NamePrefix: w.state.owner.String() + "/"})
+	if err != nil {
+		return fmt.Errorf("read the block affinities of node %s: %w", w.node, err)
+	}
+	found := make(map[netip.Prefix]claimState)
+	for _, entry := range snap.Entries {
+		owner, prefix, err := api.ParseBlockAffinityName(entry.Key.Name)
+		if err == nil && owner == w.state.owner {
+			found[prefix] = claimState{affinity: &entry}
+		}
+	}
+	for prefix, b := range w.state.blocks {
+		if ownedBy(b.entry, w.state.owner) {
+			found[prefix] = claimState{affinity: found[prefix].affinity}
+		}
+	}
+	prefixes := slices.SortedFunc(maps.Keys(found), netip.Prefix.Compare)
+	keys := make([]api.Key, len(prefixes))
+	for i, prefix := range prefixes {
+		keys[i] = api.BlockKey(prefix)
+	}
+	current, err := readKeys(ctx, w.client, keys)
+	if err != nil {
+		return err
+	}
+	w.state.absorb(keys, current)
+	clear(w.state.claims)
+	for i, prefix := range prefixes {
+		cs := found[prefix]
+		if entry, ok := current[keys[i]]; ok {
+			cs.block = &entry
+		}
+		if err := w.mend(ctx, prefix, cs); err != nil {
+			return err
+		}
+	}
+	w.state.loaded = true
+	return nil
+}
+
+// mend brings one affinity in order if that takes no decision, and else notes it
+// among the claims.
+func (w *writer) mend(ctx context.Context, prefix netip.Prefix, cs claimState) error {
+	next, progress := cs.next(w.state.owner, prefix, w.now())
+	if progress != claimOpen {
+		return nil
+	}
+	ours := cs.block != nil && ownedBy(*cs.block, w.state.owner)
+	switch {
+	case cs.block == nil && cs.affinity == nil:
+		return nil
+	case cs.block == nil, ours && (cs.affinity == nil || affinityState(*cs.affinity) != api.AffinityPending):
+		w.state.claims[prefix] = cs
+		return nil
+	case w.state.broken[prefix] != nil:
+		return nil // whose it is can't be read: leave it to an operator
+	}
+	rev, err := w.client.Txn(ctx, next.ops...)
+	if isUnknown(err) {
+		return fmt.Errorf("mend the affinity of block %s: %w", prefix, err)
+	}
+	w.log.Info("mended block affinity", "block", prefix, "confirmed", ours, "err", err)
+	if err != nil { // someone else is at it: look again when a block is needed
+		w.state.claims[prefix] = cs
+		return nil
+	}
+	if after := next.then(rev); ours {
+		w.state.setBlock(*after.block)
+	}
+	return nil
+}
+
+// buildIndex lists all blocks of the cluster, to know which are free.
+func (w *writer) buildIndex(ctx context.Context) error {
+	snap, err := w.client.List(ctx, datastore.Range{Kind: api.KindIPAMBlock})
+	if err != nil {
+		return fmt.Errorf("list the blocks of the cluster: %w", err)
+	}
+	w.state.taken = new(bart.Lite)
+	for _, entry := range snap.Entries {
+		prefix, ok := blockOfKey(entry.Key)
+		if !ok {
+			continue
+		}
+		w.state.take(prefix)
+		_, known := w.state.blocks[prefix]
+		_, claimed := w.state.claims[prefix]
+		if !known && !claimed && ownedBy(entry, w.state.owner) {
+			w.state.claims[prefix] = claimState{block: &entry}
+			w.state.setBlock(entry)
+		}
+	}
+	for _, invalid := range snap.Invalid {
+		if prefix, ok := blockOfKey(invalid.Key); ok {
+			w.state.take(prefix)
+		}
+	}
+	for prefix, claim := range w.state.claims {
+		if claim.affinity != nil {
+			w.state.take(prefix)
+		}
+	}
+	return nil
+}
+
+// usablePools are the pools that may serve a request, in the order to try.
+func (w *writer) usablePools(r *Request, f family) ([]pool, error) {
+	usable, skipped, err := w.considerPools(r, f)
+	if err != nil || len(usable) > 0 {
+		return usable, err
+	}
+	e := w.exhausted(r, f, ErrNoPool)
+	e.Pools = skipped
+	e.Advice = "Change one of these pools so that it serves (calicoctl get ippools -o yaml), or add one (kind: IPPool, calicoctl apply)"
+	if len(skipped) == 0 {
+		e.Advice = fmt.Sprintf("There is no %s pool at all: add one (kind: IPPool, calicoctl apply)", f)
+	}
+	return nil, e
+}
+
+func (w *writer) considerPools(r *Request, f family) (usable []pool, skipped []Verdict, err error) {
+	labels, known := w.view.NodeLabels()
+	if !known {
+		e := w.exhausted(r, f, ErrNodeUnknown)
+		e.Advice = fmt.Sprintf("There is no Node resource named %s: create it (calicoctl apply), or start felix with NODENAME set to the name it has (calicoctl get nodes)", w.node)
+		return nil, nil, e
+	}
+	c := criteria{family: f, use: r.Use, node: w.node, labels: labels, namespace: r.Namespace}
+	_, c.requested = r.wanted(f)
+	if c.use == "" {
+		c.use = v3.IPPoolAllowedUseWorkload
+	}
+	if namespaces, ok := w.view.(NamespaceView); ok && r.Namespace != "" {
+		if c.namespaceLabels, known = namespaces.NamespaceLabels(r.Namespace); !known {
+			c.namespaceLabels = nil
+		}
+	}
+	usable, skipped = selectPools(w.pools, c)
+	return usable, skipped, nil
+}
+
+func (w *writer) exhausted(r *Request, f family, class error) *ExhaustedError {
+	num, _ := r.wanted(f)
+	return &ExhaustedError{Class: class, Version: int(f), Wanted: num, Node: w.node}
+}
+
+// grow gets the node one more block for a call that found no room. It reports
+// whether that or anything else now allows another try; an *ExhaustedError
+// explains why not, and is given only after everything was read again.
+func (w *writer) grow(ctx context.Context, c *call, batch []*call) (bool, error) {
+	f, pools, err := w.lacking(c)
+	if err != nil {
+		return false, err
+	}
+	grown, err := w.resume(ctx, pools)
+	class := error(nil)
+	if !grown && err == nil {
+		grown, class, err = w.claimNew(ctx, f, pools)
+	}
+	switch {
+	case errors.Is(err, errChanged):
+		return false, nil
+	case err != nil || grown:
+		return grown, err
+	case c.searched:
+		return false, w.explain(c, f, pools, class)
+	}
+	if err := w.load(ctx); err != nil {
+		return false, err
+	}
+	if err := w.buildIndex(ctx); err != nil {
+		return false, err
+	}
+	for _, other := range batch {
+		other.searched = true // they all came before this
+	}
+	return true, nil
+}
+
+// lacking is the family that a call finds no room in, and the pools to find it.
+func (w *writer) lacking(c *call) (f family, pools []pool, err error) {
+	p := newPlan(w.state, w.reserved)
+	for _, f = range []family{ipv4, ipv6} {
+		num, _ := c.assign.wanted(f)
+		if num == 0 {
+			continue
+		}
+		if pools, err = w.usablePools(c.assign, f); err != nil {
+			return f, nil, err
+		}
+		if _, found := p.search(num, pools); found < num {
+			return f, pools, nil
+		}
+	}
+	return f, pools, nil
+}
+
+// resume carries on with a claim that was begun earlier.
+func (w *writer) resume(ctx context.Context, pools []pool) (bool, error) {
+	for _, prefix := range slices.SortedFunc(maps.Keys(w.state.claims), netip.Prefix.Compare) {
+		at := slices.IndexFunc(pools, func(p pool) bool { return p.owns(prefix) })
+		if at < 0 {
+			continue
+		}
+		if ok, err := w.claim(ctx, pools[at], prefix); ok || err != nil {
+			return ok, err
+		}
+	}
+	return false, nil
+}
+
+// claimNew claims the first free block. class says why there was none to claim.
+func (w *writer) claimNew(ctx context.Context, f family, pools []pool) (grown bool, class, err error) {
+	config := w.view.Config()
+	switch {
+	case !config.AutoAllocateBlocks:
+		return false, ErrPoolFull, nil
+	case w.state.countBlocks(f) >= blockLimit(config):
+		return false, ErrBlockLimit, nil
+	}
+	rebuilt := w.state.taken == nil
+	if rebuilt {
+		if err := w.buildIndex(ctx); err != nil {
+			return false, nil, err
+		}
+	}
+	for _, p := range pools {
+		if w.tooFine(p) {
+			continue
+		}
+		for prefix := range candidates(p.prefix, p.blockBits, w.node, w.now()) {
+			if w.state.taken.OverlapsPrefix(prefix) {
+				continue
+			}
+			ok, err := w.claim(ctx, p, prefix)
+			if ok || err != nil {
+				return ok, nil, err
+			}
+			// The index is behind. Probing block by block could take long.
+			if !rebuilt {
+				rebuilt = true
+				if err := w.buildIndex(ctx); err != nil {
+					return false, nil, err
+				}
+			}
+		}
+	}
+	return false, ErrPoolFull, nil
+}
+
+func blockLimit(config api.IPAMConfigSpec) int {
+	if config.MaxBlocksPerHost > 0 {
+		return config.MaxBlocksPerHost
+	}
+	return DefaultMaxBlocksPerHost
+}
+
+// explain says why a call can't be served, and what would help.
+func (w *writer) explain(c *call, f family, pools []pool, class error) error {
+	_, skipped, err := w.considerPools(c.assign, f)
+	if err != nil {
+		return err
+	}
+	config := w.view.Config()
+	e := w.exhausted(c.assign, f, class)
+	e.Blocks, e.Limit = w.state.countBlocks(f), blockLimit(config)
+	for _, p := range pools {
+		v := Verdict{Pool: p.name, CIDR: p.prefix.String()}
+		for _, prefix := range w.state.ownBlocks(p) {
+			b := w.state.blocks[prefix]
+			free := b.available(w.reserved)
+			e.Free += free
+			e.Reserved += len(b.spec.Unallocated) - free
+		}
+		v.Reason = w.whyFull(p, class, config)
+		e.Pools = append(e.Pools, v)
+	}
+	e.Pools = append(e.Pools, skipped...)
+	switch {
+	case class == ErrBlockLimit:
+		e.Advice = fmt.Sprintf("Raise the limit (calicoctl ipam configure --strictaffinity=true --max-blocks-per-host=%d), run fewer pods on this node, or use larger blocks (blockSize of a new pool)", 2*e.Limit)
+	case !config.AutoAllocateBlocks:
+		e.Advice = "Set auto_allocate_blocks to true in the IPAMConfig"
+	default:
+		e.Advice = "Add a pool (kind: IPPool, calicoctl apply), or find blocks and addresses to free: calicoctl ipam show --show-blocks"
+	}
+	return e
+}
+
+// whyFull is the verdict on a pool that could serve but for space.
+func (w *writer) whyFull(p pool, class error, config api.IPAMConfigSpec) string {
+	own := len(w.state.ownBlocks(p))
+	switch {
+	case class == ErrBlockLimit:
+		return fmt.Sprintf("the node's %d blocks in it are full and it may claim no more", own)
+	case !config.AutoAllocateBlocks:
+		return fmt.Sprintf("the node's %d blocks in it are full and claiming more is switched off", own)
+	case w.tooFine(p):
+		return "overlaps another pool with much smaller blocks"
+	}
+	return fmt.Sprintf("full: the node's %d blocks have no room, and no other block of the pool is free", own)
+}

@@ -1,0 +1,91 @@
+// Package ipam gives addresses to the workloads of one node, from blocks that
+// the node owns, so that no address ever has two owners.
+//
+// Every write is a compare-and-swap of the block and of the handle in one
+// transaction. DESIGN.md states the contract, the order of keys and what a crash
+// leaves behind at every point.
+package ipam
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+
+	"tortie/internal/datastore"
+)
+
+// HandleID names the holder of addresses. All addresses of a handle are released
+// together; the CNI path uses "<network name>.<container ID>".
+type HandleID string
+
+// DefaultMaxBlocksPerHost is how many blocks of one IP version a node may own
+// when IPAMConfig doesn't say.
+const DefaultMaxBlocksPerHost = 20
+
+// Config is what an Allocator needs. Client, Node and View are required.
+type Config struct {
+	Client datastore.Client
+	// Node is the name of the node whose blocks the Allocator manages.
+	Node string
+	// View is the cluster's configuration; only its owner changes it.
+	View View
+	// Now is the clock; time.Now when nil.
+	Now func() time.Time
+	// Log receives what an operator should know of repairs; discarded when nil.
+	Log *slog.Logger
+}
+
+// Request asks for addresses. Either all of them are assigned or none.
+type Request struct {
+	// Handle is required: it is how the addresses are released.
+	Handle HandleID
+	// Num4 and Num6 count the addresses wanted of each IP version.
+	Num4, Num6 int
+	// Pools4 and Pools6 restrict the pools, by name or CIDR; empty means every
+	// eligible pool.
+	Pools4, Pools6 []string
+	// Namespace is the workload's namespace: it becomes an attribute and is what
+	// a pool's namespaceSelector is matched against.
+	Namespace string
+	// Attrs describe the owner (api.AttributePod …). node, namespace and
+	// timestamp are filled in when absent.
+	Attrs map[string]string
+	// Use is what the addresses are for; Workload when empty.
+	Use v3.IPPoolAllowedUse
+}
+
+// Assignment is one assigned address.
+type Assignment struct {
+	Addr  netip.Addr
+	Block netip.Prefix
+	// Pool is the name of the IPPool the block belongs to.
+	Pool string
+}
+
+// New returns the allocator of a node and starts its writer; Close stops it.
+// There is one Allocator per node and process: it is the only writer of the
+// node's blocks in normal operation, and tolerates others.
+func New(cfg Config) *Allocator {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	a := &Allocator{
+		queue:  newQueue(),
+		cancel: cancel,
+		done:   make(chan struct{}),
+		client: cfg.Client,
+	}
+	w := newWriter(cfg, a.queue)
+	go func() {
+		defer close(a.done)
+		w.run(ctx)
+	}()
+	return a
+}

@@ -1,0 +1,48 @@
+package ipam
+
+import (
+	"net/netip"
+
+	"github.com/gaissmai/bart"
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+)
+
+// reservations are the addresses that are not given out. The zero value has
+// none.
+type reservations struct {
+	table *bart.Lite
+}
+
+// parseReservations reads addresses and CIDRs. What can't be read is returned
+// apart: it reserves nothing, and its author should know.
+func parseReservations(objs []*v3.IPReservation) (r reservations, bad []string) {
+	for _, obj := range objs {
+		for _, text := range obj.Spec.ReservedCIDRs {
+			prefix, err := parseAddrOrPrefix(text)
+			if err != nil {
+				bad = append(bad, obj.Name+": "+text)
+				continue
+			}
+			if r.table == nil {
+				r.table = new(bart.Lite)
+			}
+			r.table.Insert(prefix)
+		}
+	}
+	return r, bad
+}
+
+func (r reservations) empty() bool { return r.table == nil }
+
+func (r reservations) contains(addr netip.Addr) bool {
+	return r.table != nil && r.table.Contains(addr)
+}
+
+// parseAddrOrPrefix reads "10.0.0.1" as 10.0.0.1/32.
+func parseAddrOrPrefix(text string) (netip.Prefix, error) {
+	if addr, err := netip.ParseAddr(text); err == nil {
+		return netip.PrefixFrom(addr, addr.BitLen()), nil
+	}
+	prefix, err := netip.ParsePrefix(text)
+	return prefix.Masked(), err
+}

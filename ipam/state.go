@@ -1,0 +1,270 @@
+package ipam
+
+import (
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/gaissmai/bart"
+
+	"tortie/internal/api"
+	"tortie/internal/datastore"
+)
+
+// state is what the writer believes the store to hold. It may be out of date:
+// every write is checked against the store by revision, and a conflict brings
+// the truth (absorb).
+type state struct {
+	owner api.Affinity
+	log   *slog.Logger
+
+	// blocks are the node's own and, while a release needs them, those of others.
+	blocks map[netip.Prefix]storedBlock
+	// claims are the node's affinities that aren't good for allocation: claimed
+	// half-way, given up half-way, or without their block.
+	claims map[netip.Prefix]claimState
+	// broken are the blocks whose value can't be used, with the reason.
+	broken map[netip.Prefix]error
+	// handles are those that hold addresses of this node, as last written or read.
+	handles map[HandleID]datastore.Entry
+	// absent are the handles known not to exist; forgotten with every batch.
+	absent map[HandleID]bool
+	// taken has every block of the cluster known to exist, nil before it is built.
+	taken *bart.Lite
+	// stale are blocks that must be read before they are used.
+	stale map[netip.Prefix]bool
+	// loaded says that claims and own blocks reflect all of the node's affinities.
+	loaded bool
+	doubts []*doubt
+}
+
+func newState(owner api.Affinity, log *slog.Logger) *state {
+	return &state{
+		owner:   owner,
+		log:     log,
+		blocks:  make(map[netip.Prefix]storedBlock),
+		claims:  make(map[netip.Prefix]claimState),
+		broken:  make(map[netip.Prefix]error),
+		handles: make(map[HandleID]datastore.Entry),
+		absent:  make(map[HandleID]bool),
+		stale:   make(map[netip.Prefix]bool),
+	}
+}
+
+// own reports whether a block may be allocated from: the node's affinity stands
+// in it, and the affinity record is confirmed.
+func (s *state) own(prefix netip.Prefix) bool {
+	b, ok := s.blocks[prefix]
+	if !ok || s.stale[prefix] {
+		return false
+	}
+	if _, unsettled := s.claims[prefix]; unsettled {
+		return false
+	}
+	owner, ok := b.owner()
+	return ok && owner == s.owner
+}
+
+// ownBlocks lists the node's blocks in a pool by address.
+func (s *state) ownBlocks(p pool) []netip.Prefix {
+	var prefixes []netip.Prefix
+	for prefix := range s.blocks {
+		if p.owns(prefix) && s.own(prefix) {
+			prefixes = append(prefixes, prefix)
+		}
+	}
+	sortPrefixes(prefixes)
+	return prefixes
+}
+
+// countBlocks counts the affinities of the node in a family.
+func (s *state) countBlocks(f family) int {
+	count := 0
+	for prefix := range s.blocks {
+		if familyOf(prefix) == f && s.own(prefix) {
+			count++
+		}
+	}
+	for prefix, claim := range s.claims {
+		if familyOf(prefix) == f && claim.affinity != nil {
+			count++
+		}
+	}
+	return count
+}
+
+// blocksOf lists the known blocks where a handle holds addresses or, according to
+// its own count, should.
+func (s *state) blocksOf(id HandleID) []netip.Prefix {
+	set := make(map[netip.Prefix]bool)
+	if entry, ok := s.handles[id]; ok {
+		for _, prefix := range handleBlocks(entry) {
+			if _, exists := s.blocks[prefix]; exists {
+				set[prefix] = true
+			}
+		}
+	}
+	for prefix, b := range s.blocks {
+		if s.own(prefix) && len(b.held(id)) > 0 {
+			set[prefix] = true
+		}
+	}
+	return slices.SortedFunc(maps.Keys(set), netip.Prefix.Compare)
+}
+
+// setBlock takes in a block as the store holds it.
+func (s *state) setBlock(entry datastore.Entry) {
+	prefix, ok := blockOfKey(entry.Key)
+	if !ok {
+		return
+	}
+	s.take(prefix)
+	delete(s.stale, prefix)
+	b, err := asBlock(entry)
+	if err != nil {
+		if s.broken[prefix] == nil {
+			s.log.Warn("block can't be used", "block", prefix, "err", err)
+		}
+		s.broken[prefix] = err
+		s.forget(prefix)
+		return
+	}
+	delete(s.broken, prefix)
+	wasOwn := s.own(prefix)
+	s.blocks[prefix] = b
+	if wasOwn && !s.own(prefix) {
+		s.log.Info("block was taken away from this node", "block", prefix, "affinity", ownerText(b.block))
+		s.loaded = false
+	}
+}
+
+// dropBlock takes in that a block doesn't exist.
+func (s *state) dropBlock(prefix netip.Prefix) {
+	delete(s.stale, prefix)
+	delete(s.broken, prefix)
+	if s.taken != nil {
+		s.taken.Delete(prefix)
+	}
+	s.forget(prefix)
+}
+
+// forget removes a block from use. If it was the node's, the affinities need
+// another look.
+func (s *state) forget(prefix netip.Prefix) {
+	if b, ok := s.blocks[prefix]; ok {
+		if owner, _ := b.owner(); owner == s.owner {
+			s.loaded = false
+		}
+		delete(s.blocks, prefix)
+	}
+}
+
+// take notes that a block exists, or is as good as existing.
+func (s *state) take(prefix netip.Prefix) {
+	if s.taken != nil {
+		s.taken.Insert(prefix)
+	}
+}
+
+func (s *state) setHandle(id HandleID, entry datastore.Entry) {
+	s.handles[id] = entry
+	delete(s.absent, id)
+}
+
+func (s *state) dropHandle(id HandleID) {
+	delete(s.handles, id)
+	s.absent[id] = true
+}
+
+// absorb takes in the present state of keys, as a conflict or a read gave it.
+func (s *state) absorb(keys []api.Key, current map[api.Key]datastore.Entry) {
+	for _, key := range keys {
+		entry, exists := current[key]
+		switch key.Kind {
+		case api.KindIPAMBlock:
+			prefix, ok := blockOfKey(key)
+			if ok && exists {
+				s.setBlock(entry)
+			} else if ok {
+				s.dropBlock(prefix)
+			}
+		case api.KindIPAMHandle:
+			if exists {
+				s.setHandle(HandleID(key.Name), entry)
+			} else {
+				s.dropHandle(HandleID(key.Name))
+			}
+		}
+	}
+}
+
+// distrust marks everything a transaction of unknown outcome touched.
+func (s *state) distrust(ops []datastore.Op) {
+	for _, op := range ops {
+		switch op.Key.Kind {
+		case api.KindIPAMBlock:
+			if prefix, ok := blockOfKey(op.Key); ok {
+				s.stale[prefix] = true
+			}
+		case api.KindIPAMHandle:
+			delete(s.handles, HandleID(op.Key.Name))
+			delete(s.absent, HandleID(op.Key.Name))
+		case api.KindBlockAffinity:
+			s.loaded = false
+		}
+	}
+}
+
+// settle takes in a transaction that committed at rev.
+func (s *state) settle(p *plan, rev datastore.Revision) {
+	s.doubts = slices.DeleteFunc(s.doubts, func(d *doubt) bool { return p.fences(d) || slices.Contains(p.undone, d) })
+	for prefix, b := range p.blocks {
+		stored := s.blocks[prefix]
+		if stored.write(b).Kind == datastore.OpDelete {
+			s.dropBlock(prefix)
+			continue
+		}
+		stored.entry = stored.with(b)
+		stored.entry.Revision = rev
+		stored.block = b
+		s.blocks[prefix] = stored
+	}
+	for id, h := range p.handles {
+		if len(h.counts) == 0 {
+			s.dropHandle(id)
+			continue
+		}
+		key := api.HandleKey(string(id))
+		h.entry.Key, h.entry.Object, h.entry.Revision = key, handleObject(key, h.counts), rev
+		s.setHandle(id, h.entry)
+	}
+}
+
+// evict forgets what only the last batch needed.
+func (s *state) evict() {
+	clear(s.absent)
+	for prefix, b := range s.blocks {
+		if owner, ok := b.owner(); !ok || owner != s.owner {
+			delete(s.blocks, prefix)
+			delete(s.stale, prefix)
+		}
+	}
+}
+
+func ownerText(b block) string {
+	owner, ok := b.owner()
+	if !ok {
+		return "none"
+	}
+	return owner.String()
+}
+
+// errBroken explains a block that can't be used.
+func (s *state) errBroken(prefix netip.Prefix) error {
+	if err := s.broken[prefix]; err != nil {
+		return fmt.Errorf("block %s can't be used: %w", prefix, err)
+	}
+	return nil
+}

@@ -1,0 +1,403 @@
+package ipam
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+
+	"tortie/internal/api"
+	"tortie/internal/datastore"
+)
+
+const (
+	// maxAttempts bounds the transactions in a row that bring nothing forward.
+	maxAttempts = 100
+	// doubtRetry is how long unresolved doubts wait for another look, when no call
+	// comes before; doubtTimeout is how long a look may take.
+	doubtRetry   = 5 * time.Second
+	doubtTimeout = 5 * time.Second
+)
+
+// writer is the one goroutine that changes the node's blocks. Calls that arrive
+// while a transaction is under way share the next one.
+type writer struct {
+	client datastore.Client
+	view   View
+	now    func() time.Time
+	log    *slog.Logger
+	node   string
+	queue  *queue
+	state  *state
+
+	// What the View said when the batch began.
+	pools    []*v3.IPPool
+	news     map[string]poolNews
+	reserved reservations
+}
+
+func newWriter(cfg Config, q *queue) *writer {
+	return &writer{
+		client: cfg.Client,
+		view:   cfg.View,
+		now:    cfg.Now,
+		log:    cfg.Log,
+		node:   cfg.Node,
+		queue:  q,
+		state:  newState(api.HostAffinity(cfg.Node), cfg.Log),
+		news:   make(map[string]poolNews),
+	}
+}
+
+// run serves the queue until ctx ends.
+func (w *writer) run(ctx context.Context) {
+	defer w.queue.close()
+	retry := time.NewTimer(doubtRetry)
+	defer retry.Stop()
+	for {
+		if len(w.state.doubts) > 0 {
+			retry.Reset(doubtRetry)
+		} else {
+			retry.Stop()
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.queue.wake:
+		case <-retry.C:
+		}
+		w.serve(ctx, w.queue.take())
+	}
+}
+
+// serve brings a batch of calls, and the open doubts, to an end.
+func (w *writer) serve(ctx context.Context, calls []*call) {
+	ctx, stop := batchContext(ctx, calls)
+	defer stop()
+	defer w.state.evict()
+	w.look()
+	for idle := 0; idle < maxAttempts; idle++ {
+		calls = slices.DeleteFunc(calls, func(c *call) bool { return !c.waiting() })
+		if len(calls) == 0 && len(w.state.doubts) == 0 {
+			return
+		}
+		if err := w.prepare(ctx, calls); err != nil {
+			failAll(calls, err)
+			return
+		}
+		if w.advance(ctx, calls) {
+			idle = -1
+		}
+	}
+	failAll(calls, fmt.Errorf("gave up after %d attempts: %w", maxAttempts, datastore.ErrConflict))
+}
+
+// batchContext ends when the allocator closes or the last caller has left. A
+// look at doubts alone has a deadline.
+func batchContext(ctx context.Context, calls []*call) (context.Context, context.CancelFunc) {
+	if len(calls) == 0 {
+		return context.WithTimeout(ctx, doubtTimeout)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var left atomic.Int64
+	left.Store(int64(len(calls)))
+	stops := make([]func() bool, 0, len(calls))
+	for _, c := range calls {
+		stops = append(stops, context.AfterFunc(c.ctx, func() {
+			if left.Add(-1) == 0 {
+				cancel()
+			}
+		}))
+	}
+	return ctx, func() {
+		for _, stop := range stops {
+			stop()
+		}
+		cancel()
+	}
+}
+
+// look reads the View.
+func (w *writer) look() {
+	w.refreshPools()
+	var bad []string
+	w.reserved, bad = parseReservations(w.view.Reservations())
+	if len(bad) > 0 {
+		w.log.Warn("reservations can't be read and reserve nothing", "entries", bad)
+	}
+}
+
+// prepare reads what the batch needs and memory doesn't have: after the start
+// the node's affinities and blocks, after an unknown outcome what it touched, for
+// a release the handle if it isn't known, and its blocks. In normal operation
+// that is nothing.
+func (w *writer) prepare(ctx context.Context, calls []*call) error {
+	if !w.state.loaded {
+		if err := w.load(ctx); err != nil {
+			return err
+		}
+	}
+	keys := w.missingBlocks(nil)
+	for _, c := range calls {
+		if c.assign == nil {
+			keys = w.missingHandle(keys, c.handle)
+		}
+	}
+	for _, d := range w.state.doubts {
+		keys = w.missingHandle(keys, d.request.Handle)
+	}
+	if err := w.read(ctx, keys); err != nil {
+		return err
+	}
+	return w.read(ctx, w.missingBlocks(calls))
+}
+
+func (w *writer) missingHandle(keys []api.Key, id HandleID) []api.Key {
+	key := api.HandleKey(string(id))
+	if _, known := w.state.handles[id]; known || w.state.absent[id] || slices.Contains(keys, key) {
+		return keys
+	}
+	return append(keys, key)
+}
+
+// missingBlocks are the blocks to be read: stale ones, and those of doubts and
+// of the handles to be released that aren't in memory.
+func (w *writer) missingBlocks(releases []*call) []api.Key {
+	set := make(map[netip.Prefix]bool)
+	for prefix := range w.state.stale {
+		set[prefix] = true
+	}
+	var wanted []netip.Prefix
+	for _, d := range w.state.doubts {
+		wanted = append(wanted, d.blocks()...)
+	}
+	for _, c := range releases {
+		if c.assign == nil {
+			wanted = append(wanted, handleBlocks(w.state.handles[c.handle])...)
+		}
+	}
+	for _, prefix := range wanted {
+		if _, known := w.state.blocks[prefix]; !known {
+			set[prefix] = true
+		}
+	}
+	keys := make([]api.Key, 0, len(set))
+	for prefix := range set {
+		keys = append(keys, api.BlockKey(prefix))
+	}
+	slices.SortFunc(keys, func(x, y api.Key) int { return cmp.Compare(x.Name, y.Name) })
+	return keys
+}
+
+func (w *writer) read(ctx context.Context, keys []api.Key) error {
+	if len(keys) == 0 {
+		return nil
+	}
+	current, err := readKeys(ctx, w.client, keys)
+	if err != nil {
+		return err
+	}
+	w.state.absorb(keys, current)
+	return nil
+}
+
+// advance does the next thing: commit everything that can be done from memory,
+// or, when that is nothing, get another block. It reports whether it brought
+// anything forward.
+func (w *writer) advance(ctx context.Context, calls []*call) bool {
+	p, short := w.plan(calls)
+	if p.ops > 0 {
+		return w.commit(ctx, p)
+	}
+	for c := range p.released {
+		c.answer(result{released: c.maybeReleased})
+	}
+	if short == nil {
+		return true
+	}
+	grown, err := w.grow(ctx, short, calls)
+	switch {
+	case err == nil:
+		return grown
+	case errors.Is(err, datastore.ErrUnavailable):
+		w.state.loaded = false // prepare finds out whether the store is back
+		return false
+	}
+	short.answer(result{err: err})
+	return true
+}
+
+// plan fills a transaction: first the doubts, then the calls in the order of
+// their arrival. short is the first call for which the node's blocks have no
+// room; calls that can't succeed are answered.
+func (w *writer) plan(calls []*call) (p *plan, short *call) {
+	p = newPlan(w.state, w.reserved)
+	for _, d := range slices.Clone(w.state.doubts) {
+		w.resolve(p, d, calls)
+	}
+	for _, c := range calls {
+		switch {
+		case !c.waiting():
+		case c.assign == nil:
+			w.planRelease(p, c)
+		case !w.planAssign(p, c) && short == nil:
+			short = c
+		}
+	}
+	return p, short
+}
+
+// resolve deals with one doubt.
+func (w *writer) resolve(p *plan, d *doubt, calls []*call) {
+	switch w.state.judge(d) {
+	case verdictOpen:
+		p.touch(d.placed[0].block)
+	case verdictNothing:
+		w.state.dropDoubt(d)
+	case verdictLanded:
+		for _, c := range calls {
+			if c.waiting() && c.assign != nil && c.assign.sameShape(d.request) && w.state.complete(d) {
+				w.state.dropDoubt(d)
+				if !c.answer(result{assigned: assignments(d.placed)}) {
+					w.state.addDoubt(d)
+				}
+				return
+			}
+		}
+		p.undo(d)
+	}
+}
+
+func (w *writer) planRelease(p *plan, c *call) {
+	if entry, ok := w.state.handles[c.handle]; ok {
+		for _, prefix := range handleBlocks(entry) {
+			if err := w.state.errBroken(prefix); err != nil {
+				c.answer(result{err: err})
+				return
+			}
+		}
+	}
+	p.release(c)
+}
+
+// planAssign reports false when the node's blocks have no room for the call.
+func (w *writer) planAssign(p *plan, c *call) bool {
+	if c.attrs.HandleID == nil {
+		c.attrs = w.attributes(c.assign)
+	}
+	var portions []portion
+	for _, f := range []family{ipv4, ipv6} {
+		num, _ := c.assign.wanted(f)
+		if num == 0 {
+			continue
+		}
+		pools, err := w.usablePools(c.assign, f)
+		if err != nil {
+			c.answer(result{err: err})
+			return true
+		}
+		more, found := p.search(num, pools)
+		if found < num {
+			return false
+		}
+		portions = append(portions, more...)
+	}
+	p.assign(c, portions)
+	return true
+}
+
+// attributes are what the block says about the addresses of a request.
+func (w *writer) attributes(r *Request) api.BlockAttributes {
+	handle := string(r.Handle)
+	attrs := map[string]string{
+		api.AttributeNode:      w.node,
+		api.AttributeTimestamp: w.now().UTC().Round(0).String(),
+	}
+	if r.Namespace != "" {
+		attrs[api.AttributeNamespace] = r.Namespace
+	}
+	for key, value := range r.Attrs {
+		attrs[key] = value
+	}
+	return api.BlockAttributes{HandleID: &handle, ActiveOwnerAttrs: attrs}
+}
+
+// commit carries out a plan and tells the calls. It reports whether anything was
+// brought forward.
+func (w *writer) commit(ctx context.Context, p *plan) bool {
+	ops := p.operations()
+	rev, err := w.client.Txn(ctx, ops...)
+	var conflict *datastore.ConflictError
+	switch {
+	case err == nil:
+		w.committed(p, rev)
+		return true
+	case errors.As(err, &conflict):
+		keys := make([]api.Key, len(ops))
+		for i, op := range ops {
+			keys[i] = op.Key
+		}
+		w.state.absorb(keys, conflict.Current)
+		return false
+	}
+	w.unknown(p, ops)
+	if !errors.Is(err, datastore.ErrUnavailable) && ctx.Err() == nil {
+		w.failPlanned(p, err)
+	}
+	return false
+}
+
+func (w *writer) committed(p *plan, rev datastore.Revision) {
+	bases := make(map[*call]datastore.Revision, len(p.assigned))
+	for c, placed := range p.assigned {
+		bases[c] = w.state.blocks[placed[0].block].entry.Revision
+	}
+	w.state.settle(p, rev)
+	for c, placed := range p.assigned {
+		if !c.answer(result{assigned: assignments(placed)}) {
+			w.state.addDoubt(&doubt{request: *c.assign, attrs: c.attrs, placed: placed, base: bases[c]})
+		}
+	}
+	for c, addrs := range p.released {
+		if len(addrs) == 0 {
+			addrs = c.maybeReleased
+		}
+		c.answer(result{released: addrs})
+	}
+}
+
+// unknown takes in that a plan may or may not have been carried out.
+func (w *writer) unknown(p *plan, ops []datastore.Op) {
+	for c, placed := range p.assigned {
+		base := w.state.blocks[placed[0].block].entry.Revision
+		w.state.addDoubt(&doubt{request: *c.assign, attrs: c.attrs, placed: placed, base: base})
+	}
+	for c, addrs := range p.released {
+		c.maybeReleased = addrs
+	}
+	w.state.distrust(ops)
+}
+
+func (w *writer) failPlanned(p *plan, err error) {
+	for c := range p.assigned {
+		c.answer(result{err: err})
+	}
+	for c := range p.released {
+		c.answer(result{err: err})
+	}
+}
+
+func assignments(placed []placement) []Assignment {
+	out := make([]Assignment, len(placed))
+	for i, at := range placed {
+		out[i] = Assignment{Addr: addrAt(at.block, at.ordinal), Block: at.block, Pool: at.pool}
+	}
+	return out
+}
