@@ -188,22 +188,31 @@ func (n *Net) Add(ctx context.Context, a Attachment) (Attached, error) {
 // packet passes, its routes are gone and its name is free. The device itself is
 // deleted behind, by Run. One that is absent is a success.
 func (n *Net) Remove(ctx context.Context, hostIf string) error {
-	if !IsDeviceName(hostIf) {
-		return fmt.Errorf("detach pod interface %q: %w: not the name of a pod's device", hostIf, ErrInvalid)
+	return n.RemoveDevice(ctx, Device{Name: hostIf})
+}
+
+// RemoveDevice is Remove for one certain device: when d has an Index, another
+// device under its name is left alone.
+func (n *Net) RemoveDevice(ctx context.Context, d Device) error {
+	if !IsDeviceName(d.Name) {
+		return fmt.Errorf("detach pod interface %q: %w: not the name of a pod's device", d.Name, ErrInvalid)
 	}
 	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("detach pod interface %s: %w", hostIf, err)
+		return fmt.Errorf("detach pod interface %s: %w", d.Name, err)
 	}
-	defer n.names.lock(hostIf)()
-	link, err := n.host.LinkByName(hostIf)
-	if errors.Is(err, kernel.ErrNotFound) {
+	defer n.names.lock(d.Name)()
+	link, err := n.host.LinkByName(d.Name)
+	if errors.Is(err, kernel.ErrNotFound) || err == nil && d.Index != 0 && link.Index != d.Index {
 		return nil
+	}
+	if err == nil && link.Kind != "veth" {
+		err = fmt.Errorf("%w: the device of that name is of kind %q, which is not ours", ErrInterfaceExists, link.Kind)
 	}
 	if err == nil {
 		err = n.setAside(link)
 	}
 	if err != nil {
-		return fmt.Errorf("detach pod interface %s: %w", hostIf, err)
+		return fmt.Errorf("detach pod interface %s: %w", d.Name, err)
 	}
 	return nil
 }

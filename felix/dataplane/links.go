@@ -1,0 +1,232 @@
+package dataplane
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"strings"
+	"time"
+
+	"tortie/felix/calc"
+	"tortie/internal/kernel"
+)
+
+// hints are what the next turn should look at again. An event is only ever a
+// hint: what it says may be older than what the Loop has read since, so the kernel
+// is read and the event's content is not believed.
+type hints struct {
+	links    map[string]struct{} // by name
+	flapped  map[int]struct{}    // by index: went down, and perhaps up again
+	allLinks bool
+	resync   bool // routes and NAT too
+}
+
+func newHints() hints {
+	return hints{links: map[string]struct{}{}, flapped: map[int]struct{}{}}
+}
+
+func (h *hints) link(name string) { h.links[name] = struct{}{} }
+
+// knownLink is what an event about a device is judged by.
+type knownLink struct {
+	name string
+	// upSince is when it was first seen up; zero when it is down.
+	upSince time.Time
+}
+
+// flapAge is for how long a device must have been seen up before the news that it
+// is down means more than an echo of its making.
+const flapAge = time.Second
+
+// links are the pods' devices as last read.
+type links struct {
+	byName map[string]kernel.Link
+	read   bool // all of them, once
+}
+
+func newLinks() links { return links{byName: map[string]kernel.Link{}} }
+
+// up is the index of a device, and false when there is none or it is down.
+func (l *links) up(name string) (int, bool) {
+	link, ok := l.byName[name]
+	return link.Index, ok && link.Up
+}
+
+// refreshLinks reads the devices that are in doubt, and tells the route table of
+// those that changed: the kernel drops the routes of one that goes down without a
+// word.
+func (l *Loop) refreshLinks(h *hints) error {
+	before := maps.Clone(l.links.byName)
+	err := l.readLinks(h)
+	if err != nil {
+		// What could not be read stays in doubt.
+		l.mu.Lock()
+		l.hints.allLinks = true
+		l.mu.Unlock()
+	}
+	for name, now := range l.links.byName {
+		old, ok := before[name]
+		_, flapped := h.flapped[now.Index]
+		if !ok || old.Index != now.Index || old.Up != now.Up || flapped {
+			l.cfg.Routes.LinkChanged(now.Index)
+		}
+	}
+	l.remember()
+	return err
+}
+
+// remember keeps for the judging of events what has been read.
+func (l *Loop) remember() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	known := make(map[int]knownLink, len(l.links.byName))
+	for name, link := range l.links.byName {
+		k := knownLink{name: name}
+		if link.Up {
+			k.upSince = l.known[link.Index].upSince
+			if k.upSince.IsZero() {
+				k.upSince = time.Now()
+			}
+		}
+		known[link.Index] = k
+	}
+	l.known = known
+}
+
+// readMany is the number of devices from which on all are read at once.
+const readMany = 64
+
+func (l *Loop) readLinks(h *hints) error {
+	if !l.links.read || h.allLinks || h.resync || len(h.links) > readMany {
+		all, err := l.cfg.Kernel.Links()
+		if err != nil {
+			return err
+		}
+		clear(l.links.byName)
+		for _, link := range all {
+			if strings.HasPrefix(link.Name, calc.InterfacePrefix) {
+				l.links.byName[link.Name] = link
+			}
+		}
+		l.links.read = true
+		return nil
+	}
+	for name := range h.links {
+		link, err := l.cfg.Kernel.LinkByName(name)
+		switch {
+		case errors.Is(err, kernel.ErrNotFound):
+			delete(l.links.byName, name)
+		case err != nil:
+			return err
+		default:
+			l.links.byName[name] = link
+		}
+	}
+	return nil
+}
+
+const (
+	topics = kernel.LinkEvents | kernel.RouteEvents
+	// resubscribePause is the pause after the kernel ended a subscription.
+	resubscribePause = time.Second
+	// foreignPause is the least time between two resyncs that route events ask
+	// for: somebody else who keeps rewriting our routes shall not keep us busy.
+	foreignPause = time.Second
+)
+
+func (l *Loop) subscribe(ctx context.Context) (<-chan kernel.Event, error) {
+	return l.cfg.Kernel.Subscribe(ctx, topics)
+}
+
+// watch turns the kernel's events into hints, and subscribes again should the
+// kernel end the subscription.
+func (l *Loop) watch(ctx context.Context, events <-chan kernel.Event) {
+	var lastForeign time.Time
+	for {
+		for ev := range events {
+			if l.heed(ev, &lastForeign) {
+				l.wake()
+			}
+		}
+		for {
+			if !pause(ctx, resubscribePause) {
+				return
+			}
+			again, err := l.subscribe(ctx)
+			if err == nil {
+				events = again
+				break
+			}
+			l.log.Warn("kernel events are not received; the periodic resync goes on", "err", err)
+		}
+		l.mu.Lock()
+		l.hints.resync = true
+		l.mu.Unlock()
+		l.wake()
+	}
+}
+
+// heed notes what an event hints at and reports whether it is worth a turn.
+func (l *Loop) heed(ev kernel.Event, lastForeign *time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch ev := ev.(type) {
+	case kernel.Resync:
+		l.hints.resync = true
+		return true
+	case kernel.LinkEvent:
+		return l.heedLink(ev.Link)
+	case kernel.RouteEvent:
+		if !l.isForeign(ev) || time.Since(*lastForeign) < foreignPause {
+			return false
+		}
+		*lastForeign = time.Now()
+		l.hints.resync = true
+		return true
+	}
+	return false
+}
+
+// heedLink: a device that was renamed is no longer there under its old name, which
+// the event does not say.
+func (l *Loop) heedLink(link kernel.Link) bool {
+	known, ours := l.known[link.Index]
+	if ours {
+		l.hints.link(known.name)
+		if !link.Up && !known.upSince.IsZero() && time.Since(known.upSince) > flapAge {
+			l.hints.flapped[link.Index] = struct{}{}
+		}
+	}
+	if strings.HasPrefix(link.Name, calc.InterfacePrefix) {
+		l.hints.link(link.Name)
+		return true
+	}
+	return ours
+}
+
+// isForeign reports whether somebody else changed a route of ours: it is gone
+// though it should be, or of our protocol though it should not be. The echo of our
+// own writes is neither, but for one that was overtaken.
+func (l *Loop) isForeign(ev kernel.RouteEvent) bool {
+	r := ev.Route
+	if r.Protocol != kernel.ProtocolFelix || r.Table != kernel.TableMain || !l.inSync {
+		return false
+	}
+	want, wanted := l.desired[r.Dst]
+	if ev.Gone {
+		return wanted && want == r
+	}
+	return !wanted || want != r
+}
+
+// pause waits and reports whether ctx still holds.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}

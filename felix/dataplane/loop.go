@@ -1,0 +1,302 @@
+// Package dataplane is the apply loop: the one place where the routes to local
+// workloads, the blackholes of local blocks and outgoing NAT are written. It
+// joins what CNI calls ask for with what the datastore says, and makes the kernel
+// so.
+package dataplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/netip"
+	"sync"
+	"time"
+
+	"tortie/felix/calc"
+	"tortie/felix/nat"
+	"tortie/felix/podnet"
+	"tortie/internal/kernel"
+)
+
+// Kernel is what the Loop sees of the node; *kernel.Handle has it all.
+type Kernel interface {
+	Links() ([]kernel.Link, error)
+	LinkByName(name string) (kernel.Link, error)
+	Routes(ctx context.Context, f kernel.RouteFilter) ([]kernel.Route, error)
+	Subscribe(ctx context.Context, topics kernel.Topics) (<-chan kernel.Event, error)
+}
+
+// Routes is the reconciler of the node's routes; *routetable.Table is one, made
+// for kernel.ProtocolFelix and the main table. The Loop must be its only user.
+type Routes interface {
+	Set(routes []kernel.Route)
+	Remove(dst netip.Prefix)
+	HoldStale(hold bool)
+	LinkChanged(index int)
+	QueueResync()
+	Apply(ctx context.Context) error
+	Pending() int
+}
+
+// NAT is the reconciler of outgoing NAT; *nat.Masquerade is one.
+type NAT interface {
+	Set(nat.State)
+	QueueResync()
+	Apply(ctx context.Context) error
+}
+
+// Devices are the node's ends of the pods' veth pairs; *podnet.Net has them.
+type Devices interface {
+	Devices(ctx context.Context) ([]podnet.Device, error)
+	// RemoveDevice leaves another device alone that has come by its name.
+	RemoveDevice(ctx context.Context, d podnet.Device) error
+}
+
+// Config is what a Loop works with. Kernel, Routes and Log are required.
+type Config struct {
+	Kernel  Kernel
+	Routes  Routes
+	NAT     NAT     // nil: outgoing NAT is not ours
+	Devices Devices // nil: left-over devices stay
+	Log     *slog.Logger
+	// ResyncInterval is how often the kernel is read and compared in full, give or
+	// take a tenth. 0 means 90 s.
+	ResyncInterval time.Duration
+	// SweepGrace is for how long a device must have belonged to no endpoint before
+	// it is removed: longer than any ADD takes. 0 means two minutes.
+	SweepGrace time.Duration
+	// RetryMin and RetryMax bound the pause after a failure. 0 means 100 ms and 10 s.
+	RetryMin, RetryMax time.Duration
+}
+
+// ErrStopped answers the calls that Run can no longer serve.
+var ErrStopped = errors.New("the dataplane loop has stopped")
+
+// ErrNoInterface: the endpoint's interface is absent or down.
+var ErrNoInterface = errors.New("interface is missing or down")
+
+// Loop owns this node's routes and outgoing NAT. Its methods may be called from
+// any goroutine; Run carries out what they ask for.
+type Loop struct {
+	cfg  Config
+	log  *slog.Logger
+	kick chan struct{}
+	done chan struct{} // closed when Run has ended
+
+	mu        sync.Mutex
+	endpoints endpoints
+	state     calc.State
+	natDue    bool // state has not been handed to NAT yet
+	inSync    bool
+	waiters   []*waiter
+	hints     hints
+	status    Status
+	desired   map[netip.Prefix]kernel.Route
+	known     map[int]knownLink // the devices as last read, by index
+
+	// Owned by the goroutine of Run.
+	links   links
+	missing map[calc.EndpointID]struct{}
+	natErr  error // of the last attempt
+	retry   backoff
+	sweeper sweeper
+}
+
+// New makes a Loop. It does nothing before Run.
+func New(cfg Config) (*Loop, error) {
+	if cfg.Kernel == nil || cfg.Routes == nil || cfg.Log == nil {
+		return nil, errors.New("dataplane loop: a kernel, a route table and a log are required")
+	}
+	setDefault(&cfg.ResyncInterval, 90*time.Second)
+	setDefault(&cfg.SweepGrace, 2*time.Minute)
+	setDefault(&cfg.RetryMin, 100*time.Millisecond)
+	setDefault(&cfg.RetryMax, 10*time.Second)
+	return &Loop{
+		cfg: cfg, log: cfg.Log,
+		kick: make(chan struct{}, 1), done: make(chan struct{}),
+		endpoints: newEndpoints(),
+		hints:     newHints(),
+		links:     newLinks(),
+		missing:   map[calc.EndpointID]struct{}{},
+		retry:     backoff{min: cfg.RetryMin, max: cfg.RetryMax},
+		sweeper:   newSweeper(cfg.SweepGrace),
+	}, nil
+}
+
+func setDefault(d *time.Duration, value time.Duration) {
+	if *d <= 0 {
+		*d = value
+	}
+}
+
+// waiter is a call that wants to know what became of its endpoint.
+type waiter struct {
+	endpoint calc.Endpoint
+	removed  bool // it waits for the routes to be gone
+	done     chan error
+}
+
+// Upsert adds or changes an endpoint on behalf of a CNI ADD and returns when its
+// routes are in the kernel. It holds until the datastore shows the endpoint with
+// the same container ID, or until Remove. After an error, also that of ctx, the
+// routes may or may not be there, and the endpoint still holds: the caller undoes
+// it by Remove.
+func (l *Loop) Upsert(ctx context.Context, ep calc.Endpoint) error {
+	w := &waiter{endpoint: ep, done: make(chan error, 1)}
+	l.mu.Lock()
+	l.endpoints.add(ep)
+	l.waiters = append(l.waiters, w)
+	l.hints.link(ep.Interface)
+	l.mu.Unlock()
+	if err := l.wait(ctx, w); err != nil {
+		return fmt.Errorf("program routes of %s: %w", ep.ID, err)
+	}
+	return nil
+}
+
+// Remove takes the routes of an endpoint away on behalf of a CNI DEL, and returns
+// when they are gone. container is the ID of the container that is deleted: when
+// the endpoint belongs to another one by now, that one stays. It is empty for
+// whichever there is.
+//
+// For as long as the datastore still shows the endpoint with that container it
+// stays away. An endpoint nobody has spoken of yet has no routes we know of;
+// those that an earlier process left go with its device, or at InSync.
+func (l *Loop) Remove(ctx context.Context, id calc.EndpointID, container string) error {
+	l.mu.Lock()
+	old, was := l.endpoints.remove(id, container)
+	if !was {
+		l.mu.Unlock()
+		return nil
+	}
+	w := &waiter{endpoint: old, removed: true, done: make(chan error, 1)}
+	l.waiters = append(l.waiters, w)
+	l.mu.Unlock()
+	if err := l.wait(ctx, w); err != nil {
+		return fmt.Errorf("remove routes of %s: %w", id, err)
+	}
+	return nil
+}
+
+func (l *Loop) wait(ctx context.Context, w *waiter) error {
+	l.wake()
+	select {
+	case err := <-w.done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-l.done:
+	}
+	// Run may have answered and then ended.
+	select {
+	case err := <-w.done:
+		return err
+	default:
+		return ErrStopped
+	}
+}
+
+// SetState declares all that the datastore asks of this node. The Loop keeps s.
+// Before InSync it is only remembered.
+func (l *Loop) SetState(s calc.State) {
+	l.mu.Lock()
+	l.state = s
+	l.endpoints.store(s.Endpoints, l.inSync)
+	l.natDue = true
+	inSync := l.inSync
+	l.mu.Unlock()
+	if inSync {
+		l.wake()
+	}
+}
+
+// InSync says that the last State was the datastore's whole content. Only from
+// here on is anything removed that nobody asked to remove.
+func (l *Loop) InSync() {
+	l.mu.Lock()
+	l.inSync = true
+	l.endpoints.store(l.state.Endpoints, true)
+	l.mu.Unlock()
+	l.wake()
+}
+
+func (l *Loop) wake() {
+	select {
+	case l.kick <- struct{}{}:
+	default:
+	}
+}
+
+// Status is how far the Loop has come.
+type Status struct {
+	InSync bool
+	// Endpoints should be on this node; Waiting are those without their interface.
+	Endpoints int
+	Waiting   []calc.EndpointID
+	// PendingRoutes are not yet in the kernel as they should be.
+	PendingRoutes int
+	// Problems are objects of the datastore that could not be honoured.
+	Problems []calc.Problem
+	// LastApply is when the kernel was last made to agree, in whole or in part;
+	// LastError is what kept it from agreeing then.
+	LastApply time.Time
+	LastError error
+	// Applies, Failures and Resyncs count since the start.
+	Applies, Failures, Resyncs uint64
+}
+
+// Status is safe to call at any time.
+func (l *Loop) Status() Status {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.status
+	s.InSync = l.inSync
+	s.Problems = l.state.Problems
+	return s
+}
+
+// Run makes the kernel as it should be, until ctx ends. It leaves the kernel as it
+// is then: traffic flows on. It is called once.
+func (l *Loop) Run(ctx context.Context) error {
+	defer close(l.done)
+	l.cfg.Routes.HoldStale(true)
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	events, err := l.subscribe(ctx)
+	if err != nil {
+		return fmt.Errorf("dataplane loop: %w", err)
+	}
+	watching.Go(func() { l.watch(ctx, events) })
+
+	resync := time.NewTimer(l.resyncPause())
+	defer resync.Stop()
+	again := time.NewTimer(0)
+	defer again.Stop()
+	for {
+		retry := false
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-l.kick:
+		case <-again.C:
+			retry = true
+		case <-resync.C:
+			l.mu.Lock()
+			l.hints.resync = true
+			l.mu.Unlock()
+			resync.Reset(l.resyncPause())
+		}
+		again.Reset(l.turn(ctx, retry))
+	}
+}
+
+// resyncPause is jittered, so that the nodes of a cluster that started together
+// don't stay in step.
+func (l *Loop) resyncPause() time.Duration {
+	d := l.cfg.ResyncInterval
+	return d - d/10 + rand.N(d/5+1)
+}

@@ -1,0 +1,317 @@
+package dataplane
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"tortie/felix/calc"
+	"tortie/felix/nat"
+	"tortie/internal/kernel"
+	"tortie/internal/routetable"
+)
+
+// idle is the pause when nothing is due: something wakes the Loop first.
+const idle = 24 * time.Hour
+
+// work is what one turn is about, taken out of the Loop at its start. Whoever
+// calls later is served by the next turn.
+type work struct {
+	waiters []*waiter
+	hints   hints
+	inSync  bool
+	hold    bool       // devices may not be swept
+	nat     *nat.State // nil: as before
+}
+
+// turn makes the kernel agree with what is asked for now, answers those who wait
+// and returns when to come again. retry says that the pause after a failure is
+// over.
+func (l *Loop) turn(ctx context.Context, retry bool) time.Duration {
+	w := l.take()
+	linkErr := l.refreshLinks(&w.hints)
+	l.declare(&w)
+	if w.hints.resync {
+		l.cfg.Routes.QueueResync()
+	}
+	routeErr := errors.Join(linkErr, l.cfg.Routes.Apply(ctx))
+	l.suspectLinks(routeErr)
+	l.answer(ctx, w.waiters, routeErr)
+	err := errors.Join(routeErr, l.applyNAT(ctx, &w, retry))
+	if ctx.Err() != nil {
+		return idle
+	}
+	next := idle
+	if w.inSync && l.cfg.Devices != nil {
+		next = l.sweepDevices(ctx, &w)
+	}
+	l.report(&w, err)
+	if err == nil {
+		l.retry.reset()
+		return next
+	}
+	return min(next, l.retry.next())
+}
+
+func (l *Loop) take() work {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	w := work{
+		waiters: l.waiters, hints: l.hints, inSync: l.inSync, hold: l.state.HoldDevices,
+	}
+	l.waiters, l.hints = nil, newHints()
+	if l.natDue && l.inSync {
+		l.natDue = false
+		w.nat = &nat.State{MasqueradeCIDRs: l.state.Masquerade, PoolCIDRs: l.state.Pools}
+	}
+	return w
+}
+
+// declare hands the route table all that should be. Before InSync that is what CNI
+// calls asked for, on top of what is found in the kernel.
+func (l *Loop) declare(w *work) {
+	l.cfg.Routes.HoldStale(!w.inSync)
+	l.mu.Lock()
+	desired, missing := l.desiredRoutes(w.inSync)
+	l.mu.Unlock()
+	list := make([]kernel.Route, 0, len(desired))
+	for _, r := range desired {
+		list = append(list, r)
+	}
+	l.cfg.Routes.Set(list)
+	for _, waiter := range w.waiters {
+		for _, a := range waiter.endpoint.Addrs {
+			if _, wanted := desired[host(a)]; waiter.removed && !wanted {
+				l.cfg.Routes.Remove(host(a))
+			}
+		}
+	}
+	l.reportMissing(missing)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.desired = desired
+}
+
+// desiredRoutes is called with the lock held. An endpoint of a CNI call is younger
+// than one of the datastore, so it wins an address that both claim.
+func (l *Loop) desiredRoutes(inSync bool) (map[netip.Prefix]kernel.Route, map[calc.EndpointID]calc.Endpoint) {
+	type claim struct {
+		id    calc.EndpointID
+		fresh bool
+	}
+	routes, missing := map[netip.Prefix]kernel.Route{}, map[calc.EndpointID]calc.Endpoint{}
+	claims := map[netip.Prefix]claim{}
+	l.endpoints.all(func(ep calc.Endpoint, fresh bool) {
+		if !fresh && !inSync {
+			return
+		}
+		link, ok := l.links.up(ep.Interface)
+		if !ok {
+			missing[ep.ID] = ep
+			return
+		}
+		for _, a := range ep.Addrs {
+			dst, mine := host(a), claim{ep.ID, fresh}
+			other, taken := claims[dst]
+			if taken && (other.fresh && !fresh || other.fresh == fresh && other.id.String() < ep.ID.String()) {
+				continue
+			}
+			claims[dst], routes[dst] = mine, workloadRoute(dst, link)
+		}
+	})
+	if !inSync {
+		return routes, missing
+	}
+	for _, block := range l.state.Blocks {
+		if _, taken := routes[block]; !taken {
+			routes[block] = blackhole(block)
+		}
+	}
+	return routes, missing
+}
+
+func host(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
+
+func workloadRoute(dst netip.Prefix, link int) kernel.Route {
+	return kernel.Route{
+		Dst: dst, Table: kernel.TableMain, Protocol: kernel.ProtocolFelix,
+		Type: kernel.RouteUnicast, Scope: kernel.ScopeLink, Link: link,
+	}.Normal()
+}
+
+// blackhole keeps packets to an address of a local block that no workload has
+// from going back out by the default route, and around in circles.
+func blackhole(block netip.Prefix) kernel.Route {
+	return kernel.Route{
+		Dst: block, Table: kernel.TableMain, Protocol: kernel.ProtocolFelix, Type: kernel.RouteBlackhole,
+	}.Normal()
+}
+
+// suspectLinks has the links read again over which the kernel refused routes.
+func (l *Loop) suspectLinks(err error) {
+	var gone *routetable.LinkError
+	if !errors.As(err, &gone) {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.hints.allLinks = true
+}
+
+// answer tells each waiter what became of its endpoint. When something failed, the
+// kernel is asked whether it was theirs.
+func (l *Loop) answer(ctx context.Context, waiters []*waiter, applyErr error) {
+	var inKernel map[kernel.Route]struct{}
+	if applyErr != nil && len(waiters) > 0 {
+		routes, err := l.cfg.Kernel.Routes(ctx, kernel.RouteFilter{Protocol: kernel.ProtocolFelix})
+		if err == nil {
+			inKernel = make(map[kernel.Route]struct{}, len(routes))
+			for _, r := range routes {
+				inKernel[r] = struct{}{}
+			}
+		}
+	}
+	for _, w := range waiters {
+		w.done <- l.outcome(w, inKernel, applyErr)
+	}
+}
+
+func (l *Loop) outcome(w *waiter, inKernel map[kernel.Route]struct{}, applyErr error) error {
+	link, up := l.links.up(w.endpoint.Interface)
+	if !w.removed && !up {
+		return fmt.Errorf("%s: %w", w.endpoint.Interface, ErrNoInterface)
+	}
+	for _, a := range w.endpoint.Addrs {
+		want, dst := workloadRoute(host(a), link), host(a)
+		l.mu.Lock()
+		declared, isDeclared := l.desired[dst]
+		l.mu.Unlock()
+		if w.removed {
+			if isDeclared {
+				continue // it belongs to another endpoint by now
+			}
+			if applyErr != nil && (inKernel == nil || anyTo(inKernel, dst)) {
+				return errorFor(applyErr, dst)
+			}
+			continue
+		}
+		if !isDeclared || declared != want {
+			return fmt.Errorf("%s was given to another endpoint, or taken away, meanwhile", a)
+		}
+		if _, there := inKernel[want]; applyErr != nil && !there {
+			return errorFor(applyErr, dst)
+		}
+	}
+	return nil
+}
+
+func anyTo(routes map[kernel.Route]struct{}, dst netip.Prefix) bool {
+	for r := range routes {
+		if r.Dst == dst {
+			return true
+		}
+	}
+	return false
+}
+
+// errorFor picks out of the errors of an Apply the one about a destination; all of
+// them where none says that it is.
+func errorFor(err error, dst netip.Prefix) error {
+	list, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return err
+	}
+	for _, e := range list.Unwrap() {
+		var conflict *routetable.ConflictError
+		var gone *routetable.LinkError
+		if errors.As(e, &conflict) && conflict.Desired.Dst == dst {
+			return conflict
+		}
+		if errors.As(e, &gone) && slices.Contains(gone.Dsts, dst) {
+			return gone
+		}
+	}
+	return err
+}
+
+// applyNAT leaves a failed attempt alone until the pause after it is over, so that
+// it does not slow every CNI call down.
+func (l *Loop) applyNAT(ctx context.Context, w *work, retry bool) error {
+	if l.cfg.NAT == nil || !w.inSync {
+		return nil
+	}
+	if w.nat != nil {
+		l.cfg.NAT.Set(*w.nat)
+	}
+	if w.hints.resync {
+		l.cfg.NAT.QueueResync()
+	}
+	if w.nat == nil && !w.hints.resync && !(l.natErr != nil && retry) {
+		return l.natErr
+	}
+	l.natErr = l.cfg.NAT.Apply(ctx)
+	return l.natErr
+}
+
+// reportMissing says once of an endpoint that its interface is missing, and once
+// that it is there.
+func (l *Loop) reportMissing(now map[calc.EndpointID]calc.Endpoint) {
+	for id, ep := range now {
+		if _, known := l.missing[id]; !known {
+			l.missing[id] = struct{}{}
+			l.log.Info("endpoint waits for its interface", "workload", id.String(), "iface", ep.Interface)
+		}
+	}
+	for id := range l.missing {
+		if _, still := now[id]; !still {
+			delete(l.missing, id)
+			l.log.Info("endpoint no longer waits for its interface", "workload", id.String())
+		}
+	}
+}
+
+// report keeps the status and logs what changed about the error.
+func (l *Loop) report(w *work, err error) {
+	pending := l.cfg.Routes.Pending()
+	waiting := make([]calc.EndpointID, 0, len(l.missing))
+	for id := range l.missing {
+		waiting = append(waiting, id)
+	}
+	slices.SortFunc(waiting, func(a, b calc.EndpointID) int { return cmp.Compare(a.String(), b.String()) })
+	l.mu.Lock()
+	s := &l.status
+	before := s.LastError
+	s.LastApply, s.LastError, s.PendingRoutes, s.Waiting = time.Now(), err, pending, waiting
+	s.Endpoints = 0
+	l.endpoints.all(func(calc.Endpoint, bool) { s.Endpoints++ })
+	s.Applies++
+	if err != nil {
+		s.Failures++
+	}
+	if w.hints.resync {
+		s.Resyncs++
+	}
+	l.mu.Unlock()
+	switch {
+	case err != nil && (before == nil || before.Error() != err.Error()):
+		l.log.Warn("kernel is not as it should be yet", "err", err, "pending-routes", pending)
+	case err == nil && before != nil:
+		l.log.Info("kernel is as it should be again")
+	}
+}
+
+// backoff is the pause before a retry.
+type backoff struct {
+	min, max, now time.Duration
+}
+
+func (b *backoff) next() time.Duration {
+	b.now = min(max(2*b.now, b.min), b.max)
+	return b.now
+}
+
+func (b *backoff) reset() { b.now = 0 }
