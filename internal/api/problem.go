@@ -2,6 +2,7 @@ package api
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -62,6 +63,11 @@ func (c *checker) bad(field string, value any, format string, args ...any) {
 // missing reports a field that must be set.
 func (c *checker) missing(field, format string, args ...any) {
 	c.problems = append(c.problems, Problem{Field: field, Reason: fmt.Sprintf(format, args...)})
+}
+
+// sort puts the problems in the order of their fields, where a check walks a map.
+func (c *checker) sort() {
+	slices.SortStableFunc(c.problems, func(a, b Problem) int { return strings.Compare(a.Field, b.Field) })
 }
 
 // err is nil when no problem was found.

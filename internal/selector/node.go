@@ -109,6 +109,18 @@ func depth(n node) int {
 	return 1
 }
 
+func usesGlobal(n node) bool {
+	switch n := n.(type) {
+	case constant:
+		return n.name == "global"
+	case not:
+		return usesGlobal(n.operand)
+	case group:
+		return slices.ContainsFunc(n.operands, usesGlobal)
+	}
+	return false
+}
+
 func render(n node) string {
 	var b strings.Builder
 	n.write(&b)

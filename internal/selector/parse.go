@@ -20,9 +20,10 @@ type ParseError struct {
 }
 
 // Error is `selector "a = 'b'": column 3: want ==, …`.
-func (e *ParseError) Error() string {
-	return fmt.Sprintf("selector %q: column %d: %s", e.Text, e.Column, e.Reason)
-}
+func (e *ParseError) Error() string { return fmt.Sprintf("selector %q: %s", e.Text, e.Where()) }
+
+// Where is the error without the text of the selector, for messages that show it.
+func (e *ParseError) Where() string { return fmt.Sprintf("column %d: %s", e.Column, e.Reason) }
 
 // parser reads a selector by recursive descent; each method consumes one rule of
 // the grammar and the space after it.

@@ -39,6 +39,9 @@ func (s *Selector) Matches(labels map[string]string) bool { return s.root.matche
 // an equal selector.
 func (s *Selector) String() string { return s.text }
 
+// UsesGlobal tells whether global() stands anywhere in the selector.
+func (s *Selector) UsesGlobal() bool { return usesGlobal(s.root) }
+
 // ID names the selector by a hash of its canonical text: equal texts have equal
 // IDs, in every program and version. It is short and safe in file names and keys.
 func (s *Selector) ID() string {

@@ -1,0 +1,256 @@
+package api
+
+import (
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+)
+
+// maxRestartTime is the longest restart time that BGP can announce: 12 bits of
+// seconds (RFC 4724 section 3).
+const maxRestartTime = 4095 * time.Second
+
+// ParsePeerIP reads the address of a BGP peer: an address, or an address and
+// port as 192.0.2.1:1790 or [fd00::1]:1790. The port is 0 when not given.
+func ParsePeerIP(s string) (netip.Addr, uint16, error) {
+	if addr, err := netip.ParseAddr(s); err == nil && addr.Zone() == "" && !addr.Is4In6() {
+		return addr, 0, nil
+	}
+	ap, err := netip.ParseAddrPort(s)
+	if err != nil || ap.Port() == 0 || ap.Addr().Zone() != "" || ap.Addr().Is4In6() {
+		return netip.Addr{}, 0, &ValidationError{Problems: []Problem{{
+			Value: strconv.Quote(s), Reason: "want an address such as 192.0.2.1 or fd00::1, or with a port 192.0.2.1:1790 or [fd00::1]:1790",
+		}}}
+	}
+	return ap.Addr(), ap.Port(), nil
+}
+
+func checkBGPPeer(c *checker, p *v3.BGPPeer) {
+	s := &p.Spec
+	c.optionalName("spec.node", s.Node)
+	c.selector("spec.nodeSelector", s.NodeSelector)
+	c.selector("spec.peerSelector", s.PeerSelector)
+	c.selector("spec.localWorkloadSelector", s.LocalWorkloadSelector)
+	if s.Node != "" && s.NodeSelector != "" {
+		c.bad("spec.nodeSelector", s.NodeSelector, "can't be combined with spec.node; set one of the two")
+	}
+	c.peerTarget(s)
+	c.asn("spec.localASNumber", s.LocalASNumber)
+	if s.NextHopMode != nil {
+		oneOf(c, "spec.nextHopMode", string(*s.NextHopMode), "Auto", "Self", "Keep")
+	}
+	c.bgpPassword("spec.password", s.Password)
+	oneOf(c, "spec.sourceAddress", s.SourceAddress, v3.SourceAddressUseNodeIP, v3.SourceAddressNone)
+	c.duration("spec.maxRestartTime", s.MaxRestartTime, maxRestartTime)
+	between(c, "spec.numAllowedLocalASNumbers", s.NumAllowedLocalASNumbers, 0, 255)
+	between(c, "spec.ttlSecurity", s.TTLSecurity, 0, 254)
+	c.names("spec.filters", s.Filters)
+	oneOfPtr(c, "spec.reversePeering", s.ReversePeering, v3.ReversePeeringAuto, v3.ReversePeeringManual)
+}
+
+// peerTarget checks that exactly one of peerIP, peerSelector and
+// localWorkloadSelector says who the peer is, and that its AS number is known.
+func (c *checker) peerTarget(s *v3.BGPPeerSpec) {
+	var given []string
+	for _, f := range []struct{ name, value string }{
+		{"peerIP", s.PeerIP}, {"peerSelector", s.PeerSelector}, {"localWorkloadSelector", s.LocalWorkloadSelector},
+	} {
+		if f.value != "" {
+			given = append(given, f.name)
+		}
+	}
+	switch {
+	case len(given) == 0:
+		c.missing("spec", "says no peer: set peerIP and asNumber, or peerSelector, or localWorkloadSelector and asNumber")
+	case len(given) > 1:
+		c.missing("spec", "%s can't be combined; set one of them", strings.Join(given, " and "))
+	case s.PeerSelector != "" && s.ASNumber != 0:
+		c.bad("spec.asNumber", s.ASNumber, "can't be combined with peerSelector: the AS number is that of the selected nodes")
+	case s.PeerSelector == "" && s.ASNumber == 0:
+		c.missing("spec.asNumber", "peer without ASN: the AS number of the peer is required with %s, want 1 to 4294967295", given[0])
+	}
+	if s.PeerIP == "" {
+		if s.ReachableBy != "" {
+			c.bad("spec.reachableBy", s.ReachableBy, "needs spec.peerIP")
+		}
+		return
+	}
+	peer, _, err := ParsePeerIP(s.PeerIP)
+	if err != nil {
+		c.bad("spec.peerIP", s.PeerIP, "%s", err.(*ValidationError).Problems[0].Reason)
+		return
+	}
+	if s.ReachableBy != "" {
+		family := 4
+		if peer.Is6() {
+			family = 6
+		}
+		c.addr("spec.reachableBy", s.ReachableBy, family)
+	}
+}
+
+func (c *checker) bgpPassword(field string, p *v3.BGPPassword) {
+	if p == nil {
+		return
+	}
+	if p.SecretKeyRef == nil || p.SecretKeyRef.Name == "" || p.SecretKeyRef.Key == "" {
+		c.missing(field+".secretKeyRef", "want the name of a secret and a key in it")
+	}
+}
+
+func checkBGPConfiguration(c *checker, b *v3.BGPConfiguration) {
+	s := &b.Spec
+	c.logLevel("spec.logSeverityScreen", s.LogSeverityScreen)
+	c.asn("spec.asNumber", s.ASNumber)
+	for i, block := range s.ServiceLoadBalancerIPs {
+		c.cidr(at("spec.serviceLoadBalancerIPs", i)+".cidr", block.CIDR, 0)
+	}
+	for i, block := range s.ServiceExternalIPs {
+		c.cidr(at("spec.serviceExternalIPs", i)+".cidr", block.CIDR, 0)
+	}
+	for i, block := range s.ServiceClusterIPs {
+		c.cidr(at("spec.serviceClusterIPs", i)+".cidr", block.CIDR, 0)
+	}
+	oneOfPtr(c, "spec.serviceLoadBalancerAggregation", s.ServiceLoadBalancerAggregation,
+		v3.ServiceLoadBalancerAggregationEnabled, v3.ServiceLoadBalancerAggregationDisabled)
+	c.communities(s)
+	c.bgpPassword("spec.nodeMeshPassword", s.NodeMeshPassword)
+	c.duration("spec.nodeMeshMaxRestartTime", s.NodeMeshMaxRestartTime, maxRestartTime)
+	c.meshSettings(b)
+	oneOfPtr(c, "spec.bindMode", s.BindMode, v3.BindModeNone, v3.BindModeNodeIP)
+	for i, name := range s.IgnoredInterfaces {
+		if name == "" || name == "*" || strings.ContainsAny(name, " \t/") {
+			c.bad(at("spec.ignoredInterfaces", i), name, "want the name of a network device, '*' for any characters but not alone")
+		}
+	}
+	c.optionalAddr("spec.localWorkloadPeeringIPV4", s.LocalWorkloadPeeringIPV4, 4)
+	c.optionalAddr("spec.localWorkloadPeeringIPV6", s.LocalWorkloadPeeringIPV6, 6)
+}
+
+// meshSettings: what concerns the whole mesh can only be said once for all nodes.
+func (c *checker) meshSettings(b *v3.BGPConfiguration) {
+	s := &b.Spec
+	global := map[string]bool{
+		"spec.nodeToNodeMeshEnabled":  s.NodeToNodeMeshEnabled != nil,
+		"spec.asNumber":               s.ASNumber != nil,
+		"spec.nodeMeshPassword":       s.NodeMeshPassword != nil,
+		"spec.nodeMeshMaxRestartTime": s.NodeMeshMaxRestartTime != nil,
+	}
+	meshOff := s.NodeToNodeMeshEnabled != nil && !*s.NodeToNodeMeshEnabled
+	for _, field := range sortedKeys(global) {
+		switch {
+		case !global[field]:
+		case b.Name != "default":
+			c.missing(field, "can only be set in the BGPConfiguration named default")
+		case meshOff && strings.HasPrefix(field, "spec.nodeMesh"):
+			c.missing(field, "needs the node-to-node mesh, but spec.nodeToNodeMeshEnabled is false")
+		}
+	}
+}
+
+func (c *checker) communities(s *v3.BGPConfigurationSpec) {
+	known := map[string]bool{}
+	for i, community := range s.Communities {
+		field := at("spec.communities", i)
+		if community.Name == "" {
+			c.missing(field+".name", "is missing")
+		} else if known[community.Name] {
+			c.bad(field+".name", community.Name, "is given twice")
+		}
+		known[community.Name] = true
+		if !validCommunity(community.Value) {
+			c.bad(field+".value", community.Value, "want a community aa:nn (16 bits each) or aa:nn:mm (32 bits each)")
+		}
+	}
+	for i, ad := range s.PrefixAdvertisements {
+		field := at("spec.prefixAdvertisements", i)
+		c.cidr(field+".cidr", ad.CIDR, 0)
+		if len(ad.Communities) == 0 {
+			c.missing(field+".communities", "is missing, want names from spec.communities or values aa:nn or aa:nn:mm")
+		}
+		for j, community := range ad.Communities {
+			if !known[community] && !validCommunity(community) {
+				c.bad(at(field+".communities", j), community, "is neither a name in spec.communities nor a value aa:nn or aa:nn:mm")
+			}
+		}
+	}
+}
+
+// validCommunity accepts a standard (RFC 1997) or large (RFC 8092) community.
+func validCommunity(s string) bool {
+	parts := strings.Split(s, ":")
+	bits := 16
+	if len(parts) == 3 {
+		bits = 32
+	}
+	for _, part := range parts {
+		if _, err := strconv.ParseUint(part, 10, bits); err != nil {
+			return false
+		}
+	}
+	return len(parts) == 2 || len(parts) == 3
+}
+
+func checkBGPFilter(c *checker, f *v3.BGPFilter) {
+	for field, rules := range map[string][]v3.BGPFilterRuleV4{"spec.exportV4": f.Spec.ExportV4, "spec.importV4": f.Spec.ImportV4} {
+		for i, r := range rules {
+			var length *filterLength
+			if r.PrefixLength != nil {
+				length = &filterLength{r.PrefixLength.Min, r.PrefixLength.Max}
+			}
+			c.filterRule(at(field, i), 4, v3.BGPFilterRuleV6{
+				CIDR: r.CIDR, Source: r.Source, Interface: r.Interface, MatchOperator: r.MatchOperator, Action: r.Action,
+			}, length)
+		}
+	}
+	for field, rules := range map[string][]v3.BGPFilterRuleV6{"spec.exportV6": f.Spec.ExportV6, "spec.importV6": f.Spec.ImportV6} {
+		for i, r := range rules {
+			var length *filterLength
+			if r.PrefixLength != nil {
+				length = &filterLength{r.PrefixLength.Min, r.PrefixLength.Max}
+			}
+			c.filterRule(at(field, i), 6, r, length)
+		}
+	}
+	c.sort()
+}
+
+type filterLength struct{ least, most *int32 }
+
+func (c *checker) filterRule(field string, family int, r v3.BGPFilterRuleV6, length *filterLength) {
+	bits := int64(32)
+	if family == 6 {
+		bits = 128
+	}
+	if r.CIDR != "" {
+		c.cidr(field+".cidr", r.CIDR, family)
+	}
+	switch {
+	case r.CIDR != "" && r.MatchOperator == "":
+		c.missing(field+".matchOperator", "is required with cidr, want one of Equal, NotEqual, In, NotIn")
+	case r.CIDR == "" && r.MatchOperator != "":
+		c.missing(field+".cidr", "is required with matchOperator")
+	}
+	if length != nil {
+		if r.CIDR == "" {
+			c.missing(field+".prefixLength", "needs cidr")
+		}
+		between(c, field+".prefixLength.min", length.least, 0, bits)
+		between(c, field+".prefixLength.max", length.most, 0, bits)
+		if length.least != nil && length.most != nil && *length.least > *length.most {
+			c.bad(field+".prefixLength.min", *length.least, "is more than max, %d", *length.most)
+		}
+	}
+	oneOf(c, field+".source", r.Source, v3.BGPFilterSourceRemotePeers)
+	oneOf(c, field+".matchOperator", r.MatchOperator, v3.Equal, v3.NotEqual, v3.In, v3.NotIn)
+	if r.Action == "" {
+		c.missing(field+".action", "is missing, want Accept or Reject")
+	}
+	oneOf(c, field+".action", r.Action, v3.Accept, v3.Reject)
+	if strings.ContainsAny(r.Interface, " \t/\"") {
+		c.bad(field+".interface", r.Interface, "want the name of a network device, '*' for any characters")
+	}
+}
