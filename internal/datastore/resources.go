@@ -1,0 +1,122 @@
+package datastore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"tortie/internal/api"
+)
+
+// Resources writes objects as every writer of resources must: with defaults,
+// validated, with a UID and a creation time that last as long as the object, and
+// with the fields that only a newer program knows. Reading, deleting and
+// transactions over several objects are the Client's.
+type Resources struct {
+	client Client
+	reg    *api.Registry
+	now    func() time.Time
+}
+
+// NewResources makes the writer. now gives creation times; nil means time.Now.
+func NewResources(client Client, reg *api.Registry, now func() time.Time) *Resources {
+	if now == nil {
+		now = time.Now
+	}
+	return &Resources{client: client, reg: reg, now: now}
+}
+
+// Create writes an object that must not exist: ErrAlreadyExists when it does,
+// *api.ValidationError when it is faulty. obj is completed in place.
+func (r *Resources) Create(ctx context.Context, obj api.Object) (Entry, error) {
+	r.reg.Default(obj)
+	r.reg.Prepare(obj, r.now(), newUID)
+	return r.write(ctx, obj, func(key api.Key) Op { return Create(key, obj) })
+}
+
+// Update writes back an entry that was read and whose Object was changed or
+// replaced: ErrConflict when somebody else was faster, ErrNotFound when it is
+// gone.
+func (r *Resources) Update(ctx context.Context, e Entry) (Entry, error) {
+	r.reg.Default(e.Object)
+	updated, err := r.write(ctx, e.Object, func(api.Key) Op { return Update(e) })
+	updated.Unknown = e.Unknown
+	return updated, err
+}
+
+// Replace puts obj in the place of the object of that name: ErrNotFound when
+// there is none. If obj carries a resource version, the stored object must still
+// be at it, else ErrConflict; without one, whatever is stored now is replaced.
+func (r *Resources) Replace(ctx context.Context, obj api.Object) (Entry, error) {
+	return r.retry(ctx, obj, func() (Entry, error) { return r.replaceOnce(ctx, obj) })
+}
+
+// Apply creates obj or replaces what is there, and reports which.
+func (r *Resources) Apply(ctx context.Context, obj api.Object) (e Entry, created bool, err error) {
+	e, err = r.retry(ctx, obj, func() (Entry, error) {
+		e, err := r.replaceOnce(ctx, obj)
+		if created = errors.Is(err, ErrNotFound) && obj.GetResourceVersion() == ""; created {
+			e, err = r.Create(ctx, obj)
+		}
+		return e, err
+	})
+	return e, created && err == nil, err
+}
+
+// maxRaces is how many times in a row somebody else may be faster before Replace
+// and Apply give up.
+const maxRaces = 10
+
+// retry repeats a change that lost a race, unless obj pins the version it
+// belongs to.
+func (r *Resources) retry(ctx context.Context, obj api.Object, change func() (Entry, error)) (Entry, error) {
+	pinned := obj.GetResourceVersion() != ""
+	for race := 1; ; race++ {
+		e, err := change()
+		if !errors.Is(err, ErrConflict) || pinned || race == maxRaces || ctx.Err() != nil {
+			return e, err
+		}
+	}
+}
+
+func (r *Resources) replaceOnce(ctx context.Context, obj api.Object) (Entry, error) {
+	key, err := r.reg.KeyOf(obj)
+	if err != nil {
+		return Entry{}, err
+	}
+	e, err := r.client.Get(ctx, key)
+	if err != nil {
+		return Entry{}, err
+	}
+	if want := obj.GetResourceVersion(); want != "" && want != strconv.FormatInt(int64(e.Revision), 10) {
+		return Entry{}, &ConflictError{Key: key, Class: ErrConflict, Current: map[api.Key]Entry{key: e}}
+	}
+	obj.SetUID(e.Object.GetUID())
+	obj.SetCreationTimestamp(e.Object.GetCreationTimestamp())
+	e.Object = obj
+	return r.Update(ctx, e)
+}
+
+// write validates, writes and gives the object the revision it has now.
+func (r *Resources) write(ctx context.Context, obj api.Object, op func(api.Key) Op) (Entry, error) {
+	if err := r.reg.Validate(obj); err != nil {
+		return Entry{}, err
+	}
+	key, err := r.reg.KeyOf(obj)
+	if err != nil {
+		return Entry{}, err
+	}
+	o := op(key)
+	rev, err := r.client.Txn(ctx, o)
+	var conflict *ConflictError
+	switch {
+	case errors.As(err, &conflict):
+		return Entry{}, fmt.Errorf("%s %w", o.Kind, conflict)
+	case err != nil:
+		return Entry{}, err
+	}
+	obj.SetResourceVersion(strconv.FormatInt(int64(rev), 10))
+	return Entry{Key: o.Key, Object: obj, Revision: rev}, nil
+}
