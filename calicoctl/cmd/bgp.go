@@ -1,0 +1,210 @@
+package cmd
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"tortie/calicoctl/output"
+	"tortie/internal/control/nodestatus"
+)
+
+// peerView is a peer as `bgp peers -o json` shows it.
+type peerView struct {
+	Name            string    `json:"name"`
+	Address         string    `json:"address"`
+	Port            uint32    `json:"port,omitempty"`
+	ASN             uint32    `json:"asNumber"`
+	LocalASN        uint32    `json:"localASNumber"`
+	Type            string    `json:"type"`
+	State           string    `json:"state"`
+	Since           time.Time `json:"since,omitzero"`
+	Info            string    `json:"info,omitempty"`
+	Received        uint64    `json:"received"`
+	Advertised      uint64    `json:"advertised"`
+	GracefulRestart bool      `json:"gracefulRestart"`
+}
+
+// routeView is a route as `bgp routes -o json` shows it.
+type routeView struct {
+	Prefix    string    `json:"prefix"`
+	NextHop   string    `json:"nextHop,omitempty"`
+	ASPath    []uint32  `json:"asPath"`
+	Peer      string    `json:"peer,omitempty"`
+	Best      bool      `json:"best"`
+	Stale     bool      `json:"stale"`
+	LocalPref uint32    `json:"localPref"`
+	MED       uint32    `json:"med"`
+	Kernel    string    `json:"kernel,omitempty"`
+	Reason    string    `json:"reason"`
+	Since     time.Time `json:"since,omitzero"`
+}
+
+func (a *app) bgpCommand() *cobra.Command {
+	return group("bgp", "Show what the BGP daemon of this node knows", a.bgpPeersCommand(), a.bgpRoutesCommand())
+}
+
+func (a *app) bgpPeersCommand() *cobra.Command {
+	var socket, format string
+	cmd := &cobra.Command{
+		Use:   "peers",
+		Short: "Show the peers of this node",
+		Args:  argsThat(cobra.NoArgs, "no arguments"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkBGPFormat(cmd, format); err != nil {
+				return err
+			}
+			return a.withNode(cmd.Context(), socket, func(ctx context.Context, node nodestatus.NodeStatusClient) error {
+				answer, err := node.Peers(ctx, &nodestatus.PeersRequest{})
+				if err != nil {
+					return err
+				}
+				return a.printPeers(format, answer.GetPeers())
+			})
+		},
+	}
+	a.addSocketFlag(cmd, &socket)
+	addBGPFormat(cmd, &format)
+	return cmd
+}
+
+func (a *app) bgpRoutesCommand() *cobra.Command {
+	var socket, format string
+	cmd := &cobra.Command{
+		Use:   "routes [PREFIX]",
+		Short: "Show the routes of this node, each with the reason for it",
+		Args:  argsThat(cobra.MaximumNArgs(1), "at most one prefix or address"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkBGPFormat(cmd, format); err != nil {
+				return err
+			}
+			prefix := strings.Join(args, "")
+			if !isPrefixOrAddr(prefix) {
+				return usage(cmd, "bgp routes %q: want a prefix such as 10.65.1.0/26 or an address", prefix)
+			}
+			return a.withNode(cmd.Context(), socket, func(ctx context.Context, node nodestatus.NodeStatusClient) error {
+				answer, err := node.Routes(ctx, &nodestatus.RoutesRequest{Prefix: prefix})
+				if err != nil {
+					return err
+				}
+				if prefix != "" && len(answer.GetRoutes()) == 0 {
+					return fmt.Errorf("bgp routes %s: this node has no route to it", prefix)
+				}
+				return a.printRoutes(format, answer.GetRoutes())
+			})
+		},
+	}
+	a.addSocketFlag(cmd, &socket)
+	addBGPFormat(cmd, &format)
+	return cmd
+}
+
+func isPrefixOrAddr(s string) bool {
+	if s == "" {
+		return true
+	}
+	if _, err := netip.ParsePrefix(s); err == nil {
+		return true
+	}
+	_, err := netip.ParseAddr(s)
+	return err == nil
+}
+
+func addBGPFormat(cmd *cobra.Command, format *string) {
+	cmd.Flags().StringVarP(format, "output", "o", "table", "format: table, json or yaml")
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(
+		[]string{"table", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+func checkBGPFormat(cmd *cobra.Command, format string) error {
+	switch format {
+	case "table", "json", "yaml":
+		return nil
+	}
+	return usage(cmd, "unrecognized output format '%s': want table, json or yaml", format)
+}
+
+func (a *app) printPeers(format string, peers []*nodestatus.Peer) error {
+	views := make([]peerView, len(peers))
+	rows := [][]string{{"NAME", "ADDRESS", "ASN", "TYPE", "STATE", "SINCE", "RECEIVED", "ADVERTISED", "INFO"}}
+	for i, p := range peers {
+		views[i] = peerView{
+			Name: p.GetName(), Address: p.GetAddress(), Port: p.GetPort(), ASN: p.GetAsn(), LocalASN: p.GetLocalAsn(),
+			Type: p.GetType(), State: p.GetState(), Since: unixTime(p.GetSince()), Info: p.GetInfo(),
+			Received: p.GetReceived(), Advertised: p.GetAdvertised(), GracefulRestart: p.GetGracefulRestart(),
+		}
+		rows = append(rows, []string{
+			p.GetName(), p.GetAddress(), strconv.FormatUint(uint64(p.GetAsn()), 10), p.GetType(), p.GetState(), a.since(p.GetSince()),
+			strconv.FormatUint(p.GetReceived(), 10), strconv.FormatUint(p.GetAdvertised(), 10), dash(p.GetInfo()),
+		})
+	}
+	return a.printAs(format, views, rows)
+}
+
+func (a *app) printRoutes(format string, routes []*nodestatus.Route) error {
+	views := make([]routeView, len(routes))
+	rows := [][]string{{"PREFIX", "NEXTHOP", "BEST", "PEER", "ASPATH", "KERNEL", "REASON"}}
+	for i, r := range routes {
+		path := make([]string, len(r.GetAsPath()))
+		for j, asn := range r.GetAsPath() {
+			path[j] = strconv.FormatUint(uint64(asn), 10)
+		}
+		views[i] = routeView{
+			Prefix: r.GetPrefix(), NextHop: r.GetNextHop(), ASPath: append([]uint32{}, r.GetAsPath()...), Peer: r.GetPeer(),
+			Best: r.GetBest(), Stale: r.GetStale(), LocalPref: r.GetLocalPref(), MED: r.GetMed(),
+			Kernel: r.GetKernel(), Reason: r.GetReason(), Since: unixTime(r.GetAge()),
+		}
+		rows = append(rows, []string{
+			r.GetPrefix(), dash(r.GetNextHop()), bestMark(r), dash(r.GetPeer()), dash(strings.Join(path, " ")), dash(r.GetKernel()), dash(r.GetReason()),
+		})
+	}
+	return a.printAs(format, views, rows)
+}
+
+func bestMark(r *nodestatus.Route) string {
+	mark := "no"
+	if r.GetBest() {
+		mark = "yes"
+	}
+	if r.GetStale() {
+		mark += " (stale)"
+	}
+	return mark
+}
+
+func (a *app) printAs(format string, views any, rows [][]string) error {
+	switch format {
+	case "json":
+		return output.JSON(a.Stdout, views)
+	case "yaml":
+		return output.YAML(a.Stdout, views)
+	}
+	tw := tabwriter.NewWriter(a.Stdout, 5, 1, 3, ' ', 0)
+	for _, row := range rows {
+		for i := range row {
+			row[i] = oneLine(row[i])
+		}
+		fmt.Fprintln(tw, strings.Join(row, "\t"))
+	}
+	return tw.Flush()
+}
+
+func unixTime(seconds int64) time.Time {
+	if seconds == 0 {
+		return time.Time{}
+	}
+	return time.Unix(seconds, 0).UTC()
+}
+
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}

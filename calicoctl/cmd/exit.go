@@ -1,0 +1,96 @@
+package cmd
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"tortie/internal/datastore"
+)
+
+// The exit statuses; the root command's help explains them.
+const (
+	exitOK = iota
+	exitFailure
+	exitUsage
+	exitUnavailable
+)
+
+// usageError is a command line that can't be carried out as it stands.
+type usageError struct{ text string }
+
+func (e *usageError) Error() string { return e.text }
+
+func usage(cmd *cobra.Command, format string, args ...any) error {
+	return &usageError{text: fmt.Sprintf(format, args...) + "; see " + cmd.CommandPath() + " --help"}
+}
+
+// argsThat wraps a check of positional arguments into a usage error.
+func argsThat(check cobra.PositionalArgs, want string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if err := check(cmd, args); err != nil {
+			return usage(cmd, "want %s", want)
+		}
+		return nil
+	}
+}
+
+// failures are independent errors, each of which gets its own line.
+type failures []error
+
+func (f failures) Error() string {
+	texts := make([]string, len(f))
+	for i, err := range f {
+		texts[i] = err.Error()
+	}
+	return strings.Join(texts, "; ")
+}
+
+func (f failures) Unwrap() []error { return f }
+
+// flatten turns joined errors into a flat list.
+func flatten(err error) failures {
+	var list interface{ Unwrap() []error }
+	if many, ok := err.(failures); ok {
+		return many
+	}
+	// Only errors.Join is a list of peers; other multi-errors are one statement.
+	if joined, ok := err.(interface{ Unwrap() []error }); ok && fmt.Sprintf("%T", err) == "*errors.joinError" {
+		list = joined
+	}
+	if list == nil {
+		return failures{err}
+	}
+	var flat failures
+	for _, e := range list.Unwrap() {
+		flat = append(flat, flatten(e)...)
+	}
+	return flat
+}
+
+// report prints an error, one line for each thing that failed, and returns the
+// exit status.
+func report(stderr io.Writer, err error) int {
+	if err == nil {
+		return exitOK
+	}
+	for _, e := range flatten(err) {
+		fmt.Fprintln(stderr, oneLine(e.Error()))
+	}
+	var badUsage *usageError
+	switch {
+	case errors.As(err, &badUsage) || strings.HasPrefix(err.Error(), "unknown command"):
+		return exitUsage
+	case errors.Is(err, datastore.ErrUnavailable) || errors.Is(err, datastore.ErrUnauthorized):
+		return exitUnavailable
+	}
+	return exitFailure
+}
+
+// oneLine keeps a message on one line, whatever a library put into it.
+func oneLine(text string) string {
+	return strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r == '\n' || r == '\r' || r == '\t' }), " ")
+}

@@ -1,0 +1,167 @@
+package cmd
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/jedib0t/go-pretty/v6/text"
+	"github.com/spf13/cobra"
+
+	"tortie/calicoctl/resource"
+)
+
+func (a *app) ipamCommand() *cobra.Command {
+	return group("ipam", "Show the addresses of the cluster", a.ipamShowCommand())
+}
+
+func (a *app) ipamShowCommand() *cobra.Command {
+	var (
+		ip                              string
+		blocks, borrowed, configuration bool
+	)
+	cmd := &cobra.Command{
+		Use:   "show",
+		Short: "Show how many addresses are in use, or who has one",
+		Long: `Show how many addresses of every IP pool, and with --show-blocks of every block,
+are in use. Nothing is written.`,
+		Args: argsThat(cobra.NoArgs, "no arguments: one address is shown with --ip=ADDRESS"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var addr netip.Addr
+			if ip != "" {
+				var err error
+				if addr, err = netip.ParseAddr(ip); err != nil {
+					return usage(cmd, "--ip %q: want an IP address", ip)
+				}
+			}
+			store, closeStore, err := a.openStore(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer closeStore()
+			switch {
+			case ip != "":
+				return a.showAddress(cmd.Context(), store, addr)
+			case configuration:
+				return a.showIPAMConfig(cmd.Context(), store)
+			}
+			state, err := store.Addresses(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if borrowed {
+				a.showBorrowed(state)
+				return nil
+			}
+			a.showUsage(state, blocks)
+			return nil
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&ip, "ip", "", "show who has this address")
+	flags.BoolVar(&blocks, "show-blocks", false, "show the blocks of every pool as well")
+	flags.BoolVar(&borrowed, "show-borrowed", false, "show the addresses that a node has from another node's block")
+	flags.BoolVar(&configuration, "show-configuration", false, "show how addresses are given out")
+	cmd.MarkFlagsMutuallyExclusive("ip", "show-blocks", "show-borrowed", "show-configuration")
+	return cmd
+}
+
+func (a *app) showUsage(state resource.Addresses, blocks bool) {
+	t := a.boxed("GROUPING", "CIDR", "IPS TOTAL", "IPS IN USE", "IPS FREE")
+	t.SetColumnConfigs([]table.ColumnConfig{
+		{Name: "IPS TOTAL", Align: text.AlignRight},
+		{Name: "IPS IN USE", Align: text.AlignRight},
+		{Name: "IPS FREE", Align: text.AlignRight},
+	})
+	for _, pool := range state.Pools {
+		if pool.CIDR.IsValid() { // else the blocks that belong to no pool
+			t.AppendRow(usageRow("IP Pool", pool.CIDR, pool.Total, pool.InUse))
+		}
+		for _, block := range pool.Blocks {
+			if blocks {
+				t.AppendRow(usageRow("Block", block.CIDR, float64(block.Total), block.InUse))
+			}
+		}
+	}
+	fmt.Fprintln(a.Stdout, t.Render())
+}
+
+// usageRow shows numbers with five digits: an IPv6 pool has more addresses than
+// anybody reads.
+func usageRow(grouping string, cidr netip.Prefix, total float64, inUse int) table.Row {
+	percent := func(n float64) string { return fmt.Sprintf("%.5g (%.f%%)", n, 100*n/total) }
+	return table.Row{
+		grouping, cidr.String(), fmt.Sprintf("%.5g", total), percent(float64(inUse)), percent(total - float64(inUse)),
+	}
+}
+
+func (a *app) showAddress(ctx context.Context, store *resource.Store, addr netip.Addr) error {
+	attrs, err := store.HolderOf(ctx, addr)
+	if err != nil {
+		return err
+	}
+	if attrs == nil {
+		fmt.Fprintf(a.Stdout, "%s is not assigned\n", addr)
+		return nil
+	}
+	fmt.Fprintf(a.Stdout, "IP %s is in use\n", addr)
+	handle := "<none>"
+	if attrs.HandleID != nil {
+		handle = *attrs.HandleID
+	}
+	fmt.Fprintf(a.Stdout, "Handle ID: %s\n", handle)
+	if len(attrs.ActiveOwnerAttrs) == 0 {
+		fmt.Fprintln(a.Stdout, "No Active Owner attributes defined")
+	}
+	a.showAttrs("Active Owner Attributes", attrs.ActiveOwnerAttrs)
+	a.showAttrs("Alternate Owner Attributes", attrs.AlternateOwnerAttrs)
+	return nil
+}
+
+func (a *app) showAttrs(title string, attrs map[string]string) {
+	if len(attrs) == 0 {
+		return
+	}
+	fmt.Fprintf(a.Stdout, "%s:\n", title)
+	for _, key := range slices.Sorted(maps.Keys(attrs)) {
+		fmt.Fprintf(a.Stdout, "  %s: %s\n", key, oneLine(attrs[key]))
+	}
+}
+
+func (a *app) showBorrowed(state resource.Addresses) {
+	t := a.boxed("IP", "BORROWING-NODE", "BLOCK", "BLOCK OWNER", "TYPE", "ALLOCATED-TO")
+	for _, b := range state.Borrowed {
+		t.AppendRow(table.Row{b.Addr, b.Node, b.Block, b.Owner, b.Type, b.Holder})
+	}
+	fmt.Fprintln(a.Stdout, t.Render())
+	if state.Unclassified > 0 {
+		fmt.Fprintf(a.Stdout, "\nNote: found %d IP allocations without an explicit node association. Unable to determine if they are borrowed.\n",
+			state.Unclassified)
+	}
+}
+
+func (a *app) showIPAMConfig(ctx context.Context, store *resource.Store) error {
+	config, err := store.IPAMConfig(ctx)
+	if err != nil {
+		return err
+	}
+	t := a.boxed("PROPERTY", "VALUE")
+	t.AppendRows([]table.Row{
+		{"StrictAffinity", config.StrictAffinity},
+		{"AutoAllocateBlocks", config.AutoAllocateBlocks},
+		{"MaxBlocksPerHost", config.MaxBlocksPerHost},
+		{"KubeVirtVMAddressPersistence", orElse(config.KubeVirtVMAddressPersistence, "Enabled")},
+	})
+	fmt.Fprintln(a.Stdout, t.Render())
+	return nil
+}
+
+func orElse(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
+}

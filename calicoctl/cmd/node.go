@@ -1,0 +1,184 @@
+package cmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"tortie/internal/control/nodestatus"
+)
+
+// established is the one RFC 4271 state in which routes are exchanged.
+const established = "Established"
+
+func (a *app) nodeCommand() *cobra.Command {
+	return group("node", "Show the state of this node", a.nodeStatusCommand())
+}
+
+func (a *app) nodeStatusCommand() *cobra.Command {
+	var socket string
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show the BGP sessions of this node",
+		Args:  argsThat(cobra.NoArgs, "no arguments"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.withNode(cmd.Context(), socket, func(ctx context.Context, node nodestatus.NodeStatusClient) error {
+				state, err := node.Status(ctx, &nodestatus.StatusRequest{})
+				if err != nil {
+					return err
+				}
+				peers, err := node.Peers(ctx, &nodestatus.PeersRequest{})
+				if err != nil {
+					return err
+				}
+				a.printNodeStatus(state, peers.GetPeers())
+				return nil
+			})
+		},
+	}
+	a.addSocketFlag(cmd, &socket)
+	return cmd
+}
+
+func (a *app) addSocketFlag(cmd *cobra.Command, socket *string) {
+	path := a.Getenv("BGPD_SOCKET")
+	if path == "" {
+		path = nodestatus.DefaultSocket
+	}
+	cmd.Flags().StringVar(socket, "socket", path, "Unix socket of this node's bgpd (environment: BGPD_SOCKET)")
+}
+
+// withNode asks this node's bgpd.
+func (a *app) withNode(ctx context.Context, socket string, ask func(context.Context, nodestatus.NodeStatusClient) error) error {
+	ctx, cancel := context.WithTimeout(ctx, a.OpTimeout)
+	defer cancel()
+	client, conn, err := a.DialNode(ctx, socket)
+	if err == nil {
+		defer conn.Close()
+		err = ask(ctx, client)
+	}
+	return explainNode(socket, err)
+}
+
+// explainNode says why bgpd can't be asked, and what to do.
+func explainNode(socket string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("open %s: permission denied; run calicoctl as root", socket)
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("Calico process is not running: bgpd has no socket %s; start bgpd on this node, or name its socket with --socket", socket) //nolint:staticcheck // as upstream's users know it
+	case errors.Is(err, syscall.ECONNREFUSED) || status.Code(err) == codes.Unavailable:
+		return fmt.Errorf("Calico process is not running: nobody listens on %s, which a bgpd left behind; start bgpd on this node", socket) //nolint:staticcheck // as upstream's users know it
+	case errors.Is(err, context.DeadlineExceeded) || status.Code(err) == codes.DeadlineExceeded:
+		return fmt.Errorf("bgpd on %s does not answer; look at its log", socket)
+	}
+	if s, ok := status.FromError(err); ok {
+		return fmt.Errorf("bgpd on %s: %s", socket, s.Message())
+	}
+	return fmt.Errorf("bgpd on %s: %w", socket, err)
+}
+
+func (a *app) printNodeStatus(state *nodestatus.StatusResponse, peers []*nodestatus.Peer) {
+	fmt.Fprintln(a.Stdout, "Calico process is running.")
+	fmt.Fprintf(a.Stdout, "Node %s, AS %d, router ID %s, node-to-node mesh %s; bgpd %s, up since %s.\n",
+		state.GetNode(), state.GetAsn(), state.GetRouterId(), onOff(state.GetMesh()), state.GetVersion(), a.since(state.GetStarted()))
+	for _, family := range []int{4, 6} {
+		fmt.Fprintf(a.Stdout, "\nIPv%d BGP status\n", family)
+		a.printPeerTable(family, peers)
+	}
+	if problems := nodeProblems(state); len(problems) > 0 {
+		fmt.Fprintf(a.Stdout, "\nProblems\n")
+		for _, problem := range problems {
+			fmt.Fprintf(a.Stdout, "  %s\n", oneLine(problem))
+		}
+	}
+	fmt.Fprintf(a.Stdout, "\nNetwork policies are stored but not enforced yet on this node.\n")
+}
+
+// nodeProblems are the daemon's own, and the states that explain missing or
+// stale routes.
+func nodeProblems(state *nodestatus.StatusResponse) []string {
+	problems := state.GetProblems()
+	if !state.GetDatastoreInSync() {
+		problems = append(problems, "bgpd has not read the datastore yet: peers and routes may be missing")
+	}
+	if state.GetRestarting() {
+		problems = append(problems, "bgpd is restarting gracefully: routes from before the restart are kept until its peers have sent theirs")
+	}
+	return problems
+}
+
+func (a *app) printPeerTable(family int, peers []*nodestatus.Peer) {
+	t := a.boxed("PEER ADDRESS", "PEER TYPE", "STATE", "SINCE", "INFO")
+	rows := 0
+	for _, peer := range peers {
+		addr, err := netip.ParseAddr(peer.GetAddress())
+		if is6 := err == nil && addr.Unmap().Is6(); is6 != (family == 6) {
+			continue
+		}
+		t.AppendRow(table.Row{peer.GetAddress(), peer.GetType(), upOrStart(peer), a.since(peer.GetSince()), peerInfo(peer)})
+		rows++
+	}
+	if rows == 0 {
+		fmt.Fprintf(a.Stdout, "No IPv%d peers found.\n", family)
+		return
+	}
+	fmt.Fprintln(a.Stdout, t.Render())
+}
+
+// boxed is a table with lines around its cells.
+func (a *app) boxed(header ...string) table.Writer {
+	t := table.NewWriter()
+	t.SetStyle(table.StyleDefault)
+	row := make(table.Row, len(header))
+	for i, h := range header {
+		row[i] = h
+	}
+	t.AppendHeader(row)
+	return t
+}
+
+// upOrStart is the state of the session in the words of BIRD, which operators
+// look for.
+func upOrStart(peer *nodestatus.Peer) string {
+	if peer.GetState() == established {
+		return "up"
+	}
+	return "start"
+}
+
+func peerInfo(peer *nodestatus.Peer) string {
+	return oneLine(strings.TrimSpace(peer.GetState() + " " + peer.GetInfo()))
+}
+
+// since shows a time of the last day as a time, an older one as a date.
+func (a *app) since(seconds int64) string {
+	if seconds == 0 {
+		return "never"
+	}
+	now := a.Now()
+	t := time.Unix(seconds, 0).In(now.Location())
+	if now.Sub(t) < 24*time.Hour {
+		return t.Format("15:04:05")
+	}
+	return t.Format(time.DateOnly)
+}
+
+func onOff(b bool) string {
+	if b {
+		return "on"
+	}
+	return "off"
+}

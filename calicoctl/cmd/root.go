@@ -1,0 +1,149 @@
+// Package cmd is the command line of calicoctl: one file per verb. A command
+// touches the world only through Deps, so that tests run it in their own
+// process.
+package cmd
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"tortie/internal/api"
+	"tortie/internal/control/nodestatus"
+	"tortie/internal/datastore"
+)
+
+// Deps is everything a command needs from outside. All fields are required.
+type Deps struct {
+	Registry *api.Registry
+	// OpenStore connects to the datastore described by a configuration file, or
+	// by the environment. The client may live as long as ctx; the commands close
+	// what they opened.
+	OpenStore func(ctx context.Context, configPath string, log *slog.Logger) (datastore.Client, error)
+	// DialNode connects to the status service of this node's bgpd.
+	DialNode func(ctx context.Context, socket string) (nodestatus.NodeStatusClient, io.Closer, error)
+	Stdin    io.Reader
+	Stdout   io.Writer
+	Stderr   io.Writer
+	Getenv   func(string) string
+	// Now is the clock; its location is the one times are shown in.
+	Now func() time.Time
+	// Settle is how long an IP pool stays disabled before it is deleted.
+	Settle time.Duration
+	// OpTimeout bounds each read or write of the datastore.
+	OpTimeout time.Duration
+	Version   string
+	Commit    string
+}
+
+// app is one run of the program.
+type app struct {
+	Deps
+	configPath string
+	logLevel   string
+	context    string
+}
+
+const rootLong = `calicoctl manages the resources of a Calico network, shows its addresses, and
+shows the state of the BGP daemon of this node.
+
+The datastore is etcd. It is found through the variables ETCD_ENDPOINTS,
+ETCD_CA_CERT_FILE, ETCD_CERT_FILE, ETCD_KEY_FILE, ETCD_USERNAME and ETCD_PASSWORD,
+or through ` + datastore.DefaultConfigPath + `.
+
+Exit status: 0 everything asked for was done; 1 something failed, stderr says what;
+2 the command line is wrong; 3 the datastore does not answer, or refuses to let
+calicoctl in (what was asked for may be tried again).`
+
+// New builds the command tree.
+func New(deps Deps) *cobra.Command {
+	a := &app{Deps: deps}
+	root := &cobra.Command{
+		Use:               "calicoctl",
+		Short:             "Manage a Calico network",
+		Long:              rootLong,
+		SilenceUsage:      true,
+		SilenceErrors:     true,
+		PersistentPreRunE: a.checkGlobalFlags,
+		RunE:              showHelp,
+		Version:           deps.Version,
+	}
+	root.SetIn(deps.Stdin)
+	root.SetOut(deps.Stdout)
+	root.SetErr(deps.Stderr)
+	root.SetVersionTemplate("calicoctl {{.Version}}\n")
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, "%v", err) })
+	flags := root.PersistentFlags()
+	flags.StringVarP(&a.configPath, "config", "c", datastore.DefaultConfigPath, "file that says how to reach the datastore, YAML or JSON")
+	flags.StringVarP(&a.logLevel, "log-level", "l", "panic", "what to log to stderr: "+strings.Join(logLevelNames(), ", "))
+	flags.StringVar(&a.context, "context", "", "kubeconfig context (there is no Kubernetes datastore here: refused)")
+	flags.Bool("allow-version-mismatch", true, "accepted for compatibility: versions may always differ")
+	root.AddCommand(
+		a.createCommand(), a.applyCommand(), a.replaceCommand(), a.deleteCommand(), a.getCommand(),
+		a.labelCommand(), a.validateCommand(), a.ipamCommand(), a.nodeCommand(), a.bgpCommand(),
+		a.datastoreCommand(), a.versionCommand(),
+	)
+	return root
+}
+
+// Run runs one command line, without the program's name, and returns its exit
+// status.
+func Run(ctx context.Context, deps Deps, args []string) int {
+	root := New(deps)
+	root.SetArgs(args)
+	return report(deps.Stderr, root.ExecuteContext(ctx))
+}
+
+// showHelp is what a command that only groups others does: help, or an error
+// for a subcommand that doesn't exist.
+func showHelp(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		hint := ""
+		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+			hint = "; did you mean " + strings.Join(near, " or ") + "?"
+		}
+		return usage(cmd, "unknown command %q%s", args[0], hint)
+	}
+	return cmd.Help()
+}
+
+// group is a command that only has subcommands.
+func group(use, short string, children ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{Use: use, Short: short, Args: cobra.ArbitraryArgs, RunE: showHelp}
+	cmd.SuggestionsMinimumDistance = 2
+	cmd.AddCommand(children...)
+	return cmd
+}
+
+func (a *app) checkGlobalFlags(cmd *cobra.Command, _ []string) error {
+	if a.context != "" {
+		return usage(cmd, "--context: chooses a kubeconfig context, but the datastore is etcd; leave it out")
+	}
+	if _, ok := logLevels()[a.logLevel]; !ok {
+		return usage(cmd, "--log-level %q: want one of %s", a.logLevel, strings.Join(logLevelNames(), ", "))
+	}
+	return nil
+}
+
+func logLevelNames() []string { return []string{"panic", "fatal", "error", "warn", "info", "debug"} }
+
+// logLevels maps upstream's names. What a command fails with is printed anyway,
+// so that the two highest leave nothing to log.
+func logLevels() map[string]slog.Level {
+	const silent = slog.LevelError + 4
+	return map[string]slog.Level{
+		"panic": silent, "fatal": silent, "error": slog.LevelError,
+		"warn": slog.LevelWarn, "info": slog.LevelInfo, "debug": slog.LevelDebug,
+	}
+}
+
+func (a *app) logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(a.Stderr, &slog.HandlerOptions{Level: logLevels()[a.logLevel]}))
+}
+
+func (a *app) warn(text string) { fmt.Fprintf(a.Stderr, "Warning: %s\n", oneLine(text)) }

@@ -1,0 +1,110 @@
+// Command calicoctl manages the resources of a Calico network and shows the
+// state of this node.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"tortie/calicoctl/cmd"
+	"tortie/internal/api"
+	"tortie/internal/control/nodestatus"
+	"tortie/internal/datastore"
+	"tortie/internal/datastore/etcd"
+)
+
+// opTimeout is how long an operator waits for one answer of the datastore or of
+// bgpd before being told that there is none.
+const opTimeout = 5 * time.Second
+
+// poolSettle is how long upstream leaves a pool disabled before deleting it.
+const poolSettle = 500 * time.Millisecond
+
+// version is set by the linker.
+var version string
+
+func main() {
+	os.Exit(run())
+}
+
+func run() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	reg := api.NewRegistry()
+	client, commit := buildVersion(version, debug.ReadBuildInfo)
+	return cmd.Run(ctx, cmd.Deps{
+		Registry:  reg,
+		OpenStore: openStore(reg),
+		DialNode:  dialNode,
+		Stdin:     os.Stdin,
+		Stdout:    os.Stdout,
+		Stderr:    os.Stderr,
+		Getenv:    os.Getenv,
+		Now:       time.Now,
+		Settle:    poolSettle,
+		OpTimeout: opTimeout,
+		Version:   client,
+		Commit:    commit,
+	}, os.Args[1:])
+}
+
+func openStore(reg *api.Registry) func(context.Context, string, *slog.Logger) (datastore.Client, error) {
+	return func(ctx context.Context, path string, log *slog.Logger) (datastore.Client, error) {
+		cfg, err := datastore.LoadConfig(path, os.Getenv)
+		if err != nil {
+			return nil, err
+		}
+		return etcd.New(ctx, etcd.Config{Config: cfg, RequestTimeout: opTimeout}, reg, log)
+	}
+}
+
+// dialNode connects to a Unix socket. It connects once by hand first: the error
+// of the kernel says more than that of gRPC.
+func dialNode(ctx context.Context, socket string) (nodestatus.NodeStatusClient, io.Closer, error) {
+	var dialer net.Dialer
+	probe, err := dialer.DialContext(ctx, "unix", socket)
+	if err != nil {
+		return nil, nil, err
+	}
+	probe.Close()
+	conn, err := grpc.NewClient("passthrough:///"+socket,
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, path string) (net.Conn, error) {
+			return dialer.DialContext(ctx, "unix", path)
+		}))
+	if err != nil {
+		return nil, nil, fmt.Errorf("connect to %s: %w", socket, err)
+	}
+	return nodestatus.NewNodeStatusClient(conn), conn, nil
+}
+
+// buildVersion is what the linker was told, else what the Go toolchain recorded.
+func buildVersion(linked string, read func() (*debug.BuildInfo, bool)) (version, commit string) {
+	version, commit = linked, "unknown"
+	info, ok := read()
+	if ok {
+		if version == "" {
+			version = info.Main.Version
+		}
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				commit = s.Value
+			}
+		}
+	}
+	if version == "" {
+		version = "unknown"
+	}
+	return version, commit
+}

@@ -1,0 +1,146 @@
+package resource
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+
+	"tortie/internal/api"
+	"tortie/internal/datastore"
+)
+
+// Delete removes an object and what can't exist without it. With a version given
+// the object must be at that resourceVersion.
+func (s *Store) Delete(ctx context.Context, key api.Key, version string) error {
+	if err := writable(key); err != nil {
+		return err
+	}
+	var err error
+	switch key.Kind {
+	case api.KindIPPool:
+		err = s.deletePool(ctx, key, version)
+	case api.KindNode:
+		err = s.deleteNode(ctx, key, version)
+	case api.KindTier:
+		err = s.deleteTier(ctx, key, version)
+	default:
+		err = s.deleteOne(ctx, key, version)
+	}
+	return named(key, err, "")
+}
+
+// deleteOne removes one object, whoever else changes it meanwhile unless a
+// version is given.
+func (s *Store) deleteOne(ctx context.Context, key api.Key, version string) error {
+	for range maxAttempts {
+		entry, err := s.read(ctx, key)
+		if err != nil {
+			return err
+		}
+		if current := strconv.FormatInt(int64(entry.Revision), 10); version != "" && version != current {
+			return updateConflict(key, version, current)
+		}
+		_, err = s.Client.Txn(ctx, datastore.Delete(entry.Key, entry.Revision))
+		if !errors.Is(err, datastore.ErrConflict) || errors.Is(err, datastore.ErrNotFound) {
+			return err
+		}
+	}
+	return refuse("try again", "update conflict: %s: changed by others %d times in a row", key, maxAttempts)
+}
+
+// predefinedTiers are made by the system and stay.
+func predefinedTiers() []string { return []string{"default", "kube-admin", "kube-baseline"} }
+
+func (s *Store) deleteTier(ctx context.Context, key api.Key, version string) error {
+	if slices.Contains(predefinedTiers(), key.Name) {
+		return refuse("", "%s: is built in and can't be deleted", key)
+	}
+	policies := 0
+	for _, kind := range tieredKinds() {
+		snap, err := s.Client.List(ctx, datastore.Range{Kind: kind})
+		if err != nil {
+			return err
+		}
+		for _, entry := range snap.Entries {
+			if tierOf(entry.Object) == key.Name {
+				policies++
+			}
+		}
+	}
+	if policies > 0 {
+		return refuse("delete or move those policies first", "%s: still has %d policies", key, policies)
+	}
+	return s.deleteOne(ctx, key, version)
+}
+
+func tierOf(obj api.Object) string {
+	switch p := obj.(type) {
+	case *v3.GlobalNetworkPolicy:
+		return p.Spec.Tier
+	case *v3.NetworkPolicy:
+		return p.Spec.Tier
+	case *v3.StagedGlobalNetworkPolicy:
+		return p.Spec.Tier
+	case *v3.StagedNetworkPolicy:
+		return p.Spec.Tier
+	}
+	return ""
+}
+
+// deleteNode removes a node and everything that is only there for it, the Node
+// itself last: a clean-up that was interrupted is completed by deleting again.
+func (s *Store) deleteNode(ctx context.Context, key api.Key, version string) error {
+	entry, err := s.Client.Get(ctx, key)
+	if err != nil {
+		return err
+	}
+	if current := strconv.FormatInt(int64(entry.Revision), 10); version != "" && version != current {
+		return updateConflict(key, version, current)
+	}
+	if err := s.releaseNode(ctx, key.Name); err != nil {
+		return fmt.Errorf("%s: release its addresses: %w", key, err)
+	}
+	for _, dependents := range nodeDependents(key.Name) {
+		if err := s.deleteWhere(ctx, dependents); err != nil {
+			return fmt.Errorf("%s: delete its %s objects: %w", key, dependents.kind, err)
+		}
+	}
+	return s.deleteOne(ctx, key, "")
+}
+
+// dependents are the objects of one kind that belong to a node.
+type dependents struct {
+	kind  api.Kind
+	match func(obj api.Object) bool
+}
+
+func nodeDependents(node string) []dependents {
+	config := func(obj api.Object) bool { return obj.GetName() == "node."+node }
+	return []dependents{
+		{api.KindWorkloadEndpoint, func(obj api.Object) bool { return obj.(*api.WorkloadEndpoint).Spec.Node == node }},
+		{api.KindBGPPeer, func(obj api.Object) bool { return obj.(*v3.BGPPeer).Spec.Node == node }},
+		{api.KindFelixConfiguration, config},
+		{api.KindBGPConfiguration, config},
+		{api.KindHostEndpoint, func(obj api.Object) bool { return obj.(*v3.HostEndpoint).Spec.Node == node }},
+	}
+}
+
+func (s *Store) deleteWhere(ctx context.Context, d dependents) error {
+	snap, err := s.Client.List(ctx, datastore.Range{Kind: d.kind})
+	if err != nil {
+		return err
+	}
+	for _, entry := range snap.Entries {
+		if !d.match(entry.Object) {
+			continue
+		}
+		if _, err := s.Client.Txn(ctx, datastore.DeleteAny(entry.Key)); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,216 @@
+package resource
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+
+	"tortie/internal/api"
+	"tortie/internal/datastore"
+)
+
+// Refusal is an object of the input that the rules between objects forbid.
+type Refusal struct {
+	Index int // of the object in the input
+	Err   error
+}
+
+// CheckPools applies the rules between IP pools to a whole input before any of
+// it is written: no two pools overlap, among themselves or with those stored. A
+// pool of the input takes the place of the stored one of its name.
+func (s *Store) CheckPools(ctx context.Context, objects []api.Object) ([]Refusal, error) {
+	pools := map[int]*v3.IPPool{}
+	replaced := map[string]bool{}
+	for i, obj := range objects {
+		if pool, ok := obj.(*v3.IPPool); ok {
+			pools[i], replaced[pool.Name] = pool, true
+		}
+	}
+	if len(pools) == 0 {
+		return nil, nil
+	}
+	snap, err := s.Client.List(ctx, datastore.Range{Kind: api.KindIPPool})
+	if err != nil {
+		return nil, err
+	}
+	var others []*v3.IPPool
+	for _, entry := range snap.Entries {
+		if pool := entry.Object.(*v3.IPPool); !replaced[pool.Name] {
+			others = append(others, pool)
+		}
+	}
+	var refusals []Refusal
+	for i := range objects {
+		pool := pools[i]
+		if pool == nil {
+			continue
+		}
+		if err := overlap(pool, others); err != nil {
+			refusals = append(refusals, Refusal{Index: i, Err: err})
+		}
+		others = append(others, pool)
+	}
+	return refusals, nil
+}
+
+func overlap(pool *v3.IPPool, others []*v3.IPPool) error {
+	cidr, err := netip.ParsePrefix(pool.Spec.CIDR)
+	if err != nil {
+		return fmt.Errorf("IPPool(%s): spec.cidr: %w", pool.Name, err)
+	}
+	for _, other := range others {
+		otherCIDR, err := netip.ParsePrefix(other.Spec.CIDR)
+		if err == nil && cidr.Overlaps(otherCIDR) {
+			return refuse("choose a CIDR outside of it",
+				"IPPool(%s): spec.cidr: %s overlaps with IPPool(%s) %s", pool.Name, cidr, other.Name, otherCIDR)
+		}
+	}
+	return nil
+}
+
+// allowUpdate applies the rules for changing a stored object.
+func (s *Store) allowUpdate(ctx context.Context, key api.Key, old, updated api.Object) error {
+	if key.Kind != api.KindIPPool {
+		return nil
+	}
+	before, after := old.(*v3.IPPool), updated.(*v3.IPPool)
+	if before.Spec.CIDR != after.Spec.CIDR {
+		return refuse("create a pool of another name, disable this one, and delete it when nothing uses it",
+			"%s: spec.cidr: can't be changed from %s to %s", key, before.Spec.CIDR, after.Spec.CIDR)
+	}
+	if before.Spec.BlockSize == after.Spec.BlockSize {
+		return nil
+	}
+	cidr, err := netip.ParsePrefix(before.Spec.CIDR)
+	if err != nil {
+		return nil // nothing can have been taken from such a pool
+	}
+	use, err := s.poolUse(ctx, cidr)
+	if err != nil {
+		return err
+	}
+	if len(use.blocks) == 0 {
+		return nil
+	}
+	return refuse("create a pool of another name with the new size, disable this one, and delete it when nothing uses it",
+		"%s: spec.blockSize: can't be changed from %d to %d while the pool has blocks (%d, of them %d with addresses in use)",
+		key, before.Spec.BlockSize, after.Spec.BlockSize, len(use.blocks), use.busy)
+}
+
+// poolUse is what has been taken from a pool.
+type poolUse struct {
+	blocks    []datastore.Entry
+	addresses int // in use
+	busy      int // blocks with addresses in use
+}
+
+func (s *Store) poolUse(ctx context.Context, pool netip.Prefix) (poolUse, error) {
+	snap, err := s.Client.List(ctx, datastore.Range{Kind: api.KindIPAMBlock})
+	if err != nil {
+		return poolUse{}, err
+	}
+	var use poolUse
+	for _, entry := range snap.Entries {
+		cidr, err := netip.ParsePrefix(entry.Key.Name)
+		if err != nil || !pool.Overlaps(cidr) {
+			continue
+		}
+		use.blocks = append(use.blocks, entry)
+		if n := allocated(entry); n > 0 {
+			use.addresses += n
+			use.busy++
+		}
+	}
+	return use, nil
+}
+
+func allocated(block datastore.Entry) int {
+	n := 0
+	for _, attribute := range block.Object.(*api.IPAMBlock).Spec.Allocations {
+		if attribute != nil {
+			n++
+		}
+	}
+	return n
+}
+
+// deletePool disables the pool, so that no allocator takes a further block from
+// it, releases its empty blocks, and deletes it. Blocks with addresses in use
+// keep their owner: their workloads go on working.
+func (s *Store) deletePool(ctx context.Context, key api.Key, version string) error {
+	var cidr netip.Prefix
+	err := s.modify(ctx, key, version, func(old api.Object) (api.Object, error) {
+		pool := old.DeepCopyObject().(*v3.IPPool)
+		cidr, _ = netip.ParsePrefix(pool.Spec.CIDR)
+		pool.Spec.Disabled = true
+		return pool, nil
+	})
+	if err != nil {
+		return err
+	}
+	if err := sleep(ctx, s.Settle); err != nil {
+		return err
+	}
+	if cidr.IsValid() {
+		if err := s.releasePool(ctx, key, cidr); err != nil {
+			return err
+		}
+	}
+	_, err = s.Client.Txn(ctx, datastore.DeleteAny(key))
+	return err
+}
+
+func (s *Store) releasePool(ctx context.Context, key api.Key, cidr netip.Prefix) error {
+	use, err := s.poolUse(ctx, cidr)
+	if err != nil {
+		return err
+	}
+	for _, block := range use.blocks {
+		if allocated(block) > 0 {
+			continue
+		}
+		if err := s.releaseBlock(ctx, block); err != nil {
+			return err
+		}
+	}
+	if use.addresses > 0 {
+		s.Warn(fmt.Sprintf("%s: %d address(es) in %d block(s) are still in use: their workloads keep them until they are deleted; restart them to move them to another pool",
+			key, use.addresses, use.busy))
+	}
+	return nil
+}
+
+// releaseBlock removes an empty block and its owner's claim in one transaction.
+// A block that gets an address meanwhile stays.
+func (s *Store) releaseBlock(ctx context.Context, block datastore.Entry) error {
+	ops := []datastore.Op{datastore.Delete(block.Key, block.Revision)}
+	spec := block.Object.(*api.IPAMBlock).Spec
+	if spec.Affinity != nil {
+		owner, ownerErr := api.ParseAffinity(*spec.Affinity)
+		cidr, cidrErr := netip.ParsePrefix(block.Key.Name)
+		if ownerErr == nil && cidrErr == nil {
+			ops = append(ops, datastore.DeleteAny(api.BlockAffinityKey(owner, cidr)))
+		}
+	}
+	_, err := s.Client.Txn(ctx, ops...)
+	if errors.Is(err, datastore.ErrConflict) {
+		s.Warn(fmt.Sprintf("block %s: got an address while the pool was being deleted and stays", block.Key.Name))
+		return nil
+	}
+	return err
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
