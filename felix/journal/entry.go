@@ -45,6 +45,8 @@ type Entry struct {
 	MAC    string       `json:"mac,omitempty"`
 	MTU    int          `json:"mtu,omitempty"`
 	Addrs  []netip.Addr `json:"addrs,omitempty"`
+	// BlockBits has the prefix length of each address's block.
+	BlockBits []int `json:"blockBits,omitempty"`
 	// Detached says that the route and the device are gone, so that the addresses
 	// may be released. Meaningful in StateReleasing.
 	Detached bool `json:"detached,omitempty"`

@@ -1,0 +1,283 @@
+package cniserver
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
+
+	"tortie/felix/calc"
+	"tortie/felix/journal"
+	"tortie/felix/podnet"
+	"tortie/internal/api"
+	"tortie/ipam"
+)
+
+// add carries out ADD. Its entry in the journal precedes everything else, so
+// that a death at any point leaves a note of what may have to be taken back.
+func (s *Server) add(ctx context.Context, c call) (json.RawMessage, error) {
+	if err := s.state.Ready(); err != nil {
+		return nil, err
+	}
+	unlock, err := s.lockSettled(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	a := s.addition(c)
+	failed, undoFailed := runSteps(ctx, a.steps())
+	if undoFailed != nil {
+		s.log.Error("undoing a failed ADD is left to the journal", "attachment", c.id.String(), "err", undoFailed)
+	}
+	if failed != nil {
+		return nil, failed
+	}
+	return a.result()
+}
+
+// addition is an ADD under way.
+type addition struct {
+	server *Server
+	call   call
+	entry  journal.Entry
+	// known: the container is attached already. Its ADD mends and answers; when
+	// that fails, nothing is taken back from a pod that may be running.
+	known    bool
+	deviceUp bool
+	routed   bool
+}
+
+// lockSettled waits until nothing of an earlier attachment with the call's ID is
+// left, and keeps other calls about the endpoint out. The releaser needs the lock
+// itself, so it is not held while waiting.
+func (s *Server) lockSettled(ctx context.Context, c call) (unlock func(), err error) {
+	for {
+		if err := s.releaser.settle(ctx, c.id); err != nil {
+			return nil, err
+		}
+		unlock, err := s.lockEndpoint(ctx, c.lockKey(), c.id)
+		if err != nil {
+			return nil, err
+		}
+		if !s.releaser.isPending(c.id) {
+			return unlock, nil
+		}
+		unlock()
+	}
+}
+
+func (s *Server) lockEndpoint(ctx context.Context, key string, id journal.ID) (unlock func(), err error) {
+	if unlock, err = s.locks.lock(ctx, key); err != nil {
+		return nil, fmt.Errorf("wait for the previous call about %s: %w", id, err)
+	}
+	return unlock, nil
+}
+
+// addition decides with which entry to begin: a new one, or the one this
+// container already has.
+func (s *Server) addition(c call) *addition {
+	a := &addition{server: s, call: c}
+	if e, ok := s.journal.Get(c.id); ok && e.State == journal.StateAttached {
+		// A repeated ADD: the same answer, and whatever was lost is mended.
+		a.entry, a.known = e, true
+		a.entry.Netns = c.netns
+		return a
+	}
+	a.entry = journal.Entry{
+		ID: c.id, State: journal.StateAdding, Plugin: c.plugin,
+		Namespace: c.endpoint.Namespace, Endpoint: c.endpoint.Name, HostIf: c.hostIf, Netns: c.netns,
+	}
+	if c.plugin == pluginIPAM {
+		return a
+	}
+	a.entry.MAC = newMAC()
+	// Attached by upstream's plugin, or before the journal was lost.
+	if _, wep, ok := s.state.endpoint(c.endpoint); ok && wep.Spec.ContainerID == c.id.ContainerID {
+		a.entry.Addrs, a.known = addressesOf(wep), true
+		a.entry.HostIf = wep.Spec.InterfaceName
+		if wep.Spec.MAC != "" {
+			a.entry.MAC = wep.Spec.MAC
+		}
+	}
+	return a
+}
+
+func (a *addition) steps() []step {
+	begin := []step{
+		{"record the attachment", a.begin, a.abandon},
+		{"assign addresses", a.assign, nil},
+	}
+	finish := step{"record the attachment", a.finish, nil}
+	if a.call.plugin == pluginIPAM {
+		if a.known {
+			return nil // the entry says it all
+		}
+		return append(begin, finish)
+	}
+	if a.known {
+		return []step{{"wire the pod", a.wire, nil}, {"route to the pod", a.route, nil}, finish}
+	}
+	return append(
+		begin,
+		step{"wire the pod", a.wire, a.unwire},
+		step{"route to the pod", a.route, a.unroute},
+		finish,
+	)
+}
+
+// begin writes the entry. It is durable before assign returns.
+func (a *addition) begin(context.Context) error { return a.server.journal.Put(a.entry) }
+
+// abandon is the undoing of begin and assign: the releaser takes over, at once
+// and for as long as it takes.
+func (a *addition) abandon(context.Context) error {
+	a.entry.State = journal.StateReleasing
+	a.entry.Detached = !a.deviceUp && !a.routed
+	return a.server.releaser.take(a.entry)
+}
+
+func (a *addition) assign(ctx context.Context) error {
+	s, conf := a.server, a.call.conf
+	req := ipam.Request{
+		Handle: handleOf(a.call.id),
+		Pools4: conf.IPAM.Pools4, Pools6: conf.IPAM.Pools6,
+		Namespace: a.call.args.K8sNamespace,
+		Attrs:     map[string]string{},
+	}
+	if conf.IPAM.IPv4 {
+		req.Num4 = 1
+	}
+	if conf.IPAM.IPv6 {
+		req.Num6 = 1
+	}
+	if a.call.args.IsPod() {
+		req.Attrs[api.AttributePod] = a.call.args.K8sPod
+		req.Attrs[api.AttributeNamespace] = a.call.args.K8sNamespace
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(s.journal.Sync)
+	var got []ipam.Assignment
+	g.Go(func() (err error) {
+		got, err = s.addresses.AutoAssign(gctx, req)
+		return err
+	})
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	for _, assigned := range got {
+		a.entry.Addrs = append(a.entry.Addrs, assigned.Addr)
+		a.entry.BlockBits = append(a.entry.BlockBits, assigned.Block.Bits())
+	}
+	return nil
+}
+
+// wire makes the device and, meanwhile, writes the endpoint: neither needs the
+// other.
+func (a *addition) wire(ctx context.Context) error {
+	s := a.server
+	a.deviceUp = true // or may be, from here on
+	g, gctx := errgroup.WithContext(ctx)
+	var attached podnet.Attached
+	g.Go(func() (err error) {
+		attached, err = s.pods.Add(gctx, a.attachment())
+		return err
+	})
+	entry := a.entry
+	g.Go(func() error { return a.publish(gctx, entry) })
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	a.entry.MAC, a.entry.MTU = attached.PodMAC, attached.MTU
+	if a.entry.MAC != entry.MAC { // the pod had the interface already
+		return a.publish(ctx, a.entry)
+	}
+	return nil
+}
+
+// publish writes the profile and the endpoint, in this order: an endpoint whose
+// profile is missing is cut off.
+func (a *addition) publish(ctx context.Context, e journal.Entry) error {
+	s, c := a.server, a.call
+	if !c.args.IsPod() || !c.conf.PolicyK8s {
+		if err := s.endpoints.ensureProfile(ctx, c.conf.Name); err != nil {
+			return err
+		}
+	}
+	known, _, ok := s.state.endpoint(c.endpoint)
+	if !ok {
+		return s.endpoints.put(ctx, c, e, nil)
+	}
+	return s.endpoints.put(ctx, c, e, &known)
+}
+
+func (a *addition) attachment() podnet.Attachment {
+	mtu := a.call.conf.MTU
+	if mtu == 0 {
+		mtu = a.server.mtu()
+	}
+	return podnet.Attachment{
+		Netns: a.entry.Netns, IfName: a.entry.IfName, HostIf: a.entry.HostIf, MAC: a.entry.MAC, Addrs: a.entry.Addrs,
+		MTU: mtu, NumQueues: a.call.conf.NumQueues, AllowIPForwarding: a.call.conf.AllowIPForwarding,
+	}
+}
+
+func (a *addition) unwire(ctx context.Context) error {
+	err := a.server.pods.Remove(ctx, a.entry.HostIf)
+	a.deviceUp = err != nil
+	return err
+}
+
+func (a *addition) route(ctx context.Context) error {
+	a.routed = true // or may be, from here on
+	return a.server.routes.Upsert(ctx, a.dataplaneEndpoint())
+}
+
+func (a *addition) dataplaneEndpoint() calc.Endpoint {
+	addrs := slices.Clone(a.entry.Addrs)
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	return calc.Endpoint{ID: a.call.endpoint, ContainerID: a.entry.ContainerID, Interface: a.entry.HostIf, Addrs: addrs}
+}
+
+func (a *addition) unroute(ctx context.Context) error {
+	err := a.server.routes.Remove(ctx, a.call.endpoint, a.entry.ContainerID)
+	a.routed = err != nil
+	return err
+}
+
+// finish makes the attachment count. It need not be durable: without it a
+// restarted felix takes the attachment back, and after the death of the machine
+// there is none.
+func (a *addition) finish(context.Context) error {
+	a.entry.State = journal.StateAttached
+	return a.server.journal.Put(a.entry)
+}
+
+// newMAC makes a random address for the pod's interface, locally administered
+// and of one interface (IEEE 802). It is chosen here so that the endpoint can be
+// written while the device is made.
+func newMAC() string {
+	var mac [6]byte
+	_, _ = rand.Read(mac[:]) // never fails
+	mac[0] = mac[0]&^3 | 2
+	if mac[0] == 0xee {
+		mac[0] = 0x0e // never the node's end's
+	}
+	return net.HardwareAddr(mac[:]).String()
+}
+
+// addressesOf are the addresses of an endpoint; those that can't be read are
+// left out.
+func addressesOf(wep *api.WorkloadEndpoint) []netip.Addr {
+	var addrs []netip.Addr
+	for _, s := range wep.Spec.IPNetworks {
+		if p, err := netip.ParsePrefix(s); err == nil {
+			addrs = append(addrs, p.Addr())
+		}
+	}
+	return addrs
+}

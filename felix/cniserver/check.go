@@ -1,0 +1,127 @@
+package cniserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"tortie/felix/journal"
+	"tortie/internal/api"
+	"tortie/internal/control/cniwire"
+	"tortie/internal/datastore"
+)
+
+// check carries out CHECK: it compares the attachment with the result of its ADD,
+// the pod's namespace, the endpoint and the IPAM records, and names every
+// difference. What later plugins of the chain added is none.
+func (s *Server) check(ctx context.Context, c call) error {
+	unlock, err := s.lockSettled(ctx, c)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	a := s.addition(c)
+	if !a.known {
+		return &cniwire.Error{
+			Code: cniwire.CodeUnknownContainer,
+			Msg:  fmt.Sprintf("container %s has no interface %s in network %s on this node; run DEL, then ADD", c.id.ContainerID, c.id.IfName, c.id.Network),
+		}
+	}
+	wrong := resultDifferences(a.entry, c.conf.PrevResult)
+	if c.plugin == pluginCalico {
+		if err := s.pods.Check(ctx, a.attachment()); err != nil {
+			wrong = append(wrong, err.Error())
+		}
+	}
+	recorded, err := a.recordDifferences(ctx)
+	wrong = append(wrong, recorded...)
+	if len(wrong) > 0 {
+		return &cniwire.Error{Code: cniwire.CodeInternal, Msg: "CHECK: " + strings.Join(wrong, "; ")}
+	}
+	return err
+}
+
+// resultDifferences compares with what the runtime was told at ADD.
+func resultDifferences(e journal.Entry, result *types100.Result) []string {
+	if result == nil {
+		return nil
+	}
+	var wrong []string
+	told := map[netip.Addr]bool{}
+	for _, ip := range result.IPs {
+		if addr, ok := netip.AddrFromSlice(ip.Address.IP); ok {
+			told[addr.Unmap()] = true
+		}
+	}
+	for _, addr := range e.Addrs {
+		if !told[addr] {
+			wrong = append(wrong, fmt.Sprintf("the result has no address %s", addr))
+		}
+	}
+	if e.HostIf == "" {
+		return wrong
+	}
+	for _, name := range []string{e.HostIf, e.IfName} {
+		if !slices.ContainsFunc(result.Interfaces, func(i *types100.Interface) bool { return i.Name == name }) {
+			wrong = append(wrong, fmt.Sprintf("the result has no interface %s", name))
+		}
+	}
+	return wrong
+}
+
+// recordDifferences compares with the datastore. The error says that it could
+// not be asked.
+func (a *addition) recordDifferences(ctx context.Context) ([]string, error) {
+	s := a.server
+	if err := s.state.Ready(); err != nil {
+		return nil, err
+	}
+	var wrong []string
+	held, err := s.addresses.ByHandle(ctx, handleOf(a.call.id))
+	if err != nil {
+		return nil, err
+	}
+	for _, addr := range a.entry.Addrs {
+		if !slices.Contains(held, addr) {
+			wrong = append(wrong, fmt.Sprintf("address %s is not assigned to handle %s", addr, handleOf(a.call.id)))
+		}
+	}
+	if a.call.plugin == pluginIPAM {
+		return wrong, nil
+	}
+	key := a.call.endpoint.Key()
+	entry, err := s.client.Get(ctx, key)
+	if errors.Is(err, datastore.ErrNotFound) {
+		return append(wrong, fmt.Sprintf("%s is missing", key)), nil
+	}
+	if err != nil {
+		return wrong, fmt.Errorf("read %s: %w", key, err)
+	}
+	return append(wrong, endpointDifferences(key, entry.Object, a.entry)...), nil
+}
+
+func endpointDifferences(key api.Key, obj api.Object, e journal.Entry) []string {
+	wep, ok := obj.(*api.WorkloadEndpoint)
+	if !ok {
+		return []string{fmt.Sprintf("%s can't be read", key)}
+	}
+	var wrong []string
+	if wep.Spec.ContainerID != e.ContainerID {
+		wrong = append(wrong, fmt.Sprintf("%s belongs to container %s", key, wep.Spec.ContainerID))
+	}
+	if wep.Spec.InterfaceName != e.HostIf {
+		wrong = append(wrong, fmt.Sprintf("%s names interface %q, not %s", key, wep.Spec.InterfaceName, e.HostIf))
+	}
+	recorded := addressesOf(wep)
+	for _, addr := range e.Addrs {
+		if !slices.Contains(recorded, addr) {
+			wrong = append(wrong, fmt.Sprintf("%s lacks address %s", key, addr))
+		}
+	}
+	return wrong
+}

@@ -1,0 +1,62 @@
+package netconf
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Args is the content of CNI_ARGS that matters here.
+type Args struct {
+	// K8sNamespace and K8sPod are both set when the container is a pod.
+	K8sNamespace, K8sPod string
+}
+
+// IsPod reports whether the arguments name a Kubernetes pod.
+func (a Args) IsPod() bool { return a.K8sPod != "" }
+
+// ArgsError says what is wrong with CNI_ARGS.
+type ArgsError struct{ Reason string }
+
+// Error is one line for the operator.
+func (e *ArgsError) Error() string { return "CNI_ARGS: " + e.Reason }
+
+// ParseArgs reads CNI_ARGS ("K=V;K=V"). Unknown keys are an error unless
+// IgnoreUnknown is set, as the CNI convention says; keys of Kubernetes and of
+// test tools are known and ignored.
+func ParseArgs(s string) (Args, error) {
+	var a Args
+	var unknown []string
+	ignoreUnknown := false
+	for pair := range strings.SplitSeq(s, ";") {
+		if pair == "" {
+			continue
+		}
+		key, value, ok := strings.Cut(pair, "=")
+		if !ok {
+			return Args{}, &ArgsError{fmt.Sprintf("%q: want KEY=VALUE", pair)}
+		}
+		switch key {
+		case "K8S_POD_NAMESPACE":
+			a.K8sNamespace = value
+		case "K8S_POD_NAME":
+			a.K8sPod = value
+		case "K8S_POD_INFRA_CONTAINER_ID", "K8S_POD_UID", "CNI_TEST_NAMESPACE":
+		case "IgnoreUnknown":
+			switch value {
+			case "1", "true", "True", "TRUE":
+				ignoreUnknown = true
+			}
+		case "IP":
+			return Args{}, &ArgsError{"IP: a requested address is not supported by this version; remove it"}
+		default:
+			unknown = append(unknown, key)
+		}
+	}
+	if len(unknown) > 0 && !ignoreUnknown {
+		return Args{}, &ArgsError{fmt.Sprintf("unknown key %q; remove it or add IgnoreUnknown=1", unknown[0])}
+	}
+	if (a.K8sNamespace == "") != (a.K8sPod == "") {
+		return Args{}, &ArgsError{"K8S_POD_NAMESPACE and K8S_POD_NAME: one without the other; give both"}
+	}
+	return a, nil
+}

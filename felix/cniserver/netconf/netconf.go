@@ -1,0 +1,381 @@
+// Package netconf reads the network configuration and the arguments of a CNI
+// call, once, into types that can't be wrong. It is strict: a key that is
+// unknown, or asks for something that is not done, is an error naming the key.
+package netconf
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/cni/pkg/version"
+)
+
+// Error says which key of a configuration is wrong, and why.
+type Error struct {
+	Key    string // path in the document: "ipam.type"
+	Reason string
+}
+
+// Error is one line for the operator.
+func (e *Error) Error() string {
+	return fmt.Sprintf("network configuration: key %q: %s", e.Key, e.Reason)
+}
+
+// IPAMCalico is the one IPAM type served here.
+const IPAMCalico = "calico-ipam"
+
+// Conf is a checked network configuration.
+type Conf struct {
+	CNIVersion string // never empty
+	Name       string
+	NodeName   string // empty: whatever felix's is
+	IPAM       IPAM
+	// PolicyK8s: profiles are those of the Kubernetes namespace and service account
+	// instead of one per network.
+	PolicyK8s         bool
+	MTU               int // 0: the node's choice
+	NumQueues         int // 0: the kernel's choice
+	AllowIPForwarding bool
+	DNS               types.DNS
+	// PrevResult is what the runtime says the attachment looks like; nil for none.
+	PrevResult *types100.Result
+	// ValidAttachments is set for GC alone.
+	ValidAttachments []types.GCAttachment
+}
+
+// IPAM says which addresses to assign.
+type IPAM struct {
+	IPv4, IPv6     bool
+	Pools4, Pools6 []string // names or CIDRs; empty for any
+}
+
+// document is the configuration as JSON has it.
+type document struct {
+	CNIVersion  string               `json:"cniVersion"`
+	Name        string               `json:"name"`
+	Type        string               `json:"type"`
+	NodeName    string               `json:"nodename"`
+	MTU         int                  `json:"mtu"`
+	NumQueues   int                  `json:"num_queues"`
+	Datastore   string               `json:"datastore_type"`
+	Socket      string               `json:"felix_socket"`
+	DefaultGW   *bool                `json:"include_default_routes"`
+	IPAM        json.RawMessage      `json:"ipam"`
+	Policy      json.RawMessage      `json:"policy"`
+	Container   json.RawMessage      `json:"container_settings"`
+	Features    map[string]any       `json:"feature_control"`
+	DNS         types.DNS            `json:"dns"`
+	Runtime     runtimeConfig        `json:"runtimeConfig"`
+	PrevResult  json.RawMessage      `json:"prevResult"`
+	Attachments []types.GCAttachment `json:"cni.dev/valid-attachments"`
+}
+
+// runtimeConfig is what a runtime fills in for the capabilities of the plugin.
+type runtimeConfig struct {
+	DNS      *types.DNS      `json:"dns"`
+	IPs      json.RawMessage `json:"ips"`
+	MAC      string          `json:"mac"`
+	IPRanges json.RawMessage `json:"ipRanges"`
+}
+
+// Identity is the part of a configuration that DEL needs. It is read leniently:
+// what was never attached under a wrong configuration is deleted under it too.
+type Identity struct {
+	Name       string `json:"name"`
+	CNIVersion string `json:"cniVersion"`
+	NodeName   string `json:"nodename"`
+}
+
+// ParseIdentity reads the network's name alone.
+func ParseIdentity(raw []byte) (Identity, error) {
+	var id Identity
+	if err := json.Unmarshal(raw, &id); err != nil {
+		return id, decodingError(err)
+	}
+	if id.Name == "" {
+		return id, &Error{Key: "name", Reason: "missing; give the network a name"}
+	}
+	return id, nil
+}
+
+// Parse reads and checks the whole configuration of the plugin called by the
+// name plugin, "calico" or "calico-ipam".
+func Parse(plugin string, raw []byte) (Conf, error) {
+	keys, err := keysOf("", raw)
+	if err != nil {
+		return Conf{}, err
+	}
+	var doc document
+	if err := json.Unmarshal(raw, &doc); err != nil {
+		return Conf{}, decodingError(err)
+	}
+	// Under another main plugin the outer object is that plugin's.
+	if plugin != IPAMCalico {
+		if err := checkKeys("", keys, mainKeys); err != nil {
+			return Conf{}, err
+		}
+		if err := doc.check(); err != nil {
+			return Conf{}, err
+		}
+	}
+	return doc.conf(plugin)
+}
+
+// check refuses values that this version does not serve.
+func (d document) check() error {
+	switch {
+	case d.Name == "":
+		return &Error{Key: "name", Reason: "missing; give the network a name"}
+	case d.Datastore != "" && d.Datastore != "etcdv3":
+		return &Error{Key: "datastore_type", Reason: strconv.Quote(d.Datastore) + " is not supported by this version; use etcdv3"}
+	case d.MTU < 0 || d.MTU > 65535:
+		return &Error{Key: "mtu", Reason: strconv.Itoa(d.MTU) + " is out of range; want 68 to 65535, or leave it out"}
+	case d.MTU != 0 && d.MTU < 68:
+		return &Error{Key: "mtu", Reason: strconv.Itoa(d.MTU) + " is less than IPv4's minimum of 68"}
+	case d.NumQueues < 0 || d.NumQueues > 4096:
+		return &Error{Key: "num_queues", Reason: strconv.Itoa(d.NumQueues) + " is out of range; want 1 to 4096, or leave it out"}
+	case d.DefaultGW != nil && !*d.DefaultGW:
+		return &Error{Key: "include_default_routes", Reason: "false is not supported by this version; remove it"}
+	case len(d.Runtime.IPs) > 0:
+		return &Error{Key: "runtimeConfig.ips", Reason: "not supported by this version; remove the ips capability"}
+	case d.Runtime.MAC != "":
+		return &Error{Key: "runtimeConfig.mac", Reason: "not supported by this version; remove the mac capability"}
+	case len(d.Runtime.IPRanges) > 0:
+		return &Error{Key: "runtimeConfig.ipRanges", Reason: "not supported by this version; remove the ipRanges capability"}
+	}
+	for _, feature := range slices.Sorted(maps.Keys(d.Features)) {
+		if d.Features[feature] != false {
+			return &Error{Key: "feature_control." + feature, Reason: "not supported by this version; remove it"}
+		}
+	}
+	return nil
+}
+
+// conf reads the nested objects.
+func (d document) conf(plugin string) (Conf, error) {
+	c := Conf{
+		CNIVersion: d.CNIVersion, Name: d.Name, NodeName: d.NodeName, MTU: d.MTU, NumQueues: d.NumQueues,
+		DNS: d.DNS, ValidAttachments: d.Attachments,
+	}
+	if c.CNIVersion == "" {
+		c.CNIVersion = "0.2.0" // as the specification says of a configuration without one
+	}
+	if c.Name == "" {
+		return Conf{}, &Error{Key: "name", Reason: "missing; give the network a name"}
+	}
+	if d.Runtime.DNS != nil {
+		c.DNS = *d.Runtime.DNS
+	}
+	var err error
+	if c.IPAM, err = parseIPAM(d.IPAM); err != nil {
+		return Conf{}, err
+	}
+	if plugin == IPAMCalico {
+		return c, nil // the rest is the main plugin's
+	}
+	if c.PolicyK8s, err = parsePolicy(d.Policy); err != nil {
+		return Conf{}, err
+	}
+	if c.AllowIPForwarding, err = parseContainer(d.Container); err != nil {
+		return Conf{}, err
+	}
+	c.PrevResult, err = parsePrevResult(c.CNIVersion, d.PrevResult)
+	return c, err
+}
+
+func parseIPAM(raw json.RawMessage) (IPAM, error) {
+	var in struct {
+		Type   string   `json:"type"`
+		IPv4   *flag    `json:"assign_ipv4"`
+		IPv6   *flag    `json:"assign_ipv6"`
+		Pools4 []string `json:"ipv4_pools"`
+		Pools6 []string `json:"ipv6_pools"`
+	}
+	if len(raw) == 0 {
+		return IPAM{}, &Error{Key: "ipam", Reason: `missing; add "ipam": {"type": "calico-ipam"}`}
+	}
+	if err := decode("ipam", raw, &in); err != nil {
+		return IPAM{}, err
+	}
+	switch in.Type {
+	case IPAMCalico:
+	case "":
+		return IPAM{}, &Error{Key: "ipam.type", Reason: "missing; want calico-ipam"}
+	default:
+		return IPAM{}, &Error{Key: "ipam.type", Reason: strconv.Quote(in.Type) + " is not supported by this version; use calico-ipam"}
+	}
+	keys, err := keysOf("ipam", raw)
+	if err == nil {
+		err = checkKeys("ipam", keys, ipamKeys)
+	}
+	if err != nil {
+		return IPAM{}, err
+	}
+	out := IPAM{IPv4: in.IPv4 == nil || bool(*in.IPv4), IPv6: in.IPv6 != nil && bool(*in.IPv6), Pools4: in.Pools4, Pools6: in.Pools6}
+	if !out.IPv4 && !out.IPv6 {
+		return IPAM{}, &Error{Key: "ipam.assign_ipv4", Reason: "no address family is left; set assign_ipv4 or assign_ipv6 to \"true\""}
+	}
+	if err := checkPools("ipam.ipv4_pools", out.Pools4, netip.Addr.Is4); err != nil {
+		return IPAM{}, err
+	}
+	return out, checkPools("ipam.ipv6_pools", out.Pools6, netip.Addr.Is6)
+}
+
+// checkPools refuses entries that can be no pool: names are checked where the
+// pools are known.
+func checkPools(key string, pools []string, family func(netip.Addr) bool) error {
+	for _, pool := range pools {
+		if pool == "" {
+			return &Error{Key: key, Reason: "has an empty entry; want the name or the CIDR of a pool"}
+		}
+		if !strings.Contains(pool, "/") {
+			continue
+		}
+		prefix, err := netip.ParsePrefix(pool)
+		switch {
+		case err != nil:
+			return &Error{Key: key, Reason: strconv.Quote(pool) + " is not a CIDR"}
+		case prefix != prefix.Masked():
+			return &Error{Key: key, Reason: fmt.Sprintf("%q has host bits set; did you mean %s?", pool, prefix.Masked())}
+		case !family(prefix.Addr()):
+			return &Error{Key: key, Reason: strconv.Quote(pool) + " is of the other address family"}
+		}
+	}
+	return nil
+}
+
+func parsePolicy(raw json.RawMessage) (k8s bool, err error) {
+	if isNull(raw) {
+		return false, nil
+	}
+	var in struct {
+		Type string `json:"type"`
+	}
+	if err := decode("policy", raw, &in); err != nil {
+		return false, err
+	}
+	keys, err := keysOf("policy", raw)
+	if err == nil {
+		err = checkKeys("policy", keys, policyKeys)
+	}
+	if err != nil {
+		return false, err
+	}
+	if in.Type != "" && in.Type != "k8s" {
+		return false, &Error{Key: "policy.type", Reason: strconv.Quote(in.Type) + " is not known; want k8s, or leave it out"}
+	}
+	return in.Type == "k8s", nil
+}
+
+func parseContainer(raw json.RawMessage) (forwarding bool, err error) {
+	if isNull(raw) {
+		return false, nil
+	}
+	var in struct {
+		Forwarding bool `json:"allow_ip_forwarding"`
+	}
+	if err := decode("container_settings", raw, &in); err != nil {
+		return false, err
+	}
+	keys, err := keysOf("container_settings", raw)
+	if err == nil {
+		err = checkKeys("container_settings", keys, containerKeys)
+	}
+	return in.Forwarding, err
+}
+
+func parsePrevResult(cniVersion string, raw json.RawMessage) (*types100.Result, error) {
+	if isNull(raw) {
+		return nil, nil
+	}
+	result, err := version.NewResult(cniVersion, raw)
+	if err != nil {
+		return nil, &Error{Key: "prevResult", Reason: err.Error()}
+	}
+	converted, err := types100.NewResultFromResult(result)
+	if err != nil {
+		return nil, &Error{Key: "prevResult", Reason: err.Error()}
+	}
+	return converted, nil
+}
+
+// flag is a boolean that upstream writes as a string.
+type flag bool
+
+// UnmarshalJSON takes true, false, "true" and "false".
+func (f *flag) UnmarshalJSON(raw []byte) error {
+	switch strings.ToLower(strings.Trim(string(raw), `"`)) {
+	case "true":
+		*f = true
+	case "false":
+		*f = false
+	default:
+		return fmt.Errorf(`%s is not "true" or "false"`, raw)
+	}
+	return nil
+}
+
+// keysOf lists the keys of an object, sorted.
+func keysOf(where string, raw []byte) ([]string, error) {
+	var object map[string]json.RawMessage
+	if err := decode(where, raw, &object); err != nil {
+		return nil, err
+	}
+	return slices.Sorted(maps.Keys(object)), nil
+}
+
+func decode(where string, raw []byte, into any) error {
+	err := json.Unmarshal(raw, into)
+	if err == nil || where == "" {
+		return decodingError(err)
+	}
+	var wrongType *json.UnmarshalTypeError
+	if errors.As(err, &wrongType) {
+		if wrongType.Field != "" {
+			where += "." + wrongType.Field
+		}
+		return &Error{Key: where, Reason: fmt.Sprintf("want %s, not %s", typeName(wrongType), wrongType.Value)}
+	}
+	return &Error{Key: where, Reason: err.Error()}
+}
+
+// decodingError names the key when one has a value of the wrong type.
+func decodingError(err error) error {
+	var wrongType *json.UnmarshalTypeError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &wrongType) && wrongType.Field != "":
+		return &Error{Key: wrongType.Field, Reason: fmt.Sprintf("want %s, not %s", typeName(wrongType), wrongType.Value)}
+	}
+	return fmt.Errorf("network configuration: %w", err)
+}
+
+// typeName is a type in JSON's words.
+func typeName(e *json.UnmarshalTypeError) string {
+	switch e.Type.Kind().String() {
+	case "int":
+		return "a number"
+	case "string":
+		return "a string"
+	case "bool":
+		return "true or false"
+	case "slice":
+		return "a list"
+	default:
+		return "an object"
+	}
+}
+
+func isNull(raw json.RawMessage) bool {
+	return len(raw) == 0 || bytes.Equal(bytes.TrimSpace(raw), []byte("null"))
+}

@@ -1,0 +1,185 @@
+package netconf
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/google/go-cmp/cmp"
+)
+
+// with is a valid configuration with more keys.
+func with(keys string) []byte {
+	if keys != "" {
+		keys = ", " + keys
+	}
+	return []byte(`{"cniVersion": "1.1.0", "name": "net1", "type": "calico", "ipam": {"type": "calico-ipam"}` + keys + `}`)
+}
+
+func ipam(keys string) []byte {
+	return []byte(`{"cniVersion": "1.1.0", "name": "net1", "type": "calico", "ipam": {"type": "calico-ipam", ` + keys + `}}`)
+}
+
+func TestParseTakesUpstreamsDefaults(t *testing.T) {
+	got, err := Parse("calico", with(""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Conf{CNIVersion: "1.1.0", Name: "net1", IPAM: IPAM{IPv4: true}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("configuration (-want +got):\n%s", diff)
+	}
+}
+
+func TestParseReadsEveryServedKey(t *testing.T) {
+	got, err := Parse("calico", []byte(`{
+		"name": "net1", "type": "calico", "mtu": 1400, "num_queues": 4, "nodename": "node1", "datastore_type": "etcdv3",
+		"felix_socket": "/run/x.sock", "include_default_routes": true,
+		"ipam": {"type": "calico-ipam", "assign_ipv4": "false", "assign_ipv6": "true", "ipv4_pools": ["10.0.0.0/16", "pool-a"], "ipv6_pools": ["fd00::/48"]},
+		"policy": {"type": "k8s", "k8s_api_root": "https://10.0.0.1"},
+		"container_settings": {"allow_ip_forwarding": true},
+		"dns": {"nameservers": ["10.0.0.10"]}, "runtimeConfig": {"dns": {"nameservers": ["10.0.0.11"]}, "portMappings": []},
+		"cni.dev/valid-attachments": [{"containerID": "c1", "ifname": "eth0"}]
+	}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Conf{
+		CNIVersion: "0.2.0", Name: "net1", NodeName: "node1", MTU: 1400, NumQueues: 4, PolicyK8s: true, AllowIPForwarding: true,
+		IPAM:             IPAM{IPv6: true, Pools4: []string{"10.0.0.0/16", "pool-a"}, Pools6: []string{"fd00::/48"}},
+		DNS:              types.DNS{Nameservers: []string{"10.0.0.11"}},
+		ValidAttachments: []types.GCAttachment{{ContainerID: "c1", IfName: "eth0"}},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("configuration (-want +got):\n%s", diff)
+	}
+}
+
+func TestParseRefusesByName(t *testing.T) {
+	for _, tc := range []struct {
+		conf []byte
+		key  string
+		says string
+	}{
+		{with(`"ipamm": {}`), "ipamm", `did you mean ipam?`},
+		{with(`"numqueues": 2`), "numqueues", `did you mean num_queues?`},
+		{with(`"zzzzzzzzzzz": 2`), "zzzzzzzzzzz", `unknown key; remove it`},
+		{with(`"mode": "vxlan"`), "mode", "not supported"},
+		{with(`"datastore_type": "kubernetes"`), "datastore_type", "use etcdv3"},
+		{with(`"mtu": 70000`), "mtu", "out of range"},
+		{with(`"mtu": 20`), "mtu", "68"},
+		{with(`"mtu": "1400"`), "mtu", "want a number, not string"},
+		{with(`"num_queues": -1`), "num_queues", "out of range"},
+		{with(`"include_default_routes": false`), "include_default_routes", "not supported"},
+		{with(`"feature_control": {"floating_ips": true}`), "feature_control.floating_ips", "not supported"},
+		{with(`"policy": {"type": "calico"}`), "policy.type", "want k8s"},
+		{with(`"policy": {"typ": "k8s"}`), "policy.typ", "did you mean type?"},
+		{with(`"policy": []`), "policy", "want an object"},
+		{with(`"container_settings": {"allow_forwarding": true}`), "container_settings.allow_forwarding", "unknown key"},
+		{with(`"runtimeConfig": {"ips": ["10.0.0.1"]}`), "runtimeConfig.ips", "not supported"},
+		{with(`"runtimeConfig": {"mac": "aa:bb:cc:dd:ee:ff"}`), "runtimeConfig.mac", "not supported"},
+		{with(`"prevResult": {"cniVersion": "9.9.9"}`), "prevResult", ""},
+		{ipam(`"assign_ipv4": "false"`), "ipam.assign_ipv4", "no address family"},
+		{ipam(`"assign_ipv4": "maybe"`), "ipam", "maybe"},
+		{ipam(`"ipv4_pools": ["10.0.0.1/16"]`), "ipam.ipv4_pools", "did you mean 10.0.0.0/16?"},
+		{ipam(`"ipv4_pools": ["10.0.0.0/99"]`), "ipam.ipv4_pools", "is not a CIDR"},
+		{ipam(`"ipv4_pools": ["fd00::/48"]`), "ipam.ipv4_pools", "other address family"},
+		{ipam(`"ipv6_pools": [""]`), "ipam.ipv6_pools", "empty entry"},
+		{ipam(`"subnet": "usePodCidr"`), "ipam.subnet", "not supported"},
+		{ipam(`"asign_ipv4": "true"`), "ipam.asign_ipv4", "did you mean assign_ipv4?"},
+		{[]byte(`{"name": "net1", "type": "calico"}`), "ipam", "missing"},
+		{[]byte(`{"name": "net1", "type": "calico", "ipam": {}}`), "ipam.type", "missing"},
+		{[]byte(`{"name": "net1", "type": "calico", "ipam": {"type": "host-local", "subnet": "x"}}`), "ipam.type", `"host-local" is not supported`},
+		{[]byte(`{"type": "calico", "ipam": {"type": "calico-ipam"}}`), "name", "missing"},
+	} {
+		t.Run(fmt.Sprintf("%s %s", tc.key, tc.says), func(t *testing.T) {
+			_, err := Parse("calico", tc.conf)
+			var wrong *Error
+			if !errors.As(err, &wrong) || wrong.Key != tc.key || !strings.Contains(err.Error(), tc.says) {
+				t.Errorf("error %v; want one about %q that says %q", err, tc.key, tc.says)
+			}
+			if err != nil && strings.Contains(err.Error(), "\n") {
+				t.Errorf("error %q has several lines", err)
+			}
+		})
+	}
+}
+
+func TestParseToleratesWhatIsNotItsOwn(t *testing.T) {
+	for _, keys := range []string{
+		`"capabilities": {"portMappings": true}, "ipMasq": true, "args": {"cni": {}}, "disableCheck": true, "cniVersions": ["1.0.0"]`,
+		`"cni.dev/attachments": [], "io.example/x": 1, "example.org": 2`,
+		`"etcd_endpoints": "http://a:2379", "log_level": "info", "kubernetes": {"kubeconfig": "/x"}, "qps": 100`,
+		`"policy": null, "container_settings": null, "prevResult": null, "feature_control": {"floating_ips": false}`,
+	} {
+		if _, err := Parse("calico", with(keys)); err != nil {
+			t.Errorf("%s: %v", keys, err)
+		}
+	}
+}
+
+func TestParseUnderAnotherMainPluginReadsTheIPAMPartAlone(t *testing.T) {
+	conf := []byte(`{"cniVersion": "1.0.0", "name": "lan", "type": "macvlan", "master": "eth0", "mode": "bridge", "policy": 3,
+		"ipam": {"type": "calico-ipam", "assign_ipv6": true}}`)
+	got, err := Parse("calico-ipam", conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Conf{CNIVersion: "1.0.0", Name: "lan", IPAM: IPAM{IPv4: true, IPv6: true}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("configuration (-want +got):\n%s", diff)
+	}
+}
+
+func TestParseIdentityIgnoresWhatIsWrong(t *testing.T) {
+	got, err := ParseIdentity(with(`"ipamm": {}, "mtu": "many"`))
+	if err != nil || got.Name != "net1" {
+		t.Errorf("identity %+v, %v", got, err)
+	}
+	if _, err := ParseIdentity([]byte(`{}`)); err == nil {
+		t.Error("a configuration without a name was taken")
+	}
+}
+
+func TestParseArgs(t *testing.T) {
+	for _, tc := range []struct {
+		args string
+		want Args
+		says string
+	}{
+		{"", Args{}, ""},
+		{"IgnoreUnknown=1;K8S_POD_NAMESPACE=ns1;K8S_POD_NAME=web-0;K8S_POD_INFRA_CONTAINER_ID=abc;K8S_POD_UID=x;FOO=1", Args{K8sNamespace: "ns1", K8sPod: "web-0"}, ""},
+		{"FOO=1", Args{}, `unknown key "FOO"`},
+		{"K8S_POD_NAME=web-0", Args{}, "give both"},
+		{"IP=10.0.0.1", Args{}, "not supported"},
+		{"rubbish", Args{}, "KEY=VALUE"},
+	} {
+		got, err := ParseArgs(tc.args)
+		if tc.says == "" && (err != nil || got != tc.want) || tc.says != "" && (err == nil || !strings.Contains(err.Error(), tc.says)) {
+			t.Errorf("%q: %+v, %v", tc.args, got, err)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add(with(`"ipamm": {}`))
+	f.Add(ipam(`"ipv4_pools": ["10.0.0.1/16"]`))
+	f.Add([]byte(`null`))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		conf, err := Parse("calico", raw)
+		if err != nil {
+			if !strings.HasPrefix(err.Error(), "network configuration: ") {
+				t.Fatalf("error without its subject: %v", err)
+			}
+			return
+		}
+		if conf.Name == "" || conf.CNIVersion == "" || !conf.IPAM.IPv4 && !conf.IPAM.IPv6 {
+			t.Fatalf("unusable configuration %+v from %s", conf, raw)
+		}
+		if id, err := ParseIdentity(raw); err != nil || id.Name != conf.Name {
+			t.Fatalf("DEL would not find network %q: %v", conf.Name, err)
+		}
+	})
+}

@@ -1,0 +1,42 @@
+package cniserver
+
+import (
+	"context"
+	"net/netip"
+
+	"tortie/felix/calc"
+	"tortie/felix/podnet"
+	"tortie/ipam"
+)
+
+// Addresses is the allocator of this node; *ipam.Allocator is one.
+type Addresses interface {
+	// AutoAssign assigns all that is asked for or nothing. When the datastore did
+	// not answer, the addresses may be assigned all the same.
+	AutoAssign(ctx context.Context, req ipam.Request) ([]ipam.Assignment, error)
+	// ReleaseByHandle frees all addresses of a handle; none is a success.
+	ReleaseByHandle(ctx context.Context, handle ipam.HandleID) ([]netip.Addr, error)
+	// ByHandle lists the addresses of a handle.
+	ByHandle(ctx context.Context, handle ipam.HandleID) ([]netip.Addr, error)
+}
+
+// Pods wires pods; *podnet.Net is one.
+type Pods interface {
+	// Add is idempotent, and takes the name of the node's end from an earlier
+	// sandbox of the same pod.
+	Add(ctx context.Context, a podnet.Attachment) (podnet.Attached, error)
+	// Remove of what is absent succeeds.
+	Remove(ctx context.Context, hostIf string) error
+	// Check names what differs from the attachment.
+	Check(ctx context.Context, a podnet.Attachment) error
+}
+
+// Routes is this node's apply loop; *dataplane.Loop is one.
+type Routes interface {
+	// Upsert returns when the endpoint's routes are in the kernel.
+	Upsert(ctx context.Context, ep calc.Endpoint) error
+	// Remove returns when the routes of that container's endpoint are gone from
+	// the kernel. An endpoint that belongs to another container by now is left
+	// alone.
+	Remove(ctx context.Context, id calc.EndpointID, container string) error
+}

@@ -1,0 +1,297 @@
+package cniserver
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"tortie/felix/cniserver/netconf"
+	"tortie/felix/journal"
+	"tortie/felix/podnet"
+	"tortie/internal/control/cniwire"
+)
+
+// The pace of the releaser.
+const (
+	retryMin         = 200 * time.Millisecond
+	retryMax         = 5 * time.Second
+	releaseTimeout   = 30 * time.Second
+	parallelReleases = 32 // ipam puts what runs at once into shared transactions
+)
+
+// releaser carries out in the background what a DEL or the undoing of an ADD
+// left to do, and keeps at it until the datastore has it. An address is released
+// only when its route and device are gone.
+type releaser struct {
+	server *Server
+	log    *slog.Logger
+	slots  chan struct{}
+
+	mu      sync.Mutex
+	pending map[journal.ID]*release
+	// work is closed and replaced when there is more to do.
+	work chan struct{}
+}
+
+// release is one entry on its way out.
+type release struct {
+	started bool
+	settled chan struct{} // closed when done
+}
+
+func newReleaser(s *Server) *releaser {
+	return &releaser{
+		server: s, log: s.log, slots: make(chan struct{}, parallelReleases),
+		pending: map[journal.ID]*release{}, work: make(chan struct{}),
+	}
+}
+
+// take writes the entry as releasing and starts on it. The caller syncs the
+// journal if it promises durability.
+func (r *releaser) take(e journal.Entry) error {
+	if err := r.server.journal.Put(e); err != nil {
+		return err
+	}
+	r.enqueue(e.ID)
+	return nil
+}
+
+func (r *releaser) enqueue(id journal.ID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.pending[id] != nil {
+		return
+	}
+	r.pending[id] = &release{settled: make(chan struct{})}
+	close(r.work)
+	r.work = make(chan struct{})
+}
+
+// settle waits until nothing of an earlier attachment with this ID is left.
+func (r *releaser) settle(ctx context.Context, id journal.ID) error {
+	r.mu.Lock()
+	p := r.pending[id]
+	r.mu.Unlock()
+	if p == nil {
+		return nil
+	}
+	select {
+	case <-p.settled:
+		return nil
+	case <-ctx.Done():
+		return &cniwire.Error{Code: cniwire.CodeTryAgainLater, Msg: "the address of the previous attachment of " + id.String() + " is still being released; try again"}
+	}
+}
+
+func (r *releaser) isPending(id journal.ID) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.pending[id] != nil
+}
+
+// count is the number of entries not settled yet.
+func (r *releaser) count() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.pending)
+}
+
+// run works until ctx ends. What is left is in the journal.
+func (r *releaser) run(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for {
+		r.mu.Lock()
+		work := r.work
+		var todo []journal.ID
+		for id, p := range r.pending {
+			if !p.started {
+				p.started = true
+				todo = append(todo, id)
+			}
+		}
+		r.mu.Unlock()
+		for _, id := range todo {
+			wg.Go(func() { r.finish(ctx, id) })
+		}
+		select {
+		case <-work:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// finish tries until the entry is settled, more and more seldom, and at once
+// when the datastore has come back.
+func (r *releaser) finish(ctx context.Context, id journal.ID) {
+	pause := retryMin
+	for {
+		changed := r.server.state.Changed()
+		done, err := r.attempt(ctx, id)
+		if done {
+			return
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			r.log.Warn("releasing an attachment failed; it is tried again", "attachment", id.String(), "in", pause, "err", err)
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+			pause = min(2*pause, retryMax)
+		case <-changed:
+			timer.Stop()
+			pause = retryMin
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+	}
+}
+
+// attempt carries out what is left of one entry. It is not done without an error
+// while the datastore is away.
+func (r *releaser) attempt(ctx context.Context, id journal.ID) (done bool, err error) {
+	select {
+	case r.slots <- struct{}{}:
+		defer func() { <-r.slots }()
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+	ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
+	defer cancel()
+	if done, err := r.server.finishRelease(ctx, id); !done {
+		return false, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if e, ok := r.server.journal.Get(id); ok && e.State == journal.StateReleasing {
+		return false, nil // another DEL came meanwhile and counts on this release
+	}
+	close(r.pending[id].settled)
+	delete(r.pending, id)
+	return true, nil
+}
+
+// finishRelease does what is left of an entry that is being released.
+func (s *Server) finishRelease(ctx context.Context, id journal.ID) (done bool, err error) {
+	e, ok := s.journal.Get(id)
+	if !ok || e.State != journal.StateReleasing {
+		return true, nil
+	}
+	if !e.Detached {
+		if err := s.detachLocked(ctx, &e); err != nil {
+			if errors.Is(err, errUnknownOwner) {
+				return false, nil
+			}
+			return false, err
+		}
+	}
+	if s.state.Ready() != nil {
+		return false, nil
+	}
+	if err := s.forget(ctx, e); err != nil {
+		return false, err
+	}
+	if err := s.journal.Drop(id); err != nil {
+		return false, err
+	}
+	return true, nil
+}
+
+func (s *Server) detachLocked(ctx context.Context, e *journal.Entry) error {
+	unlock, err := s.lockEndpoint(ctx, lockKeyOf(*e), e.ID)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return s.detach(ctx, e)
+}
+
+// errUnknownOwner says that nobody can tell yet whose a device is: felix didn't
+// make it since it keeps a journal, and has not read the datastore.
+var errUnknownOwner = errors.New("whose device it is will be known when the datastore has been read")
+
+// detach takes an attachment's route and device away, unless they are by now
+// those of a newer sandbox of the same pod. It notes in e that it has. The caller
+// holds the endpoint's lock.
+func (s *Server) detach(ctx context.Context, e *journal.Entry) error {
+	if e.Plugin == pluginIPAM {
+		e.Detached = true
+		return nil
+	}
+	fromJournal := e.MAC != ""
+	ownName := e.HostIf == hostInterface(netconf.Args{}, e.ID) // no other container's can have it
+	if !fromJournal && !ownName && !s.state.InSync() {
+		return errUnknownOwner
+	}
+	if _, wep, ok := s.state.endpoint(endpointOf(*e)); ok && wep.Spec.ContainerID == e.ContainerID {
+		e.HostIf = wep.Spec.InterfaceName
+	}
+	routeErr := s.routes.Remove(ctx, endpointOf(*e), e.ContainerID)
+	if !s.ownsDevice(*e) {
+		if routeErr == nil {
+			e.Detached = true
+		}
+		return routeErr
+	}
+	// The kernel drops the routes of a device that is gone, so this alone is enough
+	// for the address to be free.
+	if err := s.removeDevice(ctx, e.HostIf); err != nil {
+		return errors.Join(routeErr, err)
+	}
+	if routeErr != nil && !podnet.IsDeviceName(e.HostIf) {
+		return routeErr
+	}
+	e.Detached = true
+	return nil
+}
+
+// ownsDevice reports whether the host end of the veth pair is this attachment's:
+// a newer sandbox of the same pod has one of the same name.
+func (s *Server) ownsDevice(e journal.Entry) bool {
+	for _, other := range s.journal.Entries() {
+		if other.HostIf == e.HostIf && other.ContainerID != e.ContainerID && other.State != journal.StateReleasing {
+			return false
+		}
+	}
+	id := endpointOf(e)
+	_, wep, ok := s.state.endpoint(id)
+	return !ok || wep.Spec.ContainerID == e.ContainerID || wep.Spec.InterfaceName != e.HostIf
+}
+
+// forget removes the endpoint and releases the addresses, in this order: an
+// address that is assigned again never stands in two endpoints.
+func (s *Server) forget(ctx context.Context, e journal.Entry) error {
+	if e.Plugin != pluginIPAM {
+		id := endpointOf(e)
+		if err := s.endpoints.remove(ctx, id, e.ContainerID); err != nil {
+			return err
+		}
+	}
+	if s.handleShared(e) {
+		return nil // released with the last interface of the container
+	}
+	if _, err := s.addresses.ReleaseByHandle(ctx, handleOf(e.ID)); err != nil {
+		return err
+	}
+	_, err := s.addresses.ReleaseByHandle(ctx, legacyHandleOf(e.ID))
+	return err
+}
+
+// handleShared reports whether another interface of the same container in the
+// same network lives on: a handle has no interface in it.
+func (s *Server) handleShared(e journal.Entry) bool {
+	for _, other := range s.journal.Entries() {
+		if other.Network == e.Network && other.ContainerID == e.ContainerID && other.IfName != e.IfName &&
+			other.State != journal.StateReleasing {
+			return true
+		}
+	}
+	return false
+}

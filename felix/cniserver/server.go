@@ -1,0 +1,244 @@
+// Package cniserver carries out the CNI calls that the plugin hands over: it
+// assigns the addresses, has the pod wired and routed, writes its endpoint, and
+// takes all of it back again. felix/DESIGN.md states what it promises.
+package cniserver
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"tortie/felix/journal"
+	"tortie/internal/api"
+	"tortie/internal/control/cniwire"
+	"tortie/internal/datastore"
+)
+
+// Config is what a Server works with. All fields but the last four are required.
+type Config struct {
+	Node      string
+	State     *State
+	Client    datastore.Client
+	Registry  *api.Registry
+	Journal   *journal.Journal
+	Addresses Addresses
+	Pods      Pods
+	Routes    Routes
+	// MTU is what a pod gets whose network configuration names none.
+	MTU func() int
+	// NewUID makes the UID of a resource.
+	NewUID func() string
+	Log    *slog.Logger
+
+	Now func() time.Time
+	// AddTimeout bounds ADD, CHECK and GC: then the answer is "try again later".
+	// Default 10 s.
+	AddTimeout time.Duration
+	// DelTimeout bounds DEL. Default 10 s.
+	DelTimeout time.Duration
+	// MaxAdds is how many ADD, CHECK and GC run at once; further ones wait. DEL is
+	// never kept waiting by them. Default 64.
+	MaxAdds int
+}
+
+// The defaults of Config.
+const (
+	defaultTimeout = 10 * time.Second
+	defaultMaxAdds = 64
+)
+
+// readTimeout bounds the sending of a request by the plugin.
+const readTimeout = 5 * time.Second
+
+// Server serves CNI calls.
+type Server struct {
+	node      string
+	state     *State
+	client    datastore.Client
+	journal   *journal.Journal
+	addresses Addresses
+	pods      Pods
+	routes    Routes
+	mtu       func() int
+	now       func() time.Time
+	log       *slog.Logger
+
+	addTimeout, delTimeout time.Duration
+	adds                   chan struct{}
+
+	endpoints *endpointStore
+	releaser  *releaser
+	locks     keyedLocks
+}
+
+// New makes a Server. It takes up from the journal what an earlier felix left:
+// ADDs that were not answered are undone, releases go on.
+func New(cfg Config) (*Server, error) {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.AddTimeout == 0 {
+		cfg.AddTimeout = defaultTimeout
+	}
+	if cfg.DelTimeout == 0 {
+		cfg.DelTimeout = defaultTimeout
+	}
+	if cfg.MaxAdds == 0 {
+		cfg.MaxAdds = defaultMaxAdds
+	}
+	s := &Server{
+		node: cfg.Node, state: cfg.State, client: cfg.Client, journal: cfg.Journal, addresses: cfg.Addresses,
+		pods: cfg.Pods, routes: cfg.Routes, mtu: cfg.MTU, now: cfg.Now, log: cfg.Log,
+		addTimeout: cfg.AddTimeout, delTimeout: cfg.DelTimeout, adds: make(chan struct{}, cfg.MaxAdds),
+		endpoints: &endpointStore{client: cfg.Client, registry: cfg.Registry, node: cfg.Node, now: cfg.Now, newUID: cfg.NewUID},
+	}
+	s.releaser = newReleaser(s)
+	for _, e := range s.journal.Entries() {
+		switch e.State {
+		case journal.StateAdding:
+			e.State, e.Detached = journal.StateReleasing, false
+			if err := s.releaser.take(e); err != nil {
+				return nil, fmt.Errorf("take up the interrupted ADD of %s: %w", e.ID, err)
+			}
+		case journal.StateReleasing:
+			s.releaser.enqueue(e.ID)
+		}
+	}
+	return s, nil
+}
+
+// PendingReleases is the number of attachments whose release is not yet in the
+// datastore.
+func (s *Server) PendingReleases() int { return s.releaser.count() }
+
+// Run serves the calls that arrive at l until ctx ends, and releases in the
+// background. On return no call runs any more.
+func (s *Server) Run(ctx context.Context, l net.Listener) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stopped := context.AfterFunc(ctx, func() { _ = l.Close() })
+	defer stopped()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() { s.releaser.run(ctx) })
+	for {
+		conn, err := l.Accept()
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil && !errors.Is(err, net.ErrClosed):
+			s.log.Error("accepting a CNI call failed", "err", err) // out of descriptors: the plugin tries again
+			if sleep(ctx, 100*time.Millisecond) != nil {
+				return nil
+			}
+			continue
+		case err != nil:
+			return fmt.Errorf("accept CNI calls: %w", err)
+		}
+		wg.Go(func() { s.serve(ctx, conn) })
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// serve answers the one request of a connection.
+func (s *Server) serve(ctx context.Context, conn net.Conn) {
+	defer func() { _ = conn.Close() }()
+	_ = conn.SetReadDeadline(time.Now().Add(readTimeout))
+	req, err := cniwire.ReadRequest(conn)
+	if errors.Is(err, io.EOF) {
+		return // someone tried whether felix listens
+	}
+	if err != nil {
+		s.log.Warn("CNI request can't be read", "err", err)
+		s.answer(conn, cniwire.Response{Error: &cniwire.Error{Code: cniwire.CodeDecodingFailure, Msg: err.Error()}})
+		return
+	}
+	_ = conn.SetReadDeadline(time.Time{})
+	began := s.now()
+	ctx, cancel := s.callContext(ctx, conn, req.Command)
+	defer cancel()
+	resp := s.Handle(ctx, req)
+	log := s.log.With("command", req.Command, "container", req.ContainerID, "iface", req.IfName, "took", s.now().Sub(began))
+	if resp.Error != nil {
+		log.Warn("CNI call failed", "code", resp.Error.Code, "err", resp.Error.Msg)
+	} else if req.Command != "STATUS" {
+		log.Info("CNI call done")
+	}
+	s.answer(conn, resp)
+}
+
+// callContext bounds a call. An ADD whose runtime went away is given up, for
+// nobody would learn of its success; a DEL is finished in any case.
+func (s *Server) callContext(ctx context.Context, conn net.Conn, command string) (context.Context, context.CancelFunc) {
+	if command == "DEL" {
+		return context.WithTimeout(ctx, s.delTimeout)
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.addTimeout)
+	go func() {
+		// The plugin sends nothing more: whatever comes is its end. The read ends
+		// when serve closes the connection.
+		_, _ = conn.Read(make([]byte, 1))
+		cancel()
+	}()
+	return ctx, cancel
+}
+
+func (s *Server) answer(conn net.Conn, resp cniwire.Response) {
+	_ = conn.SetWriteDeadline(time.Now().Add(readTimeout))
+	if err := cniwire.Write(conn, resp); err != nil {
+		s.log.Warn("answering a CNI call failed", "err", err)
+	}
+}
+
+// Handle carries out one call.
+func (s *Server) Handle(ctx context.Context, req cniwire.Request) cniwire.Response {
+	c, err := newCall(s.node, req)
+	var result json.RawMessage
+	if err == nil {
+		result, err = s.dispatch(ctx, c)
+	}
+	if err != nil {
+		return cniwire.Response{Error: wireError(req.Command, err)}
+	}
+	return cniwire.Response{Result: result}
+}
+
+func (s *Server) dispatch(ctx context.Context, c call) (json.RawMessage, error) {
+	switch c.command {
+	case "DEL":
+		return nil, s.del(ctx, c)
+	case "STATUS":
+		return nil, s.status()
+	}
+	select {
+	case s.adds <- struct{}{}:
+		defer func() { <-s.adds }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("wait for %d other calls: %w", cap(s.adds), ctx.Err())
+	}
+	switch c.command {
+	case "ADD":
+		return s.add(ctx, c)
+	case "CHECK":
+		return nil, s.check(ctx, c)
+	default:
+		return nil, s.gc(ctx, c)
+	}
+}

@@ -1,0 +1,17 @@
+package cniserver
+
+import "tortie/internal/control/cniwire"
+
+// status answers STATUS: nil when an ADD could be served now.
+func (s *Server) status() error {
+	reason := ""
+	if err := s.state.Ready(); err != nil {
+		reason = err.Error()
+	} else if !s.state.HasPool() {
+		reason = "there is no enabled IP pool for workloads; create one with: calicoctl create -f <IPPool manifest>"
+	}
+	if reason == "" {
+		return nil
+	}
+	return &cniwire.Error{Code: cniwire.CodeNotAvailable, Msg: reason}
+}
