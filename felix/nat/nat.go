@@ -200,28 +200,24 @@ func (m *Masquerade) rebuild(ctx context.Context, tx *knftables.Transaction, wan
 // removeOurs deletes our objects among those there are and reports whether there
 // are others.
 func removeOurs(tx *knftables.Transaction, there map[string][]string) (others bool) {
-	ours := map[string]func(name string) bool{
-		"chain": func(name string) bool { return name == chainName },
-		"set":   func(name string) bool { return slices.Contains(setNames(), name) },
-	}
-	// The chain first: its rules use the sets.
-	for _, kind := range []string{"chain", "set"} {
-		for _, name := range there[kind] {
-			switch {
-			case !ours[kind](name):
-				others = true
-			case kind == "chain":
-				tx.Flush(&knftables.Chain{Name: name})
-				tx.Delete(&knftables.Chain{Name: name})
-			default:
-				tx.Delete(&knftables.Set{Name: name})
-			}
-		}
-	}
-	for kind, names := range there {
-		if ours[kind] == nil && kind != "rule" && kind != "element" && len(names) > 0 {
+	// The chain goes before the sets its rules use.
+	for _, name := range there["chain"] {
+		if name != chainName {
 			others = true
+			continue
 		}
+		tx.Flush(&knftables.Chain{Name: name})
+		tx.Delete(&knftables.Chain{Name: name})
+	}
+	for _, name := range there["set"] {
+		if !slices.Contains(setNames(), name) {
+			others = true
+			continue
+		}
+		tx.Delete(&knftables.Set{Name: name})
+	}
+	for _, kind := range []string{"map", "counter", "flowtable"} {
+		others = others || len(there[kind]) > 0
 	}
 	return others
 }
@@ -230,7 +226,7 @@ func removeOurs(tx *knftables.Transaction, there map[string][]string) (others bo
 func write(tx *knftables.Transaction, want contents) {
 	for _, v := range []version{v4, v6} {
 		for _, name := range []string{masqueradeSet(v), poolSet(v)} {
-			tx.Add(&knftables.Set{Name: name, Type: v.setType, Flags: []knftables.SetFlag{knftables.IntervalFlag}})
+			tx.Add(&knftables.Set{Name: name, Type: fmt.Sprintf("ipv%d_addr", v), Flags: []knftables.SetFlag{knftables.IntervalFlag}})
 			addElements(tx, name, want[name])
 		}
 	}
@@ -252,29 +248,32 @@ func addElements(tx *knftables.Transaction, set string, prefixes []netip.Prefix)
 	}
 }
 
-// version is one of the two IP versions, in nft's words.
-type version struct {
-	name    string
-	keyword string
-	setType string
-	is4     bool
-}
+// version is one of the two versions of IP.
+type version int
 
-var (
-	v4 = version{name: "ipv4", keyword: "ip", setType: "ipv4_addr", is4: true}
-	v6 = version{name: "ipv6", keyword: "ip6", setType: "ipv6_addr"}
+const (
+	v4 version = 4
+	v6 version = 6
 )
+
+// keyword is the version's name in nft's expressions.
+func (v version) keyword() string {
+	if v == v4 {
+		return "ip"
+	}
+	return "ip6"
+}
 
 // rule is Calico's: from a pool with natOutgoing to a destination in no pool.
 // What a node says to itself over the loopback stays as it is. Source ports are
 // drawn at random, because those of many pods would collide.
 func (v version) rule() string {
 	return fmt.Sprintf(`oifname != "lo" %s saddr @%s %s daddr != @%s masquerade fully-random`,
-		v.keyword, masqueradeSet(v), v.keyword, poolSet(v))
+		v.keyword(), masqueradeSet(v), v.keyword(), poolSet(v))
 }
 
-func masqueradeSet(v version) string { return "nat-outgoing-" + v.name }
-func poolSet(v version) string       { return "pools-" + v.name }
+func masqueradeSet(v version) string { return fmt.Sprintf("nat-outgoing-ipv%d", v) }
+func poolSet(v version) string       { return fmt.Sprintf("pools-ipv%d", v) }
 
 func setNames() []string {
 	return []string{masqueradeSet(v4), masqueradeSet(v6), poolSet(v4), poolSet(v6)}
@@ -299,7 +298,7 @@ func contentsOf(s State) contents {
 func (v version) cover(prefixes []netip.Prefix) []netip.Prefix {
 	var b netipx.IPSetBuilder
 	for _, p := range prefixes {
-		if p.IsValid() && p.Addr().Is4() == v.is4 {
+		if p.IsValid() && p.Addr().Is4() == (v == v4) {
 			b.AddPrefix(p.Masked())
 		}
 	}
