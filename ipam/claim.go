@@ -159,16 +159,29 @@ func (w *writer) claim(ctx context.Context, p pool, prefix netip.Prefix) (bool, 
 func (w *writer) claimConflict(ctx context.Context, err error, p pool, prefix netip.Prefix, ops []datastore.Op) (claimState, error) {
 	var conflict *datastore.ConflictError
 	errors.As(err, &conflict)
-	cs := claimStateIn(conflict.Current, w.state.owner, prefix)
+	found := newPresent().add(conflict)
+	cs := claimState{
+		affinity: found.entry(api.BlockAffinityKey(w.state.owner, prefix)),
+		block:    found.entry(api.BlockKey(prefix)),
+	}
+	if invalid := found.invalid[api.BlockKey(prefix)]; invalid != nil {
+		w.state.breakBlock(prefix, invalid)
+		return w.abandonClaim(ctx, cs, prefix)
+	}
+	if invalid := found.invalid[api.BlockAffinityKey(w.state.owner, prefix)]; invalid != nil {
+		w.state.take(prefix)
+		w.log.Warn("block affinity can't be read", "block", prefix, "err", invalid)
+		return cs, errChanged
+	}
 	if cs.affinity != nil || cs.block != nil && ownedBy(*cs.block, w.state.owner) {
 		w.state.claims[prefix] = cs
 	} else {
 		delete(w.state.claims, prefix)
 	}
-	changed := w.absorbGuards(conflict, p, prefix, ops)
+	changed := w.absorbGuards(found, p, prefix, ops)
 	switch {
 	case errors.Is(changed, errOverlap) && cs.affinity != nil && cs.block == nil:
-		return cs, w.abandonClaim(ctx, cs, prefix)
+		return w.abandonClaim(ctx, cs, prefix)
 	case errors.Is(changed, errOverlap):
 		return cs, errChanged
 	case changed != nil:
@@ -177,25 +190,16 @@ func (w *writer) claimConflict(ctx context.Context, err error, p pool, prefix ne
 	return cs, nil
 }
 
-// abandonClaim withdraws an affinity whose block must not come to be.
-func (w *writer) abandonClaim(ctx context.Context, cs claimState, prefix netip.Prefix) error {
+// abandonClaim withdraws an affinity whose block must not come to be, or can't
+// be read.
+func (w *writer) abandonClaim(ctx context.Context, cs claimState, prefix netip.Prefix) (claimState, error) {
 	w.state.take(prefix)
-	next := cs.giveUp(datastore.Check(api.BlockKey(prefix), 0))
-	_, err := w.client.Txn(ctx, next.ops...)
 	w.state.loaded = false
-	if isUnknown(err) {
-		return fmt.Errorf("withdraw claim on block %s: %w", prefix, err)
+	if cs.affinity != nil {
+		_, err := w.client.Txn(ctx, datastore.Delete(cs.affinity.Key, cs.affinity.Revision))
+		if isUnknown(err) {
+			return cs, fmt.Errorf("withdraw claim on block %s: %w", prefix, err)
+		}
 	}
-	return errChanged
-}
-
-func claimStateIn(current map[api.Key]datastore.Entry, owner api.Affinity, prefix netip.Prefix) claimState {
-	var cs claimState
-	if entry, ok := current[api.BlockAffinityKey(owner, prefix)]; ok {
-		cs.affinity = &entry
-	}
-	if entry, ok := current[api.BlockKey(prefix)]; ok {
-		cs.block = &entry
-	}
-	return cs
+	return cs, errChanged
 }

@@ -7,7 +7,8 @@ import (
 )
 
 // The classes of failure, for errors.Is. datastore.ErrUnavailable,
-// datastore.ErrUnauthorized and the error of a done context pass through.
+// datastore.ErrUnauthorized, datastore.ErrInvalid (a key of the store that can't
+// be read) and the error of a done context pass through.
 var (
 	// ErrNoPool: no pool may serve the request.
 	ErrNoPool = errors.New("no usable IP pool")
@@ -19,9 +20,8 @@ var (
 	ErrNodeUnknown = errors.New("node is not known")
 	// ErrClosed: the allocator is closed.
 	ErrClosed = errors.New("allocator closed")
-	// ErrInvalid: the request itself makes no sense, or what the store holds can't
-	// be used.
-	ErrInvalid = errors.New("invalid")
+	// ErrInvalid: the request itself makes no sense.
+	ErrInvalid = errors.New("invalid request")
 )
 
 // ExhaustedError says why no address could be assigned: everything that was

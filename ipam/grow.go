@@ -49,9 +49,7 @@ func (w *writer) load(ctx context.Context) error {
 	clear(w.state.claims)
 	for i, prefix := range prefixes {
 		cs := found[prefix]
-		if entry, ok := current[keys[i]]; ok {
-			cs.block = &entry
-		}
+		cs.block = current.entry(keys[i])
 		if err := w.mend(ctx, prefix, cs); err != nil {
 			return err
 		}
@@ -64,8 +62,8 @@ func (w *writer) load(ctx context.Context) error {
 // among the claims.
 func (w *writer) mend(ctx context.Context, prefix netip.Prefix, cs claimState) error {
 	next, progress := cs.next(w.state.owner, prefix, w.now())
-	if progress != claimOpen {
-		return nil
+	if progress != claimOpen || w.state.broken[prefix] != nil {
+		return nil // in order; or nobody can read whose it is: left to an operator
 	}
 	ours := cs.block != nil && ownedBy(*cs.block, w.state.owner)
 	switch {
@@ -74,8 +72,6 @@ func (w *writer) mend(ctx context.Context, prefix netip.Prefix, cs claimState) e
 	case cs.block == nil, ours && (cs.affinity == nil || affinityState(*cs.affinity) != api.AffinityPending):
 		w.state.claims[prefix] = cs
 		return nil
-	case w.state.broken[prefix] != nil:
-		return nil // whose it is can't be read: leave it to an operator
 	}
 	rev, err := w.client.Txn(ctx, next.ops...)
 	if isUnknown(err) {

@@ -87,10 +87,11 @@ func (w *writer) tooFine(p pool) bool {
 
 // absorbGuards takes in what a conflict says about the guards. It returns
 // errOverlap or errChanged when one of them didn't hold.
-func (w *writer) absorbGuards(conflict *datastore.ConflictError, p pool, prefix netip.Prefix, ops []datastore.Op) error {
+func (w *writer) absorbGuards(found present, p pool, prefix netip.Prefix, ops []datastore.Op) error {
 	var result error
 	for _, op := range ops {
-		entry, exists := conflict.Current[op.Key]
+		entry, exists := found.entries[op.Key]
+		exists = exists || found.invalid[op.Key] != nil
 		if op.Kind != datastore.OpCheck || exists == (op.Revision != 0) && entry.Revision == op.Revision {
 			continue
 		}
@@ -102,11 +103,11 @@ func (w *writer) absorbGuards(conflict *datastore.ConflictError, p pool, prefix 
 			w.news[op.Key.Name] = poolNews{seen: p.revision, rev: entry.Revision, pool: pool}
 			w.refreshPools()
 		case op.Revision == 0:
-			w.state.setBlock(entry)
+			w.state.absorb([]api.Key{op.Key}, found)
 			result = errOverlap
 			continue
 		default:
-			w.state.absorb([]api.Key{op.Key}, conflict.Current)
+			w.state.absorb([]api.Key{op.Key}, found)
 		}
 		if result == nil {
 			result = errChanged

@@ -47,11 +47,14 @@ func readHandle(ctx context.Context, client datastore.Client, handle HandleID) (
 	}
 	var blocks []storedBlock
 	for _, key := range keys {
-		found, exists := current[key]
-		if !exists {
+		if err := current.invalid[key]; err != nil {
+			return nil, nil, err
+		}
+		found := current.entry(key)
+		if found == nil {
 			continue
 		}
-		b, err := asBlock(found)
+		b, err := asBlock(*found)
 		if err != nil {
 			return nil, nil, err
 		}

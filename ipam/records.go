@@ -27,14 +27,14 @@ type storedBlock struct {
 func asBlock(entry datastore.Entry) (storedBlock, error) {
 	obj, ok := entry.Object.(*api.IPAMBlock)
 	if !ok {
-		return storedBlock{}, fmt.Errorf("%s: it holds a %T: %w", entry.Key, entry.Object, ErrInvalid)
+		return storedBlock{}, fmt.Errorf("%s: it holds a %T: %w", entry.Key, entry.Object, datastore.ErrInvalid)
 	}
 	b, err := openBlock(&obj.Spec)
 	if err != nil {
-		return storedBlock{}, fmt.Errorf("%s: %w: %w", entry.Key, err, ErrInvalid)
+		return storedBlock{}, fmt.Errorf("%s: %w: %w", entry.Key, err, datastore.ErrInvalid)
 	}
 	if b.prefix.String() != entry.Key.Name {
-		return storedBlock{}, fmt.Errorf("%s: its value is of block %s: %w", entry.Key, b.prefix, ErrInvalid)
+		return storedBlock{}, fmt.Errorf("%s: its value is of block %s: %w", entry.Key, b.prefix, datastore.ErrInvalid)
 	}
 	return storedBlock{block: b, entry: entry}, nil
 }
@@ -117,11 +117,40 @@ func handleBlocks(entry datastore.Entry) []netip.Prefix {
 	return blocks
 }
 
-// readKeys reads many keys, a transaction's worth at one revision per round trip:
-// the conflict that reports them is the answer. Absent keys are absent from the
+// present is what the store holds under some keys; an absent key is in neither
 // map.
-func readKeys(ctx context.Context, client datastore.Client, keys []api.Key) (map[api.Key]datastore.Entry, error) {
-	found := make(map[api.Key]datastore.Entry, len(keys))
+type present struct {
+	entries map[api.Key]datastore.Entry
+	// invalid are the keys whose value can't be read.
+	invalid map[api.Key]error
+}
+
+func newPresent() present {
+	return present{entries: make(map[api.Key]datastore.Entry), invalid: make(map[api.Key]error)}
+}
+
+// add takes in what a conflict tells.
+func (p present) add(conflict *datastore.ConflictError) present {
+	maps.Copy(p.entries, conflict.Current)
+	for i := range conflict.Invalid {
+		invalid := &conflict.Invalid[i]
+		p.invalid[invalid.Key] = invalid
+	}
+	return p
+}
+
+// entry is the entry of a key, nil when there is none that can be read.
+func (p present) entry(key api.Key) *datastore.Entry {
+	if entry, ok := p.entries[key]; ok {
+		return &entry
+	}
+	return nil
+}
+
+// readKeys reads many keys, a transaction's worth at one revision per round trip:
+// the conflict that reports them is the answer.
+func readKeys(ctx context.Context, client datastore.Client, keys []api.Key) (present, error) {
+	found := newPresent()
 	for chunk := range slices.Chunk(keys, maxOps) {
 		ops := make([]datastore.Op, len(chunk))
 		for i, key := range chunk {
@@ -131,9 +160,9 @@ func readKeys(ctx context.Context, client datastore.Client, keys []api.Key) (map
 		var conflict *datastore.ConflictError
 		switch {
 		case errors.As(err, &conflict):
-			maps.Copy(found, conflict.Current)
+			found.add(conflict)
 		case err != nil:
-			return nil, fmt.Errorf("read %d keys: %w", len(chunk), err)
+			return present{}, fmt.Errorf("read %d keys: %w", len(chunk), err)
 		}
 	}
 	return found, nil

@@ -31,6 +31,8 @@ type state struct {
 	handles map[HandleID]datastore.Entry
 	// absent are the handles known not to exist; forgotten with every batch.
 	absent map[HandleID]bool
+	// brokenHandles are those whose value can't be read; forgotten likewise.
+	brokenHandles map[HandleID]error
 	// taken has every block of the cluster known to exist, nil before it is built.
 	taken *bart.Lite
 	// stale are blocks that must be read before they are used.
@@ -50,6 +52,8 @@ func newState(owner api.Affinity, log *slog.Logger) *state {
 		handles: make(map[HandleID]datastore.Entry),
 		absent:  make(map[HandleID]bool),
 		stale:   make(map[netip.Prefix]bool),
+
+		brokenHandles: make(map[HandleID]error),
 	}
 }
 
@@ -124,11 +128,7 @@ func (s *state) setBlock(entry datastore.Entry) {
 	delete(s.stale, prefix)
 	b, err := asBlock(entry)
 	if err != nil {
-		if s.broken[prefix] == nil {
-			s.log.Warn("block can't be used", "block", prefix, "err", err)
-		}
-		s.broken[prefix] = err
-		s.forget(prefix)
+		s.breakBlock(prefix, err)
 		return
 	}
 	delete(s.broken, prefix)
@@ -138,6 +138,17 @@ func (s *state) setBlock(entry datastore.Entry) {
 		s.log.Info("block was taken away from this node", "block", prefix, "affinity", ownerText(b.block))
 		s.loaded = false
 	}
+}
+
+// breakBlock takes in that a block exists whose value can't be used.
+func (s *state) breakBlock(prefix netip.Prefix, err error) {
+	s.take(prefix)
+	delete(s.stale, prefix)
+	if s.broken[prefix] == nil {
+		s.log.Warn("block can't be used", "block", prefix, "err", err)
+	}
+	s.broken[prefix] = err
+	s.forget(prefix)
 }
 
 // dropBlock takes in that a block doesn't exist.
@@ -179,22 +190,24 @@ func (s *state) dropHandle(id HandleID) {
 }
 
 // absorb takes in the present state of keys, as a conflict or a read gave it.
-func (s *state) absorb(keys []api.Key, current map[api.Key]datastore.Entry) {
+func (s *state) absorb(keys []api.Key, found present) {
 	for _, key := range keys {
-		entry, exists := current[key]
-		switch key.Kind {
-		case api.KindIPAMBlock:
-			prefix, ok := blockOfKey(key)
-			if ok && exists {
-				s.setBlock(entry)
-			} else if ok {
-				s.dropBlock(prefix)
-			}
-		case api.KindIPAMHandle:
-			if exists {
-				s.setHandle(HandleID(key.Name), entry)
-			} else {
-				s.dropHandle(HandleID(key.Name))
+		entry, exists := found.entries[key]
+		invalid := found.invalid[key]
+		prefix, isBlock := blockOfKey(key)
+		switch id := HandleID(key.Name); {
+		case isBlock && exists:
+			s.setBlock(entry)
+		case isBlock && invalid != nil:
+			s.breakBlock(prefix, invalid)
+		case isBlock:
+			s.dropBlock(prefix)
+		case key.Kind == api.KindIPAMHandle && exists:
+			s.setHandle(id, entry)
+		case key.Kind == api.KindIPAMHandle:
+			s.dropHandle(id)
+			if invalid != nil {
+				s.brokenHandles[id] = invalid
 			}
 		}
 	}
@@ -245,6 +258,7 @@ func (s *state) settle(p *plan, rev datastore.Revision) {
 // evict forgets what only the last batch needed.
 func (s *state) evict() {
 	clear(s.absent)
+	clear(s.brokenHandles)
 	for prefix, b := range s.blocks {
 		if owner, ok := b.owner(); !ok || owner != s.owner {
 			delete(s.blocks, prefix)

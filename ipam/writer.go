@@ -243,8 +243,10 @@ func (w *writer) plan(calls []*call) (p *plan, short *call) {
 		w.resolve(p, d, calls)
 	}
 	for _, c := range calls {
-		switch {
+		switch broken := w.state.brokenHandles[c.handle]; {
 		case !c.waiting():
+		case broken != nil:
+			c.answer(result{err: broken})
 		case c.assign == nil:
 			w.planRelease(p, c)
 		case !w.planAssign(p, c) && short == nil:
@@ -344,7 +346,7 @@ func (w *writer) commit(ctx context.Context, p *plan) bool {
 		for i, op := range ops {
 			keys[i] = op.Key
 		}
-		w.state.absorb(keys, conflict.Current)
+		w.state.absorb(keys, newPresent().add(conflict))
 		return false
 	}
 	w.unknown(p, ops)
