@@ -1,0 +1,143 @@
+package ipam
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"tortie/internal/api"
+	"tortie/internal/datastore"
+)
+
+// ReleaseHandle releases every address of a handle without an Allocator, for
+// programs that own no blocks. An absent handle is no error.
+func ReleaseHandle(ctx context.Context, client datastore.Client, handle HandleID) ([]netip.Addr, error) {
+	for range maxAttempts {
+		entry, blocks, err := readHandle(ctx, client, handle)
+		if err != nil {
+			return nil, fmt.Errorf("release addresses of handle %q: %w", handle, err)
+		}
+		if entry == nil {
+			return nil, nil
+		}
+		ops, addrs := releaseOps(handle, *entry, blocks)
+		_, err = client.Txn(ctx, ops...)
+		if err == nil {
+			return addrs, nil
+		}
+		if isUnknown(err) {
+			return nil, fmt.Errorf("release addresses of handle %q: %w", handle, err)
+		}
+	}
+	return nil, fmt.Errorf("release addresses of handle %q: gave up after %d attempts: %w", handle, maxAttempts, datastore.ErrConflict)
+}
+
+// releaseOps frees what a handle holds in blocks and deletes it, in the order of
+// plan.operations.
+func releaseOps(handle HandleID, entry datastore.Entry, blocks []storedBlock) (ops []datastore.Op, addrs []netip.Addr) {
+	for _, stored := range blocks {
+		b := stored.clone()
+		held := b.held(handle)
+		for _, n := range held {
+			addrs = append(addrs, b.addr(n))
+		}
+		b.release(held)
+		b.seal()
+		ops = append(ops, stored.write(b))
+	}
+	return append(ops, datastore.Delete(entry.Key, entry.Revision)), addrs
+}
+
+// ReleaseHost gives up every block of a node, as when the node is deleted: an
+// empty block is deleted, one with addresses in use loses its owner, so that it
+// goes with its last address. It returns the blocks given up. It goes on after
+// an error with the rest, and can be repeated.
+func ReleaseHost(ctx context.Context, client datastore.Client, node string) ([]netip.Prefix, error) {
+	owner := api.HostAffinity(node)
+	snap, err := client.List(ctx, datastore.Range{Kind: api.KindBlockAffinity, NamePrefix: owner.String() + "/"})
+	if err != nil {
+		return nil, fmt.Errorf("release the blocks of node %s: %w", node, err)
+	}
+	var released []netip.Prefix
+	var failed []error
+	for i := range snap.Invalid {
+		failed = append(failed, &snap.Invalid[i])
+	}
+	for _, entry := range snap.Entries {
+		have, prefix, err := api.ParseBlockAffinityName(entry.Key.Name)
+		if err != nil || have != owner {
+			continue
+		}
+		if err := releaseAffinity(ctx, client, owner, prefix, &entry); err != nil {
+			failed = append(failed, fmt.Errorf("release block %s of node %s: %w", prefix, node, err))
+			continue
+		}
+		released = append(released, prefix)
+	}
+	slices.SortFunc(released, netip.Prefix.Compare)
+	return released, errors.Join(failed...)
+}
+
+// releaseAffinity gives up one block: affinity pendingDeletion, then block and
+// affinity together.
+func releaseAffinity(ctx context.Context, client datastore.Client, owner api.Affinity, prefix netip.Prefix, affinity *datastore.Entry) error {
+	keys := []api.Key{api.BlockKey(prefix), api.BlockAffinityKey(owner, prefix)}
+	var stored *datastore.Entry
+	known := false
+	for range maxAttempts {
+		if affinity == nil {
+			return nil // someone else finished it
+		}
+		var ops []datastore.Op
+		marked := affinityState(*affinity) == api.AffinityPendingDeletion
+		switch {
+		case !marked:
+			ops = []datastore.Op{datastore.Update(withState(*affinity, owner, prefix, api.AffinityPendingDeletion))}
+		case known:
+			op, err := disownOp(stored, owner, prefix)
+			if err != nil {
+				return err
+			}
+			ops = []datastore.Op{op, datastore.Delete(affinity.Key, affinity.Revision)}
+		}
+		if len(ops) > 0 {
+			_, err := client.Txn(ctx, ops...)
+			if err == nil && marked {
+				return nil
+			}
+			if isUnknown(err) {
+				return err
+			}
+		}
+		current, err := readKeys(ctx, client, keys)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(current.invalid[keys[0]], current.invalid[keys[1]]); err != nil {
+			return err
+		}
+		stored, affinity, known = current.entry(keys[0]), current.entry(keys[1]), true
+	}
+	return fmt.Errorf("gave up after %d attempts: %w", maxAttempts, datastore.ErrConflict)
+}
+
+// disownOp takes the owner's hand off a block: it deletes an empty one, clears
+// the owner of one in use, and only checks one that isn't the owner's.
+func disownOp(stored *datastore.Entry, owner api.Affinity, prefix netip.Prefix) (datastore.Op, error) {
+	if stored == nil {
+		return datastore.Check(api.BlockKey(prefix), 0), nil
+	}
+	s, err := asBlock(*stored)
+	if err != nil {
+		return datastore.Op{}, err
+	}
+	if !ownedBy(*stored, owner) {
+		return datastore.Check(stored.Key, stored.Revision), nil
+	}
+	b := s.clone()
+	b.disown()
+	b.seal()
+	return s.write(b), nil
+}
