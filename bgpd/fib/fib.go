@@ -36,6 +36,9 @@ type FIB struct {
 	resolver *Resolver
 	filter   filter.Scope // scope and what was read of the kernel
 	restart  *restart
+	// wasRead and wasTold: before the kernel has been read and the scope is known,
+	// no decision could be right, and a wrong one would take a held route away.
+	wasRead, wasTold bool
 }
 
 // Entry is what has become of a best path.
@@ -83,7 +86,7 @@ func Leftover(ctx context.Context, k Kernel) (bool, error) {
 // Expect tells which peers are configured and what may be imported from them.
 func (f *FIB) Expect(peers []speaker.Peer, scope filter.Scope, now time.Time) {
 	f.restart.expect(peers, now)
-	f.scope = scope
+	f.scope, f.wasTold = scope, true
 	f.decideAll()
 }
 
@@ -117,10 +120,10 @@ func (f *FIB) Read(ctx context.Context) error {
 		return fmt.Errorf("resolve next hops: %w", err)
 	}
 	p.routes = slices.DeleteFunc(p.routes, func(r kernel.Route) bool { return r.Protocol == kernel.ProtocolBGP })
-	if p.equal(f.picture) {
+	if f.wasRead && p.equal(f.picture) {
 		return nil
 	}
-	f.picture = p
+	f.picture, f.wasRead = p, true
 	var own []netip.Addr
 	for _, a := range p.addresses {
 		own = append(own, a.Prefix.Addr())
@@ -204,6 +207,9 @@ func (f *FIB) decideAll() {
 // decide makes of the best path to a prefix, if any, a desired route, if it may
 // be one.
 func (f *FIB) decide(prefix netip.Prefix) {
+	if !f.wasRead || !f.wasTold {
+		return
+	}
 	table := f.tables[kernel.FamilyOf(prefix.Addr())]
 	path, ok := f.best[prefix]
 	if !ok {

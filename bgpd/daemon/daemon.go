@@ -1,0 +1,161 @@
+// Package daemon builds bgpd of its parts and runs it.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"tortie/bgpd/fib"
+	"tortie/bgpd/speaker"
+	"tortie/bgpd/speaker/gobgp"
+	"tortie/bgpd/topology"
+	"tortie/internal/api"
+	"tortie/internal/datastore"
+	"tortie/internal/datastore/etcd"
+	"tortie/internal/kernel"
+)
+
+// Run is bgpd on a node, until ctx is done. It leaves sessions and routes as they
+// are: the sessions end with the process and peers keep our routes (RFC 4724).
+// The process has to end when Run returns.
+func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
+	held, err := lock(cfg.Lock)
+	if err != nil {
+		return err
+	}
+	defer held.Close()
+	client, err := etcd.New(ctx, etcd.Config{Config: cfg.Datastore}, api.NewRegistry(), log)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	return RunNode(ctx, Node{
+		Name: cfg.Node, Client: client, Socket: cfg.Socket, Version: cfg.Version, Log: log,
+		Datastore: cfg.Datastore.String(),
+	})
+}
+
+// Node is what RunNode runs.
+type Node struct {
+	Name      string
+	Client    datastore.Client
+	Datastore string // where it is, for the log
+	Socket    string
+	Version   string
+	Log       *slog.Logger
+}
+
+// RunNode runs a node's speaker from a datastore, until ctx is done.
+func RunNode(ctx context.Context, n Node) error {
+	e, err := build(ctx, n.Log)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s := newStore(n.Name)
+	sink := &syncSink{store: s, log: n.Log}
+	syncer := datastore.NewSyncer(datastore.SyncerConfig{Client: n.Client, Ranges: ranges(), Sink: sink, Log: n.Log})
+	l, err := listenStatus(n.Socket)
+	if err != nil {
+		return err
+	}
+	stop := serveStatus(l, &statusService{
+		engine: e, node: n.Name, version: n.Version, inSync: sink.done.Load, datastore: syncer.Health,
+	})
+	defer stop()
+	n.Log.Info("bgpd started, waiting for the datastore", "node", n.Name, "datastore", n.Datastore, "version", n.Version)
+	failed := make(chan error, 1)
+	go func() { failed <- syncer.Run(ctx) }()
+	err = e.run(ctx, s.plans)
+	cancel()
+	return errors.Join(err, <-failed)
+}
+
+// syncSink notes for others that the store is in sync.
+type syncSink struct {
+	*store
+	log  *slog.Logger
+	done atomic.Bool
+}
+
+// OnStatus implements datastore.Sink.
+func (s *syncSink) OnStatus(st datastore.Status) {
+	if st == datastore.InSync {
+		s.log.Info("datastore read")
+		s.done.Store(true)
+	}
+	s.store.OnStatus(st)
+}
+
+// build makes an engine in the network namespace of the process.
+func build(ctx context.Context, log *slog.Logger) (*engine, error) {
+	k, err := kernel.Open()
+	if err != nil {
+		return nil, fmt.Errorf("open netlink: %w (bgpd needs CAP_NET_ADMIN)", err)
+	}
+	leftover, err := fib.Leftover(ctx, k)
+	if err != nil {
+		return nil, err
+	}
+	if leftover {
+		log.Info("routes of an earlier run are kept until peers have sent theirs")
+	}
+	s := gobgp.New(gobgp.Config{Restarting: leftover, Log: log})
+	return newEngine(k, s, log, time.Now), nil
+}
+
+// Static is a speaker with a fixed configuration: a router that isn't a node of
+// the cluster and reads no datastore.
+type Static struct {
+	Name   string
+	Global speaker.Global
+	Peers  []speaker.Peer
+	// Exports are prefixes it originates, for a reason of the caller's.
+	Exports []topology.Export
+	// Socket is where the status service listens; empty for none.
+	Socket string
+	Log    *slog.Logger
+}
+
+// RunStatic runs such a router in the network namespace of the process, until
+// ctx is done. What it learns goes into the kernel as on a node, except that
+// there are no pools: what peers announce is taken, within the limits of package
+// filter.
+func RunStatic(ctx context.Context, st Static) error {
+	e, err := build(ctx, st.Log)
+	if err != nil {
+		return err
+	}
+	plans := make(chan topology.Output, 1)
+	plans <- st.plan()
+	if st.Socket != "" {
+		var l net.Listener
+		if l, err = listenStatus(st.Socket); err != nil {
+			return err
+		}
+		always := func() bool { return true }
+		never := func() error { return nil }
+		stop := serveStatus(l, &statusService{engine: e, node: st.Name, inSync: always, datastore: never})
+		defer stop()
+	}
+	return e.run(ctx, plans)
+}
+
+func (st Static) plan() topology.Output {
+	out := topology.Output{
+		Global: st.Global, Exports: st.Exports, BlockOwners: map[netip.Prefix]string{},
+	}
+	for _, p := range st.Peers {
+		out.Peers = append(out.Peers, topology.Peer{
+			Peer: p, Name: p.Address.String(), Type: topology.NodeSpecific, Reason: "configured peer",
+		})
+	}
+	return out
+}

@@ -1,0 +1,291 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"tortie/bgpd/fib"
+	"tortie/bgpd/filter"
+	"tortie/bgpd/speaker"
+	"tortie/bgpd/topology"
+	"tortie/internal/kernel"
+)
+
+// Kernel is what the engine needs of [kernel.Handle].
+type Kernel interface {
+	fib.Kernel
+	Subscribe(ctx context.Context, topics kernel.Topics) (<-chan kernel.Event, error)
+}
+
+const (
+	// settle gathers the kernel events of one change, such as a link that comes up.
+	settle = 50 * time.Millisecond
+	// tick is how often something that failed is tried again, and how exactly the
+	// restart timers are kept.
+	tick = time.Second
+	// resyncEvery bounds how long a route that someone else changed stays changed.
+	resyncEvery = time.Minute
+)
+
+// engine carries plans to the speaker and what the speaker learns into the
+// kernel. Everything happens in the goroutine of run; others ask through do.
+type engine struct {
+	kernel  Kernel
+	speaker speaker.Speaker
+	fib     *fib.FIB
+	log     *slog.Logger
+	now     func() time.Time
+	calls   chan func()
+	started time.Time
+
+	plan    topology.Output
+	planned bool // plan is a plan
+	names   map[netip.Addr]topology.Peer
+	// Why the last attempt failed; retried until nil.
+	speakerErr, kernelErr error
+	missing               string // as last logged
+}
+
+func newEngine(k Kernel, s speaker.Speaker, log *slog.Logger, now func() time.Time) *engine {
+	return &engine{
+		kernel: k, speaker: s, fib: fib.New(k, log), log: log, now: now,
+		calls: make(chan func()), started: now(), names: map[netip.Addr]topology.Peer{},
+	}
+}
+
+// do runs f in the engine's goroutine.
+func (e *engine) do(ctx context.Context, f func()) error {
+	done := make(chan struct{})
+	select {
+	case e.calls <- func() { defer close(done); f() }:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	<-done
+	return nil
+}
+
+// run returns when ctx is done, with routes and sessions as they are: what ends
+// here goes on at the next start.
+func (e *engine) run(ctx context.Context, plans <-chan topology.Output) error {
+	events, err := e.kernel.Subscribe(ctx, kernel.LinkEvents|kernel.AddressEvents|kernel.RouteEvents)
+	if err != nil {
+		return err
+	}
+	if err := e.fib.Read(ctx); err != nil {
+		return err
+	}
+	ticker, resync := time.NewTicker(tick), time.NewTicker(resyncEvery)
+	defer ticker.Stop()
+	defer resync.Stop()
+	var settled <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case f := <-e.calls:
+			f()
+			continue
+		case plan := <-plans:
+			e.take(ctx, plan)
+		case <-e.speaker.Changed():
+			e.learn(ctx, e.speaker.Take())
+		case ev, ok := <-events:
+			if !ok {
+				return errors.New("watch the kernel: it says nothing more")
+			}
+			if e.event(ev) && settled == nil {
+				settled = time.After(settle)
+			}
+			continue
+		case <-settled:
+			settled = nil
+			e.read(ctx)
+		case <-ticker.C:
+			if e.speakerErr == nil && e.kernelErr == nil && e.fib.Settled() {
+				continue
+			}
+			e.retry(ctx)
+		case <-resync.C:
+			e.fib.QueueResync()
+			e.read(ctx)
+		}
+		e.apply(ctx)
+	}
+}
+
+// take makes a plan the present one.
+func (e *engine) take(ctx context.Context, plan topology.Output) {
+	if plan.Missing != "" {
+		if e.missing != plan.Missing {
+			e.log.Warn("waiting: " + plan.Missing)
+		}
+		e.missing = plan.Missing
+		// What runs goes on: a Node that was deleted by mistake must not cost traffic.
+		e.plan.Missing, e.plan.Problems = plan.Missing, plan.Problems
+		return
+	}
+	e.missing = ""
+	e.logProblems(plan.Problems)
+	e.plan, e.planned = plan, true
+	clear(e.names)
+	for _, p := range plan.Peers {
+		e.names[p.Address] = p
+	}
+	e.fib.Expect(plan.Desired().Peers, scopeOf(plan), e.now())
+	e.tell(ctx)
+}
+
+func (e *engine) logProblems(now []string) {
+	for _, p := range now {
+		if !slices.Contains(e.plan.Problems, p) {
+			e.log.Warn("problem in the configuration", "problem", p)
+		}
+	}
+}
+
+func scopeOf(plan topology.Output) filter.Scope {
+	s := filter.Scope{
+		Pools: plan.Pools, OwnBlocks: plan.OwnBlocks, Addresses: plan.Addresses,
+		Nodes: map[netip.Addr]bool{}, Mesh: map[netip.Addr]bool{},
+	}
+	for _, p := range plan.Peers {
+		s.Nodes[p.Address] = p.Node != ""
+		s.Mesh[p.Address] = p.Type == topology.Mesh
+	}
+	return s
+}
+
+// tell gives the plan to the speaker.
+func (e *engine) tell(ctx context.Context) {
+	err := e.speaker.Apply(ctx, e.plan.Desired())
+	e.logError("BGP speaker is not as configured, trying again", e.speakerErr, err)
+	e.speakerErr = err
+}
+
+// logError logs an error once, however often it comes back.
+func (e *engine) logError(msg string, old, err error) {
+	if err != nil && (old == nil || old.Error() != err.Error()) {
+		e.log.Error(msg, "err", err)
+	}
+}
+
+func (e *engine) learn(ctx context.Context, c speaker.Changes) {
+	e.fib.Update(c, e.now())
+	var down []netip.Addr
+	for addr, s := range c.Peers {
+		switch {
+		case s.Removed:
+		case s.Established:
+			e.log.Info("BGP session up", "peer", addr, "name", e.names[addr].Name, "end-of-rib", s.EndOfRIB)
+		default:
+			down = append(down, addr)
+		}
+	}
+	if len(down) == 0 {
+		return
+	}
+	states, err := e.speaker.Peers(ctx)
+	if err != nil {
+		return
+	}
+	for _, s := range states {
+		if slices.Contains(down, s.Peer.Address) {
+			e.log.Warn("BGP session down", "peer", s.Peer.Address, "name", e.names[s.Peer.Address].Name, "cause", s.Info)
+		}
+	}
+}
+
+// event reports whether the kernel has to be read again. What felix does for its
+// pods, and what we do ourselves, changes nothing here.
+func (e *engine) event(ev kernel.Event) bool {
+	switch ev := ev.(type) {
+	case kernel.LinkEvent:
+		if strings.HasPrefix(ev.Link.Name, "cali") {
+			return false
+		}
+		e.fib.LinkChanged(ev.Link.Index)
+		return true
+	case kernel.RouteEvent:
+		switch ev.Route.Protocol {
+		case kernel.ProtocolFelix:
+			return false
+		case kernel.ProtocolBGP:
+			// Ours are taken away by others only: we delete none that we desire.
+			taken := ev.Gone && e.fib.Installed(ev.Route.Dst)
+			if taken {
+				e.fib.QueueResync()
+			}
+			return taken
+		}
+		return ev.Route.Table == kernel.TableMain
+	case kernel.Resync:
+		e.fib.QueueResync()
+	case kernel.AddressEvent:
+		// The IPv4 routes that go with an address go without an event.
+		e.fib.QueueResync()
+	}
+	return true
+}
+
+func (e *engine) read(ctx context.Context) {
+	err := e.fib.Read(ctx)
+	e.logError("the kernel's routes can't be read, trying again", e.kernelErr, err)
+	e.kernelErr = err
+}
+
+func (e *engine) retry(ctx context.Context) {
+	if e.speakerErr != nil {
+		e.tell(ctx)
+	}
+	if e.kernelErr != nil {
+		e.read(ctx)
+	}
+}
+
+func (e *engine) apply(ctx context.Context) {
+	if !e.planned {
+		return // nothing in the kernel is changed before there is a plan
+	}
+	err := e.fib.Apply(ctx, e.now())
+	if ctx.Err() != nil {
+		return
+	}
+	e.logError("routes are not as learned, trying again", e.kernelErr, err)
+	e.kernelErr = err
+}
+
+// problems are the conditions someone should look at.
+func (e *engine) problems() []string {
+	var out []string
+	if e.plan.Missing != "" {
+		out = append(out, e.plan.Missing)
+	}
+	for _, err := range []error{e.speakerErr, e.kernelErr} {
+		if err != nil {
+			out = append(out, strings.Split(err.Error(), "\n")...)
+		}
+	}
+	out = append(out, e.plan.Problems...)
+	unreachable := 0
+	example := ""
+	for _, entry := range e.fib.Entries() {
+		if entry.Problem != "" && strings.Contains(entry.Problem, "unreachable") {
+			unreachable++
+			if line := fmt.Sprintf("%s: %s", entry.Path.Prefix, entry.Problem); example == "" || line < example {
+				example = line
+			}
+		}
+	}
+	if unreachable > 0 {
+		out = append(out, fmt.Sprintf("%d learned routes are not installed because their next hop is unreachable, first %s",
+			unreachable, example))
+	}
+	return out
+}

@@ -1,0 +1,152 @@
+package daemon
+
+import (
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+
+	"tortie/bgpd/topology"
+	"tortie/internal/api"
+	"tortie/internal/datastore"
+)
+
+// ranges is what a bgpd reads of the datastore.
+func ranges() []datastore.Range {
+	return []datastore.Range{
+		{Kind: api.KindNode},
+		{Kind: api.KindBGPConfiguration},
+		{Kind: api.KindBGPPeer},
+		{Kind: api.KindBlockAffinity},
+		{Kind: api.KindIPAMBlock},
+		{Kind: api.KindIPPool},
+	}
+}
+
+// store is the Syncer's sink: it holds the resources and makes a topology of
+// them when one that matters to this node has changed. Plans are sent from the
+// Syncer's goroutine; of several that wait only the last counts.
+type store struct {
+	node    string
+	plans   chan topology.Output // one slot
+	objects map[api.Kind]map[string]api.Object
+	invalid map[string]string // by path
+	inSync  bool
+	last    *topology.Output
+}
+
+var _ datastore.Sink = (*store)(nil)
+
+func newStore(node string) *store {
+	s := &store{
+		node: node, plans: make(chan topology.Output, 1),
+		objects: map[api.Kind]map[string]api.Object{}, invalid: map[string]string{},
+	}
+	for _, r := range ranges() {
+		s.objects[r.Kind] = map[string]api.Object{}
+	}
+	return s
+}
+
+// OnStatus implements datastore.Sink. Nothing is done before InSync: half of a
+// cluster must not be taken for the whole.
+func (s *store) OnStatus(st datastore.Status) {
+	if st == datastore.InSync && !s.inSync {
+		s.inSync = true
+		s.compute()
+	}
+}
+
+// OnUpdates implements datastore.Sink.
+func (s *store) OnUpdates(updates []datastore.SyncUpdate) {
+	relevant := false
+	for _, u := range updates {
+		if s.update(u) {
+			relevant = true
+		}
+	}
+	if relevant && s.inSync {
+		s.compute()
+	}
+}
+
+// update reports whether the change can matter. A value that can't be read is
+// like none: what it says is not known.
+func (s *store) update(u datastore.SyncUpdate) bool {
+	objects, ok := s.objects[u.Key.Kind]
+	if !ok {
+		objects = map[string]api.Object{} // an unreadable key is of no kind
+	}
+	problems := len(s.invalid)
+	delete(s.invalid, u.Key.String())
+	if u.Invalid != nil {
+		s.invalid[or(keyName(u.Key), u.Invalid.Path)] = fmt.Sprintf("%s can't be read and is ignored: %v", u.Invalid.Path, u.Invalid.Err)
+	}
+	old, known := objects[u.Key.Name]
+	if u.Entry == nil {
+		delete(objects, u.Key.Name)
+		return known || problems > 0 || u.Invalid != nil
+	}
+	// Every pod of the cluster changes a block: those without an address of this
+	// node are of no interest and are not kept.
+	if block, ok := u.Entry.Object.(*api.IPAMBlock); ok && !s.concerns(block) {
+		delete(objects, u.Key.Name)
+		return known
+	}
+	objects[u.Key.Name] = u.Entry.Object
+	return old == nil || !reflect.DeepEqual(old, u.Entry.Object)
+}
+
+func keyName(k api.Key) string {
+	if k == (api.Key{}) {
+		return ""
+	}
+	return k.String()
+}
+
+// concerns: an address of another owner's block is in use on this node.
+func (s *store) concerns(b *api.IPAMBlock) bool {
+	if b.Spec.Affinity != nil && *b.Spec.Affinity == api.HostAffinity(s.node).String() {
+		return false
+	}
+	for _, a := range b.Spec.Attributes {
+		if a.ActiveOwnerAttrs[api.AttributeNode] == s.node {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *store) compute() {
+	out := topology.Compute(topology.Input{
+		Node:       s.node,
+		Nodes:      of[*api.Node](s, api.KindNode),
+		Configs:    of[*v3.BGPConfiguration](s, api.KindBGPConfiguration),
+		Peers:      of[*v3.BGPPeer](s, api.KindBGPPeer),
+		Affinities: of[*api.BlockAffinity](s, api.KindBlockAffinity),
+		Blocks:     of[*api.IPAMBlock](s, api.KindIPAMBlock),
+		Pools:      of[*v3.IPPool](s, api.KindIPPool),
+	})
+	out.Problems = append(out.Problems, slices.Sorted(maps.Values(s.invalid))...)
+	if s.last != nil && reflect.DeepEqual(*s.last, out) {
+		return
+	}
+	s.last = &out
+	select {
+	case <-s.plans: // not yet taken: overtaken
+	default:
+	}
+	s.plans <- out
+}
+
+func of[T api.Object](s *store, kind api.Kind) []T {
+	var out []T
+	for _, o := range s.objects[kind] {
+		if t, ok := o.(T); ok {
+			out = append(out, t)
+		}
+	}
+	return out
+}
