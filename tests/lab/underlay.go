@@ -67,7 +67,7 @@ func plug(h Host, holder Process) error {
 		return fmt.Errorf("find bridge %s: %w", h.Segment, err)
 	}
 	veth := &netlink.Veth{
-		LinkAttrs:     netlink.LinkAttrs{Name: h.Name, MasterIndex: br.Attrs().Index, Flags: net.FlagUp},
+		LinkAttrs:     netlink.LinkAttrs{Name: "to-" + h.Name, MasterIndex: br.Attrs().Index, Flags: net.FlagUp},
 		PeerName:      "eth0",
 		PeerNamespace: netlink.NsFd(fd),
 	}
