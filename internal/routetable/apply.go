@@ -131,6 +131,24 @@ func (t *Table) sweep(ctx context.Context, failed *failures) {
 			continue
 		}
 		t.routes.DeleteActual(k)
+		t.restore(k, failed)
+	}
+}
+
+// restore makes up for a trap: to the kernel an IPv4 deletion of metric 0 means
+// any metric, so had the route gone behind our back, the desired one of another
+// metric went in its stead.
+func (t *Table) restore(deleted key, failed *failures) {
+	metric, wanted := t.metrics[deleted.dst]
+	if !wanted || deleted.priority != 0 || !deleted.dst.Addr().Is4() {
+		return
+	}
+	k := key{deleted.dst, metric}
+	if r, there := t.routes.Actual(k); there {
+		if err := t.cfg.Kernel.ReplaceRoute(r); err != nil {
+			t.routes.DeleteActual(k)
+			failed.add(r, err)
+		}
 	}
 }
 

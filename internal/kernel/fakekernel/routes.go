@@ -87,18 +87,20 @@ func (k *Kernel) DeleteRoute(r kernel.Route) error {
 		if !r.Dst.IsValid() || r.Protocol == 0 {
 			return kernel.ErrInvalid
 		}
-		first := true
-		k.dropRoutes(func(there kernel.Route) bool {
-			match := first && k.matches(there, r)
-			first = first && !match
-			return match
-		})
+		// Of several that match, the kernel takes the one of the lowest metric.
+		lowest := -1
+		for _, there := range k.routes {
+			if matches(there, r) && (lowest < 0 || there.Priority < lowest) {
+				lowest = there.Priority
+			}
+		}
+		k.dropRoutes(func(there kernel.Route) bool { return matches(there, r) && there.Priority == lowest })
 		return nil
 	})
 }
 
 // matches: to the kernel an IPv4 metric of 0 in a deletion means any.
-func (k *Kernel) matches(there, asked kernel.Route) bool {
+func matches(there, asked kernel.Route) bool {
 	if asked.Priority == 0 && kernel.FamilyOf(asked.Dst.Addr()) == kernel.IPv4 {
 		there.Priority = 0
 	}
