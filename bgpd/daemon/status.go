@@ -209,7 +209,7 @@ func longestMatch(paths []speaker.Path, addr netip.Addr) []speaker.Path {
 func (v view) routeMessage(p speaker.Path) *nodestatus.Route {
 	m := &nodestatus.Route{
 		Prefix: p.Prefix.String(), AsPath: p.ASPath, Best: p.Best, Stale: p.Stale,
-		LocalPref: p.LocalPref, Med: p.MED, Age: unix(p.Learned),
+		LocalPref: p.LocalPref, Med: p.MED, Age: seconds(p.Learned),
 	}
 	if p.Local() {
 		m.Reason = v.exportReason(p.Prefix)
@@ -224,7 +224,7 @@ func (v view) routeMessage(p speaker.Path) *nodestatus.Route {
 	return m
 }
 
-func unix(t time.Time) int64 {
+func seconds(t time.Time) int64 {
 	if t.IsZero() {
 		return 0
 	}

@@ -1,0 +1,125 @@
+package daemon_test
+
+import (
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"tortie/internal/control/nodestatus"
+)
+
+// upLab is the lab with everything running and converged.
+func upLab(t *testing.T) (*lab, map[string]string) {
+	l := newLab(t)
+	store := stored(t, resources())
+	start := time.Now()
+	for _, n := range nodes {
+		l.startNode(n.name, store)
+	}
+	l.startRouter()
+	for _, n := range nodes {
+		l.established(n.name, 6) // two other nodes and the router, IPv4 and IPv6
+	}
+	t.Logf("all sessions up after %v", time.Since(start))
+	for i, n := range nodes {
+		for j, other := range nodes {
+			if i != j {
+				l.learned(n.name, other.block4, other.block6)
+			}
+		}
+	}
+	for _, n := range nodes {
+		l.learned("router", n.block4, n.block6)
+	}
+	t.Logf("all routes in place after %v", time.Since(start))
+	return l, store
+}
+
+func TestThreeNodesAndARouterReachOneAnother(t *testing.T) {
+	l, _ := upLab(t)
+	for i, from := range nodes {
+		for j, to := range nodes {
+			if i == j {
+				continue
+			}
+			l.run(from.name, "ping", "-c1", "-W5", "-I", from.pod4, to.pod4)
+			l.run(from.name, "ping", "-c1", "-W5", "-I", from.pod6, to.pod6)
+		}
+	}
+	resp, err := l.status("node1").Routes(t.Context(), &nodestatus.RoutesRequest{Prefix: "10.65.3.7"})
+	if err != nil || len(resp.Routes) != 1 {
+		t.Fatalf("route to an address behind the router: %v, %v", resp, err)
+	}
+	r := resp.Routes[0]
+	const want = "block 10.65.3.0/26 of node3, learned from 10.1.2.13 (node-to-node mesh), via router 10.1.1.254"
+	if r.Reason != want || r.Kernel != "via 10.1.1.254 dev eth0" || !r.Best {
+		t.Errorf("route %v: want reason %q", r, want)
+	}
+	resp, err = l.status("node1").Routes(t.Context(), &nodestatus.RoutesRequest{Prefix: "10.65.1.0/26"})
+	if err != nil || len(resp.Routes) != 1 || resp.Routes[0].Reason != "block of this node" {
+		t.Errorf("own block: %v, %v", resp, err)
+	}
+	st, err := l.status("node1").Status(t.Context(), &nodestatus.StatusRequest{})
+	if err != nil || len(st.Problems) > 0 || !st.Mesh || st.Asn != 64512 || !st.DatastoreInSync {
+		t.Errorf("status %v, %v: want no problems", st, err)
+	}
+}
+
+// TestKilledSpeakerLosesNoPacket kills bgpd of one node, then of all nodes at
+// once, then of the router, with traffic on every path, and starts them again.
+func TestKilledSpeakerLosesNoPacket(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		killed []string
+		sig    syscall.Signal
+	}{
+		{"kill -9 of the receiver", []string{"node3"}, syscall.SIGKILL},
+		{"kill -9 of the sender", []string{"node1"}, syscall.SIGKILL},
+		{"kill -9 of the router", []string{"router"}, syscall.SIGKILL},
+		{"SIGTERM of the receiver", []string{"node3"}, syscall.SIGTERM},
+		{"kill -9 of all nodes at once", []string{"node1", "node2", "node3"}, syscall.SIGKILL},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			l, store := upLab(t)
+			stop4 := l.traffic("node1", "10.65.1.1", "node3", "10.65.3.1")
+			stop6 := l.traffic("node2", "fd65:2::1", "node3", "fd65:3::1")
+			for _, name := range tt.killed {
+				l.end(name, tt.sig)
+			}
+			start := time.Now()
+			for _, name := range tt.killed {
+				if name == "router" {
+					l.startRouter()
+					continue
+				}
+				l.startNode(name, store)
+			}
+			for _, n := range nodes {
+				l.established(n.name, 6)
+				l.swept(n.name)
+			}
+			l.established("router", 6)
+			l.swept("router")
+			t.Logf("converged %v after the restart", time.Since(start))
+			for name, stop := range map[string]func() (int, int){"IPv4": stop4, "IPv6": stop6} {
+				if sent, lost := stop(); lost != 0 {
+					t.Errorf("%s: %d of %d packets lost", name, lost, sent)
+				}
+			}
+		})
+	}
+}
+
+// swept waits until a node no longer holds routes of an earlier run.
+func (l *lab) swept(name string) {
+	l.t.Helper()
+	client := l.status(name)
+	l.until(name+" to end its restart", func() (bool, string) {
+		st, err := client.Status(l.t.Context(), &nodestatus.StatusRequest{})
+		if err != nil {
+			return false, err.Error()
+		}
+		return !st.Restarting, "still restarting; " + strings.Join(st.Problems, "; ")
+	})
+}

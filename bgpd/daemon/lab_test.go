@@ -1,0 +1,384 @@
+package daemon_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"tortie/bgpd/daemon"
+	"tortie/bgpd/speaker"
+	"tortie/internal/api"
+	"tortie/internal/control/nodestatus"
+	"tortie/internal/datastore"
+	"tortie/internal/datastore/memory"
+	"tortie/internal/kernel"
+	"tortie/internal/kernel/kerneltest"
+)
+
+// The lab of these tests: two nodes on one segment, a third behind a router, each
+// a process of this test binary in a network namespace of its own with a
+// datastore of its own that holds the same resources.
+//
+//	node1 10.1.1.11 ─┐
+//	                 ├─ 10.1.1.254 router 10.1.2.254 ─ node3 10.1.2.13
+//	node2 10.1.1.12 ─┘
+
+const (
+	childVariable = "TORTIE_BGPD_TEST_CHILD"
+	patience      = 60 * time.Second
+	routerASN     = 64999
+)
+
+// TestMain turns the test binary into a bgpd when the lab asks for one.
+func TestMain(m *testing.M) {
+	if path := os.Getenv(childVariable); path != "" {
+		if err := runChild(path); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// child is what a process is told to be.
+type child struct {
+	Name, Socket string
+	Store        map[string]string // datastore path → value; a node
+	Static       *daemon.Static    // a router
+}
+
+func runChild(path string) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	var c child
+	if err := json.Unmarshal(text, &c); err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("node", c.Name)
+	if c.Static != nil {
+		c.Static.Log = log
+		return daemon.RunStatic(ctx, *c.Static)
+	}
+	store := memory.New(api.NewRegistry())
+	for path, value := range c.Store {
+		store.RawPut(path, []byte(value))
+	}
+	return daemon.RunNode(ctx, daemon.Node{Name: c.Name, Client: store, Socket: c.Socket, Version: "test", Log: log})
+}
+
+type lab struct {
+	t    *testing.T
+	dir  string
+	ns   map[string]*kernel.Netns
+	proc map[string]*exec.Cmd
+}
+
+var nodes = []struct {
+	name, v4, v6, gw4, gw6, block4, block6, pod4, pod6 string
+}{
+	{"node1", "10.1.1.11", "fd01::11", "10.1.1.254", "fd01::fe", "10.65.1.0/26", "fd65:1::/122", "10.65.1.1", "fd65:1::1"},
+	{"node2", "10.1.1.12", "fd01::12", "10.1.1.254", "fd01::fe", "10.65.2.0/26", "fd65:2::/122", "10.65.2.1", "fd65:2::1"},
+	{"node3", "10.1.2.13", "fd02::13", "10.1.2.254", "fd02::fe", "10.65.3.0/26", "fd65:3::/122", "10.65.3.1", "fd65:3::1"},
+}
+
+func newLab(t *testing.T) *lab {
+	kerneltest.Require(t, kerneltest.Netns, kerneltest.Veth, kerneltest.IPv6)
+	l := &lab{t: t, dir: t.TempDir(), ns: map[string]*kernel.Netns{}, proc: map[string]*exec.Cmd{}}
+	for _, name := range []string{"router", "node1", "node2", "node3"} {
+		l.ns[name] = kerneltest.NewNetns(t)
+		// No duplicate address detection: addresses are there at once.
+		l.run(name, "sysctl", "-qw", "net.ipv6.conf.default.accept_dad=0", "net.ipv6.conf.default.router_solicitations=0",
+			"net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+	}
+	l.run("router", "ip", "link", "add", "seg1", "type", "bridge")
+	for _, n := range nodes {
+		h := kerneltest.Open(t, l.ns["router"])
+		if _, err := h.CreateVeth(kernel.VethSpec{Host: "to-" + n.name, Peer: "eth0", PeerNetns: l.ns[n.name]}); err != nil {
+			t.Fatal(err)
+		}
+		if n.gw4 == "10.1.1.254" {
+			l.run("router", "ip", "link", "set", "to-"+n.name, "master", "seg1")
+		}
+		l.run(n.name, "ip", "link", "set", "eth0", "up")
+		l.run(n.name, "ip", "addr", "add", n.v4+"/24", "dev", "eth0")
+		l.run(n.name, "ip", "addr", "add", n.v6+"/64", "dev", "eth0")
+		l.run(n.name, "ip", "addr", "add", n.pod4+"/32", "dev", "lo")
+		l.run(n.name, "ip", "addr", "add", n.pod6+"/128", "dev", "lo")
+	}
+	l.run("router", "ip", "link", "set", "seg1", "up")
+	for dev, addrs := range map[string][]string{
+		"seg1": {"10.1.1.254/24", "fd01::fe/64"}, "to-node3": {"10.1.2.254/24", "fd02::fe/64"},
+	} {
+		for _, a := range addrs {
+			l.run("router", "ip", "addr", "add", a, "dev", dev)
+		}
+	}
+	for _, n := range nodes {
+		l.run(n.name, "ip", "route", "add", "default", "via", n.gw4)
+		l.run(n.name, "ip", "-6", "route", "add", "default", "via", n.gw6)
+	}
+	return l
+}
+
+// run runs a command in a namespace.
+func (l *lab) run(ns string, argv ...string) string {
+	l.t.Helper()
+	var out []byte
+	err := l.ns[ns].Do(func() (err error) {
+		out, err = exec.Command(argv[0], argv[1:]...).CombinedOutput()
+		return err
+	})
+	if err != nil {
+		l.t.Fatalf("%s: %s: %v\n%s", ns, strings.Join(argv, " "), err, out)
+	}
+	return string(out)
+}
+
+// start starts a process in the namespace of its name.
+func (l *lab) start(c child) {
+	l.t.Helper()
+	text, err := json.Marshal(c)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	path := filepath.Join(l.dir, c.Name+".json")
+	if err := os.WriteFile(path, text, 0o600); err != nil {
+		l.t.Fatal(err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), childVariable+"="+path)
+	cmd.Stderr = l.t.Output()
+	if err := l.ns[c.Name].Do(cmd.Start); err != nil {
+		l.t.Fatal(err)
+	}
+	l.proc[c.Name] = cmd
+	l.t.Cleanup(func() { l.end(c.Name, syscall.SIGKILL) })
+}
+
+// end ends a process and waits for it.
+func (l *lab) end(name string, sig syscall.Signal) {
+	if cmd := l.proc[name]; cmd != nil {
+		_ = cmd.Process.Signal(sig)
+		_ = cmd.Wait()
+		delete(l.proc, name)
+	}
+}
+
+func (l *lab) socket(name string) string { return filepath.Join(l.dir, name+".sock") }
+
+func (l *lab) startNode(name string, store map[string]string) {
+	l.start(child{Name: name, Socket: l.socket(name), Store: store})
+}
+
+func (l *lab) startRouter() {
+	st := daemon.Static{Name: "router", Socket: l.socket("router"), Global: speaker.Global{
+		ASN: routerASN, RouterID: netip.MustParseAddr("10.1.1.254"), Port: 179, Transit: true,
+		Listen: []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()},
+	}}
+	for _, n := range nodes {
+		for remote, local := range map[string]string{n.v4: n.gw4, n.v6: n.gw6} {
+			st.Peers = append(st.Peers, speaker.Peer{
+				Address: netip.MustParseAddr(remote), LocalAddress: netip.MustParseAddr(local),
+				ASN: 64512, RestartTime: 120 * time.Second,
+			})
+		}
+	}
+	l.start(child{Name: "router", Static: &st})
+}
+
+// resources are those of the lab's cluster.
+func resources() []api.Object {
+	out := []api.Object{
+		&v3.IPPool{ObjectMeta: metav1.ObjectMeta{Name: "v4"}, Spec: v3.IPPoolSpec{CIDR: "10.65.0.0/16", BlockSize: 26}},
+		&v3.IPPool{ObjectMeta: metav1.ObjectMeta{Name: "v6"}, Spec: v3.IPPoolSpec{CIDR: "fd65::/16", BlockSize: 122}},
+	}
+	for _, n := range nodes {
+		out = append(out, &api.Node{ObjectMeta: metav1.ObjectMeta{Name: n.name}, Spec: api.NodeSpec{BGP: &api.NodeBGPSpec{
+			IPv4Address: n.v4 + "/24", IPv6Address: n.v6 + "/64",
+		}}})
+		for _, b := range []string{n.block4, n.block6} {
+			key := api.BlockAffinityKey(api.HostAffinity(n.name), netip.MustParsePrefix(b))
+			out = append(out, &api.BlockAffinity{
+				ObjectMeta: metav1.ObjectMeta{Name: key.Name},
+				Spec:       api.BlockAffinitySpec{State: api.AffinityConfirmed, Type: api.AffinityHost, Node: n.name, CIDR: b},
+			})
+		}
+		for family, gw := range map[string]string{"v4": n.gw4, "v6": n.gw6} {
+			out = append(out, &v3.BGPPeer{
+				ObjectMeta: metav1.ObjectMeta{Name: "router-" + n.name + "-" + family},
+				Spec:       v3.BGPPeerSpec{Node: n.name, PeerIP: gw, ASNumber: routerASN},
+			})
+		}
+	}
+	return out
+}
+
+// stored is the datastore's content with these objects in it.
+func stored(t *testing.T, objects []api.Object) map[string]string {
+	t.Helper()
+	reg := api.NewRegistry()
+	s := memory.New(reg)
+	for _, o := range objects {
+		key, err := reg.KeyOf(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Txn(t.Context(), datastore.Create(key, o)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out := map[string]string{}
+	for _, path := range s.Paths("/") {
+		value, _ := s.RawGet(path)
+		out[path] = string(value)
+	}
+	return out
+}
+
+func (l *lab) status(name string) nodestatus.NodeStatusClient {
+	l.t.Helper()
+	conn, err := grpc.NewClient("unix://"+l.socket(name), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.t.Cleanup(func() { conn.Close() })
+	return nodestatus.NewNodeStatusClient(conn)
+}
+
+// until polls a condition that a whole other process has to come to; why says
+// what is still missing.
+func (l *lab) until(what string, met func() (ok bool, why string)) {
+	l.t.Helper()
+	deadline := time.Now().Add(patience)
+	for {
+		ok, why := met()
+		if ok {
+			return
+		}
+		if time.Now().After(deadline) {
+			l.t.Fatalf("still waiting for %s: %s", what, why)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// established waits until every one of a node's peers is.
+func (l *lab) established(name string, peers int) {
+	l.t.Helper()
+	client := l.status(name)
+	l.until(name+"'s sessions", func() (bool, string) {
+		resp, err := client.Peers(l.t.Context(), &nodestatus.PeersRequest{})
+		if err != nil {
+			return false, err.Error()
+		}
+		for _, p := range resp.Peers {
+			if p.State != string(speaker.Established) {
+				return false, fmt.Sprintf("%s %s: %s", p.Address, p.State, p.Info)
+			}
+		}
+		return len(resp.Peers) == peers, fmt.Sprintf("%d of %d peers", len(resp.Peers), peers)
+	})
+}
+
+// learned waits until a node's kernel has a route of protocol 81 to each prefix.
+func (l *lab) learned(name string, prefixes ...string) {
+	l.t.Helper()
+	l.until(name+"'s routes", func() (bool, string) {
+		out := l.run(name, "ip", "route", "show", "proto", "81") + l.run(name, "ip", "-6", "route", "show", "proto", "81")
+		for _, p := range prefixes {
+			if !strings.Contains(out, p+" ") {
+				return false, p + " not among\n" + out
+			}
+		}
+		return true, ""
+	})
+}
+
+// traffic sends numbered datagrams from one pod address to another until stop is
+// called, which returns how many were sent and how many never came.
+func (l *lab) traffic(from, fromAddr, to, toAddr string) (stop func() (sent, lost int)) {
+	l.t.Helper()
+	var in, out *net.UDPConn
+	listen := func(dst **net.UDPConn, addr string) func() error {
+		return func() (err error) {
+			*dst, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(addr), 7000)))
+			return err
+		}
+	}
+	if err := l.ns[to].Do(listen(&in, toAddr)); err != nil {
+		l.t.Fatal(err)
+	}
+	if err := l.ns[from].Do(listen(&out, fromAddr)); err != nil {
+		l.t.Fatal(err)
+	}
+	got := make(chan int, 1)
+	go func() {
+		seen := map[string]bool{}
+		buf := make([]byte, 64)
+		for {
+			n, _, err := in.ReadFromUDPAddrPort(buf)
+			if err != nil || bytes.Equal(buf[:n], []byte("end")) {
+				got <- len(seen)
+				return
+			}
+			seen[string(buf[:n])] = true
+		}
+	}()
+	quit, sent := make(chan struct{}), make(chan int, 1)
+	dst := netip.AddrPortFrom(netip.MustParseAddr(toAddr), 7000)
+	go func() {
+		n, failed := 0, 0
+		every := time.NewTicker(time.Millisecond)
+		defer every.Stop()
+		for {
+			select {
+			case <-quit:
+				sent <- n
+				return
+			case <-every.C:
+				n++
+				if _, err := out.WriteToUDPAddrPort(fmt.Appendf(nil, "%d", n), dst); err != nil {
+					failed++ // counts as lost: it was sent and doesn't come
+				}
+			}
+		}
+	}()
+	return func() (int, int) {
+		close(quit)
+		n := <-sent
+		for range 10 { // the datagrams before it are there when one of these is
+			_, _ = out.WriteToUDPAddrPort([]byte("end"), dst)
+		}
+		_ = in.SetReadDeadline(time.Now().Add(2 * time.Second))
+		received := <-got
+		in.Close()
+		out.Close()
+		return n, n - received
+	}
+}
