@@ -32,8 +32,9 @@ const (
 type Handle struct {
 	socket *nl.NetlinkSocket
 
-	mu  sync.Mutex // held from a request until its answer is complete
-	seq uint32
+	mu     sync.Mutex // held from a request until its answer is complete
+	seq    uint32
+	closed bool // the socket's descriptor may be another file's by now
 }
 
 // Open opens a Handle in the network namespace of the calling thread.
@@ -89,13 +90,24 @@ func (h *Handle) configure() error {
 	return s.SetReceiveTimeout(&tv)
 }
 
-// Close releases the Handle's socket.
+// Close releases the Handle's socket, once a request under way is answered.
+// Requests after it fail with [os.ErrClosed].
 func (h *Handle) Close() {
-	h.socket.Close()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.closed {
+		h.closed = true
+		h.socket.Close()
+	}
 }
 
 // Netns opens the namespace the Handle works in.
 func (h *Handle) Netns() (*Netns, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return nil, NewError("open network namespace", "of the netlink socket", os.ErrClosed)
+	}
 	fd, err := unix.IoctlRetInt(h.socket.GetFd(), unix.SIOCGSKNS)
 	if err != nil {
 		return nil, NewError("open network namespace", "of the netlink socket", err)

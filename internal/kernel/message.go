@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
 	"syscall"
 
 	"github.com/vishvananda/netlink/nl"
@@ -16,6 +17,9 @@ import (
 func (h *Handle) exchange(kind, flags uint16, header, attrs []byte, each func(kind uint16, data []byte) error) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.closed {
+		return os.ErrClosed
+	}
 	h.seq++
 	msg := appendMessage(nil, kind, flags|unix.NLM_F_REQUEST, h.seq, header, attrs)
 	if err := h.send(msg); err != nil {

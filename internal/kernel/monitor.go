@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"syscall"
+	"time"
 
 	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
@@ -105,6 +106,9 @@ func (t Topics) groups() []uint {
 	return groups
 }
 
+// drainWait is how long nothing must come for the queue to count as empty.
+const drainWait = 50 * time.Millisecond
+
 type monitor struct {
 	socket *nl.NetlinkSocket
 	events chan Event
@@ -117,6 +121,7 @@ func (m *monitor) run(ctx context.Context) {
 		case ctx.Err() != nil:
 			return
 		case errors.Is(err, unix.ENOBUFS):
+			m.drain()
 			m.send(ctx, Resync{Reason: fmt.Errorf("kernel events were lost: %w", err)})
 			continue
 		case errors.Is(err, unix.EINTR) || errors.Is(err, unix.EAGAIN):
@@ -135,6 +140,20 @@ func (m *monitor) run(ctx context.Context) {
 			if ev != nil && !m.send(ctx, ev) {
 				return
 			}
+		}
+	}
+}
+
+// drain throws away what is queued. After an overflow the kernel drops every
+// event, without saying so again, until the queue was empty once: a Resync told
+// before that would be followed by losses nobody hears of.
+func (m *monitor) drain() {
+	wait := unix.NsecToTimeval(drainWait.Nanoseconds())
+	_ = m.socket.SetReceiveTimeout(&wait)
+	defer func() { _ = m.socket.SetReceiveTimeout(&unix.Timeval{}) }()
+	for {
+		if _, _, err := m.socket.Receive(); err != nil && !errors.Is(err, unix.ENOBUFS) && !errors.Is(err, unix.EINTR) {
+			return // empty, or closed
 		}
 	}
 }

@@ -1,0 +1,214 @@
+package kernel
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	"pgregory.net/rapid"
+)
+
+func TestInterruptedDumpIsBegunAgain(t *testing.T) {
+	for _, c := range []struct {
+		interruptions int
+		wantErr       error
+	}{
+		{0, nil},
+		{1, nil},
+		{dumpTries - 1, nil},
+		{dumpTries, ErrDumpInterrupted},
+	} {
+		calls := 0
+		got, err := retryDump(t.Context(), func() ([]int, error) {
+			calls++
+			if calls <= c.interruptions {
+				return []int{99}, ErrDumpInterrupted // partial
+			}
+			return []int{1, 2}, nil
+		})
+		if !errors.Is(err, c.wantErr) {
+			t.Errorf("%d interruptions: error is %v, want %v", c.interruptions, err, c.wantErr)
+		}
+		if err == nil && !slices.Equal(got, []int{1, 2}) {
+			t.Errorf("%d interruptions: got %v", c.interruptions, got)
+		}
+		if err != nil && got != nil {
+			t.Errorf("%d interruptions: partial result %v", c.interruptions, got)
+		}
+	}
+}
+
+func TestDumpEndsWithItsContextAndOnOtherErrors(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	_, err := retryDump(ctx, func() ([]int, error) {
+		cancel()
+		return nil, ErrDumpInterrupted
+	})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("error is %v, want Canceled", err)
+	}
+	calls := 0
+	_, err = retryDump(t.Context(), func() ([]int, error) {
+		calls++
+		return nil, unix.EPERM
+	})
+	if !errors.Is(err, unix.EPERM) || calls != 1 {
+		t.Errorf("error is %v after %d calls, want EPERM after one", err, calls)
+	}
+}
+
+// answer builds the last message of an answer.
+func answer(kind, flags uint16, errno syscall.Errno, echoed []byte, text string) syscall.NetlinkMessage {
+	data := binary.NativeEndian.AppendUint32(nil, uint32(-int32(errno)))
+	data = append(data, echoed...)
+	var a attributes
+	if text != "" {
+		a.text(unix.NLMSGERR_ATTR_MSG, text)
+	}
+	return syscall.NetlinkMessage{
+		Header: syscall.NlMsghdr{Type: kind, Flags: flags},
+		Data:   append(data, a...),
+	}
+}
+
+func TestVerdictCarriesTheKernelsWords(t *testing.T) {
+	header := func(length int) []byte {
+		b := make([]byte, max(length, unix.SizeofNlMsghdr))
+		binary.NativeEndian.PutUint32(b, uint32(length))
+		return b
+	}
+	for name, c := range map[string]struct {
+		msg   syscall.NetlinkMessage
+		text  string
+		errno syscall.Errno
+	}{
+		"echoed whole":     {answer(unix.NLMSG_ERROR, unix.NLM_F_ACK_TLVS, unix.EINVAL, header(40), "no way"), "no way", unix.EINVAL},
+		"echoed, capped":   {answer(unix.NLMSG_ERROR, unix.NLM_F_ACK_TLVS|unix.NLM_F_CAPPED, unix.EINVAL, header(40)[:16], "no way"), "no way", unix.EINVAL},
+		"end of a dump":    {answer(unix.NLMSG_DONE, unix.NLM_F_ACK_TLVS, unix.ENOENT, nil, "no table"), "no table", unix.ENOENT},
+		"no words":         {answer(unix.NLMSG_ERROR, 0, unix.EPERM, header(40), ""), "", unix.EPERM},
+		"echo is cut off":  {answer(unix.NLMSG_ERROR, unix.NLM_F_ACK_TLVS, unix.EPERM, header(9999)[:16], ""), "", unix.EPERM},
+		"success":          {answer(unix.NLMSG_ERROR, 0, 0, header(40), ""), "", 0},
+		"success, no data": {syscall.NetlinkMessage{Header: syscall.NlMsghdr{Type: unix.NLMSG_DONE}}, "", 0},
+	} {
+		done, err := verdict(c.msg)
+		if !done {
+			t.Errorf("%s: not done", name)
+		}
+		if c.errno == 0 && err != nil || c.errno != 0 && !errors.Is(err, c.errno) {
+			t.Errorf("%s: error is %v, want %v", name, err, c.errno)
+		}
+		if c.text != "" && !strings.Contains(err.Error(), c.text) {
+			t.Errorf("%s: error %v does not say %q", name, err, c.text)
+		}
+	}
+	if done, _ := verdict(syscall.NetlinkMessage{Header: syscall.NlMsghdr{Type: unix.RTM_NEWROUTE}}); done {
+		t.Error("a route ends the answer")
+	}
+	if _, err := verdict(answer(unix.NLMSG_DONE, 0, unix.EINTR, nil, "")); !errors.Is(err, ErrDumpInterrupted) {
+		t.Errorf("a dump that ends with EINTR is %v, want ErrDumpInterrupted", err)
+	}
+}
+
+func TestErrorNamesOperationObjectAndClass(t *testing.T) {
+	err := NewError("replace route", "10.65.0.0/26 dev 3", unix.ENETUNREACH)
+	if want := "replace route 10.65.0.0/26 dev 3: network is unreachable"; err.Error() != want {
+		t.Errorf("error reads %q, want %q", err, want)
+	}
+	if !errors.Is(err, ErrUnreachable) || !errors.Is(err, unix.ENETUNREACH) {
+		t.Error("neither class nor errno may be lost")
+	}
+	if errors.Is(err, ErrNotFound) {
+		t.Error("an error has one class")
+	}
+	if NewError("op", "object", nil) != nil {
+		t.Error("no cause, no error")
+	}
+}
+
+func anyRoute(t *rapid.T) Route {
+	addr := func(name string, v4 bool) netip.Addr {
+		if v4 {
+			return netip.AddrFrom4([4]byte(rapid.SliceOfN(rapid.Byte(), 4, 4).Draw(t, name)))
+		}
+		return netip.AddrFrom16([16]byte(rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, name)))
+	}
+	v4 := rapid.Bool().Draw(t, "v4")
+	dst := addr("dst", v4)
+	r := Route{
+		Dst:      netip.PrefixFrom(dst, rapid.IntRange(0, dst.BitLen()).Draw(t, "bits")),
+		Table:    rapid.SampledFrom([]int{0, 254, 255, 256, 100000}).Draw(t, "table"),
+		Protocol: Protocol(rapid.IntRange(1, 255).Draw(t, "protocol")),
+		Type:     rapid.SampledFrom([]RouteType{0, RouteUnicast, RouteBlackhole, RouteProhibit}).Draw(t, "type"),
+		Scope:    rapid.SampledFrom([]Scope{ScopeUniverse, ScopeLink}).Draw(t, "scope"),
+		Link:     rapid.IntRange(1, 1<<30).Draw(t, "link"),
+		OnLink:   rapid.Bool().Draw(t, "onlink"),
+		Priority: rapid.SampledFrom([]int{0, 1, 1024, 1 << 31}).Draw(t, "metric"),
+	}
+	if rapid.Bool().Draw(t, "has gateway") {
+		r.Gateway = addr("gateway", v4)
+	}
+	if rapid.Bool().Draw(t, "has source") {
+		r.Src = addr("source", v4)
+	}
+	return r
+}
+
+func TestRouteMessageDecodesToTheNormalForm(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		r := anyRoute(t)
+		header, attrs := encodeRoute(r.Normal())
+		got, ok, err := decodeRoute(slices.Concat(header, attrs))
+		if err != nil || !ok || got != r.Normal() {
+			t.Errorf("%+v\nbecame %+v, %v, %v\nwant %+v", r, got, ok, err, r.Normal())
+		}
+		if n := r.Normal(); n != n.Normal() {
+			t.Errorf("the normal form of %+v has another: %+v", n, n.Normal())
+		}
+	})
+}
+
+func TestCachedAndForeignRoutesAreNoEntries(t *testing.T) {
+	r := Route{Dst: netip.MustParsePrefix("10.0.0.0/8"), Protocol: 80, Link: 3}.Normal()
+	header, attrs := encodeRoute(r)
+	cloned := slices.Clone(header)
+	binary.NativeEndian.PutUint32(cloned[8:], unix.RTM_F_CLONED)
+	mpls := slices.Clone(header)
+	mpls[0] = unix.AF_MPLS
+	for _, h := range [][]byte{cloned, mpls} {
+		if _, ok, err := decodeRoute(slices.Concat(h, attrs)); ok || err != nil {
+			t.Errorf("header %x: ok %v, error %v; want neither", h, ok, err)
+		}
+	}
+}
+
+func TestMalformedMessagesAreErrorsNotPanics(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		b := rapid.SliceOfN(rapid.Byte(), 0, 64).Draw(t, "message")
+		if len(b) > 0 {
+			b[0] = rapid.SampledFrom([]byte{0, 2, 10}).Draw(t, "family")
+		}
+		_, _, _ = decodeRoute(b)
+		_, _ = decodeLink(b)
+		_, _, _ = decodeAddress(b)
+		_, _, _ = decodeNeighbour(b)
+		_, _ = decodeEvent(syscall.NetlinkMessage{Header: syscall.NlMsghdr{Type: unix.RTM_NEWLINK}, Data: b})
+		_, _ = verdict(syscall.NetlinkMessage{Header: syscall.NlMsghdr{Type: unix.NLMSG_ERROR, Flags: unix.NLM_F_ACK_TLVS}, Data: b})
+	})
+}
+
+func TestInterfaceNamesAreCheckedBeforeTheKernelSeesThem(t *testing.T) {
+	for name, valid := range map[string]bool{
+		"eth0": true, "cali0123456789a": true, "eth0.100": true,
+		"": false, ".": false, "..": false, "a/b": false, "a b": false, "veth%d": false, "sixteen-bytes-it": false, "a:1": false,
+	} {
+		if err := validName(name); (err == nil) != valid {
+			t.Errorf("%q: error is %v", name, err)
+		}
+	}
+}
