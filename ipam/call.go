@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -46,8 +47,8 @@ func (a *Allocator) AutoAssign(ctx context.Context, req Request) ([]Assignment, 
 // that holds nothing is no error. datastore.ErrUnavailable leaves open whether
 // they are released: repeat it.
 func (a *Allocator) ReleaseByHandle(ctx context.Context, handle HandleID) ([]netip.Addr, error) {
-	if handle == "" {
-		return nil, fmt.Errorf("release addresses: the handle is empty: %w", ErrInvalid)
+	if !handle.valid() {
+		return nil, fmt.Errorf("release addresses of handle %q: %w", handle, errHandle)
 	}
 	r, err := a.do(ctx, &call{ctx: ctx, handle: handle})
 	if err != nil {
@@ -86,10 +87,15 @@ func (a *Allocator) do(ctx context.Context, c *call) (result, error) {
 	}
 }
 
+// errHandle refuses a handle that no store could keep.
+var errHandle = fmt.Errorf("the handle must not be empty or contain a slash: %w", ErrInvalid)
+
+func (h HandleID) valid() bool { return h != "" && !strings.Contains(string(h), "/") }
+
 func (r Request) validate() error {
 	switch {
-	case r.Handle == "":
-		return fmt.Errorf("the handle is empty: %w", ErrInvalid)
+	case !r.Handle.valid():
+		return errHandle
 	case r.Num4 < 0 || r.Num6 < 0:
 		return fmt.Errorf("negative number of addresses: %w", ErrInvalid)
 	case r.Num4+r.Num6 == 0:
@@ -201,9 +207,9 @@ func failAll(calls []*call, err error) {
 	}
 }
 
-// isUnknown reports whether a transaction that ended in err may have taken
-// effect: everything but a conflict.
-func isUnknown(err error) bool {
+// isFailure reports whether a transaction ended in anything but success or a
+// conflict. It may have taken effect.
+func isFailure(err error) bool {
 	var conflict *datastore.ConflictError
 	return err != nil && !errors.As(err, &conflict)
 }

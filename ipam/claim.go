@@ -142,7 +142,7 @@ func (w *writer) claim(ctx context.Context, p pool, prefix netip.Prefix) (bool, 
 			w.state.claims[prefix] = cs
 			continue
 		}
-		if isUnknown(err) {
+		if isFailure(err) {
 			w.state.loaded = false
 			w.state.stale[prefix] = true
 			return false, fmt.Errorf("claim block %s: %w", prefix, err)
@@ -197,7 +197,7 @@ func (w *writer) abandonClaim(ctx context.Context, cs claimState, prefix netip.P
 	w.state.loaded = false
 	if cs.affinity != nil {
 		_, err := w.client.Txn(ctx, datastore.Delete(cs.affinity.Key, cs.affinity.Revision))
-		if isUnknown(err) {
+		if isFailure(err) {
 			return cs, fmt.Errorf("withdraw claim on block %s: %w", prefix, err)
 		}
 	}

@@ -27,7 +27,7 @@ func ReleaseHandle(ctx context.Context, client datastore.Client, handle HandleID
 		if err == nil {
 			return addrs, nil
 		}
-		if isUnknown(err) {
+		if isFailure(err) {
 			return nil, fmt.Errorf("release addresses of handle %q: %w", handle, err)
 		}
 	}
@@ -107,7 +107,7 @@ func releaseAffinity(ctx context.Context, client datastore.Client, owner api.Aff
 			if err == nil && marked {
 				return nil
 			}
-			if isUnknown(err) {
+			if isFailure(err) {
 				return err
 			}
 		}

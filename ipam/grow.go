@@ -74,7 +74,7 @@ func (w *writer) mend(ctx context.Context, prefix netip.Prefix, cs claimState) e
 		return nil
 	}
 	rev, err := w.client.Txn(ctx, next.ops...)
-	if isUnknown(err) {
+	if isFailure(err) {
 		return fmt.Errorf("mend the affinity of block %s: %w", prefix, err)
 	}
 	w.log.Info("mended block affinity", "block", prefix, "confirmed", ours, "err", err)

@@ -41,6 +41,9 @@ type writer struct {
 	pools    []*v3.IPPool
 	news     map[string]poolNews
 	reserved reservations
+	// solo restricts a transaction to one call, after a shared one was refused: a
+	// call that can't be served must not take others down with it.
+	solo bool
 }
 
 func newWriter(cfg Config, q *queue) *writer {
@@ -82,6 +85,7 @@ func (w *writer) serve(ctx context.Context, calls []*call) {
 	ctx, stop := batchContext(ctx, calls)
 	defer stop()
 	defer w.state.evict()
+	w.solo = false
 	w.look()
 	for idle := 0; idle < maxAttempts; idle++ {
 		calls = slices.DeleteFunc(calls, func(c *call) bool { return !c.waiting() })
@@ -243,6 +247,9 @@ func (w *writer) plan(calls []*call) (p *plan, short *call) {
 		w.resolve(p, d, calls)
 	}
 	for _, c := range calls {
+		if w.solo && len(p.assigned)+len(p.released) > 0 {
+			break
+		}
 		switch broken := w.state.brokenHandles[c.handle]; {
 		case !c.waiting():
 		case broken != nil:
@@ -349,10 +356,14 @@ func (w *writer) commit(ctx context.Context, p *plan) bool {
 		w.state.absorb(keys, newPresent().add(conflict))
 		return false
 	}
-	w.unknown(p, ops)
-	if !errors.Is(err, datastore.ErrUnavailable) && ctx.Err() == nil {
+	if errors.Is(err, datastore.ErrUnavailable) || ctx.Err() != nil {
+		w.unknown(p, ops)
+		return false
+	}
+	if w.solo || len(p.assigned)+len(p.released) <= 1 {
 		w.failPlanned(p, err)
 	}
+	w.solo = true
 	return false
 }
 
