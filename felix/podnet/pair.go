@@ -74,12 +74,17 @@ func clearPodName(w *wiring, pod kernel.Link) error {
 		return taken
 	}
 	host, err := w.net.host.LinkByIndex(pod.PeerIndex)
-	switch {
-	case errors.Is(err, kernel.ErrNotFound):
+	if errors.Is(err, kernel.ErrNotFound) {
+		// Its other end is in a third namespace, or both ends went this moment.
+		if _, err = w.inside.LinkByIndex(pod.Index); errors.Is(err, kernel.ErrNotFound) {
+			return nil
+		}
 		return taken
-	case err != nil:
+	}
+	if err != nil {
 		return err
-	case !arePeers(host, pod) || !w.net.reap.isOurs(host):
+	}
+	if !arePeers(host, pod) || !w.net.reap.isOurs(host) {
 		return taken
 	}
 	return w.net.host.DeleteLink(host.Index)

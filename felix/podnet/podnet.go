@@ -43,6 +43,7 @@ type Host interface {
 	SetGroup(index int, group uint32) error
 	Rename(index int, name string) error
 	DeleteLink(index int) error
+	AddAddress(link int, prefix netip.Prefix) error
 	Sysctl(name string) (string, error)
 	SetSysctls([]kernel.Setting) error
 }

@@ -19,10 +19,11 @@ import (
 //   - proxy_arp and proxy_delay: the pod's permanent neighbour makes ARP needless,
 //     but sandboxes that copy only addresses and routes (gVisor), arping, and
 //     whoever flushes the neighbours ask for 169.254.1.1, and get the answer at once.
-//   - IPv6: the device makes the gateway's link-local address from its MAC
-//     (addr_gen_mode 0) and may use it at once (accept_dad 0); the pod is no router
-//     to listen to (accept_ra 0). A pod without IPv6 gets none on its device, so
-//     that it reaches nothing of the node by link-local addresses.
+//   - IPv6: the device owns the gateway's link-local address, which the kernel makes
+//     from its MAC again after the device was down (addr_gen_mode 0) and may use at
+//     once (accept_dad 0); the pod is no router to listen to (accept_ra 0). A pod
+//     without IPv6 gets none on its device, so that it reaches nothing of the node by
+//     link-local addresses.
 func hostSettings(a Attachment, kernelHasIPv6 bool) []kernel.Setting {
 	v4, v6 := "ipv4/conf/"+a.HostIf+"/", "ipv6/conf/"+a.HostIf+"/"
 	out := []kernel.Setting{{Name: v4 + "rp_filter", Value: "1"}}

@@ -109,11 +109,21 @@ func setUpHostEnd(_ context.Context, w *wiring) error {
 	if err := w.net.host.SetSysctls(hostSettings(w.a, w.net.ipv6)); err != nil {
 		return err
 	}
+	if w.a.has(kernel.IPv6) {
+		// The kernel would make this address by itself, but on probation at first.
+		ip := netip.PrefixFrom(gateway(kernel.IPv6), linkLocalBits)
+		if err := w.net.host.AddAddress(w.host.Index, ip); err != nil {
+			return err
+		}
+	}
 	if w.host.Up {
 		return nil
 	}
 	return w.net.host.SetUp(w.host.Index)
 }
+
+// linkLocalBits is the length of the link-local prefix (RFC 4291, section 2.5.6).
+const linkLocalBits = 64
 
 // setForwarding says whether the pod may forward. A new namespace inherits the
 // node's answer, which is yes.
