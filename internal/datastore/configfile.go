@@ -45,7 +45,9 @@ type configSpec struct {
 func parseConfigFile(text []byte) (settings, error) {
 	doc, err := yaml.YAMLToJSONStrict(text)
 	if err != nil {
-		return settings{}, fmt.Errorf("parse: %s", strings.TrimPrefix(err.Error(), "yaml: "))
+		// The YAML parser lists several problems on lines of their own.
+		problem := strings.Join(strings.Fields(strings.TrimPrefix(err.Error(), "yaml: ")), " ")
+		return settings{}, fmt.Errorf("parse: %s", problem)
 	}
 	var f configFile
 	dec := json.NewDecoder(bytes.NewReader(doc))

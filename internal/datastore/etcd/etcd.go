@@ -4,6 +4,7 @@ package etcd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math"
@@ -153,6 +154,10 @@ func (c *Client) Get(ctx context.Context, key api.Key) (datastore.Entry, error) 
 	return c.codec.Get(key, &p)
 }
 
+// maxListRestarts is how often a List whose revision is compacted between two
+// pages begins again.
+const maxListRestarts = 3
+
 // List implements datastore.Client. A large range is read in pages, all at the
 // revision of the first.
 func (c *Client) List(ctx context.Context, r datastore.Range) (datastore.Snapshot, error) {
@@ -162,10 +167,15 @@ func (c *Client) List(ctx context.Context, r datastore.Range) (datastore.Snapsho
 	}
 	var pairs []record.Pair
 	var rev int64
-	err = c.do(ctx, func(ctx context.Context) (err error) {
-		pairs, rev, err = c.pages(ctx, prefix)
-		return err
-	})
+	for range maxListRestarts {
+		err = c.do(ctx, func(ctx context.Context) (err error) {
+			pairs, rev, err = c.pages(ctx, prefix)
+			return err
+		})
+		if !errors.Is(err, datastore.ErrCompacted) {
+			break
+		}
+	}
 	if err != nil {
 		return datastore.Snapshot{}, fmt.Errorf("list %s: %w", r, err)
 	}

@@ -30,6 +30,8 @@ func newProber(cfg Config, creds credentials) prober {
 // that don't fit.
 type misconfigured struct{ error }
 
+var errNotTLS = misconfigured{errors.New("it doesn't speak TLS: use http:// in ETCD_ENDPOINTS")}
+
 // Unwrap gives the underlying cause.
 func (m misconfigured) Unwrap() error { return m.error }
 
@@ -89,6 +91,9 @@ func (p prober) endpoint(ctx context.Context, ep string) error {
 	cfg.NextProtos = []string{"h2"}
 	secure := tls.Client(conn, cfg)
 	if err := secure.HandshakeContext(ctx); err != nil {
+		if errors.Is(err, io.EOF) && p.speaksPlain(ctx, u.Host) {
+			return errNotTLS
+		}
 		return p.explainTLS(u.Hostname(), err)
 	}
 	// With TLS 1.3 the refusal of our certificate arrives only now.
@@ -148,6 +153,16 @@ func (p prober) speaksTLS(ctx context.Context, host string) bool {
 	return client.HandshakeContext(ctx) == nil || greeted
 }
 
+// speaksPlain reports whether the server answers without TLS.
+func (p prober) speaksPlain(ctx context.Context, host string) bool {
+	conn, err := p.dial(ctx, host)
+	if err != nil {
+		return false
+	}
+	defer conn.Close() //nolint:errcheck // nothing was written that could be lost
+	return exchange(conn) == nil
+}
+
 // explainTLS words a TLS error by what the user can do about it.
 func (p prober) explainTLS(host string, err error) error {
 	var (
@@ -166,7 +181,7 @@ func (p prober) explainTLS(host string, err error) error {
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		return misconfigured{p.explainValidity(invalid.Cert)}
 	case errors.As(err, &notTLS):
-		return misconfigured{errors.New("it doesn't speak TLS: use http:// in ETCD_ENDPOINTS")}
+		return errNotTLS
 	}
 	return p.explainAlert(err)
 }
