@@ -1,6 +1,8 @@
 package api
 
 import (
+	"encoding/json"
+
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -94,6 +96,13 @@ func tiered[P Object](d definition, tier func(P) *string) definition {
 type storedTier struct {
 	*v3.Tier `json:",inline"`
 	Status   emptyStatus `json:"status"`
+}
+
+// manifestTier accepts any status of a tier in a manifest and ignores it, as that
+// of the other kinds: "get" prints it, so that files contain it.
+type manifestTier struct {
+	*v3.Tier `json:",inline"`
+	Status   json.RawMessage `json:"status"`
 }
 
 // emptyStatus is stored as "status":{}.

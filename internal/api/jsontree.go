@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"strings"
+	"unicode/utf8"
 )
 
 // jsonValue is a parsed JSON text that keeps the order of its fields and the
@@ -87,9 +89,7 @@ func (p *jsonParser) value() *jsonValue {
 		p.pos++
 		for p.skip() != '}' {
 			text := p.str()
-			var name string
-			_ = json.Unmarshal(text, &name) // valid: checked by json.Valid
-			v.members = append(v.members, jsonMember{name: name, text: text, value: p.value()})
+			v.members = append(v.members, jsonMember{name: memberName(text), text: text, value: p.value()})
 		}
 		p.pos++
 	case '[':
@@ -104,12 +104,22 @@ func (p *jsonParser) value() *jsonValue {
 		if c == '-' || c >= '0' && c <= '9' {
 			v.kind = '0'
 		}
-		for p.pos < len(p.text) && bytes.IndexByte([]byte(" \t\r\n,]}"), p.text[p.pos]) < 0 {
+		for p.pos < len(p.text) && strings.IndexByte(" \t\r\n,]}", p.text[p.pos]) < 0 {
 			p.pos++
 		}
 	}
 	v.raw = p.text[start:p.pos]
 	return v
+}
+
+// memberName is the content of a valid JSON string.
+func memberName(text []byte) string {
+	if bytes.IndexByte(text, '\\') < 0 && utf8.Valid(text) {
+		return string(text[1 : len(text)-1])
+	}
+	var name string
+	_ = json.Unmarshal(text, &name) // valid: checked by json.Valid
+	return name
 }
 
 // str reads a string with its quotes.

@@ -243,8 +243,10 @@ func (c *checker) scalar(t reflect.Type, v *jsonValue, path string) {
 	case kind == reflect.Bool:
 		want = "true or false"
 	case kind >= reflect.Int && kind <= reflect.Int64:
-		bits := t.Bits() - 1
-		want = fmt.Sprintf("an integer from -%d to %d", uint64(1)<<bits, uint64(1)<<bits-1)
+		want = "an integer"
+		if bits := t.Bits() - 1; bits < 63 {
+			want = fmt.Sprintf("an integer from -%d to %d", uint64(1)<<bits, uint64(1)<<bits-1)
+		}
 	case kind >= reflect.Uint && kind <= reflect.Uint64:
 		want = fmt.Sprintf("an integer from 0 to %d", ^uint64(0)>>(64-t.Bits()))
 	case kind == reflect.Float32 || kind == reflect.Float64:

@@ -38,6 +38,9 @@ func NewRegistry() *Registry {
 	for i, d := range definitions() {
 		d.schema = schemas.of(d.target(d.info.New()))
 		d.manifest = schemas.of(d.info.New())
+		if d.info.Kind == KindTier {
+			d.manifest = schemas.of(manifestTier{})
+		}
 		r.defs = append(r.defs, d)
 		r.kinds = append(r.kinds, d.info)
 		names := append([]string{strings.ToLower(string(d.info.Kind)), d.info.Plural}, d.info.Aliases...)
