@@ -3,11 +3,11 @@ package cniserver
 import (
 	"crypto/sha1"
 	"encoding/hex"
-	"strings"
 
 	"tortie/felix/calc"
 	"tortie/felix/cniserver/netconf"
 	"tortie/felix/journal"
+	"tortie/internal/api"
 	"tortie/ipam"
 )
 
@@ -27,25 +27,13 @@ const hostIfHashLen = 11
 // "<node>-k8s-<pod>-<interface>" in the pod's namespace, or
 // "<node>-cni-<container>-<interface>" in default.
 func endpointID(node string, args netconf.Args, id journal.ID) calc.EndpointID {
+	namespace, name := defaultNamespace, api.WorkloadEndpointID{
+		Node: node, Orchestrator: orchestratorCNI, Workload: id.ContainerID, Endpoint: id.IfName,
+	}
 	if args.IsPod() {
-		return calc.EndpointID{
-			Namespace: args.K8sNamespace,
-			Name:      joinSegments(node, orchestratorK8s, args.K8sPod, id.IfName),
-		}
+		namespace, name.Orchestrator, name.Workload = args.K8sNamespace, orchestratorK8s, args.K8sPod
 	}
-	return calc.EndpointID{
-		Namespace: defaultNamespace,
-		Name:      joinSegments(node, orchestratorCNI, id.ContainerID, id.IfName),
-	}
-}
-
-// joinSegments joins with "-" and doubles the hyphens within a segment, so that
-// the name can be taken apart again.
-func joinSegments(segments ...string) string {
-	for i, s := range segments {
-		segments[i] = strings.ReplaceAll(s, "-", "--")
-	}
-	return strings.Join(segments, "-")
+	return calc.EndpointID{Namespace: namespace, Name: name.String()}
 }
 
 // primaryInterface is the interface every pod has; its host end is named as

@@ -20,7 +20,7 @@ import (
 	"tortie/internal/datastore"
 )
 
-// Config is what a Server works with. All fields but the last four are required.
+// Config is what a Server works with. All fields above Health are required.
 type Config struct {
 	Node      string
 	State     *State
@@ -36,7 +36,9 @@ type Config struct {
 	NewUID func() string
 	Log    *slog.Logger
 
-	Now func() time.Time
+	// Health is not nil while the connection to the datastore is lost.
+	Health func() error
+	Now    func() time.Time
 	// AddTimeout bounds ADD, CHECK and GC: then the answer is "try again later".
 	// Default 10 s.
 	AddTimeout time.Duration
@@ -66,6 +68,7 @@ type Server struct {
 	pods      Pods
 	routes    Routes
 	mtu       func() int
+	health    func() error
 	now       func() time.Time
 	log       *slog.Logger
 
@@ -92,9 +95,12 @@ func New(cfg Config) (*Server, error) {
 	if cfg.MaxAdds == 0 {
 		cfg.MaxAdds = defaultMaxAdds
 	}
+	if cfg.Health == nil {
+		cfg.Health = func() error { return nil }
+	}
 	s := &Server{
 		node: cfg.Node, state: cfg.State, client: cfg.Client, journal: cfg.Journal, addresses: cfg.Addresses,
-		pods: cfg.Pods, routes: cfg.Routes, mtu: cfg.MTU, now: cfg.Now, log: cfg.Log,
+		pods: cfg.Pods, routes: cfg.Routes, mtu: cfg.MTU, health: cfg.Health, now: cfg.Now, log: cfg.Log,
 		addTimeout: cfg.AddTimeout, delTimeout: cfg.DelTimeout, adds: make(chan struct{}, cfg.MaxAdds),
 		endpoints: &endpointStore{client: cfg.Client, registry: cfg.Registry, node: cfg.Node, now: cfg.Now, newUID: cfg.NewUID},
 	}
@@ -117,32 +123,58 @@ func New(cfg Config) (*Server, error) {
 // datastore.
 func (s *Server) PendingReleases() int { return s.releaser.count() }
 
+// stopGrace is how long calls under way may take when felix is stopped.
+const stopGrace = 5 * time.Second
+
 // Run serves the calls that arrive at l until ctx ends, and releases in the
-// background. On return no call runs any more.
+// background. Calls under way then have a few seconds to finish; on return none
+// runs any more.
 func (s *Server) Run(ctx context.Context, l net.Listener) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stopped := context.AfterFunc(ctx, func() { _ = l.Close() })
-	defer stopped()
+	calls, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	wg.Go(func() { s.releaser.run(ctx) })
+	stopped := context.AfterFunc(ctx, func() { _ = l.Close() })
+	defer stopped()
+	releasing, stopReleasing := context.WithCancel(ctx)
+	defer stopReleasing()
+	wg.Go(func() { s.releaser.run(releasing) })
+
+	err := s.accept(ctx, l, func(conn net.Conn) {
+		wg.Go(func() { s.serve(calls, conn) })
+	})
+	stopReleasing()
+	finished := make(chan struct{})
+	go func() { wg.Wait(); close(finished) }()
+	grace := time.NewTimer(stopGrace)
+	defer grace.Stop()
+	select {
+	case <-finished:
+	case <-grace.C:
+	}
+	return err
+}
+
+// accept hands each connection to serve until ctx ends or the listener fails.
+func (s *Server) accept(ctx context.Context, l net.Listener, serve func(net.Conn)) error {
 	for {
 		conn, err := l.Accept()
 		switch {
 		case ctx.Err() != nil:
+			if conn != nil {
+				_ = conn.Close()
+			}
 			return nil
-		case err != nil && !errors.Is(err, net.ErrClosed):
+		case errors.Is(err, net.ErrClosed):
+			return fmt.Errorf("accept CNI calls: %w", err)
+		case err != nil:
 			s.log.Error("accepting a CNI call failed", "err", err) // out of descriptors: the plugin tries again
 			if sleep(ctx, 100*time.Millisecond) != nil {
 				return nil
 			}
-			continue
-		case err != nil:
-			return fmt.Errorf("accept CNI calls: %w", err)
+		default:
+			serve(conn)
 		}
-		wg.Go(func() { s.serve(ctx, conn) })
 	}
 }
 

@@ -7,6 +7,8 @@ func (s *Server) status() error {
 	reason := ""
 	if err := s.state.Ready(); err != nil {
 		reason = err.Error()
+	} else if err := s.health(); err != nil {
+		reason = "felix on node " + s.node + " has lost the datastore: " + err.Error()
 	} else if !s.state.HasPool() {
 		reason = "there is no enabled IP pool for workloads; create one with: calicoctl create -f <IPPool manifest>"
 	}

@@ -2,6 +2,8 @@ package netconf
 
 import (
 	"strings"
+
+	"tortie/felix/suggest"
 )
 
 // support says what becomes of a key of the network configuration.
@@ -80,7 +82,7 @@ func checkKeys(where string, present []string, known map[string]support) error {
 				continue
 			}
 			reason := "unknown key"
-			if near := nearest(key, known); near != "" {
+			if near := suggest.Nearest(key, usedKeys(known)); near != "" {
 				reason += "; did you mean " + near + "?"
 			} else {
 				reason += "; remove it"
@@ -95,39 +97,13 @@ func checkKeys(where string, present []string, known map[string]support) error {
 // "cni.dev/valid-attachments" or "io.kubernetes.cri.pod-annotations".
 func foreign(key string) bool { return strings.ContainsAny(key, "./") }
 
-// nearest is the known key that differs least from an unknown one, or nothing
-// when none is near.
-func nearest(key string, known map[string]support) string {
-	best, bestDistance := "", 1+min(len(key)/3, 3)
-	for candidate, s := range known {
-		if s != used {
-			continue
-		}
-		d := distance(strings.ToLower(key), strings.ToLower(candidate))
-		if d < bestDistance || d == bestDistance && best != "" && candidate < best {
-			best, bestDistance = candidate, d
+// usedKeys are the keys worth suggesting.
+func usedKeys(known map[string]support) []string {
+	var keys []string
+	for key, s := range known {
+		if s == used {
+			keys = append(keys, key)
 		}
 	}
-	return best
-}
-
-// distance is the Levenshtein distance of two strings.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for i := range row {
-		row[i] = i
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for k := range len(b) {
-			cost := diagonal
-			if a[i] != b[k] {
-				cost++
-			}
-			diagonal = row[k+1]
-			row[k+1] = min(cost, row[k]+1, row[k+1]+1)
-		}
-	}
-	return row[len(b)]
+	return keys
 }

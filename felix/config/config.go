@@ -1,0 +1,212 @@
+// Package config is felix's configuration: typed parameters under upstream's
+// names, from the environment, a file and the datastore.
+package config
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"tortie/internal/control/cniwire"
+)
+
+// Config is what felix works with.
+type Config struct {
+	LogLevel slog.Level
+	// IPForwarding: felix switches forwarding on in the kernel. Else the operator
+	// has.
+	IPForwarding bool
+	// RouteRefreshInterval is how often the kernel is read and compared in full.
+	RouteRefreshInterval time.Duration
+	HealthEnabled        bool
+	// HealthAddress is host:port of /liveness and /readiness.
+	HealthAddress string
+	// CNISocket is where the CNI plugin finds felix.
+	CNISocket string
+	// CNITimeout bounds a CNI call.
+	CNITimeout time.Duration
+	// LockFile keeps a second felix off this node.
+	LockFile string
+	// JournalDir holds the journal of attachments.
+	JournalDir string
+}
+
+// The defaults of the paths that are not upstream's.
+const (
+	DefaultFile       = "/etc/calico/felix.cfg"
+	defaultLockFile   = "/var/run/calico/felix.lock"
+	defaultJournalDir = "/var/lib/calico/felix/journal"
+)
+
+// parameter is one that is served here.
+type parameter struct {
+	name string
+	// field is its name in FelixConfiguration; empty for local ones.
+	field string
+	// live: a change in the datastore takes effect without a restart.
+	live bool
+	set  func(c *Config, value string) error
+}
+
+// health is kept apart until both parts are known.
+type health struct{ host, port string }
+
+// parameters lists what is served. Names are compared without regard to case.
+func parameters(h *health) []parameter {
+	return []parameter{
+		{"LogSeverityScreen", "logSeverityScreen", true, func(c *Config, v string) (err error) { c.LogLevel, err = parseLevel(v); return err }},
+		{"IPForwarding", "ipForwarding", false, func(c *Config, v string) (err error) { c.IPForwarding, err = parseEnabled(v); return err }},
+		{"RouteRefreshInterval", "routeRefreshInterval", false, func(c *Config, v string) (err error) { c.RouteRefreshInterval, err = parseSeconds(v); return err }},
+		{"HealthEnabled", "healthEnabled", false, func(c *Config, v string) (err error) { c.HealthEnabled, err = parseBool(v); return err }},
+		{"HealthHost", "healthHost", false, func(_ *Config, v string) error { h.host = v; return nil }},
+		{"HealthPort", "healthPort", false, func(_ *Config, v string) error { h.port = v; return checkPort(v) }},
+		{"InterfacePrefix", "interfacePrefix", false, func(_ *Config, v string) error { return only(v, "cali") }},
+		{"DatastoreType", "", false, func(_ *Config, v string) error { return only(v, "etcdv3") }},
+		{"CNISocket", "", false, func(c *Config, v string) error { c.CNISocket = v; return checkPath(v) }},
+		{"CNITimeout", "", false, func(c *Config, v string) (err error) { c.CNITimeout, err = parseSeconds(v); return err }},
+		{"LockFile", "", false, func(c *Config, v string) error { c.LockFile = v; return checkPath(v) }},
+		{"JournalDir", "", false, func(c *Config, v string) error { c.JournalDir = v; return checkPath(v) }},
+	}
+}
+
+// defaults is the configuration when nobody says anything.
+func defaults() (Config, *health) {
+	return Config{
+		LogLevel: slog.LevelInfo, IPForwarding: true, RouteRefreshInterval: 90 * time.Second,
+		CNISocket: cniwire.DefaultSocket, CNITimeout: 10 * time.Second,
+		LockFile: defaultLockFile, JournalDir: defaultJournalDir,
+	}, &health{host: "localhost", port: "9099"}
+}
+
+// Problem is something about the configuration that an operator should know.
+type Problem struct {
+	Source string // "environment", the file's path, "FelixConfiguration default" …
+	Name   string // as it stands there
+	Reason string
+	// Bad: the value can't be used, or nobody knows the name. Else the parameter is
+	// upstream's and has no effect here.
+	Bad bool
+}
+
+// Error is one line.
+func (p Problem) Error() string { return fmt.Sprintf("%s: %s: %s", p.Source, p.Name, p.Reason) }
+
+// Resolve makes a configuration of layers, the strongest first. A value that
+// can't be used is a Problem, and the next weaker layer counts instead.
+func Resolve(layers ...Layer) (Config, []Problem) {
+	c, h := defaults()
+	var problems []Problem
+	served := map[string]bool{}
+	for _, p := range parameters(h) {
+		key := strings.ToLower(p.name)
+		served[p.name] = true
+		for _, layer := range layers {
+			v, ok := layer.values[key]
+			if !ok {
+				continue
+			}
+			before, beforeHealth := c, *h
+			err := p.set(&c, v.text)
+			if err == nil {
+				break
+			}
+			c, *h = before, beforeHealth
+			problems = append(problems, Problem{layer.Source, v.written, fmt.Sprintf("%q %v", v.text, err), true})
+		}
+	}
+	for _, layer := range layers {
+		problems = append(problems, layer.unserved(served)...)
+	}
+	c.HealthAddress = net.JoinHostPort(h.host, h.port)
+	return c, problems
+}
+
+// NeedsRestart names the parameters whose values differ between two
+// configurations and take effect only with the next start.
+func NeedsRestart(running, wanted Config) []string {
+	var names []string
+	for name, differs := range map[string]bool{
+		"ipForwarding":         running.IPForwarding != wanted.IPForwarding,
+		"routeRefreshInterval": running.RouteRefreshInterval != wanted.RouteRefreshInterval,
+		"healthEnabled":        running.HealthEnabled != wanted.HealthEnabled,
+		"healthHost/Port":      running.HealthAddress != wanted.HealthAddress,
+	} {
+		if differs {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+func parseLevel(v string) (slog.Level, error) {
+	switch strings.ToUpper(v) {
+	case "TRACE", "DEBUG":
+		return slog.LevelDebug, nil
+	case "INFO", "":
+		return slog.LevelInfo, nil
+	case "WARN", "WARNING":
+		return slog.LevelWarn, nil
+	case "ERROR":
+		return slog.LevelError, nil
+	case "FATAL", "NONE":
+		return slog.LevelError + 4, nil
+	}
+	return 0, fmt.Errorf("is no severity; want DEBUG, INFO, WARNING, ERROR or FATAL")
+}
+
+func parseEnabled(v string) (bool, error) {
+	switch strings.ToLower(v) {
+	case "enabled":
+		return true, nil
+	case "disabled":
+		return false, nil
+	}
+	return false, fmt.Errorf("is neither Enabled nor Disabled")
+}
+
+func parseBool(v string) (bool, error) {
+	switch strings.ToLower(v) {
+	case "true", "1", "yes", "y", "t":
+		return true, nil
+	case "false", "0", "no", "n", "f":
+		return false, nil
+	}
+	return false, fmt.Errorf("is neither true nor false")
+}
+
+// parseSeconds takes seconds as upstream writes them in files ("90") and Go
+// durations as it writes them in resources ("1m30s").
+func parseSeconds(v string) (time.Duration, error) {
+	d, err := time.ParseDuration(v)
+	if seconds, ferr := strconv.ParseFloat(v, 64); ferr == nil {
+		d, err = time.Duration(seconds*float64(time.Second)), nil
+	}
+	if err != nil || d <= 0 || d > 365*24*time.Hour {
+		return 0, fmt.Errorf("is no interval; want seconds, such as 90, or a duration, such as 1m30s")
+	}
+	return d, nil
+}
+
+func checkPort(v string) error {
+	if n, err := strconv.Atoi(v); err != nil || n < 0 || n > 65535 {
+		return fmt.Errorf("is no port; want 0 to 65535")
+	}
+	return nil
+}
+
+func checkPath(v string) error {
+	if !strings.HasPrefix(v, "/") {
+		return fmt.Errorf("is no absolute path")
+	}
+	return nil
+}
+
+func only(v, want string) error {
+	if v != want {
+		return fmt.Errorf("is not supported by this version; want %s", want)
+	}
+	return nil
+}

@@ -1,0 +1,208 @@
+package config
+
+// upstreamParameters are the parameters of upstream's Felix v3.32, one a line:
+// name, field in FelixConfiguration (- for none), default.
+const upstreamParameters = `
+AWSSrcDstCheck awsSrcDstCheck DoNothing
+AllowIPIPPacketsFromWorkloads allowIPIPPacketsFromWorkloads false
+AllowVXLANPacketsFromWorkloads allowVXLANPacketsFromWorkloads false
+BPFAttachType bpfAttachType TCX
+BPFCTLBLogFilter bpfCTLBLogFilter
+BPFConnectTimeLoadBalancing bpfConnectTimeLoadBalancing TCP
+BPFConnectTimeLoadBalancingEnabled bpfConnectTimeLoadBalancingEnabled
+BPFConntrackCleanupMode bpfConntrackMode Auto
+BPFConntrackLogLevel bpfConntrackLogLevel off
+BPFConntrackTimeouts bpfConntrackTimeouts CreationGracePeriod=10s,TCPSynSent=20s,TCPEstablished=1h,TCPFinsSeen=Auto,TCPResetSeen=40s,UDPTimeout=60s,GenericTimeout=10m,ICMPTimeout=5s
+BPFDSROptoutCIDRs bpfDSROptoutCIDRs
+BPFDataIfacePattern bpfDataIfacePattern ^((en|wl|ww|sl|ib)[Popsx].*|(eth|wlan|wwan|bond).*)
+BPFDisableGROForIfaces bpfDisableGROForIfaces
+BPFDisableUnprivileged bpfDisableUnprivileged true
+BPFEnabled bpfEnabled false
+BPFEnforceRPF bpfEnforceRPF Loose
+BPFExcludeCIDRsFromNAT bpfExcludeCIDRsFromNAT
+BPFExportBufferSizeMB bpfExportBufferSizeMB 1
+BPFExtToServiceConnmark bpfExtToServiceConnmark 0
+BPFExternalServiceMode bpfExternalServiceMode tunnel
+BPFForceTrackPacketsFromIfaces bpfForceTrackPacketsFromIfaces docker+
+BPFHostConntrackBypass bpfHostConntrackBypass false
+BPFHostNetworkedNATWithoutCTLB bpfHostNetworkedNATWithoutCTLB Enabled
+BPFJITHardening bpfJITHardening Auto
+BPFKubeProxyHealthzPort bpfKubeProxyHealthzPort 10256
+BPFKubeProxyIptablesCleanupEnabled bpfKubeProxyIptablesCleanupEnabled true
+BPFKubeProxyMinSyncPeriod bpfKubeProxyMinSyncPeriod 1
+BPFL3IfacePattern bpfL3IfacePattern
+BPFLogFilters bpfLogFilters
+BPFLogLevel bpfLogLevel off
+BPFMaglevMaxEndpointsPerService bpfMaglevMaxEndpointsPerService 100
+BPFMaglevMaxServices bpfMaglevMaxServices 100
+BPFMapSizeConntrack bpfMapSizeConntrack 512000
+BPFMapSizeConntrackCleanupQueue bpfMapSizeConntrackCleanupQueue 100000
+BPFMapSizeConntrackScaling bpfMapSizeConntrackScaling DoubleIfFull
+BPFMapSizeIPSets bpfMapSizeIPSets 1048576
+BPFMapSizeIfState bpfMapSizeIfState 1000
+BPFMapSizeNATAffinity bpfMapSizeNATAffinity 65536
+BPFMapSizeNATBackend bpfMapSizeNATBackend 262144
+BPFMapSizeNATFrontend bpfMapSizeNATFrontend 65536
+BPFMapSizePerCPUConntrack bpfMapSizePerCpuConntrack 0
+BPFMapSizeRoute bpfMapSizeRoute 262144
+BPFPSNATPorts bpfPSNATPorts 20000:29999
+BPFPolicyDebugEnabled bpfPolicyDebugEnabled true
+BPFProfiling bpfProfiling Disabled
+BPFRedirectToPeer bpfRedirectToPeer Enabled
+CgroupV2Path cgroupV2Path
+ChainInsertMode chainInsertMode insert
+DataplaneDriver dataplaneDriver calico-iptables-plugin
+DataplaneWatchdogTimeout dataplaneWatchdogTimeout 90
+DatastoreType - etcdv3
+DebugBPFCgroupV2 -
+DebugCPUProfilePath - /tmp/felix-cpu-<timestamp>.pprof
+DebugDisableLogDropping debugDisableLogDropping false
+DebugHost debugHost localhost
+DebugMemoryProfilePath debugMemoryProfilePath
+DebugPanicAfter - 0
+DebugPort debugPort
+DebugSimulateCalcGraphHangAfter debugSimulateCalcGraphHangAfter 0
+DebugSimulateDataRace - false
+DebugSimulateDataplaneApplyDelay debugSimulateDataplaneApplyDelay 0
+DebugSimulateDataplaneHangAfter debugSimulateDataplaneHangAfter 0
+DefaultEndpointToHostAction defaultEndpointToHostAction DROP
+DeviceRouteProtocol deviceRouteProtocol 3
+DeviceRouteSourceAddress deviceRouteSourceAddress
+DeviceRouteSourceAddressIPv6 deviceRouteSourceAddressIPv6
+DisableConntrackInvalidCheck disableConntrackInvalidCheck false
+EndpointReportingDelaySecs endpointReportingDelay 1
+EndpointReportingEnabled endpointReportingEnabled false
+EndpointStatusPathPrefix endpointStatusPathPrefix /var/run/calico
+EtcdAddr - 127.0.0.1:2379
+EtcdCaFile -
+EtcdCertFile -
+EtcdEndpoints -
+EtcdKeyFile -
+EtcdScheme - http
+ExternalNodesCIDRList externalNodesList
+FailsafeInboundHostPorts failsafeInboundHostPorts tcp:22,udp:68,tcp:179,tcp:2379,tcp:2380,tcp:5473,tcp:6443,tcp:6666,tcp:6667
+FailsafeOutboundHostPorts failsafeOutboundHostPorts udp:53,udp:67,tcp:179,tcp:2379,tcp:2380,tcp:5473,tcp:6443,tcp:6666,tcp:6667
+FeatureDetectOverride featureDetectOverride
+FeatureGates featureGates
+FelixHostname -
+FloatingIPs floatingIPs Disabled
+FlowLogsCollectorDebugTrace flowLogsCollectorDebugTrace false
+FlowLogsFlushInterval flowLogsFlushInterval 300
+FlowLogsGoldmaneServer flowLogsGoldmaneServer
+FlowLogsLocalReporter flowLogsLocalReporter Disabled
+FlowLogsPolicyEvaluationMode flowLogsPolicyEvaluationMode Continuous
+GenericXDPEnabled genericXDPEnabled false
+GoGCThreshold goGCThreshold 40
+GoMaxProcs goMaxProcs -1
+GoMemoryLimitMB goMemoryLimitMB -1
+HealthEnabled healthEnabled false
+HealthHost healthHost localhost
+HealthPort healthPort 9099
+HealthTimeoutOverrides healthTimeoutOverrides
+IPForwarding ipForwarding Enabled
+IPv4ElevatedRoutePriority ipv4ElevatedRoutePriority 512
+IPv4NormalRoutePriority ipv4NormalRoutePriority 1024
+IPv6ElevatedRoutePriority ipv6ElevatedRoutePriority 512
+IPv6NormalRoutePriority ipv6NormalRoutePriority 1024
+InterfaceExclude interfaceExclude kube-ipvs0
+InterfacePrefix interfacePrefix cali
+InterfaceRefreshInterval interfaceRefreshInterval 90
+IpInIpEnabled ipipEnabled
+IpInIpMtu ipipMTU 0
+IpsetsRefreshInterval ipsetsRefreshInterval 90
+IptablesBackend iptablesBackend auto
+IptablesFilterAllowAction iptablesFilterAllowAction ACCEPT
+IptablesFilterDenyAction iptablesFilterDenyAction DROP
+IptablesLockProbeIntervalMillis iptablesLockProbeInterval 50
+IptablesMangleAllowAction iptablesMangleAllowAction ACCEPT
+IptablesMarkMask iptablesMarkMask 0xffff0000
+IptablesNATOutgoingInterfaceFilter iptablesNATOutgoingInterfaceFilter
+IptablesPostWriteCheckIntervalSecs iptablesPostWriteCheckInterval 5
+IptablesRefreshInterval iptablesRefreshInterval 180
+Ipv6Support ipv6Support true
+IstioAmbientMode istioAmbientMode Disabled
+IstioDSCPMark istioDSCPMark 23
+KubeNodePortRanges kubeNodePortRanges 30000:32767
+LiveMigrationRouteConvergenceTime liveMigrationRouteConvergenceTime 30
+LogActionRateLimit logActionRateLimit
+LogActionRateLimitBurst logActionRateLimitBurst 5
+LogDebugFilenameRegex logDebugFilenameRegex
+LogFilePath logFilePath /var/log/calico/felix.log
+LogPrefix logPrefix calico-packet
+LogSeverityFile logSeverityFile INFO
+LogSeverityScreen logSeverityScreen INFO
+LogSeveritySys logSeveritySys INFO
+MTUIfacePattern mtuIfacePattern ^((en|wl|ww|sl|ib)[Pcopsvx].*|(eth|wlan|wwan).*)
+MaxIpsetSize maxIpsetSize 1048576
+MetadataAddr metadataAddr 127.0.0.1
+MetadataPort metadataPort 8775
+NATOutgoingAddress natOutgoingAddress
+NATOutgoingExclusions natOutgoingExclusions IPPoolsOnly
+NATPortRange natPortRange
+NFTablesMode nftablesMode Auto
+NetlinkTimeoutSecs netlinkTimeout 10
+NftablesFilterAllowAction nftablesFilterAllowAction ACCEPT
+NftablesFilterDenyAction nftablesFilterDenyAction DROP
+NftablesMangleAllowAction nftablesMangleAllowAction ACCEPT
+NftablesMarkMask nftablesMarkMask 0xffff0000
+NftablesRefreshInterval nftablesRefreshInterval 180
+OpenstackRegion openstackRegion
+PolicySyncPathPrefix policySyncPathPrefix
+ProgramClusterRoutes programClusterRoutes Disabled
+PrometheusGoMetricsEnabled prometheusGoMetricsEnabled true
+PrometheusMetricsCAFile prometheusMetricsCAFile
+PrometheusMetricsCertFile prometheusMetricsCertFile
+PrometheusMetricsClientAuth prometheusMetricsClientAuth RequireAndVerifyClientCert
+PrometheusMetricsEnabled prometheusMetricsEnabled false
+PrometheusMetricsHost prometheusMetricsHost
+PrometheusMetricsKeyFile prometheusMetricsKeyFile
+PrometheusMetricsPort prometheusMetricsPort 9091
+PrometheusProcessMetricsEnabled prometheusProcessMetricsEnabled true
+PrometheusWireGuardMetricsEnabled prometheusWireGuardMetricsEnabled true
+RemoveExternalRoutes removeExternalRoutes true
+ReportingIntervalSecs reportingInterval 30
+ReportingTTLSecs reportingTTL 90
+RequireMTUFile requireMTUFile false
+RouteRefreshInterval routeRefreshInterval 90
+RouteSource routeSource CalicoIPAM
+RouteSyncDisabled routeSyncDisabled false
+RouteTableRange routeTableRange
+RouteTableRanges routeTableRanges
+ServiceLoopPrevention serviceLoopPrevention Drop
+SidecarAccelerationEnabled sidecarAccelerationEnabled false
+TyphaAddr -
+TyphaCAFile -
+TyphaCN -
+TyphaCertFile -
+TyphaK8sNamespace - kube-system
+TyphaK8sServiceName -
+TyphaKeyFile -
+TyphaReadTimeout - 30
+TyphaURISAN -
+TyphaWriteTimeout - 10
+UsageReportingEnabled usageReportingEnabled true
+UsageReportingInitialDelaySecs usageReportingInitialDelay 300
+UsageReportingIntervalSecs usageReportingInterval 86400
+UseInternalDataplaneDriver useInternalDataplaneDriver true
+VXLANEnabled vxlanEnabled
+VXLANMTU vxlanMTU 0
+VXLANMTUV6 vxlanMTUV6 0
+VXLANPort vxlanPort 4789
+VXLANVNI vxlanVNI 4096
+WindowsManageFirewallRules windowsManageFirewallRules Disabled
+WireguardEnabled wireguardEnabled false
+WireguardEnabledV6 wireguardEnabledV6 false
+WireguardHostEncryptionEnabled wireguardHostEncryptionEnabled false
+WireguardInterfaceName wireguardInterfaceName wireguard.cali
+WireguardInterfaceNameV6 wireguardInterfaceNameV6 wg-v6.cali
+WireguardListeningPort wireguardListeningPort 51820
+WireguardListeningPortV6 wireguardListeningPortV6 51821
+WireguardMTU wireguardMTU 0
+WireguardMTUV6 wireguardMTUV6 0
+WireguardPersistentKeepAlive wireguardKeepAlive 0
+WireguardRoutingRulePriority wireguardRoutingRulePriority 99
+WireguardThreadingEnabled wireguardThreadingEnabled false
+WorkloadSourceSpoofing workloadSourceSpoofing Disabled
+XDPEnabled xdpEnabled true
+XDPRefreshInterval xdpRefreshInterval 90
+`

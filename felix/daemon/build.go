@@ -1,0 +1,132 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+
+	"tortie/felix/calc"
+	"tortie/felix/cniserver"
+	"tortie/felix/config"
+	"tortie/felix/dataplane"
+	"tortie/felix/journal"
+	"tortie/felix/nat"
+	"tortie/felix/podnet"
+	"tortie/internal/api"
+	"tortie/internal/datastore"
+	"tortie/internal/kernel"
+	"tortie/internal/routetable"
+	"tortie/ipam"
+)
+
+// felix is all parts of the daemon.
+type felix struct {
+	node     string
+	cfg      config.Config
+	client   datastore.Client
+	registry *api.Registry
+	journal  *journal.Journal
+	config   *configFollower
+	newUID   func() string
+	log      *slog.Logger
+
+	kernel    *kernel.Handle
+	pods      *podnet.Net
+	loop      *dataplane.Loop
+	allocator *ipam.Allocator
+	underlay  *underlay
+	state     *cniserver.State
+	server    *cniserver.Server
+	listener  net.Listener
+	syncer    *datastore.Syncer
+}
+
+// build makes the parts. It changes nothing in the kernel but forwarding.
+func (f *felix) build() (err error) {
+	defer func() {
+		if err != nil {
+			f.close()
+		}
+	}()
+	if err := f.buildDataplane(); err != nil {
+		return err
+	}
+	tracker := ipam.NewTracker(f.node)
+	f.allocator = ipam.New(ipam.Config{Client: f.client, Node: f.node, View: tracker, Log: f.log})
+	f.state = cniserver.NewState(f.node)
+	graph := calc.New(f.node)
+	f.syncer = datastore.NewSyncer(datastore.SyncerConfig{
+		Client: f.client,
+		Ranges: ranges(tracker.Ranges(), f.state.Ranges(), graph.Ranges(), f.config.Ranges()),
+		Sink: &sink{
+			graph: graph, follow: []follower{tracker, f.state, f.config},
+			program: f.program, onStatus: f.state.OnStatus,
+		},
+		Log: f.log,
+	})
+	f.server, err = cniserver.New(cniserver.Config{
+		Node: f.node, State: f.state, Client: f.client, Registry: f.registry, Journal: f.journal,
+		Addresses: f.allocator, Pods: f.pods, Routes: f.loop, MTU: f.underlay.MTU, NewUID: f.newUID, Log: f.log,
+		Health: f.syncer.Health, AddTimeout: f.cfg.CNITimeout, DelTimeout: f.cfg.CNITimeout,
+	})
+	if err != nil {
+		return err
+	}
+	f.listener, err = cniserver.Listen(f.cfg.CNISocket)
+	return err
+}
+
+func (f *felix) buildDataplane() (err error) {
+	if f.kernel, err = kernel.Open(); err != nil {
+		return fmt.Errorf("open netlink: %w; felix needs root and CAP_NET_ADMIN", err)
+	}
+	if f.cfg.IPForwarding {
+		if err := podnet.EnsureForwarding(f.kernel); err != nil {
+			return fmt.Errorf("%w; run felix as root, or set FELIX_IPFORWARDING=Disabled and switch forwarding on yourself", err)
+		}
+	}
+	if f.pods, err = podnet.New(podnet.Config{Kernel: f.kernel, Log: f.log}); err != nil {
+		return err
+	}
+	f.underlay = &underlay{kernel: f.kernel, log: f.log}
+	f.loop, err = dataplane.New(dataplane.Config{
+		Kernel: f.kernel,
+		Routes: routetable.New(routetable.Config{Kernel: f.kernel, Protocol: kernel.ProtocolFelix, Log: f.log}),
+		NAT:    nat.New(nat.Config{Log: f.log}),
+		Devices: f.pods, Log: f.log, ResyncInterval: f.cfg.RouteRefreshInterval,
+	})
+	return err
+}
+
+// program hands a new desired state to those who act on it.
+func (f *felix) program(s calc.State, inSync bool) {
+	f.underlay.setAddrs(s.NodeAddrs)
+	f.loop.SetState(s)
+	if inSync {
+		f.loop.InSync()
+	}
+}
+
+// ready is nil once the kernel has been made to agree with the datastore.
+func (f *felix) ready() error {
+	if err := f.state.Ready(); err != nil {
+		return err
+	}
+	if s := f.loop.Status(); !s.InSync || s.LastApply.IsZero() {
+		return errors.New("the routes of this node have not been programmed yet")
+	}
+	return nil
+}
+
+func (f *felix) close() {
+	if f.listener != nil {
+		_ = f.listener.Close()
+	}
+	if f.allocator != nil {
+		f.allocator.Close()
+	}
+	if f.kernel != nil {
+		f.kernel.Close()
+	}
+}

@@ -1,0 +1,206 @@
+// Package daemon builds felix out of its parts and runs it.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	"golang.org/x/sync/errgroup"
+
+	"tortie/felix/config"
+	"tortie/felix/journal"
+	"tortie/internal/api"
+	"tortie/internal/datastore"
+	"tortie/internal/datastore/etcd"
+)
+
+// ConfigFile is where the local configuration stands.
+const ConfigFile = config.DefaultFile
+
+// resourceTimeout is how long felix waits at its start for the configuration in
+// the datastore. Without it, it starts with the local one: DEL must work.
+const resourceTimeout = 2 * time.Second
+
+// Process is the surroundings of felix.
+type Process struct {
+	Version string
+	Environ []string
+	Log     io.Writer
+}
+
+// getenv looks a variable up; the last of a name counts, as the kernel has it.
+func (p Process) getenv(name string) string {
+	found := ""
+	for _, pair := range p.Environ {
+		if value, ok := strings.CutPrefix(pair, name+"="); ok {
+			found = value
+		}
+	}
+	return found
+}
+
+// Run is felix, until ctx ends. It leaves the kernel as it is: traffic flows on.
+// An error is one line for the operator.
+func Run(ctx context.Context, p Process) error {
+	var level slog.LevelVar
+	log := slog.New(slog.NewTextHandler(p.Log, &slog.HandlerOptions{Level: &level}))
+	node, local, err := p.localConfig()
+	if err != nil {
+		return err
+	}
+	cfg, problems := config.Resolve(local...)
+	if err := reportProblems(log, problems); err != nil {
+		return err
+	}
+	level.Set(cfg.LogLevel)
+	store, err := datastore.LoadConfig("", p.datastoreEnv(local))
+	if err != nil {
+		return err
+	}
+	lock, err := takeLock(cfg.LockFile)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = lock.Close() }()
+
+	reg := api.NewRegistry()
+	client, err := etcd.New(context.WithoutCancel(ctx), etcd.Config{Config: store}, reg, log)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = client.Close() }()
+	log.Info("felix starts", "version", p.Version, "node", node, "datastore", store.String(), "pid", os.Getpid())
+	running := readStored(ctx, client, node, local, cfg)
+	level.Set(running.LogLevel)
+
+	book, err := journal.Open(journal.Config{Dir: running.JournalDir, Log: log})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = book.Close() }()
+	f := &felix{
+		node: node, cfg: running, client: client, registry: reg, journal: book, log: log,
+		newUID: uuid.NewString,
+		config: &configFollower{
+			node: node, local: local, running: running, level: &level, log: log,
+			stored: map[string]*v3.FelixConfiguration{}, warned: map[string]bool{},
+		},
+	}
+	if err := f.build(); err != nil {
+		return err
+	}
+	defer f.close()
+	if err := f.run(ctx); err != nil {
+		return err
+	}
+	log.Info("felix ends; the kernel stays as it is")
+	return nil
+}
+
+// localConfig reads the node's name and the sources on this node, the strongest
+// first.
+func (p Process) localConfig() (node string, local []config.Layer, err error) {
+	node, err = config.NodeName(p.getenv, config.DefaultNodeNameFile)
+	if err != nil {
+		return "", nil, err
+	}
+	file, err := config.FromFile(ConfigFile)
+	return node, []config.Layer{config.FromEnv(p.Environ), file}, err
+}
+
+// reportProblems logs what has no effect, and fails on what can't be used.
+func reportProblems(log *slog.Logger, problems []config.Problem) error {
+	var bad []string
+	for _, problem := range problems {
+		if problem.Bad {
+			bad = append(bad, problem.Error())
+		} else {
+			log.Warn("configuration", "problem", problem.Error())
+		}
+	}
+	if len(bad) > 0 {
+		return errors.New(strings.Join(bad, "; "))
+	}
+	return nil
+}
+
+// datastoreEnv lets FELIX_ETCD… and felix.cfg say where etcd is, as upstream does,
+// where the common ETCD_… variables don't.
+func (p Process) datastoreEnv(local []config.Layer) func(string) string {
+	felixNames := map[string]string{
+		"ETCD_ENDPOINTS": "EtcdEndpoints", "ETCD_CA_CERT_FILE": "EtcdCaFile",
+		"ETCD_CERT_FILE": "EtcdCertFile", "ETCD_KEY_FILE": "EtcdKeyFile",
+	}
+	return func(name string) string {
+		if v := p.getenv(name); v != "" || felixNames[name] == "" {
+			return v
+		}
+		for _, layer := range local {
+			if v, ok := layer.Get(felixNames[name]); ok {
+				return v
+			}
+		}
+		return ""
+	}
+}
+
+// readStored adds what the FelixConfiguration resources say, if the datastore
+// answers soon. The configFollower warns of what is wrong with them.
+func readStored(ctx context.Context, client datastore.Client, node string, local []config.Layer, cfg config.Config) config.Config {
+	ctx, cancel := context.WithTimeout(ctx, resourceTimeout)
+	defer cancel()
+	layers := append([]config.Layer(nil), local...)
+	for _, name := range []string{"node." + node, "default"} {
+		entry, err := client.Get(ctx, api.Key{Kind: api.KindFelixConfiguration, Name: name})
+		if errors.Is(err, datastore.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return cfg
+		}
+		if resource, ok := entry.Object.(*v3.FelixConfiguration); ok {
+			if layer, err := config.FromResource(resource); err == nil {
+				layers = append(layers, layer)
+			}
+		}
+	}
+	resolved, _ := config.Resolve(layers...)
+	return resolved
+}
+
+// run runs all parts until one fails or ctx ends. Those that CNI calls need end
+// after the calls.
+func (f *felix) run(ctx context.Context) error {
+	base, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	g, base := errgroup.WithContext(base)
+	g.Go(func() error { return f.loop.Run(base) })
+	g.Go(func() error { return f.pods.Run(base) })
+	g.Go(func() error { return f.syncer.Run(base) })
+	g.Go(func() error { return f.underlay.run(base) })
+	if f.cfg.HealthEnabled {
+		l, err := net.Listen("tcp", f.cfg.HealthAddress)
+		if err != nil {
+			stop()
+			return errors.Join(fmt.Errorf("serve health: %w", err), g.Wait())
+		}
+		g.Go(func() error { return serveHealth(base, l, f.ready) })
+	}
+	g.Go(func() error {
+		defer stop()
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(base, cancel)()
+		return f.server.Run(ctx, f.listener)
+	})
+	return g.Wait()
+}
