@@ -160,12 +160,12 @@ func (w *writer) claimConflict(ctx context.Context, err error, p pool, prefix ne
 	var conflict *datastore.ConflictError
 	errors.As(err, &conflict)
 	found := newPresent().add(conflict)
+	w.state.absorb([]api.Key{api.BlockKey(prefix)}, found)
 	cs := claimState{
 		affinity: found.entry(api.BlockAffinityKey(w.state.owner, prefix)),
 		block:    found.entry(api.BlockKey(prefix)),
 	}
-	if invalid := found.invalid[api.BlockKey(prefix)]; invalid != nil {
-		w.state.breakBlock(prefix, invalid)
+	if w.state.broken[prefix] != nil {
 		return w.abandonClaim(ctx, cs, prefix)
 	}
 	if invalid := found.invalid[api.BlockAffinityKey(w.state.owner, prefix)]; invalid != nil {

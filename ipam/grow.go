@@ -95,22 +95,25 @@ func (w *writer) buildIndex(ctx context.Context) error {
 		return fmt.Errorf("list the blocks of the cluster: %w", err)
 	}
 	w.state.taken = new(bart.Lite)
+	listed := make(map[netip.Prefix]bool, len(snap.Entries))
 	for _, entry := range snap.Entries {
 		prefix, ok := blockOfKey(entry.Key)
 		if !ok {
 			continue
 		}
+		listed[prefix] = true
 		w.state.take(prefix)
-		_, known := w.state.blocks[prefix]
-		_, claimed := w.state.claims[prefix]
-		if !known && !claimed && ownedBy(entry, w.state.owner) {
-			w.state.claims[prefix] = claimState{block: &entry}
-			w.state.setBlock(entry)
+		w.noteListed(prefix, entry)
+	}
+	for i := range snap.Invalid {
+		if prefix, ok := blockOfKey(snap.Invalid[i].Key); ok {
+			listed[prefix] = true
+			w.state.breakBlock(prefix, &snap.Invalid[i])
 		}
 	}
-	for _, invalid := range snap.Invalid {
-		if prefix, ok := blockOfKey(invalid.Key); ok {
-			w.state.take(prefix)
+	for prefix := range w.state.blocks {
+		if !listed[prefix] {
+			w.state.dropBlock(prefix)
 		}
 	}
 	for prefix, claim := range w.state.claims {
@@ -119,6 +122,21 @@ func (w *writer) buildIndex(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// noteListed takes in a block of the index that concerns the node. One that
+// names the node as owner, and has no affinity to go with it, becomes a claim to
+// be completed.
+func (w *writer) noteListed(prefix netip.Prefix, entry datastore.Entry) {
+	_, known := w.state.blocks[prefix]
+	_, claimed := w.state.claims[prefix]
+	ours := ownedBy(entry, w.state.owner)
+	if !known && !claimed && ours {
+		w.state.claims[prefix] = claimState{block: &entry}
+	}
+	if known || ours {
+		w.state.setBlock(entry)
+	}
 }
 
 // usablePools are the pools that may serve a request, in the order to try.

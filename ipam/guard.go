@@ -30,7 +30,7 @@ func (w *writer) claimGuards(p pool, prefix netip.Prefix, cs claimState, started
 	}
 	if cs.affinity == nil && !started {
 		for _, own := range w.state.ownBlocks(p) {
-			if len(ops) < maxOps/2 {
+			if own != prefix && len(ops) < maxOps/2 {
 				ops = append(ops, datastore.Check(api.BlockKey(own), w.state.blocks[own].entry.Revision))
 			}
 		}
