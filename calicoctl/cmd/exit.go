@@ -78,16 +78,30 @@ func report(stderr io.Writer, err error) int {
 		return exitOK
 	}
 	for _, e := range flatten(err) {
-		fmt.Fprintln(stderr, oneLine(e.Error()))
+		fmt.Fprintln(stderr, oneLine(e.Error()+advice(e)))
 	}
 	var badUsage *usageError
 	switch {
-	case errors.As(err, &badUsage) || strings.HasPrefix(err.Error(), "unknown command"):
+	case errors.As(err, &badUsage):
 		return exitUsage
 	case errors.Is(err, datastore.ErrUnavailable) || errors.Is(err, datastore.ErrUnauthorized):
 		return exitUnavailable
 	}
 	return exitFailure
+}
+
+// advice says what to look at when the datastore is the problem.
+func advice(err error) string {
+	text := err.Error()
+	switch {
+	case errors.Is(err, datastore.ErrUnauthorized):
+		return "; check ETCD_USERNAME and ETCD_PASSWORD, and what etcd lets this user do"
+	case !errors.Is(err, datastore.ErrUnavailable) || strings.Contains(text, "ETCD_"):
+		return ""
+	case strings.Contains(text, "certificate") || strings.Contains(text, "tls:"):
+		return "; check ETCD_CA_CERT_FILE, ETCD_CERT_FILE and ETCD_KEY_FILE"
+	}
+	return "; check that etcd runs and that ETCD_ENDPOINTS or " + datastore.DefaultConfigPath + " names it"
 }
 
 // oneLine keeps a message on one line, whatever a library put into it.

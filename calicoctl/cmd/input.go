@@ -37,22 +37,22 @@ func (in *input) require(cmd *cobra.Command) error {
 	return nil
 }
 
-// read reads and decodes all manifests and settles their namespaces. Nothing is
-// returned unless everything could be read.
+// read reads and decodes all manifests and settles their namespaces. With an
+// error the documents are those without a fault so far, for further checks only.
 func (a *app) read(in input) ([]manifestfile.Document, error) {
 	docs, err := manifestfile.Read(in.files, a.Registry, manifestfile.Options{
 		Recursive: in.recursive, AllowEmpty: in.skipEmpty, Stdin: a.Stdin,
 	})
-	if err != nil {
-		return nil, err
-	}
-	var errs []error
+	errs := []error{err}
+	sound := docs[:0]
 	for _, doc := range docs {
 		if err := a.settleNamespace(doc.Object, in.namespace); err != nil {
 			errs = append(errs, &manifestfile.Error{Source: doc.At("metadata.namespace"), Err: err})
+			continue
 		}
+		sound = append(sound, doc)
 	}
-	return docs, errors.Join(errs...)
+	return sound, errors.Join(errs...)
 }
 
 // settleNamespace gives a namespaced object its namespace: its own, else that of

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math/big"
 	"net/netip"
 	"slices"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"tortie/calicoctl/resource"
+	"tortie/ipam"
 )
 
 func (a *app) ipamCommand() *cobra.Command {
@@ -47,17 +49,10 @@ are in use. Nothing is written.`,
 				return a.showAddress(cmd.Context(), store, addr)
 			case configuration:
 				return a.showIPAMConfig(cmd.Context(), store)
+			case borrowed:
+				return a.showBorrowed(cmd.Context(), store)
 			}
-			state, err := store.Addresses(cmd.Context())
-			if err != nil {
-				return err
-			}
-			if borrowed {
-				a.showBorrowed(state)
-				return nil
-			}
-			a.showUsage(state, blocks)
-			return nil
+			return a.showUsage(cmd.Context(), store, blocks)
 		},
 	}
 	flags := cmd.Flags()
@@ -69,55 +64,61 @@ are in use. Nothing is written.`,
 	return cmd
 }
 
-func (a *app) showUsage(state resource.Addresses, blocks bool) {
+func (a *app) showUsage(ctx context.Context, store *resource.Store, blocks bool) error {
+	usage, err := ipam.Usage(ctx, store.Client)
+	if err != nil {
+		return err
+	}
 	t := a.boxed("GROUPING", "CIDR", "IPS TOTAL", "IPS IN USE", "IPS FREE")
 	t.SetColumnConfigs([]table.ColumnConfig{
 		{Name: "IPS TOTAL", Align: text.AlignRight},
 		{Name: "IPS IN USE", Align: text.AlignRight},
 		{Name: "IPS FREE", Align: text.AlignRight},
 	})
-	for _, pool := range state.Pools {
-		if pool.CIDR.IsValid() { // else the blocks that belong to no pool
-			t.AppendRow(usageRow("IP Pool", pool.CIDR, pool.Total, pool.InUse))
-		}
-		for _, block := range pool.Blocks {
+	appendBlocks := func(list []ipam.BlockUsage) {
+		for _, b := range list {
 			if blocks {
-				t.AppendRow(usageRow("Block", block.CIDR, float64(block.Total), block.InUse))
+				t.AppendRow(usageRow("Block", b.CIDR, float64(b.Total), float64(b.InUse)))
 			}
 		}
 	}
+	for _, pool := range usage.Pools {
+		total, _ := new(big.Float).SetInt(pool.Total).Float64()
+		t.AppendRow(usageRow("IP Pool", pool.CIDR, total, float64(pool.InUse)))
+		appendBlocks(pool.Blocks)
+	}
+	appendBlocks(usage.Strays)
 	fmt.Fprintln(a.Stdout, t.Render())
+	for _, invalid := range usage.Invalid {
+		a.warn(fmt.Sprintf("%s: can't be read and is not counted: %v", invalid.Path, invalid.Err))
+	}
+	return nil
 }
 
 // usageRow shows numbers with five digits: an IPv6 pool has more addresses than
 // anybody reads.
-func usageRow(grouping string, cidr netip.Prefix, total float64, inUse int) table.Row {
+func usageRow(grouping string, cidr netip.Prefix, total, inUse float64) table.Row {
 	percent := func(n float64) string { return fmt.Sprintf("%.5g (%.f%%)", n, 100*n/total) }
-	return table.Row{
-		grouping, cidr.String(), fmt.Sprintf("%.5g", total), percent(float64(inUse)), percent(total - float64(inUse)),
-	}
+	return table.Row{grouping, cidr.String(), fmt.Sprintf("%.5g", total), percent(inUse), percent(total - inUse)}
 }
 
+// showAddress says who has an address, in upstream's words, and where it lies.
 func (a *app) showAddress(ctx context.Context, store *resource.Store, addr netip.Addr) error {
-	attrs, err := store.HolderOf(ctx, addr)
+	info, err := ipam.Lookup(ctx, store.Client, addr.Unmap())
 	if err != nil {
 		return err
 	}
-	if attrs == nil {
-		fmt.Fprintf(a.Stdout, "%s is not assigned\n", addr)
+	if !info.Assigned {
+		fmt.Fprintf(a.Stdout, "%s is not assigned\n", info.Addr)
 		return nil
 	}
-	fmt.Fprintf(a.Stdout, "IP %s is in use\n", addr)
-	handle := "<none>"
-	if attrs.HandleID != nil {
-		handle = *attrs.HandleID
-	}
-	fmt.Fprintf(a.Stdout, "Handle ID: %s\n", handle)
-	if len(attrs.ActiveOwnerAttrs) == 0 {
+	fmt.Fprintf(a.Stdout, "IP %s is in use\n", info.Addr)
+	fmt.Fprintf(a.Stdout, "Handle ID: %s\n", orElse(string(info.Handle), "<none>"))
+	if len(info.Attrs) == 0 {
 		fmt.Fprintln(a.Stdout, "No Active Owner attributes defined")
 	}
-	a.showAttrs("Active Owner Attributes", attrs.ActiveOwnerAttrs)
-	a.showAttrs("Alternate Owner Attributes", attrs.AlternateOwnerAttrs)
+	a.showAttrs("Active Owner Attributes", info.Attrs)
+	fmt.Fprintf(a.Stdout, "Block: %s of %s, IP pool %s\n", info.Block, orElse(info.Affinity, "nobody"), orElse(info.Pool, "none"))
 	return nil
 }
 
@@ -131,16 +132,21 @@ func (a *app) showAttrs(title string, attrs map[string]string) {
 	}
 }
 
-func (a *app) showBorrowed(state resource.Addresses) {
+func (a *app) showBorrowed(ctx context.Context, store *resource.Store) error {
+	borrowed, unclassified, err := store.Borrowed(ctx)
+	if err != nil {
+		return err
+	}
 	t := a.boxed("IP", "BORROWING-NODE", "BLOCK", "BLOCK OWNER", "TYPE", "ALLOCATED-TO")
-	for _, b := range state.Borrowed {
+	for _, b := range borrowed {
 		t.AppendRow(table.Row{b.Addr, b.Node, b.Block, b.Owner, b.Type, b.Holder})
 	}
 	fmt.Fprintln(a.Stdout, t.Render())
-	if state.Unclassified > 0 {
+	if unclassified > 0 {
 		fmt.Fprintf(a.Stdout, "\nNote: found %d IP allocations without an explicit node association. Unable to determine if they are borrowed.\n",
-			state.Unclassified)
+			unclassified)
 	}
+	return nil
 }
 
 func (a *app) showIPAMConfig(ctx context.Context, store *resource.Store) error {

@@ -70,9 +70,11 @@ func New(deps Deps) *cobra.Command {
 		SilenceUsage:      true,
 		SilenceErrors:     true,
 		PersistentPreRunE: a.checkGlobalFlags,
+		Args:              cobra.ArbitraryArgs,
 		RunE:              showHelp,
 		Version:           deps.Version,
 	}
+	root.SuggestionsMinimumDistance = suggestionDistance
 	root.SetIn(deps.Stdin)
 	root.SetOut(deps.Stdout)
 	root.SetErr(deps.Stderr)
@@ -112,10 +114,13 @@ func showHelp(cmd *cobra.Command, args []string) error {
 	return cmd.Help()
 }
 
+// suggestionDistance is how many letters a mistyped command may be off.
+const suggestionDistance = 2
+
 // group is a command that only has subcommands.
 func group(use, short string, children ...*cobra.Command) *cobra.Command {
 	cmd := &cobra.Command{Use: use, Short: short, Args: cobra.ArbitraryArgs, RunE: showHelp}
-	cmd.SuggestionsMinimumDistance = 2
+	cmd.SuggestionsMinimumDistance = suggestionDistance
 	cmd.AddCommand(children...)
 	return cmd
 }

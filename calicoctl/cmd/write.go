@@ -50,10 +50,7 @@ func (a *app) write(ctx context.Context, v verb, in input) error {
 // is there twice: one of the two would silently be lost.
 func (a *app) prepare(in input) ([]manifestfile.Document, error) {
 	docs, err := a.read(in)
-	if err != nil {
-		return nil, err
-	}
-	var errs []error
+	errs := []error{err}
 	first := map[api.Key]manifestfile.Source{}
 	for _, doc := range docs {
 		if err := resource.Complete(a.Registry, doc.Object); err != nil {

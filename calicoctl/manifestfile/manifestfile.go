@@ -2,8 +2,7 @@
 // and JSON from files, directories and standard input, several documents each,
 // single resources, arrays and Lists.
 //
-// Everything is read and decoded before anything is returned, so that a caller
-// that writes only after Read succeeded never acts on half an input.
+// A caller that writes only after Read succeeded never acts on half an input.
 package manifestfile
 
 import (
@@ -90,8 +89,9 @@ func (e *Error) Error() string { return e.Source.String() + ": " + e.Err.Error()
 func (e *Error) Unwrap() error { return e.Err }
 
 // Read reads all resources of the named files and directories in order. The
-// error joins one *Error for every document that can't be used, so that an
-// operator sees all of them at once.
+// error joins one error for everything that can't be used, so that an operator
+// sees all of it at once. The documents returned with an error are the others:
+// to be checked further, never to be acted on.
 func Read(paths []string, dec Decoder, opts Options) ([]Document, error) {
 	var (
 		docs []Document
@@ -104,10 +104,7 @@ func Read(paths []string, dec Decoder, opts Options) ([]Document, error) {
 			errs = append(errs, err)
 		}
 	}
-	if len(errs) > 0 {
-		return nil, errors.Join(errs...)
-	}
-	return docs, nil
+	return docs, errors.Join(errs...)
 }
 
 func readPath(path string, dec Decoder, opts Options) ([]Document, error) {

@@ -49,27 +49,12 @@ func (s *Store) CheckPools(ctx context.Context, objects []api.Object) ([]Refusal
 		if pool == nil {
 			continue
 		}
-		if err := overlap(pool, others); err != nil {
+		if err := api.CheckPools(pool, others); err != nil {
 			refusals = append(refusals, Refusal{Index: i, Err: err})
 		}
 		others = append(others, pool)
 	}
 	return refusals, nil
-}
-
-func overlap(pool *v3.IPPool, others []*v3.IPPool) error {
-	cidr, err := netip.ParsePrefix(pool.Spec.CIDR)
-	if err != nil {
-		return fmt.Errorf("IPPool(%s): spec.cidr: %w", pool.Name, err)
-	}
-	for _, other := range others {
-		otherCIDR, err := netip.ParsePrefix(other.Spec.CIDR)
-		if err == nil && cidr.Overlaps(otherCIDR) {
-			return refuse("choose a CIDR outside of it",
-				"IPPool(%s): spec.cidr: %s overlaps with IPPool(%s) %s", pool.Name, cidr, other.Name, otherCIDR)
-		}
-	}
-	return nil
 }
 
 // allowUpdate applies the rules for changing a stored object.

@@ -1,0 +1,254 @@
+package cmd_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"google.golang.org/grpc"
+
+	"tortie/calicoctl/cmd"
+	"tortie/internal/api"
+	"tortie/internal/control/nodestatus"
+	"tortie/internal/datastore"
+	"tortie/internal/datastore/memory"
+)
+
+// now is the clock of all scripts.
+func now() time.Time { return time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC) }
+
+// world is what one script works on: a datastore that lives as long as the
+// script and a bgpd that says what the script told it to say.
+type world struct {
+	reg   *api.Registry
+	store *memory.Store
+	bgpd  *fakeNode
+}
+
+// fakeNode is the status service of a bgpd.
+type fakeNode struct {
+	nodestatus.NodeStatusClient
+	status *nodestatus.StatusResponse
+	peers  []*nodestatus.Peer
+	routes []*nodestatus.Route
+}
+
+func (n *fakeNode) Status(context.Context, *nodestatus.StatusRequest, ...grpc.CallOption) (*nodestatus.StatusResponse, error) {
+	return n.status, nil
+}
+
+func (n *fakeNode) Peers(context.Context, *nodestatus.PeersRequest, ...grpc.CallOption) (*nodestatus.PeersResponse, error) {
+	return &nodestatus.PeersResponse{Peers: n.peers}, nil
+}
+
+func (n *fakeNode) Routes(_ context.Context, req *nodestatus.RoutesRequest, _ ...grpc.CallOption) (*nodestatus.RoutesResponse, error) {
+	answer := &nodestatus.RoutesResponse{}
+	for _, r := range n.routes {
+		if req.GetPrefix() == "" || req.GetPrefix() == r.GetPrefix() {
+			answer.Routes = append(answer.Routes, r)
+		}
+	}
+	return answer, nil
+}
+
+func (w *world) deps(stdin io.Reader, stdout, stderr io.Writer) cmd.Deps {
+	return cmd.Deps{
+		Registry: w.reg,
+		OpenStore: func(_ context.Context, path string, _ *slog.Logger) (datastore.Client, error) {
+			if path != datastore.DefaultConfigPath {
+				// The connection itself is not what these scripts test.
+				if _, err := datastore.LoadConfig(path, func(string) string { return "" }); err != nil {
+					return nil, err
+				}
+			}
+			return w.store.Client(), nil
+		},
+		DialNode: func(_ context.Context, socket string) (nodestatus.NodeStatusClient, io.Closer, error) {
+			switch {
+			case socket == "stale.sock":
+				return nil, nil, fmt.Errorf("dial unix %s: %w", socket, syscall.ECONNREFUSED)
+			case socket == "locked.sock":
+				return nil, nil, fmt.Errorf("dial unix %s: %w", socket, os.ErrPermission)
+			case w.bgpd == nil:
+				return nil, nil, fmt.Errorf("dial unix %s: %w", socket, os.ErrNotExist)
+			}
+			return w.bgpd, io.NopCloser(nil), nil
+		},
+		Stdin: stdin, Stdout: stdout, Stderr: stderr,
+		Getenv:    func(string) string { return "" },
+		Now:       now,
+		OpTimeout: 5 * time.Second,
+		Version:   "v0.1.0",
+		Commit:    "0123abcd",
+	}
+}
+
+type worldKey struct{}
+
+// samplesFile has keys and values that upstream's programs wrote.
+var samplesFile = filepath.Join("..", "..", "internal", "api", "testdata", "samples.txt")
+
+// TestScripts runs testdata/script. Besides testscript's own commands there are:
+//
+//	calicoctl ARGS…        run the program; stdin from the stdin command
+//	exitcode N ARGS…       run the program, which must exit with N
+//	put PATH FILE          write raw bytes into the store, as a foreign program may
+//	samples                load a store as upstream's programs wrote it
+//	raw PATH               the raw bytes of a path on stdout
+//	paths [PREFIX]         the paths of the store on stdout
+//	etcd up|down           make the store answer or not
+//	bgpd                   start a bgpd with two peers and three routes
+//	cmpout FILE            stdout must be FILE, with uids, GUIDs and revisions masked
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 filepath.Join("..", "testdata", "script"),
+		UpdateScripts:       os.Getenv("UPDATE_SCRIPTS") != "",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup: func(env *testscript.Env) error {
+			reg := api.NewRegistry()
+			env.Values[worldKey{}] = &world{reg: reg, store: memory.New(reg)}
+			return nil
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"calicoctl": func(ts *testscript.TestScript, neg bool, args []string) {
+				code := runIn(ts, args)
+				if neg != (code != 0) {
+					ts.Fatalf("exit status %d", code)
+				}
+			},
+			"exitcode": func(ts *testscript.TestScript, _ bool, args []string) {
+				want, err := strconv.Atoi(args[0])
+				ts.Check(err)
+				if code := runIn(ts, args[1:]); code != want {
+					ts.Fatalf("exit status %d, want %d", code, want)
+				}
+			},
+			"put": func(ts *testscript.TestScript, _ bool, args []string) {
+				worldOf(ts).store.RawPut(args[0], bytes.TrimSpace([]byte(ts.ReadFile(args[1]))))
+			},
+			"samples": func(ts *testscript.TestScript, _ bool, _ []string) {
+				text, err := os.ReadFile(samplesFile)
+				ts.Check(err)
+				lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+				for i := 0; i+1 < len(lines); i += 2 {
+					worldOf(ts).store.RawPut(lines[i], []byte(lines[i+1]))
+				}
+			},
+			"raw": func(ts *testscript.TestScript, _ bool, args []string) {
+				value, ok := worldOf(ts).store.RawGet(args[0])
+				if !ok {
+					ts.Fatalf("%s is not in the store", args[0])
+				}
+				fmt.Fprintf(ts.Stdout(), "%s\n", value)
+			},
+			"paths": func(ts *testscript.TestScript, _ bool, args []string) {
+				for _, path := range worldOf(ts).store.Paths(strings.Join(args, "")) {
+					fmt.Fprintln(ts.Stdout(), path)
+				}
+			},
+			"etcd": func(ts *testscript.TestScript, _ bool, args []string) {
+				worldOf(ts).store.SetUnavailable(args[0] == "down")
+			},
+			"bgpd": func(ts *testscript.TestScript, _ bool, _ []string) { worldOf(ts).bgpd = sampleNode() },
+			"cmpout": func(ts *testscript.TestScript, neg bool, args []string) {
+				got, want := mask(ts.ReadFile("stdout")), ts.ReadFile(args[0])
+				if neg == (got == want) {
+					ts.Fatalf("stdout, masked, is\n%s\nwant\n%s", got, want)
+				}
+			},
+		},
+	})
+}
+
+func worldOf(ts *testscript.TestScript) *world { return ts.Value(worldKey{}).(*world) }
+
+// runIn runs the program in the script's directory.
+func runIn(ts *testscript.TestScript, args []string) int {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	for i, arg := range args {
+		// The process has one working directory; the script has its own.
+		if i > 0 && (args[i-1] == "-f" || args[i-1] == "-c") && arg != "-" {
+			args[i] = ts.MkAbs(arg)
+		}
+		if file, ok := strings.CutPrefix(arg, "go-template-file="); ok {
+			args[i] = "go-template-file=" + ts.MkAbs(file)
+		}
+	}
+	var stdin io.Reader = strings.NewReader("")
+	if content, err := os.ReadFile(ts.MkAbs("stdin.txt")); err == nil {
+		stdin = bytes.NewReader(content)
+	}
+	stdout := &relative{w: ts.Stdout(), dir: ts.MkAbs(".")}
+	stderr := &relative{w: ts.Stderr(), dir: ts.MkAbs(".")}
+	return cmd.Run(ctx, worldOf(ts).deps(stdin, stdout, stderr), args)
+}
+
+// relative takes the script's directory out of what is printed.
+type relative struct {
+	w   io.Writer
+	dir string
+}
+
+func (r *relative) Write(p []byte) (int, error) {
+	_, err := r.w.Write(bytes.ReplaceAll(p, []byte(strings.TrimSuffix(r.dir, ".")+"/"), nil))
+	return len(p), errors.Join(err)
+}
+
+// mask replaces what differs from run to run.
+func mask(text string) string {
+	for _, m := range []struct{ pattern, with string }{
+		{`[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}`, "UID"},
+		{`\b[0-9a-f]{32}\b`, "GUID"},
+		{`(resourceVersion"?: ?"?)\d+`, "${1}REV"},
+	} {
+		text = regexp.MustCompile(m.pattern).ReplaceAllString(text, m.with)
+	}
+	return text
+}
+
+func sampleNode() *fakeNode {
+	seconds := func(ago time.Duration) int64 { return now().Add(-ago).Unix() }
+	return &fakeNode{
+		status: &nodestatus.StatusResponse{
+			Node: "node1", Version: "v0.1.0", Started: seconds(3 * time.Hour), RouterId: "10.10.0.1", Asn: 64512,
+			Mesh: true, DatastoreInSync: true, Problems: []string{"peer node3: TCP connection refused"},
+		},
+		peers: []*nodestatus.Peer{
+			{
+				Name: "node2", Address: "10.10.0.2", Port: 179, Asn: 64512, LocalAsn: 64512, Type: "node-to-node mesh",
+				State: "Established", Since: seconds(time.Hour), Received: 3, Advertised: 2, GracefulRestart: true,
+			},
+			{
+				Name: "node3", Address: "10.10.0.3", Port: 179, Asn: 64512, LocalAsn: 64512, Type: "node-to-node mesh",
+				State: "Active", Since: seconds(48 * time.Hour), Info: "connection refused",
+			},
+		},
+		routes: []*nodestatus.Route{
+			{
+				Prefix: "10.65.1.0/26", Best: true, Reason: "block of this node", Age: seconds(time.Hour), LocalPref: 100,
+			},
+			{
+				Prefix: "10.65.2.0/26", NextHop: "10.10.0.2", Peer: "10.10.0.2", Best: true, LocalPref: 100, Age: seconds(time.Hour),
+				Kernel: "via 10.10.0.2 dev eth0", Reason: "learned from node2",
+			},
+			{
+				Prefix: "10.65.3.0/26", NextHop: "10.10.0.3", Peer: "10.10.0.3", AsPath: []uint32{64513}, Stale: true,
+				Reason: "not installed: next hop 10.10.0.3 is unreachable", Age: seconds(time.Minute),
+			},
+		},
+	}
+}
