@@ -50,6 +50,72 @@ func (h *Handle) exchange(kind, flags uint16, header, attrs []byte, each func(ki
 	}
 }
 
+// request is a message to the kernel in the making.
+type request struct {
+	kind, flags   uint16
+	header, attrs []byte
+}
+
+// exchangeAll sends requests at once and returns what the kernel said to each, in
+// order. The kernel works them off one by one, whatever becomes of those before.
+// Only the last one asks for an acknowledgement, since failures are told anyway:
+// once it is answered, all are.
+func (h *Handle) exchangeAll(requests []request) []error {
+	if len(requests) == 0 {
+		return nil
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	errs := make([]error, len(requests))
+	first := h.seq + 1
+	var msgs []byte
+	for i, r := range requests {
+		h.seq++
+		flags := r.flags | unix.NLM_F_REQUEST
+		if i == len(requests)-1 {
+			flags |= unix.NLM_F_ACK
+		}
+		msgs = appendMessage(msgs, r.kind, flags, h.seq, r.header, r.attrs)
+	}
+	if err := h.collect(msgs, first, errs); err != nil {
+		for i := range errs {
+			if errs[i] == nil {
+				errs[i] = err // nobody knows
+			}
+		}
+	}
+	return errs
+}
+
+// collect sends messages and files each answer by its sequence number, of which
+// first is the first message's, until the last message is answered.
+func (h *Handle) collect(msgs []byte, first uint32, errs []error) error {
+	if h.closed {
+		return os.ErrClosed
+	}
+	if err := h.send(msgs); err != nil {
+		return err
+	}
+	for {
+		answers, err := h.receive()
+		if err != nil {
+			return err
+		}
+		for _, m := range answers {
+			i := int(m.Header.Seq - first)
+			if i < 0 || i >= len(errs) {
+				continue // the late answer to a request that timed out
+			}
+			if done, err := verdict(m); done {
+				errs[i] = err
+				if i == len(errs)-1 {
+					return nil
+				}
+			}
+		}
+	}
+}
+
 // send hands messages to the kernel, which works them off before it returns.
 func (h *Handle) send(msgs []byte) error {
 	return ignoringEINTR(func() error {
@@ -132,6 +198,8 @@ func explanation(m syscall.NetlinkMessage) (text string) {
 
 // appendMessage adds one message with its netlink header.
 func appendMessage(b []byte, kind, flags uint16, seq uint32, header, attrs []byte) []byte {
+	// header and attrs are multiples of four bytes, so that messages may follow
+	// one another.
 	b = binary.NativeEndian.AppendUint32(b, uint32(unix.SizeofNlMsghdr+len(header)+len(attrs)))
 	b = binary.NativeEndian.AppendUint16(b, kind)
 	b = binary.NativeEndian.AppendUint16(b, flags)

@@ -134,48 +134,6 @@ func (h *Handle) routesOf(ctx context.Context, family Family, f RouteFilter) ([]
 	return routes, err
 }
 
-// AddRoute writes a route where there is none of that destination, table and
-// metric; ErrExists where there is one, whoever owns it.
-func (h *Handle) AddRoute(r Route) error {
-	return h.writeRoute("add route", r, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
-}
-
-// ReplaceRoute writes a route in place of the one of the same destination, table
-// and metric, whoever owns it, or anew. No packet finds the destination without
-// a route in between.
-func (h *Handle) ReplaceRoute(r Route) error {
-	return h.writeRoute("replace route", r, unix.NLM_F_CREATE|unix.NLM_F_REPLACE)
-}
-
-func (h *Handle) writeRoute(op string, r Route, flags uint16) error {
-	if err := r.Validate(); err != nil {
-		return NewError(op, r.String(), err)
-	}
-	r = r.Normal()
-	header, attrs := encodeRoute(r)
-	if err := h.do(unix.RTM_NEWROUTE, flags, header, attrs); err != nil {
-		return NewError(op, r.String(), err)
-	}
-	return nil
-}
-
-// DeleteRoute removes exactly this route: one of another protocol, gateway or
-// link to the same destination stays. A route that is absent is a success. For
-// IPv4 the kernel reads metric 0 as "any".
-func (h *Handle) DeleteRoute(r Route) error {
-	const op = "delete route"
-	r = r.Normal()
-	if !r.Dst.IsValid() || r.Protocol == 0 {
-		return NewError(op, r.String(), fmt.Errorf("no destination or no protocol: %w", ErrInvalid))
-	}
-	header, attrs := encodeRoute(r)
-	err := h.do(unix.RTM_DELROUTE, 0, header, attrs)
-	if err == nil || ClassOf(err) == ErrNotFound {
-		return nil
-	}
-	return NewError(op, r.String(), err)
-}
-
 // encodeRoute makes the message of a route in its Normal form.
 func encodeRoute(r Route) (header, attrs []byte) {
 	family := FamilyOf(r.Dst.Addr())

@@ -5,6 +5,8 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Sysctl reads a kernel setting of the Handle's namespace. The name is the path
@@ -44,14 +46,30 @@ func (h *Handle) SetSysctls(settings []Setting) error {
 	})
 }
 
-// inside runs fn in the Handle's namespace: on this thread when it is there.
+// inside runs fn in the Handle's namespace. When the caller's thread is there
+// already it stays: either it is locked to its goroutine, or it is in the
+// process's own namespace as is every thread the goroutine may move to.
 func (h *Handle) inside(fn func() error) error {
 	ns, err := h.Netns()
 	if err != nil {
 		return err
 	}
 	defer ns.Close()
+	if here, err := threadNetnsID(); err == nil {
+		if there, err := ns.ID(); err == nil && there == here {
+			return fn()
+		}
+	}
 	return ns.Do(fn)
+}
+
+// threadNetnsID identifies the namespace of the calling thread.
+func threadNetnsID() (NetnsID, error) {
+	var st unix.Stat_t
+	if err := unix.Stat("/proc/thread-self/ns/net", &st); err != nil {
+		return NetnsID{}, err
+	}
+	return NetnsID{Dev: st.Dev, Inode: st.Ino}, nil
 }
 
 func sysctlPath(name string) (string, error) {

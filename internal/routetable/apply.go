@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"tortie/internal/kernel"
 )
@@ -50,44 +51,60 @@ func (t *Table) dump(ctx context.Context, protocol kernel.Protocol) (map[key]ker
 	return found, nil
 }
 
-// write makes every desired route that is missing or different. A place that is
-// believed empty is only ever added to, so that a stranger's route in it is
-// noticed instead of replaced.
-func (t *Table) write(ctx context.Context, failed *failures) {
-	var taken []kernel.Route
-	for k, r := range t.routes.PendingUpdates() {
+// chunk is how many routes are written between two looks at the context.
+const chunk = 256
+
+// change has the kernel work off changes and hands each result to done. What a
+// cancelled context cuts off stays pending.
+func (t *Table) change(ctx context.Context, changes []kernel.RouteChange, done func(kernel.RouteChange, error)) {
+	for part := range slices.Chunk(changes, chunk) {
 		if ctx.Err() != nil {
 			return
 		}
-		var err error
-		if _, ours := t.routes.Actual(k); ours {
-			err = t.cfg.Kernel.ReplaceRoute(r)
-		} else {
-			err = t.cfg.Kernel.AddRoute(r)
+		for i, err := range t.cfg.Kernel.ChangeRoutes(part) {
+			done(part[i], err)
 		}
-		if errors.Is(err, kernel.ErrExists) {
-			// Looking at the whole table once for each conflict is enough.
-			if c, known := t.conflicts[k]; known {
-				failed.add(r, &ConflictError{Conflict: c})
-			} else {
-				taken = append(taken, r)
-			}
-			continue
-		}
-		t.wrote(k, r, err, failed)
 	}
+}
+
+// write makes every desired route that is missing or different. A place that is
+// believed empty is only ever added to, so that a stranger's route in it is
+// noticed instead of replaced. (One who takes the place of a route of ours
+// between two reads is not noticed: the kernel has no "replace if it is mine".)
+func (t *Table) write(ctx context.Context, failed *failures) {
+	changes := make([]kernel.RouteChange, 0, t.routes.NumUpdates())
+	for k, r := range t.routes.PendingUpdates() {
+		op := kernel.Add
+		if _, ours := t.routes.Actual(k); ours {
+			op = kernel.Replace
+		}
+		changes = append(changes, kernel.RouteChange{Op: op, Route: r})
+	}
+	var taken []kernel.Route
+	t.change(ctx, changes, func(c kernel.RouteChange, err error) {
+		conflict, known := t.conflicts[keyOf(c.Route)]
+		switch {
+		case !errors.Is(err, kernel.ErrExists):
+			t.wrote(c, err, failed)
+		case known:
+			// Looking at the whole table once for each conflict is enough.
+			failed.add(c.Route, &ConflictError{Conflict: conflict})
+		default:
+			taken = append(taken, c.Route)
+		}
+	})
 	if len(taken) > 0 {
 		t.takeOver(ctx, taken, failed)
 	}
 }
 
-func (t *Table) wrote(k key, r kernel.Route, err error, failed *failures) {
+func (t *Table) wrote(c kernel.RouteChange, err error, failed *failures) {
 	if err != nil {
-		failed.add(r, err)
+		failed.add(c.Route, err)
 		return
 	}
-	delete(t.conflicts, k)
-	t.routes.SetActual(k, r)
+	delete(t.conflicts, keyOf(c.Route))
+	t.routes.SetActual(keyOf(c.Route), c.Route)
 }
 
 // takeOver looks who sits in the places that were believed empty: a route of our
@@ -95,61 +112,63 @@ func (t *Table) wrote(k key, r kernel.Route, err error, failed *failures) {
 func (t *Table) takeOver(ctx context.Context, taken []kernel.Route, failed *failures) {
 	there, err := t.dump(ctx, 0)
 	if err != nil {
-		failed.add(taken[0], fmt.Errorf("find out who holds its place: %w", err))
+		failed.add(taken[0], fmt.Errorf("add route %s: find out who holds its place: %w", taken[0], err))
 		return
 	}
+	var changes []kernel.RouteChange
 	for _, r := range taken {
-		k := keyOf(r)
-		occupant, ok := there[k]
+		occupant, ok := there[keyOf(r)]
 		switch {
-		case ctx.Err() != nil:
-			return
 		case !ok:
-			t.wrote(k, r, t.cfg.Kernel.AddRoute(r), failed)
+			changes = append(changes, kernel.RouteChange{Op: kernel.Add, Route: r})
 		case occupant == r:
-			t.wrote(k, r, nil, failed)
+			t.wrote(kernel.RouteChange{Route: r}, nil, failed)
 		case occupant.Protocol == t.cfg.Protocol:
-			t.wrote(k, r, t.cfg.Kernel.ReplaceRoute(r), failed)
+			changes = append(changes, kernel.RouteChange{Op: kernel.Replace, Route: r})
 		default:
-			t.conflicts[k] = Conflict{Desired: r, Occupant: occupant}
-			failed.add(r, &ConflictError{Conflict: t.conflicts[k]})
+			conflict := Conflict{Desired: r, Occupant: occupant}
+			t.conflicts[keyOf(r)] = conflict
+			failed.add(r, &ConflictError{Conflict: conflict})
 		}
 	}
+	t.change(ctx, changes, func(c kernel.RouteChange, err error) { t.wrote(c, err, failed) })
 }
 
 // sweep removes what is ours and not desired.
 func (t *Table) sweep(ctx context.Context, failed *failures) {
+	var changes, restore []kernel.RouteChange
 	for k, r := range t.routes.PendingDeletes() {
-		if ctx.Err() != nil {
+		if !t.held(k) {
+			changes = append(changes, kernel.RouteChange{Op: kernel.Delete, Route: r})
+		}
+	}
+	t.change(ctx, changes, func(c kernel.RouteChange, err error) {
+		if err != nil {
+			failed.add(c.Route, err)
 			return
 		}
-		if t.held(k) {
-			continue
+		t.routes.DeleteActual(keyOf(c.Route))
+		if r, ok := t.endangeredBy(c.Route); ok {
+			restore = append(restore, kernel.RouteChange{Op: kernel.Replace, Route: r})
 		}
-		if err := t.cfg.Kernel.DeleteRoute(r); err != nil {
-			failed.add(r, err)
-			continue
+	})
+	t.change(ctx, restore, func(c kernel.RouteChange, err error) {
+		if err != nil {
+			t.routes.DeleteActual(keyOf(c.Route))
 		}
-		t.routes.DeleteActual(k)
-		t.restore(k, failed)
-	}
+		t.wrote(c, err, failed)
+	})
 }
 
-// restore makes up for a trap: to the kernel an IPv4 deletion of metric 0 means
-// any metric, so had the route gone behind our back, the desired one of another
-// metric went in its stead.
-func (t *Table) restore(deleted key, failed *failures) {
-	metric, wanted := t.metrics[deleted.dst]
-	if !wanted || deleted.priority != 0 || !deleted.dst.Addr().Is4() {
-		return
+// endangeredBy is the desired route that a deletion may have hit instead of its
+// own: to the kernel an IPv4 deletion of metric 0 means any metric, so had the
+// route gone behind our back, the one of another metric went in its stead.
+func (t *Table) endangeredBy(deleted kernel.Route) (kernel.Route, bool) {
+	metric, wanted := t.metrics[deleted.Dst]
+	if !wanted || deleted.Priority != 0 || !deleted.Dst.Addr().Is4() {
+		return kernel.Route{}, false
 	}
-	k := key{deleted.dst, metric}
-	if r, there := t.routes.Actual(k); there {
-		if err := t.cfg.Kernel.ReplaceRoute(r); err != nil {
-			t.routes.DeleteActual(k)
-			failed.add(r, err)
-		}
-	}
+	return t.routes.Actual(key{deleted.Dst, metric})
 }
 
 // ConflictError says that another program's route holds the place of a desired

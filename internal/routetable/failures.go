@@ -49,9 +49,9 @@ func (f *failures) add(r kernel.Route, err error) {
 	m.dsts = append(m.dsts, r.Dst)
 }
 
-// err is nil when nothing failed. Its order is that of the destinations, so that
-// the same failures always read the same.
-func (f *failures) err() error {
+// errs are in the order of the destinations, so that the same failures always read
+// the same.
+func (f *failures) errs() []error {
 	var errs []error
 	slices.SortFunc(f.routes, func(a, b failure) int { return a.dst.Compare(b.dst) })
 	for _, r := range f.routes[:min(len(f.routes), failuresShown)] {
@@ -68,7 +68,7 @@ func (f *failures) err() error {
 	for _, e := range links {
 		errs = append(errs, e)
 	}
-	return errors.Join(errs...)
+	return errs
 }
 
 // LinkError says that routes wait for a link that is gone or down. They are

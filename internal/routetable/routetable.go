@@ -15,9 +15,7 @@ import (
 // Kernel is what a Table needs of [kernel.Handle].
 type Kernel interface {
 	Routes(ctx context.Context, f kernel.RouteFilter) ([]kernel.Route, error)
-	AddRoute(kernel.Route) error
-	ReplaceRoute(kernel.Route) error
-	DeleteRoute(kernel.Route) error
+	ChangeRoutes(changes []kernel.RouteChange) []error
 }
 
 // Config says which routes a Table owns.
@@ -253,8 +251,9 @@ func (t *Table) Conflicts() []Conflict {
 }
 
 // Apply makes the kernel's routes as desired. What fails stays pending for the
-// next Apply and the rest proceeds; the error names each failure's route, or the
-// link that several wait for. The first Apply, and the one after QueueResync,
+// next Apply and the rest proceeds. The error joins one for each failed route, up
+// to ten ([*kernel.Error], [*ConflictError]), and one for each link that routes
+// wait for ([*LinkError]). The first Apply, and the one after QueueResync,
 // read the kernel first and change nothing when that fails.
 func (t *Table) Apply(ctx context.Context) error {
 	t.mu.Lock()
@@ -269,5 +268,5 @@ func (t *Table) Apply(ctx context.Context) error {
 	// because the new one is there before the old one goes.
 	t.write(ctx, &failed)
 	t.sweep(ctx, &failed)
-	return errors.Join(failed.err(), ctx.Err())
+	return errors.Join(append(failed.errs(), ctx.Err())...)
 }

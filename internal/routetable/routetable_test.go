@@ -19,6 +19,9 @@ import (
 // surface is what these tests need of a kernel, beside what a Table does.
 type surface interface {
 	routetable.Kernel
+	AddRoute(kernel.Route) error
+	ReplaceRoute(kernel.Route) error
+	DeleteRoute(kernel.Route) error
 	CreateVeth(kernel.VethSpec) (kernel.Link, error)
 	AddAddress(link int, prefix netip.Prefix) error
 	SetUp(link int) error
@@ -212,19 +215,9 @@ func (c *countingKernel) Routes(ctx context.Context, f kernel.RouteFilter) ([]ke
 	return c.Kernel.Routes(ctx, f)
 }
 
-func (c *countingKernel) AddRoute(r kernel.Route) error {
-	c.writes++
-	return c.Kernel.AddRoute(r)
-}
-
-func (c *countingKernel) ReplaceRoute(r kernel.Route) error {
-	c.writes++
-	return c.Kernel.ReplaceRoute(r)
-}
-
-func (c *countingKernel) DeleteRoute(r kernel.Route) error {
-	c.writes++
-	return c.Kernel.DeleteRoute(r)
+func (c *countingKernel) ChangeRoutes(changes []kernel.RouteChange) []error {
+	c.writes += len(changes)
+	return c.Kernel.ChangeRoutes(changes)
 }
 
 func TestStaleRoutesAreHeldUntilReleased(t *testing.T) {

@@ -18,6 +18,7 @@ import (
 // surface is what the real and the fake kernel have in common.
 type surface interface {
 	Routes(context.Context, kernel.RouteFilter) ([]kernel.Route, error)
+	ChangeRoutes([]kernel.RouteChange) []error
 	AddRoute(kernel.Route) error
 	ReplaceRoute(kernel.Route) error
 	DeleteRoute(kernel.Route) error
@@ -482,5 +483,47 @@ func TestSysctlIsOfTheHandlesNamespace(t *testing.T) {
 			t.Errorf("proxy_arp of the pod's end is %s, want 0", v)
 		}
 		wantClass(t, w.pod.SetSysctl("ipv4/conf/cali1/proxy_arp", "1"), kernel.ErrNotFound)
+	})
+}
+
+func TestEachOfManyRouteChangesHasItsOwnResult(t *testing.T) {
+	onBoth(t, func(t *testing.T, w world) {
+		link := w.underlay(t)
+		const n = 200 // several messages' worth
+		var changes []kernel.RouteChange
+		var classes []error
+		var want []kernel.Route
+		for i := range n {
+			r := kernel.Route{
+				Dst:      netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 65, 0, byte(i)}), 32),
+				Protocol: kernel.ProtocolFelix, Link: link.Index,
+			}
+			c := kernel.RouteChange{Op: kernel.Add, Route: r}
+			var class error
+			switch i % 5 {
+			case 0: // written
+				want = append(want, r.Normal())
+			case 1: // written and deleted again, within one message
+				changes, classes = append(changes, c), append(classes, nil)
+				c.Op = kernel.Delete
+			case 2: // its link is gone
+				c.Route.Link, class = 4000, kernel.ErrNotFound
+			case 3: // never sent
+				c.Route.Protocol, class = 0, kernel.ErrInvalid
+			case 4: // deleted though absent
+				c.Op = kernel.Delete
+			}
+			changes, classes = append(changes, c), append(classes, class)
+		}
+		for i, err := range w.ChangeRoutes(changes) {
+			if !errors.Is(err, classes[i]) {
+				t.Errorf("change %d, %s %s: error is %v, want one of class %v", i, changes[i].Op, changes[i].Route, err, classes[i])
+			}
+		}
+		diff(t, "routes", want, w.ours(t))
+		if got := w.ChangeRoutes(nil); len(got) != 0 {
+			t.Errorf("no changes gave %v", got)
+		}
+		wantClass(t, w.ChangeRoutes([]kernel.RouteChange{{Op: 9}})[0], kernel.ErrInvalid)
 	})
 }

@@ -45,6 +45,24 @@ func (k *Kernel) Routes(ctx context.Context, f kernel.RouteFilter) (routes []ker
 	return routes, nil
 }
 
+// ChangeRoutes is [kernel.Handle.ChangeRoutes].
+func (k *Kernel) ChangeRoutes(changes []kernel.RouteChange) []error {
+	errs := make([]error, 0, len(changes))
+	for _, c := range changes {
+		switch c.Op {
+		case kernel.Add:
+			errs = append(errs, k.AddRoute(c.Route))
+		case kernel.Replace:
+			errs = append(errs, k.ReplaceRoute(c.Route))
+		case kernel.Delete:
+			errs = append(errs, k.DeleteRoute(c.Route))
+		default:
+			errs = append(errs, kernel.NewError(c.Op.String(), c.Route.String(), kernel.ErrInvalid))
+		}
+	}
+	return errs
+}
+
 // AddRoute is [kernel.Handle.AddRoute].
 func (k *Kernel) AddRoute(r kernel.Route) error {
 	return k.do("add route", r.String(), func() error {
