@@ -141,10 +141,9 @@ func (l *Loop) subscribe(ctx context.Context) (<-chan kernel.Event, error) {
 // watch turns the kernel's events into hints, and subscribes again should the
 // kernel end the subscription.
 func (l *Loop) watch(ctx context.Context, events <-chan kernel.Event) {
-	var lastForeign time.Time
 	for {
 		for ev := range events {
-			if l.heed(ev, &lastForeign) {
+			if l.heed(ev) {
 				l.wake()
 			}
 		}
@@ -167,7 +166,7 @@ func (l *Loop) watch(ctx context.Context, events <-chan kernel.Event) {
 }
 
 // heed notes what an event hints at and reports whether it is worth a turn.
-func (l *Loop) heed(ev kernel.Event, lastForeign *time.Time) bool {
+func (l *Loop) heed(ev kernel.Event) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch ev := ev.(type) {
@@ -177,14 +176,30 @@ func (l *Loop) heed(ev kernel.Event, lastForeign *time.Time) bool {
 	case kernel.LinkEvent:
 		return l.heedLink(ev.Link)
 	case kernel.RouteEvent:
-		if !l.isForeign(ev) || time.Since(*lastForeign) < foreignPause {
-			return false
-		}
-		*lastForeign = time.Now()
-		l.hints.resync = true
-		return true
+		return l.isForeign(ev) && l.heedForeign()
 	}
 	return false
+}
+
+// heedForeign asks for a resync now, or when foreignPause is over.
+func (l *Loop) heedForeign() bool {
+	now := time.Now()
+	if wait := l.foreignAt.Add(foreignPause).Sub(now); wait > 0 {
+		if !l.foreignDue {
+			l.foreignDue = true
+			time.AfterFunc(wait, l.foreignResync)
+		}
+		return false
+	}
+	l.foreignAt, l.hints.resync = now, true
+	return true
+}
+
+func (l *Loop) foreignResync() {
+	l.mu.Lock()
+	l.foreignDue, l.foreignAt, l.hints.resync = false, time.Now(), true
+	l.mu.Unlock()
+	l.wake()
 }
 
 // heedLink: a device that was renamed is no longer there under its old name, which

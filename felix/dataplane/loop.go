@@ -95,6 +95,10 @@ type Loop struct {
 	status    Status
 	desired   map[netip.Prefix]kernel.Route
 	known     map[int]knownLink // the devices as last read, by index
+	// foreignAt is when route events last asked for a resync; foreignDue says that
+	// another is waiting for its time.
+	foreignAt  time.Time
+	foreignDue bool
 
 	// Owned by the goroutine of Run.
 	links   links
