@@ -9,7 +9,6 @@ import (
 
 	"tortie/felix/cniserver/netconf"
 	"tortie/felix/journal"
-	"tortie/felix/podnet"
 	"tortie/internal/control/cniwire"
 )
 
@@ -233,23 +232,12 @@ func (s *Server) detach(ctx context.Context, e *journal.Entry) error {
 	if _, wep, ok := s.state.endpoint(endpointOf(*e)); ok && wep.Spec.ContainerID == e.ContainerID {
 		e.HostIf = wep.Spec.InterfaceName
 	}
-	routeErr := s.routes.Remove(ctx, endpointOf(*e), e.ContainerID)
-	if !s.ownsDevice(*e) {
-		if routeErr == nil {
-			e.Detached = true
-		}
-		return routeErr
+	err := s.routes.Remove(ctx, endpointOf(*e), e.ContainerID)
+	if s.ownsDevice(*e) {
+		err = errors.Join(err, s.removeDevice(ctx, e.HostIf))
 	}
-	// The kernel drops the routes of a device that is gone, so this alone is enough
-	// for the address to be free.
-	if err := s.removeDevice(ctx, e.HostIf); err != nil {
-		return errors.Join(routeErr, err)
-	}
-	if routeErr != nil && !podnet.IsDeviceName(e.HostIf) {
-		return routeErr
-	}
-	e.Detached = true
-	return nil
+	e.Detached = err == nil
+	return err
 }
 
 // ownsDevice reports whether the host end of the veth pair is this attachment's:

@@ -1,0 +1,413 @@
+package cniserver
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+
+	"tortie/felix/calc"
+	"tortie/felix/journal"
+	"tortie/felix/podnet"
+	"tortie/internal/api"
+	"tortie/internal/control/cniwire"
+	"tortie/internal/datastore"
+	"tortie/internal/datastore/memory"
+	"tortie/ipam"
+)
+
+const testNode = "node1"
+
+// world is a node with a datastore in memory and doubles of what touches the
+// kernel. The doubles keep state and watch what must hold at every moment.
+type world struct {
+	t     *testing.T
+	reg   *api.Registry
+	store *memory.Store
+	dir   string
+
+	mu      sync.Mutex
+	held    map[ipam.HandleID][]netip.Addr
+	owner   map[netip.Addr]ipam.HandleID
+	next    int
+	devices map[string]podnet.Attachment
+	routes  map[calc.EndpointID]calc.Endpoint
+	// fault is asked at every step, before ("assign") and after ("assigned") its
+	// effect; an error is what the step returns.
+	fault func(step string) error
+	// dead: felix was killed. No effect comes through any more.
+	dead bool
+
+	server  *Server
+	state   *State
+	journal *journal.Journal
+	stop    func()
+}
+
+var (
+	errInjected = errors.New("injected failure")
+	errDead     = errors.New("felix is dead")
+)
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	reg := api.NewRegistry()
+	w := &world{
+		t: t, reg: reg, store: memory.New(reg), dir: t.TempDir(),
+		held: map[ipam.HandleID][]netip.Addr{}, owner: map[netip.Addr]ipam.HandleID{},
+		devices: map[string]podnet.Attachment{}, routes: map[calc.EndpointID]calc.Endpoint{},
+	}
+	pool := v3.NewIPPool()
+	pool.Name, pool.Spec.CIDR = "pool1", "10.65.0.0/16"
+	w.put(pool)
+	w.start()
+	w.awaitReady()
+	t.Cleanup(func() { w.stop() })
+	return w
+}
+
+func (w *world) put(obj api.Object) {
+	w.t.Helper()
+	w.reg.Default(obj)
+	key, err := w.reg.KeyOf(obj)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if _, err := w.store.Txn(context.Background(), datastore.Put(key, obj)); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// start starts a felix on the node.
+func (w *world) start() {
+	w.t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	book, err := journal.Open(journal.Config{Dir: w.dir, Log: log})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.journal, w.state = book, NewState(testNode)
+	w.server, err = New(Config{
+		Node: testNode, State: w.state, Client: faultyClient{w.store, w}, Registry: w.reg, Journal: book,
+		Addresses: (*fakeIPAM)(w), Pods: (*fakePods)(w), Routes: (*fakeRoutes)(w),
+		MTU: func() int { return 1450 }, NewUID: func() string { return "uid" }, Log: log, AddTimeout: 5 * time.Second,
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	syncer := datastore.NewSyncer(datastore.SyncerConfig{
+		Client: w.store, Ranges: w.state.Ranges(), Sink: stateSink{w.state}, Log: log,
+		Backoff: func(int) time.Duration { return time.Millisecond },
+	})
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = syncer.Run(ctx) })
+	releaser := w.server.releaser
+	wg.Go(func() { releaser.run(ctx) })
+	w.stop = func() { cancel(); wg.Wait(); _ = book.Close() }
+}
+
+// kill ends felix as kill -9 does and leaves the disk as it is then.
+func (w *world) kill() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.dead {
+		return
+	}
+	w.dead = true
+	raw, err := os.ReadFile(filepath.Join(w.dir, "attachments.log"))
+	if err != nil {
+		w.t.Error(err)
+	}
+	w.dir = w.t.TempDir()
+	if err := os.WriteFile(filepath.Join(w.dir, "attachments.log"), raw, 0o600); err != nil {
+		w.t.Error(err)
+	}
+}
+
+// restart starts felix after kill.
+func (w *world) restart() {
+	w.t.Helper()
+	w.stop()
+	w.mu.Lock()
+	w.dead, w.fault = false, nil
+	w.mu.Unlock()
+	w.start()
+	w.awaitReady()
+}
+
+func (w *world) awaitReady() {
+	w.t.Helper()
+	w.await("felix is ready", func() bool { return w.state.Ready() == nil })
+}
+
+// await waits until a condition holds that something in the background brings
+// about.
+func (w *world) await(what string, condition func() bool) {
+	w.t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for !condition() {
+		if time.Now().After(deadline) {
+			w.t.Fatalf("waited in vain until %s", what)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// at passes a step: it returns the failure that the step must show.
+func (w *world) at(step string) error {
+	w.mu.Lock()
+	fault, dead := w.fault, w.dead
+	w.mu.Unlock()
+	if dead {
+		return errDead
+	}
+	if fault == nil {
+		return nil
+	}
+	return fault(step)
+}
+
+// effect changes the node's state, unless felix is dead.
+func (w *world) effect(change func() error) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.dead {
+		return errDead
+	}
+	return change()
+}
+
+// through is a step: a fault before it, its effect, a fault after it.
+func (w *world) through(ctx context.Context, before, after string, change func() error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := w.at(before); err != nil {
+		return err
+	}
+	if err := w.effect(change); err != nil {
+		return err
+	}
+	return w.at(after)
+}
+
+type stateSink struct{ *State }
+
+func (s stateSink) OnUpdates(u []datastore.SyncUpdate) { s.Apply(u) }
+
+// faultyClient is the store as felix sees it.
+type faultyClient struct {
+	*memory.Store
+	w *world
+}
+
+func (c faultyClient) Txn(ctx context.Context, ops ...datastore.Op) (datastore.Revision, error) {
+	if err := c.w.at("write"); err != nil {
+		return 0, err
+	}
+	rev, err := c.Store.Txn(ctx, ops...)
+	if err == nil {
+		err = c.w.at("written")
+	}
+	return rev, err
+}
+
+type fakeIPAM world
+
+func (f *fakeIPAM) AutoAssign(ctx context.Context, req ipam.Request) (got []ipam.Assignment, err error) {
+	w := (*world)(f)
+	err = w.through(ctx, "assign", "assigned", func() error {
+		for range req.Num4 {
+			w.next++
+			got = append(got, ipam.Assignment{
+				Addr:  netip.AddrFrom4([4]byte{10, 65, byte(w.next >> 8), byte(w.next)}),
+				Block: netip.MustParsePrefix("10.65.0.0/26"), Pool: "pool1",
+			})
+		}
+		for range req.Num6 {
+			w.next++
+			got = append(got, ipam.Assignment{
+				Addr:  netip.MustParseAddr(fmt.Sprintf("fd00::%x", w.next)),
+				Block: netip.MustParsePrefix("fd00::/122"), Pool: "pool6",
+			})
+		}
+		for _, a := range got {
+			w.held[req.Handle] = append(w.held[req.Handle], a.Addr)
+			w.owner[a.Addr] = req.Handle
+		}
+		return nil
+	})
+	return got, err
+}
+
+func (f *fakeIPAM) ReleaseByHandle(ctx context.Context, handle ipam.HandleID) (gone []netip.Addr, err error) {
+	w := (*world)(f)
+	err = w.through(ctx, "release", "released", func() error {
+		gone = w.held[handle]
+		for _, addr := range gone {
+			delete(w.owner, addr)
+			for id, ep := range w.routes {
+				if slices.Contains(ep.Addrs, addr) {
+					w.t.Errorf("%s was released while the route of %s stood", addr, id)
+				}
+			}
+			for name, d := range w.devices {
+				if slices.Contains(d.Addrs, addr) {
+					w.t.Errorf("%s was released while device %s had it", addr, name)
+				}
+			}
+		}
+		delete(w.held, handle)
+		return nil
+	})
+	return gone, err
+}
+
+func (f *fakeIPAM) ByHandle(_ context.Context, handle ipam.HandleID) ([]netip.Addr, error) {
+	w := (*world)(f)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.held[handle]), nil
+}
+
+type fakePods world
+
+func (f *fakePods) Add(ctx context.Context, a podnet.Attachment) (podnet.Attached, error) {
+	w := (*world)(f)
+	err := w.through(ctx, "wire", "wired", func() error { w.devices[a.HostIf] = a; return nil })
+	return podnet.Attached{HostIndex: 7, PodMAC: a.MAC, HostMAC: hostMAC, MTU: a.MTU}, err
+}
+
+func (f *fakePods) Remove(ctx context.Context, hostIf string) error {
+	w := (*world)(f)
+	return w.through(ctx, "unwire", "unwired", func() error { delete(w.devices, hostIf); return nil })
+}
+
+func (f *fakePods) Check(_ context.Context, a podnet.Attachment) error {
+	w := (*world)(f)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if have, ok := w.devices[a.HostIf]; !ok || !slices.Equal(have.Addrs, a.Addrs) {
+		return &podnet.DriftError{IfName: a.IfName, HostIf: a.HostIf, Differences: []string{"the node's device is missing"}}
+	}
+	return nil
+}
+
+type fakeRoutes world
+
+func (f *fakeRoutes) Upsert(ctx context.Context, ep calc.Endpoint) error {
+	w := (*world)(f)
+	return w.through(ctx, "route", "routed", func() error {
+		if _, ok := w.devices[ep.Interface]; !ok {
+			w.t.Errorf("route of %s without its device", ep.ID)
+		}
+		w.routes[ep.ID] = ep
+		return nil
+	})
+}
+
+func (f *fakeRoutes) Remove(ctx context.Context, id calc.EndpointID, container string) error {
+	w := (*world)(f)
+	return w.through(ctx, "unroute", "unrouted", func() error {
+		if w.routes[id].ContainerID == container {
+			delete(w.routes, id)
+		}
+		return nil
+	})
+}
+
+// request is a CNI call for a container that is no pod.
+func request(command, container string) cniwire.Request {
+	return cniwire.Request{
+		Version: cniwire.Version, Plugin: "calico", Command: command, ContainerID: container, IfName: "eth0",
+		Netns: "/run/netns/" + container, Args: "IgnoreUnknown=1",
+		Config: json.RawMessage(`{"cniVersion": "1.1.0", "name": "net1", "type": "calico", "ipam": {"type": "calico-ipam"}}`),
+	}
+}
+
+// podRequest is one for a pod.
+func podRequest(command, container, pod string) cniwire.Request {
+	r := request(command, container)
+	r.Args = "IgnoreUnknown=1;K8S_POD_NAMESPACE=ns1;K8S_POD_NAME=" + pod
+	return r
+}
+
+func (w *world) call(r cniwire.Request) cniwire.Response {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	return w.server.Handle(ctx, r)
+}
+
+func (w *world) ok(r cniwire.Request) json.RawMessage {
+	w.t.Helper()
+	resp := w.call(r)
+	if resp.Error != nil {
+		w.t.Fatalf("%s %s: code %d: %s", r.Command, r.ContainerID, resp.Error.Code, resp.Error.Msg)
+	}
+	return resp.Result
+}
+
+func (w *world) fails(r cniwire.Request, code uint) string {
+	w.t.Helper()
+	resp := w.call(r)
+	if resp.Error == nil || resp.Error.Code != code {
+		w.t.Fatalf("%s %s: %+v, want code %d", r.Command, r.ContainerID, resp.Error, code)
+	}
+	return resp.Error.Msg
+}
+
+// settled waits until nothing is left to release.
+func (w *world) settled() {
+	w.t.Helper()
+	w.await("all releases are done", func() bool { return w.server.PendingReleases() == 0 })
+}
+
+// wantNothing checks that no trace of any attachment is left.
+func (w *world) wantNothing() {
+	w.t.Helper()
+	w.settled()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.held) > 0 || len(w.devices) > 0 || len(w.routes) > 0 {
+		w.t.Errorf("left behind: addresses %v, devices %v, routes %v", w.held, w.devices, w.routes)
+	}
+	if weps := w.endpoints(); len(weps) > 0 {
+		w.t.Errorf("left behind: endpoints %v", weps)
+	}
+	if entries := w.journal.Entries(); len(entries) > 0 {
+		w.t.Errorf("left in the journal: %+v", entries)
+	}
+}
+
+// endpoints are the names of all stored endpoints.
+func (w *world) endpoints() []string {
+	snapshot, err := w.store.List(context.Background(), datastore.Range{Kind: api.KindWorkloadEndpoint})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var names []string
+	for _, e := range snapshot.Entries {
+		names = append(names, e.Key.Namespace+"/"+e.Key.Name)
+	}
+	return names
+}
+
+func (w *world) endpoint(namespace, name string) *api.WorkloadEndpoint {
+	w.t.Helper()
+	e, err := w.store.Get(context.Background(), api.Key{Kind: api.KindWorkloadEndpoint, Namespace: namespace, Name: name})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return e.Object.(*api.WorkloadEndpoint)
+}
