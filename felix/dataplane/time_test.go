@@ -1,0 +1,280 @@
+package dataplane_test
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"tortie/felix/calc"
+	"tortie/felix/nat"
+	"tortie/internal/kernel"
+	"tortie/internal/kernel/fakekernel"
+)
+
+// inBubble runs a test on the fake kernel with a clock that jumps.
+func inBubble(t *testing.T, test func(*world, *fakekernel.Kernel)) {
+	synctest.Test(t, func(t *testing.T) {
+		k := fakekernel.New()
+		w := newWorld(t, k)
+		test(w, k)
+		if w.stop != nil {
+			w.stop()
+		}
+	})
+}
+
+func (w *world) hasDevice(name string) bool {
+	w.Helper()
+	_, err := w.kern.LinkByName(name)
+	if err != nil && !errors.Is(err, kernel.ErrNotFound) {
+		w.Fatal(err)
+	}
+	return err == nil
+}
+
+// after lets time pass and the Loop act.
+func after(d time.Duration) {
+	time.Sleep(d) // virtual: the bubble's clock jumps
+	synctest.Wait()
+}
+
+func TestLeftOverDeviceIsRemovedOnlyAfterInSyncAndGrace(t *testing.T) {
+	inBubble(t, func(w *world, _ *fakekernel.Kernel) {
+		w.cfg.SweepGrace = 2 * time.Minute
+		w.device(if1)
+		w.device(if2)
+		w.start()
+		after(time.Hour)
+		if !w.hasDevice(if1) {
+			t.Fatal("removed before InSync")
+		}
+		w.loop.SetState(state(endpoint("b", "c2", if2, "10.65.0.2")))
+		w.loop.InSync()
+		after(2*time.Minute - time.Second)
+		if !w.hasDevice(if1) {
+			t.Fatal("removed before the grace was over")
+		}
+		after(2 * time.Second)
+		if w.hasDevice(if1) {
+			t.Error("still there after the grace")
+		}
+		if !w.hasDevice(if2) {
+			t.Error("the endpoint's device was removed")
+		}
+	})
+}
+
+func TestDeviceThatGetsItsEndpointInTimeSurvives(t *testing.T) {
+	inBubble(t, func(w *world, _ *fakekernel.Kernel) {
+		w.cfg.SweepGrace = 2 * time.Minute
+		w.device(if1)
+		w.startInSync(calc.State{})
+		after(119 * time.Second)
+		w.upsert(endpoint("a", "c1", if1, "10.65.0.1"))
+		after(time.Hour)
+		if !w.hasDevice(if1) {
+			t.Error("the device of a late endpoint was removed")
+		}
+		// Its grace begins anew when the endpoint goes.
+		w.remove(endpoint("a", "c1", if1))
+		after(time.Minute)
+		if !w.hasDevice(if1) {
+			t.Error("removed without a grace of its own")
+		}
+		after(5 * time.Minute)
+		if w.hasDevice(if1) {
+			t.Error("never removed")
+		}
+	})
+}
+
+func TestUnreadableEndpointHoldsAllDevices(t *testing.T) {
+	inBubble(t, func(w *world, _ *fakekernel.Kernel) {
+		w.device(if1)
+		w.startInSync(calc.State{HoldDevices: true})
+		after(time.Hour)
+		if !w.hasDevice(if1) {
+			t.Fatal("removed though it may belong to the endpoint that can't be read")
+		}
+		w.loop.SetState(calc.State{})
+		after(time.Hour)
+		if w.hasDevice(if1) {
+			t.Error("never removed")
+		}
+	})
+}
+
+func TestRepeatedForeignChangesCostOneResyncASecond(t *testing.T) {
+	inBubble(t, func(w *world, k *fakekernel.Kernel) {
+		l := w.device(if1)
+		w.startInSync(state(endpoint("a", "c1", if1, "10.65.0.1")))
+		after(time.Second)
+		before := w.loop.Status().Resyncs
+		route := kernel.Route{
+			Dst: netip.MustParsePrefix("10.65.0.1/32"), Protocol: kernel.ProtocolFelix,
+			Scope: kernel.ScopeLink, Link: l.Index,
+		}
+		for range 50 { // over five seconds
+			w.must(k.DeleteRoute(route))
+			after(100 * time.Millisecond)
+		}
+		after(time.Second)
+		w.wantRoutes("10.65.0.1/32 " + if1)
+		if n := w.loop.Status().Resyncs - before; n > 7 {
+			t.Errorf("%d resyncs in six seconds", n)
+		}
+	})
+}
+
+// deaf is a kernel that says nothing by itself.
+type deaf struct{ *fakekernel.Kernel }
+
+func (deaf) Subscribe(ctx context.Context, _ kernel.Topics) (<-chan kernel.Event, error) {
+	events := make(chan kernel.Event)
+	context.AfterFunc(ctx, func() { close(events) })
+	return events, nil
+}
+
+func TestPeriodicResyncRepairsWhatNoEventTold(t *testing.T) {
+	inBubble(t, func(w *world, k *fakekernel.Kernel) {
+		l := w.device(if1)
+		w.cfg.Kernel = deaf{k}
+		w.startInSync(state(endpoint("a", "c1", if1, "10.65.0.1")))
+		after(time.Second)
+		w.wantRoutes("10.65.0.1/32 " + if1)
+		w.must(k.DeleteLink(l.Index))
+		w.device(if1)
+		w.wantRoutes()
+		after(100 * time.Second) // 90 s and its jitter
+		w.wantRoutes("10.65.0.1/32 " + if1)
+	})
+}
+
+// dropping is a kernel that ends its first subscription at once.
+type dropping struct {
+	*fakekernel.Kernel
+	times int
+}
+
+func (d *dropping) Subscribe(ctx context.Context, topics kernel.Topics) (<-chan kernel.Event, error) {
+	d.times++
+	if d.times > 1 {
+		return d.Kernel.Subscribe(ctx, topics)
+	}
+	events := make(chan kernel.Event)
+	close(events)
+	return events, nil
+}
+
+func TestEndedSubscriptionIsRenewed(t *testing.T) {
+	inBubble(t, func(w *world, k *fakekernel.Kernel) {
+		w.cfg.Kernel = &dropping{Kernel: k}
+		w.startInSync(state(endpoint("a", "c1", if1, "10.65.0.1")))
+		synctest.Wait()
+		w.device(if1) // nobody is told
+		after(2 * time.Second)
+		w.wantRoutes("10.65.0.1/32 " + if1)
+	})
+}
+
+func TestFastFlapOfADeviceIsNotMissed(t *testing.T) {
+	inBubble(t, func(w *world, k *fakekernel.Kernel) {
+		l := w.device(if1)
+		w.startInSync(state(endpoint("a", "c1", if1, "10.65.0.1")))
+		after(time.Minute)
+		// Down and up again before the Loop looks: the routes went without a word.
+		w.must(k.SetDown(l.Index))
+		w.must(k.SetUp(l.Index))
+		after(time.Second)
+		w.wantRoutes("10.65.0.1/32 " + if1)
+	})
+}
+
+func TestRefusedRouteIsTriedAgainWithPauses(t *testing.T) {
+	inBubble(t, func(w *world, k *fakekernel.Kernel) {
+		w.cfg.RetryMin, w.cfg.RetryMax = 100*time.Millisecond, 10*time.Second
+		w.device(if1)
+		w.startInSync(calc.State{})
+		attempts := 0
+		k.SetFault(func(op fakekernel.Op) error {
+			if !strings.HasPrefix(op.Name, "add route") {
+				return nil
+			}
+			attempts++
+			return kernel.ErrBusy
+		})
+		if err := w.loop.Upsert(w.Context(), endpoint("a", "c1", if1, "10.65.0.1")); !errors.Is(err, kernel.ErrBusy) {
+			t.Errorf("error %v", err)
+		}
+		after(5 * time.Minute)
+		if attempts < 10 || attempts > 60 {
+			t.Errorf("%d attempts in five minutes", attempts)
+		}
+		if s := w.loop.Status(); !errors.Is(s.LastError, kernel.ErrBusy) || s.PendingRoutes != 1 {
+			t.Errorf("status %+v", s)
+		}
+		k.SetFault(nil)
+		after(11 * time.Second)
+		w.wantRoutes("10.65.0.1/32 " + if1)
+		if s := w.loop.Status(); s.LastError != nil || s.PendingRoutes != 0 {
+			t.Errorf("status %+v", s)
+		}
+	})
+}
+
+func TestUnreadableKernelChangesNothing(t *testing.T) {
+	inBubble(t, func(w *world, k *fakekernel.Kernel) {
+		w.device(if1)
+		k.SetFault(func(op fakekernel.Op) error {
+			if op.Name == "read routes" {
+				return kernel.ErrDumpInterrupted
+			}
+			return nil
+		})
+		w.startInSync(state())
+		err := w.loop.Upsert(w.Context(), endpoint("a", "c1", if1, "10.65.0.1"))
+		if !errors.Is(err, kernel.ErrDumpInterrupted) {
+			t.Errorf("error %v", err)
+		}
+		k.SetFault(nil)
+		after(time.Second)
+		w.wantRoutes("10.65.0.1/32 " + if1)
+	})
+}
+
+func TestNATFollowsTheDatastoreAndHoldsNobodyUp(t *testing.T) {
+	inBubble(t, func(w *world, _ *fakekernel.Kernel) {
+		w.cfg.RetryMin, w.cfg.RetryMax = time.Second, 10*time.Second
+		w.device(if1)
+		pool := []netip.Prefix{netip.MustParsePrefix("10.65.0.0/16")}
+		s := calc.State{Pools: pool, Masquerade: pool}
+		w.start()
+		w.loop.SetState(s)
+		after(time.Minute)
+		if w.nat.applies != 0 {
+			t.Error("NAT was touched before InSync")
+		}
+		w.nat.err = nat.ErrNoNft
+		w.loop.InSync()
+		synctest.Wait()
+		failed := w.nat.applies
+		for n := range 20 {
+			w.upsert(endpoint("a", "c1", if1, "10.65.0."+string(rune('1'+n%9))))
+		}
+		if w.nat.applies != failed {
+			t.Errorf("%d CNI calls tried NAT again", w.nat.applies-failed)
+		}
+		if err := w.loop.Status().LastError; !errors.Is(err, nat.ErrNoNft) {
+			t.Errorf("status %v", err)
+		}
+		w.nat.err = nil
+		after(20 * time.Second)
+		if len(w.nat.applied.MasqueradeCIDRs) != 1 || w.nat.applied.MasqueradeCIDRs[0] != pool[0] {
+			t.Errorf("applied %+v", w.nat.applied)
+		}
+	})
+}
