@@ -205,7 +205,7 @@ func (l *lab) startRouter() {
 		for remote, local := range map[string]string{n.v4: n.gw4, n.v6: n.gw6} {
 			st.Peers = append(st.Peers, speaker.Peer{
 				Address: netip.MustParseAddr(remote), LocalAddress: netip.MustParseAddr(local),
-				ASN: 64512, RestartTime: 120 * time.Second,
+				ASN: 64512, RestartTime: 120 * time.Second, Passive: true,
 			})
 		}
 	}

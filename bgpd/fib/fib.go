@@ -36,6 +36,7 @@ type FIB struct {
 	resolver *Resolver
 	filter   filter.Scope // scope and what was read of the kernel
 	restart  *restart
+	keep     *keep
 	// wasRead and wasTold: before the kernel has been read and the scope is known,
 	// no decision could be right, and a wrong one would take a held route away.
 	wasRead, wasTold bool
@@ -63,6 +64,7 @@ func New(k Kernel, log *slog.Logger) *FIB {
 		entries:  map[netip.Prefix]Entry{},
 		resolver: NewResolver(nil, nil, nil),
 		restart:  newRestart(),
+		keep:     newKeep(),
 	}
 	for _, family := range families() {
 		t := routetable.New(routetable.Config{
@@ -92,16 +94,39 @@ func (f *FIB) Expect(peers []speaker.Peer, scope filter.Scope, now time.Time) {
 
 // Update takes over what has changed at the speaker.
 func (f *FIB) Update(c speaker.Changes, now time.Time) {
-	for prefix, path := range c.Best {
-		if path == nil {
-			delete(f.best, prefix)
-		} else {
-			f.best[prefix] = *path
-		}
-		f.decide(prefix)
-	}
 	for addr, s := range c.Peers {
 		f.restart.session(addr, s, now)
+		f.keep.lost(addr, s, now)
+	}
+	for prefix, path := range c.Best {
+		f.setBest(prefix, path)
+	}
+	for addr, s := range c.Peers {
+		f.drop(f.keep.ended(addr, s))
+	}
+}
+
+// setBest takes over a best path. A path that was withdrawn while its peer
+// restarts stays, as stale, unless there is another.
+func (f *FIB) setBest(prefix netip.Prefix, path *speaker.Path) {
+	old, known := f.best[prefix]
+	switch {
+	case path != nil:
+		f.keep.replaced(prefix)
+		f.best[prefix] = *path
+	case known && f.keep.keeps(prefix, old.Peer):
+		old.Stale = true
+		f.best[prefix] = old
+	default:
+		delete(f.best, prefix)
+	}
+	f.decide(prefix)
+}
+
+func (f *FIB) drop(prefixes []netip.Prefix) {
+	for _, p := range prefixes {
+		delete(f.best, p)
+		f.decide(p)
 	}
 }
 
@@ -154,6 +179,7 @@ func (f *FIB) Installed(dst netip.Prefix) bool { return f.entries[dst].Kernel !=
 // have been heard or the restart time is over, sweeps what is left of an earlier
 // run.
 func (f *FIB) Apply(ctx context.Context, now time.Time) error {
+	f.drop(f.keep.expired(now))
 	for _, family := range f.restart.step(now) {
 		f.log.Info("no longer holding routes of an earlier run",
 			"family", family.String(), "stale", f.tables[family].Stale())
@@ -179,9 +205,9 @@ func (f *FIB) Holding() bool {
 	return false
 }
 
-// Settled reports whether the restart is over, so that no more time has to pass
-// for anything.
-func (f *FIB) Settled() bool { return f.restart.done() }
+// Settled reports whether no restart is going on, ours or a peer's, so that no
+// more time has to pass for anything.
+func (f *FIB) Settled() bool { return f.restart.done() && f.keep.empty() }
 
 func (f *FIB) decideAll() {
 	f.filter = f.scope

@@ -133,6 +133,11 @@ type Session struct {
 	Graceful bool
 	// Removed: the peer is no longer configured.
 	Removed bool
+	// Restarting: the session was lost in a way that lets the peer's routes be
+	// kept, until End-of-RIB on a new session, for RestartTime at most. The speaker
+	// may withdraw them earlier all the same; whoever forwards by them decides.
+	Restarting  bool
+	RestartTime time.Duration
 }
 
 // State is a state of the session's state machine (RFC 4271 section 8.2.2).

@@ -99,13 +99,13 @@ func (e *events) endOfRIB(addr netip.Addr) {
 	if !ok || !s.Established {
 		return
 	}
-	s.EndOfRIB = true
+	s.EndOfRIB, s.Restarting, s.RestartTime = true, false, 0
 	e.sessions[addr] = s
 	e.pending.Peers[addr] = s.Session
 	e.signal()
 }
 
-func (e *events) state(addr netip.Addr, state speaker.State, graceful bool) {
+func (e *events) state(addr netip.Addr, state speaker.State, gr gracefulness) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	old, ok := e.sessions[addr]
@@ -113,7 +113,14 @@ func (e *events) state(addr netip.Addr, state speaker.State, graceful bool) {
 		return
 	}
 	now := session{state: state, since: e.now()}
-	now.Established, now.Graceful = state == speaker.Established, graceful
+	now.Established = state == speaker.Established
+	now.Restarting, now.RestartTime = old.Restarting, old.RestartTime
+	switch {
+	case now.Established:
+		now.Graceful = gr.capable
+	case old.Established: // lost
+		now.Restarting, now.RestartTime = gr.restarting, gr.restartTime
+	}
 	if old.state == state {
 		now.since = old.since
 	}
@@ -205,9 +212,8 @@ func (s *Speaker) watchedPeer(ev *gobgpapi.WatchEventResponse_PeerEvent) {
 	if err != nil {
 		return
 	}
-	state := stateFromAPI(ev.Peer.State.SessionState)
-	graceful := state == speaker.Established && s.peerIsGraceful(addr)
-	s.events.state(addr, state, graceful)
+	// The state may have moved on since; what is asked for lasts longer than that.
+	s.events.state(addr, stateFromAPI(ev.Peer.State.SessionState), s.gracefulness(addr))
 }
 
 func stateFromAPI(s gobgpapi.PeerState_SessionState) speaker.State {
@@ -226,21 +232,32 @@ func stateFromAPI(s gobgpapi.PeerState_SessionState) speaker.State {
 	return speaker.Idle
 }
 
-// peerIsGraceful: the peer's OPEN had the graceful restart capability for our
-// family.
-func (s *Speaker) peerIsGraceful(addr netip.Addr) bool {
-	graceful := false
+// gracefulness is what graceful restart is to a peer.
+type gracefulness struct {
+	capable     bool // its OPEN had the capability for our family
+	restarting  bool // its session was lost, and its routes are kept
+	restartTime time.Duration
+}
+
+func (s *Speaker) gracefulness(addr netip.Addr) gracefulness {
+	var out gracefulness
 	// The error is that of a request without address.
 	_ = s.server.ListPeer(context.Background(), &gobgpapi.ListPeerRequest{Address: addr.String()}, func(p *gobgpapi.Peer) {
+		gr := p.GracefulRestart
+		if gr == nil || !gr.Enabled {
+			return
+		}
+		out.restarting = gr.PeerRestarting
+		out.restartTime = time.Duration(gr.PeerRestartTime) * time.Second
 		caps, err := apiutil.UnmarshalCapabilities(p.State.RemoteCap)
 		if err != nil {
 			return
 		}
 		for _, c := range caps {
-			if gr, ok := c.(*bgp.CapGracefulRestart); ok && p.GracefulRestart.Enabled {
-				graceful = graceful || len(gr.Tuples) > 0
+			if c, ok := c.(*bgp.CapGracefulRestart); ok {
+				out.capable = out.capable || len(c.Tuples) > 0
 			}
 		}
 	})
-	return graceful
+	return out
 }
