@@ -102,7 +102,7 @@ type Loop struct {
 
 	// Owned by the goroutine of Run.
 	links   links
-	missing map[calc.EndpointID]struct{}
+	missing map[calc.EndpointID]*absence
 	natErr  error // of the last attempt
 	retry   backoff
 	sweeper sweeper
@@ -123,7 +123,7 @@ func New(cfg Config) (*Loop, error) {
 		endpoints: newEndpoints(),
 		hints:     newHints(),
 		links:     newLinks(),
-		missing:   map[calc.EndpointID]struct{}{},
+		missing:   map[calc.EndpointID]*absence{},
 		retry:     backoff{min: cfg.RetryMin, max: cfg.RetryMax},
 		sweeper:   newSweeper(cfg.SweepGrace),
 	}, nil

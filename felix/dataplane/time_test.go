@@ -1,8 +1,10 @@
 package dataplane_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"net/netip"
 	"strings"
 	"testing"
@@ -275,6 +277,20 @@ func TestNATFollowsTheDatastoreAndHoldsNobodyUp(t *testing.T) {
 		after(20 * time.Second)
 		if len(w.nat.applied.MasqueradeCIDRs) != 1 || w.nat.applied.MasqueradeCIDRs[0] != pool[0] {
 			t.Errorf("applied %+v", w.nat.applied)
+		}
+	})
+}
+
+func TestMissingInterfaceIsToldOfOnce(t *testing.T) {
+	inBubble(t, func(w *world, _ *fakekernel.Kernel) {
+		var log bytes.Buffer
+		w.cfg.Log = slog.New(slog.NewTextHandler(&log, nil))
+		w.startInSync(state(endpoint("a", "c1", if1, "10.65.0.1"), endpoint("b", "c2", if2, "10.65.0.2")))
+		after(5 * time.Second)
+		w.device(if2) // in time: not worth a word
+		after(time.Hour)
+		if n := strings.Count(log.String(), "waits for its interface"); n != 1 || !strings.Contains(log.String(), if1) {
+			t.Errorf("told %d times:\n%s", n, log.String())
 		}
 	})
 }

@@ -45,9 +45,9 @@ func (l *Loop) turn(ctx context.Context, retry bool) time.Duration {
 	if ctx.Err() != nil {
 		return idle
 	}
-	next := idle
+	next := l.untold()
 	if w.inSync && l.cfg.Devices != nil {
-		next = l.sweepDevices(ctx, &w)
+		next = min(next, l.sweepDevices(ctx, &w))
 	}
 	l.report(&w, err)
 	if err == nil {
@@ -257,21 +257,50 @@ func (l *Loop) applyNAT(ctx context.Context, w *work, retry bool) error {
 	return l.natErr
 }
 
+// absence is an interface that an endpoint waits for.
+type absence struct {
+	since time.Time
+	told  bool
+}
+
+// absenceTold is how long an interface must be missing before that is said: during
+// an ADD the datastore is often ahead of the kernel.
+const absenceTold = 10 * time.Second
+
 // reportMissing says once of an endpoint that its interface is missing, and once
 // that it is there.
 func (l *Loop) reportMissing(now map[calc.EndpointID]calc.Endpoint) {
 	for id, ep := range now {
-		if _, known := l.missing[id]; !known {
-			l.missing[id] = struct{}{}
-			l.log.Info("endpoint waits for its interface", "workload", id.String(), "iface", ep.Interface)
+		a, known := l.missing[id]
+		if !known {
+			a = &absence{since: time.Now()}
+			l.missing[id] = a
+		}
+		if !a.told && time.Since(a.since) >= absenceTold {
+			a.told = true
+			l.log.Warn("endpoint waits for its interface", "workload", id.String(), "iface", ep.Interface)
 		}
 	}
-	for id := range l.missing {
-		if _, still := now[id]; !still {
-			delete(l.missing, id)
+	for id, a := range l.missing {
+		if _, still := now[id]; still {
+			continue
+		}
+		delete(l.missing, id)
+		if a.told {
 			l.log.Info("endpoint no longer waits for its interface", "workload", id.String())
 		}
 	}
+}
+
+// untold is when there will be something to say of a missing interface.
+func (l *Loop) untold() time.Duration {
+	next := idle
+	for _, a := range l.missing {
+		if !a.told {
+			next = min(next, max(absenceTold-time.Since(a.since), time.Millisecond))
+		}
+	}
+	return next
 }
 
 // report keeps the status and logs what changed about the error.
