@@ -130,8 +130,8 @@ func (m *Masquerade) Cleanup(ctx context.Context) error {
 
 func (m *Masquerade) apply(ctx context.Context, want contents) error {
 	if err := m.open(); err != nil {
-		if want == nil && errors.Is(err, exec.ErrNotFound) {
-			return nil // without nft there is nothing of ours to remove
+		if want == nil && errors.Is(err, ErrNoNft) {
+			return nil // then there is nothing of ours to remove
 		}
 		return err
 	}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
+	"strings"
 	"testing"
 	"time"
 
@@ -286,4 +288,67 @@ func TestClosedHandleRefusesRequests(t *testing.T) {
 	if _, err := h.Sysctl("ipv4/ip_forward"); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("error is %v, want ErrClosed", err)
 	}
+}
+
+// TestRoutesThatWeNeverWriteAreReadReplacedAndDeleted: an operator's ip command
+// may leave routes of our protocol in forms that Route cannot express.
+func TestRoutesThatWeNeverWriteAreReadReplacedAndDeleted(t *testing.T) {
+	kerneltest.Require(t, kerneltest.Veth, kerneltest.IPv6, kerneltest.IPRoute2)
+	for name, c := range map[string]struct{ dst, gateway, form string }{
+		"several next hops":      {"10.9.0.0/24", "192.0.2.3", "nexthop via 192.0.2.2 dev eth0 nexthop via 192.0.2.3 dev eth0"},
+		"IPv6 several next hops": {"fd09::/64", "2001:db8::3", "nexthop via 2001:db8::2 dev eth0 nexthop via 2001:db8::3 dev eth0"},
+		"next hop object":        {"10.9.0.0/24", "192.0.2.3", "nhid 1"},
+		"IPv6 next hop object":   {"fd09::/64", "2001:db8::3", "nhid 2"},
+		"route metrics":          {"10.9.0.0/24", "192.0.2.3", "via 192.0.2.2 dev eth0 mtu 1300 advmss 1200"},
+		"IPv6 that expires":      {"fd09::/64", "2001:db8::3", "via 2001:db8::2 dev eth0 expires 100"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ns := kerneltest.NewNetns(t)
+			h := kerneltest.Open(t, ns)
+			link, err := h.CreateVeth(kernel.VethSpec{Host: "eth0", Peer: "eth1"})
+			ok(t, err)
+			ok(t, h.SetUp(link.PeerIndex))
+			ok(t, h.AddAddress(link.Index, netip.MustParsePrefix("192.0.2.1/24")))
+			ok(t, h.AddAddress(link.Index, netip.MustParsePrefix("2001:db8::1/64")))
+			ip(t, ns, "nexthop add id 1 via 192.0.2.2 dev eth0")
+			ip(t, ns, "nexthop add id 2 via 2001:db8::2 dev eth0")
+
+			ours := func() []kernel.Route {
+				routes, err := h.Routes(t.Context(), kernel.RouteFilter{Protocol: kernel.ProtocolBGP})
+				ok(t, err)
+				return routes
+			}
+			theirs := "route add " + c.dst + " proto 81 " + c.form
+			ip(t, ns, theirs)
+			found := ours()
+			if len(found) != 1 || found[0].Dst.String() != c.dst {
+				t.Fatalf("read %v, want one route", found)
+			}
+			ok(t, h.DeleteRoute(found[0]))
+			if left := ours(); len(left) != 0 {
+				t.Errorf("after the deletion: %v", left)
+			}
+
+			ip(t, ns, theirs)
+			want := kernel.Route{
+				Dst: netip.MustParsePrefix(c.dst), Protocol: kernel.ProtocolBGP,
+				Link: link.Index, Gateway: netip.MustParseAddr(c.gateway),
+			}.Normal()
+			ok(t, h.ReplaceRoute(want))
+			if got := ours(); len(got) != 1 || got[0] != want {
+				t.Errorf("after the replacement: %v, want %v", got, want)
+			}
+		})
+	}
+}
+
+func ip(t *testing.T, ns *kernel.Netns, args string) {
+	t.Helper()
+	ok(t, ns.Do(func() error {
+		out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("ip %s: %w: %s", args, err, out)
+		}
+		return nil
+	}))
 }

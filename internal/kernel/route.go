@@ -57,6 +57,9 @@ type Route struct {
 	OnLink   bool       // the gateway is reachable on Link though no route says so
 	Src      netip.Addr // preferred source; invalid for none
 	Priority int        // metric; 0 is the kernel's default (1024 for IPv6)
+	// NextHopID is the kernel's next-hop object that Link and Gateway come from; 0
+	// for none. Other programs use them; here it is only read.
+	NextHopID int
 }
 
 // Family says which of the two protocols an address, route or table is of.

@@ -10,6 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// rtaNextHopID is RTA_NH_ID of linux/rtnetlink.h.
+const rtaNextHopID = 0x1e
+
 // ipv6DefaultMetric is what the kernel makes of a metric of 0 for IPv6.
 const ipv6DefaultMetric = 1024
 
@@ -75,6 +78,8 @@ func (r Route) Validate() error {
 		return fmt.Errorf("gateway %s is of another family: %w", r.Gateway, ErrInvalid)
 	case r.Src.IsValid() && FamilyOf(r.Src) != family:
 		return fmt.Errorf("source %s is of another family: %w", r.Src, ErrInvalid)
+	case r.NextHopID != 0:
+		return fmt.Errorf("next-hop objects are not for writing: %w", ErrInvalid)
 	case r.Priority < 0:
 		return fmt.Errorf("metric %d is negative: %w", r.Priority, ErrInvalid)
 	}
@@ -153,6 +158,12 @@ func encodeRoute(r Route) (header, attrs []byte) {
 	var a attributes
 	a.bytes(unix.RTA_DST, r.Dst.Addr().AsSlice())
 	a.uint32(unix.RTA_TABLE, uint32(r.Table))
+	if r.NextHopID != 0 {
+		// The kernel matches a deletion by the object or by link and gateway,
+		// never by both.
+		a.uint32(rtaNextHopID, uint32(r.NextHopID))
+		r.Link, r.Gateway = 0, netip.Addr{}
+	}
 	if r.Link != 0 {
 		a.uint32(unix.RTA_OIF, uint32(r.Link))
 	}
@@ -219,6 +230,9 @@ func (r *Route) decodeAttribute(kind uint16, value []byte, dst *netip.Addr) (err
 	case unix.RTA_PRIORITY:
 		n, err = number(value)
 		r.Priority = int(n)
+	case rtaNextHopID:
+		n, err = number(value)
+		r.NextHopID = int(n)
 	}
 	return err
 }

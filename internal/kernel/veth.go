@@ -2,7 +2,6 @@ package kernel
 
 import (
 	"fmt"
-	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -86,6 +85,3 @@ func (spec VethSpec) encodeEnd(a *attributes, name string, mac MAC) {
 	a.uint32(unix.IFLA_NUM_TX_QUEUES, queues)
 	a.uint32(unix.IFLA_NUM_RX_QUEUES, queues)
 }
-
-// NetnsFromFile is the namespace behind an open file; closing it closes f.
-func NetnsFromFile(f *os.File) *Netns { return &Netns{file: f} }

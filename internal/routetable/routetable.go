@@ -177,9 +177,13 @@ func (t *Table) QueueResync() {
 	t.needsRead = true
 }
 
+// rereadAbove is the number of routes over a link above which reading the kernel
+// again is cheaper than finding out by writing each.
+const rereadAbove = 32
+
 // LinkChanged tells that a link appeared, vanished, or went up or down: the
 // kernel drops the routes of a link that goes down without a word, so the next
-// Apply writes those that are desired over it again.
+// Apply makes sure of those that are desired over it.
 func (t *Table) LinkChanged(index int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -188,6 +192,10 @@ func (t *Table) LinkChanged(index int) {
 		if r.Link == index {
 			doubtful = append(doubtful, k)
 		}
+	}
+	if len(doubtful) > rereadAbove {
+		t.needsRead = true
+		return
 	}
 	for _, k := range doubtful {
 		t.routes.DeleteActual(k)

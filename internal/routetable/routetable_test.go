@@ -455,3 +455,26 @@ func TestDeletionOfMetricZeroSparesTheOtherMetric(t *testing.T) {
 		w.wantRoutes(t, kernel.ProtocolBGP, high)
 	})
 }
+
+func TestManyRoutesOfALinkThatWentDownComeBackWithIt(t *testing.T) {
+	onBoth(t, func(t *testing.T, w world) {
+		var desired []kernel.Route
+		for i := range 100 {
+			desired = append(desired, w.viaPod(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 65, 0, byte(i)}), 32).String()))
+		}
+		counting := &countingKernel{Kernel: w}
+		table := routetable.New(routetable.Config{Kernel: counting, Protocol: kernel.ProtocolBGP})
+		table.Set(desired)
+		apply(t, table)
+		table.LinkChanged(w.cali0)
+		apply(t, table)
+		if counting.writes != len(desired) {
+			t.Errorf("%d writes, want one for each of the %d routes: the link lost none", counting.writes, len(desired))
+		}
+		ok(t, w.SetDown(w.cali0))
+		ok(t, w.SetUp(w.cali0))
+		table.LinkChanged(w.cali0)
+		apply(t, table)
+		w.wantRoutes(t, kernel.ProtocolBGP, desired...)
+	})
+}

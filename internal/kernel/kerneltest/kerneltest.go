@@ -22,6 +22,7 @@ const (
 	IPv6     Feature = "IPv6 (CONFIG_IPV6, ipv6.disable=0)"
 	Nftables Feature = "nftables (the nft command and CONFIG_NF_TABLES)"
 	NftNAT   Feature = "masquerading in nftables (CONFIG_NFT_MASQ)"
+	IPRoute2 Feature = "the ip command (iproute2)"
 )
 
 // Require skips the test unless the machine has every feature. It is the only
@@ -57,6 +58,9 @@ func probe(f Feature) error {
 			_, err := os.Stat("/proc/sys/net/ipv6/conf/all/forwarding")
 			return err
 		})
+	case IPRoute2:
+		_, err := exec.LookPath("ip")
+		return err
 	case Nftables:
 		return nft(ns, "list", "ruleset")
 	case NftNAT:
