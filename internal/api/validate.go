@@ -171,7 +171,7 @@ func checkTier(c *checker, t *v3.Tier) {
 		return
 	}
 	if t.Spec.Order != nil && *t.Spec.Order != *fixed.Spec.Order {
-		c.bad("spec.order", *t.Spec.Order, "tier %s always has order %v", t.Name, *fixed.Spec.Order)
+		c.missing("spec.order", "tier %s always has order %.0f, not %v", t.Name, *fixed.Spec.Order, *t.Spec.Order)
 	}
 	if a := t.Spec.DefaultAction; a != nil && *a != *fixed.Spec.DefaultAction {
 		c.bad("spec.defaultAction", string(*a), "tier %s always has %s", t.Name, *fixed.Spec.DefaultAction)

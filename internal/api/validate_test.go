@@ -86,7 +86,7 @@ func TestValidateNames(t *testing.T) {
 		doc("ClusterInformation", `"metadata":{"name":"other"}`):                     `ClusterInformation(other): metadata.name: "other": there is only one ClusterInformation, want default`,
 		doc("IPAMConfig", `"metadata":{"name":"other"}`):                             `IPAMConfig(other): metadata.name: "other": there is only one IPAMConfig, want default`,
 		doc("Tier", `"metadata":{"name":"a.b"}`):                                     `Tier(a.b): metadata.name: "a.b": the name of a tier must not contain a dot`,
-		doc("Tier", `"metadata":{"name":"default"},"spec":{"order":5}`):              `Tier(default): spec.order: 5: tier default always has order 1e+06`,
+		doc("Tier", `"metadata":{"name":"default"},"spec":{"order":5}`):              `Tier(default): spec.order: tier default always has order 1000000, not 5`,
 		doc("Tier", `"metadata":{"name":"default"},"spec":{"defaultAction":"Pass"}`): `Tier(default): spec.defaultAction: "Pass": tier default always has Deny`,
 		doc("Tier", `"metadata":{"name":"t"},"spec":{"defaultAction":"Allow"}`):      `Tier(t): spec.defaultAction: "Allow": want one of Deny, Pass`,
 	} {
