@@ -51,21 +51,23 @@ func (f failures) Error() string {
 
 func (f failures) Unwrap() []error { return f }
 
-// flatten turns joined errors into a flat list.
+// flatten turns joined errors into a flat list. A list of peers is an error that
+// prints as its members, one a line; any other error is one statement, whatever
+// it wraps.
 func flatten(err error) failures {
-	var list interface{ Unwrap() []error }
 	if many, ok := err.(failures); ok {
 		return many
 	}
-	// Only errors.Join is a list of peers; other multi-errors are one statement.
-	if joined, ok := err.(interface{ Unwrap() []error }); ok && fmt.Sprintf("%T", err) == "*errors.joinError" {
-		list = joined
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return failures{err}
 	}
-	if list == nil {
+	members := joined.Unwrap()
+	if list := errors.Join(members...); list == nil || list.Error() != err.Error() {
 		return failures{err}
 	}
 	var flat failures
-	for _, e := range list.Unwrap() {
+	for _, e := range members {
 		flat = append(flat, flatten(e)...)
 	}
 	return flat

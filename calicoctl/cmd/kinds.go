@@ -17,11 +17,17 @@ const completionPatience = 2 * time.Second
 
 // nearestKind says which kind was probably meant, else all of them.
 func (a *app) nearestKind(name string) string {
+	const enough = 3 // letters; less is like everything
 	name = strings.ToLower(name)
-	for _, info := range a.Registry.Kinds() {
-		for _, known := range append([]string{strings.ToLower(string(info.Kind)), info.Plural}, info.Aliases...) {
-			if len(name) >= 3 && (strings.HasPrefix(known, name) || strings.HasPrefix(name, known) && len(known) >= 3) {
-				return "; did you mean " + strings.ToLower(string(info.Kind)) + "?"
+	likely := []func(known string) bool{
+		func(known string) bool { return strings.Contains(known, name) },
+		func(known string) bool { return len(known) >= enough && strings.HasPrefix(name, known) },
+	}
+	for _, like := range likely {
+		for _, info := range a.Registry.Kinds() {
+			kind := strings.ToLower(string(info.Kind))
+			if len(name) >= enough && slices.ContainsFunc(append([]string{kind, info.Plural}, info.Aliases...), like) {
+				return "; did you mean " + kind + "?"
 			}
 		}
 	}

@@ -70,7 +70,8 @@ func (a *app) withNode(ctx context.Context, socket string, ask func(context.Cont
 	return explainNode(socket, err)
 }
 
-// explainNode says why bgpd can't be asked, and what to do.
+// explainNode says why bgpd can't be asked, and what to do. Other errors stay as
+// they are.
 func explainNode(socket string, err error) error {
 	switch {
 	case err == nil:
@@ -87,7 +88,7 @@ func explainNode(socket string, err error) error {
 	if s, ok := status.FromError(err); ok {
 		return fmt.Errorf("bgpd on %s: %s", socket, s.Message())
 	}
-	return fmt.Errorf("bgpd on %s: %w", socket, err)
+	return err
 }
 
 func (a *app) printNodeStatus(state *nodestatus.StatusResponse, peers []*nodestatus.Peer) {
