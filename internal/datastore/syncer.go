@@ -64,7 +64,8 @@ type SyncerConfig struct {
 	Log    *slog.Logger
 	// Backoff is the pause before the next attempt after attempt failed ones in a
 	// row, counted from 0. It should be random, so that the nodes of a cluster
-	// don't return all at once. Default: DefaultBackoff.
+	// don't return all at once. It is called from several goroutines. Default:
+	// DefaultBackoff.
 	Backoff func(attempt int) time.Duration
 }
 

@@ -99,6 +99,7 @@ type syncing struct {
 	client   *memory.Client // the Syncer's
 	sink     *recorder
 	syncer   *datastore.Syncer
+	mu       sync.Mutex
 	attempts []int
 	log      *bytes.Buffer
 	ranges   []datastore.Range
@@ -118,6 +119,8 @@ func withSyncer(t *testing.T, prepare, run func(*syncing)) {
 			Client: s.client, Ranges: s.ranges, Sink: s.sink,
 			Log: slog.New(slog.NewTextHandler(s.log, nil)),
 			Backoff: func(attempt int) time.Duration {
+				s.mu.Lock()
+				defer s.mu.Unlock()
 				s.attempts = append(s.attempts, attempt)
 				return time.Second
 			},

@@ -154,8 +154,8 @@ func (c *Client) Get(ctx context.Context, key api.Key) (datastore.Entry, error) 
 	return c.codec.Get(key, &p)
 }
 
-// maxListRestarts is how often a List whose revision is compacted between two
-// pages begins again.
+// maxListRestarts is how often a List is tried whose revision is compacted between
+// two pages.
 const maxListRestarts = 3
 
 // List implements datastore.Client. A large range is read in pages, all at the
@@ -168,10 +168,7 @@ func (c *Client) List(ctx context.Context, r datastore.Range) (datastore.Snapsho
 	var pairs []record.Pair
 	var rev int64
 	for range maxListRestarts {
-		err = c.do(ctx, func(ctx context.Context) (err error) {
-			pairs, rev, err = c.pages(ctx, prefix)
-			return err
-		})
+		pairs, rev, err = c.pages(ctx, prefix)
 		if !errors.Is(err, datastore.ErrCompacted) {
 			break
 		}
@@ -188,8 +185,12 @@ func (c *Client) pages(ctx context.Context, prefix string) ([]record.Pair, int64
 	end := clientv3.GetPrefixRangeEnd(prefix)
 	rev := int64(0) // the present one
 	for from := prefix; ; {
-		resp, err := c.kv.Get(ctx, from,
-			clientv3.WithRange(end), clientv3.WithLimit(c.pageSize), clientv3.WithRev(rev))
+		var resp *clientv3.GetResponse
+		err := c.do(ctx, func(ctx context.Context) (err error) {
+			resp, err = c.kv.Get(ctx, from,
+				clientv3.WithRange(end), clientv3.WithLimit(c.pageSize), clientv3.WithRev(rev))
+			return err
+		})
 		if err != nil {
 			return nil, 0, err
 		}

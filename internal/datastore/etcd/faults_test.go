@@ -315,3 +315,46 @@ func TestClosingEndsRequestsAndWatches(t *testing.T) {
 }
 
 func poolPath(name string) string { return "/calico/resources/v3/projectcalico.org/ippools/" + name }
+
+func TestALargeHistoryNeverSplitsATransaction(t *testing.T) {
+	server := etcdtest.Start(t, etcdtest.Options{})
+	c := newClient(t, etcd.Config{Config: server.Config()})
+	first := put(t, c, "start", "10.0.0.0/16")
+	big := func(name string) datastore.Op {
+		p := newPool(name, "10.0.0.0/16")
+		p.Annotations = map[string]string{"filler": strings.Repeat("x", 200<<10)}
+		return datastore.Put(poolKey(name), p)
+	}
+	const transactions = 24 // 14 MB in all, several times what one message holds
+	for range transactions {
+		if _, err := c.Txn(t.Context(), big("a"), big("b"), big("c")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w, err := c.Watch(t.Context(), datastore.Range{Kind: api.KindIPPool}, first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Stop()
+	timeout := time.After(limit)
+	for seen := 0; seen < transactions; {
+		select {
+		case batch, ok := <-w.Events():
+			if !ok {
+				t.Fatal(w.Err())
+			}
+			byRevision := map[datastore.Revision]int{}
+			for _, ev := range batch {
+				byRevision[ev.Revision]++
+			}
+			for rev, n := range byRevision {
+				if n != 3 {
+					t.Errorf("revision %d: %d of 3 events in one batch", rev, n)
+				}
+			}
+			seen += len(byRevision)
+		case <-timeout:
+			t.Fatal("the history doesn't arrive")
+		}
+	}
+}

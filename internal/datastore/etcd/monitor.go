@@ -107,7 +107,8 @@ func (m *monitor) explain(ctx context.Context) {
 	if ctx.Err() != nil || m.conn.GetState() == connectivity.Ready {
 		return
 	}
-	if cause == nil { // reachable again: gRPC will be there in a moment
+	if cause == nil { // reachable again: no reason to sit out gRPC's pause
+		m.conn.ResetConnectBackoff()
 		return
 	}
 	m.mu.Lock()
