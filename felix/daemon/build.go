@@ -11,7 +11,6 @@ import (
 	"tortie/felix/config"
 	"tortie/felix/dataplane"
 	"tortie/felix/journal"
-	"tortie/felix/nat"
 	"tortie/felix/podnet"
 	"tortie/internal/api"
 	"tortie/internal/datastore"
@@ -31,7 +30,9 @@ type felix struct {
 	newUID   func() string
 	log      *slog.Logger
 
-	kernel    *kernel.Handle
+	kernel *kernel.Handle // of the node's network namespace
+	nat    dataplane.NAT
+
 	pods      *podnet.Net
 	loop      *dataplane.Loop
 	allocator *ipam.Allocator
@@ -61,7 +62,7 @@ func (f *felix) build() (err error) {
 		Ranges: ranges(tracker.Ranges(), f.state.Ranges(), graph.Ranges(), f.config.Ranges()),
 		Sink: &sink{
 			graph: graph, follow: []follower{tracker, f.state, f.config},
-			program: f.program, onStatus: f.state.OnStatus,
+			program: f.program, complete: f.loop.InSync, onStatus: f.state.OnStatus,
 		},
 		Log: f.log,
 	})
@@ -78,9 +79,6 @@ func (f *felix) build() (err error) {
 }
 
 func (f *felix) buildDataplane() (err error) {
-	if f.kernel, err = kernel.Open(); err != nil {
-		return fmt.Errorf("open netlink: %w; felix needs root and CAP_NET_ADMIN", err)
-	}
 	if f.cfg.IPForwarding {
 		if err := podnet.EnsureForwarding(f.kernel); err != nil {
 			return fmt.Errorf("%w; run felix as root, or set FELIX_IPFORWARDING=Disabled and switch forwarding on yourself", err)
@@ -91,21 +89,18 @@ func (f *felix) buildDataplane() (err error) {
 	}
 	f.underlay = &underlay{kernel: f.kernel, log: f.log}
 	f.loop, err = dataplane.New(dataplane.Config{
-		Kernel: f.kernel,
-		Routes: routetable.New(routetable.Config{Kernel: f.kernel, Protocol: kernel.ProtocolFelix, Log: f.log}),
-		NAT:    nat.New(nat.Config{Log: f.log}),
+		Kernel:  f.kernel,
+		Routes:  routetable.New(routetable.Config{Kernel: f.kernel, Protocol: kernel.ProtocolFelix, Log: f.log}),
+		NAT:     f.nat,
 		Devices: f.pods, Log: f.log, ResyncInterval: f.cfg.RouteRefreshInterval,
 	})
 	return err
 }
 
 // program hands a new desired state to those who act on it.
-func (f *felix) program(s calc.State, inSync bool) {
+func (f *felix) program(s calc.State) {
 	f.underlay.setAddrs(s.NodeAddrs)
 	f.loop.SetState(s)
-	if inSync {
-		f.loop.InSync()
-	}
 }
 
 // ready is nil once the kernel has been made to agree with the datastore.
@@ -125,8 +120,5 @@ func (f *felix) close() {
 	}
 	if f.allocator != nil {
 		f.allocator.Close()
-	}
-	if f.kernel != nil {
-		f.kernel.Close()
 	}
 }

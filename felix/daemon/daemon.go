@@ -18,9 +18,11 @@ import (
 
 	"tortie/felix/config"
 	"tortie/felix/journal"
+	"tortie/felix/nat"
 	"tortie/internal/api"
 	"tortie/internal/datastore"
 	"tortie/internal/datastore/etcd"
+	"tortie/internal/kernel"
 )
 
 // ConfigFile is where the local configuration stands.
@@ -87,7 +89,13 @@ func Run(ctx context.Context, p Process) error {
 		return err
 	}
 	defer func() { _ = book.Close() }()
+	handle, err := kernel.Open()
+	if err != nil {
+		return fmt.Errorf("open netlink: %w; felix needs root and CAP_NET_ADMIN", err)
+	}
+	defer handle.Close()
 	f := &felix{
+		kernel: handle, nat: nat.New(nat.Config{Log: log}),
 		node: node, cfg: running, client: client, registry: reg, journal: book, log: log,
 		newUID: uuid.NewString,
 		config: &configFollower{

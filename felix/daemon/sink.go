@@ -21,7 +21,8 @@ type follower interface{ Apply([]datastore.SyncUpdate) }
 type sink struct {
 	graph    *calc.Graph
 	follow   []follower
-	program  func(s calc.State, inSync bool) // the desired state has changed
+	program  func(calc.State) // the desired state has changed
+	complete func()           // and it is the whole one from now on
 	onStatus func(datastore.Status)
 	inSync   bool
 }
@@ -33,7 +34,7 @@ func (s *sink) OnUpdates(updates []datastore.SyncUpdate) {
 		f.Apply(updates)
 	}
 	if s.inSync { // before, the state is not the whole one and nobody may act on it
-		s.program(s.graph.State(), true)
+		s.program(s.graph.State())
 	}
 }
 
@@ -41,7 +42,8 @@ func (s *sink) OnUpdates(updates []datastore.SyncUpdate) {
 func (s *sink) OnStatus(status datastore.Status) {
 	if status == datastore.InSync && !s.inSync {
 		s.inSync = true
-		s.program(s.graph.State(), true)
+		s.program(s.graph.State())
+		s.complete()
 	}
 	s.onStatus(status)
 }

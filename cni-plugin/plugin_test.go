@@ -1,0 +1,320 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	cniversion "github.com/containernetworking/cni/pkg/version"
+	"github.com/google/go-cmp/cmp"
+
+	"tortie/internal/control/cniwire"
+)
+
+// binaries are what the tests run: the plugin under both names, and a program
+// that does nothing.
+type binaries struct{ dir string }
+
+func (b binaries) path(name string) string { return filepath.Join(b.dir, name) }
+
+func TestMain(m *testing.M) { os.Exit(runTests(m)) }
+
+// dir has the programs; set once, before any test runs.
+var dir string
+
+func runTests(m *testing.M) int {
+	var err error
+	if dir, err = os.MkdirTemp("", "cni-plugin"); err != nil {
+		panic(err)
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	empty := filepath.Join(dir, "empty.go")
+	if err := os.WriteFile(empty, []byte("package main\n\nfunc main() {}\n"), 0o600); err != nil {
+		panic(err)
+	}
+	for out, source := range map[string]string{"calico": ".", "empty": empty} {
+		build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w -X main.version=v1.2.3", "-o", filepath.Join(dir, out), source)
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if msg, err := build.CombinedOutput(); err != nil {
+			panic(string(msg))
+		}
+	}
+	if err := os.Symlink("calico", filepath.Join(dir, "calico-ipam")); err != nil {
+		panic(err)
+	}
+	return m.Run()
+}
+
+// felix is a listener that answers every request alike and keeps the last one.
+type felix struct {
+	socket   string
+	requests chan cniwire.Request
+}
+
+func newFelix(t testing.TB, answer func(cniwire.Request) cniwire.Response) felix {
+	t.Helper()
+	f := felix{socket: filepath.Join(t.TempDir(), "s"), requests: make(chan cniwire.Request, 1024)}
+	l, err := net.Listen("unix", f.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			req, err := cniwire.ReadRequest(conn)
+			if err == nil {
+				f.requests <- req
+				_ = cniwire.Write(conn, answer(req))
+			}
+			_ = conn.Close()
+		}
+	}()
+	return f
+}
+
+type outcome struct {
+	stdout, stderr string
+	code           int
+}
+
+// invoke runs a program as a runtime does.
+func invoke(t testing.TB, program, stdin string, env ...string) outcome {
+	t.Helper()
+	cmd := exec.Command(binaries{dir}.path(program))
+	cmd.Env = append([]string{
+		"CNI_CONTAINERID=c1", "CNI_NETNS=/run/netns/none", "CNI_IFNAME=eth0", "CNI_PATH=/opt/cni/bin",
+		"CNI_ARGS=IgnoreUnknown=1", "CALICO_CNI_WAIT=50ms",
+	}, env...)
+	cmd.Stdin = strings.NewReader(stdin)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return outcome{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
+}
+
+const conf = `{"cniVersion": "1.0.0", "name": "net1", "type": "calico", "ipam": {"type": "calico-ipam"}}`
+
+func TestCallGoesToFelixAndItsResultToStandardOutput(t *testing.T) {
+	f := newFelix(t, func(cniwire.Request) cniwire.Response {
+		return cniwire.Response{Result: json.RawMessage(`{"cniVersion":"1.0.0"}`)}
+	})
+	for program, plugin := range map[string]string{"calico": "calico", "calico-ipam": "calico-ipam"} {
+		got := invoke(t, program, conf, "CNI_COMMAND=ADD", "CALICO_CNI_SOCKET="+f.socket)
+		if diff := cmp.Diff(outcome{stdout: `{"cniVersion":"1.0.0"}` + "\n"}, got, cmp.AllowUnexported(outcome{})); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", program, diff)
+		}
+		want := cniwire.Request{
+			Version: cniwire.Version, Plugin: plugin, Command: "ADD", ContainerID: "c1", Netns: "/run/netns/none", IfName: "eth0",
+			Args: "IgnoreUnknown=1", Path: "/opt/cni/bin", Config: json.RawMessage(strings.ReplaceAll(conf, ": ", ":")),
+		}
+		want.Config = json.RawMessage(strings.ReplaceAll(string(want.Config), ", ", ","))
+		if diff := cmp.Diff(want, <-f.requests); diff != "" {
+			t.Errorf("request (-want +got):\n%s", diff)
+		}
+	}
+}
+
+func TestCommandsWithoutOutputPrintNothing(t *testing.T) {
+	f := newFelix(t, func(cniwire.Request) cniwire.Response { return cniwire.Response{} })
+	conf := strings.Replace(conf, "1.0.0", "1.1.0", 1)
+	for _, command := range []string{"DEL", "CHECK", "GC", "STATUS"} {
+		got := invoke(t, "calico", conf, "CNI_COMMAND="+command, "CALICO_CNI_SOCKET="+f.socket)
+		if got != (outcome{}) {
+			t.Errorf("%s: %+v", command, got)
+		}
+		if req := <-f.requests; req.Command != command {
+			t.Errorf("felix got %s for %s", req.Command, command)
+		}
+	}
+}
+
+// cniError is the error structure of the specification.
+type cniError struct {
+	CNIVersion string `json:"cniVersion"`
+	Code       int    `json:"code"`
+	Msg        string `json:"msg"`
+}
+
+func wantError(t *testing.T, got outcome, code int, says string) {
+	t.Helper()
+	var e cniError
+	if err := json.Unmarshal([]byte(got.stdout), &e); err != nil {
+		t.Fatalf("output %q: %v", got.stdout, err)
+	}
+	if got.code == 0 || got.stderr != "" || e.Code != code || !strings.Contains(e.Msg, says) || e.CNIVersion == "" {
+		t.Errorf("exit code %d, %+v, standard error %q; want code %d saying %q", got.code, e, got.stderr, code, says)
+	}
+}
+
+func TestFelixsErrorIsPassedOn(t *testing.T) {
+	f := newFelix(t, func(cniwire.Request) cniwire.Response {
+		return cniwire.Response{Error: &cniwire.Error{Code: 7, Msg: "no such pool"}}
+	})
+	wantError(t, invoke(t, "calico", conf, "CNI_COMMAND=ADD", "CALICO_CNI_SOCKET="+f.socket), 7, "no such pool")
+}
+
+func TestFelixAway(t *testing.T) {
+	missing := "CALICO_CNI_SOCKET=" + filepath.Join(t.TempDir(), "none")
+	stale := filepath.Join(t.TempDir(), "stale")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: stale, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	_ = l.Close()
+	conf := strings.Replace(conf, "1.0.0", "1.1.0", 1)
+	for command, code := range map[string]int{"ADD": 11, "DEL": 11, "CHECK": 11, "GC": 11, "STATUS": 50} {
+		for _, socket := range []string{missing, "CALICO_CNI_SOCKET=" + stale} {
+			wantError(t, invoke(t, "calico", conf, "CNI_COMMAND="+command, socket), code, "felix is not running on this node")
+		}
+	}
+}
+
+func TestFelixThatDiesDuringTheCall(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = cniwire.ReadRequest(conn)
+			_ = conn.Close()
+		}
+	}()
+	wantError(t, invoke(t, "calico", conf, "CNI_COMMAND=ADD", "CALICO_CNI_SOCKET="+socket), 11, "without an answer")
+}
+
+func TestWaitsForAFelixThatIsBeingRestarted(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s")
+	go func() {
+		time.Sleep(100 * time.Millisecond) // felix takes its time; the plugin must be waiting by then or come later
+		l, err := net.Listen("unix", socket)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		t.Cleanup(func() { _ = l.Close() })
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		if _, err := cniwire.ReadRequest(conn); err == nil {
+			_ = cniwire.Write(conn, cniwire.Response{})
+		}
+		_ = conn.Close()
+	}()
+	got := invoke(t, "calico", conf, "CNI_COMMAND=DEL", "CALICO_CNI_SOCKET="+socket, "CALICO_CNI_WAIT=30s")
+	if got != (outcome{}) {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestBadCallsGiveOneClearError(t *testing.T) {
+	f := newFelix(t, func(cniwire.Request) cniwire.Response { return cniwire.Response{} })
+	socket := "CALICO_CNI_SOCKET=" + f.socket
+	wantError(t, invoke(t, "calico", `{`, "CNI_COMMAND=ADD", socket), 6, "network config")
+	wantError(t, invoke(t, "calico", `{"cniVersion": "1.0.0"}`, "CNI_COMMAND=ADD", socket), 7, "missing network name")
+	wantError(t, invoke(t, "calico", strings.Replace(conf, "1.0.0", "9.0.0", 1), "CNI_COMMAND=ADD", socket), 1, "incompatible CNI versions")
+	wantError(t, invoke(t, "calico", conf, "CNI_COMMAND=ADD", "CNI_CONTAINERID=a/b", socket), 4, "")
+	wantError(t, invoke(t, "calico", conf, "CNI_COMMAND=ADD", "CNI_IFNAME=", socket), 4, "CNI_IFNAME")
+	wantError(t, invoke(t, "calico", conf, "CNI_COMMAND=JUMP", socket), 4, "JUMP")
+	wantError(t, invoke(t, "calico", conf, "CNI_COMMAND=ADD", "CALICO_CNI_WAIT=long", socket), 4, "CALICO_CNI_WAIT")
+	if n := len(f.requests); n != 0 {
+		t.Errorf("%d bad calls reached felix", n)
+	}
+}
+
+func TestVersionAnswersInTheVersionOfTheRequest(t *testing.T) {
+	for _, v := range cniversion.All.SupportedVersions() {
+		got := invoke(t, "calico", `{"cniVersion": "`+v+`"}`, "CNI_COMMAND=VERSION")
+		var answer struct {
+			CNIVersion        string
+			SupportedVersions []string
+		}
+		if err := json.Unmarshal([]byte(got.stdout), &answer); err != nil {
+			t.Fatal(err)
+		}
+		want := []string{"0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"}
+		if got.code != 0 || answer.CNIVersion != v || !cmp.Equal(want, answer.SupportedVersions) {
+			t.Errorf("%s: %+v", v, answer)
+		}
+	}
+}
+
+func TestFlags(t *testing.T) {
+	for _, tc := range []struct {
+		arg, stdout string
+		code        int
+	}{{"--version", "v1.2.3\n", 0}, {"-v", "v1.2.3\n", 0}, {"-t", "", 2}} {
+		cmd := exec.Command(binaries{dir}.path("calico"), tc.arg)
+		out, _ := cmd.Output()
+		if string(out) != tc.stdout || cmd.ProcessState.ExitCode() != tc.code {
+			t.Errorf("%s: %q, exit code %d", tc.arg, out, cmd.ProcessState.ExitCode())
+		}
+	}
+}
+
+func TestPluginLinksNothingHeavy(t *testing.T) {
+	out, err := exec.Command("go", "list", "-deps", ".").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	deps := strings.Fields(string(out))
+	if len(deps) < 20 {
+		t.Fatalf("only %d dependencies: %v", len(deps), deps)
+	}
+	for _, dep := range deps {
+		for _, heavy := range []string{
+			"vishvananda/netlink", "go.etcd.io/", "google.golang.org/", "k8s.io/", "projectcalico", "net/http",
+			"tortie/internal/datastore", "tortie/internal/kernel", "tortie/internal/api", "tortie/felix", "log/slog", "crypto/tls",
+		} {
+			if strings.Contains(dep, heavy) {
+				t.Errorf("the plugin links %s", dep)
+			}
+		}
+	}
+}
+
+// BenchmarkProcess runs an empty program and a whole ADD side by side; the ratio
+// is what the plugin costs over the floor.
+func BenchmarkProcess(b *testing.B) {
+	f := newFelix(b, func(cniwire.Request) cniwire.Response {
+		return cniwire.Response{Result: json.RawMessage(`{"cniVersion":"1.0.0"}`)}
+	})
+	var floor, plugin time.Duration
+	for b.Loop() {
+		began := time.Now()
+		invoke(b, "empty", "")
+		floor += time.Since(began)
+		began = time.Now()
+		if got := invoke(b, "calico", conf, "CNI_COMMAND=ADD", "CALICO_CNI_SOCKET="+f.socket); got.code != 0 {
+			b.Fatalf("%+v", got)
+		}
+		plugin += time.Since(began)
+		<-f.requests
+	}
+	b.ReportMetric(float64(floor.Microseconds())/float64(b.N), "floor-µs/op")
+	b.ReportMetric(float64(plugin.Microseconds())/float64(b.N), "plugin-µs/op")
+	b.ReportMetric(float64(plugin)/float64(floor), "plugin/floor")
+}

@@ -1,0 +1,400 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+
+	"tortie/felix/config"
+	"tortie/felix/journal"
+	"tortie/felix/nat"
+	"tortie/internal/api"
+	"tortie/internal/datastore"
+	"tortie/internal/datastore/memory"
+	"tortie/internal/kernel"
+	"tortie/internal/kernel/kerneltest"
+)
+
+// pluginBinary builds the CNI plugin once.
+var pluginBinary = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "cni-plugin")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "calico")
+	out, err := exec.Command("go", "build", "-o", path, "tortie/cni-plugin").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("build the CNI plugin: %w\n%s", err, out)
+	}
+	return path, os.Symlink("calico", filepath.Join(dir, "calico-ipam"))
+})
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if path, err := pluginBinary(); err == nil {
+		_ = os.RemoveAll(filepath.Dir(path))
+	}
+	os.Exit(code)
+}
+
+// node is a felix in a network namespace of its own, with a datastore in memory
+// and the real CNI plugin.
+type node struct {
+	*testing.T
+	reg    *api.Registry
+	store  *memory.Store
+	ns     *kernel.Netns
+	kernel *kernel.Handle
+	dir    string
+	socket string
+	felix  *felix
+	stop   func()
+}
+
+// noNAT leaves outgoing NAT out: nft works on the namespace of its process.
+type noNAT struct{}
+
+func (noNAT) Set(nat.State)               {}
+func (noNAT) QueueResync()                {}
+func (noNAT) Apply(context.Context) error { return nil }
+
+func newNode(t *testing.T) *node {
+	t.Helper()
+	kerneltest.Require(t, kerneltest.Veth, kerneltest.IPv6)
+	reg := api.NewRegistry()
+	n := &node{T: t, reg: reg, store: memory.New(reg), dir: t.TempDir(), ns: kerneltest.NewNetns(t)}
+	n.kernel = kerneltest.Open(t, n.ns)
+	n.socket = filepath.Join(n.dir, "felix.sock")
+	for name, cidr := range map[string]string{"pool4": "10.65.0.0/16", "pool6": "fd00:65::/48"} {
+		pool := v3.NewIPPool()
+		pool.Name, pool.Spec.CIDR = name, cidr
+		n.put(pool)
+	}
+	self := &api.Node{}
+	self.Kind, self.APIVersion, self.Name = string(api.KindNode), api.GroupVersion, "node1"
+	n.put(self)
+	return n
+}
+
+func (n *node) put(obj api.Object) {
+	n.Helper()
+	if _, err := datastore.NewResources(n.store, n.reg, nil).Create(context.Background(), obj); err != nil {
+		n.Fatal(err)
+	}
+}
+
+// start starts felix, and waits until it serves ADD if ready.
+func (n *node) start(ready bool) {
+	n.Helper()
+	log := slog.New(slog.NewTextHandler(n.Output(), nil))
+	book, err := journal.Open(journal.Config{Dir: filepath.Join(n.dir, "journal"), Log: log})
+	if err != nil {
+		n.Fatal(err)
+	}
+	cfg, _ := config.Resolve()
+	cfg.CNISocket, cfg.CNITimeout = n.socket, 5*time.Second
+	n.felix = &felix{
+		node: "node1", cfg: cfg, client: n.store, registry: n.reg, journal: book, log: log, kernel: n.kernel, nat: noNAT{},
+		newUID: func() string { return "uid" },
+		config: &configFollower{
+			node: "node1", running: cfg, level: &slog.LevelVar{}, log: log,
+			stored: map[string]*v3.FelixConfiguration{}, warned: map[string]bool{},
+		},
+	}
+	if err := n.felix.build(); err != nil {
+		n.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	f := n.felix
+	go func() { ended <- f.run(ctx) }()
+	n.stop = func() {
+		cancel()
+		if err := <-ended; err != nil {
+			n.Error(err)
+		}
+		f.close()
+		_ = book.Close()
+	}
+	if ready {
+		n.await("felix is ready", func() bool { return f.ready() == nil })
+	}
+}
+
+func (n *node) await(what string, condition func() bool) {
+	n.Helper()
+	deadline := time.Now().Add(15 * time.Second)
+	for !condition() {
+		if time.Now().After(deadline) {
+			n.Fatalf("waited in vain until %s", what)
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+// pod is a container's network namespace.
+type pod struct {
+	*kernel.Handle
+	id, path string
+}
+
+func (n *node) newPod(id string) pod {
+	n.Helper()
+	ns := kerneltest.NewNetns(n.T)
+	return pod{Handle: kerneltest.Open(n, ns), id: id, path: fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), ns.Fd())}
+}
+
+const testConf = `{"cniVersion": "1.1.0", "name": "net1", "type": "calico", "ipam": {"type": "calico-ipam", "assign_ipv6": "true"}}`
+
+// cni runs the plugin as a runtime does.
+func (n *node) cni(command string, p pod, conf string) (stdout string, err error) {
+	n.Helper()
+	binary, err := pluginBinary()
+	if err != nil {
+		n.Fatal(err)
+	}
+	cmd := exec.Command(binary)
+	cmd.Env = []string{
+		"CNI_COMMAND=" + command, "CNI_CONTAINERID=" + p.id, "CNI_NETNS=" + p.path, "CNI_IFNAME=eth0",
+		"CNI_PATH=/opt/cni/bin", "CALICO_CNI_SOCKET=" + n.socket, "CALICO_CNI_WAIT=100ms",
+	}
+	cmd.Stdin = strings.NewReader(conf)
+	var out, errOut bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errOut
+	err = cmd.Run()
+	if errOut.Len() > 0 {
+		n.Errorf("%s wrote to standard error: %s", command, &errOut)
+	}
+	return out.String(), err
+}
+
+func (n *node) ok(command string, p pod) string {
+	n.Helper()
+	out, err := n.cni(command, p, testConf)
+	if err != nil {
+		n.Fatalf("%s %s: %v\n%s", command, p.id, err, out)
+	}
+	return out
+}
+
+type cniError struct {
+	CNIVersion string
+	Code       int
+	Msg        string
+}
+
+func (n *node) fails(command string, p pod) cniError {
+	n.Helper()
+	out, err := n.cni(command, p, testConf)
+	var exit *exec.ExitError
+	var failed cniError
+	if !errors.As(err, &exit) || json.Unmarshal([]byte(out), &failed) != nil || failed.Msg == "" {
+		n.Fatalf("%s: %v, output %q; want a CNI error", command, err, out)
+	}
+	return failed
+}
+
+// routes are the destinations felix routes to a device.
+func (n *node) routes() []string {
+	n.Helper()
+	all, err := n.kernel.Routes(context.Background(), kernel.RouteFilter{Protocol: kernel.ProtocolFelix})
+	if err != nil {
+		n.Fatal(err)
+	}
+	var dsts []string
+	for _, r := range all {
+		if r.Link != 0 && r.Type == kernel.RouteUnicast {
+			dsts = append(dsts, r.Dst.String())
+		}
+	}
+	slices.Sort(dsts)
+	return dsts
+}
+
+func (n *node) devices() int {
+	n.Helper()
+	devices, err := n.felix.pods.Devices(context.Background())
+	if err != nil {
+		n.Fatal(err)
+	}
+	return len(devices)
+}
+
+func (n *node) stored(kind api.Kind) int {
+	n.Helper()
+	s, err := n.store.List(context.Background(), datastore.Range{Kind: kind})
+	if err != nil {
+		n.Fatal(err)
+	}
+	return len(s.Entries)
+}
+
+func TestPluginFelixAndKernelTogether(t *testing.T) {
+	n := newNode(t)
+	n.start(true)
+	defer func() { n.stop() }()
+	n.ok("STATUS", pod{})
+	p := n.newPod("container-1")
+	out := n.ok("ADD", p)
+
+	var result struct {
+		CNIVersion string
+		Interfaces []struct {
+			Name, Mac, Sandbox string
+			Mtu                int
+		}
+		IPs []struct {
+			Address   string
+			Interface int
+		}
+		Routes []struct{ Dst, GW string }
+	}
+	if err := json.Unmarshal([]byte(out), &result); err != nil {
+		t.Fatal(err)
+	}
+	if result.CNIVersion != "1.1.0" || len(result.Interfaces) != 2 || len(result.IPs) != 2 || len(result.Routes) != 2 {
+		t.Fatalf("result %s", out)
+	}
+	// The routes are in the kernel when ADD returns.
+	var want []string
+	for _, ip := range result.IPs {
+		want = append(want, ip.Address)
+	}
+	slices.Sort(want)
+	if got := n.routes(); !slices.Equal(got, want) {
+		t.Errorf("routes %v, want %v", got, want)
+	}
+	link, err := p.LinkByName("eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if link.MAC.String() != result.Interfaces[1].Mac || link.MTU != result.Interfaces[1].Mtu || !link.Up {
+		t.Errorf("the pod's interface %+v, result %s", link, out)
+	}
+	addrs, err := p.Addresses(link.Index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range want {
+		if !slices.ContainsFunc(addrs, func(a kernel.Address) bool { return a.Prefix == netip.MustParsePrefix(w) }) {
+			t.Errorf("the pod lacks %s: %v", w, addrs)
+		}
+	}
+	if again := n.ok("ADD", p); again != out {
+		t.Errorf("a repeated ADD answers\n%s\nafter\n%s", again, out)
+	}
+	if out := n.ok("CHECK", p); out != "" {
+		t.Errorf("CHECK wrote %q", out)
+	}
+	if err := n.kernel.DeleteRoute(n.anyRoute(want[0])); err != nil {
+		t.Fatal(err)
+	}
+
+	n.ok("DEL", p)
+	if got := n.routes(); len(got) != 0 || n.devices() != 0 {
+		t.Errorf("after DEL: routes %v, %d devices", got, n.devices())
+	}
+	n.ok("DEL", p)
+	n.await("the address is released", func() bool {
+		return n.stored(api.KindIPAMHandle) == 0 && n.stored(api.KindWorkloadEndpoint) == 0
+	})
+	if failed := n.fails("CHECK", p); failed.Code != 3 {
+		t.Errorf("CHECK after DEL: %+v", failed)
+	}
+}
+
+func (n *node) anyRoute(dst string) kernel.Route {
+	n.Helper()
+	all, err := n.kernel.Routes(context.Background(), kernel.RouteFilter{Protocol: kernel.ProtocolFelix})
+	if err != nil {
+		n.Fatal(err)
+	}
+	for _, r := range all {
+		if r.Dst.String() == dst {
+			return r
+		}
+	}
+	n.Fatalf("no route to %s", dst)
+	return kernel.Route{}
+}
+
+func TestRestartKeepsPodsAndFinishesReleases(t *testing.T) {
+	n := newNode(t)
+	n.start(true)
+	kept, gone := n.newPod("kept"), n.newPod("gone")
+	result := n.ok("ADD", kept)
+	n.ok("ADD", gone)
+	before := n.routes()
+	n.stop()
+	if got := n.routes(); !slices.Equal(got, before) {
+		t.Errorf("routes after felix ended: %v, before %v", got, before)
+	}
+
+	// The datastore is away when felix comes back.
+	n.store.SetUnavailable(true)
+	n.start(false)
+	if failed := n.fails("ADD", n.newPod("early")); failed.Code != 11 || failed.CNIVersion != "1.1.0" {
+		t.Errorf("ADD without a datastore: %+v", failed)
+	}
+	if failed := n.fails("STATUS", pod{}); failed.Code != 50 {
+		t.Errorf("STATUS without a datastore: %+v", failed)
+	}
+	n.ok("DEL", gone)
+	if n.devices() != 1 || len(n.routes()) != 2 {
+		t.Errorf("after DEL: %d devices, routes %v", n.devices(), n.routes())
+	}
+	n.stop()
+
+	n.store.SetUnavailable(false)
+	n.start(true)
+	defer func() { n.stop() }()
+	n.await("the release is done", func() bool { return n.stored(api.KindWorkloadEndpoint) == 1 && n.stored(api.KindIPAMHandle) == 1 })
+	if again := n.ok("ADD", kept); again != result {
+		t.Errorf("a repeated ADD after two restarts answers\n%s\nafter\n%s", again, result)
+	}
+	n.ok("CHECK", kept)
+}
+
+func TestManyPodsAtOnce(t *testing.T) {
+	n := newNode(t)
+	n.start(true)
+	defer func() { n.stop() }()
+	pods := make([]pod, 12)
+	for i := range pods {
+		pods[i] = n.newPod(fmt.Sprintf("c%d", i))
+	}
+	each := func(command string) {
+		var wg sync.WaitGroup
+		for _, p := range pods {
+			wg.Go(func() {
+				if out, err := n.cni(command, p, testConf); err != nil {
+					t.Errorf("%s: %v: %s", command, err, out)
+				}
+			})
+		}
+		wg.Wait()
+	}
+	each("ADD")
+	if got := len(n.routes()); got != 2*len(pods) {
+		t.Errorf("%d routes, want %d", got, 2*len(pods))
+	}
+	each("DEL")
+	if got := n.routes(); len(got) != 0 {
+		t.Errorf("routes %v", got)
+	}
+	n.await("all is released", func() bool { return n.stored(api.KindIPAMHandle) == 0 })
+}
