@@ -16,7 +16,7 @@ type Graph struct {
 	endpoints endpoints
 	blocks    blocks
 	pools     pools
-	self      self
+	nodes     nodes
 }
 
 // New makes an empty Graph for the node of that name.
@@ -26,7 +26,7 @@ func New(node string) *Graph {
 		endpoints: newEndpoints(node),
 		blocks:    newBlocks(node),
 		pools:     newPools(),
-		self:      self{node: node},
+		nodes:     newNodes(node),
 	}
 }
 
@@ -36,7 +36,7 @@ func New(node string) *Graph {
 func (g *Graph) Ranges() []datastore.Range {
 	return []datastore.Range{
 		{Kind: api.KindIPPool},
-		{Kind: api.KindNode, NamePrefix: g.node},
+		{Kind: api.KindNode},
 		{Kind: api.KindBlockAffinity, NamePrefix: api.HostAffinity(g.node).String() + "/"},
 		{Kind: api.KindWorkloadEndpoint},
 	}
@@ -54,7 +54,7 @@ func (g *Graph) Update(updates []datastore.SyncUpdate) {
 		case api.KindIPPool:
 			g.pools.update(u)
 		case api.KindNode:
-			g.self.update(u)
+			g.nodes.update(u)
 		}
 	}
 }
@@ -67,7 +67,7 @@ func (g *Graph) State() State {
 	s.Endpoints, s.HoldDevices = g.endpoints.resolve(&problems)
 	s.Blocks = g.blocks.confirmed(&problems)
 	s.Pools, s.Masquerade = g.pools.prefixes(&problems)
-	s.NodeAddrs = g.self.addrs(&problems)
+	s.NodeAddrs, s.Nodes = g.nodes.addrs(&problems)
 	s.Problems = problems.sorted()
 	return s
 }

@@ -266,6 +266,35 @@ func TestNodeAddressesAreOnlyThisNodes(t *testing.T) {
 	}
 }
 
+func TestEveryNodeKeepsOutOfNAT(t *testing.T) {
+	s := stateOf(t,
+		nodeUpdate("node-2", "192.0.2.2/24", "2001:db8::2/64"),
+		nodeUpdate("node-1", "192.0.2.1/24", ""),
+		nodeUpdate("node-3", "somewhere", ""), // its own to report
+		unreadable(api.Key{Kind: api.KindNode, Name: "node-4"}),
+	)
+	if d := diff(prefixes("192.0.2.1/32", "192.0.2.2/32", "2001:db8::2/128"), s.Nodes); d != "" {
+		t.Error(d)
+	}
+	if len(s.Problems) != 0 {
+		t.Errorf("problems %v", s.Problems)
+	}
+}
+
+func TestEveryNodesAddressIsKnownForNAT(t *testing.T) {
+	s := stateOf(t,
+		nodeUpdate("node-1", "192.0.2.1/24", "2001:db8::1/64"),
+		nodeUpdate("node-2", "192.0.2.2/24", ""),
+		nodeUpdate("node-3", "everywhere", "2001:db8::3/64"),
+	)
+	if d := diff(prefixes("192.0.2.1/32", "192.0.2.2/32", "2001:db8::1/128", "2001:db8::3/128"), s.Nodes); d != "" {
+		t.Error(d)
+	}
+	if len(s.Problems) != 0 {
+		t.Errorf("another node's broken address is that node's to report: %v", s.Problems)
+	}
+}
+
 func TestBrokenNodeAddressIsReported(t *testing.T) {
 	s := stateOf(t, nodeUpdate("node-1", "everywhere", "2001:db8::1"))
 	if d := diff(prefixes("2001:db8::1/128"), s.NodeAddrs); d != "" {

@@ -109,50 +109,60 @@ func (b *blocks) confirmed(problems *problemList) []netip.Prefix {
 	return sortedPrefixes(out)
 }
 
-// self is this node's own Node object.
-type self struct {
-	node    string
-	key     api.Key
-	bgp     api.NodeBGPSpec
-	invalid error
+// nodes collects the addresses of every node of the cluster.
+type nodes struct {
+	self  string
+	byKey map[api.Key]node
 }
 
-func (s *self) update(u datastore.SyncUpdate) {
-	if u.Key.Name != s.node {
-		return // a node whose name starts with ours
-	}
-	s.key, s.bgp, s.invalid = u.Key, api.NodeBGPSpec{}, nil
+type node struct {
+	bgp api.NodeBGPSpec
+	err error
+}
+
+func newNodes(self string) nodes { return nodes{self: self, byKey: map[api.Key]node{}} }
+
+func (n *nodes) update(u datastore.SyncUpdate) {
+	delete(n.byKey, u.Key)
 	switch {
 	case u.Invalid != nil:
-		s.invalid = u.Invalid.Err
+		n.byKey[u.Key] = node{err: u.Invalid.Err}
 	case u.Entry != nil:
 		if obj, ok := u.Entry.Object.(*api.Node); ok && obj.Spec.BGP != nil {
-			s.bgp = *obj.Spec.BGP
+			n.byKey[u.Key] = node{bgp: *obj.Spec.BGP}
 		}
 	}
 }
 
-func (s *self) addrs(problems *problemList) []netip.Prefix {
-	if s.invalid != nil {
-		problems.add(s.key, "%v; this node's addresses are unknown", s.invalid)
-		return nil
-	}
-	var out []netip.Prefix
-	for _, f := range []struct{ name, text string }{
-		{"spec.bgp.ipv4Address", s.bgp.IPv4Address},
-		{"spec.bgp.ipv6Address", s.bgp.IPv6Address},
-	} {
-		if f.text == "" {
-			continue
+// addrs returns this node's addresses with the length of their subnet, IPv4
+// first, and every node's as single addresses. What is wrong with another node is
+// that node's to report.
+func (n *nodes) addrs(problems *problemList) (own, all []netip.Prefix) {
+	for key, node := range n.byKey {
+		mine := key.Name == n.self
+		if node.err != nil && mine {
+			problems.add(key, "%v; this node's addresses are unknown", node.err)
 		}
-		p, err := parseInterfaceAddr(f.text)
-		if err != nil {
-			problems.add(s.key, "%s: %v", f.name, err)
-			continue
+		for _, f := range []struct{ name, text string }{
+			{"spec.bgp.ipv4Address", node.bgp.IPv4Address},
+			{"spec.bgp.ipv6Address", node.bgp.IPv6Address},
+		} {
+			if f.text == "" {
+				continue
+			}
+			p, err := parseInterfaceAddr(f.text)
+			switch {
+			case err == nil:
+				all = append(all, netip.PrefixFrom(p.Addr(), p.Addr().BitLen()))
+			case mine:
+				problems.add(key, "%s: %v", f.name, err)
+			}
+			if err == nil && mine {
+				own = append(own, p)
+			}
 		}
-		out = append(out, p)
 	}
-	return out
+	return own, sortedPrefixes(all)
 }
 
 // parseNetwork reads a prefix without host bits.

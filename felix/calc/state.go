@@ -29,12 +29,15 @@ type State struct {
 	// Pools are all IP pools, also disabled ones: their pods live on.
 	Pools []netip.Prefix
 	// Masquerade are the pools whose pods leave for destinations outside of all
-	// Pools under the node's address (natOutgoing).
+	// Pools and Nodes under the node's address (natOutgoing).
 	Masquerade []netip.Prefix
 	// NodeAddrs are this node's own addresses with the length of their subnet,
 	// IPv4 first. The device that carries them is the underlay, whose MTU bounds
 	// that of the pods.
 	NodeAddrs []netip.Prefix
+	// Nodes are the addresses of every node of the cluster. What a pod sends to
+	// them keeps its own address: nodes and pods see one another without NAT.
+	Nodes []netip.Prefix
 	// Problems are the objects that could not be honoured, and why.
 	Problems []Problem
 }

@@ -66,7 +66,7 @@ func (l *Loop) take() work {
 	l.waiters, l.hints = nil, newHints()
 	if l.natDue && l.inSync {
 		l.natDue = false
-		w.nat = &nat.State{MasqueradeCIDRs: l.state.Masquerade, PoolCIDRs: l.state.Pools}
+		w.nat = &nat.State{MasqueradeCIDRs: l.state.Masquerade, ExemptCIDRs: slices.Concat(l.state.Pools, l.state.Nodes)}
 	}
 	return w
 }

@@ -36,9 +36,9 @@ var ErrNoNft = errors.New("nftables is not available")
 type State struct {
 	// MasqueradeCIDRs are the pools with natOutgoing.
 	MasqueradeCIDRs []netip.Prefix
-	// PoolCIDRs are all pools, disabled ones included: their addresses are
-	// pods' as well.
-	PoolCIDRs []netip.Prefix
+	// ExemptCIDRs are destinations that see the pod's own address: all pools,
+	// disabled ones included, and the addresses of the cluster's nodes.
+	ExemptCIDRs []netip.Prefix
 }
 
 // Config is what a Masquerade needs.
@@ -225,7 +225,7 @@ func removeOurs(tx *knftables.Transaction, there map[string][]string) (others bo
 // write makes the chain, the sets and the rules from nothing.
 func write(tx *knftables.Transaction, want contents) {
 	for _, v := range []version{v4, v6} {
-		for _, name := range []string{masqueradeSet(v), poolSet(v)} {
+		for _, name := range []string{masqueradeSet(v), exemptSet(v)} {
 			tx.Add(&knftables.Set{Name: name, Type: fmt.Sprintf("ipv%d_addr", v), Flags: []knftables.SetFlag{knftables.IntervalFlag}})
 			addElements(tx, name, want[name])
 		}
@@ -269,14 +269,14 @@ func (v version) keyword() string {
 // drawn at random, because those of many pods would collide.
 func (v version) rule() string {
 	return fmt.Sprintf(`oifname != "lo" %s saddr @%s %s daddr != @%s masquerade fully-random`,
-		v.keyword(), masqueradeSet(v), v.keyword(), poolSet(v))
+		v.keyword(), masqueradeSet(v), v.keyword(), exemptSet(v))
 }
 
 func masqueradeSet(v version) string { return fmt.Sprintf("nat-outgoing-ipv%d", v) }
-func poolSet(v version) string       { return fmt.Sprintf("pools-ipv%d", v) }
+func exemptSet(v version) string       { return fmt.Sprintf("exempt-ipv%d", v) }
 
 func setNames() []string {
-	return []string{masqueradeSet(v4), masqueradeSet(v6), poolSet(v4), poolSet(v6)}
+	return []string{masqueradeSet(v4), masqueradeSet(v6), exemptSet(v4), exemptSet(v6)}
 }
 
 // contentsOf gives every set the fewest prefixes that cover its addresses, for
@@ -289,7 +289,7 @@ func contentsOf(s State) contents {
 	for _, v := range []version{v4, v6} {
 		c[masqueradeSet(v)] = v.cover(s.MasqueradeCIDRs)
 		// A pool that is masqueraded is a pool.
-		c[poolSet(v)] = v.cover(slices.Concat(s.PoolCIDRs, s.MasqueradeCIDRs))
+		c[exemptSet(v)] = v.cover(slices.Concat(s.ExemptCIDRs, s.MasqueradeCIDRs))
 	}
 	return c
 }

@@ -54,21 +54,21 @@ func TestSetsHoldTheFewestPrefixesOfEachFamily(t *testing.T) {
 	m := New(Config{NFT: nft})
 	m.Set(State{
 		MasqueradeCIDRs: prefixes("10.65.7.9/16", "10.65.1.0/24", "fd00:65::/64"),
-		PoolCIDRs:       prefixes("10.65.0.0/16", "10.66.0.0/16", "fd00:66::/64"),
+		ExemptCIDRs:       prefixes("10.65.0.0/16", "10.66.0.0/16", "fd00:66::/64"),
 	})
 	apply(t, m)
 	diff(t, "IPv4 masqueraded", []string{"10.65.0.0/16"}, elements(t, nft, "nat-outgoing-ipv4"))
-	diff(t, "IPv4 pools", []string{"10.65.0.0/16", "10.66.0.0/16"}, elements(t, nft, "pools-ipv4"))
+	diff(t, "IPv4 pools", []string{"10.65.0.0/16", "10.66.0.0/16"}, elements(t, nft, "exempt-ipv4"))
 	diff(t, "IPv6 masqueraded", []string{"fd00:65::/64"}, elements(t, nft, "nat-outgoing-ipv6"))
-	diff(t, "IPv6 pools", []string{"fd00:65::/64", "fd00:66::/64"}, elements(t, nft, "pools-ipv6"))
+	diff(t, "IPv6 pools", []string{"fd00:65::/64", "fd00:66::/64"}, elements(t, nft, "exempt-ipv6"))
 }
 
 func TestResultDependsOnTheStateOnly(t *testing.T) {
 	states := []State{
 		{},
-		{PoolCIDRs: prefixes("10.65.0.0/16")},
-		{MasqueradeCIDRs: prefixes("10.65.0.0/16"), PoolCIDRs: prefixes("10.65.0.0/16")},
-		{MasqueradeCIDRs: prefixes("10.65.0.0/16", "fd00::/64"), PoolCIDRs: prefixes("10.66.0.0/16")},
+		{ExemptCIDRs: prefixes("10.65.0.0/16")},
+		{MasqueradeCIDRs: prefixes("10.65.0.0/16"), ExemptCIDRs: prefixes("10.65.0.0/16")},
+		{MasqueradeCIDRs: prefixes("10.65.0.0/16", "fd00::/64"), ExemptCIDRs: prefixes("10.66.0.0/16")},
 		{MasqueradeCIDRs: prefixes("10.67.0.0/16")},
 	}
 	for _, from := range states {
@@ -148,7 +148,7 @@ func TestResyncMendsWhatOthersChanged(t *testing.T) {
 
 	for name, damage := range map[string]func(*knftables.Transaction){
 		"rules gone":    func(tx *knftables.Transaction) { tx.Flush(&knftables.Chain{Name: chainName}) },
-		"element added": func(tx *knftables.Transaction) { addElements(tx, "pools-ipv4", prefixes("0.0.0.0/0")) },
+		"element added": func(tx *knftables.Transaction) { addElements(tx, "exempt-ipv4", prefixes("0.0.0.0/0")) },
 		"table gone":    func(tx *knftables.Transaction) { tx.Delete(&knftables.Table{}) },
 		"rule added": func(tx *knftables.Transaction) {
 			tx.Add(&knftables.Rule{Chain: chainName, Rule: "accept"})

@@ -145,7 +145,7 @@ func (w world) inNode(t *testing.T, f func(context.Context) error) {
 func podState() State {
 	return State{
 		MasqueradeCIDRs: prefixes(masqueradedPools, masqueradedPoolIPv6),
-		PoolCIDRs:       prefixes(masqueradedPools, otherPool, masqueradedPoolIPv6, otherPoolIPv6),
+		ExemptCIDRs:       prefixes(masqueradedPools, otherPool, masqueradedPoolIPv6, otherPoolIPv6),
 	}
 }
 
@@ -191,7 +191,7 @@ func TestMasqueradingFollowsTheState(t *testing.T) {
 		{"pool has natOutgoing", func(ctx context.Context) error { m.Set(podState()); return m.Apply(ctx) }, nodeOut},
 		{"destination becomes a pool", func(ctx context.Context) error {
 			s := podState()
-			s.PoolCIDRs = append(s.PoolCIDRs, netip.MustParsePrefix("192.0.2.0/24"))
+			s.ExemptCIDRs = append(s.ExemptCIDRs, netip.MustParsePrefix("192.0.2.0/24"))
 			m.Set(s)
 			return m.Apply(ctx)
 		}, podA},
@@ -219,8 +219,8 @@ func TestResyncMendsTheRealTable(t *testing.T) {
 		{"table deleted", func(tx *knftables.Transaction) { tx.Delete(&knftables.Table{}) }},
 		{"rules flushed", func(tx *knftables.Transaction) { tx.Flush(&knftables.Chain{Name: chainName}) }},
 		{"every address declared a pool", func(tx *knftables.Transaction) {
-			tx.Flush(&knftables.Set{Name: "pools-ipv4"})
-			addElements(tx, "pools-ipv4", prefixes("0.0.0.0/1", "128.0.0.0/1"))
+			tx.Flush(&knftables.Set{Name: "exempt-ipv4"})
+			addElements(tx, "exempt-ipv4", prefixes("0.0.0.0/1", "128.0.0.0/1"))
 		}},
 		{"chain hooked elsewhere", func(tx *knftables.Transaction) {
 			tx.Delete(&knftables.Chain{Name: chainName})
@@ -231,8 +231,8 @@ func TestResyncMendsTheRealTable(t *testing.T) {
 		}},
 		{"set of another type", func(tx *knftables.Transaction) {
 			tx.Delete(&knftables.Chain{Name: chainName})
-			tx.Delete(&knftables.Set{Name: "pools-ipv4"})
-			tx.Add(&knftables.Set{Name: "pools-ipv4", Type: "ether_addr"})
+			tx.Delete(&knftables.Set{Name: "exempt-ipv4"})
+			tx.Add(&knftables.Set{Name: "exempt-ipv4", Type: "ether_addr"})
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -50,8 +50,7 @@ func upCommand(name *string) *cobra.Command {
 }
 
 func addPods(cmd *cobra.Command, l *lab.Lab, each int) error {
-	say := progress(cmd.ErrOrStderr())
-	if each > 0 {
+	if say := progress(cmd.ErrOrStderr()); each > 0 && say != nil {
 		say(fmt.Sprintf("%d pods on every node", each))
 	}
 	for i := range each {
