@@ -250,14 +250,17 @@ func (a *attributes) end(start int) {
 // eachAttribute calls f for every attribute in b; the flag bits of the kind are
 // removed.
 func eachAttribute(b []byte, f func(kind uint16, value []byte) error) error {
-	attrs, err := nl.ParseRouteAttr(b)
-	if err != nil {
-		return fmt.Errorf("parse attributes: %w", err)
-	}
-	for _, a := range attrs {
-		if err := f(a.Attr.Type&attributeKindMask, a.Value); err != nil {
+	for len(b) >= unix.SizeofRtAttr {
+		length := int(binary.NativeEndian.Uint16(b))
+		if length < unix.SizeofRtAttr || length > len(b) {
+			return fmt.Errorf("attribute of %d bytes where %d are left: %w", length, len(b), unix.EBADMSG)
+		}
+		kind := binary.NativeEndian.Uint16(b[2:]) & attributeKindMask
+		if err := f(kind, b[unix.SizeofRtAttr:length]); err != nil {
 			return err
 		}
+		// The last one may lack its padding.
+		b = b[min(align(length), len(b)):]
 	}
 	return nil
 }
