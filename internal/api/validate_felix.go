@@ -1,6 +1,7 @@
 package api
 
 import (
+	"maps"
 	"math"
 	"reflect"
 	"regexp/syntax"
@@ -170,9 +171,13 @@ func keyValueRule(c *checker, field string, v reflect.Value) {
 
 // felixRules are the allowed values by the name of the field.
 func felixRules() map[string]felixRule {
-	port := numbers(0, 65535)
-	mtu := numbers(0, 65535)
-	mapSize := numbers(1, math.MaxInt32)
+	rules := felixWords()
+	maps.Copy(rules, felixNumbers())
+	maps.Copy(rules, felixTexts())
+	return rules
+}
+
+func felixWords() map[string]felixRule {
 	return map[string]felixRule{
 		"iptablesBackend":                words("Legacy", "NFT", "Auto"),
 		"nftablesMode":                   words("Enabled", "Disabled", "Auto"),
@@ -205,52 +210,34 @@ func felixRules() map[string]felixRule {
 		"routeSource":                    words("WorkloadIPs", "CalicoIPAM"),
 		"serviceLoopPrevention":          words("Drop", "Reject", "Disabled"),
 		"workloadSourceSpoofing":         words("Disabled", "Any"),
+	}
+}
 
-		"logSeverityFile":   logLevelRule,
-		"logSeverityScreen": logLevelRule,
-		"logSeveritySys":    logLevelRule,
-
-		"logDebugFilenameRegex":  regexRule,
-		"bpfDataIfacePattern":    regexRule,
-		"bpfL3IfacePattern":      regexRule,
-		"bpfDisableGROForIfaces": regexRule,
-		"mtuIfacePattern":        regexRule,
-
-		"natOutgoingAddress":           addrRule(4),
-		"deviceRouteSourceAddress":     addrRule(4),
-		"deviceRouteSourceAddressIPv6": addrRule(6),
-
-		"externalNodesList":      networksRule,
-		"bpfDSROptoutCIDRs":      networksRule,
-		"bpfExcludeCIDRsFromNAT": networksRule,
-
-		"wireguardInterfaceName":   interfaceRule,
-		"wireguardInterfaceNameV6": interfaceRule,
-
-		"featureDetectOverride": keyValueRule,
-		"featureGates":          keyValueRule,
-
-		"metadataPort":                 port,
-		"healthPort":                   port,
-		"prometheusMetricsPort":        port,
-		"debugPort":                    port,
-		"vxlanPort":                    numbers(1, 65535),
-		"wireguardListeningPort":       numbers(1, 65535),
-		"wireguardListeningPortV6":     numbers(1, 65535),
-		"vxlanVNI":                     numbers(1, 1<<24-1),
-		"wireguardRoutingRulePriority": numbers(1, 32765),
-		"deviceRouteProtocol":          numbers(0, 255),
-		"ipipMTU":                      mtu,
-		"vxlanMTU":                     mtu,
-		"vxlanMTUV6":                   mtu,
-		"wireguardMTU":                 mtu,
-		"wireguardMTUV6":               mtu,
-		"maxIpsetSize":                 mapSize,
-		"bpfExtToServiceConnmark":      numbers(0, math.MaxUint32),
-		"goGCThreshold":                numbers(-1, math.MaxInt32),
-		"goMemoryLimitMB":              numbers(-1, math.MaxInt32),
-		"goMaxProcs":                   numbers(-1, math.MaxInt32),
-
+func felixNumbers() map[string]felixRule {
+	port := numbers(0, 65535)
+	mtu := numbers(0, 65535)
+	mapSize := numbers(1, math.MaxInt32)
+	return map[string]felixRule{
+		"metadataPort":                    port,
+		"healthPort":                      port,
+		"prometheusMetricsPort":           port,
+		"debugPort":                       port,
+		"vxlanPort":                       numbers(1, 65535),
+		"wireguardListeningPort":          numbers(1, 65535),
+		"wireguardListeningPortV6":        numbers(1, 65535),
+		"vxlanVNI":                        numbers(1, 1<<24-1),
+		"wireguardRoutingRulePriority":    numbers(1, 32765),
+		"deviceRouteProtocol":             numbers(0, 255),
+		"ipipMTU":                         mtu,
+		"vxlanMTU":                        mtu,
+		"vxlanMTUV6":                      mtu,
+		"wireguardMTU":                    mtu,
+		"wireguardMTUV6":                  mtu,
+		"maxIpsetSize":                    mapSize,
+		"bpfExtToServiceConnmark":         numbers(0, math.MaxUint32),
+		"goGCThreshold":                   numbers(-1, math.MaxInt32),
+		"goMemoryLimitMB":                 numbers(-1, math.MaxInt32),
+		"goMaxProcs":                      numbers(-1, math.MaxInt32),
 		"bpfMapSizeNATFrontend":           mapSize,
 		"bpfMapSizeNATBackend":            mapSize,
 		"bpfMapSizeNATAffinity":           mapSize,
@@ -262,54 +249,25 @@ func felixRules() map[string]felixRule {
 	}
 }
 
-func checkKubeControllersConfiguration(c *checker, k *v3.KubeControllersConfiguration) {
-	s := &k.Spec
-	c.logLevel("spec.logSeverityScreen", s.LogSeverityScreen)
-	oneOf(c, "spec.healthChecks", s.HealthChecks, v3.Enabled, v3.Disabled)
-	c.duration("spec.etcdV3CompactionPeriod", s.EtcdV3CompactionPeriod, 0)
-	between(c, "spec.prometheusMetricsPort", s.PrometheusMetricsPort, 0, 65535)
-	between(c, "spec.debugProfilePort", s.DebugProfilePort, 0, 65535)
-	const prefix = "spec.controllers."
-	if p := s.Controllers.Policy; p != nil {
-		c.duration(prefix+"policy.reconcilerPeriod", p.ReconcilerPeriod, 0)
-	}
-	if w := s.Controllers.WorkloadEndpoint; w != nil {
-		c.duration(prefix+"workloadEndpoint.reconcilerPeriod", w.ReconcilerPeriod, 0)
-	}
-	if a := s.Controllers.ServiceAccount; a != nil {
-		c.duration(prefix+"serviceAccount.reconcilerPeriod", a.ReconcilerPeriod, 0)
-	}
-	if n := s.Controllers.Namespace; n != nil {
-		c.duration(prefix+"namespace.reconcilerPeriod", n.ReconcilerPeriod, 0)
-	}
-	if l := s.Controllers.LoadBalancer; l != nil {
-		oneOf(c, prefix+"loadBalancer.assignIPs", l.AssignIPs, v3.AllServices, v3.RequestedServicesOnly)
-	}
-	if n := s.Controllers.Node; n != nil {
-		c.nodeController(prefix+"node", n)
-	}
-}
-
-func (c *checker) nodeController(field string, n *v3.NodeControllerConfig) {
-	c.duration(field+".reconcilerPeriod", n.ReconcilerPeriod, 0)
-	c.duration(field+".leakGracePeriod", n.LeakGracePeriod, 0)
-	oneOf(c, field+".syncLabels", n.SyncLabels, v3.Enabled, v3.Disabled)
-	if n.HostEndpoint == nil {
-		return
-	}
-	field += ".hostEndpoint"
-	oneOf(c, field+".autoCreate", n.HostEndpoint.AutoCreate, v3.Enabled, v3.Disabled)
-	oneOf(c, field+".createDefaultHostEndpoint", n.HostEndpoint.CreateDefaultHostEndpoint,
-		v3.DefaultHostEndpointsEnabled, v3.DefaultHostEndpointsDisabled)
-	for i, t := range n.HostEndpoint.Templates {
-		field := at(field+".templates", i)
-		c.optionalName(field+".generateName", t.GenerateName)
-		c.networks(field+".interfaceCIDRs", t.InterfaceCIDRs)
-		regexRule(c, field+".interfaceSelector", reflect.ValueOf(t.InterfaceSelector))
-		c.labels(field+".labels", t.Labels)
-		c.selector(field+".nodeSelector", t.NodeSelector)
-		if len(t.InterfaceCIDRs) == 0 && t.InterfaceSelector == "" {
-			c.missing(field, "want interfaceCIDRs or interfaceSelector")
-		}
+func felixTexts() map[string]felixRule {
+	return map[string]felixRule{
+		"logSeverityFile":              logLevelRule,
+		"logSeverityScreen":            logLevelRule,
+		"logSeveritySys":               logLevelRule,
+		"logDebugFilenameRegex":        regexRule,
+		"bpfDataIfacePattern":          regexRule,
+		"bpfL3IfacePattern":            regexRule,
+		"bpfDisableGROForIfaces":       regexRule,
+		"mtuIfacePattern":              regexRule,
+		"natOutgoingAddress":           addrRule(4),
+		"deviceRouteSourceAddress":     addrRule(4),
+		"deviceRouteSourceAddressIPv6": addrRule(6),
+		"externalNodesList":            networksRule,
+		"bpfDSROptoutCIDRs":            networksRule,
+		"bpfExcludeCIDRsFromNAT":       networksRule,
+		"wireguardInterfaceName":       interfaceRule,
+		"wireguardInterfaceNameV6":     interfaceRule,
+		"featureDetectOverride":        keyValueRule,
+		"featureGates":                 keyValueRule,
 	}
 }
