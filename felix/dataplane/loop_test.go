@@ -56,9 +56,9 @@ func TestUpsertSaysWhenTheInterfaceIsMissing(t *testing.T) {
 		ep := endpoint("a", "c1", if1, "10.65.0.1")
 		err := w.loop.Upsert(w.Context(), ep)
 		if !errors.Is(err, dataplane.ErrNoInterface) || !strings.Contains(err.Error(), if1) {
-			t := w.T
-			t.Errorf("error %v", err)
+			w.Errorf("error %v", err)
 		}
+		w.barrier()
 		if got := w.loop.Status().Waiting; !slices.Equal(got, []calc.EndpointID{ep.ID}) {
 			w.Errorf("waiting %v", got)
 		}
@@ -290,6 +290,7 @@ func TestConflictWithAForeignRouteFailsOnlyItsEndpoint(t *testing.T) {
 		}
 		w.upsert(endpoint("b", "c2", if2, "10.65.0.2"))
 		w.wantRoutes("10.65.0.2/32 " + if2)
+		w.barrier()
 		if s := w.loop.Status(); s.LastError == nil || s.PendingRoutes != 1 {
 			w.Errorf("status %+v", s)
 		}

@@ -257,26 +257,26 @@ func TestNATFollowsTheDatastoreAndHoldsNobodyUp(t *testing.T) {
 		w.start()
 		w.loop.SetState(s)
 		after(time.Minute)
-		if w.nat.applies != 0 {
+		if n, _ := w.nat.look(); n != 0 {
 			t.Error("NAT was touched before InSync")
 		}
-		w.nat.err = nat.ErrNoNft
+		w.nat.fail(nat.ErrNoNft)
 		w.loop.InSync()
 		synctest.Wait()
-		failed := w.nat.applies
-		for n := range 20 {
-			w.upsert(endpoint("a", "c1", if1, "10.65.0."+string(rune('1'+n%9))))
+		failed, _ := w.nat.look()
+		for range 20 {
+			w.upsert(endpoint("a", "c1", if1, "10.65.0.1"))
 		}
-		if w.nat.applies != failed {
-			t.Errorf("%d CNI calls tried NAT again", w.nat.applies-failed)
+		if n, _ := w.nat.look(); n != failed {
+			t.Errorf("%d CNI calls tried NAT again", n-failed)
 		}
 		if err := w.loop.Status().LastError; !errors.Is(err, nat.ErrNoNft) {
 			t.Errorf("status %v", err)
 		}
-		w.nat.err = nil
+		w.nat.fail(nil)
 		after(20 * time.Second)
-		if len(w.nat.applied.MasqueradeCIDRs) != 1 || w.nat.applied.MasqueradeCIDRs[0] != pool[0] {
-			t.Errorf("applied %+v", w.nat.applied)
+		if _, s := w.nat.look(); len(s.MasqueradeCIDRs) != 1 || s.MasqueradeCIDRs[0] != pool[0] {
+			t.Errorf("applied %+v", s)
 		}
 	})
 }

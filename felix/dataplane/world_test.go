@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -228,17 +229,40 @@ func (d devices) RemoveDevice(_ context.Context, dev podnet.Device) error {
 
 // fakeNAT keeps what it was told, and fails on demand.
 type fakeNAT struct {
+	mu               sync.Mutex
 	desired, applied nat.State
 	err              error
 	applies          int
 }
 
-func (n *fakeNAT) Set(s nat.State) { n.desired = s }
-func (n *fakeNAT) QueueResync()    {}
+func (n *fakeNAT) Set(s nat.State) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.desired = s
+}
+
+func (n *fakeNAT) QueueResync() {}
+
 func (n *fakeNAT) Apply(context.Context) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	n.applies++
 	if n.err == nil {
 		n.applied = n.desired
 	}
 	return n.err
+}
+
+// fail has every attempt from now on answer err.
+func (n *fakeNAT) fail(err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.err = err
+}
+
+// look is how often Apply was called, and what the kernel would have.
+func (n *fakeNAT) look() (applies int, applied nat.State) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.applies, n.applied
 }
