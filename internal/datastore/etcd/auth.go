@@ -59,6 +59,20 @@ func (a *authenticator) stale(err error) bool {
 		errors.Is(err, rpctypes.ErrAuthOldRevision)
 }
 
+// unary is a client interceptor that logs in and repeats the call when etcd
+// doesn't know the token. It must be inside clientv3's own, which would repeat
+// such a call a hundred times with the same token.
+func (a *authenticator) unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	err := invoke(ctx, method, req, reply, cc, opts...)
+	if !a.stale(err) || method == pb.Auth_Authenticate_FullMethodName {
+		return err
+	}
+	if err := a.login(ctx); err != nil {
+		return err
+	}
+	return invoke(ctx, method, req, reply, cc, opts...)
+}
+
 // login gets a new token. Calls that come while one is under way share it.
 func (a *authenticator) login(ctx context.Context) error {
 	_, before := a.current()

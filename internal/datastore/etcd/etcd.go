@@ -96,6 +96,7 @@ func New(ctx context.Context, cfg Config, reg *api.Registry, log *slog.Logger) (
 		Logger: zap.NewNop(),
 		DialOptions: []grpc.DialOption{
 			grpc.WithPerRPCCredentials(auth),
+			grpc.WithChainUnaryInterceptor(auth.unary),
 			grpc.WithIdleTimeout(0),
 			grpc.WithConnectParams(grpc.ConnectParams{
 				Backoff: backoff.Config{
@@ -209,7 +210,8 @@ func (c *Client) pages(ctx context.Context, prefix string) ([]record.Pair, int64
 }
 
 // do carries out one request: bounded in time, with one fresh login when etcd
-// no longer knows our token, and with its error put into our classes.
+// refuses a watch because it doesn't know our token (see authenticator.unary for
+// the rest), and with its error put into our classes.
 func (c *Client) do(ctx context.Context, request func(context.Context) error) error {
 	bounded, cancel := c.bound(ctx)
 	defer cancel()

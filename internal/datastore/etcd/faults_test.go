@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	"go.uber.org/goleak"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"tortie/internal/api"
@@ -124,6 +125,7 @@ func follow(t *testing.T, c datastore.Client) *mirror {
 }
 
 func TestSyncerSurvivesKillAndRestartOfEtcd(t *testing.T) {
+	t.Parallel()
 	server := etcdtest.Start(t, etcdtest.Options{})
 	c := newClient(t, etcd.Config{Config: server.Config()})
 	put(t, c, "a", "10.0.0.0/16")
@@ -158,6 +160,7 @@ func TestSyncerSurvivesCompactionWhileEtcdIsAway(t *testing.T) {
 }
 
 func TestSyncerFollowsAnEtcdRestoredFromABackup(t *testing.T) {
+	t.Parallel()
 	server := etcdtest.Start(t, etcdtest.Options{})
 	c := newClient(t, etcd.Config{Config: server.Config()})
 	put(t, c, "a", "10.0.0.0/16")
@@ -186,6 +189,7 @@ func TestSyncerFollowsAnEtcdRestoredFromABackup(t *testing.T) {
 }
 
 func TestSyncerOfTenThousandObjects(t *testing.T) {
+	t.Parallel()
 	server := etcdtest.Start(t, etcdtest.Options{})
 	c := newClient(t, etcd.Config{Config: server.Config()})
 	want := make(map[string]string, 10_000)
@@ -223,6 +227,7 @@ func TestSyncerOfTenThousandObjects(t *testing.T) {
 }
 
 func TestAnUnresponsiveEtcdIsNoticedInSeconds(t *testing.T) {
+	t.Parallel()
 	server := etcdtest.Start(t, etcdtest.Options{})
 	c := newClient(t, etcd.Config{Config: server.Config(), KeepAliveTimeout: time.Second})
 	rev := put(t, c, "a", "10.0.0.0/16")
@@ -276,6 +281,7 @@ func TestARestartIsSatOut(t *testing.T) {
 }
 
 func TestAnUnreachableEtcdIsReportedWithItsAddressAndCause(t *testing.T) {
+	t.Parallel()
 	cfg := etcd.Config{Patience: 200 * time.Millisecond}
 	cfg.Endpoints = []string{"http://127.0.0.1:1", "http://127.0.0.1:2"}
 	c := newClient(t, cfg)
@@ -291,8 +297,9 @@ func TestAnUnreachableEtcdIsReportedWithItsAddressAndCause(t *testing.T) {
 	}
 }
 
-func TestClosingEndsRequestsAndWatches(t *testing.T) {
+func TestClosingEndsRequestsAndWatchesAndLeavesNothingRunning(t *testing.T) {
 	server := etcdtest.Start(t, etcdtest.Options{})
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	c, err := etcd.New(t.Context(), etcd.Config{Config: server.Config()}, api.NewRegistry(), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)

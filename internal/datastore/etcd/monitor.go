@@ -83,11 +83,21 @@ func (m *monitor) run(ctx context.Context) {
 func (m *monitor) waitForChange(ctx context.Context, state connectivity.State) bool {
 	wait, cancel := ctx, context.CancelFunc(func() {})
 	if state == connectivity.TransientFailure {
-		wait, cancel = context.WithTimeout(ctx, min(probeInterval, m.patience))
+		wait, cancel = context.WithTimeout(ctx, m.untilNextProbe())
 	}
 	defer cancel()
 	m.conn.WaitForStateChange(wait, state)
 	return ctx.Err() == nil
+}
+
+// untilNextProbe is probeInterval, or less when the patience ends before.
+func (m *monitor) untilNextProbe() time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.downSince.IsZero() || m.gateCtx.Err() != nil {
+		return probeInterval
+	}
+	return min(probeInterval, max(time.Until(m.downSince.Add(m.patience)), time.Millisecond))
 }
 
 func (m *monitor) up() {

@@ -261,7 +261,11 @@ func TestUserAndPassword(t *testing.T) {
 	t.Run("SurviveARestartThatForgetsTheTokens", func(t *testing.T) {
 		server.Kill()
 		server.Restart()
+		start := time.Now()
 		put(t, earlyClient, "c", "10.2.0.0/16")
+		if took := time.Since(start); took > 2*time.Second {
+			t.Errorf("took %v", took)
+		}
 	})
 
 	refused := []struct {
