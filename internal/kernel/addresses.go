@@ -25,7 +25,7 @@ type Address struct {
 func (h *Handle) Addresses(link int) ([]Address, error) {
 	header := make([]byte, unix.SizeofIfAddrmsg)
 	binary.NativeEndian.PutUint32(header[4:], uint32(link))
-	addrs, err := dump(context.Background(), h, unix.RTM_GETADDR, unix.RTM_NEWADDR, header, nil,
+	addrs, err := dump(context.Background(), h, request{kind: unix.RTM_GETADDR, header: header}, unix.RTM_NEWADDR,
 		func(msg []byte) (Address, bool, error) {
 			a, ok, err := decodeAddress(msg)
 			return a, ok && (link == 0 || a.Link == link), err
@@ -45,7 +45,7 @@ func (h *Handle) AddAddress(link int, prefix netip.Prefix) error {
 func (h *Handle) DeleteAddress(link int, prefix netip.Prefix) error {
 	header, attrs := encodeAddress(link, prefix)
 	err := h.do(unix.RTM_DELADDR, 0, header, attrs)
-	if ClassOf(err) == ErrNotFound {
+	if isAbsent(err) {
 		return nil
 	}
 	return NewError("delete address", fmt.Sprintf("%s of link %d", prefix, link), err)
@@ -119,7 +119,7 @@ func (h *Handle) SetNeighbour(n Neighbour) error {
 func (h *Handle) DeleteNeighbour(link int, ip netip.Addr) error {
 	header, attrs := encodeNeighbour(Neighbour{Link: link, IP: ip})
 	err := h.do(unix.RTM_DELNEIGH, 0, header, attrs)
-	if ClassOf(err) == ErrNotFound {
+	if isAbsent(err) {
 		return nil
 	}
 	return NewError("delete neighbour", fmt.Sprintf("%s of link %d", ip, link), err)
@@ -130,7 +130,8 @@ func (h *Handle) Neighbours(link int) ([]Neighbour, error) {
 	header := make([]byte, sizeofNdMsg)
 	var attrs attributes
 	attrs.uint32(unix.NDA_IFINDEX, uint32(link))
-	ns, err := dump(context.Background(), h, unix.RTM_GETNEIGH, unix.RTM_NEWNEIGH, header, attrs,
+	ns, err := dump(context.Background(), h,
+		request{kind: unix.RTM_GETNEIGH, header: header, attrs: attrs}, unix.RTM_NEWNEIGH,
 		func(msg []byte) (Neighbour, bool, error) {
 			n, ok, err := decodeNeighbour(msg)
 			return n, ok && n.Link == link, err

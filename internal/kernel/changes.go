@@ -86,7 +86,7 @@ func (h *Handle) changeBatch(changes []RouteChange, errs []error) {
 	}
 	for j, err := range h.exchangeAll(requests) {
 		c := changes[sent[j]]
-		if err == nil || c.Op == Delete && ClassOf(err) == ErrNotFound {
+		if err == nil || c.Op == Delete && isAbsent(err) {
 			continue
 		}
 		errs[sent[j]] = NewError(c.Op.String(), c.Route.Normal().String(), err)

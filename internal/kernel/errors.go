@@ -82,9 +82,13 @@ func ClassOf(err error) error {
 		return ErrPermission
 	case unix.EAGAIN, unix.ETIMEDOUT:
 		return ErrTimeout
+	default:
+		return nil
 	}
-	return nil
 }
+
+// isAbsent reports that what was to be deleted is not there.
+func isAbsent(err error) bool { return errors.Is(ClassOf(err), ErrNotFound) }
 
 // NewError is err as the answer to an operation on an object; nil for nil. It is
 // exported for fakes of this package, which must answer as the kernel does.

@@ -118,12 +118,13 @@ func (h *Handle) Netns() (*Netns, error) {
 
 // do sends a request and waits for its acknowledgement.
 func (h *Handle) do(kind, flags uint16, header, attrs []byte) error {
-	return h.exchange(kind, flags|unix.NLM_F_ACK, header, attrs, func(uint16, []byte) error { return nil })
+	return h.exchangeAll([]request{{kind: kind, flags: flags, header: header, attrs: attrs}})[0]
 }
 
 // get sends a request that is answered by one message.
 func (h *Handle) get(kind, answer uint16, header, attrs []byte) (msg []byte, err error) {
-	err = h.exchange(kind, unix.NLM_F_ACK, header, attrs, func(kind uint16, data []byte) error {
+	req := request{kind: kind, flags: unix.NLM_F_ACK, header: header, attrs: attrs}
+	err = h.exchange(req, func(kind uint16, data []byte) error {
 		if kind == answer {
 			msg = data
 		}
@@ -135,14 +136,15 @@ func (h *Handle) get(kind, answer uint16, header, attrs []byte) (msg []byte, err
 	return msg, err
 }
 
-// dump collects every answer to a dump. What was gathered before an interruption
+// dump collects every message of kind answer that a dump consists of. What was gathered before an interruption
 // is thrown away: the result is one consistent picture or an error.
-func dump[T any](ctx context.Context, h *Handle, kind, answer uint16, header, attrs []byte,
+func dump[T any](ctx context.Context, h *Handle, req request, answer uint16,
 	decode func([]byte) (T, bool, error),
 ) ([]T, error) {
+	req.flags |= unix.NLM_F_DUMP
 	return retryDump(ctx, func() ([]T, error) {
 		var out []T
-		err := h.exchange(kind, unix.NLM_F_DUMP, header, attrs, func(kind uint16, data []byte) error {
+		err := h.exchange(req, func(kind uint16, data []byte) error {
 			if kind != answer {
 				return nil
 			}

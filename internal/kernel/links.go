@@ -43,7 +43,8 @@ const skipStatistics = 1 << 3
 func (h *Handle) Links() ([]Link, error) {
 	var attrs attributes
 	attrs.uint32(unix.IFLA_EXT_MASK, skipStatistics)
-	links, err := dump(context.Background(), h, unix.RTM_GETLINK, unix.RTM_NEWLINK, linkHeader(0, 0, 0), attrs,
+	links, err := dump(context.Background(), h,
+		request{kind: unix.RTM_GETLINK, header: linkHeader(0, 0, 0), attrs: attrs}, unix.RTM_NEWLINK,
 		func(msg []byte) (Link, bool, error) {
 			l, err := decodeLink(msg)
 			return l, true, err
@@ -134,7 +135,7 @@ func (h *Handle) DeleteLink(index int) error {
 		return NewError(op, strconv.Itoa(index), fmt.Errorf("no index: %w", ErrInvalid))
 	}
 	err := h.do(unix.RTM_DELLINK, 0, linkHeader(index, 0, 0), nil)
-	if ClassOf(err) == ErrNotFound {
+	if isAbsent(err) {
 		return nil
 	}
 	return NewError(op, strconv.Itoa(index), err)
@@ -152,7 +153,7 @@ func (h *Handle) DeleteGroup(group uint32) error {
 	var attrs attributes
 	attrs.uint32(unix.IFLA_GROUP, group)
 	err := h.do(unix.RTM_DELLINK, 0, linkHeader(0, 0, 0), attrs)
-	if ClassOf(err) == ErrNotFound {
+	if isAbsent(err) {
 		return nil
 	}
 	return NewError(op, object, err)

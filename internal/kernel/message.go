@@ -11,49 +11,63 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// request is a message to the kernel in the making.
+type request struct {
+	kind, flags   uint16
+	header, attrs []byte
+}
+
 // exchange sends one request and hands every message of its answer to each,
 // until the kernel says that it was all. After an error from each the rest of
 // the answer is read and dropped.
-func (h *Handle) exchange(kind, flags uint16, header, attrs []byte, each func(kind uint16, data []byte) error) error {
+func (h *Handle) exchange(req request, each func(kind uint16, data []byte) error) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed {
 		return os.ErrClosed
 	}
 	h.seq++
-	msg := appendMessage(nil, kind, flags|unix.NLM_F_REQUEST, h.seq, header, attrs)
-	if err := h.send(msg); err != nil {
+	if err := h.send(req.append(nil, h.seq)); err != nil {
 		return err
 	}
-	var bad error
-	interrupted := false
-	for {
+	a := answer{seq: h.seq, each: each}
+	for !a.complete {
 		msgs, err := h.receive()
 		if err != nil {
 			return err
 		}
 		for _, m := range msgs {
-			if m.Header.Seq != h.seq {
-				continue // the late answer to a request that timed out
-			}
-			interrupted = interrupted || m.Header.Flags&unix.NLM_F_DUMP_INTR != 0
-			if done, err := verdict(m); done {
-				if interrupted {
-					err = errors.Join(err, ErrDumpInterrupted)
-				}
-				return errors.Join(err, bad)
-			}
-			if bad == nil {
-				bad = each(m.Header.Type, m.Data)
-			}
+			a.take(m)
 		}
 	}
+	return a.err
 }
 
-// request is a message to the kernel in the making.
-type request struct {
-	kind, flags   uint16
-	header, attrs []byte
+// answer is what the kernel says to one request, as it comes in.
+type answer struct {
+	seq         uint32
+	each        func(kind uint16, data []byte) error
+	complete    bool
+	interrupted bool // the dump is no consistent picture
+	err         error
+}
+
+func (a *answer) take(m syscall.NetlinkMessage) {
+	if m.Header.Seq != a.seq || a.complete {
+		return // the late answer to a request that timed out
+	}
+	a.interrupted = a.interrupted || m.Header.Flags&unix.NLM_F_DUMP_INTR != 0
+	done, err := verdict(m)
+	switch {
+	case !done && a.err == nil:
+		a.err = a.each(m.Header.Type, m.Data)
+	case done:
+		a.complete = true
+		a.err = errors.Join(err, a.err)
+		if a.interrupted {
+			a.err = errors.Join(a.err, ErrDumpInterrupted)
+		}
+	}
 }
 
 // exchangeAll sends requests at once and returns what the kernel said to each, in
@@ -71,11 +85,10 @@ func (h *Handle) exchangeAll(requests []request) []error {
 	var msgs []byte
 	for i, r := range requests {
 		h.seq++
-		flags := r.flags | unix.NLM_F_REQUEST
 		if i == len(requests)-1 {
-			flags |= unix.NLM_F_ACK
+			r.flags |= unix.NLM_F_ACK
 		}
-		msgs = appendMessage(msgs, r.kind, flags, h.seq, r.header, r.attrs)
+		msgs = r.append(msgs, h.seq)
 	}
 	if err := h.collect(msgs, first, errs); err != nil {
 		for i := range errs {
@@ -196,17 +209,16 @@ func explanation(m syscall.NetlinkMessage) (text string) {
 	return text
 }
 
-// appendMessage adds one message with its netlink header.
-func appendMessage(b []byte, kind, flags uint16, seq uint32, header, attrs []byte) []byte {
-	// header and attrs are multiples of four bytes, so that messages may follow
-	// one another.
-	b = binary.NativeEndian.AppendUint32(b, uint32(unix.SizeofNlMsghdr+len(header)+len(attrs)))
-	b = binary.NativeEndian.AppendUint16(b, kind)
-	b = binary.NativeEndian.AppendUint16(b, flags)
+// append adds the request as a message with its netlink header. Header and
+// attributes are multiples of four bytes long, so messages may follow one another.
+func (r request) append(b []byte, seq uint32) []byte {
+	b = binary.NativeEndian.AppendUint32(b, uint32(unix.SizeofNlMsghdr+len(r.header)+len(r.attrs)))
+	b = binary.NativeEndian.AppendUint16(b, r.kind)
+	b = binary.NativeEndian.AppendUint16(b, r.flags|unix.NLM_F_REQUEST)
 	b = binary.NativeEndian.AppendUint32(b, seq)
 	b = binary.NativeEndian.AppendUint32(b, 0)
-	b = append(b, header...)
-	return append(b, attrs...)
+	b = append(b, r.header...)
+	return append(b, r.attrs...)
 }
 
 func align(n int) int { return (n + unix.NLA_ALIGNTO - 1) &^ (unix.NLA_ALIGNTO - 1) }

@@ -63,8 +63,8 @@ func TestDumpEndsWithItsContextAndOnOtherErrors(t *testing.T) {
 	}
 }
 
-// answer builds the last message of an answer.
-func answer(kind, flags uint16, errno syscall.Errno, echoed []byte, text string) syscall.NetlinkMessage {
+// lastMessage builds the last message of an answer.
+func lastMessage(kind, flags uint16, errno syscall.Errno, echoed []byte, text string) syscall.NetlinkMessage {
 	data := binary.NativeEndian.AppendUint32(nil, uint32(-int32(errno)))
 	data = append(data, echoed...)
 	var a attributes
@@ -88,12 +88,12 @@ func TestVerdictCarriesTheKernelsWords(t *testing.T) {
 		text  string
 		errno syscall.Errno
 	}{
-		"echoed whole":     {answer(unix.NLMSG_ERROR, unix.NLM_F_ACK_TLVS, unix.EINVAL, header(40), "no way"), "no way", unix.EINVAL},
-		"echoed, capped":   {answer(unix.NLMSG_ERROR, unix.NLM_F_ACK_TLVS|unix.NLM_F_CAPPED, unix.EINVAL, header(40)[:16], "no way"), "no way", unix.EINVAL},
-		"end of a dump":    {answer(unix.NLMSG_DONE, unix.NLM_F_ACK_TLVS, unix.ENOENT, nil, "no table"), "no table", unix.ENOENT},
-		"no words":         {answer(unix.NLMSG_ERROR, 0, unix.EPERM, header(40), ""), "", unix.EPERM},
-		"echo is cut off":  {answer(unix.NLMSG_ERROR, unix.NLM_F_ACK_TLVS, unix.EPERM, header(9999)[:16], ""), "", unix.EPERM},
-		"success":          {answer(unix.NLMSG_ERROR, 0, 0, header(40), ""), "", 0},
+		"echoed whole":     {lastMessage(unix.NLMSG_ERROR, unix.NLM_F_ACK_TLVS, unix.EINVAL, header(40), "no way"), "no way", unix.EINVAL},
+		"echoed, capped":   {lastMessage(unix.NLMSG_ERROR, unix.NLM_F_ACK_TLVS|unix.NLM_F_CAPPED, unix.EINVAL, header(40)[:16], "no way"), "no way", unix.EINVAL},
+		"end of a dump":    {lastMessage(unix.NLMSG_DONE, unix.NLM_F_ACK_TLVS, unix.ENOENT, nil, "no table"), "no table", unix.ENOENT},
+		"no words":         {lastMessage(unix.NLMSG_ERROR, 0, unix.EPERM, header(40), ""), "", unix.EPERM},
+		"echo is cut off":  {lastMessage(unix.NLMSG_ERROR, unix.NLM_F_ACK_TLVS, unix.EPERM, header(9999)[:16], ""), "", unix.EPERM},
+		"success":          {lastMessage(unix.NLMSG_ERROR, 0, 0, header(40), ""), "", 0},
 		"success, no data": {syscall.NetlinkMessage{Header: syscall.NlMsghdr{Type: unix.NLMSG_DONE}}, "", 0},
 	} {
 		done, err := verdict(c.msg)
@@ -110,7 +110,7 @@ func TestVerdictCarriesTheKernelsWords(t *testing.T) {
 	if done, _ := verdict(syscall.NetlinkMessage{Header: syscall.NlMsghdr{Type: unix.RTM_NEWROUTE}}); done {
 		t.Error("a route ends the answer")
 	}
-	if _, err := verdict(answer(unix.NLMSG_DONE, 0, unix.EINTR, nil, "")); !errors.Is(err, ErrDumpInterrupted) {
+	if _, err := verdict(lastMessage(unix.NLMSG_DONE, 0, unix.EINTR, nil, "")); !errors.Is(err, ErrDumpInterrupted) {
 		t.Errorf("a dump that ends with EINTR is %v, want ErrDumpInterrupted", err)
 	}
 }
@@ -209,6 +209,41 @@ func TestInterfaceNamesAreCheckedBeforeTheKernelSeesThem(t *testing.T) {
 	} {
 		if err := validName(name); (err == nil) != valid {
 			t.Errorf("%q: error is %v", name, err)
+		}
+	}
+}
+
+func TestAnswerIsCompleteInterruptedOrLate(t *testing.T) {
+	msg := func(kind, flags uint16, seq uint32) syscall.NetlinkMessage {
+		return syscall.NetlinkMessage{Header: syscall.NlMsghdr{Type: kind, Flags: flags, Seq: seq}}
+	}
+	bad := errors.New("cannot decode")
+	for name, c := range map[string]struct {
+		each error
+		msgs []syscall.NetlinkMessage
+		seen int
+		want error
+	}{
+		"whole": {nil, []syscall.NetlinkMessage{msg(unix.RTM_NEWROUTE, 0, 7), msg(unix.RTM_NEWROUTE, 0, 7), msg(unix.NLMSG_DONE, 0, 7)}, 2, nil},
+		"late": {nil, []syscall.NetlinkMessage{
+			msg(unix.RTM_NEWROUTE, 0, 6), msg(unix.NLMSG_DONE, 0, 6), msg(unix.RTM_NEWROUTE, 0, 7), msg(unix.NLMSG_DONE, 0, 7),
+		}, 1, nil},
+		"interrupted": {nil, []syscall.NetlinkMessage{
+			msg(unix.RTM_NEWROUTE, unix.NLM_F_DUMP_INTR, 7), msg(unix.NLMSG_DONE, 0, 7),
+		}, 1, ErrDumpInterrupted},
+		"interrupted at the end": {nil, []syscall.NetlinkMessage{msg(unix.NLMSG_DONE, unix.NLM_F_DUMP_INTR, 7)}, 0, ErrDumpInterrupted},
+		"undecodable":            {bad, []syscall.NetlinkMessage{msg(unix.RTM_NEWROUTE, 0, 7), msg(unix.RTM_NEWROUTE, 0, 7), msg(unix.NLMSG_DONE, 0, 7)}, 1, bad},
+	} {
+		seen := 0
+		a := answer{seq: 7, each: func(uint16, []byte) error { seen++; return c.each }}
+		for i, m := range c.msgs {
+			if a.complete {
+				t.Errorf("%s: complete before message %d", name, i)
+			}
+			a.take(m)
+		}
+		if !a.complete || seen != c.seen || !errors.Is(a.err, c.want) {
+			t.Errorf("%s: complete %v, %d messages, error %v; want true, %d and %v", name, a.complete, seen, a.err, c.seen, c.want)
 		}
 	}
 }

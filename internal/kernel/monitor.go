@@ -16,26 +16,26 @@ import (
 // [RouteEvent] or [Resync].
 type Event interface{ event() }
 
-// LinkEvent: a link appeared, changed or, when Gone, was removed.
+// LinkEvent says that a link appeared, changed or, when Gone, was removed.
 type LinkEvent struct {
 	Link Link
 	Gone bool
 }
 
-// AddressEvent: a link got or, when Gone, lost an address.
+// AddressEvent says that a link got or, when Gone, lost an address.
 type AddressEvent struct {
 	Address Address
 	Gone    bool
 }
 
-// RouteEvent: a route appeared, changed or, when Gone, was removed. The kernel
+// RouteEvent says that a route appeared, changed or, when Gone, was removed. The kernel
 // says nothing about the IPv4 routes that go with a link or its address.
 type RouteEvent struct {
 	Route Route
 	Gone  bool
 }
 
-// Resync: events may have been lost; whoever cares reads the kernel again.
+// Resync says that events may have been lost; whoever cares reads the kernel again.
 type Resync struct {
 	Reason error
 }

@@ -91,6 +91,7 @@ func (f Family) String() string {
 func (r Route) String() string {
 	s := r.Dst.String()
 	switch r.Type {
+	case RouteUnicast, RouteLocal:
 	case RouteBlackhole:
 		s = "blackhole " + s
 	case RouteUnreachable:

@@ -126,7 +126,7 @@ func (h *Handle) routesOf(ctx context.Context, family Family, f RouteFilter) ([]
 	header[5] = byte(f.Protocol)
 	var attrs attributes
 	attrs.uint32(unix.RTA_TABLE, uint32(f.table()))
-	routes, err := dump(ctx, h, unix.RTM_GETROUTE, unix.RTM_NEWROUTE, header, attrs,
+	routes, err := dump(ctx, h, request{kind: unix.RTM_GETROUTE, header: header, attrs: attrs}, unix.RTM_NEWROUTE,
 		func(msg []byte) (Route, bool, error) {
 			r, ok, err := decodeRoute(msg)
 			// A kernel without strict checking ignores the filter.
