@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"regexp"
 	"strconv"
 	"strings"
@@ -25,10 +26,34 @@ func (r *rawDocument) json() ([]byte, error) {
 		return r.text, nil
 	}
 	out, err := yaml.YAMLToJSONStrict(r.text)
+	if err == nil {
+		err = r.nothingFollows()
+	}
 	if err != nil {
 		return nil, r.yamlError(err)
 	}
 	return out, nil
+}
+
+// nothingFollows makes sure that the document is one value: the conversion to
+// JSON stops after the first and would lose what comes behind it. A block
+// mapping, which starts with a key, ends only with its document.
+func (r *rawDocument) nothingFollows() error {
+	if c := r.text[0]; c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' {
+		return nil
+	}
+	dec := yamlnode.NewDecoder(bytes.NewReader(r.text))
+	var node yamlnode.Node
+	if err := dec.Decode(&node); err != nil {
+		return err
+	}
+	if err := dec.Decode(&node); !errors.Is(err, io.EOF) {
+		if err == nil {
+			err = errors.New("a second value follows the first; put --- between them")
+		}
+		return err
+	}
+	return nil
 }
 
 var lineInMessage = regexp.MustCompile(`line (\d+): `)
