@@ -129,6 +129,16 @@ func TestBIRDKeepsForwardingWhileBgpdIsKilled(t *testing.T) {
 	l.birdConverged()
 	l.swept("node1")
 	l.swept("node3")
+	for session, family := range map[string]string{
+		"node1v4": "ipv4", "node1v6": "ipv6", "node3v4": "ipv4", "node3v6": "ipv6",
+	} {
+		out := l.run("node2", "birdc", "-s", filepath.Join(l.dir, "bird.ctl"), "show", "protocols", "all", session)
+		_, neighbor, _ := strings.Cut(out, "Neighbor capabilities")
+		neighbor, _, _ = strings.Cut(neighbor, "Session:")
+		if !strings.Contains(neighbor, "Restart recovery") || !strings.Contains(neighbor, "AF preserved: "+family) {
+			t.Errorf("%s opened without the restart or forwarding bit:\n%s", session, neighbor)
+		}
+	}
 	for name, stop := range map[string]func() (int, int){"IPv4": stop4, "IPv6": stop6} {
 		if sent, lost := stop(); lost != 0 {
 			t.Errorf("%s: %d of %d packets lost", name, lost, sent)
