@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"runtime"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -76,13 +77,14 @@ func (w *writer) run(ctx context.Context) {
 		case <-w.queue.wake:
 		case <-retry.C:
 		}
+		runtime.Gosched() // callers that are ready to run join the first transaction
 		w.serve(ctx, w.queue.take())
 	}
 }
 
 // serve brings a batch of calls, and the open doubts, to an end.
-func (w *writer) serve(ctx context.Context, calls []*call) {
-	ctx, stop := batchContext(ctx, calls)
+func (w *writer) serve(closing context.Context, calls []*call) {
+	ctx, stop := batchContext(closing, calls)
 	defer stop()
 	defer w.state.evict()
 	w.solo = false
@@ -92,7 +94,14 @@ func (w *writer) serve(ctx context.Context, calls []*call) {
 		if len(calls) == 0 && len(w.state.doubts) == 0 {
 			return
 		}
-		if err := w.prepare(ctx, calls); err != nil {
+		err := w.prepare(ctx, calls)
+		switch {
+		case closing.Err() != nil:
+			failAll(calls, ErrClosed)
+			return
+		case ctx.Err() != nil:
+			return // every caller has left, or is about to
+		case err != nil:
 			failAll(calls, err)
 			return
 		}
@@ -230,7 +239,7 @@ func (w *writer) advance(ctx context.Context, calls []*call) bool {
 	switch {
 	case err == nil:
 		return grown
-	case errors.Is(err, datastore.ErrUnavailable):
+	case errors.Is(err, datastore.ErrUnavailable), ctx.Err() != nil:
 		w.state.loaded = false // prepare finds out whether the store is back
 		return false
 	}
