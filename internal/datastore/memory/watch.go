@@ -1,8 +1,10 @@
 package memory
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -113,8 +115,11 @@ func (c *cursor) advance() ([]record.Change, <-chan struct{}, error) {
 		return nil, nil, datastore.ErrCompacted
 	}
 	var batch []record.Change
-	for _, ch := range s.history {
-		if ch.Revision >= c.next && strings.HasPrefix(ch.Path, c.prefix) {
+	from, _ := slices.BinarySearchFunc(s.history, c.next, func(ch record.Change, rev datastore.Revision) int {
+		return cmp.Compare(ch.Revision, rev)
+	})
+	for _, ch := range s.history[from:] {
+		if strings.HasPrefix(ch.Path, c.prefix) {
 			batch = append(batch, ch)
 		}
 	}
