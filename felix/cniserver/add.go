@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -189,7 +190,11 @@ func (a *addition) wire(ctx context.Context) error {
 	})
 	entry := a.entry
 	g.Go(func() error { return a.publish(gctx, entry) })
-	if err := g.Wait(); err != nil {
+	err := g.Wait()
+	if attached.HostIndex != 0 {
+		err = errors.Join(err, s.takeOver(entry))
+	}
+	if err != nil {
 		return err
 	}
 	a.entry.MAC, a.entry.MTU = attached.PodMAC, attached.MTU
@@ -227,6 +232,10 @@ func (a *addition) attachment() podnet.Attachment {
 }
 
 func (a *addition) unwire(ctx context.Context) error {
+	if !a.server.ownsDevice(a.entry) {
+		a.deviceUp = false // an earlier sandbox's, which was not replaced yet
+		return nil
+	}
 	err := a.server.pods.Remove(ctx, a.entry.HostIf)
 	a.deviceUp = err != nil
 	return err

@@ -305,6 +305,38 @@ func TestNewSandboxTakesOverThePodsEndpoint(t *testing.T) {
 	w.wantNothing()
 }
 
+func TestNewSandboxDeletedBeforeTheOldOne(t *testing.T) {
+	w := newWorld(t)
+	w.ok(podRequest("ADD", "old", "web-0"))
+	w.ok(podRequest("ADD", "new", "web-0"))
+	w.ok(podRequest("DEL", "new", "web-0"))
+	w.settled()
+	if len(w.devices) != 0 || len(w.routes) != 0 || len(w.held["net1.new"]) != 0 || len(w.held["net1.old"]) != 1 {
+		t.Errorf("devices %v, routes %v, addresses %v", w.devices, w.routes, w.held)
+	}
+	w.kill()
+	w.restart()
+	w.ok(podRequest("DEL", "old", "web-0"))
+	w.wantNothing()
+}
+
+func TestFailedAddOfNewSandboxLeavesTheOldDevice(t *testing.T) {
+	for _, step := range []string{"assign", "wire"} {
+		t.Run(step, func(t *testing.T) {
+			w := newWorld(t)
+			w.ok(podRequest("ADD", "old", "web-0"))
+			w.fault = failAt(step)
+			w.fails(podRequest("ADD", "new", "web-0"), cniwire.CodeInternal)
+			w.settled()
+			if len(w.devices) != 1 || len(w.held["net1.new"]) != 0 {
+				t.Errorf("devices %v, addresses %v", w.devices, w.held)
+			}
+			w.ok(podRequest("DEL", "old", "web-0"))
+			w.wantNothing()
+		})
+	}
+}
+
 func TestStormOfAddsAndDels(t *testing.T) {
 	w := newWorld(t)
 	var wg sync.WaitGroup

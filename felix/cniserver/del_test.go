@@ -249,6 +249,20 @@ func TestCheckComparesTheResult(t *testing.T) {
 func TestStatusSaysWhyNot(t *testing.T) {
 	w := newWorld(t)
 	w.ok(request("STATUS", ""))
+	node := api.Key{Kind: api.KindNode, Name: testNode}
+	stored, err := w.store.Get(context.Background(), node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.store.Txn(context.Background(), datastore.DeleteAny(node)); err != nil {
+		t.Fatal(err)
+	}
+	w.await("the node is gone", func() bool { return !w.state.HasNode() })
+	if msg := w.fails(request("STATUS", ""), cniwire.CodeNotAvailable); !strings.Contains(msg, "no Node resource named node1") {
+		t.Errorf("message %q", msg)
+	}
+	w.put(stored.Object)
+	w.await("the node is back", w.state.HasNode)
 	if _, err := w.store.Txn(context.Background(), datastore.DeleteAny(api.Key{Kind: api.KindIPPool, Name: "pool1"})); err != nil {
 		t.Fatal(err)
 	}

@@ -5,10 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"syscall"
 
 	"tortie/felix/cniserver/netconf"
+	"tortie/felix/podnet"
 	"tortie/internal/control/cniwire"
 	"tortie/internal/datastore"
 	"tortie/ipam"
@@ -47,10 +47,10 @@ func codeOf(err error) uint {
 		errors.Is(err, ipam.ErrNoPool), errors.Is(err, ipam.ErrPoolFull), errors.Is(err, ipam.ErrBlockLimit),
 		errors.Is(err, ipam.ErrNodeUnknown), errors.Is(err, ipam.ErrClosed):
 		return cniwire.CodeTryAgainLater
-	case errors.Is(err, ipam.ErrInvalid):
+	case errors.Is(err, ipam.ErrInvalid), errors.Is(err, podnet.ErrInvalid):
 		return cniwire.CodeInvalidConfig
-	case errors.Is(err, fs.ErrNotExist):
-		return cniwire.CodeUnknownContainer
+	case errors.Is(err, podnet.ErrNoNetns):
+		return cniwire.CodeInvalidEnvironment
 	case errors.As(err, &errno) && (errno == syscall.EIO || errno == syscall.ENOSPC || errno == syscall.EROFS):
 		return cniwire.CodeIOFailure
 	}

@@ -229,7 +229,7 @@ func (s *Server) detach(ctx context.Context, e *journal.Entry) error {
 	if !fromJournal && !ownName && !s.state.InSync() {
 		return errUnknownOwner
 	}
-	if _, wep, ok := s.state.endpoint(endpointOf(*e)); ok && wep.Spec.ContainerID == e.ContainerID {
+	if _, wep, ok := s.state.endpoint(endpointOf(*e)); !fromJournal && ok && wep.Spec.ContainerID == e.ContainerID {
 		e.HostIf = wep.Spec.InterfaceName
 	}
 	err := s.routes.Remove(ctx, endpointOf(*e), e.ContainerID)
@@ -241,16 +241,35 @@ func (s *Server) detach(ctx context.Context, e *journal.Entry) error {
 }
 
 // ownsDevice reports whether the host end of the veth pair is this attachment's:
-// a newer sandbox of the same pod has one of the same name.
+// another sandbox of the same pod has one of the same name.
 func (s *Server) ownsDevice(e journal.Entry) bool {
+	if e.HostIf == "" {
+		return false // taken over by a newer sandbox
+	}
 	for _, other := range s.journal.Entries() {
-		if other.HostIf == e.HostIf && other.ContainerID != e.ContainerID && other.State != journal.StateReleasing {
+		if other.HostIf == e.HostIf && other.ID != e.ID && other.State != journal.StateReleasing {
 			return false
 		}
 	}
-	id := endpointOf(e)
-	_, wep, ok := s.state.endpoint(id)
+	if e.MAC != "" {
+		return true // the journal knows of every sandbox since this one
+	}
+	_, wep, ok := s.state.endpoint(endpointOf(e))
 	return !ok || wep.Spec.ContainerID == e.ContainerID || wep.Spec.InterfaceName != e.HostIf
+}
+
+// takeOver notes that a device's name belongs to e by now: the devices of that
+// name of earlier sandboxes are gone.
+func (s *Server) takeOver(e journal.Entry) error {
+	for _, other := range s.journal.Entries() {
+		if other.HostIf == e.HostIf && other.ID != e.ID {
+			other.HostIf = ""
+			if err := s.journal.Put(other); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // forget removes the endpoint and releases the addresses, in this order: an

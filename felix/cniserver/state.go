@@ -22,6 +22,7 @@ type State struct {
 	ready     bool // ClusterInformation.spec.datastoreReady
 	endpoints map[calc.EndpointID]datastore.Entry
 	pools     map[string]bool // IPPool → may serve new pods
+	hasNode   bool            // there is a Node resource for this node
 	changed   chan struct{}   // closed and replaced when readiness may have changed
 }
 
@@ -36,8 +37,9 @@ func NewState(node string) *State {
 }
 
 // Ranges are the parts of the datastore the State wants to see.
-func (*State) Ranges() []datastore.Range {
+func (s *State) Ranges() []datastore.Range {
 	return []datastore.Range{
+		{Kind: api.KindNode, NamePrefix: s.node},
 		{Kind: api.KindClusterInformation},
 		{Kind: api.KindIPPool},
 		{Kind: api.KindWorkloadEndpoint},
@@ -63,6 +65,10 @@ func (s *State) Apply(updates []datastore.SyncUpdate) {
 			s.applyEndpoint(u)
 		case api.KindIPPool:
 			s.applyPool(u)
+		case api.KindNode:
+			if u.Key.Name == s.node {
+				s.hasNode = u.Entry != nil || u.Invalid != nil
+			}
 		case api.KindClusterInformation:
 			s.applyCluster(u)
 		}
@@ -153,6 +159,13 @@ func (s *State) HasPool() bool {
 		}
 	}
 	return false
+}
+
+// HasNode reports whether there is a Node resource for this node.
+func (s *State) HasNode() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.hasNode
 }
 
 // Changed is closed when readiness may have changed since.

@@ -9,6 +9,8 @@ func (s *Server) status() error {
 		reason = err.Error()
 	} else if err := s.health(); err != nil {
 		reason = "felix on node " + s.node + " has lost the datastore: " + err.Error()
+	} else if !s.state.HasNode() {
+		reason = "there is no Node resource named " + s.node + "; create it, or start felix with NODENAME set to the name it has"
 	} else if !s.state.HasPool() {
 		reason = "there is no enabled IP pool for workloads; create one with: calicoctl create -f <IPPool manifest>"
 	}

@@ -70,6 +70,9 @@ func newWorld(t *testing.T) *world {
 	pool := v3.NewIPPool()
 	pool.Name, pool.Spec.CIDR = "pool1", "10.65.0.0/16"
 	w.put(pool)
+	node := &api.Node{}
+	node.Kind, node.APIVersion, node.Name = string(api.KindNode), api.GroupVersion, testNode
+	w.put(node)
 	w.start()
 	w.awaitReady()
 	t.Cleanup(func() { w.stop() })
@@ -286,7 +289,10 @@ type fakePods world
 func (f *fakePods) Add(ctx context.Context, a podnet.Attachment) (podnet.Attached, error) {
 	w := (*world)(f)
 	err := w.through(ctx, "wire", "wired", func() error { w.devices[a.HostIf] = a; return nil })
-	return podnet.Attached{HostIndex: 7, PodMAC: a.MAC, HostMAC: hostMAC, MTU: a.MTU}, err
+	if err != nil {
+		return podnet.Attached{}, err
+	}
+	return podnet.Attached{HostIndex: 7, PodMAC: a.MAC, HostMAC: hostMAC, MTU: a.MTU}, nil
 }
 
 func (f *fakePods) Remove(ctx context.Context, hostIf string) error {
