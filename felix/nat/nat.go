@@ -1,10 +1,10 @@
 // Package nat hides pods behind their node's address when they talk to the world
-// outside: packets from a pool with natOutgoing to a destination in no pool are
-// masqueraded.
+// outside: packets from a pool with natOutgoing to a destination that is neither in
+// a pool nor a node of the cluster are masqueraded.
 //
 // It owns one chain and four sets in the nftables table "inet tortie" and touches
 // nothing else. A pod keeps its own address towards every other pod, on this node
-// or another, and towards this node; a node keeps its own towards pods.
+// or another, and towards every node; a node keeps its own towards pods.
 package nat
 
 import (
@@ -28,7 +28,7 @@ const (
 	chainName = "nat-outgoing"
 )
 
-// ErrNoNft: the nft command, or the kernel's side of it, is missing.
+// ErrNoNft says that the nft command, or the kernel's side of it, is missing.
 var ErrNoNft = errors.New("nftables is not available")
 
 // State is what is to be masqueraded. It may be given in any order and with
@@ -238,7 +238,7 @@ func write(tx *knftables.Transaction, want contents) {
 	})
 	for _, v := range []version{v4, v6} {
 		tx.Add(&knftables.Rule{Chain: chainName, Rule: v.rule(), Comment: knftables.PtrTo(
-			"from a pool with natOutgoing to a destination in no pool")})
+			"from a pool with natOutgoing to neither a pool nor a node")})
 	}
 }
 
@@ -264,7 +264,8 @@ func (v version) keyword() string {
 	return "ip6"
 }
 
-// rule is Calico's: from a pool with natOutgoing to a destination in no pool.
+// rule is Calico's, from a pool with natOutgoing to a destination in no pool, less
+// the nodes of the cluster: a host they know should see who is talking to it.
 // What a node says to itself over the loopback stays as it is. Source ports are
 // drawn at random, because those of many pods would collide.
 func (v version) rule() string {
@@ -273,7 +274,7 @@ func (v version) rule() string {
 }
 
 func masqueradeSet(v version) string { return fmt.Sprintf("nat-outgoing-ipv%d", v) }
-func exemptSet(v version) string       { return fmt.Sprintf("exempt-ipv%d", v) }
+func exemptSet(v version) string     { return fmt.Sprintf("exempt-ipv%d", v) }
 
 func setNames() []string {
 	return []string{masqueradeSet(v4), masqueradeSet(v6), exemptSet(v4), exemptSet(v6)}

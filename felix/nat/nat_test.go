@@ -54,7 +54,7 @@ func TestSetsHoldTheFewestPrefixesOfEachFamily(t *testing.T) {
 	m := New(Config{NFT: nft})
 	m.Set(State{
 		MasqueradeCIDRs: prefixes("10.65.7.9/16", "10.65.1.0/24", "fd00:65::/64"),
-		ExemptCIDRs:       prefixes("10.65.0.0/16", "10.66.0.0/16", "fd00:66::/64"),
+		ExemptCIDRs:     prefixes("10.65.0.0/16", "10.66.0.0/16", "fd00:66::/64"),
 	})
 	apply(t, m)
 	diff(t, "IPv4 masqueraded", []string{"10.65.0.0/16"}, elements(t, nft, "nat-outgoing-ipv4"))

@@ -21,6 +21,7 @@ const (
 	podA6, podB6        = "fd00:65::2", "fd00:66::2"
 	nodeOut, outside    = "192.0.2.1", "192.0.2.2"
 	nodeOut6, outside6  = "2001:db8::1", "2001:db8::2"
+	node2, node26       = "192.0.2.3", "2001:db8::3" // another node of the cluster
 	gateway4, gateway6  = "169.254.1.1", "fe80::ecee:eeff:feee:eeee"
 	packetWait          = 5 * time.Second
 	payload             = "who am I?"
@@ -57,6 +58,8 @@ func newWorld(t *testing.T) world {
 	check(t, node.AddAddress(up.Index, netip.MustParsePrefix(nodeOut6+"/64")))
 	check(t, out.AddAddress(up.PeerIndex, netip.MustParsePrefix(outside+"/24")))
 	check(t, out.AddAddress(up.PeerIndex, netip.MustParsePrefix(outside6+"/64")))
+	check(t, out.AddAddress(up.PeerIndex, netip.MustParsePrefix(node2+"/24")))
+	check(t, out.AddAddress(up.PeerIndex, netip.MustParsePrefix(node26+"/64")))
 	for dst, via := range map[string]string{"10.64.0.0/14": nodeOut, "fd00::/16": nodeOut6} {
 		check(t, out.AddRoute(kernel.Route{
 			Dst: netip.MustParsePrefix(dst), Protocol: kernel.ProtocolStatic, Link: up.PeerIndex,
@@ -145,11 +148,11 @@ func (w world) inNode(t *testing.T, f func(context.Context) error) {
 func podState() State {
 	return State{
 		MasqueradeCIDRs: prefixes(masqueradedPools, masqueradedPoolIPv6),
-		ExemptCIDRs:       prefixes(masqueradedPools, otherPool, masqueradedPoolIPv6, otherPoolIPv6),
+		ExemptCIDRs:     prefixes(masqueradedPools, otherPool, masqueradedPoolIPv6, otherPoolIPv6, node2+"/32", node26+"/128"),
 	}
 }
 
-func TestOnlyTrafficThatLeavesThePoolsIsMasqueraded(t *testing.T) {
+func TestOnlyTrafficThatLeavesTheClusterIsMasqueraded(t *testing.T) {
 	w := newWorld(t)
 	m := New(Config{})
 	m.Set(podState())
@@ -165,6 +168,8 @@ func TestOnlyTrafficThatLeavesThePoolsIsMasqueraded(t *testing.T) {
 		{"pod of a pool without natOutgoing to outside", w.podB, podB, w.outside, outside, podB},
 		{"pod to pod of another pool", w.podA, podA, w.podB, podB, podA},
 		{"pod to its node", w.podA, podA, w.node, nodeOut, podA},
+		{"pod to another node", w.podA, podA, w.outside, node2, podA},
+		{"IPv6 pod to another node", w.podA, podA6, w.outside, node26, podA6},
 		{"node to pod", w.node, nodeOut, w.podA, podA, nodeOut},
 		{"outside to pod", w.outside, outside, w.podA, podA, outside},
 		{"IPv6 pod to outside", w.podA, podA6, w.outside, outside6, nodeOut6},
