@@ -102,15 +102,9 @@ func (d *definition) merge(raw, encoded []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	var trees [3]*jsonValue
-	for i, text := range [][]byte{raw, known, encoded} {
-		if trees[i], err = parseJSON(text); err != nil {
-			return nil, err
-		}
-	}
 	var m merger
 	m.out.Grow(len(raw) + len(encoded))
-	m.value(d.schema, trees[0], trees[1], trees[2])
+	m.value(d.schema, parseValidJSON(raw), parseValidJSON(known), parseValidJSON(encoded))
 	return m.out.Bytes(), nil
 }
 

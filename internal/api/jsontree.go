@@ -58,12 +58,16 @@ func parseJSON(text []byte) (*jsonValue, error) {
 		}
 		return nil, fmt.Errorf("broken JSON: %w", err)
 	}
-	p := jsonParser{text: text}
-	return p.value(), nil
+	return parseValidJSON(text), nil
 }
 
-// jsonParser walks a text that json.Valid accepted: it need not check again, and
-// the depth is bounded.
+// parseValidJSON parses one JSON value that is known to be valid.
+func parseValidJSON(text []byte) *jsonValue {
+	p := jsonParser{text: text}
+	return p.value()
+}
+
+// jsonParser walks a valid text: it need not check, and the depth is bounded.
 type jsonParser struct {
 	text []byte
 	pos  int

@@ -294,12 +294,11 @@ func suggest(path, name string, known []string) string {
 	return fmt.Sprintf("; did you mean %s%s?", path, known[best])
 }
 
-// similar tells whether two names differ by a slip of the keyboard: at most two
-// edits, and fewer than a third of the letters.
+// similar tells whether one name was probably meant for the other: at most a
+// third of the letters differ.
 func similar(a, b string) bool {
 	a, b = strings.ToLower(a), strings.ToLower(b)
-	d := editDistance(a, b)
-	return d == 0 || d <= 2 && 3*d <= max(len(a), len(b))
+	return 3*editDistance(a, b) <= max(len(a), len(b))
 }
 
 // editDistance is Levenshtein's.

@@ -48,6 +48,7 @@ func TestDecodeStrictNamesTheField(t *testing.T) {
 		{"unknown field", doc("IPPool", meta+`"spec":{"cidrr":"10.0.0.0/16"}`), `IPPool(p): spec.cidrr: unknown field; did you mean spec.cidr?`},
 		{"wrong case", doc("IPPool", meta+`"spec":{"CIDR":"10.0.0.0/16"}`), `IPPool(p): spec.CIDR: unknown field; did you mean spec.cidr?`},
 		{"nothing near", doc("IPPool", meta+`"spec":{"colour":"red"}`), `IPPool(p): spec.colour: unknown field`},
+		{"half of the name", doc("BGPConfiguration", meta+`"spec":{"nodeToNodeMesh":true}`), `BGPConfiguration(p): spec.nodeToNodeMesh: unknown field; did you mean spec.nodeToNodeMeshEnabled?`},
 		{"at the top", doc("IPPool", meta+`"specs":{}`), `IPPool(p): specs: unknown field; did you mean spec?`},
 		{"in metadata", doc("IPPool", `"metadata":{"name":"p","lables":{}}`), `IPPool(p): metadata.lables: unknown field; did you mean metadata.labels?`},
 		{"in a list", doc("GlobalNetworkPolicy", meta+`"spec":{"ingress":[{"action":"Allow"},{"action":"Allow","source":{"net":["10.0.0.0/8"]}}]}`), `GlobalNetworkPolicy(p): spec.ingress[1].source.net: unknown field; did you mean spec.ingress[1].source.nets?`},
