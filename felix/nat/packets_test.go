@@ -46,13 +46,16 @@ func newWorld(t *testing.T) world {
 	node := kerneltest.Open(t, w.node)
 	check(t, node.SetSysctls([]kernel.Setting{
 		{Name: "ipv4/conf/all/forwarding", Value: "1"}, {Name: "ipv6/conf/all/forwarding", Value: "1"},
+		// No wait for the link-local addresses that neighbours are asked from.
+		{Name: "ipv6/conf/default/accept_dad", Value: "0"},
 	}))
 	w.wirePod(t, node, "cali0", w.podA, podA, podA6)
 	w.wirePod(t, node, "cali1", w.podB, podB, podB6)
 
+	out := kerneltest.Open(t, w.outside)
+	check(t, out.SetSysctl("ipv6/conf/default/accept_dad", "0"))
 	up, err := node.CreateVeth(kernel.VethSpec{Host: "eth0", Peer: "eth0", PeerNetns: w.outside})
 	check(t, err)
-	out := kerneltest.Open(t, w.outside)
 	check(t, out.SetUp(up.PeerIndex))
 	check(t, node.AddAddress(up.Index, netip.MustParsePrefix(nodeOut+"/24")))
 	check(t, node.AddAddress(up.Index, netip.MustParsePrefix(nodeOut6+"/64")))
