@@ -1,0 +1,413 @@
+package topology
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	"github.com/projectcalico/api/pkg/lib/numorstring"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"pgregory.net/rapid"
+
+	"tortie/internal/api"
+)
+
+func meta(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Name: name} }
+
+func aNode(name, v4, v6 string, labels ...string) *api.Node {
+	n := &api.Node{ObjectMeta: meta(name), Spec: api.NodeSpec{BGP: &api.NodeBGPSpec{IPv4Address: v4, IPv6Address: v6}}}
+	n.Labels = map[string]string{}
+	for _, l := range labels {
+		n.Labels[l] = "true"
+	}
+	return n
+}
+
+func reflector(n *api.Node, cluster string) *api.Node {
+	n.Spec.BGP.RouteReflectorClusterID = cluster
+	return n
+}
+
+func withASN(n *api.Node, asn uint32) *api.Node {
+	as := numorstring.ASNumber(asn)
+	n.Spec.BGP.ASNumber = &as
+	return n
+}
+
+func aPeer(name string, spec v3.BGPPeerSpec) *v3.BGPPeer {
+	return &v3.BGPPeer{ObjectMeta: meta(name), Spec: spec}
+}
+
+func defaultConfig(spec v3.BGPConfigurationSpec) []*v3.BGPConfiguration {
+	return []*v3.BGPConfiguration{{ObjectMeta: meta("default"), Spec: spec}}
+}
+
+func affinity(node, cidr string, state api.AffinityState) *api.BlockAffinity {
+	return &api.BlockAffinity{
+		ObjectMeta: meta(node + cidr),
+		Spec:       api.BlockAffinitySpec{State: state, Type: api.AffinityHost, Node: node, CIDR: cidr},
+	}
+}
+
+func aPool(name, cidr string) *v3.IPPool {
+	return &v3.IPPool{ObjectMeta: meta(name), Spec: v3.IPPoolSpec{CIDR: cidr}}
+}
+
+func threeNodes() []*api.Node {
+	return []*api.Node{
+		aNode("node1", "10.1.1.11/24", "fd01::11/64"), aNode("node2", "10.1.1.12/24", "fd01::12/64"),
+		aNode("node3", "10.1.2.13/24", ""),
+	}
+}
+
+// brief is a peer on one line.
+func brief(p Peer) string {
+	s := fmt.Sprintf("%s %s AS%d from %s, %s", p.Name, netip.AddrPortFrom(p.Address, p.Port), p.ASN, p.LocalAddress, p.Type)
+	if p.Passive {
+		s += ", passive"
+	}
+	if p.Multihop {
+		s += ", multihop"
+	}
+	if p.ReflectorClient {
+		s += ", client of " + p.ClusterID.String()
+	}
+	return s
+}
+
+func TestPeers(t *testing.T) {
+	off := false
+	for _, tt := range []struct {
+		name     string
+		in       Input
+		want     []string
+		problems []string // substrings, one each
+	}{
+		{
+			"mesh over all nodes in every family both have",
+			Input{Nodes: threeNodes()},
+			[]string{
+				"node2 10.1.1.12:179 AS64512 from 10.1.1.11, node-to-node mesh",
+				"node3 10.1.2.13:179 AS64512 from 10.1.1.11, node-to-node mesh",
+				"node2 [fd01::12]:179 AS64512 from fd01::11, node-to-node mesh",
+			},
+			nil,
+		},
+		{
+			"the greater text of the addresses waits, as upstream has it",
+			Input{Nodes: []*api.Node{aNode("node1", "10.1.1.9/24", ""), aNode("node2", "10.1.1.10/24", "")}},
+			[]string{"node2 10.1.1.10:179 AS64512 from 10.1.1.9, node-to-node mesh, passive"},
+			nil,
+		},
+		{"mesh switched off", Input{Nodes: threeNodes(), Configs: defaultConfig(v3.BGPConfigurationSpec{NodeToNodeMeshEnabled: &off})}, nil, nil},
+		{
+			"reflectors stay out of the mesh",
+			Input{Nodes: []*api.Node{aNode("node1", "10.1.1.11/24", ""), reflector(aNode("node2", "10.1.1.12/24", ""), "244.0.0.1"), aNode("node3", "10.1.2.13/24", "")}},
+			[]string{"node3 10.1.2.13:179 AS64512 from 10.1.1.11, node-to-node mesh"},
+			nil,
+		},
+		{
+			"a node with another AS number is an external peer",
+			Input{Nodes: []*api.Node{aNode("node1", "10.1.1.11/24", ""), withASN(aNode("node2", "10.1.1.12/24", ""), 65001)}},
+			[]string{"node2 10.1.1.12:179 AS65001 from 10.1.1.11, node-to-node mesh, multihop"},
+			nil,
+		},
+		{
+			"the listen port of a node's own configuration",
+			Input{
+				Nodes:   []*api.Node{aNode("node1", "10.1.1.11/24", ""), aNode("node2", "10.1.1.12/24", "")},
+				Configs: []*v3.BGPConfiguration{{ObjectMeta: meta("node.node2"), Spec: v3.BGPConfigurationSpec{ListenPort: 1790}}},
+			},
+			[]string{"node2 10.1.1.12:1790 AS64512 from 10.1.1.11, node-to-node mesh"},
+			nil,
+		},
+		{
+			"global, node and selector peers",
+			Input{
+				Nodes: []*api.Node{aNode("node1", "10.1.1.11/24", "fd01::11/64", "rack1")},
+				Peers: []*v3.BGPPeer{
+					aPeer("all", v3.BGPPeerSpec{PeerIP: "10.1.1.254", ASNumber: 64999}),
+					aPeer("mine", v3.BGPPeerSpec{Node: "node1", PeerIP: "[fd01::fe]:1179", ASNumber: 64512}),
+					aPeer("other", v3.BGPPeerSpec{Node: "node2", PeerIP: "10.1.1.253", ASNumber: 64999}),
+					aPeer("rack", v3.BGPPeerSpec{NodeSelector: "rack1 == 'true'", PeerIP: "10.1.1.252:180", ASNumber: 64999}),
+					aPeer("rack2", v3.BGPPeerSpec{NodeSelector: "has(rack2)", PeerIP: "10.1.1.251", ASNumber: 64999}),
+				},
+			},
+			[]string{
+				"rack 10.1.1.252:180 AS64999 from 10.1.1.11, node specific, multihop",
+				"all 10.1.1.254:179 AS64999 from 10.1.1.11, global, multihop",
+				"mine [fd01::fe]:1179 AS64512 from fd01::11, node specific",
+			},
+			nil,
+		},
+		{
+			"a global peer that is this node itself",
+			Input{
+				Nodes: []*api.Node{aNode("node1", "10.1.1.11/24", "")},
+				Peers: []*v3.BGPPeer{aPeer("self", v3.BGPPeerSpec{PeerIP: "10.1.1.11", ASNumber: 64512})},
+			},
+			nil, nil,
+		},
+		{
+			"a reflector and its clients, both ways of one peerSelector",
+			Input{
+				Node: "rr", Configs: defaultConfig(v3.BGPConfigurationSpec{NodeToNodeMeshEnabled: &off}),
+				Nodes: []*api.Node{
+					reflector(aNode("rr", "10.1.1.1/24", "", "rr"), "244.0.0.1"), reflector(aNode("rr2", "10.1.1.2/24", "", "rr"), "244.0.0.1"),
+					aNode("node1", "10.1.1.11/24", ""),
+				},
+				Peers: []*v3.BGPPeer{aPeer("to-rr", v3.BGPPeerSpec{NodeSelector: "all()", PeerSelector: "has(rr)"})},
+			},
+			[]string{
+				"to-rr 10.1.1.2:179 AS64512 from 10.1.1.1, node specific",
+				"to-rr 10.1.1.11:179 AS64512 from 10.1.1.1, node specific, client of 244.0.0.1",
+			},
+			nil,
+		},
+		{
+			"a bad peer disables only itself",
+			Input{
+				Nodes: []*api.Node{aNode("node1", "10.1.1.11/24", "")},
+				Peers: []*v3.BGPPeer{
+					aPeer("address", v3.BGPPeerSpec{PeerIP: "10.1.1", ASNumber: 1}),
+					aPeer("asn", v3.BGPPeerSpec{PeerIP: "10.1.1.250"}),
+					aPeer("empty", v3.BGPPeerSpec{}),
+					aPeer("family", v3.BGPPeerSpec{PeerIP: "fd01::fe", ASNumber: 64999}),
+					aPeer("filtered", v3.BGPPeerSpec{PeerIP: "10.1.1.249", ASNumber: 64999, Filters: []string{"f1"}}),
+					aPeer("good", v3.BGPPeerSpec{PeerIP: "10.1.1.254", ASNumber: 64999}),
+					aPeer("selector", v3.BGPPeerSpec{NodeSelector: "a ==", PeerIP: "10.1.1.253", ASNumber: 64999}),
+					aPeer("taken", v3.BGPPeerSpec{PeerIP: "10.1.1.254", ASNumber: 64998}),
+				},
+			},
+			[]string{"good 10.1.1.254:179 AS64999 from 10.1.1.11, global, multihop"},
+			[]string{
+				`BGPPeer address: spec.peerIP "10.1.1": want an address`, "BGPPeer asn: spec.asNumber is not set",
+				"BGPPeer empty: neither spec.peerIP nor spec.peerSelector is set", "BGPPeer family: fd01::fe can't be reached: this node has no address",
+				"BGPPeer filtered: spec.filters is not supported", "BGPPeer selector: spec.nodeSelector: ",
+				"BGPPeer taken: 10.1.1.254 is already the peer of BGPPeer good",
+			},
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if tt.in.Node == "" {
+				tt.in.Node = "node1"
+			}
+			out := Compute(tt.in)
+			var got []string
+			for _, p := range out.Peers {
+				got = append(got, brief(p))
+			}
+			if d := cmp.Diff(tt.want, got); d != "" {
+				t.Errorf("peers (-want +got):\n%s", d)
+			}
+			if len(out.Problems) != len(tt.problems) {
+				t.Fatalf("problems %q, want %q", out.Problems, tt.problems)
+			}
+			for i, want := range tt.problems {
+				if !strings.HasPrefix(out.Problems[i], want) {
+					t.Errorf("problem %q, want %q…", out.Problems[i], want)
+				}
+			}
+		})
+	}
+}
+
+// TestBothSidesOfAMeshSessionAgree: exactly one side connects, to the port the
+// other listens on, with the AS number it has.
+func TestBothSidesOfAMeshSessionAgree(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		in := Input{Nodes: genNodes(rt)}
+		sides := map[[2]netip.Addr]Peer{}
+		globals := map[netip.Addr]uint32{}
+		for _, n := range in.Nodes {
+			in.Node = n.Name
+			out := Compute(in)
+			for _, a := range out.Addresses {
+				globals[a] = out.Global.ASN
+			}
+			for _, p := range out.Peers {
+				sides[[2]netip.Addr{p.LocalAddress, p.Address}] = p
+			}
+		}
+		for ends, p := range sides {
+			back, ok := sides[[2]netip.Addr{ends[1], ends[0]}]
+			if !ok || back.Passive == p.Passive {
+				rt.Fatalf("%v has no counterpart that fits: %v", p, back)
+			}
+			if globals[p.Address] != p.ASN {
+				rt.Fatalf("%v: the peer's AS number is %d", p, globals[p.Address])
+			}
+		}
+	})
+}
+
+func genNodes(rt *rapid.T) []*api.Node {
+	var out []*api.Node
+	for i := range rapid.IntRange(0, 5).Draw(rt, "nodes") {
+		n := aNode(fmt.Sprintf("node%d", i+1), "", "", rapid.SampledFrom([]string{"rr", "rack1", "rack2"}).Draw(rt, "label"))
+		if rapid.IntRange(0, 9).Draw(rt, "v4") > 0 {
+			n.Spec.BGP.IPv4Address = fmt.Sprintf("10.1.1.%d/24", i+7)
+		}
+		if rapid.Bool().Draw(rt, "v6") {
+			n.Spec.BGP.IPv6Address = fmt.Sprintf("fd01::%d/64", i+7)
+		}
+		if rapid.IntRange(0, 4).Draw(rt, "asn") == 0 {
+			n = withASN(n, 65000+uint32(i))
+		}
+		out = append(out, n)
+	}
+	return out
+}
+
+func genInput(rt *rapid.T) Input {
+	in := Input{Node: "node1", Nodes: genNodes(rt)}
+	for i := range rapid.IntRange(0, 4).Draw(rt, "peers") {
+		in.Peers = append(in.Peers, aPeer(fmt.Sprintf("p%d", i), v3.BGPPeerSpec{
+			Node:         rapid.SampledFrom([]string{"", "", "node1", "node2"}).Draw(rt, "node"),
+			NodeSelector: rapid.SampledFrom([]string{"", "", "all()", "has(rr)", "(("}).Draw(rt, "nodeSelector"),
+			PeerIP:       rapid.SampledFrom([]string{"", "10.1.1.8", "10.1.1.254", "fd01::fe", "x"}).Draw(rt, "peerIP"),
+			PeerSelector: rapid.SampledFrom([]string{"", "has(rr)", "all()"}).Draw(rt, "peerSelector"),
+			ASNumber:     numorstring.ASNumber(rapid.SampledFrom([]uint32{0, 64512, 64999}).Draw(rt, "asn")),
+		}))
+	}
+	for i := range rapid.IntRange(0, 5).Draw(rt, "affinities") {
+		in.Affinities = append(in.Affinities, affinity(
+			rapid.SampledFrom([]string{"node1", "node2"}).Draw(rt, "owner"),
+			fmt.Sprintf("10.65.%d.0/26", rapid.IntRange(0, 3).Draw(rt, "block")),
+			rapid.SampledFrom([]api.AffinityState{api.AffinityConfirmed, api.AffinityPending}).Draw(rt, "state")))
+		in.Affinities[i].Name += fmt.Sprint(i)
+	}
+	for i := range rapid.IntRange(0, 3).Draw(rt, "pools") {
+		p := aPool(fmt.Sprintf("pool%d", i), rapid.SampledFrom([]string{"10.65.0.0/16", "10.65.1.0/24", "junk"}).Draw(rt, "cidr"))
+		p.Spec.DisableBGPExport = rapid.Bool().Draw(rt, "disabled")
+		in.Pools = append(in.Pools, p)
+	}
+	for i := range rapid.IntRange(0, 3).Draw(rt, "blocks") {
+		in.Blocks = append(in.Blocks, block(fmt.Sprintf("10.65.%d.0/26", i), rapid.IntRange(0, 70).Draw(rt, "ordinal"), "node1"))
+	}
+	return in
+}
+
+// block has one address in use on a node, at an ordinal.
+func block(cidr string, ordinal int, node string) *api.IPAMBlock {
+	b := &api.IPAMBlock{ObjectMeta: meta(cidr), Spec: api.IPAMBlockSpec{CIDR: cidr, Allocations: make([]*int, 64)}}
+	if ordinal < 64 {
+		index := 0
+		b.Spec.Allocations[ordinal] = &index
+	}
+	b.Spec.Attributes = []api.BlockAttributes{{ActiveOwnerAttrs: map[string]string{api.AttributeNode: node}}}
+	return b
+}
+
+func TestOutputDoesNotDependOnTheOrderOfTheInput(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		in := genInput(rt)
+		first := Compute(in)
+		r := rand.New(rand.NewPCG(1, uint64(rapid.IntRange(0, 1000).Draw(rt, "seed"))))
+		shuffle(r, in.Nodes)
+		shuffle(r, in.Peers)
+		shuffle(r, in.Affinities)
+		shuffle(r, in.Blocks)
+		shuffle(r, in.Pools)
+		if d := cmp.Diff(first, Compute(in), cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); d != "" {
+			rt.Fatalf("another order, another output:\n%s", d)
+		}
+		seen := map[netip.Addr]bool{}
+		for _, p := range first.Peers {
+			if seen[p.Address] || p.Address == first.Addresses[0] {
+				rt.Fatalf("peer %s twice, or ourselves", p.Address)
+			}
+			seen[p.Address] = true
+		}
+	})
+}
+
+func shuffle[T any](r *rand.Rand, s []T) { r.Shuffle(len(s), func(i, j int) { s[i], s[j] = s[j], s[i] }) }
+
+func TestExports(t *testing.T) {
+	hidden := aPool("hidden", "10.66.0.0/16")
+	hidden.Spec.DisableBGPExport = true
+	disabled := aPool("disabled", "10.67.0.0/16")
+	disabled.Spec.Disabled = true
+	out := Compute(Input{
+		Node: "node1", Nodes: threeNodes(),
+		Pools: []*v3.IPPool{aPool("v4", "10.65.0.0/16"), aPool("v6", "fd65::/16"), hidden, disabled},
+		Affinities: []*api.BlockAffinity{
+			affinity("node1", "10.65.1.0/26", api.AffinityConfirmed), affinity("node1", "fd65:1::/122", api.AffinityConfirmed),
+			affinity("node1", "10.65.1.64/26", api.AffinityPending), affinity("node1", "10.66.1.0/26", api.AffinityConfirmed),
+			affinity("node1", "10.67.1.0/26", api.AffinityConfirmed), affinity("node1", "192.0.2.0/26", api.AffinityConfirmed),
+			affinity("node2", "10.65.2.0/26", api.AffinityConfirmed),
+		},
+		Blocks: []*api.IPAMBlock{
+			block("10.65.1.0/26", 3, "node1"), block("10.65.2.0/26", 5, "node1"), block("10.65.9.0/26", 7, "node1"),
+			block("10.65.2.64/26", 5, "node3"), block("fd65:2::/122", 63, "node1"),
+		},
+	})
+	want := []Export{
+		{netip.MustParsePrefix("10.65.1.0/26"), "block of this node"},
+		{netip.MustParsePrefix("10.65.2.5/32"), "address borrowed from block 10.65.2.0/26 of node2"},
+		{netip.MustParsePrefix("10.65.9.7/32"), "address in block 10.65.9.0/26, which has no owner"},
+		{netip.MustParsePrefix("10.67.1.0/26"), "block of this node"},
+		{netip.MustParsePrefix("fd65:1::/122"), "block of this node"},
+		{netip.MustParsePrefix("fd65:2::3f/128"), "address in block fd65:2::/122, which has no owner"},
+	}
+	if d := cmp.Diff(want, out.Exports, cmpopts.EquateComparable(netip.Prefix{})); d != "" {
+		t.Errorf("exports (-want +got):\n%s", d)
+	}
+}
+
+func TestGlobal(t *testing.T) {
+	asn, bind := numorstring.ASNumber(64600), v3.BindModeNodeIP
+	out := Compute(Input{
+		Node: "node3", Nodes: []*api.Node{aNode("node3", "", "fd01::3/64")},
+		Configs: defaultConfig(v3.BGPConfigurationSpec{ASNumber: &asn, BindMode: &bind, ListenPort: 1790}),
+	})
+	g := out.Global
+	if g.ASN != 64600 || g.Port != 1790 || len(g.Listen) != 1 || g.Listen[0] != netip.MustParseAddr("fd01::3") || g.Transit {
+		t.Errorf("global %+v", g)
+	}
+	if !g.RouterID.Is4() || g.RouterID.As4()[0] == 0 || g.RouterID.As4()[0] >= 224 {
+		t.Errorf("router ID %s of an IPv6 node", g.RouterID)
+	}
+	if v4 := Compute(Input{Node: "node1", Nodes: threeNodes()}).Global.RouterID; v4 != netip.MustParseAddr("10.1.1.11") {
+		t.Errorf("router ID %s, want the IPv4 address", v4)
+	}
+}
+
+func TestRestartTimes(t *testing.T) {
+	out := Compute(Input{
+		Node: "node1", Nodes: threeNodes()[:2],
+		Configs: defaultConfig(v3.BGPConfigurationSpec{NodeMeshMaxRestartTime: &metav1.Duration{Duration: 7 * time.Second}}),
+		Peers: []*v3.BGPPeer{
+			aPeer("a", v3.BGPPeerSpec{PeerIP: "10.1.1.1", ASNumber: 1, MaxRestartTime: &metav1.Duration{Duration: 9 * time.Second}}),
+			aPeer("b", v3.BGPPeerSpec{PeerIP: "10.1.1.2", ASNumber: 1}),
+		},
+	})
+	for _, p := range out.Peers {
+		want := map[string]time.Duration{"a": 9 * time.Second, "b": DefaultRestartTime, "node2": 7 * time.Second}[p.Name]
+		if p.RestartTime != want {
+			t.Errorf("%s: restart time %v, want %v", p.Name, p.RestartTime, want)
+		}
+	}
+}
+
+func TestMissingNodeSaysWhatToCreate(t *testing.T) {
+	for _, tt := range []struct {
+		node string
+		want string
+	}{
+		{"nobody", "there is no Node nobody: create it"},
+		{"bare", "Node bare has no usable BGP address: set spec.bgp.ipv4Address"},
+	} {
+		out := Compute(Input{Node: tt.node, Nodes: append(threeNodes(), &api.Node{ObjectMeta: meta("bare")})})
+		if !strings.HasPrefix(out.Missing, tt.want) || len(out.Peers) > 0 {
+			t.Errorf("%s: %q, %d peers; want %q… and none", tt.node, out.Missing, len(out.Peers), tt.want)
+		}
+	}
+}
