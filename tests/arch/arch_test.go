@@ -45,12 +45,12 @@ func rules() []rule {
 		},
 		{
 			from: "tortie", deny: []string{"go.etcd.io/etcd/client"},
-			except: []string{"tortie/internal/datastore/etcd", "tortie/internal/datastore/datastoretest", "tortie/tests"},
+			except: []string{"tortie/internal/datastore/etcd", "tortie/tests"},
 			why:    "only internal/datastore/etcd knows the etcd client",
 		},
 		{
 			from: "tortie", deny: []string{"go.etcd.io/etcd/server"},
-			except: []string{"tortie/internal/datastore/datastoretest", "tortie/tests"},
+			except: []string{"tortie/internal/datastore/etcd/etcdtest", "tortie/tests"},
 			why:    "an embedded etcd is for tests and the lab",
 		},
 		{
