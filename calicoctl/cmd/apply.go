@@ -17,7 +17,7 @@ time, and fields that a newer version wrote are kept. A resourceVersion in the
 manifest must be the present one.`, &in,
 		func(cmd *cobra.Command) error {
 			return a.write(cmd.Context(), verb{
-				name: "apply", past: "applied",
+				name: "apply", past: "applied", updates: true,
 				do: func(ctx context.Context, s *resource.Store, obj api.Object) error { return s.Apply(ctx, obj) },
 			}, in)
 		})

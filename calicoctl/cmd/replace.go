@@ -17,7 +17,7 @@ that a newer version wrote are kept. A resourceVersion in the manifest must be t
 present one: then nobody else's change is written over.`, &in,
 		func(cmd *cobra.Command) error {
 			return a.write(cmd.Context(), verb{
-				name: "replace", past: "replaced",
+				name: "replace", past: "replaced", updates: true,
 				do: func(ctx context.Context, s *resource.Store, obj api.Object) error { return s.Replace(ctx, obj) },
 			}, in)
 		})

@@ -107,7 +107,7 @@ var samplesFile = filepath.Join("..", "..", "internal", "api", "testdata", "samp
 //	put PATH FILE          write raw bytes into the store, as a foreign program may
 //	samples                load a store as upstream's programs wrote it
 //	raw PATH               the raw bytes of a path on stdout
-//	paths [PREFIX]         the paths of the store on stdout
+//	paths [PREFIX]         the paths of the store on stdout, or "none"
 //	etcd up|down           make the store answer or not
 //	bgpd                   start a bgpd with two peers and three routes
 //	masked                 the last stdout again, with UIDs, GUIDs and revisions masked
@@ -155,7 +155,11 @@ func TestScripts(t *testing.T) {
 				fmt.Fprintf(ts.Stdout(), "%s\n", value)
 			},
 			"paths": func(ts *testscript.TestScript, _ bool, args []string) {
-				for _, path := range worldOf(ts).store.Paths(strings.Join(args, "")) {
+				paths := worldOf(ts).store.Paths(strings.Join(args, ""))
+				if len(paths) == 0 {
+					paths = []string{"none"} // no output at all would leave the last one in place
+				}
+				for _, path := range paths {
 					fmt.Fprintln(ts.Stdout(), path)
 				}
 			},

@@ -18,6 +18,7 @@ import (
 type verb struct {
 	name, past string
 	do         func(ctx context.Context, store *resource.Store, obj api.Object) error
+	updates    bool // whether it changes objects that exist
 	// skip tells which failures the command line asked to pass over.
 	skip    func(err error) bool
 	skipped string // why, for the summary
@@ -39,7 +40,7 @@ func (a *app) write(ctx context.Context, v verb, in input) error {
 		return err
 	}
 	defer closeStore()
-	if err := checkRules(ctx, store, docs); err != nil {
+	if err := checkRules(ctx, store, docs, v.updates); err != nil {
 		return err
 	}
 	a.ensureInitialized(ctx, store)
@@ -82,18 +83,18 @@ func notExecuted(err error, suffix string) error {
 }
 
 // checkRules checks what holds between objects.
-func checkRules(ctx context.Context, store *resource.Store, docs []manifestfile.Document) error {
+func checkRules(ctx context.Context, store *resource.Store, docs []manifestfile.Document, updates bool) error {
 	objects := make([]api.Object, len(docs))
 	for i, doc := range docs {
 		objects[i] = doc.Object
 	}
-	refusals, err := store.CheckPools(ctx, objects)
+	refusals, err := store.CheckPools(ctx, objects, updates)
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for _, r := range refusals {
-		errs = append(errs, &manifestfile.Error{Source: docs[r.Index].At("spec.cidr"), Err: r.Err})
+		errs = append(errs, &manifestfile.Error{Source: docs[r.Index].At(r.Field), Err: r.Err})
 	}
 	if len(errs) == 0 {
 		return nil

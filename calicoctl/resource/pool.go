@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
@@ -15,46 +18,58 @@ import (
 
 // Refusal is an object of the input that the rules between objects forbid.
 type Refusal struct {
-	Index int // of the object in the input
+	Index int    // of the object in the input
+	Field string // the path of the field that breaks the rule
 	Err   error
 }
 
-// CheckPools applies the rules between IP pools to a whole input before any of
-// it is written: no two pools overlap, among themselves or with those stored. A
+// CheckPools applies the rules for IP pools to a whole input before any of it is
+// written: no two pools overlap, among themselves or with those stored, and,
+// with updates, no stored pool is changed in a way that its blocks forbid. A
 // pool of the input takes the place of the stored one of its name.
-func (s *Store) CheckPools(ctx context.Context, objects []api.Object) ([]Refusal, error) {
-	pools := map[int]*v3.IPPool{}
-	replaced := map[string]bool{}
-	for i, obj := range objects {
-		if pool, ok := obj.(*v3.IPPool); ok {
-			pools[i], replaced[pool.Name] = pool, true
-		}
-	}
-	if len(pools) == 0 {
+func (s *Store) CheckPools(ctx context.Context, objects []api.Object, updates bool) ([]Refusal, error) {
+	if !slices.ContainsFunc(objects, isPool) {
 		return nil, nil
 	}
 	snap, err := s.Client.List(ctx, datastore.Range{Kind: api.KindIPPool})
 	if err != nil {
 		return nil, err
 	}
-	var others []*v3.IPPool
+	stored := map[string]*v3.IPPool{}
 	for _, entry := range snap.Entries {
-		if pool := entry.Object.(*v3.IPPool); !replaced[pool.Name] {
-			others = append(others, pool)
-		}
+		pool := entry.Object.(*v3.IPPool)
+		stored[pool.Name] = pool
 	}
 	var refusals []Refusal
-	for i := range objects {
-		pool := pools[i]
-		if pool == nil {
+	for i, obj := range objects {
+		pool, ok := obj.(*v3.IPPool)
+		if !ok {
 			continue
 		}
-		if err := api.CheckPools(pool, others); err != nil {
-			refusals = append(refusals, Refusal{Index: i, Err: err})
+		if old := stored[pool.Name]; old != nil && updates {
+			key := api.Key{Kind: api.KindIPPool, Name: pool.Name}
+			field, err := s.allowPoolUpdate(ctx, key, old, pool)
+			if err != nil && field == "" {
+				return nil, err
+			}
+			if err != nil {
+				refusals = append(refusals, Refusal{Index: i, Field: field, Err: err})
+				continue
+			}
 		}
-		others = append(others, pool)
+		delete(stored, pool.Name)
+		others := slices.SortedFunc(maps.Values(stored), func(a, b *v3.IPPool) int { return strings.Compare(a.Name, b.Name) })
+		if err := api.CheckPools(pool, others); err != nil {
+			refusals = append(refusals, Refusal{Index: i, Field: "spec.cidr", Err: err})
+		}
+		stored[pool.Name] = pool
 	}
 	return refusals, nil
+}
+
+func isPool(obj api.Object) bool {
+	_, ok := obj.(*v3.IPPool)
+	return ok
 }
 
 // allowUpdate applies the rules for changing a stored object.
@@ -62,26 +77,29 @@ func (s *Store) allowUpdate(ctx context.Context, key api.Key, old, updated api.O
 	if key.Kind != api.KindIPPool {
 		return nil
 	}
-	before, after := old.(*v3.IPPool), updated.(*v3.IPPool)
+	_, err := s.allowPoolUpdate(ctx, key, old.(*v3.IPPool), updated.(*v3.IPPool))
+	return err
+}
+
+// allowPoolUpdate refuses a change that the pool's blocks would not survive, and
+// names the field. An error without a field is one of the store.
+func (s *Store) allowPoolUpdate(ctx context.Context, key api.Key, before, after *v3.IPPool) (field string, err error) {
+	const advice = "create a pool of another name, disable this one, and delete it when nothing uses it"
 	if before.Spec.CIDR != after.Spec.CIDR {
-		return refuse("create a pool of another name, disable this one, and delete it when nothing uses it",
-			"%s: spec.cidr: can't be changed from %s to %s", key, before.Spec.CIDR, after.Spec.CIDR)
+		return "spec.cidr", refuse(advice, "%s: spec.cidr: can't be changed from %s to %s", key, before.Spec.CIDR, after.Spec.CIDR)
 	}
 	if before.Spec.BlockSize == after.Spec.BlockSize {
-		return nil
+		return "", nil
 	}
 	cidr, err := netip.ParsePrefix(before.Spec.CIDR)
 	if err != nil {
-		return nil // nothing can have been taken from such a pool
+		return "", nil // nothing can have been taken from such a pool
 	}
 	use, err := s.poolUse(ctx, cidr)
-	if err != nil {
-		return err
+	if err != nil || len(use.blocks) == 0 {
+		return "", err
 	}
-	if len(use.blocks) == 0 {
-		return nil
-	}
-	return refuse("create a pool of another name with the new size, disable this one, and delete it when nothing uses it",
+	return "spec.blockSize", refuse(advice,
 		"%s: spec.blockSize: can't be changed from %d to %d while the pool has blocks (%d, of them %d with addresses in use)",
 		key, before.Spec.BlockSize, after.Spec.BlockSize, len(use.blocks), use.busy)
 }
