@@ -132,16 +132,16 @@ func TestDeletedObjectsLeaveNothing(t *testing.T) {
 
 func TestNewestOfTwoEndpointsKeepsTheAddress(t *testing.T) {
 	s := stateOf(t,
-		wep("old", "node-1", "cali00000000001", 9, "10.65.0.1/32", "10.65.0.2/32"),
-		wep("new", "node-1", "cali00000000002", 1, "10.65.0.1/32"),
+		wep("a-old", "node-1", "cali00000000001", 9, "10.65.0.1/32", "10.65.0.2/32"),
+		wep("b-new", "node-1", "cali00000000002", 1, "10.65.0.1/32"),
 	)
-	if d := diff(addrs("10.65.0.1"), s.Endpoints[id("new")].Addrs); d != "" {
+	if d := diff(addrs("10.65.0.1"), s.Endpoints[id("b-new")].Addrs); d != "" {
 		t.Error(d)
 	}
-	if d := diff(addrs("10.65.0.2"), s.Endpoints[id("old")].Addrs); d != "" {
+	if d := diff(addrs("10.65.0.2"), s.Endpoints[id("a-old")].Addrs); d != "" {
 		t.Error(d)
 	}
-	wantProblem(t, s, "ns1/old", "10.65.0.1", "ns1/new")
+	wantProblem(t, s, "ns1/a-old", "10.65.0.1", "ns1/b-new")
 	if s.HoldDevices {
 		t.Error("a conflict between readable endpoints holds the sweep of devices")
 	}
@@ -149,17 +149,17 @@ func TestNewestOfTwoEndpointsKeepsTheAddress(t *testing.T) {
 
 func TestNewestOfTwoEndpointsKeepsTheInterface(t *testing.T) {
 	s := stateOf(t,
-		wep("old", "node-1", "cali00000000001", 9, "10.65.0.1/32"),
-		wep("new", "node-1", "cali00000000001", 1, "10.65.0.2/32"),
+		wep("a-old", "node-1", "cali00000000001", 9, "10.65.0.1/32"),
+		wep("b-new", "node-1", "cali00000000001", 1, "10.65.0.2/32"),
 		wep("third", "node-1", "cali00000000003", 99, "10.65.0.1/32"),
 	)
-	if _, ok := s.Endpoints[id("old")]; ok {
+	if _, ok := s.Endpoints[id("a-old")]; ok {
 		t.Error("the older endpoint kept a share of the interface")
 	}
 	if d := diff(addrs("10.65.0.1"), s.Endpoints[id("third")].Addrs); d != "" {
 		t.Errorf("the loser of the interface still claims its address: %s", d)
 	}
-	wantProblem(t, s, "ns1/old", "cali00000000001", "ns1/new")
+	wantProblem(t, s, "ns1/a-old", "cali00000000001", "ns1/b-new")
 }
 
 func TestTieBetweenEndpointsGoesToTheLowerID(t *testing.T) {

@@ -146,6 +146,42 @@ func TestEndpointRemovedBeforeInSyncStaysAway(t *testing.T) {
 	})
 }
 
+func TestHalfOfTheDatastoreSettlesNothing(t *testing.T) {
+	onEachKernel(t, func(w *world) {
+		w.device(if1)
+		w.device(if2)
+		a, b := endpoint("a", "c1", if1, "10.65.0.1"), endpoint("b", "c2", if2, "10.65.0.2")
+		w.start()
+		w.upsert(a)
+		w.upsert(b)
+		w.remove(b)
+		w.loop.SetState(state(a)) // b is not in this half
+		w.barrier()
+		w.wantRoutes("10.65.0.1/32 " + if1)
+		w.loop.SetState(state(a, b))
+		w.loop.InSync()
+		w.barrier()
+		w.wantRoutes("10.65.0.1/32 " + if1)
+	})
+}
+
+func TestRemoveBeforeInSyncTakesAnEarlierProcesssRoutes(t *testing.T) {
+	onEachKernel(t, func(w *world) {
+		l := w.device(if1)
+		w.must(w.kern.AddRoute(kernel.Route{
+			Dst: netip.MustParsePrefix("10.65.0.1/32"), Protocol: kernel.ProtocolFelix,
+			Scope: kernel.ScopeLink, Link: l.Index,
+		}))
+		a := endpoint("a", "c1", if1, "10.65.0.1")
+		w.start()
+		w.loop.SetState(state(a))
+		w.barrier()
+		w.wantRoutes("10.65.0.1/32 " + if1)
+		w.remove(a)
+		w.wantRoutes()
+	})
+}
+
 func TestRepeatedAddAfterRemoveComesBack(t *testing.T) {
 	onEachKernel(t, func(w *world) {
 		w.device(if1)

@@ -183,16 +183,44 @@ func TestEndedSubscriptionIsRenewed(t *testing.T) {
 	})
 }
 
+// discreet is a kernel that says nothing of routes, as the real one does of the
+// IPv4 routes that go with a link.
+type discreet struct{ *fakekernel.Kernel }
+
+func (d discreet) Subscribe(ctx context.Context, topics kernel.Topics) (<-chan kernel.Event, error) {
+	return d.Kernel.Subscribe(ctx, topics&^kernel.RouteEvents)
+}
+
 func TestFastFlapOfADeviceIsNotMissed(t *testing.T) {
 	inBubble(t, func(w *world, k *fakekernel.Kernel) {
+		w.cfg.Kernel = discreet{k}
 		l := w.device(if1)
 		w.startInSync(state(endpoint("a", "c1", if1, "10.65.0.1")))
 		after(time.Minute)
-		// Down and up again before the Loop looks: the routes went without a word.
+		// Down and up again before the Loop looks.
 		w.must(k.SetDown(l.Index))
 		w.must(k.SetUp(l.Index))
 		after(time.Second)
 		w.wantRoutes("10.65.0.1/32 " + if1)
+	})
+}
+
+func TestAnotherDeviceUnderTheNameHasItsOwnGrace(t *testing.T) {
+	inBubble(t, func(w *world, _ *fakekernel.Kernel) {
+		w.cfg.SweepGrace = 2 * time.Minute
+		l := w.device(if1)
+		w.startInSync(calc.State{})
+		after(119 * time.Second)
+		w.must(w.kern.DeleteLink(l.Index))
+		w.device(if1)
+		after(time.Minute)
+		if !w.hasDevice(if1) {
+			t.Error("removed within its own grace")
+		}
+		after(5 * time.Minute)
+		if w.hasDevice(if1) {
+			t.Error("never removed")
+		}
 	})
 }
 
