@@ -222,7 +222,7 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-// block256 is the value of a block of the given size, half of it allocated.
+// blockValue is the value of a block of the given size, half of it allocated.
 func blockValue(t testing.TB, reg *api.Registry, size int) []byte {
 	owner, claimed := "host:node1", metav1.NewTime(time.Date(2026, 11, 22, 2, 1, 40, 0, time.UTC))
 	block := &api.IPAMBlock{Spec: api.IPAMBlockSpec{
