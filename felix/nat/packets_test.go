@@ -45,7 +45,8 @@ func newWorld(t *testing.T) world {
 	}
 	node := kerneltest.Open(t, w.node)
 	check(t, node.SetSysctls([]kernel.Setting{
-		{Name: "ipv4/conf/all/forwarding", Value: "1"}, {Name: "ipv6/conf/all/forwarding", Value: "1"},
+		{Name: "ipv4/conf/all/forwarding", Value: "1"},
+		{Name: "ipv6/conf/all/forwarding", Value: "1"},
 		// No wait for the link-local addresses that neighbours are asked from.
 		{Name: "ipv6/conf/default/accept_dad", Value: "0"},
 	}))

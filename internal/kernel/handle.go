@@ -20,7 +20,10 @@ const (
 	answerTimeout = 30 * time.Second
 	// dumpTries is how often a dump that the kernel interrupted is begun again
 	// before the caller is told.
-	dumpTries = 10
+	dumpTries = 12
+	// The pause before trying again doubles from the first to the longest, so
+	// that a burst of new pods has time to end.
+	firstDumpPause, longestDumpPause = time.Millisecond, 200 * time.Millisecond
 	// requestBuffer is the receive buffer asked for: large dumps arrive in
 	// pieces of 32 KiB, so this leaves ample room.
 	requestBuffer = 1 << 20
@@ -161,6 +164,7 @@ func dump[T any](ctx context.Context, h *Handle, req request, answer uint16,
 // retryDump begins a dump again for as long as the kernel says it was
 // interrupted, at most dumpTries times.
 func retryDump[T any](ctx context.Context, once func() ([]T, error)) ([]T, error) {
+	pause := firstDumpPause
 	for try := 1; ; try++ {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -175,5 +179,12 @@ func retryDump[T any](ctx context.Context, once func() ([]T, error)) ([]T, error
 			return nil, fmt.Errorf("%w %d times in a row: the kernel is changing faster than it can be read",
 				ErrDumpInterrupted, try)
 		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+		}
+		pause = min(2*pause, longestDumpPause)
 	}
 }

@@ -9,58 +9,68 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 )
 
 func TestInterruptedDumpIsBegunAgain(t *testing.T) {
-	for _, c := range []struct {
-		interruptions int
-		wantErr       error
-	}{
-		{0, nil},
-		{1, nil},
-		{dumpTries - 1, nil},
-		{dumpTries, ErrDumpInterrupted},
-	} {
-		calls := 0
-		got, err := retryDump(t.Context(), func() ([]int, error) {
-			calls++
-			if calls <= c.interruptions {
-				return []int{99}, ErrDumpInterrupted // partial
+	synctest.Test(t, func(t *testing.T) {
+		for _, c := range []struct {
+			interruptions int
+			wantErr       error
+		}{
+			{0, nil},
+			{1, nil},
+			{dumpTries - 1, nil},
+			{dumpTries, ErrDumpInterrupted},
+		} {
+			calls, start := 0, time.Now()
+			got, err := retryDump(t.Context(), func() ([]int, error) {
+				calls++
+				if calls <= c.interruptions {
+					return []int{99}, ErrDumpInterrupted // partial
+				}
+				return []int{1, 2}, nil
+			})
+			if !errors.Is(err, c.wantErr) {
+				t.Errorf("%d interruptions: error is %v, want %v", c.interruptions, err, c.wantErr)
 			}
-			return []int{1, 2}, nil
-		})
-		if !errors.Is(err, c.wantErr) {
-			t.Errorf("%d interruptions: error is %v, want %v", c.interruptions, err, c.wantErr)
+			if err == nil && !slices.Equal(got, []int{1, 2}) {
+				t.Errorf("%d interruptions: got %v", c.interruptions, got)
+			}
+			if err != nil && got != nil {
+				t.Errorf("%d interruptions: partial result %v", c.interruptions, got)
+			}
+			if took := time.Since(start); took > 2*time.Second || (c.interruptions > 0) != (took > 0) {
+				t.Errorf("%d interruptions: took %s", c.interruptions, took)
+			}
 		}
-		if err == nil && !slices.Equal(got, []int{1, 2}) {
-			t.Errorf("%d interruptions: got %v", c.interruptions, got)
-		}
-		if err != nil && got != nil {
-			t.Errorf("%d interruptions: partial result %v", c.interruptions, got)
-		}
-	}
+	})
 }
 
 func TestDumpEndsWithItsContextAndOnOtherErrors(t *testing.T) {
-	ctx, cancel := context.WithCancel(t.Context())
-	_, err := retryDump(ctx, func() ([]int, error) {
-		cancel()
-		return nil, ErrDumpInterrupted
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		start := time.Now()
+		_, err := retryDump(ctx, func() ([]int, error) {
+			cancel()
+			return nil, ErrDumpInterrupted
+		})
+		if !errors.Is(err, context.Canceled) || time.Since(start) > 0 {
+			t.Errorf("error is %v after %s, want Canceled at once", err, time.Since(start))
+		}
+		calls := 0
+		_, err = retryDump(t.Context(), func() ([]int, error) {
+			calls++
+			return nil, unix.EPERM
+		})
+		if !errors.Is(err, unix.EPERM) || calls != 1 {
+			t.Errorf("error is %v after %d calls, want EPERM after one", err, calls)
+		}
 	})
-	if !errors.Is(err, context.Canceled) {
-		t.Errorf("error is %v, want Canceled", err)
-	}
-	calls := 0
-	_, err = retryDump(t.Context(), func() ([]int, error) {
-		calls++
-		return nil, unix.EPERM
-	})
-	if !errors.Is(err, unix.EPERM) || calls != 1 {
-		t.Errorf("error is %v after %d calls, want EPERM after one", err, calls)
-	}
 }
 
 // lastMessage builds the last message of an answer.

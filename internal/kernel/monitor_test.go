@@ -352,3 +352,50 @@ func ip(t *testing.T, ns *kernel.Netns, args string) {
 		return nil
 	}))
 }
+
+// TestLinksAreReadWholeWhilePodsComeAndGo: a dump that the kernel interrupts must
+// never come back short.
+func TestLinksAreReadWholeWhilePodsComeAndGo(t *testing.T) {
+	kerneltest.Require(t, kerneltest.Veth)
+	ns := kerneltest.NewNetns(t)
+	reader, churner := kerneltest.Open(t, ns), kerneltest.Open(t, ns)
+	const lasting = 60 // several messages' worth, in 30 pairs
+	for i := range lasting / 2 {
+		_, err := reader.CreateVeth(kernel.VethSpec{Host: fmt.Sprintf("cali%d", i), Peer: fmt.Sprintf("eth%d", i)})
+		ok(t, err)
+	}
+	churned := make(chan error)
+	go func() {
+		churned <- func() error {
+			for range 10 {
+				l, err := churner.CreateVeth(kernel.VethSpec{Host: "pod", Peer: "podp"})
+				if err != nil {
+					return err
+				}
+				if err := churner.DeleteLink(l.Index); err != nil {
+					return err
+				}
+			}
+			return nil
+		}()
+	}()
+	for reads := 0; ; reads++ {
+		links, err := reader.Links()
+		ok(t, err)
+		n := 0
+		for _, l := range links {
+			if l.Kind == "veth" && !strings.HasPrefix(l.Name, "pod") {
+				n++
+			}
+		}
+		if n != lasting {
+			t.Fatalf("read %d has %d of the lasting links, want %d", reads, n, lasting)
+		}
+		select {
+		case err := <-churned:
+			ok(t, err)
+			return
+		default:
+		}
+	}
+}
