@@ -1,0 +1,179 @@
+package cniserver
+
+import (
+	"context"
+	"net"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"tortie/internal/control/cniwire"
+)
+
+// listen serves the world's calls on a socket until the returned stop is called.
+func (w *world) listen() (socket string, stop func()) {
+	w.t.Helper()
+	w.stop() // Run has its own releaser
+	w.start()
+	w.awaitReady()
+	socket = filepath.Join(w.t.TempDir(), "s")
+	l, err := Listen(socket)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- w.server.Run(ctx, l) }()
+	var once sync.Once
+	stop = func() {
+		once.Do(func() {
+			cancel()
+			if err := <-ended; err != nil {
+				w.t.Error(err)
+			}
+		})
+	}
+	w.t.Cleanup(stop)
+	return socket, stop
+}
+
+func dial(t *testing.T, socket string) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+func TestServerAnswersOverTheSocket(t *testing.T) {
+	w := newWorld(t)
+	socket, _ := w.listen()
+	var wg sync.WaitGroup
+	for _, container := range []string{"a", "b", "c", "d"} {
+		wg.Go(func() {
+			for _, command := range []string{"ADD", "CHECK", "DEL"} {
+				conn := dial(t, socket)
+				if err := cniwire.Write(conn, request(command, container)); err != nil {
+					t.Error(err)
+				}
+				resp, err := cniwire.ReadResponse(conn)
+				if err != nil || resp.Error != nil || (command == "ADD") != (len(resp.Result) > 0) {
+					t.Errorf("%s: %+v, %v", command, resp, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	w.wantNothing()
+}
+
+func TestServerSurvivesWhatIsNoRequest(t *testing.T) {
+	w := newWorld(t)
+	socket, _ := w.listen()
+	for _, garbage := range []string{"hello\n", "{}\n", "[]\n", `{"version":1,"plugin":"calico","command":"ADD","config":7}` + "\n", strings.Repeat("x", 4096) + "\n"} {
+		conn := dial(t, socket)
+		if _, err := conn.Write([]byte(garbage)); err != nil {
+			t.Fatal(err)
+		}
+		resp, err := cniwire.ReadResponse(conn)
+		if err != nil || resp.Error == nil || resp.Error.Msg == "" {
+			t.Errorf("%.20q: %+v, %v", garbage, resp, err)
+		}
+	}
+	_ = dial(t, socket).Close() // and one that says nothing
+	conn := dial(t, socket)
+	if err := cniwire.Write(conn, request("STATUS", "")); err != nil {
+		t.Fatal(err)
+	}
+	if resp, err := cniwire.ReadResponse(conn); err != nil || resp.Error != nil {
+		t.Errorf("%+v, %v", resp, err)
+	}
+}
+
+// block stops the first call that reaches a step until it is let go.
+func (w *world) block(step string) (reached chan struct{}, letGo func()) {
+	reached, gate := make(chan struct{}), make(chan struct{})
+	var first, open sync.Once
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.fault = func(s string) error {
+		if s == step {
+			first.Do(func() { close(reached); <-gate })
+		}
+		return nil
+	}
+	letGo = func() { open.Do(func() { close(gate) }) }
+	w.t.Cleanup(letGo)
+	return reached, letGo
+}
+
+func TestAddIsGivenUpWhenItsRuntimeGoesAway(t *testing.T) {
+	w := newWorld(t)
+	socket, _ := w.listen()
+	reached, letGo := w.block("wire")
+	conn := dial(t, socket)
+	if err := cniwire.Write(conn, request("ADD", "c1")); err != nil {
+		t.Fatal(err)
+	}
+	<-reached
+	_ = conn.Close()
+	// The call learns of it before its next step.
+	letGo()
+	w.await("the ADD is undone or done", func() bool {
+		e, ok := w.journal.Get(idOf(request("", "c1")))
+		return !ok || e.State != "adding"
+	})
+	w.ok(request("DEL", "c1"))
+	w.wantNothing()
+}
+
+func TestStoppingLetsCallsFinish(t *testing.T) {
+	w := newWorld(t)
+	socket, stop := w.listen()
+	reached, letGo := w.block("wire")
+	conn := dial(t, socket)
+	if err := cniwire.Write(conn, request("ADD", "c1")); err != nil {
+		t.Fatal(err)
+	}
+	<-reached
+	stopped := make(chan struct{})
+	go func() { stop(); close(stopped) }()
+	w.await("no new call is accepted", func() bool {
+		c, err := net.Dial("unix", socket)
+		if err == nil {
+			_ = c.Close()
+		}
+		return err != nil
+	})
+	letGo()
+	if resp, err := cniwire.ReadResponse(conn); err != nil || resp.Error != nil {
+		t.Errorf("%+v, %v", resp, err)
+	}
+	<-stopped
+	if len(w.devices) != 1 || len(w.routes) != 1 {
+		t.Error("the end of felix touched the kernel")
+	}
+}
+
+func TestDelIsNotKeptWaitingByAdds(t *testing.T) {
+	w := newWorld(t)
+	w.ok(request("ADD", "c1"))
+	_, _ = w.listen()
+	w.server.adds = make(chan struct{}, 1)
+	reached, letGo := w.block("wire")
+	var wg sync.WaitGroup
+	for _, container := range []string{"c2", "c3"} {
+		wg.Go(func() { w.call(request("ADD", container)) })
+	}
+	<-reached
+	w.ok(request("DEL", "c1"))
+	letGo()
+	wg.Wait()
+}
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -1,0 +1,186 @@
+package config
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+func file(t *testing.T, content string) Layer {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "felix.cfg")
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l, err := FromFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func resource(t *testing.T, name string, change func(*v3.FelixConfigurationSpec)) Layer {
+	t.Helper()
+	r := v3.NewFelixConfiguration()
+	r.Name = name
+	change(&r.Spec)
+	l, err := FromResource(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func TestStrongerSourceWins(t *testing.T) {
+	env := FromEnv([]string{"FELIX_LOGSEVERITYSCREEN=Error", "PATH=/bin", "felix_healthport=1"})
+	cfg := file(t, "[global]\n# a comment\nLogSeverityScreen = Debug\nHealthPort=2\nRouteRefreshInterval = 30\n")
+	node := resource(t, "node.node1", func(s *v3.FelixConfigurationSpec) {
+		s.RouteRefreshInterval = &metav1.Duration{Duration: time.Minute}
+		enabled := true
+		s.HealthEnabled = &enabled
+	})
+	byDefault := resource(t, "default", func(s *v3.FelixConfigurationSpec) {
+		enabled := false
+		s.HealthEnabled = &enabled
+		s.IPForwarding = "Disabled"
+	})
+	c, problems := Resolve(env, cfg, node, byDefault)
+	if len(problems) != 0 {
+		t.Errorf("problems %v", problems)
+	}
+	if c.LogLevel != slog.LevelError || c.HealthAddress != "localhost:1" || c.RouteRefreshInterval != 30*time.Second || !c.HealthEnabled || c.IPForwarding {
+		t.Errorf("configuration %+v", c)
+	}
+}
+
+func TestDefaultsAreUpstreams(t *testing.T) {
+	c, problems := Resolve()
+	if len(problems) != 0 || c.LogLevel != slog.LevelInfo || !c.IPForwarding || c.RouteRefreshInterval != 90*time.Second ||
+		c.HealthEnabled || c.HealthAddress != "localhost:9099" || c.CNISocket != "/var/run/calico/felix-cni.sock" {
+		t.Errorf("configuration %+v, problems %v", c, problems)
+	}
+}
+
+func TestProblemsNameSourceParameterAndRemedy(t *testing.T) {
+	for _, tc := range []struct {
+		layer Layer
+		says  []string
+		bad   bool
+	}{
+		{FromEnv([]string{"FELIX_LOGSEVERITYSCREN=x"}), []string{"environment", "FELIX_LOGSEVERITYSCREN", "did you mean LogSeverityScreen?"}, true},
+		{FromEnv([]string{"FELIX_XYZZYPLUGH=x"}), []string{"FELIX_XYZZYPLUGH", "is no parameter"}, true},
+		{FromEnv([]string{"FELIX_LOGSEVERITYSCREEN=loud"}), []string{`"loud" is no severity`}, true},
+		{FromEnv([]string{"FELIX_ROUTEREFRESHINTERVAL=-1"}), []string{"is no interval"}, true},
+		{FromEnv([]string{"FELIX_ROUTEREFRESHINTERVAL=NaN"}), []string{"is no interval"}, true},
+		{FromEnv([]string{"FELIX_HEALTHPORT=70000"}), []string{"is no port"}, true},
+		{FromEnv([]string{"FELIX_HEALTHENABLED=perhaps"}), []string{"neither true nor false"}, true},
+		{FromEnv([]string{"FELIX_IPFORWARDING=true"}), []string{"neither Enabled nor Disabled"}, true},
+		{FromEnv([]string{"FELIX_INTERFACEPREFIX=tap"}), []string{"want cali"}, true},
+		{FromEnv([]string{"FELIX_DATASTORETYPE=kubernetes"}), []string{"want etcdv3"}, true},
+		{FromEnv([]string{"FELIX_CNISOCKET=relative"}), []string{"absolute path"}, true},
+		{FromEnv([]string{"FELIX_BPFENABLED=true"}), []string{"known but has no effect"}, false},
+		{file(t, "VXLANMTU = 1400"), []string{"VXLANMTU", "no effect"}, false},
+		{resource(t, "default", func(s *v3.FelixConfigurationSpec) { n := 1400; s.VXLANMTU = &n }), []string{"FelixConfiguration default", "spec.vxlanMTU"}, false},
+	} {
+		_, problems := Resolve(tc.layer)
+		if len(problems) != 1 || problems[0].Bad != tc.bad {
+			t.Errorf("%v: problems %v", tc.says, problems)
+			continue
+		}
+		for _, s := range tc.says {
+			if !strings.Contains(problems[0].Error(), s) {
+				t.Errorf("problem %q does not say %q", problems[0], s)
+			}
+		}
+	}
+}
+
+func TestBadValueLeavesTheWeakerSource(t *testing.T) {
+	c, problems := Resolve(FromEnv([]string{"FELIX_LOGSEVERITYSCREEN=loud"}), file(t, "LogSeverityScreen = Debug"))
+	if len(problems) != 1 || c.LogLevel != slog.LevelDebug {
+		t.Errorf("%+v, problems %v", c, problems)
+	}
+}
+
+func TestSettingsAtTheirDefaultAreNotWarnedOf(t *testing.T) {
+	// As upstream's calicoctl stores every FelixConfiguration.
+	l := resource(t, "default", func(s *v3.FelixConfigurationSpec) {
+		mode, lb, nat, fips := v3.NFTablesMode("Auto"), v3.BPFConnectTimeLBTCP, v3.BPFHostNetworkedNATEnabled, v3.FloatingIPsDisabled
+		s.NFTablesMode, s.BPFConnectTimeLoadBalancing, s.BPFHostNetworkedNATWithoutCTLB, s.FloatingIPs = &mode, &lb, &nat, &fips
+	})
+	if _, problems := Resolve(l); len(problems) != 0 {
+		t.Errorf("problems %v", problems)
+	}
+}
+
+func TestUpstreamTableIsWhole(t *testing.T) {
+	if n := len(known()); n != 202 {
+		t.Errorf("%d parameters, want upstream's 202", n)
+	}
+	h := &health{}
+	for _, p := range parameters(h) {
+		u, ok := known()[strings.ToLower(p.name)]
+		if ok && p.field != "" && (u.field != p.field || u.name != p.name) {
+			t.Errorf("%+v is upstream's %+v", p.name, u)
+		}
+	}
+}
+
+func TestFileWithoutAssignmentIsRefused(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "felix.cfg")
+	if err := os.WriteFile(path, []byte("[global]\nLogSeverityScreen\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := FromFile(path); err == nil || !strings.Contains(err.Error(), "line 2") {
+		t.Errorf("error %v", err)
+	}
+	if _, err := FromFile(filepath.Join(t.TempDir(), "none")); err != nil {
+		t.Errorf("no file: %v", err)
+	}
+}
+
+func TestNeedsRestart(t *testing.T) {
+	a, _ := Resolve()
+	b := a
+	b.LogLevel, b.HealthAddress = slog.LevelDebug, "localhost:1"
+	if got := NeedsRestart(a, b); !slices.Equal(got, []string{"healthHost/Port"}) {
+		t.Errorf("%v", got)
+	}
+}
+
+func TestNodeName(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "nodename")
+	if err := os.WriteFile(path, []byte("from-file\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	none := filepath.Join(t.TempDir(), "none")
+	for _, tc := range []struct {
+		env  map[string]string
+		file string
+		want string
+		says string
+	}{
+		{map[string]string{"FELIX_FELIXHOSTNAME": "a", "NODENAME": "b"}, path, "a", ""},
+		{map[string]string{"NODENAME": "b"}, path, "b", ""},
+		{nil, path, "from-file", ""},
+		{map[string]string{"CALICO_NODENAME_FILE": path}, none, "from-file", ""},
+		{nil, none, strings.ToLower(host), ""},
+		{map[string]string{"NODENAME": "a/b"}, path, "", "NODENAME"},
+	} {
+		got, err := NodeName(func(name string) string { return tc.env[name] }, tc.file)
+		if tc.says == "" && (err != nil || got != tc.want) || tc.says != "" && (err == nil || !strings.Contains(err.Error(), tc.says)) {
+			t.Errorf("%v: %q, %v", tc.env, got, err)
+		}
+	}
+}
