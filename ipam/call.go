@@ -104,6 +104,17 @@ func (r Request) validate() error {
 	return nil
 }
 
+// families are the IP versions of which addresses are asked for.
+func (r Request) families() []family {
+	var families []family
+	for _, f := range []family{ipv4, ipv6} {
+		if num, _ := r.wanted(f); num > 0 {
+			families = append(families, f)
+		}
+	}
+	return families
+}
+
 // wanted is how many addresses of a family are asked for, and from which pools.
 func (r Request) wanted(f family) (num int, pools []string) {
 	if f == ipv4 {

@@ -45,14 +45,14 @@ type ExhaustedError struct {
 // Error is one line: what, why, what to do.
 func (e *ExhaustedError) Error() string {
 	var s strings.Builder
-	fmt.Fprintf(&s, "assign %s on node %s: %v", countAddresses(e.Wanted, family(e.Version)), e.Node, e.Class)
+	fmt.Fprintf(&s, "assign %s on node %s: %v", count(e.Wanted, family(e.Version).String()+" address"), e.Node, e.Class)
 	separator := ": "
 	for _, v := range e.Pools {
 		s.WriteString(separator + v.String())
 		separator = "; "
 	}
 	if e.Limit > 0 {
-		fmt.Fprintf(&s, "; the node owns %d of at most %d %s blocks, with %d addresses free", e.Blocks, e.Limit, family(e.Version), e.Free)
+		fmt.Fprintf(&s, "; the node owns %d of at most %d %s blocks, with %s free", e.Blocks, e.Limit, family(e.Version), count(e.Free, "address"))
 		if e.Reserved > 0 {
 			fmt.Fprintf(&s, " and %d reserved", e.Reserved)
 		}
@@ -66,9 +66,13 @@ func (e *ExhaustedError) Error() string {
 // Unwrap makes errors.Is see the class.
 func (e *ExhaustedError) Unwrap() error { return e.Class }
 
-func countAddresses(n int, f family) string {
-	if n == 1 {
-		return fmt.Sprintf("1 %s address", f)
+// count is "1 block", "2 addresses".
+func count(n int, noun string) string {
+	switch {
+	case n == 1:
+		return "1 " + noun
+	case strings.HasSuffix(noun, "s"):
+		return fmt.Sprintf("%d %ses", n, noun)
 	}
-	return fmt.Sprintf("%d %s addresses", n, f)
+	return fmt.Sprintf("%d %ss", n, noun)
 }

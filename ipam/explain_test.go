@@ -196,3 +196,14 @@ func TestPoolsThatOverlapNeverGiveOverlappingBlocks(t *testing.T) {
 	}
 	c.check()
 }
+
+func TestAFamilyWithoutPoolClaimsNothingForTheOther(t *testing.T) {
+	c := newCluster(t, newPool("p", "10.0.0.0/16"), newNode("n", nil))
+	_, err := c.allocator("n").AutoAssign(t.Context(), ipam.Request{Handle: "h", Num4: 1, Num6: 1})
+	if !errors.Is(err, ipam.ErrNoPool) {
+		t.Errorf("got %v", err)
+	}
+	if got := c.store.Paths("/calico/ipam/v2/host/"); len(got) != 0 {
+		t.Errorf("claimed %v", got)
+	}
+}

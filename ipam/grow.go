@@ -216,11 +216,8 @@ func (w *writer) grow(ctx context.Context, c *call, batch []*call) (bool, error)
 // lacking is the family that a call finds no room in, and the pools to find it.
 func (w *writer) lacking(c *call) (f family, pools []pool, err error) {
 	p := newPlan(w.state, w.reserved)
-	for _, f = range []family{ipv4, ipv6} {
+	for _, f = range c.assign.families() {
 		num, _ := c.assign.wanted(f)
-		if num == 0 {
-			continue
-		}
 		if pools, err = w.usablePools(c.assign, f); err != nil {
 			return f, nil, err
 		}
@@ -325,14 +322,18 @@ func (w *writer) explain(c *call, f family, pools []pool, class error) error {
 
 // whyFull is the verdict on a pool that could serve but for space.
 func (w *writer) whyFull(p pool, class error, config api.IPAMConfigSpec) string {
-	own := len(w.state.ownBlocks(p))
+	free, own := 0, w.state.ownBlocks(p)
+	for _, prefix := range own {
+		free += w.state.blocks[prefix].available(w.reserved)
+	}
+	has := fmt.Sprintf("the node has %s in it with %d free", count(len(own), "block"), free)
 	switch {
 	case class == ErrBlockLimit:
-		return fmt.Sprintf("the node's %d blocks in it are full and it may claim no more", own)
+		return has + " and may claim no more"
 	case !config.AutoAllocateBlocks:
-		return fmt.Sprintf("the node's %d blocks in it are full and claiming more is switched off", own)
+		return has + " and claiming more is switched off"
 	case w.tooFine(p):
 		return "overlaps another pool with much smaller blocks"
 	}
-	return fmt.Sprintf("full: the node's %d blocks have no room, and no other block of the pool is free", own)
+	return has + ", and no other block of the pool is free"
 }

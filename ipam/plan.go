@@ -31,7 +31,7 @@ type plan struct {
 	released map[*call][]netip.Addr
 	// undone are the doubts whose addresses this transaction takes back.
 	undone []*doubt
-	// final is set when the plan must stay as it is.
+	// ops counts the operations so far.
 	ops int
 }
 

@@ -310,18 +310,19 @@ func (w *writer) planAssign(p *plan, c *call) bool {
 	if c.attrs.HandleID == nil {
 		c.attrs = w.attributes(c.assign)
 	}
-	var portions []portion
-	for _, f := range []family{ipv4, ipv6} {
-		num, _ := c.assign.wanted(f)
-		if num == 0 {
-			continue
-		}
-		pools, err := w.usablePools(c.assign, f)
+	pools := make(map[family][]pool)
+	for _, f := range c.assign.families() { // before a block is claimed for one in vain
+		usable, err := w.usablePools(c.assign, f)
 		if err != nil {
 			c.answer(result{err: err})
 			return true
 		}
-		more, found := p.search(num, pools)
+		pools[f] = usable
+	}
+	var portions []portion
+	for _, f := range c.assign.families() {
+		num, _ := c.assign.wanted(f)
+		more, found := p.search(num, pools[f])
 		if found < num {
 			return false
 		}

@@ -21,7 +21,7 @@ import (
 // invariant, joined, or nil:
 //
 //   - every key and value can be read;
-//   - a block is in exactly one pool, and overlaps no other block;
+//   - a block lies in a pool, and overlaps no other block;
 //   - every ordinal is either allocated or free exactly once, no attribute is
 //     without an ordinal, and every allocation has a sequence number below the
 //     block's;
