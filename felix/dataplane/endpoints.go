@@ -84,11 +84,11 @@ func (e *endpoints) get(id calc.EndpointID) (calc.Endpoint, bool) {
 // all calls f for every endpoint that should be, in no order; fresh tells the ones
 // that only a CNI call has spoken of.
 func (e *endpoints) all(f func(ep calc.Endpoint, fresh bool)) {
-	for id := range e.stored {
+	for id, ep := range e.stored {
 		if _, newer := e.added[id]; newer {
 			continue
 		}
-		if ep, ok := e.get(id); ok {
+		if container, gone := e.removed[id]; !gone || container != ep.ContainerID {
 			f(ep, false)
 		}
 	}

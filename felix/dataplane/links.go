@@ -229,9 +229,9 @@ func (l *Loop) isForeign(ev kernel.RouteEvent) bool {
 	}
 	want, wanted := l.desired[r.Dst]
 	if ev.Gone {
-		return wanted && want == r
+		return wanted && want.route == r
 	}
-	return !wanted || want != r
+	return !wanted || want.route != r
 }
 
 // pause waits and reports whether ctx still holds.

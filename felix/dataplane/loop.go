@@ -31,7 +31,7 @@ type Kernel interface {
 // Routes is the reconciler of the node's routes; *routetable.Table is one, made
 // for kernel.ProtocolFelix and the main table. The Loop must be its only user.
 type Routes interface {
-	Set(routes []kernel.Route)
+	Update(r kernel.Route)
 	Remove(dst netip.Prefix)
 	HoldStale(hold bool)
 	LinkChanged(index int)
@@ -93,7 +93,7 @@ type Loop struct {
 	waiters   []*waiter
 	hints     hints
 	status    Status
-	desired   map[netip.Prefix]kernel.Route
+	desired   map[netip.Prefix]claim
 	known     map[int]knownLink // the devices as last read, by index
 	// foreignAt is when route events last asked for a resync; foreignDue says that
 	// another is waiting for its time.
@@ -258,6 +258,7 @@ func (l *Loop) Status() Status {
 	s := l.status
 	s.InSync = l.inSync
 	s.Problems = l.state.Problems
+	l.endpoints.all(func(calc.Endpoint, bool) { s.Endpoints++ })
 	return s
 }
 

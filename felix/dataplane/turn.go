@@ -71,40 +71,55 @@ func (l *Loop) take() work {
 	return w
 }
 
-// declare hands the route table all that should be. Before InSync that is what CNI
-// calls asked for, on top of what is found in the kernel.
+// declare tells the route table what changed about what should be. Before InSync
+// that is what CNI calls asked for, on top of what is found in the kernel.
 func (l *Loop) declare(w *work) {
 	l.cfg.Routes.HoldStale(!w.inSync)
 	l.mu.Lock()
 	desired, missing := l.desiredRoutes(w.inSync)
+	before := l.desired
+	l.desired = desired
 	l.mu.Unlock()
-	list := make([]kernel.Route, 0, len(desired))
-	for _, r := range desired {
-		list = append(list, r)
+	for dst := range before {
+		if _, still := desired[dst]; !still {
+			l.cfg.Routes.Remove(dst)
+		}
 	}
-	l.cfg.Routes.Set(list)
+	for dst, c := range desired {
+		if before[dst].route != c.route {
+			l.cfg.Routes.Update(c.route)
+		}
+	}
 	for _, waiter := range w.waiters {
 		for _, a := range waiter.endpoint.Addrs {
 			if _, wanted := desired[host(a)]; waiter.removed && !wanted {
-				l.cfg.Routes.Remove(host(a))
+				l.cfg.Routes.Remove(host(a)) // also one that an earlier process wrote
 			}
 		}
 	}
 	l.reportMissing(missing)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.desired = desired
 }
 
-// desiredRoutes is called with the lock held. An endpoint of a CNI call is younger
-// than one of the datastore, so it wins an address that both claim.
-func (l *Loop) desiredRoutes(inSync bool) (map[netip.Prefix]kernel.Route, map[calc.EndpointID]calc.Endpoint) {
-	type claim struct {
-		id    calc.EndpointID
-		fresh bool
+// claim is a desired route and the endpoint it is for; a blackhole is for none.
+type claim struct {
+	route kernel.Route
+	id    calc.EndpointID
+	fresh bool // asked for by a CNI call that the datastore does not show yet
+}
+
+// yields reports whether a claim gives way to another of the same address. An
+// endpoint of a CNI call is younger than one of the datastore.
+func (c claim) yields(to claim) bool {
+	if c.fresh != to.fresh {
+		return to.fresh
 	}
-	routes, missing := map[netip.Prefix]kernel.Route{}, map[calc.EndpointID]calc.Endpoint{}
-	claims := map[netip.Prefix]claim{}
+	return to.id.String() < c.id.String()
+}
+
+// desiredRoutes is called with the lock held.
+func (l *Loop) desiredRoutes(inSync bool) (map[netip.Prefix]claim, map[calc.EndpointID]calc.Endpoint) {
+	routes := make(map[netip.Prefix]claim, len(l.desired)+1)
+	missing := map[calc.EndpointID]calc.Endpoint{}
 	l.endpoints.all(func(ep calc.Endpoint, fresh bool) {
 		if !fresh && !inSync {
 			return
@@ -115,12 +130,11 @@ func (l *Loop) desiredRoutes(inSync bool) (map[netip.Prefix]kernel.Route, map[ca
 			return
 		}
 		for _, a := range ep.Addrs {
-			dst, mine := host(a), claim{ep.ID, fresh}
-			other, taken := claims[dst]
-			if taken && (other.fresh && !fresh || other.fresh == fresh && other.id.String() < ep.ID.String()) {
-				continue
+			dst := host(a)
+			mine := claim{route: workloadRoute(dst, link), id: ep.ID, fresh: fresh}
+			if other, taken := routes[dst]; !taken || other.yields(mine) {
+				routes[dst] = mine
 			}
-			claims[dst], routes[dst] = mine, workloadRoute(dst, link)
 		}
 	})
 	if !inSync {
@@ -128,7 +142,7 @@ func (l *Loop) desiredRoutes(inSync bool) (map[netip.Prefix]kernel.Route, map[ca
 	}
 	for _, block := range l.state.Blocks {
 		if _, taken := routes[block]; !taken {
-			routes[block] = blackhole(block)
+			routes[block] = claim{route: blackhole(block)}
 		}
 	}
 	return routes, missing
@@ -199,7 +213,7 @@ func (l *Loop) outcome(w *waiter, inKernel map[kernel.Route]struct{}, applyErr e
 			}
 			continue
 		}
-		if !isDeclared || declared != want {
+		if !isDeclared || declared.route != want {
 			return fmt.Errorf("%s was given to another endpoint, or taken away, meanwhile", a)
 		}
 		if _, there := inKernel[want]; applyErr != nil && !there {
@@ -315,8 +329,6 @@ func (l *Loop) report(w *work, err error) {
 	s := &l.status
 	before := s.LastError
 	s.LastApply, s.LastError, s.PendingRoutes, s.Waiting = time.Now(), err, pending, waiting
-	s.Endpoints = 0
-	l.endpoints.all(func(calc.Endpoint, bool) { s.Endpoints++ })
 	s.Applies++
 	if err != nil {
 		s.Failures++
