@@ -161,11 +161,10 @@ func printError(w io.Writer, cniVersion string, e *types.Error) int {
 }
 
 func printJSON(w io.Writer, code int, v any) int {
-	out, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		return 1
-	}
-	if _, err := w.Write(append(out, '\n')); err != nil {
+	out := json.NewEncoder(w)
+	out.SetEscapeHTML(false)
+	out.SetIndent("", "  ")
+	if out.Encode(v) != nil {
 		return 1
 	}
 	return code

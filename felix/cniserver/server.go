@@ -106,14 +106,14 @@ func New(cfg Config) (*Server, error) {
 	}
 	s.releaser = newReleaser(s)
 	for _, e := range s.journal.Entries() {
-		switch e.State {
-		case journal.StateAdding:
-			e.State, e.Detached = journal.StateReleasing, false
-			if err := s.releaser.take(e); err != nil {
-				return nil, fmt.Errorf("take up the interrupted ADD of %s: %w", e.ID, err)
-			}
-		case journal.StateReleasing:
-			s.releaser.enqueue(e.ID)
+		if e.State == journal.StateAttached {
+			continue
+		}
+		// The routes are removed once more, also where that was done: the apply loop
+		// is new, and the datastore may still show it the endpoint.
+		e.State, e.Detached = journal.StateReleasing, false
+		if err := s.releaser.take(e); err != nil {
+			return nil, fmt.Errorf("take up the release of %s: %w", e.ID, err)
 		}
 	}
 	return s, nil

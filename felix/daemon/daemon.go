@@ -29,8 +29,9 @@ import (
 const ConfigFile = config.DefaultFile
 
 // resourceTimeout is how long felix waits at its start for the configuration in
-// the datastore. Without it, it starts with the local one: DEL must work.
-const resourceTimeout = 2 * time.Second
+// the datastore. Without it, it starts with the local one: DEL must work. It is
+// less than the CNI plugin waits for the socket.
+const resourceTimeout = time.Second
 
 // Process is the surroundings of felix.
 type Process struct {

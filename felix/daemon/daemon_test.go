@@ -1,0 +1,198 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+
+	"tortie/felix/calc"
+	"tortie/felix/config"
+	"tortie/internal/api"
+	"tortie/internal/datastore"
+	"tortie/internal/kernel"
+)
+
+func TestSecondFelixIsRefusedByName(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "calico", "felix.lock")
+	first, err := takeLock(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = takeLock(path)
+	if err == nil || !strings.Contains(err.Error(), "another felix (pid "+strconv.Itoa(os.Getpid())+")") || !strings.Contains(err.Error(), path) {
+		t.Errorf("error %v", err)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := takeLock(path)
+	if err != nil {
+		t.Fatalf("after the first felix ended: %v", err)
+	}
+	_ = again.Close()
+}
+
+func TestRunRefusesBadConfigurationInOneLine(t *testing.T) {
+	lock := "FELIX_LOCKFILE=" + filepath.Join(t.TempDir(), "lock")
+	for name, tc := range map[string]struct {
+		env  []string
+		says string
+	}{
+		"mistyped parameter": {[]string{"NODENAME=n", "FELIX_HEALTPORT=1"}, "did you mean HealthPort?"},
+		"bad value":          {[]string{"NODENAME=n", "FELIX_HEALTHPORT=x"}, "FELIX_HEALTHPORT"},
+		"node with a slash":  {[]string{"NODENAME=a/b"}, "NODENAME"},
+		"no such datastore":  {[]string{"NODENAME=n", "ETCD_ENDPOINTS=ftp://a"}, "ftp://a"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var log bytes.Buffer
+			err := Run(context.Background(), Process{Version: "test", Environ: append(tc.env, lock), Log: &log})
+			if err == nil || !strings.Contains(err.Error(), tc.says) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("error %v", err)
+			}
+		})
+	}
+}
+
+func TestDatastoreMayStandInFelixsOwnVariables(t *testing.T) {
+	p := Process{Environ: []string{"FELIX_ETCDENDPOINTS=http://a:2379", "FELIX_ETCDCAFILE=/ca", "ETCD_CA_CERT_FILE=/other"}}
+	get := p.datastoreEnv([]config.Layer{config.FromEnv(p.Environ)})
+	for name, want := range map[string]string{"ETCD_ENDPOINTS": "http://a:2379", "ETCD_CA_CERT_FILE": "/other", "ETCD_KEY_FILE": "", "ETCD_USERNAME": ""} {
+		if got := get(name); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+}
+
+func TestRangesDoNotOverlap(t *testing.T) {
+	got := ranges(
+		[]datastore.Range{{Kind: api.KindNode, NamePrefix: "node1"}, {Kind: api.KindIPPool}},
+		[]datastore.Range{{Kind: api.KindNode}, {Kind: api.KindWorkloadEndpoint, Namespace: "ns1"}},
+		[]datastore.Range{{Kind: api.KindIPPool}, {Kind: api.KindWorkloadEndpoint}, {Kind: api.KindBlockAffinity, NamePrefix: "host:a/"}, {Kind: api.KindBlockAffinity, NamePrefix: "host:b/"}},
+	)
+	want := []datastore.Range{
+		{Kind: api.KindIPPool},
+		{Kind: api.KindNode},
+		{Kind: api.KindWorkloadEndpoint},
+		{Kind: api.KindBlockAffinity, NamePrefix: "host:a/"},
+		{Kind: api.KindBlockAffinity, NamePrefix: "host:b/"},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("ranges (-want +got):\n%s", diff)
+	}
+}
+
+func TestNothingIsProgrammedBeforeInSync(t *testing.T) {
+	var events []string
+	s := &sink{
+		graph:    calc.New("node1"),
+		program:  func(calc.State) { events = append(events, "program") },
+		complete: func() { events = append(events, "complete") },
+		onStatus: func(s datastore.Status) { events = append(events, s.String()) },
+	}
+	s.OnStatus(datastore.WaitForDatastore)
+	s.OnUpdates(nil)
+	s.OnStatus(datastore.Resync)
+	s.OnUpdates(nil)
+	s.OnStatus(datastore.InSync)
+	s.OnUpdates(nil)
+	// CNI calls are served only when the whole state has been handed over.
+	want := []string{"wait-for-datastore", "resync", "program", "complete", "in-sync", "program"}
+	if diff := cmp.Diff(want, events); diff != "" {
+		t.Errorf("events (-want +got):\n%s", diff)
+	}
+}
+
+func TestPodsGetTheLowestMTUOfTheNodesDevices(t *testing.T) {
+	p := netip.MustParsePrefix
+	all := []kernel.Link{{Index: 1, MTU: 65536}, {Index: 2, MTU: 9000}, {Index: 3, MTU: 1400}, {Index: 4, MTU: 1280}}
+	held := []kernel.Address{
+		{Link: 1, Prefix: p("127.0.0.1/8")}, {Link: 2, Prefix: p("10.0.0.1/24")}, {Link: 3, Prefix: p("fd00::1/64")}, {Link: 4, Prefix: p("172.17.0.1/16")},
+	}
+	for _, tc := range []struct {
+		node []netip.Prefix
+		want int
+	}{
+		{nil, 0},
+		{[]netip.Prefix{p("10.0.0.1/24")}, 9000},
+		{[]netip.Prefix{p("10.0.0.1/32"), p("fd00::1/64")}, 1400},
+		{[]netip.Prefix{p("192.0.2.1/24")}, 0},
+	} {
+		if got := lowestMTU(all, held, tc.node); got != tc.want {
+			t.Errorf("%v: %d, want %d", tc.node, got, tc.want)
+		}
+	}
+	if got := (&underlay{}).MTU(); got != 1500 {
+		t.Errorf("MTU of an unknown node: %d", got)
+	}
+}
+
+func TestHealthProbes(t *testing.T) {
+	var notReady error
+	server := httptest.NewServer(healthHandler(func() error { return notReady }))
+	defer server.Close()
+	get := func(path string) int {
+		resp, err := http.Get(server.URL + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		return resp.StatusCode
+	}
+	if get("/liveness") != 200 || get("/readiness") != 200 {
+		t.Error("a ready felix is not")
+	}
+	notReady = errors.New("still reading")
+	if get("/liveness") != 200 || get("/readiness") != 503 {
+		t.Error("an unready felix is ready, or dead")
+	}
+}
+
+func TestConfigurationFollowsTheDatastore(t *testing.T) {
+	var log bytes.Buffer
+	running, _ := config.Resolve()
+	f := &configFollower{
+		node: "node1", running: running, level: &slog.LevelVar{}, log: slog.New(slog.NewTextHandler(&log, nil)),
+		stored: map[string]*v3.FelixConfiguration{}, warned: map[string]bool{},
+	}
+	set := func(name, severity string) {
+		key := api.Key{Kind: api.KindFelixConfiguration, Name: name}
+		u := datastore.SyncUpdate{Key: key}
+		if severity != "" {
+			r := v3.NewFelixConfiguration()
+			r.Name, r.Spec.LogSeverityScreen = name, severity
+			enabled := true
+			r.Spec.HealthEnabled = &enabled
+			u.Entry = &datastore.Entry{Key: key, Object: r}
+		}
+		f.Apply([]datastore.SyncUpdate{u})
+	}
+	set("default", "Warning")
+	if f.level.Level() != slog.LevelWarn {
+		t.Errorf("level %v", f.level.Level())
+	}
+	set("node.node1", "Debug")
+	set("node.node2", "Error")
+	if f.level.Level() != slog.LevelDebug {
+		t.Errorf("level %v, want that of the node's own resource", f.level.Level())
+	}
+	set("node.node1", "")
+	set("default", "")
+	if f.level.Level() != slog.LevelInfo {
+		t.Errorf("level %v, want the default again", f.level.Level())
+	}
+	if n := strings.Count(log.String(), "healthEnabled"); n != 1 {
+		t.Errorf("%d warnings that healthEnabled needs a restart, want one:\n%s", n, &log)
+	}
+}
