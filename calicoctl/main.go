@@ -51,7 +51,7 @@ func run() int {
 		Stdout:    os.Stdout,
 		Stderr:    os.Stderr,
 		Getenv:    os.Getenv,
-		Now:       time.Now,
+		Now:       time.Now, //nolint:forbidigo // the clock enters here
 		Settle:    poolSettle,
 		OpTimeout: opTimeout,
 		Version:   client,
@@ -77,7 +77,7 @@ func dialNode(ctx context.Context, socket string) (nodestatus.NodeStatusClient, 
 	if err != nil {
 		return nil, nil, err
 	}
-	probe.Close()
+	_ = probe.Close()
 	conn, err := grpc.NewClient("passthrough:///"+socket,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, path string) (net.Conn, error) {

@@ -66,7 +66,7 @@ func TestDialNodeTalksToASocket(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	state, err := client.Status(t.Context(), &nodestatus.StatusRequest{})
 	if err != nil || state.GetNode() != "node1" {
 		t.Errorf("status %v, %v", state, err)
@@ -110,6 +110,7 @@ func BenchmarkStartFloor(b *testing.B) {
 }
 
 func benchmarkProgram(b *testing.B, dir string, args ...string) {
+	b.Helper()
 	program := filepath.Join(b.TempDir(), "program")
 	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", program, ".")
 	build.Dir = dir

@@ -190,7 +190,9 @@ func (a *app) printAs(format string, views any, rows [][]string) error {
 		for i := range row {
 			row[i] = oneLine(row[i])
 		}
-		fmt.Fprintln(tw, strings.Join(row, "\t"))
+		if _, err := fmt.Fprintln(tw, strings.Join(row, "\t")); err != nil {
+			return err
+		}
 	}
 	return tw.Flush()
 }

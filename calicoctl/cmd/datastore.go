@@ -31,7 +31,7 @@ func (a *app) readyCommand(use, short string, ready bool, done string) *cobra.Co
 			if err := store.SetReady(cmd.Context(), ready); err != nil {
 				return fmt.Errorf("datastore migrate %s: %w", use, err)
 			}
-			fmt.Fprintln(a.Stdout, done)
+			a.println(done)
 			return nil
 		},
 	}

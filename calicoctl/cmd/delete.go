@@ -107,5 +107,5 @@ func (a *app) deleteAll(cmd *cobra.Command, objects []doomed, skipNotExists bool
 			break
 		}
 	}
-	return t.summarise(a.Stdout)
+	return t.summarise(a.printf)
 }

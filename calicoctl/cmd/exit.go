@@ -55,10 +55,10 @@ func (f failures) Unwrap() []error { return f }
 // prints as its members, one a line; any other error is one statement, whatever
 // it wraps.
 func flatten(err error) failures {
-	if many, ok := err.(failures); ok {
+	if many, ok := err.(failures); ok { //nolint:errorlint // the error itself, not one it wraps
 		return many
 	}
-	joined, ok := err.(interface{ Unwrap() []error })
+	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // the error itself, not one it wraps
 	if !ok {
 		return failures{err}
 	}
@@ -80,12 +80,12 @@ func report(stderr io.Writer, err error) int {
 		return exitOK
 	}
 	for _, e := range flatten(err) {
-		fmt.Fprintln(stderr, oneLine(e.Error()+advice(e)))
+		_, _ = fmt.Fprintln(stderr, oneLine(e.Error()+advice(e)))
 	}
-	var badUsage *usageError
-	switch {
-	case errors.As(err, &badUsage):
+	if _, bad := errors.AsType[*usageError](err); bad {
 		return exitUsage
+	}
+	switch {
 	case errors.Is(err, datastore.ErrUnavailable) || errors.Is(err, datastore.ErrUnauthorized):
 		return exitUnavailable
 	}

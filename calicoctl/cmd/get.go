@@ -5,10 +5,9 @@ import (
 	"errors"
 	"fmt"
 
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
-	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 
 	"tortie/calicoctl/output"
 	"tortie/calicoctl/resource"

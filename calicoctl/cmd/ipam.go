@@ -88,7 +88,7 @@ func (a *app) showUsage(ctx context.Context, store *resource.Store, blocks bool)
 		appendBlocks(pool.Blocks)
 	}
 	appendBlocks(usage.Strays)
-	fmt.Fprintln(a.Stdout, t.Render())
+	a.println(t.Render())
 	for _, invalid := range usage.Invalid {
 		a.warn(fmt.Sprintf("%s: can't be read and is not counted: %v", invalid.Path, invalid.Err))
 	}
@@ -109,16 +109,16 @@ func (a *app) showAddress(ctx context.Context, store *resource.Store, addr netip
 		return err
 	}
 	if !info.Assigned {
-		fmt.Fprintf(a.Stdout, "%s is not assigned\n", info.Addr)
+		a.printf("%s is not assigned\n", info.Addr)
 		return nil
 	}
-	fmt.Fprintf(a.Stdout, "IP %s is in use\n", info.Addr)
-	fmt.Fprintf(a.Stdout, "Handle ID: %s\n", orElse(string(info.Handle), "<none>"))
+	a.printf("IP %s is in use\n", info.Addr)
+	a.printf("Handle ID: %s\n", orElse(string(info.Handle), "<none>"))
 	if len(info.Attrs) == 0 {
-		fmt.Fprintln(a.Stdout, "No Active Owner attributes defined")
+		a.println("No Active Owner attributes defined")
 	}
 	a.showAttrs("Active Owner Attributes", info.Attrs)
-	fmt.Fprintf(a.Stdout, "Block: %s of %s, IP pool %s\n", info.Block, orElse(info.Affinity, "nobody"), orElse(info.Pool, "none"))
+	a.printf("Block: %s of %s, IP pool %s\n", info.Block, orElse(info.Affinity, "nobody"), orElse(info.Pool, "none"))
 	return nil
 }
 
@@ -126,9 +126,9 @@ func (a *app) showAttrs(title string, attrs map[string]string) {
 	if len(attrs) == 0 {
 		return
 	}
-	fmt.Fprintf(a.Stdout, "%s:\n", title)
+	a.printf("%s:\n", title)
 	for _, key := range slices.Sorted(maps.Keys(attrs)) {
-		fmt.Fprintf(a.Stdout, "  %s: %s\n", key, oneLine(attrs[key]))
+		a.printf("  %s: %s\n", key, oneLine(attrs[key]))
 	}
 }
 
@@ -141,9 +141,9 @@ func (a *app) showBorrowed(ctx context.Context, store *resource.Store) error {
 	for _, b := range borrowed {
 		t.AppendRow(table.Row{b.Addr, b.Node, b.Block, b.Owner, b.Type, b.Holder})
 	}
-	fmt.Fprintln(a.Stdout, t.Render())
+	a.println(t.Render())
 	if unclassified > 0 {
-		fmt.Fprintf(a.Stdout, "\nNote: found %d IP allocations without an explicit node association. Unable to determine if they are borrowed.\n",
+		a.printf("\nNote: found %d IP allocations without an explicit node association. Unable to determine if they are borrowed.\n",
 			unclassified)
 	}
 	return nil
@@ -161,7 +161,7 @@ func (a *app) showIPAMConfig(ctx context.Context, store *resource.Store) error {
 		{"MaxBlocksPerHost", config.MaxBlocksPerHost},
 		{"KubeVirtVMAddressPersistence", orElse(config.KubeVirtVMAddressPersistence, "Enabled")},
 	})
-	fmt.Fprintln(a.Stdout, t.Render())
+	a.println(t.Render())
 	return nil
 }
 

@@ -111,9 +111,7 @@ func withPrefix(words []string, prefix string) []string {
 // hasMetadata tells whether objects of a kind are stored with their metadata:
 // the records of the allocator are not.
 func hasMetadata(kind api.Kind) bool {
-	switch kind {
-	case api.KindBlockAffinity, api.KindIPAMBlock, api.KindIPAMConfig, api.KindIPAMHandle:
-		return false
-	}
-	return true
+	return !slices.Contains([]api.Kind{
+		api.KindBlockAffinity, api.KindIPAMBlock, api.KindIPAMConfig, api.KindIPAMHandle,
+	}, kind)
 }

@@ -72,7 +72,7 @@ func (a *app) label(cmd *cobra.Command, args []string, namespace string, change 
 	if err != nil {
 		return fmt.Errorf("Failed to label %s %s: %w", args[0], args[1], err) //nolint:staticcheck // as upstream's users know it
 	}
-	fmt.Fprintln(a.Stdout, done)
+	a.println(done)
 	return nil
 }
 

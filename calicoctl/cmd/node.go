@@ -64,7 +64,7 @@ func (a *app) withNode(ctx context.Context, socket string, ask func(context.Cont
 	defer cancel()
 	client, conn, err := a.DialNode(ctx, socket)
 	if err == nil {
-		defer conn.Close()
+		defer func() { _ = conn.Close() }()
 		err = ask(ctx, client)
 	}
 	return explainNode(socket, err)
@@ -92,20 +92,20 @@ func explainNode(socket string, err error) error {
 }
 
 func (a *app) printNodeStatus(state *nodestatus.StatusResponse, peers []*nodestatus.Peer) {
-	fmt.Fprintln(a.Stdout, "Calico process is running.")
-	fmt.Fprintf(a.Stdout, "Node %s, AS %d, router ID %s, node-to-node mesh %s; bgpd %s, up since %s.\n",
+	a.println("Calico process is running.")
+	a.printf("Node %s, AS %d, router ID %s, node-to-node mesh %s; bgpd %s, up since %s.\n",
 		state.GetNode(), state.GetAsn(), state.GetRouterId(), onOff(state.GetMesh()), state.GetVersion(), a.since(state.GetStarted()))
 	for _, family := range []int{4, 6} {
-		fmt.Fprintf(a.Stdout, "\nIPv%d BGP status\n", family)
+		a.printf("\nIPv%d BGP status\n", family)
 		a.printPeerTable(family, peers)
 	}
 	if problems := nodeProblems(state); len(problems) > 0 {
-		fmt.Fprintf(a.Stdout, "\nProblems\n")
+		a.printf("\nProblems\n")
 		for _, problem := range problems {
-			fmt.Fprintf(a.Stdout, "  %s\n", oneLine(problem))
+			a.printf("  %s\n", oneLine(problem))
 		}
 	}
-	fmt.Fprintf(a.Stdout, "\nNetwork policies are stored but not enforced yet on this node.\n")
+	a.printf("\nNetwork policies are stored but not enforced yet on this node.\n")
 }
 
 // nodeProblems are the daemon's own, and the states that explain missing or
@@ -133,10 +133,10 @@ func (a *app) printPeerTable(family int, peers []*nodestatus.Peer) {
 		rows++
 	}
 	if rows == 0 {
-		fmt.Fprintf(a.Stdout, "No IPv%d peers found.\n", family)
+		a.printf("No IPv%d peers found.\n", family)
 		return
 	}
-	fmt.Fprintln(a.Stdout, t.Render())
+	a.println(t.Render())
 }
 
 // boxed is a table with lines around its cells.

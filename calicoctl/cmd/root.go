@@ -96,9 +96,31 @@ func New(deps Deps) *cobra.Command {
 // Run runs one command line, without the program's name, and returns its exit
 // status.
 func Run(ctx context.Context, deps Deps, args []string) int {
-	root := New(deps)
+	out := &resultWriter{w: deps.Stdout}
+	deps.Stdout = out
+	root := New(deps) //nolint:contextcheck // each command gets it from ExecuteContext
 	root.SetArgs(args)
-	return report(deps.Stderr, root.ExecuteContext(ctx))
+	err := root.ExecuteContext(ctx)
+	if err == nil && out.err != nil {
+		err = fmt.Errorf("write the result: %w", out.err)
+	}
+	return report(deps.Stderr, err)
+}
+
+// resultWriter remembers the first failure to write: a script must not take half
+// a result for the whole.
+type resultWriter struct {
+	w   io.Writer
+	err error
+}
+
+// Write implements io.Writer.
+func (r *resultWriter) Write(p []byte) (int, error) {
+	n, err := r.w.Write(p)
+	if r.err == nil {
+		r.err = err
+	}
+	return n, err
 }
 
 // showHelp is what a command that only groups others does: help, or an error
@@ -154,4 +176,10 @@ func (a *app) logger() *slog.Logger {
 	return slog.New(slog.NewTextHandler(a.Stderr, &slog.HandlerOptions{Level: logLevels()[a.logLevel]}))
 }
 
-func (a *app) warn(text string) { fmt.Fprintf(a.Stderr, "Warning: %s\n", oneLine(text)) }
+// printf and println write results. A failure shows in the exit status: Run
+// looks after it.
+func (a *app) printf(format string, args ...any) { _, _ = fmt.Fprintf(a.Stdout, format, args...) }
+
+func (a *app) println(args ...any) { _, _ = fmt.Fprintln(a.Stdout, args...) }
+
+func (a *app) warn(text string) { _, _ = fmt.Fprintf(a.Stderr, "Warning: %s\n", oneLine(text)) }

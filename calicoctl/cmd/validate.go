@@ -22,6 +22,6 @@ on the stored resources, such as overlaps with other IP pools, is not checked.`,
 			}
 			t := newTally(verb{name: "validate", past: "validated"}, kinds)
 			t.done = len(docs)
-			return t.summarise(a.Stdout)
+			return t.summarise(a.printf)
 		})
 }

@@ -24,8 +24,8 @@ func (a *app) versionCommand() *cobra.Command {
 		Short: "Show the versions of calicoctl and of the cluster",
 		Args:  argsThat(cobra.NoArgs, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			fmt.Fprintf(a.Stdout, "Client Version:    %s\n", a.Version)
-			fmt.Fprintf(a.Stdout, "Git commit:        %s\n", a.Commit)
+			a.printf("Client Version:    %s\n", a.Version)
+			a.printf("Git commit:        %s\n", a.Commit)
 			if clientOnly {
 				return nil
 			}
@@ -52,21 +52,17 @@ func (a *app) clusterVersion(ctx context.Context, store *resource.Store, poll ti
 		case err != nil && poll == 0:
 			return err
 		case err != nil:
-			fmt.Fprintln(a.Stderr, oneLine(err.Error()))
+			_, _ = fmt.Fprintln(a.Stderr, oneLine(err.Error()))
 			shown = ""
 		case text != shown:
-			fmt.Fprint(a.Stdout, text)
+			a.printf("%s", text)
 			shown = text
 		}
 		if poll == 0 {
 			return nil
 		}
-		timer := time.NewTimer(poll)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return nil
-		case <-timer.C:
+		if pause(ctx, poll) != nil {
+			return nil //nolint:nilerr // interrupted, which is how polling ends
 		}
 	}
 }
@@ -86,6 +82,14 @@ func clusterVersionText(ctx context.Context, store *resource.Store) (string, err
 	}
 	return fmt.Sprintf("Cluster Version:   %s\nCluster Type:      %s\nDatastore:         %s\n",
 		orUnknown(spec.CalicoVersion), orUnknown(spec.ClusterType), state), nil
+}
+
+// pause waits, or returns the error of a context that ends before.
+func pause(ctx context.Context, d time.Duration) error {
+	timer, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	<-timer.Done()
+	return ctx.Err()
 }
 
 func orUnknown(s string) string {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 
 	"github.com/spf13/cobra"
 
@@ -32,7 +31,7 @@ func (a *app) write(ctx context.Context, v verb, in input) error {
 		return notExecuted(err, "; nothing was changed")
 	}
 	if len(docs) == 0 {
-		fmt.Fprintln(a.Stdout, "No resources specified")
+		a.println("No resources specified")
 		return nil
 	}
 	store, closeStore, err := a.openStore(ctx)
@@ -145,22 +144,22 @@ func (t *tally) add(kind api.Kind, where string, err error) {
 		if where != "" {
 			err = fmt.Errorf("%s: %w", where, err)
 		}
-		t.failures = append(t.failures, &resourceFailure{verb: t.verb.name, kind: kind, err: err})
+		t.failures = append(t.failures, &resourceError{verb: t.verb.name, kind: kind, err: err})
 	}
 }
 
-// resourceFailure is one resource that a verb could not be carried out on.
-type resourceFailure struct {
+// resourceError is one resource that a verb could not be carried out on.
+type resourceError struct {
 	verb string
 	kind api.Kind
 	err  error
 }
 
-func (f *resourceFailure) Error() string {
+func (f *resourceError) Error() string {
 	return fmt.Sprintf("Failed to %s '%s' resource: %v", f.verb, f.kind, f.err)
 }
 
-func (f *resourceFailure) Unwrap() error { return f.err }
+func (f *resourceError) Unwrap() error { return f.err }
 
 // hopeless tells whether what failed would fail for every further resource.
 func hopeless(ctx context.Context, err error) bool {
@@ -180,21 +179,21 @@ func (a *app) writeAll(ctx context.Context, v verb, store *resource.Store, docs 
 			break
 		}
 	}
-	return t.summarise(a.Stdout)
+	return t.summarise(a.printf)
 }
 
 // summarise prints what was done, in upstream's words, and returns what was not.
-func (t *tally) summarise(w io.Writer) error {
+func (t *tally) summarise(printf func(format string, args ...any)) error {
 	quoted := ""
 	if t.kind != "" {
 		quoted = fmt.Sprintf("'%s' ", t.kind)
 	}
 	if len(t.failures) == 0 {
 		if t.done > 0 || t.skipped == 0 {
-			fmt.Fprintf(w, "Successfully %s %d %sresource(s)\n", t.verb.past, t.done, quoted)
+			printf("Successfully %s %d %sresource(s)\n", t.verb.past, t.done, quoted)
 		}
 		if t.skipped > 0 {
-			fmt.Fprintf(w, "Skipped %d %sresource(s): %s\n", t.skipped, quoted, t.verb.skipped)
+			printf("Skipped %d %sresource(s): %s\n", t.skipped, quoted, t.verb.skipped)
 		}
 		return nil
 	}
@@ -205,7 +204,7 @@ func (t *tally) summarise(w io.Writer) error {
 	if t.inOrder && t.skipped == 0 {
 		first = "the first "
 	}
-	fmt.Fprintf(w, "Partial success: %s %s%d out of %d %sresources:\n", t.verb.past, first, t.done, t.total, quoted)
+	printf("Partial success: %s %s%d out of %d %sresources:\n", t.verb.past, first, t.done, t.total, quoted)
 	var hit failures
 	for _, err := range t.failures {
 		hit = append(hit, fmt.Errorf("hit error: %w", err))

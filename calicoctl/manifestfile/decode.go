@@ -192,8 +192,7 @@ func (r *rawDocument) at(source Source, field string) Source {
 // FirstField is the path of the first field a validation error complains of;
 // empty for any other error.
 func FirstField(err error) string {
-	var invalid *api.ValidationError
-	if errors.As(err, &invalid) && len(invalid.Problems) > 0 {
+	if invalid, ok := errors.AsType[*api.ValidationError](err); ok && len(invalid.Problems) > 0 {
 		return invalid.Problems[0].Field
 	}
 	return ""
@@ -229,6 +228,7 @@ func child(node *yamlnode.Node, segment string) (key, value *yamlnode.Node) {
 		}
 	case yamlnode.AliasNode:
 		return child(node.Alias, segment)
+	default: // a scalar has no children
 	}
 	return nil, nil
 }

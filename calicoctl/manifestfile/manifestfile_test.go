@@ -103,8 +103,7 @@ func TestReadPointsAtTheLineOfTheFault(t *testing.T) {
 			if err != nil && strings.Contains(err.Error(), "\n") {
 				t.Errorf("error is more than one line: %q", err)
 			}
-			var e *manifestfile.Error
-			if !errors.As(err, &e) {
+			if _, ok := errors.AsType[*manifestfile.Error](err); !ok {
 				t.Errorf("error %v does not say where", err)
 			}
 		})

@@ -121,8 +121,7 @@ func splitJSON(content []byte) []*rawDocument {
 			continue
 		}
 		at := begin
-		var syntax *json.SyntaxError
-		if errors.As(err, &syntax) {
+		if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
 			at = int(syntax.Offset) - 1
 		} else if errors.Is(err, io.ErrUnexpectedEOF) {
 			at = len(content) - 1

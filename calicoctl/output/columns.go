@@ -16,10 +16,13 @@ func of[T api.Object](head string, cell func(obj T) string) column {
 	return column{head: head, cell: func(obj api.Object, _ Env) string { return cell(obj.(T)) }}
 }
 
-var (
-	nameColumn      = column{head: "NAME", cell: func(obj api.Object, _ Env) string { return obj.GetName() }}
-	namespaceColumn = column{head: columnNamespace, cell: func(obj api.Object, _ Env) string { return obj.GetNamespace() }}
-)
+func nameColumn() column {
+	return column{head: "NAME", cell: func(obj api.Object, _ Env) string { return obj.GetName() }}
+}
+
+func namespaceColumn() column {
+	return column{head: columnNamespace, cell: func(obj api.Object, _ Env) string { return obj.GetNamespace() }}
+}
 
 // layouts are the columns of every kind, named as upstream names them.
 func layouts() map[api.Kind]layout {
@@ -27,26 +30,17 @@ func layouts() map[api.Kind]layout {
 		api.KindBGPConfiguration: {
 			narrow: []string{"NAME", "LOGSEVERITY", "MESHENABLED", "ASNUMBER"},
 			columns: []column{
-				nameColumn,
+				nameColumn(),
 				of("LOGSEVERITY", func(o *v3.BGPConfiguration) string { return o.Spec.LogSeverityScreen }),
 				of("MESHENABLED", func(o *v3.BGPConfiguration) string { return orElse(o.Spec.NodeToNodeMeshEnabled, "-") }),
 				of("ASNUMBER", func(o *v3.BGPConfiguration) string { return orElse(o.Spec.ASNumber, "-") }),
 			},
 		},
-		api.KindBGPFilter: {
-			narrow: []string{"NAME", "EXPORTV4", "IMPORTV4", "EXPORTV6", "IMPORTV6"},
-			columns: []column{
-				nameColumn,
-				of("EXPORTV4", func(o *v3.BGPFilter) string { return filterRules(o.Spec.ExportV4) }),
-				of("IMPORTV4", func(o *v3.BGPFilter) string { return filterRules(o.Spec.ImportV4) }),
-				of("EXPORTV6", func(o *v3.BGPFilter) string { return filterRulesV6(o.Spec.ExportV6) }),
-				of("IMPORTV6", func(o *v3.BGPFilter) string { return filterRulesV6(o.Spec.ImportV6) }),
-			},
-		},
+		api.KindBGPFilter: filterLayout(),
 		api.KindBGPPeer: {
 			narrow: []string{"NAME", "PEERIP", "NODE", "ASN"},
 			columns: []column{
-				nameColumn,
+				nameColumn(),
 				of("PEERIP", func(o *v3.BGPPeer) string { return o.Spec.PeerIP }),
 				of("NODE", peerNode),
 				of("ASN", func(o *v3.BGPPeer) string { return o.Spec.ASNumber.String() }),
@@ -55,56 +49,77 @@ func layouts() map[api.Kind]layout {
 		api.KindCalicoNodeStatus: {
 			narrow: []string{"NAME", "NODE"}, wide: []string{"NAME", "NODE", "CLASSES"},
 			columns: []column{
-				nameColumn,
+				nameColumn(),
 				of("NODE", func(o *v3.CalicoNodeStatus) string { return o.Spec.Node }),
 				of("CLASSES", func(o *v3.CalicoNodeStatus) string { return join(o.Spec.Classes, ",") }),
 			},
 		},
-		api.KindClusterInformation: {
-			narrow: []string{"NAME", "CLUSTERGUID", "CLUSTERTYPE", "CALICOVERSION", "DATASTOREREADY"},
-			columns: []column{
-				nameColumn,
-				of("CLUSTERGUID", func(o *v3.ClusterInformation) string { return o.Spec.ClusterGUID }),
-				of("CLUSTERTYPE", func(o *v3.ClusterInformation) string { return o.Spec.ClusterType }),
-				of("CALICOVERSION", func(o *v3.ClusterInformation) string { return o.Spec.CalicoVersion }),
-				of("DATASTOREREADY", func(o *v3.ClusterInformation) string { return orElse(o.Spec.DatastoreReady, "<nil>") }),
-			},
-		},
-		api.KindHostEndpoint: {
-			narrow: []string{"NAME", "NODE"}, wide: []string{"NAME", "NODE", "INTERFACE", "IPS", "PROFILES"},
-			columns: []column{
-				nameColumn,
-				of("NODE", func(o *v3.HostEndpoint) string { return o.Spec.Node }),
-				of("INTERFACE", func(o *v3.HostEndpoint) string { return o.Spec.InterfaceName }),
-				of("IPS", func(o *v3.HostEndpoint) string { return strings.Join(o.Spec.ExpectedIPs, ",") }),
-				of("PROFILES", func(o *v3.HostEndpoint) string { return strings.Join(o.Spec.Profiles, ",") }),
-			},
-		},
-		api.KindIPPool: poolLayout(),
+		api.KindClusterInformation: clusterLayout(),
+		api.KindHostEndpoint:       hostEndpointLayout(),
+		api.KindIPPool:             poolLayout(),
 		api.KindIPReservation: {
 			narrow: []string{"NAME"}, wide: []string{"NAME", "CIDRS"},
 			columns: []column{
-				nameColumn,
+				nameColumn(),
 				of("CIDRS", func(o *v3.IPReservation) string { return truncate(strings.Join(o.Spec.ReservedCIDRs, ","), 80) }),
 			},
 		},
 		api.KindNode: nodeLayout(),
 		api.KindProfile: {
 			narrow: []string{"NAME"}, wide: []string{"NAME", "LABELS"},
-			columns: []column{nameColumn, of("LABELS", func(o *v3.Profile) string { return labels(o.Spec.LabelsToApply) })},
+			columns: []column{nameColumn(), of("LABELS", func(o *v3.Profile) string { return labels(o.Spec.LabelsToApply) })},
 		},
 		api.KindTier: {
 			narrow:  []string{"NAME", "ORDER"},
-			columns: []column{nameColumn, of("ORDER", func(o *v3.Tier) string { return order(o.Spec.Order) })},
+			columns: []column{nameColumn(), of("ORDER", func(o *v3.Tier) string { return order(o.Spec.Order) })},
 		},
 		api.KindWorkloadEndpoint: endpointLayout(),
 	}
 	for _, kind := range []api.Kind{api.KindFelixConfiguration, api.KindKubeControllersConfiguration} {
-		all[kind] = layout{narrow: []string{"NAME"}, columns: []column{nameColumn}}
+		all[kind] = layout{narrow: []string{"NAME"}, columns: []column{nameColumn()}}
 	}
 	addPolicies(all)
 	addIPAM(all)
 	return all
+}
+
+func filterLayout() layout {
+	return layout{
+		narrow: []string{"NAME", "EXPORTV4", "IMPORTV4", "EXPORTV6", "IMPORTV6"},
+		columns: []column{
+			nameColumn(),
+			of("EXPORTV4", func(o *v3.BGPFilter) string { return filterRules(o.Spec.ExportV4) }),
+			of("IMPORTV4", func(o *v3.BGPFilter) string { return filterRules(o.Spec.ImportV4) }),
+			of("EXPORTV6", func(o *v3.BGPFilter) string { return filterRulesV6(o.Spec.ExportV6) }),
+			of("IMPORTV6", func(o *v3.BGPFilter) string { return filterRulesV6(o.Spec.ImportV6) }),
+		},
+	}
+}
+
+func hostEndpointLayout() layout {
+	return layout{
+		narrow: []string{"NAME", "NODE"}, wide: []string{"NAME", "NODE", "INTERFACE", "IPS", "PROFILES"},
+		columns: []column{
+			nameColumn(),
+			of("NODE", func(o *v3.HostEndpoint) string { return o.Spec.Node }),
+			of("INTERFACE", func(o *v3.HostEndpoint) string { return o.Spec.InterfaceName }),
+			of("IPS", func(o *v3.HostEndpoint) string { return strings.Join(o.Spec.ExpectedIPs, ",") }),
+			of("PROFILES", func(o *v3.HostEndpoint) string { return strings.Join(o.Spec.Profiles, ",") }),
+		},
+	}
+}
+
+func clusterLayout() layout {
+	return layout{
+		narrow: []string{"NAME", "CLUSTERGUID", "CLUSTERTYPE", "CALICOVERSION", "DATASTOREREADY"},
+		columns: []column{
+			nameColumn(),
+			of("CLUSTERGUID", func(o *v3.ClusterInformation) string { return o.Spec.ClusterGUID }),
+			of("CLUSTERTYPE", func(o *v3.ClusterInformation) string { return o.Spec.ClusterType }),
+			of("CALICOVERSION", func(o *v3.ClusterInformation) string { return o.Spec.CalicoVersion }),
+			of("DATASTOREREADY", func(o *v3.ClusterInformation) string { return orElse(o.Spec.DatastoreReady, "<nil>") }),
+		},
+	}
 }
 
 func poolLayout() layout {
@@ -114,7 +129,7 @@ func poolLayout() layout {
 			"NAME", "CIDR", "NAT", "IPIPMODE", "VXLANMODE", "DISABLED", "DISABLEBGPEXPORT", "SELECTOR", "ASSIGNMENTMODE",
 		},
 		columns: []column{
-			nameColumn,
+			nameColumn(),
 			of("CIDR", func(o *v3.IPPool) string { return o.Spec.CIDR }),
 			of("NAT", func(o *v3.IPPool) string { return strconv.FormatBool(o.Spec.NATOutgoing) }),
 			of("IPIPMODE", func(o *v3.IPPool) string { return textOr(o.Spec.IPIPMode, "Never") }),
@@ -133,7 +148,7 @@ func nodeLayout() layout {
 	return layout{
 		narrow: []string{"NAME"}, wide: []string{"NAME", "ASN", "IPV4", "IPV6"},
 		columns: []column{
-			nameColumn,
+			nameColumn(),
 			{head: "ASN", cell: func(obj api.Object, env Env) string {
 				bgp := obj.(*api.Node).Spec.BGP
 				switch {
@@ -163,7 +178,7 @@ func endpointLayout() layout {
 		narrow:     []string{"WORKLOAD", "NODE", "NETWORKS", "INTERFACE"},
 		wide:       []string{"NAME", "WORKLOAD", "NODE", "NETWORKS", "INTERFACE", "PROFILES", "NATS"},
 		columns: []column{
-			nameColumn,
+			nameColumn(),
 			of("WORKLOAD", func(o *api.WorkloadEndpoint) string { return textOr(o.Spec.Workload, o.Spec.Pod) }),
 			of("ORCHESTRATOR", func(o *api.WorkloadEndpoint) string { return o.Spec.Orchestrator }),
 			of("NODE", func(o *api.WorkloadEndpoint) string { return o.Spec.Node }),

@@ -16,7 +16,7 @@ func addIPAM(all map[api.Kind]layout) {
 	all[api.KindBlockAffinity] = layout{
 		narrow: []string{"CIDR", "NODE", "STATE"}, wide: []string{"NAME", "CIDR", "NODE", "TYPE", "STATE", "DELETED"},
 		columns: []column{
-			nameColumn,
+			nameColumn(),
 			of("CIDR", func(o *api.BlockAffinity) string { return o.Spec.CIDR }),
 			of("NODE", func(o *api.BlockAffinity) string { return o.Spec.Node }),
 			of("TYPE", func(o *api.BlockAffinity) string { return textOr(o.Spec.Type, string(api.AffinityHost)) }),
@@ -28,7 +28,7 @@ func addIPAM(all map[api.Kind]layout) {
 		narrow: []string{"CIDR", "AFFINITY", "INUSE", "FREE"},
 		wide:   []string{"CIDR", "AFFINITY", "INUSE", "FREE", "SEQUENCE", "CLAIMED"},
 		columns: []column{
-			nameColumn,
+			nameColumn(),
 			of("CIDR", func(o *api.IPAMBlock) string { return o.Spec.CIDR }),
 			of("AFFINITY", func(o *api.IPAMBlock) string { return orElse(o.Spec.Affinity, "-") }),
 			of("INUSE", func(o *api.IPAMBlock) string { return strconv.Itoa(inUse(o)) }),
@@ -45,7 +45,7 @@ func addIPAM(all map[api.Kind]layout) {
 	all[api.KindIPAMHandle] = layout{
 		narrow: []string{"NAME", "ADDRESSES"}, wide: []string{"NAME", "ADDRESSES", "BLOCKS"},
 		columns: []column{
-			nameColumn,
+			nameColumn(),
 			of("ADDRESSES", func(o *api.IPAMHandle) string {
 				sum := 0
 				for _, n := range o.Spec.Block {
@@ -61,7 +61,7 @@ func addIPAM(all map[api.Kind]layout) {
 	all[api.KindIPAMConfig] = layout{
 		narrow: []string{"NAME", "STRICTAFFINITY", "AUTOALLOCATEBLOCKS", "MAXBLOCKSPERHOST"},
 		columns: []column{
-			nameColumn,
+			nameColumn(),
 			of("STRICTAFFINITY", func(o *api.IPAMConfig) string { return fmt.Sprint(o.Spec.StrictAffinity) }),
 			of("AUTOALLOCATEBLOCKS", func(o *api.IPAMConfig) string { return fmt.Sprint(o.Spec.AutoAllocateBlocks) }),
 			of("MAXBLOCKSPERHOST", func(o *api.IPAMConfig) string { return strconv.Itoa(o.Spec.MaxBlocksPerHost) }),

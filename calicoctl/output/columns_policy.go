@@ -22,7 +22,7 @@ func policyLayout[T api.Object](namespaced bool, read func(obj T) policy) layout
 		narrow:     []string{"NAME", "TIER"},
 		wide:       []string{"NAME", "TIER", "ORDER", "SELECTOR"},
 		columns: []column{
-			nameColumn,
+			nameColumn(),
 			of("TIER", func(o T) string { return textOr(read(o).tier, "default") }),
 			of("ORDER", func(o T) string { return order(read(o).order) }),
 			of("SELECTOR", func(o T) string { return read(o).selector }),
@@ -47,7 +47,7 @@ func addPolicies(all map[api.Kind]layout) {
 		namespaced: true,
 		narrow:     []string{"NAME"}, wide: []string{"NAME", "PODSELECTOR"},
 		columns: []column{
-			nameColumn,
+			nameColumn(),
 			of("PODSELECTOR", func(o *v3.StagedKubernetesNetworkPolicy) string {
 				return metav1.FormatLabelSelector(&o.Spec.PodSelector)
 			}),
@@ -62,7 +62,7 @@ func setLayout[T api.Object](namespaced bool, nets func(obj T) []string) layout 
 		namespaced: namespaced,
 		narrow:     []string{"NAME"}, wide: []string{"NAME", "NETS"},
 		columns: []column{
-			nameColumn,
+			nameColumn(),
 			of("NETS", func(o T) string { return truncate(strings.Join(nets(o), ","), 80) }),
 		},
 	}

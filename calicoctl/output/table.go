@@ -51,12 +51,18 @@ func (p tablePrinter) table(w io.Writer, kind api.Kind, objects []api.Object, en
 	for i, c := range columns {
 		row[i] = c.head
 	}
-	fmt.Fprintf(tw, "%s\t\n", strings.Join(row, "\t"))
+	rows := [][]string{row}
 	for _, obj := range objects {
+		row := make([]string, len(columns))
 		for i, c := range columns {
 			row[i] = oneLine(c.cell(obj, env))
 		}
-		fmt.Fprintf(tw, "%s\t\n", strings.Join(row, "\t"))
+		rows = append(rows, row)
+	}
+	for _, row := range rows {
+		if _, err := fmt.Fprintf(tw, "%s\t\n", strings.Join(row, "\t")); err != nil {
+			return err
+		}
 	}
 	if err := tw.Flush(); err != nil {
 		return err
@@ -86,7 +92,7 @@ func (p tablePrinter) choose(kind api.Kind, layout layout, printNamespace bool) 
 	}
 	var columns []column
 	if printNamespace && layout.namespaced && !containsFold(names, columnNamespace) {
-		columns = append(columns, namespaceColumn)
+		columns = append(columns, namespaceColumn())
 	}
 	for _, name := range names {
 		c, ok := layout.column(name)
@@ -123,7 +129,7 @@ func (l layout) column(name string) (column, bool) {
 		}
 	}
 	if l.namespaced && strings.EqualFold(name, columnNamespace) {
-		return namespaceColumn, true
+		return namespaceColumn(), true
 	}
 	return column{}, false
 }

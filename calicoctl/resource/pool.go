@@ -93,7 +93,7 @@ func (s *Store) allowPoolUpdate(ctx context.Context, key api.Key, before, after 
 	}
 	cidr, err := netip.ParsePrefix(before.Spec.CIDR)
 	if err != nil {
-		return "", nil // nothing can have been taken from such a pool
+		return "", nil //nolint:nilerr // nothing can have been taken from such a pool
 	}
 	use, err := s.poolUse(ctx, cidr)
 	if err != nil || len(use.blocks) == 0 {
@@ -208,12 +208,8 @@ func (s *Store) releaseBlock(ctx context.Context, block datastore.Entry) error {
 }
 
 func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	timer, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	<-timer.Done()
+	return ctx.Err()
 }

@@ -165,8 +165,7 @@ func TestModifyThatRefusesChangesNothing(t *testing.T) {
 		obj.(*v3.BGPPeer).Spec.ASNumber = 0
 		return nil
 	})
-	var invalid *api.ValidationError
-	if !errors.As(err, &invalid) {
+	if _, ok := errors.AsType[*api.ValidationError](err); !ok {
 		t.Errorf("error %v, want a validation error", err)
 	}
 	if after := f.memory.Revision(); after != before {
