@@ -124,16 +124,9 @@ func (w *writer) claim(ctx context.Context, p pool, prefix netip.Prefix) (bool, 
 	started := cs.affinity != nil
 	for range maxAttempts {
 		next, progress := cs.next(w.state.owner, prefix, w.now())
-		switch progress {
-		case claimDone:
-			delete(w.state.claims, prefix)
-			w.state.setBlock(*cs.block)
-			w.log.Info("claimed block", "block", prefix, "pool", p.name)
-			return true, nil
-		case claimLost:
-			delete(w.state.claims, prefix)
-			w.state.take(prefix)
-			return false, nil
+		if progress != claimOpen {
+			w.endClaim(p, prefix, cs, progress)
+			return progress == claimDone, nil
 		}
 		ops := append(next.ops, w.claimGuards(p, prefix, cs, started)...)
 		rev, err := w.client.Txn(ctx, ops...)
@@ -152,6 +145,15 @@ func (w *writer) claim(ctx context.Context, p pool, prefix netip.Prefix) (bool, 
 		}
 	}
 	return false, fmt.Errorf("claim block %s: gave up after %d attempts: %w", prefix, maxAttempts, datastore.ErrConflict)
+}
+
+func (w *writer) endClaim(p pool, prefix netip.Prefix, cs claimState, progress progress) {
+	delete(w.state.claims, prefix)
+	w.state.take(prefix)
+	if progress == claimDone {
+		w.state.setBlock(*cs.block)
+		w.log.Info("claimed block", "block", prefix, "pool", p.name)
+	}
 }
 
 // claimConflict reads the state of a claim from a conflict. When it was another

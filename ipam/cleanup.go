@@ -90,24 +90,14 @@ func releaseAffinity(ctx context.Context, client datastore.Client, owner api.Aff
 		if affinity == nil {
 			return nil // someone else finished it
 		}
-		var ops []datastore.Op
 		marked := affinityState(*affinity) == api.AffinityPendingDeletion
-		switch {
-		case !marked:
-			ops = []datastore.Op{datastore.Update(withState(*affinity, owner, prefix, api.AffinityPendingDeletion))}
-		case known:
-			op, err := disownOp(stored, owner, prefix)
+		if !marked || known {
+			ops, err := releaseStep(owner, prefix, *affinity, stored)
 			if err != nil {
 				return err
 			}
-			ops = []datastore.Op{op, datastore.Delete(affinity.Key, affinity.Revision)}
-		}
-		if len(ops) > 0 {
-			_, err := client.Txn(ctx, ops...)
-			if err == nil && marked {
-				return nil
-			}
-			if isFailure(err) {
+			_, err = client.Txn(ctx, ops...)
+			if err == nil && marked || isFailure(err) {
 				return err
 			}
 		}
@@ -121,6 +111,15 @@ func releaseAffinity(ctx context.Context, client datastore.Client, owner api.Aff
 		stored, affinity, known = current.entry(keys[0]), current.entry(keys[1]), true
 	}
 	return fmt.Errorf("gave up after %d attempts: %w", maxAttempts, datastore.ErrConflict)
+}
+
+// releaseStep is the next transaction of giving up a block.
+func releaseStep(owner api.Affinity, prefix netip.Prefix, affinity datastore.Entry, stored *datastore.Entry) ([]datastore.Op, error) {
+	if affinityState(affinity) != api.AffinityPendingDeletion {
+		return []datastore.Op{datastore.Update(withState(affinity, owner, prefix, api.AffinityPendingDeletion))}, nil
+	}
+	op, err := disownOp(stored, owner, prefix)
+	return []datastore.Op{op, datastore.Delete(affinity.Key, affinity.Revision)}, err
 }
 
 // disownOp takes the owner's hand off a block: it deletes an empty one, clears

@@ -77,13 +77,14 @@ func (w *writer) mend(ctx context.Context, prefix netip.Prefix, cs claimState) e
 	if isFailure(err) {
 		return fmt.Errorf("mend the affinity of block %s: %w", prefix, err)
 	}
-	w.log.Info("mended block affinity", "block", prefix, "confirmed", ours, "err", err)
-	if err != nil { // someone else is at it: look again when a block is needed
+	switch mended := err == nil; {
+	case !mended: // someone else is at it: look again when a block is needed
 		w.state.claims[prefix] = cs
-		return nil
-	}
-	if after := next.then(rev); ours {
-		w.state.setBlock(*after.block)
+	case ours:
+		w.log.Info("confirmed a claim left half-way", "block", prefix)
+		w.state.setBlock(*next.then(rev).block)
+	default:
+		w.log.Info("gave up the affinity of a block that is not ours", "block", prefix)
 	}
 	return nil
 }
@@ -258,27 +259,40 @@ func (w *writer) claimNew(ctx context.Context, f family, pools []pool) (grown bo
 		}
 	}
 	for _, p := range pools {
-		if w.tooFine(p) {
-			continue
-		}
-		for prefix := range candidates(p.prefix, p.blockBits, w.node, w.now()) {
-			if w.state.taken.OverlapsPrefix(prefix) {
+		for {
+			prefix, ok := w.freeBlock(p)
+			if !ok {
+				break
+			}
+			claimed, err := w.claim(ctx, p, prefix)
+			if claimed || err != nil {
+				return claimed, nil, err
+			}
+			if rebuilt {
 				continue
 			}
-			ok, err := w.claim(ctx, p, prefix)
-			if ok || err != nil {
-				return ok, nil, err
-			}
 			// The index is behind. Probing block by block could take long.
-			if !rebuilt {
-				rebuilt = true
-				if err := w.buildIndex(ctx); err != nil {
-					return false, nil, err
-				}
+			rebuilt = true
+			if err := w.buildIndex(ctx); err != nil {
+				return false, nil, err
 			}
 		}
 	}
 	return false, ErrPoolFull, nil
+}
+
+// freeBlock is the first block of a pool, in the node's order, that overlaps
+// none known to exist.
+func (w *writer) freeBlock(p pool) (netip.Prefix, bool) {
+	if w.tooFine(p) {
+		return netip.Prefix{}, false
+	}
+	for prefix := range candidates(p.prefix, p.blockBits, w.node, w.now()) {
+		if !w.state.taken.OverlapsPrefix(prefix) {
+			return prefix, true
+		}
+	}
+	return netip.Prefix{}, false
 }
 
 func blockLimit(config api.IPAMConfigSpec) int {
@@ -310,7 +324,7 @@ func (w *writer) explain(c *call, f family, pools []pool, class error) error {
 	}
 	e.Pools = append(e.Pools, skipped...)
 	switch {
-	case class == ErrBlockLimit:
+	case errors.Is(class, ErrBlockLimit):
 		e.Advice = fmt.Sprintf("Raise the limit (calicoctl ipam configure --strictaffinity=true --max-blocks-per-host=%d), run fewer pods on this node, or use larger blocks (blockSize of a new pool)", 2*e.Limit)
 	case !config.AutoAllocateBlocks:
 		e.Advice = "Set auto_allocate_blocks to true in the IPAMConfig"
@@ -328,7 +342,7 @@ func (w *writer) whyFull(p pool, class error, config api.IPAMConfigSpec) string 
 	}
 	has := fmt.Sprintf("the node has %s in it with %d free", count(len(own), "block"), free)
 	switch {
-	case class == ErrBlockLimit:
+	case errors.Is(class, ErrBlockLimit):
 		return has + " and may claim no more"
 	case !config.AutoAllocateBlocks:
 		return has + " and claiming more is switched off"

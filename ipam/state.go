@@ -216,16 +216,11 @@ func (s *state) absorb(keys []api.Key, found present) {
 // distrust marks everything a transaction of unknown outcome touched.
 func (s *state) distrust(ops []datastore.Op) {
 	for _, op := range ops {
-		switch op.Key.Kind {
-		case api.KindIPAMBlock:
-			if prefix, ok := blockOfKey(op.Key); ok {
-				s.stale[prefix] = true
-			}
-		case api.KindIPAMHandle:
+		if prefix, ok := blockOfKey(op.Key); ok {
+			s.stale[prefix] = true
+		} else if op.Key.Kind == api.KindIPAMHandle {
 			delete(s.handles, HandleID(op.Key.Name))
 			delete(s.absent, HandleID(op.Key.Name))
-		case api.KindBlockAffinity:
-			s.loaded = false
 		}
 	}
 }

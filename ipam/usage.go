@@ -124,7 +124,7 @@ func (r *Report) addBlock(entry datastore.Entry) {
 // block's owner.
 func (b block) borrowed(n int, owner api.Affinity, owned bool) bool {
 	node := b.spec.Attributes[*b.spec.Allocations[n]].ActiveOwnerAttrs[api.AttributeNode]
-	return node != "" && !(owned && owner == api.HostAffinity(node))
+	return node != "" && (!owned || owner != api.HostAffinity(node))
 }
 
 // AddressInfo is what is known of one address.

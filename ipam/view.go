@@ -118,6 +118,7 @@ func (t *Tracker) apply(key api.Key, obj api.Object, entry *datastore.Entry) {
 		}
 	case api.KindProfile:
 		t.applyProfile(key.Name, obj)
+	default: // not ours
 	}
 }
 

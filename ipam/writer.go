@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"runtime"
 	"slices"
@@ -342,9 +343,7 @@ func (w *writer) attributes(r *Request) api.BlockAttributes {
 	if r.Namespace != "" {
 		attrs[api.AttributeNamespace] = r.Namespace
 	}
-	for key, value := range r.Attrs {
-		attrs[key] = value
-	}
+	maps.Copy(attrs, r.Attrs)
 	return api.BlockAttributes{HandleID: &handle, ActiveOwnerAttrs: attrs}
 }
 

@@ -75,11 +75,11 @@ func (f *Faulty) List(ctx context.Context, r datastore.Range) (datastore.Snapsho
 // Txn implements datastore.Client.
 func (f *Faulty) Txn(ctx context.Context, ops ...datastore.Op) (datastore.Revision, error) {
 	switch f.decide(ops) {
-	case Refuse:
-		return 0, refused("transaction")
+	case Pass:
+		return f.Client.Txn(ctx, ops...)
 	case LoseReply:
 		_, _ = f.Client.Txn(ctx, ops...)
-		return 0, refused("transaction")
+	case Refuse:
 	}
-	return f.Client.Txn(ctx, ops...)
+	return 0, refused("transaction")
 }
