@@ -1,3 +1,7 @@
+// Listeners of Multipath TCP, Go's default, refuse the socket options that TTL
+// security and TCP MD5 need.
+//go:debug multipathtcp=0
+
 // Command bgpd is the BGP daemon of a node: it advertises the node's blocks and
 // writes what it learns into the kernel. Its configuration is in the datastore;
 // DESIGN.md says what it promises.

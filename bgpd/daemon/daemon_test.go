@@ -1,3 +1,6 @@
+// As in bgpd itself.
+//go:debug multipathtcp=0
+
 package daemon_test
 
 import (

@@ -328,7 +328,9 @@ func TestOutputDoesNotDependOnTheOrderOfTheInput(t *testing.T) {
 	})
 }
 
-func shuffle[T any](r *rand.Rand, s []T) { r.Shuffle(len(s), func(i, j int) { s[i], s[j] = s[j], s[i] }) }
+func shuffle[T any](r *rand.Rand, s []T) {
+	r.Shuffle(len(s), func(i, j int) { s[i], s[j] = s[j], s[i] })
+}
 
 func TestExports(t *testing.T) {
 	hidden := aPool("hidden", "10.66.0.0/16")

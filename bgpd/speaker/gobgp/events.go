@@ -249,15 +249,26 @@ func (s *Speaker) gracefulness(addr netip.Addr) gracefulness {
 		}
 		out.restarting = gr.PeerRestarting
 		out.restartTime = time.Duration(gr.PeerRestartTime) * time.Second
-		caps, err := apiutil.UnmarshalCapabilities(p.State.RemoteCap)
-		if err != nil {
-			return
-		}
-		for _, c := range caps {
-			if c, ok := c.(*bgp.CapGracefulRestart); ok {
-				out.capable = out.capable || len(c.Tuples) > 0
-			}
-		}
+		_, out.capable = gracefulCapability(p)
 	})
 	return out
+}
+
+// gracefulCapability reports whether a peer's last OPEN had the graceful restart
+// capability (RFC 4724 section 3), and whether with a family in it: without, the
+// peer only helps others.
+func gracefulCapability(p *gobgpapi.Peer) (present, withFamily bool) {
+	if !p.GracefulRestart.GetEnabled() {
+		return false, false
+	}
+	caps, err := apiutil.UnmarshalCapabilities(p.State.GetRemoteCap())
+	if err != nil {
+		return false, false
+	}
+	for _, c := range caps {
+		if gr, ok := c.(*bgp.CapGracefulRestart); ok {
+			present, withFamily = true, withFamily || len(gr.Tuples) > 0
+		}
+	}
+	return present, withFamily
 }

@@ -1,10 +1,15 @@
+// As in bgpd itself.
+//go:debug multipathtcp=0
+
 package gobgp_test
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -167,4 +172,165 @@ func TestRestartingSpeakerStillAdvertisesWithinThreeSeconds(t *testing.T) {
 	if err != nil || len(peers) != 1 || !peers[0].GracefulRestart {
 		t.Errorf("peers %+v, %v: want one, with graceful restart, and no anchor", peers, err)
 	}
+}
+
+// pair is two speakers with a session: a at 127.0.0.1 connects to b at 127.0.0.2.
+func pair(t *testing.T, asnA, asnB uint32) (a, b *gobgp.Speaker, da, db speaker.Desired) {
+	t.Helper()
+	port := freePort(t)
+	a, b = newSpeaker(t, gobgp.Config{}), newSpeaker(t, gobgp.Config{})
+	pa, pb := peer("127.0.0.1", "127.0.0.2", asnB, port), peer("127.0.0.2", "127.0.0.1", asnA, port)
+	pb.Passive = true
+	da = speaker.Desired{Global: global("127.0.0.1", asnA, port), Peers: []speaker.Peer{pa}}
+	db = speaker.Desired{Global: global("127.0.0.2", asnB, port), Peers: []speaker.Peer{pb}}
+	return a, b, da, db
+}
+
+func TestExportsChangeWithoutTouchingTheSession(t *testing.T) {
+	a, b, da, db := pair(t, 64512, 64512)
+	da.Exports = []speaker.Export{{Prefix: prefix("10.65.1.0/26")}, {Prefix: prefix("fd65:1::/122")}}
+	apply(t, b, db)
+	apply(t, a, da)
+	bv := watch(b)
+	bv.until(t, "first export", bv.has("10.65.1.0/26"))
+	before, err := b.Peers(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	da.Exports = []speaker.Export{{Prefix: prefix("10.65.1.64/26")}, {Prefix: prefix("10.65.2.3/32")}}
+	apply(t, a, da)
+	bv.until(t, "new exports", bv.has("10.65.2.3/32"))
+	bv.until(t, "the old one's withdrawal", func() bool { return !bv.has("10.65.1.0/26")() && bv.has("10.65.1.64/26")() })
+	after, err := b.Peers(t.Context())
+	if err != nil || len(after) != 1 || !after[0].Since.Equal(before[0].Since) || after[0].State != speaker.Established {
+		t.Errorf("session %+v, before %+v: it was touched", after, before)
+	}
+	if after[0].Received != 2 || after[0].Advertised != 0 {
+		t.Errorf("received %d, advertised %d; want 2 and 0", after[0].Received, after[0].Advertised)
+	}
+	routes, err := a.Routes(t.Context(), prefix("10.65.2.3/32"))
+	if err != nil || len(routes) != 1 || !routes[0].Local() || !routes[0].Best {
+		t.Errorf("own route %+v, %v", routes, err)
+	}
+}
+
+func TestRemovedPeerTakesItsRoutesAlong(t *testing.T) {
+	a, b, da, db := pair(t, 64512, 64512)
+	da.Exports = []speaker.Export{{Prefix: prefix("10.65.1.0/26")}}
+	apply(t, b, db)
+	apply(t, a, da)
+	bv := watch(b)
+	bv.until(t, "export", bv.has("10.65.1.0/26"))
+	db.Peers = nil
+	apply(t, b, db)
+	bv.until(t, "the route to go", func() bool {
+		return !bv.has("10.65.1.0/26")() && bv.peers[addr("127.0.0.1")].Removed
+	})
+}
+
+func TestChangedGlobalStartsAnew(t *testing.T) {
+	a, b, da, db := pair(t, 64512, 64512)
+	da.Exports = []speaker.Export{{Prefix: prefix("10.65.1.0/26")}}
+	apply(t, b, db)
+	apply(t, a, da)
+	bv := watch(b)
+	bv.until(t, "export", bv.has("10.65.1.0/26"))
+	da.Global.ASN, db.Peers[0].ASN = 64513, 64513
+	apply(t, a, da)
+	apply(t, b, db)
+	bv.until(t, "the route with the new AS number in its path", func() bool {
+		p := bv.best[prefix("10.65.1.0/26")]
+		return len(p.ASPath) == 1 && p.ASPath[0] == 64513
+	})
+}
+
+// TestOnlyTransitPassesOnWhatWasLearned: a is in AS 64512 with b; b has an outside peer c. Only
+// a router, with Transit, passes on what it has learned, as the next hop.
+func TestOnlyTransitPassesOnWhatWasLearned(t *testing.T) {
+	for _, transit := range []bool{false, true} {
+		a, b, da, db := pair(t, 64512, 64512)
+		c := newSpeaker(t, gobgp.Config{})
+		port := da.Global.Port
+		da.Exports = []speaker.Export{{Prefix: prefix("10.65.1.0/26")}}
+		db.Exports = []speaker.Export{{Prefix: prefix("10.65.2.0/26")}}
+		db.Global.Transit = transit
+		toC := peer("127.0.0.2", "127.0.0.3", 64999, port)
+		toC.Passive = true
+		db.Peers = append(db.Peers, toC)
+		apply(t, b, db)
+		apply(t, a, da)
+		bv := watch(b)
+		bv.until(t, "a's export", bv.has("10.65.1.0/26"))
+		apply(t, c, speaker.Desired{
+			Global: global("127.0.0.3", 64999, port), Peers: []speaker.Peer{peer("127.0.0.3", "127.0.0.2", 64512, port)},
+		})
+		cv := watch(c)
+		cv.until(t, "End-of-RIB from b", cv.endOfRIB("127.0.0.2"))
+		if !cv.has("10.65.2.0/26")() {
+			t.Errorf("transit %v: b's own export is missing at c", transit)
+		}
+		if got := cv.has("10.65.1.0/26")(); got != transit {
+			t.Errorf("transit %v: a's export is at c: %v", transit, got)
+		}
+		if p := cv.best[prefix("10.65.1.0/26")]; transit && p.NextHop != addr("127.0.0.2") {
+			t.Errorf("next hop %s of a passed on path, want b", p.NextHop)
+		}
+	}
+}
+
+func TestPeerThatIsDownSaysWhy(t *testing.T) {
+	port := freePort(t)
+	a, b := newSpeaker(t, gobgp.Config{}), newSpeaker(t, gobgp.Config{})
+	fromB := peer("127.0.0.2", "127.0.0.1", 64513, port) // a is AS 64512
+	fromB.Passive = true
+	apply(t, b, speaker.Desired{Global: global("127.0.0.2", 64512, port), Peers: []speaker.Peer{fromB}})
+	apply(t, a, speaker.Desired{Global: global("127.0.0.1", 64512, port), Peers: []speaker.Peer{
+		peer("127.0.0.1", "127.0.0.2", 64512, port),
+		peer("127.0.0.1", "127.0.0.3", 64512, port),
+		{Address: addr("127.0.0.4"), Port: port, ASN: 64512, LocalAddress: addr("192.0.2.1")},
+		{Address: addr("127.0.0.5"), Port: port, ASN: 64512, Passive: true},
+	}})
+	for _, tt := range []struct {
+		at   *gobgp.Speaker
+		peer string
+		want string
+	}{
+		{a, "127.0.0.2", "peer refused our OPEN: check that it expects AS 64512 from us"},
+		{a, "127.0.0.3", fmt.Sprintf("connection refused: no BGP speaker listens on port %d of 127.0.0.3", port)},
+		{a, "127.0.0.4", "local address 192.0.2.1 is not on any interface of this node"},
+		{a, "127.0.0.5", "waiting for the peer to connect to us"},
+		{b, "127.0.0.1", "we refused the peer: as number mismatch expected 64513, received 64512: open, bad peer as (2/2)"},
+	} {
+		deadline := time.Now().Add(patience)
+		for got := ""; got != tt.want; {
+			peers, err := tt.at.Peers(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, p := range peers {
+				if p.Peer.Address == addr(tt.peer) {
+					got = p.Info
+				}
+			}
+			if time.Now().After(deadline) {
+				t.Errorf("%s: %q, want %q", tt.peer, got, tt.want)
+				break
+			}
+			time.Sleep(20 * time.Millisecond) // nothing tells of a failed connection
+		}
+	}
+}
+
+func TestBadPeerDoesNotKeepOthersFromBeingConfigured(t *testing.T) {
+	a, b, da, db := pair(t, 64512, 64512)
+	da.Exports = []speaker.Export{{Prefix: prefix("10.65.1.0/26")}}
+	bad := peer("127.0.0.1", "127.0.0.9", 64999, da.Global.Port)
+	bad.ReflectorClient, bad.ClusterID = true, addr("fd00::1") // not a cluster ID
+	da.Peers = append([]speaker.Peer{bad}, da.Peers...)
+	if err := a.Apply(t.Context(), da); err == nil || !strings.Contains(err.Error(), "add peer 127.0.0.9") {
+		t.Errorf("apply: %v, want an error that names the peer", err)
+	}
+	apply(t, b, db)
+	bv := watch(b)
+	bv.until(t, "the good peer's route", bv.has("10.65.1.0/26"))
 }

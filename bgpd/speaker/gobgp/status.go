@@ -55,6 +55,10 @@ func (s *Speaker) Peers(ctx context.Context) ([]speaker.PeerState, error) {
 				ps.Advertised += af.State.Advertised
 			}
 		}
+		// GoBGP counts the End-of-RIB that it sends as a path.
+		if present, _ := gracefulCapability(p); present && ps.Advertised > 0 {
+			ps.Advertised--
+		}
 		if ps.State != speaker.Established {
 			ps.Info = s.causes.explain(conf, asn)
 		}
