@@ -58,7 +58,7 @@ func flatten(err error) failures {
 	if many, ok := err.(failures); ok { //nolint:errorlint // the error itself, not one it wraps
 		return many
 	}
-	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // the error itself, not one it wraps
+	joined, ok := err.(interface{ Unwrap() []error })
 	if !ok {
 		return failures{err}
 	}
