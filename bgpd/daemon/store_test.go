@@ -1,0 +1,157 @@
+package daemon
+
+import (
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"tortie/bgpd/topology"
+	"tortie/internal/api"
+	"tortie/internal/datastore"
+)
+
+func updateOf(obj api.Object) datastore.SyncUpdate {
+	key, err := api.NewRegistry().KeyOf(obj)
+	if err != nil {
+		panic(err)
+	}
+	return datastore.SyncUpdate{Key: key, Entry: &datastore.Entry{Key: key, Object: obj}}
+}
+
+func node(name, v4 string) *api.Node {
+	return &api.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: api.NodeSpec{BGP: &api.NodeBGPSpec{IPv4Address: v4}}}
+}
+
+func taken(s *store) (topology.Output, bool) {
+	select {
+	case p := <-s.plans:
+		return p, true
+	default:
+		return topology.Output{}, false
+	}
+}
+
+func blockWith(cidr, owner, user string) *api.IPAMBlock {
+	index := 0
+	return &api.IPAMBlock{ObjectMeta: metav1.ObjectMeta{Name: cidr}, Spec: api.IPAMBlockSpec{
+		CIDR: cidr, Affinity: &owner, Allocations: []*int{&index, nil},
+		Attributes: []api.BlockAttributes{{ActiveOwnerAttrs: map[string]string{api.AttributeNode: user}}},
+	}}
+}
+
+func TestNothingIsPlannedBeforeTheDatastoreIsInSync(t *testing.T) {
+	s := newStore("node1")
+	s.OnStatus(datastore.Resync)
+	s.OnUpdates([]datastore.SyncUpdate{updateOf(node("node1", "10.1.1.11/24"))})
+	if p, ok := taken(s); ok {
+		t.Fatalf("planned %+v", p)
+	}
+	s.OnStatus(datastore.InSync)
+	if p, ok := taken(s); !ok || p.Missing != "" || p.Global.ASN != topology.DefaultASN {
+		t.Errorf("plan %+v, %v", p, ok)
+	}
+}
+
+func TestOnlyTheLastPlanCounts(t *testing.T) {
+	s := newStore("node1")
+	s.OnStatus(datastore.InSync)
+	s.OnUpdates([]datastore.SyncUpdate{updateOf(node("node1", "10.1.1.11/24"))})
+	s.OnUpdates([]datastore.SyncUpdate{updateOf(node("node2", "10.1.1.12/24"))})
+	p, ok := taken(s)
+	if !ok || len(p.Peers) != 1 || p.Peers[0].Name != "node2" {
+		t.Errorf("plan %+v, %v; want the one with node2", p, ok)
+	}
+	if p, ok := taken(s); ok {
+		t.Errorf("another plan: %+v", p)
+	}
+	gone := updateOf(node("node2", ""))
+	gone.Entry = nil
+	s.OnUpdates([]datastore.SyncUpdate{gone})
+	if p, ok := taken(s); !ok || len(p.Peers) != 0 {
+		t.Errorf("plan %+v, %v; want no peers", p, ok)
+	}
+}
+
+func TestPodsOfOtherNodesCauseNoWork(t *testing.T) {
+	s := newStore("node1")
+	s.OnUpdates([]datastore.SyncUpdate{
+		updateOf(node("node1", "10.1.1.11/24")),
+		updateOf(&v3.IPPool{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: v3.IPPoolSpec{CIDR: "10.65.0.0/16"}}),
+	})
+	s.OnStatus(datastore.InSync)
+	taken(s)
+	s.OnUpdates([]datastore.SyncUpdate{updateOf(blockWith("10.65.2.0/26", "host:node2", "node2"))})
+	s.OnUpdates([]datastore.SyncUpdate{updateOf(blockWith("10.65.1.0/26", "host:node1", "node1"))})
+	if p, ok := taken(s); ok || len(s.objects[api.KindIPAMBlock]) != 0 {
+		t.Errorf("planned %+v, kept %d blocks", p, len(s.objects[api.KindIPAMBlock]))
+	}
+	s.OnUpdates([]datastore.SyncUpdate{updateOf(blockWith("10.65.2.0/26", "host:node2", "node1"))})
+	want := netip.MustParsePrefix("10.65.2.0/32")
+	if p, ok := taken(s); !ok || len(p.Exports) != 1 || p.Exports[0].Prefix != want {
+		t.Errorf("plan %+v, %v; want an export of %s", p, ok, want)
+	}
+	s.OnUpdates([]datastore.SyncUpdate{updateOf(blockWith("10.65.2.0/26", "host:node2", "node2"))})
+	if p, ok := taken(s); !ok || len(p.Exports) != 0 {
+		t.Errorf("plan %+v, %v; want the export gone", p, ok)
+	}
+}
+
+func TestUnreadableResourceIsAProblemUntilItCanBeRead(t *testing.T) {
+	s := newStore("node1")
+	s.OnUpdates([]datastore.SyncUpdate{updateOf(node("node1", "10.1.1.11/24"))})
+	s.OnStatus(datastore.InSync)
+	taken(s)
+	u := updateOf(node("node2", "10.1.1.12/24"))
+	bad := datastore.SyncUpdate{Key: u.Key, Invalid: &datastore.Invalid{Path: "/calico/x/node2", Key: u.Key, Err: errors.New("broken JSON")}}
+	s.OnUpdates([]datastore.SyncUpdate{bad})
+	p, ok := taken(s)
+	if !ok || len(p.Problems) != 1 || !strings.Contains(p.Problems[0], "/calico/x/node2 can't be read and is ignored: broken JSON") {
+		t.Errorf("plan %+v, %v; want one problem", p, ok)
+	}
+	s.OnUpdates([]datastore.SyncUpdate{u})
+	if p, ok := taken(s); !ok || len(p.Problems) != 0 || len(p.Peers) != 1 {
+		t.Errorf("plan %+v, %v; want node2 and no problem", p, ok)
+	}
+}
+
+func TestSecondBgpdIsRefused(t *testing.T) {
+	path := t.TempDir() + "/run/bgpd.lock"
+	first, err := lock(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := lock(path); err == nil || !strings.Contains(err.Error(), "another bgpd already runs on this node: it holds "+path) {
+		t.Errorf("second lock: %v", err)
+	}
+	first.Close()
+	again, err := lock(path)
+	if err != nil {
+		t.Fatalf("lock after the first is gone: %v", err)
+	}
+	again.Close()
+}
+
+func TestLoad(t *testing.T) {
+	env := map[string]string{
+		"NODENAME": "node7", "ETCD_ENDPOINTS": "http://127.0.0.1:2379", "BGPD_SOCKET": "/tmp/s", "BGPD_LOG_LEVEL": "debug",
+	}
+	cfg, err := Load(func(k string) string { return env[k] }, "v1")
+	if err != nil || cfg.Node != "node7" || cfg.Socket != "/tmp/s" || cfg.Lock != DefaultLock || cfg.LogLevel.String() != "DEBUG" {
+		t.Errorf("config %+v, %v", cfg, err)
+	}
+	for key, bad := range map[string]string{"NODENAME": "a/b", "BGPD_LOG_LEVEL": "loud", "ETCD_ENDPOINTS": "ftp://x"} {
+		_, err := Load(func(k string) string {
+			if k == key {
+				return bad
+			}
+			return env[k]
+		}, "v1")
+		if err == nil || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s=%s: %v, want an error of one line", key, bad, err)
+		}
+	}
+}
