@@ -62,7 +62,7 @@ func (w *writer) load(ctx context.Context) error {
 // among the claims.
 func (w *writer) mend(ctx context.Context, prefix netip.Prefix, cs claimState) error {
 	next, progress := cs.next(w.state.owner, prefix, w.now())
-	if progress != claimOpen || w.state.broken[prefix] != nil {
+	if _, broken := w.state.broken[prefix]; progress != claimOpen || broken {
 		return nil // in order; or nobody can read whose it is: left to an operator
 	}
 	ours := cs.block != nil && ownedBy(*cs.block, w.state.owner)
