@@ -221,7 +221,10 @@ func (a *addition) publish(ctx context.Context, e journal.Entry) error {
 }
 
 func (a *addition) attachment() podnet.Attachment {
-	mtu := a.call.conf.MTU
+	mtu := a.entry.MTU // what it was attached with
+	if mtu == 0 {
+		mtu = a.call.conf.MTU
+	}
 	if mtu == 0 {
 		mtu = a.server.mtu()
 	}

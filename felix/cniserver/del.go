@@ -13,7 +13,11 @@ import (
 // when it can. It needs neither the container's namespace nor the datastore, and
 // succeeds for what never was.
 func (s *Server) del(ctx context.Context, c call) error {
-	unlock, err := s.lockEndpoint(ctx, c.lockKey(), c.id)
+	key := c.lockKey()
+	if e, ok := s.journal.Get(c.id); ok {
+		key = lockKeyOf(e) // a runtime may leave CNI_ARGS out at DEL
+	}
+	unlock, err := s.lockEndpoint(ctx, key, c.id)
 	if err != nil {
 		return err
 	}

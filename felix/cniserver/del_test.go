@@ -76,6 +76,13 @@ func TestDelOfAnUpstreamEndpointAfterAColdStartWithoutDatastore(t *testing.T) {
 	w.wantNothing()
 }
 
+func TestDelOfAPodWithoutItsArguments(t *testing.T) {
+	w := newWorld(t)
+	w.ok(podRequest("ADD", "c1", "web-0"))
+	w.ok(request("DEL", "c1"))
+	w.wantNothing()
+}
+
 func TestDelRemovesTheDeviceThatUpstreamNamed(t *testing.T) {
 	w := newWorld(t)
 	id := endpointID(testNode, argsOf(t, ""), idOf(request("DEL", "0123456789abcdef")))

@@ -101,13 +101,13 @@ func (s *endpointStore) fill(wep *api.WorkloadEndpoint, c call, e journal.Entry)
 	s.registry.Default(wep)
 }
 
-// remove deletes the endpoint if it is that container's. found is the endpoint
-// as it was; nil when there is none of that container.
+// remove deletes the endpoint if it is that container's. One that can't be read
+// is left to an operator: nothing routes to it.
 func (s *endpointStore) remove(ctx context.Context, id calc.EndpointID, container string) error {
 	key := id.Key()
 	for range maxConflicts {
 		entry, err := s.client.Get(ctx, key)
-		if errors.Is(err, datastore.ErrNotFound) {
+		if errors.Is(err, datastore.ErrNotFound) || errors.Is(err, datastore.ErrInvalid) {
 			return nil
 		}
 		if err != nil {
@@ -133,7 +133,7 @@ func (s *endpointStore) remove(ctx context.Context, id calc.EndpointID, containe
 func (s *endpointStore) ensureProfile(ctx context.Context, network string) error {
 	key := api.Key{Kind: api.KindProfile, Name: network}
 	_, err := s.client.Get(ctx, key)
-	if err == nil {
+	if err == nil || errors.Is(err, datastore.ErrInvalid) {
 		return nil
 	}
 	if !errors.Is(err, datastore.ErrNotFound) {

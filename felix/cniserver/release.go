@@ -246,10 +246,11 @@ func (s *Server) ownsDevice(e journal.Entry) bool {
 	if e.HostIf == "" {
 		return false // taken over by a newer sandbox
 	}
-	for _, other := range s.journal.Entries() {
-		if other.HostIf == e.HostIf && other.ID != e.ID && other.State != journal.StateReleasing {
-			return false
-		}
+	others := s.journal.Find(func(other journal.Entry) bool {
+		return other.HostIf == e.HostIf && other.ID != e.ID && other.State != journal.StateReleasing
+	})
+	if len(others) > 0 {
+		return false
 	}
 	if e.MAC != "" {
 		return true // the journal knows of every sandbox since this one
@@ -261,12 +262,13 @@ func (s *Server) ownsDevice(e journal.Entry) bool {
 // takeOver notes that a device's name belongs to e by now: the devices of that
 // name of earlier sandboxes are gone.
 func (s *Server) takeOver(e journal.Entry) error {
-	for _, other := range s.journal.Entries() {
-		if other.HostIf == e.HostIf && other.ID != e.ID {
-			other.HostIf = ""
-			if err := s.journal.Put(other); err != nil {
-				return err
-			}
+	others := s.journal.Find(func(other journal.Entry) bool {
+		return other.HostIf == e.HostIf && other.ID != e.ID && other.State != journal.StateReleasing
+	})
+	for _, other := range others {
+		other.HostIf = ""
+		if err := s.journal.Put(other); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -294,11 +296,8 @@ func (s *Server) forget(ctx context.Context, e journal.Entry) error {
 // handleShared reports whether another interface of the same container in the
 // same network lives on: a handle has no interface in it.
 func (s *Server) handleShared(e journal.Entry) bool {
-	for _, other := range s.journal.Entries() {
-		if other.Network == e.Network && other.ContainerID == e.ContainerID && other.IfName != e.IfName &&
-			other.State != journal.StateReleasing {
-			return true
-		}
-	}
-	return false
+	return len(s.journal.Find(func(other journal.Entry) bool {
+		return other.Network == e.Network && other.ContainerID == e.ContainerID && other.IfName != e.IfName &&
+			other.State != journal.StateReleasing
+	})) > 0
 }

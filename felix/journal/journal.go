@@ -102,14 +102,22 @@ func (j *Journal) Get(id ID) (Entry, bool) {
 	return e, ok
 }
 
-// Entries are all entries, oldest first.
-func (j *Journal) Entries() []Entry {
+// Find lists the entries that match, in no order. match must not use the Journal.
+func (j *Journal) Find(match func(Entry) bool) []Entry {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	all := make([]Entry, 0, len(j.entries))
+	var found []Entry
 	for _, e := range j.entries {
-		all = append(all, e)
+		if match(e) {
+			found = append(found, e)
+		}
 	}
+	return found
+}
+
+// Entries are all entries, oldest first.
+func (j *Journal) Entries() []Entry {
+	all := j.Find(func(Entry) bool { return true })
 	slices.SortFunc(all, func(a, b Entry) int {
 		return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.ID.String(), b.ID.String()))
 	})
