@@ -121,7 +121,7 @@ func TestAddSettlesTheNodesEnd(t *testing.T) {
 		t.Errorf("node's end %+v, attached %+v", link, got)
 	}
 	for name, want := range map[string]string{
-		"ipv4/conf/%/forwarding": "1", "ipv4/conf/%/rp_filter": "1", "ipv4/conf/%/route_localnet": "1",
+		"ipv4/conf/%/forwarding": "1", "ipv4/conf/%/rp_filter": "1", "ipv4/conf/%/route_localnet": "0",
 		"ipv4/conf/%/proxy_arp": "1", "ipv4/neigh/%/proxy_delay": "0", "ipv6/conf/%/forwarding": "1",
 		"ipv6/conf/%/accept_ra": "0", "ipv6/conf/%/accept_dad": "0", "ipv6/conf/%/disable_ipv6": "0",
 		"ipv6/conf/%/proxy_ndp": "1",

@@ -14,8 +14,6 @@ import (
 //     passes for the pod's own address and drops a forged one. The kernel takes
 //     the larger of this and conf/all: with 0 or 1 there the check is strict, with
 //     2 it is loose; pods work in every case.
-//   - route_localnet: a packet that the node's port mappings turned away from
-//     127.0.0.1 may leave to the pod.
 //   - proxy_arp and proxy_delay: the pod's permanent neighbour makes ARP needless,
 //     but sandboxes that copy only addresses and routes (gVisor), arping, and
 //     whoever flushes the neighbours ask for 169.254.1.1, and get the answer at once.
@@ -30,7 +28,6 @@ func hostSettings(a Attachment, kernelHasIPv6 bool) []kernel.Setting {
 	if a.has(kernel.IPv4) {
 		out = append(out,
 			kernel.Setting{Name: v4 + "forwarding", Value: "1"},
-			kernel.Setting{Name: v4 + "route_localnet", Value: "1"},
 			kernel.Setting{Name: v4 + "proxy_arp", Value: "1"},
 			kernel.Setting{Name: "ipv4/neigh/" + a.HostIf + "/proxy_delay", Value: "0"},
 		)
