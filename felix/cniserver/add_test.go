@@ -226,7 +226,8 @@ func TestAddAnswersTryAgainLater(t *testing.T) {
 		w.stop()
 		w.dead = false
 		w.start()
-		if msg := w.fails(request("ADD", "c1"), cniwire.CodeTryAgainLater); !strings.Contains(msg, "node1") {
+		w.server.health = func() error { return errInjected }
+		if msg := w.fails(request("ADD", "c1"), cniwire.CodeTryAgainLater); !strings.Contains(msg, "node1") || !strings.Contains(msg, errInjected.Error()) {
 			t.Errorf("message %q", msg)
 		}
 	})

@@ -78,7 +78,7 @@ func resultDifferences(e journal.Entry, result *types100.Result) []string {
 // not be asked.
 func (a *addition) recordDifferences(ctx context.Context) ([]string, error) {
 	s := a.server
-	if err := s.state.Ready(); err != nil {
+	if err := s.ready(); err != nil {
 		return nil, err
 	}
 	var wrong []string

@@ -119,6 +119,16 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
+// ready is nil when ADD can be served, else it says why not, with the cause.
+func (s *Server) ready() error {
+	err := s.state.Ready()
+	var wait *notReadyError
+	if cause := s.health(); errors.As(err, &wait) && cause != nil {
+		return &notReadyError{wait.reason + " (" + cause.Error() + ")"}
+	}
+	return err
+}
+
 // PendingReleases is the number of attachments whose release is not yet in the
 // datastore.
 func (s *Server) PendingReleases() int { return s.releaser.count() }
