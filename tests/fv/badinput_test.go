@@ -81,7 +81,7 @@ func dumpResources(t *testing.T, l *lab.Lab) string {
 	var all strings.Builder
 	for _, kind := range []string{"ippools", "nodes", "bgppeers", "bgpconfigurations"} {
 		var out, errs bytes.Buffer
-		if err := l.Exec("node1", []string{"calicoctl", "get", kind, "-o", "yaml"}, lab.Stdio{Out: &out, Err: &errs}); err != nil {
+		if err := l.Exec("node1", []string{"calicoctl", "get", kind, "-o", "yaml", "--export"}, lab.Stdio{Out: &out, Err: &errs}); err != nil {
 			t.Fatalf("calicoctl get %s: %v: %s", kind, err, errs.String())
 		}
 		all.WriteString(out.String())
