@@ -22,7 +22,7 @@ func main() {
 func run(args []string) int {
 	switch {
 	case len(args) == 1 && (args[0] == "--version" || args[0] == "-version" || args[0] == "-v"):
-		fmt.Println(version)
+		_, _ = fmt.Fprintln(os.Stdout, version)
 		return 0
 	case len(args) > 0:
 		fmt.Fprintf(os.Stderr, "felix: unknown argument %q: felix is configured by FELIX_* variables and %s; the only flag is --version\n", args[0], daemon.ConfigFile)

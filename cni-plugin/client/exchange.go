@@ -62,7 +62,7 @@ func exchange(s settings, req cniwire.Request) (cniwire.Response, *types.Error) 
 		return cniwire.Response{}, notRunning(s, req.Command, err)
 	}
 	defer func() { _ = conn.Close() }()
-	_ = conn.SetDeadline(time.Now().Add(answerTimeout))
+	_ = conn.SetDeadline(time.Now().Add(answerTimeout)) //nolint:forbidigo // a process of one call has no other clock
 	if err := cniwire.Write(conn, req); err != nil {
 		return cniwire.Response{}, brokenOff(s, req.Command, err)
 	}
@@ -76,16 +76,15 @@ func exchange(s settings, req cniwire.Request) (cniwire.Response, *types.Error) 
 // dial connects, waiting up to s.wait for a socket that is absent or refuses.
 func dial(s settings) (net.Conn, error) {
 	addr := &net.UnixAddr{Name: s.socket, Net: "unix"}
-	deadline := time.Now().Add(s.wait)
-	for {
+	for waited := time.Duration(0); ; waited += retryEvery {
 		conn, err := net.DialUnix("unix", nil, addr)
-		if err == nil || !worthWaiting(err) || !time.Now().Before(deadline) {
-			if err != nil {
-				return nil, err
-			}
+		if err == nil {
 			return conn, nil
 		}
-		time.Sleep(retryEvery)
+		if !worthWaiting(err) || waited >= s.wait {
+			return nil, err
+		}
+		time.Sleep(retryEvery) //nolint:forbidigo // a process of one call has nothing else to do
 	}
 }
 
@@ -128,8 +127,7 @@ func brokenOff(s settings, command string, err error) *types.Error {
 
 // reason is the errno of a failed connect in words.
 func reason(err error) string {
-	var errno syscall.Errno
-	if errors.As(err, &errno) {
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
 		return errno.Error()
 	}
 	return err.Error()

@@ -34,7 +34,7 @@ func (s *Server) release(ctx context.Context, e journal.Entry) error {
 	e.State = journal.StateReleasing
 	if err := s.detach(ctx, &e); err != nil && !errors.Is(err, errUnknownOwner) {
 		// The releaser goes on with it; the address stays assigned until then.
-		s.log.Warn("detaching a pod failed; it is tried again", "attachment", e.ID.String(), "iface", e.HostIf, "err", err)
+		s.log.Warn("detaching a pod failed; it is tried again", "attachment", e.String(), "iface", e.HostIf, "err", err)
 	}
 	err := s.releaser.take(e)
 	if err == nil {
@@ -50,7 +50,7 @@ func (s *Server) release(ctx context.Context, e journal.Entry) error {
 	if forgetErr := s.forget(ctx, e); forgetErr != nil {
 		return errors.Join(err, forgetErr)
 	}
-	s.log.Error("journal can't be written; DEL was finished without it", "attachment", e.ID.String(), "err", err)
+	s.log.Error("journal can't be written; DEL was finished without it", "attachment", e.String(), "err", err)
 	return nil
 }
 

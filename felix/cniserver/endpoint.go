@@ -35,10 +35,8 @@ type endpointStore struct {
 func (s *endpointStore) put(ctx context.Context, c call, e journal.Entry, known *datastore.Entry) error {
 	key := c.endpoint.Key()
 	for range maxConflicts {
-		op := datastore.Op{}
-		if known == nil {
-			op = datastore.Create(key, s.newEndpoint(c, e))
-		} else {
+		op := datastore.Create(key, s.newEndpoint(c, e))
+		if known != nil {
 			entry := *known
 			entry.Object = s.changed(entry.Object, c, e)
 			op = datastore.Update(entry)

@@ -48,7 +48,7 @@ func (s *Server) collect(ctx context.Context, e journal.Entry) error {
 	if now, ok := s.journal.Get(e.ID); ok && (now.State != e.State || !now.Since.Equal(e.Since)) {
 		return nil // it moved on while we waited
 	}
-	s.log.Info("releasing an attachment that the runtime does not know any more", "attachment", e.ID.String())
+	s.log.Info("releasing an attachment that the runtime does not know any more", "attachment", e.String())
 	return s.release(ctx, e)
 }
 

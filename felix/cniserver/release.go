@@ -136,19 +136,13 @@ func (r *releaser) finish(ctx context.Context, id journal.ID) {
 		if ctx.Err() != nil {
 			return
 		}
-		if err != nil {
+		if err != nil && !errors.Is(err, errUnknownOwner) {
 			r.log.Warn("releasing an attachment failed; it is tried again", "attachment", id.String(), "in", pause, "err", err)
 		}
-		timer := time.NewTimer(pause)
-		select {
-		case <-timer.C:
+		if sleep(ctx, pause, changed) {
 			pause = min(2*pause, retryMax)
-		case <-changed:
-			timer.Stop()
+		} else {
 			pause = retryMin
-		case <-ctx.Done():
-			timer.Stop()
-			return
 		}
 	}
 }
@@ -185,14 +179,11 @@ func (s *Server) finishRelease(ctx context.Context, id journal.ID) (done bool, e
 	}
 	if !e.Detached {
 		if err := s.detachLocked(ctx, &e); err != nil {
-			if errors.Is(err, errUnknownOwner) {
-				return false, nil
-			}
 			return false, err
 		}
 	}
-	if s.state.Ready() != nil {
-		return false, nil
+	if !s.state.usable() {
+		return false, nil // tried again when the datastore is there
 	}
 	if err := s.forget(ctx, e); err != nil {
 		return false, err

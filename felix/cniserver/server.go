@@ -84,7 +84,7 @@ type Server struct {
 // ADDs that were not answered are undone, releases go on.
 func New(cfg Config) (*Server, error) {
 	if cfg.Now == nil {
-		cfg.Now = time.Now
+		cfg.Now = time.Now //nolint:forbidigo // the default of an injected clock
 	}
 	if cfg.AddTimeout == 0 {
 		cfg.AddTimeout = defaultTimeout
@@ -156,12 +156,7 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	stopReleasing()
 	finished := make(chan struct{})
 	go func() { wg.Wait(); close(finished) }()
-	grace := time.NewTimer(stopGrace)
-	defer grace.Stop()
-	select {
-	case <-finished:
-	case <-grace.C:
-	}
+	_ = sleep(context.WithoutCancel(ctx), stopGrace, finished)
 	return err
 }
 
@@ -179,7 +174,7 @@ func (s *Server) accept(ctx context.Context, l net.Listener, serve func(net.Conn
 			return fmt.Errorf("accept CNI calls: %w", err)
 		case err != nil:
 			s.log.Error("accepting a CNI call failed", "err", err) // out of descriptors: the plugin tries again
-			if sleep(ctx, 100*time.Millisecond) != nil {
+			if !sleep(ctx, 100*time.Millisecond, nil) {
 				return nil
 			}
 		default:
@@ -188,21 +183,24 @@ func (s *Server) accept(ctx context.Context, l net.Listener, serve func(net.Conn
 	}
 }
 
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
+// sleep waits for d; it returns false when woken, or ctx ended, before.
+func sleep(ctx context.Context, d time.Duration, wake <-chan struct{}) bool {
+	timer := time.NewTimer(d) //nolint:forbidigo // the one pause of this package
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-		return nil
+		return true
+	case <-wake:
+		return false
 	case <-ctx.Done():
-		return ctx.Err()
+		return false
 	}
 }
 
 // serve answers the one request of a connection.
 func (s *Server) serve(ctx context.Context, conn net.Conn) {
 	defer func() { _ = conn.Close() }()
-	_ = conn.SetReadDeadline(time.Now().Add(readTimeout))
+	_ = conn.SetReadDeadline(s.now().Add(readTimeout))
 	req, err := cniwire.ReadRequest(conn)
 	if errors.Is(err, io.EOF) {
 		return // someone tried whether felix listens
@@ -243,7 +241,7 @@ func (s *Server) callContext(ctx context.Context, conn net.Conn, command string)
 }
 
 func (s *Server) answer(conn net.Conn, resp cniwire.Response) {
-	_ = conn.SetWriteDeadline(time.Now().Add(readTimeout))
+	_ = conn.SetWriteDeadline(s.now().Add(readTimeout))
 	if err := cniwire.Write(conn, resp); err != nil {
 		s.log.Warn("answering a CNI call failed", "err", err)
 	}

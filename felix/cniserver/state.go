@@ -60,7 +60,7 @@ func (s *State) Apply(updates []datastore.SyncUpdate) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, u := range updates {
-		switch u.Key.Kind {
+		switch u.Key.Kind { //nolint:exhaustive // the others are not followed
 		case api.KindWorkloadEndpoint:
 			s.applyEndpoint(u)
 		case api.KindIPPool:
@@ -141,6 +141,9 @@ func (s *State) Ready() error {
 	}
 	return nil
 }
+
+// usable reports whether Ready is nil.
+func (s *State) usable() bool { return s.Ready() == nil }
 
 // InSync reports whether endpoints are known as the datastore has them.
 func (s *State) InSync() bool {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -39,12 +40,12 @@ func undoSteps(ctx context.Context, done []step) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
 	var failed error
-	for i := len(done) - 1; i >= 0; i-- {
-		if done[i].undo == nil {
+	for _, s := range slices.Backward(done) {
+		if s.undo == nil {
 			continue
 		}
-		if err := done[i].undo(ctx); err != nil {
-			failed = errors.Join(failed, fmt.Errorf("undo %s: %w", done[i].name, err))
+		if err := s.undo(ctx); err != nil {
+			failed = errors.Join(failed, fmt.Errorf("undo %s: %w", s.name, err))
 		}
 	}
 	return failed

@@ -92,8 +92,8 @@ type Problem struct {
 	Bad bool
 }
 
-// Error is one line.
-func (p Problem) Error() string { return fmt.Sprintf("%s: %s: %s", p.Source, p.Name, p.Reason) }
+// String is one line for the operator.
+func (p Problem) String() string { return fmt.Sprintf("%s: %s: %s", p.Source, p.Name, p.Reason) }
 
 // Resolve makes a configuration of layers, the strongest first. A value that
 // can't be used is a Problem, and the next weaker layer counts instead.

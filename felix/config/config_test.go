@@ -95,7 +95,7 @@ func TestProblemsNameSourceParameterAndRemedy(t *testing.T) {
 			continue
 		}
 		for _, s := range tc.says {
-			if !strings.Contains(problems[0].Error(), s) {
+			if !strings.Contains(problems[0].String(), s) {
 				t.Errorf("problem %q does not say %q", problems[0], s)
 			}
 		}

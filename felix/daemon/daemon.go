@@ -104,7 +104,7 @@ func Run(ctx context.Context, p Process) error {
 			stored: map[string]*v3.FelixConfiguration{}, warned: map[string]bool{},
 		},
 	}
-	if err := f.build(); err != nil {
+	if err := f.build(); err != nil { //nolint:contextcheck // what is built lives until close
 		return err
 	}
 	defer f.close()
@@ -131,9 +131,9 @@ func reportProblems(log *slog.Logger, problems []config.Problem) error {
 	var bad []string
 	for _, problem := range problems {
 		if problem.Bad {
-			bad = append(bad, problem.Error())
+			bad = append(bad, problem.String())
 		} else {
-			log.Warn("configuration", "problem", problem.Error())
+			log.Warn("configuration", "problem", problem.String())
 		}
 	}
 	if len(bad) > 0 {

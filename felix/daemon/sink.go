@@ -132,7 +132,7 @@ func (f *configFollower) resolve() {
 	}
 	wanted, problems := config.Resolve(layers...)
 	for _, p := range problems {
-		f.once(p.Error())
+		f.once(p.String())
 	}
 	f.level.Set(wanted.LogLevel)
 	for _, name := range config.NeedsRestart(f.running, wanted) {

@@ -58,7 +58,7 @@ func Open(cfg Config) (*Journal, error) {
 	}
 	j := &Journal{dir: cfg.Dir, now: cfg.Now, log: cfg.Log}
 	if j.now == nil {
-		j.now = time.Now
+		j.now = time.Now //nolint:forbidigo // the default of an injected clock
 	}
 	raw, err := os.ReadFile(j.path())
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -119,7 +119,7 @@ func (j *Journal) Find(match func(Entry) bool) []Entry {
 func (j *Journal) Entries() []Entry {
 	all := j.Find(func(Entry) bool { return true })
 	slices.SortFunc(all, func(a, b Entry) int {
-		return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.ID.String(), b.ID.String()))
+		return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.String(), b.String()))
 	})
 	return all
 }

@@ -22,48 +22,54 @@ const (
 
 // mainKeys are the keys of the plugin's own object: those of the CNI
 // specification and upstream's.
-var mainKeys = map[string]support{
-	// CNI 1.1.0, sections 1 and 3, with what runtimes add.
-	"cniVersion": used, "cniVersions": ignored, "name": used, "type": used, "ipam": used, "dns": used,
-	"disableCheck": ignored, "disableGC": ignored, "loadOnlyInlinedPlugins": ignored, "plugins": ignored,
-	"capabilities": ignored, "runtimeConfig": used, "prevResult": used, "args": ignored, "ipMasq": ignored,
+func mainKeys() map[string]support {
+	return map[string]support{
+		// CNI 1.1.0, sections 1 and 3, with what runtimes add.
+		"cniVersion": used, "cniVersions": ignored, "name": used, "type": used, "ipam": used, "dns": used,
+		"disableCheck": ignored, "disableGC": ignored, "loadOnlyInlinedPlugins": ignored, "plugins": ignored,
+		"capabilities": ignored, "runtimeConfig": used, "prevResult": used, "args": ignored, "ipMasq": ignored,
 
-	"mtu": used, "num_queues": used, "policy": used, "container_settings": used, "felix_socket": used,
-	"nodename": used,
+		"mtu": used, "num_queues": used, "policy": used, "container_settings": used, "felix_socket": used,
+		"nodename": used,
 
-	// The plugin has no datastore connection, no credentials and no log file: felix does.
-	"nodename_file": ignored, "nodename_file_optional": ignored, "hostname": ignored,
-	"etcd_endpoints": ignored, "etcd_discovery_srv": ignored, "etcd_authority": ignored, "etcd_scheme": ignored,
-	"etcd_key_file": ignored, "etcd_cert_file": ignored, "etcd_ca_cert_file": ignored,
-	"ipam_lock_file": ignored, "log_level": ignored, "log_file_path": ignored, "log_file_max_size": ignored,
-	"log_file_max_age": ignored, "log_file_max_count": ignored, "kubernetes": ignored, "qps": ignored, "burst": ignored,
-	"calico_api_group": ignored, "require_mtu_file": ignored,
-	// ADD returns when the route is in the kernel: there is nothing more to wait for.
-	"policy_setup_timeout_seconds": ignored, "endpoint_status_dir": ignored,
+		// The plugin has no datastore connection, no credentials and no log file: felix does.
+		"nodename_file": ignored, "nodename_file_optional": ignored, "hostname": ignored,
+		"etcd_endpoints": ignored, "etcd_discovery_srv": ignored, "etcd_authority": ignored, "etcd_scheme": ignored,
+		"etcd_key_file": ignored, "etcd_cert_file": ignored, "etcd_ca_cert_file": ignored,
+		"ipam_lock_file": ignored, "log_level": ignored, "log_file_path": ignored, "log_file_max_size": ignored,
+		"log_file_max_age": ignored, "log_file_max_count": ignored, "kubernetes": ignored, "qps": ignored, "burst": ignored,
+		"calico_api_group": ignored, "require_mtu_file": ignored,
+		// ADD returns when the route is in the kernel: there is nothing more to wait for.
+		"policy_setup_timeout_seconds": ignored, "endpoint_status_dir": ignored,
 
-	"datastore_type": used, // checked: etcdv3 alone
-	"mode":           refused, "vxlan_mac_prefix": refused, "vxlan_vni": refused,
-	"feature_control":        used, // refused when it asks for something
-	"include_default_routes": used, "readiness_gates": refused, "dataplane_options": refused,
-	"windows_use_single_network": refused, "windows_disable_host_subnet_nat_exclusion": refused,
-	"windows_pause_container_hns": refused, "windows_loopback_DSR": refused,
+		"datastore_type": used, // checked: etcdv3 alone
+		"mode":           refused, "vxlan_mac_prefix": refused, "vxlan_vni": refused,
+		"feature_control":        used, // refused when it asks for something
+		"include_default_routes": used, "readiness_gates": refused, "dataplane_options": refused,
+		"windows_use_single_network": refused, "windows_disable_host_subnet_nat_exclusion": refused,
+		"windows_pause_container_hns": refused, "windows_loopback_DSR": refused,
+	}
 }
 
 // ipamKeys are the keys of the ipam object of calico-ipam.
-var ipamKeys = map[string]support{
-	"type": used, "assign_ipv4": used, "assign_ipv6": used, "ipv4_pools": used, "ipv6_pools": used,
-	"name": ignored, "subnet": refused,
+func ipamKeys() map[string]support {
+	return map[string]support{
+		"type": used, "assign_ipv4": used, "assign_ipv6": used, "ipv4_pools": used, "ipv6_pools": used,
+		"name": ignored, "subnet": refused,
+	}
 }
 
 // policyKeys are the keys of the policy object. felix reads Kubernetes itself,
 // so the access data is ignored.
-var policyKeys = map[string]support{
-	"type": used, "k8s_api_root": ignored, "k8s_auth_token": ignored, "k8s_client_certificate": ignored,
-	"k8s_client_key": ignored, "k8s_certificate_authority": ignored,
+func policyKeys() map[string]support {
+	return map[string]support{
+		"type": used, "k8s_api_root": ignored, "k8s_auth_token": ignored, "k8s_client_certificate": ignored,
+		"k8s_client_key": ignored, "k8s_certificate_authority": ignored,
+	}
 }
 
 // containerKeys are the keys of the container_settings object.
-var containerKeys = map[string]support{"allow_ip_forwarding": used}
+func containerKeys() map[string]support { return map[string]support{"allow_ip_forwarding": used} }
 
 // checkKeys refuses keys that are unknown or ask for what is not done. where is
 // the object they stand in, empty for the outermost.

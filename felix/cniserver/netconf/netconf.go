@@ -120,7 +120,7 @@ func Parse(plugin string, raw []byte) (Conf, error) {
 	}
 	// Under another main plugin the outer object is that plugin's.
 	if plugin != IPAMCalico {
-		if err := checkKeys("", keys, mainKeys); err != nil {
+		if err := checkKeys("", keys, mainKeys()); err != nil {
 			return Conf{}, err
 		}
 		if err := doc.check(); err != nil {
@@ -215,7 +215,7 @@ func parseIPAM(raw json.RawMessage) (IPAM, error) {
 	}
 	keys, err := keysOf("ipam", raw)
 	if err == nil {
-		err = checkKeys("ipam", keys, ipamKeys)
+		err = checkKeys("ipam", keys, ipamKeys())
 	}
 	if err != nil {
 		return IPAM{}, err
@@ -265,7 +265,7 @@ func parsePolicy(raw json.RawMessage) (k8s bool, err error) {
 	}
 	keys, err := keysOf("policy", raw)
 	if err == nil {
-		err = checkKeys("policy", keys, policyKeys)
+		err = checkKeys("policy", keys, policyKeys())
 	}
 	if err != nil {
 		return false, err
@@ -288,7 +288,7 @@ func parseContainer(raw json.RawMessage) (forwarding bool, err error) {
 	}
 	keys, err := keysOf("container_settings", raw)
 	if err == nil {
-		err = checkKeys("container_settings", keys, containerKeys)
+		err = checkKeys("container_settings", keys, containerKeys())
 	}
 	return in.Forwarding, err
 }
@@ -338,8 +338,7 @@ func decode(where string, raw []byte, into any) error {
 	if err == nil || where == "" {
 		return decodingError(err)
 	}
-	var wrongType *json.UnmarshalTypeError
-	if errors.As(err, &wrongType) {
+	if wrongType, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 		if wrongType.Field != "" {
 			where += "." + wrongType.Field
 		}

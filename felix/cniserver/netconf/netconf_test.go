@@ -88,7 +88,7 @@ func TestParseRefusesByName(t *testing.T) {
 		{ipam(`"ipv4_pools": ["fd00::/48"]`), "ipam.ipv4_pools", "other address family"},
 		{ipam(`"ipv6_pools": [""]`), "ipam.ipv6_pools", "empty entry"},
 		{ipam(`"subnet": "usePodCidr"`), "ipam.subnet", "not supported"},
-		{ipam(`"asign_ipv4": "true"`), "ipam.asign_ipv4", "did you mean assign_ipv4?"},
+		{ipam(`"assign_ip4": "true"`), "ipam.assign_ip4", "did you mean assign_ipv4?"},
 		{[]byte(`{"name": "net1", "type": "calico"}`), "ipam", "missing"},
 		{[]byte(`{"name": "net1", "type": "calico", "ipam": {}}`), "ipam.type", "missing"},
 		{[]byte(`{"name": "net1", "type": "calico", "ipam": {"type": "host-local", "subnet": "x"}}`), "ipam.type", `"host-local" is not supported`},
