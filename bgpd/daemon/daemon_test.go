@@ -4,10 +4,14 @@
 package daemon_test
 
 import (
+	"os"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"tortie/internal/control/nodestatus"
 )
@@ -124,5 +128,93 @@ func (l *lab) swept(name string) {
 			return false, err.Error()
 		}
 		return !st.Restarting, "still restarting; " + strings.Join(st.Problems, "; ")
+	})
+}
+
+func TestRouteTakenAwayBySomeoneElseComesBack(t *testing.T) {
+	l, _ := upLab(t)
+	l.run("node1", "ip", "route", "del", "10.65.3.0/26")
+	l.run("node1", "ip", "-6", "route", "del", "fd65:3::/122")
+	l.learned("node1", "10.65.3.0/26", "fd65:3::/122")
+}
+
+// TestNextHopsFollowTheNodesRoutes moves node1's way to node3 and switches its
+// link off and on.
+func TestNextHopsFollowTheNodesRoutes(t *testing.T) {
+	l, _ := upLab(t)
+	via := func(what, want string) {
+		t.Helper()
+		l.until(what, func() (bool, string) {
+			out := l.run("node1", "ip", "route", "show", "10.65.3.0/26")
+			if want == "" {
+				return out == "", out
+			}
+			return strings.Contains(out, want), out
+		})
+	}
+	via("the default router", "via 10.1.1.254 ")
+	l.run("node1", "ip", "route", "add", "10.1.2.0/24", "via", "10.1.1.12")
+	via("the more specific route", "via 10.1.1.12 ")
+	l.run("node1", "ip", "route", "del", "10.1.2.0/24")
+	via("the default router again", "via 10.1.1.254 ")
+	l.run("node1", "ip", "route", "del", "default")
+	via("no way", "")
+	resp, err := l.status("node1").Routes(t.Context(), &nodestatus.RoutesRequest{Prefix: "10.65.3.0/26"})
+	if err != nil || len(resp.Routes) != 1 || resp.Routes[0].Kernel != "" ||
+		!strings.HasSuffix(resp.Routes[0].Reason, "not installed: next hop 10.1.2.13 is unreachable: no route to it") {
+		t.Errorf("route %v, %v: want it shown with the reason", resp, err)
+	}
+	l.run("node1", "ip", "route", "add", "default", "via", "10.1.1.254")
+	via("the default router once more", "via 10.1.1.254 ")
+	l.run("node1", "ip", "link", "set", "eth0", "down")
+	l.run("node1", "ip", "link", "set", "eth0", "up")
+	l.run("node1", "ip", "route", "add", "default", "via", "10.1.1.254")
+	via("the link to be back", "via 10.1.1.254 ")
+	l.learned("node1", "10.65.2.0/26")
+}
+
+func TestNodeWithoutResourceWaitsAndSaysSo(t *testing.T) {
+	l := newLab(t)
+	l.startNode("node1", stored(t, nil))
+	client := l.status("node1")
+	l.until("the datastore to be read", func() (bool, string) {
+		st, err := client.Status(t.Context(), &nodestatus.StatusRequest{})
+		if err != nil {
+			return false, err.Error()
+		}
+		return len(st.Problems) == 1 && strings.HasPrefix(st.Problems[0], "there is no Node node1: create it"), st.String()
+	})
+	peers, err := client.Peers(t.Context(), &nodestatus.PeersRequest{})
+	if err != nil || len(peers.Peers) != 0 {
+		t.Errorf("peers %v, %v", peers, err)
+	}
+	routes, err := client.Routes(t.Context(), &nodestatus.RoutesRequest{})
+	if err != nil || len(routes.Routes) != 0 {
+		t.Errorf("routes %v, %v", routes, err)
+	}
+	if _, err := client.Routes(t.Context(), &nodestatus.RoutesRequest{Prefix: "junk"}); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("routes of junk: %v", err)
+	}
+	if fi, err := os.Stat(l.socket("node1")); err != nil || fi.Mode().Perm() != 0o600 {
+		t.Errorf("status socket %v, %v: want mode 0600", fi, err)
+	}
+}
+
+// TestPeerThatIsDownIsShownWithTheCause: only node1 runs.
+func TestPeerThatIsDownIsShownWithTheCause(t *testing.T) {
+	l := newLab(t)
+	l.startNode("node1", stored(t, resources()))
+	client := l.status("node1")
+	l.until("causes", func() (bool, string) {
+		resp, err := client.Peers(t.Context(), &nodestatus.PeersRequest{})
+		if err != nil {
+			return false, err.Error()
+		}
+		got := ""
+		for _, p := range resp.Peers {
+			got += p.Name + ": " + p.Info + "\n"
+		}
+		return strings.Contains(got, "node2: connection refused: no BGP speaker listens on port 179 of 10.1.1.12\n") &&
+			strings.Contains(got, "router-node1-v6: connection refused: no BGP speaker listens on port 179 of fd01::fe\n"), got
 	})
 }

@@ -257,13 +257,18 @@ func TestOnlyTransitPassesOnWhatWasLearned(t *testing.T) {
 		toC := peer("127.0.0.2", "127.0.0.3", 64999, port)
 		toC.Passive = true
 		db.Peers = append(db.Peers, toC)
+		// All are started before any has a path: starting writes variables of GoBGP's
+		// package that speakers at work read.
+		dc := speaker.Desired{Global: global("127.0.0.3", 64999, port)}
+		apply(t, c, dc)
+		apply(t, b, speaker.Desired{Global: db.Global})
+		apply(t, a, speaker.Desired{Global: da.Global})
 		apply(t, b, db)
 		apply(t, a, da)
 		bv := watch(b)
 		bv.until(t, "a's export", bv.has("10.65.1.0/26"))
-		apply(t, c, speaker.Desired{
-			Global: global("127.0.0.3", 64999, port), Peers: []speaker.Peer{peer("127.0.0.3", "127.0.0.2", 64512, port)},
-		})
+		dc.Peers = []speaker.Peer{peer("127.0.0.3", "127.0.0.2", 64512, port)}
+		apply(t, c, dc)
 		cv := watch(c)
 		cv.until(t, "End-of-RIB from b", cv.endOfRIB("127.0.0.2"))
 		if !cv.has("10.65.2.0/26")() {
