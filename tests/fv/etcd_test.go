@@ -2,6 +2,7 @@ package fv
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -56,4 +57,17 @@ func TestDatastoreAwayForThirtySeconds(t *testing.T) {
 	}
 	mustConverge(t, l)
 	waitStoreSound(t, l, 9)
+}
+
+// TestEtcdOutsideTheLab builds a lab on an etcd that runs elsewhere, as with
+// `lab up --etcd`, and looks for the pod's address in it.
+func TestEtcdOutsideTheLab(t *testing.T) {
+	endpoint := plainEtcd(t)
+	l := upWith(t, "external", 1, func(s *lab.Spec) { s.Etcd = endpoint })
+	addPods(t, l, 2, 1)
+	mustConverge(t, l)
+	out, errs, err := calicoctl(t, []string{"ETCD_ENDPOINTS=" + endpoint}, "get", "workloadendpoints", "-n", "default")
+	if err != nil || !strings.Contains(out, "pod-00-node1") {
+		t.Errorf("calicoctl against the etcd itself: %v: %s%s", err, out, errs)
+	}
 }

@@ -22,11 +22,17 @@ const bin = "../../bin"
 // leaves the ends of the programs' logs in its output.
 func up(t *testing.T, name string, nodes int) *lab.Lab {
 	t.Helper()
+	return upWith(t, name, nodes, func(*lab.Spec) {})
+}
+
+func upWith(t *testing.T, name string, nodes int, change func(*lab.Spec)) *lab.Lab {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Fatal("the lab makes network namespaces: run the tests as root")
 	}
 	spec := lab.DefaultSpec()
 	spec.Name, spec.Nodes = "fv-"+name, nodes
+	change(&spec)
 	if old, err := lab.Open(spec.Name); err == nil {
 		if err := old.Down(); err != nil { // left by a run that was killed
 			t.Fatal(err)

@@ -92,13 +92,23 @@ func writePEM(t *testing.T, path, kind string, der []byte) {
 // secureEtcd starts an etcd on loopback that demands client certificates.
 func secureEtcd(t *testing.T, ca, cert, key string) string {
 	t.Helper()
+	return startEtcd(t, "https", transport.TLSInfo{CertFile: cert, KeyFile: key, TrustedCAFile: ca, ClientCertAuth: true})
+}
+
+// plainEtcd starts an etcd on loopback.
+func plainEtcd(t *testing.T) string {
+	t.Helper()
+	return startEtcd(t, "http", transport.TLSInfo{})
+}
+
+func startEtcd(t *testing.T, scheme string, tls transport.TLSInfo) string {
+	t.Helper()
 	cfg := embed.NewConfig()
-	cfg.Dir, cfg.LogLevel = t.TempDir(), "error"
-	client, peer := freeURL(t, "https"), freeURL(t, "http")
+	cfg.Dir, cfg.LogLevel, cfg.ClientTLSInfo = t.TempDir(), "error", tls
+	client, peer := freeURL(t, scheme), freeURL(t, "http")
 	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
 	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = []url.URL{peer}, []url.URL{peer}
 	cfg.InitialCluster = cfg.InitialClusterFromName(cfg.Name)
-	cfg.ClientTLSInfo = transport.TLSInfo{CertFile: cert, KeyFile: key, TrustedCAFile: ca, ClientCertAuth: true}
 	e, err := embed.StartEtcd(cfg)
 	if err != nil {
 		t.Fatal(err)

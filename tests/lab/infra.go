@@ -52,11 +52,9 @@ func RunEtcd(ctx context.Context, c EtcdConfig) error {
 	}
 }
 
-// startEtcd starts the lab's own etcd, or takes the one of the Spec.
+// startEtcd gives the nodes a datastore: the lab's own etcd, or a way to the one
+// of the Spec.
 func (l *Lab) startEtcd(ctx context.Context) error {
-	if l.st.Spec.Etcd != "" {
-		return l.change(func(st *state) { st.Etcd = st.Spec.Etcd })
-	}
 	addr := l.st.Topology.Etcd.V4.Addr()
 	if err := l.change(func(st *state) { st.Etcd = fmt.Sprintf("http://%s:2379", addr) }); err != nil {
 		return err
@@ -66,20 +64,22 @@ func (l *Lab) startEtcd(ctx context.Context) error {
 
 // StartEtcd starts the lab's etcd on its data, and returns when it answers.
 func (l *Lab) StartEtcd(ctx context.Context) error {
-	addr := l.st.Topology.Etcd.V4.Addr()
-	cfg, err := json.Marshal(EtcdConfig{
-		Dir:    filepath.Join(l.hostDir(etcdName), "data"),
-		Client: fmt.Sprintf("http://%s:2379", addr),
-		Peer:   fmt.Sprintf("http://%s:2380", addr),
-	})
-	if err != nil {
-		return err
+	addr, holder := l.st.Topology.Etcd.V4.Addr(), l.st.Holders[etcdName]
+	c := command{name: "etcd", path: l.bin("lab"), log: filepath.Join(l.hostDir(etcdName), "etcd.log")}
+	if l.st.Spec.Etcd != "" {
+		c.args = []string{"proxy", holder.Netns(), fmt.Sprintf("%s:2379", addr), l.st.Spec.Etcd}
+	} else {
+		cfg, err := json.Marshal(EtcdConfig{
+			Dir:    filepath.Join(l.hostDir(etcdName), "data"),
+			Client: fmt.Sprintf("http://%s:2379", addr),
+			Peer:   fmt.Sprintf("http://%s:2380", addr),
+		})
+		if err != nil {
+			return err
+		}
+		c.args, c.net = []string{"etcd", string(cfg)}, holder.Netns()
 	}
-	holder := l.st.Holders[etcdName]
-	p, err := start(command{
-		name: "etcd", path: l.bin("lab"), args: []string{"etcd", string(cfg)}, net: holder.Netns(),
-		log: filepath.Join(l.hostDir(etcdName), "etcd.log"),
-	})
+	p, err := start(c)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -78,6 +79,17 @@ func Up(ctx context.Context, spec Spec, bin string, say Progress) (*Lab, error) 
 func preflight(spec Spec, bin string) error {
 	if os.Geteuid() != 0 {
 		return errors.New("the lab makes network namespaces: run it as root")
+	}
+	if spec.Etcd != "" {
+		target, err := etcdHostPort(spec.Etcd)
+		if err != nil {
+			return err
+		}
+		conn, err := net.DialTimeout("tcp", target, 2*time.Second)
+		if err != nil {
+			return fmt.Errorf("etcd %s does not answer: %w", spec.Etcd, err)
+		}
+		conn.Close()
 	}
 	for _, p := range []string{"felix", "bgpd", "calico", "calicoctl", "lab", "lab-agent"} {
 		if _, err := os.Stat(filepath.Join(bin, p)); err != nil {

@@ -22,7 +22,7 @@ func upCommand(name *string) *cobra.Command {
 		Use:   "up",
 		Short: "Build the lab and wait until every node is ready",
 		Example: `  lab up --nodes 3 --pods 2
-  lab up --name big --nodes 9 --etcd http://10.0.0.1:2379`,
+  lab up --name big --nodes 9 --etcd http://127.0.0.1:2379`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			spec.Name = *name
@@ -45,7 +45,7 @@ func upCommand(name *string) *cobra.Command {
 	}
 	cmd.Flags().IntVar(&spec.Nodes, "nodes", spec.Nodes, "number of nodes; every third is behind the router")
 	cmd.Flags().IntVar(&pods, "pods", 0, "pods to start on every node, of two containers each")
-	cmd.Flags().StringVar(&spec.Etcd, "etcd", "", "client URL of an etcd to use instead of the lab's own; it must be reachable from the nodes")
+	cmd.Flags().StringVar(&spec.Etcd, "etcd", "", "URL of an etcd on this machine's network to use instead of the lab's own, http only; its data stays")
 	return cmd
 }
 
@@ -131,6 +131,16 @@ func progress(w io.Writer) lab.Progress {
 		return nil
 	}
 	return func(step string) { fmt.Fprintln(w, "…", step) }
+}
+
+// proxyCommand brings an etcd outside of the lab to the nodes.
+func proxyCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "proxy NETNS LISTEN ENDPOINT", Hidden: true, Args: cobra.ExactArgs(3),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return lab.RunProxy(cmd.Context(), args[0], args[1], args[2])
+		},
+	}
 }
 
 // storeCommand prints what stands in the datastore and what is wrong with it.
