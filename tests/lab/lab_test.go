@@ -1,0 +1,147 @@
+package lab
+
+import (
+	"net/netip"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"tortie/tests/lab/agentwire"
+)
+
+func TestEveryThirdNodeIsBehindTheRouter(t *testing.T) {
+	spec := DefaultSpec()
+	spec.Nodes = 6
+	topo, err := Plan(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var on []string
+	for _, n := range topo.Nodes {
+		on = append(on, n.Name+" "+n.Segment)
+	}
+	want := "node1 seg-a, node2 seg-a, node3 seg-b, node4 seg-a, node5 seg-a, node6 seg-b"
+	if got := strings.Join(on, ", "); got != want {
+		t.Errorf("nodes are on %s, want %s", got, want)
+	}
+}
+
+func TestPlanGivesEveryHostItsOwnAddressOnItsSegment(t *testing.T) {
+	spec := DefaultSpec()
+	spec.Nodes = maxNodes
+	topo, err := Plan(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[netip.Addr]string{}
+	for _, h := range append([]Host{topo.Etcd, topo.Outside}, topo.Nodes...) {
+		s := topo.Segment(h.Segment)
+		for _, p := range []netip.Prefix{h.V4, h.V6} {
+			if other := seen[p.Addr()]; other != "" {
+				t.Errorf("%s and %s both have %s", h.Name, other, p.Addr())
+			}
+			seen[p.Addr()] = h.Name
+			if p.Masked() != s.V4 && p.Masked() != s.V6 {
+				t.Errorf("%s has %s, which is not on %s", h.Name, p, s.Name)
+			}
+			if p.Addr() == s.Router || p.Addr() == s.RouterV6 {
+				t.Errorf("%s has the router's address %s", h.Name, p.Addr())
+			}
+		}
+	}
+}
+
+func TestPlanRefusesANumberOfNodesThatHasNoAddresses(t *testing.T) {
+	for _, n := range []int{-1, 0, maxNodes + 1} {
+		spec := DefaultSpec()
+		spec.Nodes = n
+		if _, err := Plan(spec); err == nil {
+			t.Errorf("%d nodes: no error", n)
+		}
+	}
+}
+
+func TestCheckFailsOnNATAndOnTheWrongReceiver(t *testing.T) {
+	own, node := netip.MustParseAddr("10.65.0.1"), netip.MustParseAddr("10.10.1.1")
+	cases := []struct {
+		name   string
+		result agentwire.Result
+		ok     bool
+	}{
+		{"own address seen", agentwire.Result{Seen: own, By: "q.0"}, true},
+		{"node's address seen", agentwire.Result{Seen: node, By: "q.0"}, false},
+		{"someone else answered", agentwire.Result{Seen: own, By: "r.0"}, false},
+		{"no answer", agentwire.Result{Err: "timeout"}, false},
+	}
+	for _, c := range cases {
+		check := Check{To: "q.0", Want: own, Result: c.result}
+		if failure := check.judge(); (failure == "") != c.ok {
+			t.Errorf("%s: failure %q", c.name, failure)
+		}
+	}
+}
+
+// TestReusedPIDIsNotTouched: a process is its PID and its start time.
+func TestReusedPIDIsNotTouched(t *testing.T) {
+	p, err := start(command{name: "sleep", path: "/bin/sleep", args: []string{"60"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stopAll([]Process{p}, time.Second)
+	stranger := p
+	stranger.Start++
+	if stranger.Alive() {
+		t.Error("a process with another start time counts as ours")
+	}
+	if err := stranger.Signal(syscall.SIGKILL); err != nil {
+		t.Error(err)
+	}
+	if !p.Alive() {
+		t.Error("the stranger was killed")
+	}
+	stopAll([]Process{p}, time.Second)
+	if p.Alive() {
+		t.Error("ours still runs")
+	}
+}
+
+func TestNamespacesAreJoinedForOneCallOnly(t *testing.T) {
+	p, err := start(command{name: "sleep", path: "/bin/sleep", args: []string{"60"}, clone: unix.CLONE_NEWNET})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stopAll([]Process{p}, time.Second)
+	netns := func() string {
+		s, err := os.Readlink("/proc/thread-self/ns/net")
+		if err != nil {
+			t.Error(err)
+		}
+		return s
+	}
+	home, inside := netns(), ""
+	if err := inNetns(p.Netns(), func() error { inside = netns(); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if inside == home || netns() != home {
+		t.Errorf("home %s, inside %s, afterwards %s", home, inside, netns())
+	}
+}
+
+func TestExternalEtcdMustBePlainHTTP(t *testing.T) {
+	for endpoint, want := range map[string]string{
+		"http://127.0.0.1:2379": "127.0.0.1:2379",
+		"http://[::1]":          "[::1]:2379",
+		"https://127.0.0.1":     "",
+		"127.0.0.1:2379":        "",
+		"":                      "",
+	} {
+		got, err := etcdHostPort(endpoint)
+		if got != want || (err == nil) != (want != "") {
+			t.Errorf("%q: %q, %v", endpoint, got, err)
+		}
+	}
+}
