@@ -120,7 +120,9 @@ func (v *view) endOfRIB(a string) func() bool {
 func TestSessionIsUpWithinThreeSecondsOfStart(t *testing.T) {
 	port := freePort(t)
 	a, b := newSpeaker(t, gobgp.Config{}), newSpeaker(t, gobgp.Config{})
+	ga, gb := global("127.0.0.1", 64512, port), global("127.0.0.2", 64512, port)
 	start := time.Now()
+	startAll(t, map[*gobgp.Speaker]speaker.Global{a: ga, b: gb})
 	passive := peer("127.0.0.2", "127.0.0.1", 64512, port)
 	passive.Passive = true
 	apply(t, a, speaker.Desired{
@@ -148,17 +150,19 @@ func TestSessionIsUpWithinThreeSecondsOfStart(t *testing.T) {
 func TestRestartingSpeakerStillAdvertisesWithinThreeSeconds(t *testing.T) {
 	port := freePort(t)
 	a, b := newSpeaker(t, gobgp.Config{Restarting: true}), newSpeaker(t, gobgp.Config{Restarting: true})
-	start := time.Now()
-	apply(t, a, speaker.Desired{
-		Global: global("127.0.0.1", 64512, port), Peers: []speaker.Peer{peer("127.0.0.1", "127.0.0.2", 64512, port)},
-		Exports: []speaker.Export{{Prefix: prefix("10.65.1.0/26")}},
-	})
 	passive := peer("127.0.0.2", "127.0.0.1", 64512, port)
 	passive.Passive = true
-	apply(t, b, speaker.Desired{
-		Global: global("127.0.0.2", 64512, port), Peers: []speaker.Peer{passive},
-		Exports: []speaker.Export{{Prefix: prefix("10.65.2.0/26")}},
-	})
+	da := speaker.Desired{
+		Global: global("127.0.0.1", 64512, port), Peers: []speaker.Peer{peer("127.0.0.1", "127.0.0.2", 64512, port)},
+	}
+	db := speaker.Desired{Global: global("127.0.0.2", 64512, port), Peers: []speaker.Peer{passive}}
+	start := time.Now()
+	apply(t, a, da) // without exports: see startAll
+	apply(t, b, db)
+	da.Exports = []speaker.Export{{Prefix: prefix("10.65.1.0/26")}}
+	db.Exports = []speaker.Export{{Prefix: prefix("10.65.2.0/26")}}
+	apply(t, a, da)
+	apply(t, b, db)
 	av, bv := watch(a), watch(b)
 	bv.until(t, "route of a", bv.has("10.65.1.0/26"))
 	av.until(t, "route of b", av.has("10.65.2.0/26"))
@@ -183,7 +187,17 @@ func pair(t *testing.T, asnA, asnB uint32) (a, b *gobgp.Speaker, da, db speaker.
 	pb.Passive = true
 	da = speaker.Desired{Global: global("127.0.0.1", asnA, port), Peers: []speaker.Peer{pa}}
 	db = speaker.Desired{Global: global("127.0.0.2", asnB, port), Peers: []speaker.Peer{pb}}
+	startAll(t, map[*gobgp.Speaker]speaker.Global{a: da.Global, b: db.Global})
 	return a, b, da, db
+}
+
+// startAll starts speakers before any has a path: starting one writes variables
+// of GoBGP's package that those at work read. A process has only one.
+func startAll(t *testing.T, speakers map[*gobgp.Speaker]speaker.Global) {
+	t.Helper()
+	for s, g := range speakers {
+		apply(t, s, speaker.Desired{Global: g})
+	}
 }
 
 func TestExportsChangeWithoutTouchingTheSession(t *testing.T) {
@@ -235,9 +249,16 @@ func TestChangedGlobalStartsAnew(t *testing.T) {
 	apply(t, a, da)
 	bv := watch(b)
 	bv.until(t, "export", bv.has("10.65.1.0/26"))
+	// The peer is another speaker: one at work would read what starting writes, the
+	// variables of GoBGP's package.
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
 	da.Global.ASN, db.Peers[0].ASN = 64513, 64513
 	apply(t, a, da)
+	b = newSpeaker(t, gobgp.Config{})
 	apply(t, b, db)
+	bv = watch(b)
 	bv.until(t, "the route with the new AS number in its path", func() bool {
 		p := bv.best[prefix("10.65.1.0/26")]
 		return len(p.ASPath) == 1 && p.ASPath[0] == 64513
@@ -248,38 +269,38 @@ func TestChangedGlobalStartsAnew(t *testing.T) {
 // a router, with Transit, passes on what it has learned, as the next hop.
 func TestOnlyTransitPassesOnWhatWasLearned(t *testing.T) {
 	for _, transit := range []bool{false, true} {
-		a, b, da, db := pair(t, 64512, 64512)
-		c := newSpeaker(t, gobgp.Config{})
-		port := da.Global.Port
-		da.Exports = []speaker.Export{{Prefix: prefix("10.65.1.0/26")}}
-		db.Exports = []speaker.Export{{Prefix: prefix("10.65.2.0/26")}}
-		db.Global.Transit = transit
-		toC := peer("127.0.0.2", "127.0.0.3", 64999, port)
-		toC.Passive = true
-		db.Peers = append(db.Peers, toC)
-		// All are started before any has a path: starting writes variables of GoBGP's
-		// package that speakers at work read.
-		dc := speaker.Desired{Global: global("127.0.0.3", 64999, port)}
-		apply(t, c, dc)
-		apply(t, b, speaker.Desired{Global: db.Global})
-		apply(t, a, speaker.Desired{Global: da.Global})
-		apply(t, b, db)
-		apply(t, a, da)
-		bv := watch(b)
-		bv.until(t, "a's export", bv.has("10.65.1.0/26"))
-		dc.Peers = []speaker.Peer{peer("127.0.0.3", "127.0.0.2", 64512, port)}
-		apply(t, c, dc)
-		cv := watch(c)
-		cv.until(t, "End-of-RIB from b", cv.endOfRIB("127.0.0.2"))
-		if !cv.has("10.65.2.0/26")() {
-			t.Errorf("transit %v: b's own export is missing at c", transit)
-		}
-		if got := cv.has("10.65.1.0/26")(); got != transit {
-			t.Errorf("transit %v: a's export is at c: %v", transit, got)
-		}
-		if p := cv.best[prefix("10.65.1.0/26")]; transit && p.NextHop != addr("127.0.0.2") {
-			t.Errorf("next hop %s of a passed on path, want b", p.NextHop)
-		}
+		t.Run(fmt.Sprintf("transit %v", transit), func(t *testing.T) { testTransit(t, transit) })
+	}
+}
+
+func testTransit(t *testing.T, transit bool) {
+	a, b, da, db := pair(t, 64512, 64512)
+	c := newSpeaker(t, gobgp.Config{})
+	port := da.Global.Port
+	da.Exports = []speaker.Export{{Prefix: prefix("10.65.1.0/26")}}
+	db.Exports = []speaker.Export{{Prefix: prefix("10.65.2.0/26")}}
+	db.Global.Transit = transit
+	toC := peer("127.0.0.2", "127.0.0.3", 64999, port)
+	toC.Passive = true
+	db.Peers = append(db.Peers, toC)
+	dc := speaker.Desired{Global: global("127.0.0.3", 64999, port)}
+	startAll(t, map[*gobgp.Speaker]speaker.Global{c: dc.Global})
+	apply(t, b, db)
+	apply(t, a, da)
+	bv := watch(b)
+	bv.until(t, "a's export", bv.has("10.65.1.0/26"))
+	dc.Peers = []speaker.Peer{peer("127.0.0.3", "127.0.0.2", 64512, port)}
+	apply(t, c, dc)
+	cv := watch(c)
+	cv.until(t, "End-of-RIB from b", cv.endOfRIB("127.0.0.2"))
+	if !cv.has("10.65.2.0/26")() {
+		t.Errorf("transit %v: b's own export is missing at c", transit)
+	}
+	if got := cv.has("10.65.1.0/26")(); got != transit {
+		t.Errorf("transit %v: a's export is at c: %v", transit, got)
+	}
+	if p := cv.best[prefix("10.65.1.0/26")]; transit && p.NextHop != addr("127.0.0.2") {
+		t.Errorf("next hop %s of a passed on path, want b", p.NextHop)
 	}
 }
 
