@@ -2,6 +2,9 @@ module tortie
 
 go 1.26.8
 
+// Listeners of Multipath TCP refuse the socket options that BGP needs (TTL, MD5).
+godebug multipathtcp=0
+
 require (
 	github.com/containernetworking/cni v1.3.1
 	github.com/gaissmai/bart v0.30.0

@@ -36,9 +36,12 @@ func (a *Allocator) AutoAssign(ctx context.Context, req Request) ([]Assignment, 
 	if err := req.validate(); err != nil {
 		return nil, fmt.Errorf("assign addresses for handle %q: %w", req.Handle, err)
 	}
-	r, err := a.do(ctx, &call{ctx: ctx, handle: req.Handle, assign: &req})
+	r, err := a.do(ctx, &call{ctx: ctx, handle: req.Handle, assign: &req, alone: req.With == nil})
 	if err != nil {
 		return nil, fmt.Errorf("assign addresses for handle %q: %w", req.Handle, err)
+	}
+	if req.With != nil {
+		req.With.Created = r.companion
 	}
 	return r.assigned, nil
 }
@@ -145,6 +148,8 @@ type call struct {
 	// attrs are set when the writer first sees an assign: a repeated attempt
 	// writes the same.
 	attrs api.BlockAttributes
+	// alone says that no companion is, or can be, written with the addresses.
+	alone bool
 	// maybeReleased is what a release of unknown outcome was about to free.
 	maybeReleased []netip.Addr
 	// searched is set once the node's blocks and the index were re-read for this
@@ -157,8 +162,10 @@ type call struct {
 
 type result struct {
 	assigned []Assignment
-	released []netip.Addr
-	err      error
+	// companion: the object of the request was written too.
+	companion bool
+	released  []netip.Addr
+	err       error
 }
 
 // answer gives the result to the caller, and reports false when it has left.

@@ -14,6 +14,7 @@ import (
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 
+	"tortie/internal/api"
 	"tortie/internal/datastore"
 )
 
@@ -55,6 +56,20 @@ type Request struct {
 	Attrs map[string]string
 	// Use is what the addresses are for; Workload when empty.
 	Use v3.IPPoolAllowedUse
+	// With is written in the same transaction as the addresses; nil for nothing.
+	With *Companion
+}
+
+// Companion is an object that comes into being together with the addresses it
+// names, in one transaction. It never stands in their way: when its key is taken,
+// the addresses are assigned without it.
+type Companion struct {
+	// Make builds the object from what is assigned. It may be called several times,
+	// from another goroutine, but not after AutoAssign has returned without error.
+	Make func([]Assignment) (api.Key, api.Object)
+	// Created tells, when AutoAssign has returned without error, whether the object
+	// was created. After an error it may have been.
+	Created bool
 }
 
 // Assignment is one assigned address.

@@ -29,6 +29,8 @@ type plan struct {
 	handles  map[HandleID]*stagedHandle
 	assigned map[*call][]placement
 	released map[*call][]netip.Addr
+	// companions are the objects created along with the addresses of calls.
+	companions map[*call]datastore.Op
 	// undone are the doubts whose addresses this transaction takes back.
 	undone []*doubt
 	// ops counts the operations so far.
@@ -53,6 +55,8 @@ func newPlan(s *state, reserved reservations) *plan {
 		handles:  make(map[HandleID]*stagedHandle),
 		assigned: make(map[*call][]placement),
 		released: make(map[*call][]netip.Addr),
+
+		companions: make(map[*call]datastore.Op),
 	}
 }
 
@@ -92,7 +96,7 @@ func (p *plan) fits(id HandleID, blocks []netip.Prefix) bool {
 	if _, busy := p.handles[id]; busy {
 		return false
 	}
-	more := 1
+	more := 2 // the handle, and perhaps a companion
 	for _, prefix := range blocks {
 		if _, staged := p.blocks[prefix]; !staged {
 			more++
@@ -146,7 +150,36 @@ func (p *plan) assign(c *call, portions []portion) bool {
 		}
 		h.counts[part.block.String()] += part.num
 	}
+	p.accompany(c)
 	return true
+}
+
+// accompany adds the companion of a call. Of two with one key in a transaction
+// the second call goes without.
+func (p *plan) accompany(c *call) {
+	if c.alone {
+		return
+	}
+	key, obj := c.assign.With.Make(assignments(p.assigned[c]))
+	for _, op := range p.companions {
+		if op.Key == key {
+			c.alone = true
+			return
+		}
+	}
+	p.companions[c] = datastore.Create(key, obj)
+	p.ops++
+}
+
+// dropCompanions lets the calls whose companion stands in the way go without it,
+// all of them when the reason isn't known. It reports whether there were any.
+func (p *plan) dropCompanions(inTheWay func(api.Key) bool) (dropped bool) {
+	for c, op := range p.companions {
+		if inTheWay(op.Key) {
+			c.alone, dropped = true, true
+		}
+	}
+	return dropped
 }
 
 // release adds the release of all addresses of a handle. It reports false,
@@ -202,7 +235,8 @@ func (p *plan) undo(d *doubt) bool {
 func (p *plan) touch(prefix netip.Prefix) { p.stage(prefix) }
 
 // operations seals the blocks and lists the operations in the order that is safe
-// even if carried out one by one: handles that grow, blocks, handles that shrink.
+// even if carried out one by one: handles that grow, blocks, handles that shrink,
+// companions.
 func (p *plan) operations() []datastore.Op {
 	before, after := p.handleOperations()
 	prefixes := slices.SortedFunc(maps.Keys(p.blocks), netip.Prefix.Compare)
@@ -212,7 +246,10 @@ func (p *plan) operations() []datastore.Op {
 		b.seal()
 		ops = append(ops, p.state.blocks[prefix].write(b))
 	}
-	return append(ops, after...)
+	ops = append(ops, after...)
+	return append(ops, slices.SortedFunc(maps.Values(p.companions), func(a, b datastore.Op) int {
+		return cmp.Compare(a.Key.String(), b.Key.String())
+	})...)
 }
 
 func (p *plan) handleOperations() (before, after []datastore.Op) {

@@ -363,10 +363,19 @@ func (w *writer) commit(ctx context.Context, p *plan) bool {
 			keys[i] = op.Key
 		}
 		w.state.absorb(keys, newPresent().add(conflict))
+		p.dropCompanions(func(key api.Key) bool {
+			_, exists := conflict.Current[key]
+			return exists || slices.ContainsFunc(conflict.Invalid, func(i datastore.Invalid) bool { return i.Key == key })
+		})
 		return false
 	}
 	if errors.Is(err, datastore.ErrUnavailable) || ctx.Err() != nil {
 		w.unknown(p, ops)
+		return false
+	}
+	// Refused as it stands. A companion may be what the store refuses: it is the
+	// first to go.
+	if p.dropCompanions(func(api.Key) bool { return true }) {
 		return false
 	}
 	if w.solo || len(p.assigned)+len(p.released) <= 1 {
@@ -383,7 +392,8 @@ func (w *writer) committed(p *plan, rev datastore.Revision) {
 	}
 	w.state.settle(p, rev)
 	for c, placed := range p.assigned {
-		if !c.answer(result{assigned: assignments(placed)}) {
+		_, accompanied := p.companions[c]
+		if !c.answer(result{assigned: assignments(placed), companion: accompanied}) {
 			w.state.addDoubt(&doubt{request: *c.assign, attrs: c.attrs, placed: placed, base: bases[c]})
 		}
 	}

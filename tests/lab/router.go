@@ -91,6 +91,8 @@ func routerDesired(t Topology) speaker.Desired {
 		for node, router := range map[netip.Addr]netip.Addr{n.V4.Addr(): s.Router, n.V6.Addr(): s.RouterV6} {
 			d.Peers = append(d.Peers, speaker.Peer{
 				Address: node, ASN: nodeASN, LocalAddress: router, RestartTime: restartTime,
+				// Two sides that both connect refuse each other for a while after a restart.
+				Passive: true,
 			})
 		}
 	}
