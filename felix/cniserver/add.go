@@ -13,9 +13,11 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"tortie/felix/calc"
+	"tortie/felix/cniserver/netconf"
 	"tortie/felix/journal"
 	"tortie/felix/podnet"
 	"tortie/internal/api"
+	"tortie/internal/kernel"
 	"tortie/ipam"
 )
 
@@ -51,6 +53,8 @@ type addition struct {
 	known    bool
 	deviceUp bool
 	routed   bool
+	// published: the endpoint came into being with its addresses.
+	published bool
 }
 
 // lockSettled waits until nothing of an earlier attachment with the call's ID is
@@ -123,12 +127,12 @@ func (a *addition) steps() []step {
 	if a.known {
 		return []step{{"wire the pod", a.wire, nil}, {"route to the pod", a.route, nil}, finish}
 	}
-	return append(
-		begin,
-		step{"wire the pod", a.wire, a.unwire},
-		step{"route to the pod", a.route, a.unroute},
+	return []step{
+		begin[0],
+		{"attach the pod", a.attach, a.unwire},
+		{"route to the pod", a.route, a.unroute},
 		finish,
-	)
+	}
 }
 
 // begin writes the entry. It is durable before assign returns.
@@ -160,6 +164,7 @@ func (a *addition) assign(ctx context.Context) error {
 		req.Attrs[api.AttributePod] = a.call.args.K8sPod
 		req.Attrs[api.AttributeNamespace] = a.call.args.K8sNamespace
 	}
+	req.With = a.companion()
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(s.journal.Sync)
 	var got []ipam.Assignment
@@ -170,11 +175,90 @@ func (a *addition) assign(ctx context.Context) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	for _, assigned := range got {
-		a.entry.Addrs = append(a.entry.Addrs, assigned.Addr)
-		a.entry.BlockBits = append(a.entry.BlockBits, assigned.Block.Bits())
-	}
+	a.take(&a.entry, got)
+	a.published = req.With != nil && req.With.Created
 	return nil
+}
+
+func (a *addition) take(e *journal.Entry, got []ipam.Assignment) {
+	for _, assigned := range got {
+		e.Addrs = append(e.Addrs, assigned.Addr)
+		e.BlockBits = append(e.BlockBits, assigned.Block.Bits())
+	}
+}
+
+// companion is the endpoint, when nothing speaks against writing it in the
+// transaction of its addresses: it is new, and needs no profile of ours first.
+func (a *addition) companion() *ipam.Companion {
+	c := a.call
+	if c.plugin == pluginIPAM || !c.args.IsPod() || !c.conf.PolicyK8s {
+		return nil
+	}
+	if _, _, exists := a.server.state.endpoint(c.endpoint); exists {
+		return nil
+	}
+	entry := a.entry
+	return &ipam.Companion{Make: func(got []ipam.Assignment) (api.Key, api.Object) {
+		e := entry
+		a.take(&e, got)
+		return c.endpoint.Key(), a.server.endpoints.newEndpoint(c, e)
+	}}
+}
+
+// attach makes the device while the addresses are assigned, for the one costs as
+// much as the other; what is refused first is the error.
+func (a *addition) attach(ctx context.Context) error {
+	s := a.server
+	a.deviceUp = true // or may be, from here on
+	device := a.attachment()
+	device.Families = families(a.call.conf.IPAM)
+	assigned := make(chan error, 1)
+	device.Late = func(ctx context.Context) ([]netip.Addr, error) {
+		select {
+		case err := <-assigned:
+			if err != nil {
+				return nil, errNotAssigned
+			}
+			return a.entry.Addrs, nil
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	var attached podnet.Attached
+	g.Go(func() (err error) {
+		attached, err = s.pods.Add(gctx, device)
+		if errors.Is(err, errNotAssigned) {
+			return nil // the assignment says why
+		}
+		return err
+	})
+	g.Go(func() error {
+		// Not with gctx: an assignment that is broken off leaves doubt.
+		err := a.assign(ctx)
+		assigned <- err
+		if err != nil || a.published {
+			return err
+		}
+		return a.publish(gctx, a.entry)
+	})
+	err := g.Wait()
+	return a.wired(ctx, attached, err)
+}
+
+// errNotAssigned: the wiring ends because the assignment failed.
+var errNotAssigned = errors.New("no addresses")
+
+// families are the families of the addresses an ADD asks for.
+func families(conf netconf.IPAM) []kernel.Family {
+	var out []kernel.Family
+	if conf.IPv4 {
+		out = append(out, kernel.IPv4)
+	}
+	if conf.IPv6 {
+		out = append(out, kernel.IPv6)
+	}
+	return out
 }
 
 // wire makes the device and, meanwhile, writes the endpoint: neither needs the
@@ -191,14 +275,20 @@ func (a *addition) wire(ctx context.Context) error {
 	entry := a.entry
 	g.Go(func() error { return a.publish(gctx, entry) })
 	err := g.Wait()
+	return a.wired(ctx, attached, err)
+}
+
+// wired takes in what became of the device and the endpoint.
+func (a *addition) wired(ctx context.Context, attached podnet.Attached, err error) error {
 	if attached.HostIndex != 0 {
-		err = errors.Join(err, s.takeOver(entry))
+		err = errors.Join(err, a.server.takeOver(a.entry))
 	}
 	if err != nil {
 		return err
 	}
+	mac := a.entry.MAC
 	a.entry.MAC, a.entry.MTU = attached.PodMAC, attached.MTU
-	if a.entry.MAC != entry.MAC { // the pod had the interface already
+	if a.entry.MAC != mac { // the pod had the interface already
 		return a.publish(ctx, a.entry)
 	}
 	return nil

@@ -245,6 +245,11 @@ func (f *fakeIPAM) AutoAssign(ctx context.Context, req ipam.Request) (got []ipam
 				Block: netip.MustParsePrefix("fd00::/122"), Pool: "pool6",
 			})
 		}
+		if req.With != nil {
+			key, obj := req.With.Make(got)
+			_, err := w.store.Txn(ctx, datastore.Create(key, obj))
+			req.With.Created = err == nil
+		}
 		for _, a := range got {
 			w.held[req.Handle] = append(w.held[req.Handle], a.Addr)
 			w.owner[a.Addr] = req.Handle
@@ -288,6 +293,12 @@ type fakePods world
 
 func (f *fakePods) Add(ctx context.Context, a podnet.Attachment) (podnet.Attached, error) {
 	w := (*world)(f)
+	if a.Addrs == nil {
+		var err error
+		if a.Addrs, err = a.Late(ctx); err != nil {
+			return podnet.Attached{}, err
+		}
+	}
 	err := w.through(ctx, "wire", "wired", func() error { w.devices[a.HostIf] = a; return nil })
 	if err != nil {
 		return podnet.Attached{}, err

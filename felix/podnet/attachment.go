@@ -56,6 +56,9 @@ func (a Attachment) families() []kernel.Family {
 }
 
 func (a Attachment) has(f kernel.Family) bool {
+	if a.awaited() {
+		return slices.Contains(a.Families, f)
+	}
 	return slices.ContainsFunc(a.Addrs, func(ip netip.Addr) bool { return kernel.FamilyOf(ip) == f })
 }
 
@@ -72,7 +75,15 @@ func (a Attachment) validate() (kernel.MAC, error) {
 	case a.NumQueues < 0 || a.NumQueues > maxQueues:
 		return kernel.MAC{}, fmt.Errorf("%w: %d queues, want 0 to %d", ErrInvalid, a.NumQueues, maxQueues)
 	}
-	if err := a.validateAddrs(); err != nil {
+	if a.awaited() && len(a.Families) == 0 {
+		return kernel.MAC{}, fmt.Errorf("%w: no address", ErrInvalid)
+	}
+	if !a.awaited() {
+		if err := a.validateAddrs(); err != nil {
+			return kernel.MAC{}, err
+		}
+	}
+	if err := a.validateMTU(); err != nil {
 		return kernel.MAC{}, err
 	}
 	if a.MAC == "" {
@@ -98,6 +109,13 @@ func (a Attachment) validateAddrs() error {
 			return fmt.Errorf("%w: a pod can't have the address %s", ErrInvalid, ip)
 		}
 	}
+	return nil
+}
+
+// awaited: the addresses are not known yet.
+func (a Attachment) awaited() bool { return a.Addrs == nil && a.Late != nil }
+
+func (a Attachment) validateMTU() error {
 	least := minMTU
 	if a.has(kernel.IPv6) {
 		least = minMTUv6

@@ -12,6 +12,10 @@ import (
 func createPair(ctx context.Context, w *wiring) error {
 	err := create(w)
 	if errors.Is(err, kernel.ErrExists) {
+		// What is there may serve a pod: it stays until the new one has its addresses.
+		if err = awaitAddresses(ctx, w); err != nil {
+			return err
+		}
 		if err = clearNames(ctx, w); err == nil && !w.adopted {
 			err = create(w)
 		}

@@ -99,7 +99,13 @@ type Attachment struct {
 	HostIf string
 	MAC    string // of the pod's interface; empty for one the kernel makes
 	Addrs  []netip.Addr
-	MTU    int // 0 for the kernel's default, 1500
+	// Late brings the addresses when Addrs is nil: it is called once, when all that
+	// can be done without them is done, and before anything of an earlier sandbox
+	// is touched. It must return one address at least of each of Families, and of
+	// no other.
+	Late     func(context.Context) ([]netip.Addr, error)
+	Families []kernel.Family
+	MTU      int // 0 for the kernel's default, 1500
 	// NumQueues is the number of transmit and receive queues; 0 is one.
 	NumQueues int
 	// AllowIPForwarding lets the pod forward packets between its interfaces.

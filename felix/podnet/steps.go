@@ -56,6 +56,7 @@ func steps() []step {
 		{name: "set pod's forwarding", do: setForwarding, undo: restoreForwarding},
 		{name: "switch on loopback", do: upLoopback, undo: downLoopback},
 		{name: "set up pod's end", do: setUpPodEnd},
+		{name: "await addresses", do: awaitAddresses},
 		{name: "assign addresses", do: assignAddresses},
 		{name: "set gateway", do: setGateway},
 		{name: "add routes", do: addRoutes},
@@ -177,6 +178,26 @@ func setUpPodEnd(_ context.Context, w *wiring) error {
 		}
 	}
 	return w.inside.SetUp(w.pod.Index)
+}
+
+// awaitAddresses makes the addresses known; done once, it does nothing more.
+func awaitAddresses(ctx context.Context, w *wiring) error {
+	if !w.a.awaited() {
+		return nil
+	}
+	families := w.a.families()
+	addrs, err := w.a.Late(ctx)
+	if err != nil {
+		return err
+	}
+	w.a.Addrs = addrs
+	if err := w.a.validateAddrs(); err != nil {
+		return err
+	}
+	if got := w.a.families(); !slices.Equal(got, families) {
+		return fmt.Errorf("%w: addresses %v, want some of %v each and no other", ErrInvalid, addrs, families)
+	}
+	return nil
 }
 
 func assignAddresses(_ context.Context, w *wiring) error {
