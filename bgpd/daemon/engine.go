@@ -228,6 +228,10 @@ func (e *engine) event(ev kernel.Event) bool {
 	case kernel.Resync:
 		e.fib.QueueResync()
 	case kernel.AddressEvent:
+		// Every pod's device gets a link-local one; no next hop is resolved by those.
+		if ev.Address.Prefix.Addr().IsLinkLocalUnicast() {
+			return false
+		}
 		// The IPv4 routes that go with an address go without an event.
 		e.fib.QueueResync()
 	}

@@ -19,7 +19,8 @@ func ranges() []datastore.Range {
 		{Kind: api.KindNode},
 		{Kind: api.KindBGPConfiguration},
 		{Kind: api.KindBGPPeer},
-		{Kind: api.KindBlockAffinity},
+		// With the prefix, or all of IPAM's records come along.
+		{Kind: api.KindBlockAffinity, NamePrefix: string(api.AffinityHost) + ":"},
 		{Kind: api.KindIPAMBlock},
 		{Kind: api.KindIPPool},
 	}
