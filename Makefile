@@ -30,10 +30,12 @@ build: ## Build every program, static, into bin/.
 	@$(BUILD) -o bin/lab ./tests/lab/cmd
 	@$(BUILD) -o bin/lab-agent ./tests/lab/agent
 
-lab: build ## Bring up a lab of NODES nodes with PODS pods each, show it, and check every path.
+lab: build ## Bring up a fresh lab (NODES=3 PODS=2), show it, check every path; it stays up.
 	@tests/install.sh nft:nftables ip:iproute2
+	@bin/lab down >/dev/null
 	@bin/lab up --nodes $(NODES) --pods $(PODS)
 	@bin/lab status
+	@echo
 	@bin/lab check
 
 lab-down: ## Take the lab down; nothing of it is left.

@@ -34,7 +34,11 @@ type Check struct {
 	V6       bool
 	Probe    agentwire.Probe
 	// Want is the address the receiver must see; invalid means any.
-	Want   netip.Addr
+	Want netip.Addr
+	// Node and Via: the node of the sender must send by this next hop; invalid when
+	// any will do.
+	Node   string
+	Via    netip.Addr
 	Result agentwire.Result
 	// Failure says what was wrong; empty means it passed.
 	Failure string
@@ -54,7 +58,11 @@ const probeTimeout = 5 * time.Second
 // CheckAll probes every path between all pods, nodes and the outside host, by TCP
 // and UDP, IPv4 and IPv6, and judges the answers.
 func (l *Lab) CheckAll(ctx context.Context) ([]Check, error) {
-	checks := l.plan()
+	checks, err := l.plan()
+	if err != nil {
+		return nil, err
+	}
+	ways := l.ways()
 	byAgent := map[string][]int{}
 	for i, c := range checks {
 		byAgent[c.From] = append(byAgent[c.From], i)
@@ -68,14 +76,18 @@ func (l *Lab) CheckAll(ctx context.Context) ([]Check, error) {
 				req.Probes = append(req.Probes, checks[i].Probe)
 			}
 			resp, err := l.Ask(ctx, agent, req)
-			if err != nil {
-				return err
-			}
 			for n, i := range indexes {
+				if err != nil {
+					checks[i].Failure = err.Error()
+					continue
+				}
 				checks[i].Result = resp.Results[n]
 				checks[i].Failure = checks[i].judge()
+				if checks[i].Failure == "" {
+					checks[i].Failure = ways.judge(checks[i])
+				}
 			}
-			return nil
+			return ctx.Err()
 		})
 	}
 	return checks, g.Wait()
@@ -94,7 +106,11 @@ func (c Check) judge() string {
 }
 
 // plan lists the checks.
-func (l *Lab) plan() []Check {
+func (l *Lab) plan() ([]Check, error) {
+	masqueraded, err := l.masqueraded()
+	if err != nil {
+		return nil, err
+	}
 	var checks []Check
 	pods, t := l.Pods(), l.st.Topology
 	add := func(path, from, to string, target netip.Addr, port int, want netip.Addr) {
@@ -106,6 +122,13 @@ func (l *Lab) plan() []Check {
 				Path: path, From: from, To: to, V6: target.Is6(), Want: want,
 				Probe: agentwire.Probe{Network: network, Target: netip.AddrPortFrom(target, uint16(port)), Timeout: probeTimeout},
 			})
+		}
+	}
+	between := func(p, q *Pod, v6 bool) {
+		before := len(checks)
+		add(l.pathBetween(p, q), p.Agent(0), q.Agent(0), q.Addr(v6), agentwire.Port, p.Addr(v6))
+		for i := before; i < len(checks); i++ {
+			checks[i].Node, checks[i].Via = p.Node, l.via(p, q, v6)
 		}
 	}
 	for _, v6 := range []bool{false, true} {
@@ -123,17 +146,21 @@ func (l *Lab) plan() []Check {
 			}
 			for _, q := range pods {
 				if p != q {
-					add(l.pathBetween(p, q), p.Agent(0), q.Agent(0), q.Addr(v6), agentwire.Port, own)
+					between(p, q, v6)
 				}
 			}
 			for _, n := range t.Nodes {
-				add(PathNodeToPod, n.Name, p.Agent(0), own, agentwire.Port, l.nodeSource(n, p, v6))
+				add(PathNodeToPod, n.Name, p.Agent(0), own, agentwire.Port, n.addr(v6))
 				add(PathPodToNode, p.Agent(0), n.Name, n.addr(v6), agentwire.Port, own)
 			}
-			add(PathOutside, p.Agent(0), t.Outside.Name, t.Outside.addr(v6), agentwire.Port, l.outsideSource(p, v6))
+			seen := own
+			if n, err := t.Node(p.Node); err == nil && masqueraded(own) {
+				seen = n.addr(v6)
+			}
+			add(PathOutside, p.Agent(0), t.Outside.Name, t.Outside.addr(v6), agentwire.Port, seen)
 		}
 	}
-	return checks
+	return checks, nil
 }
 
 func (h Host) addr(v6 bool) netip.Addr {
@@ -153,17 +180,4 @@ func (l *Lab) pathBetween(p, q *Pod) string {
 		return PathSameSegment
 	}
 	return PathRouted
-}
-
-// nodeSource is the address a pod must see a node's packets come from: the node's.
-func (l *Lab) nodeSource(n Host, _ *Pod, v6 bool) netip.Addr { return n.addr(v6) }
-
-// outsideSource is what the outside host must see: the node's address where the
-// pool says natOutgoing (IPv4 here), else the pod's own.
-func (l *Lab) outsideSource(p *Pod, v6 bool) netip.Addr {
-	if v6 {
-		return p.Addr(true)
-	}
-	n, _ := l.st.Topology.Node(p.Node)
-	return n.V4.Addr()
 }

@@ -38,7 +38,7 @@ func (l *Lab) onNode(node string, args []string, io Stdio) error {
 func (l *Lab) run(node string, args, env []string, io Stdio) error {
 	holder := l.st.Holders[node]
 	if !holder.Alive() {
-		return fmt.Errorf("%s is gone: the lab is broken; take it down with: lab down --name %s", node, l.st.Spec.Name)
+		return fmt.Errorf("%s is gone: the lab is broken; take it down with: %s", node, l.DownCommand())
 	}
 	if len(args) == 0 {
 		return errors.New("no command given")

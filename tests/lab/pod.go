@@ -47,7 +47,15 @@ type Pod struct {
 func (p *Pod) processes() []Process { return append(slices.Clone(p.Containers), p.Pause) }
 
 // Agent is the name of the agent in container i.
-func (p *Pod) Agent(i int) string { return fmt.Sprintf("%s.%d", p.Name, i) }
+func (p *Pod) Agent(i int) string {
+	if p.Namespace == "default" {
+		return fmt.Sprintf("%s.%d", p.Name, i)
+	}
+	return fmt.Sprintf("%s_%s.%d", p.Namespace, p.Name, i)
+}
+
+// key is the pod's name in the state.
+func (p *Pod) key() string { return p.Namespace + "/" + p.Name }
 
 // Addr is the pod's address of one family; invalid if it has none.
 func (p *Pod) Addr(v6 bool) netip.Addr {
@@ -63,16 +71,17 @@ func (p *Pod) Addr(v6 bool) netip.Addr {
 func (l *Lab) Pods() []*Pod {
 	var pods []*Pod
 	l.read(func(st *state) { pods = slices.Collect(maps.Values(st.Pods)) })
-	slices.SortFunc(pods, func(a, b *Pod) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(pods, func(a, b *Pod) int { return strings.Compare(a.key(), b.key()) })
 	return pods
 }
 
-// Pod finds a pod by name.
+// Pod finds a pod by name: "pod" in namespace default, or "namespace/pod".
 func (l *Lab) Pod(name string) (*Pod, error) {
+	namespace, pod := splitPod(name)
 	var p *Pod
-	l.read(func(st *state) { p = st.Pods[name] })
+	l.read(func(st *state) { p = st.Pods[namespace+"/"+pod] })
 	if p == nil {
-		return nil, fmt.Errorf("no pod %q in this lab; `lab pod list` shows the pods", name)
+		return nil, fmt.Errorf("no pod %s/%s in this lab; `bin/lab pod list` shows the pods", namespace, pod)
 	}
 	return p, nil
 }
@@ -85,14 +94,12 @@ func (l *Lab) AddPod(ctx context.Context, spec PodSpec) (*Pod, error) {
 		return nil, err
 	}
 	if err := l.Attach(ctx, pod); err != nil {
-		stopAll(pod.processes(), time.Second)
-		_ = l.change(func(st *state) { delete(st.Pods, spec.Name) })
-		return nil, err
+		return nil, errors.Join(err, l.RemoveSandbox(pod))
 	}
 	for i := range max(1, spec.Containers) {
 		p, err := l.startContainer(pod, i)
 		if err != nil {
-			return nil, errors.Join(err, l.DelPod(ctx, spec.Name))
+			return nil, errors.Join(err, l.DelPod(ctx, pod.key()))
 		}
 		if err := l.change(func(*state) { pod.Containers = append(pod.Containers, p) }); err != nil {
 			return nil, err
@@ -103,14 +110,11 @@ func (l *Lab) AddPod(ctx context.Context, spec PodSpec) (*Pod, error) {
 
 // Sandbox makes the pause process of a pod, without a network.
 func (l *Lab) Sandbox(spec PodSpec) (*Pod, error) {
-	if _, err := l.st.Topology.Node(spec.Node); err != nil {
-		return nil, err
-	}
-	if _, err := l.Pod(spec.Name); err == nil {
-		return nil, fmt.Errorf("pod %q exists already; take another name or delete it first", spec.Name)
-	}
 	if spec.Namespace == "" {
 		spec.Namespace = "default"
+	}
+	if err := l.checkPod(spec); err != nil {
+		return nil, err
 	}
 	pause, err := start(command{
 		name: "pause of " + spec.Name, path: l.bin("lab-agent"), args: []string{"pause"},
@@ -123,11 +127,30 @@ func (l *Lab) Sandbox(spec PodSpec) (*Pod, error) {
 		Name: spec.Name, Namespace: spec.Namespace, Node: spec.Node, Pause: pause,
 		ContainerID: containerID(spec, pause),
 	}
-	if err := l.change(func(st *state) { st.Pods[spec.Name] = pod }); err != nil {
+	if err := l.change(func(st *state) { st.Pods[pod.key()] = pod }); err != nil {
 		return nil, err
 	}
 	// A runtime brings the loopback device up, by the loopback plugin.
 	return pod, inNetns(pause.Netns(), func() error { return linkUp("lo") })
+}
+
+func (l *Lab) checkPod(spec PodSpec) error {
+	if err := checkPodName("pod name", spec.Name); err != nil {
+		return err
+	}
+	if err := checkPodName("namespace", spec.Namespace); err != nil {
+		return err
+	}
+	if spec.Containers < 0 {
+		return fmt.Errorf("pod %s: %d containers, want 1 at least", spec.Name, spec.Containers)
+	}
+	if _, err := l.st.Topology.Node(spec.Node); err != nil {
+		return err
+	}
+	if _, err := l.Pod(spec.Namespace + "/" + spec.Name); err == nil {
+		return fmt.Errorf("pod %s/%s exists already; take another name or delete it first", spec.Namespace, spec.Name)
+	}
+	return nil
 }
 
 // containerID is unique to a sandbox, and as long as a runtime's.
@@ -181,19 +204,19 @@ func (l *Lab) DelPod(ctx context.Context, name string) error {
 	}
 	stopAll(pod.Containers, time.Second)
 	if _, err := l.CNI(ctx, "DEL", pod); err != nil {
-		return fmt.Errorf("pod %s: %w", name, err)
+		return fmt.Errorf("pod %s: its containers are stopped, its network is not released: %w; delete it again when that is mended", name, err)
 	}
 	stopAll([]Process{pod.Pause}, time.Second)
 	for i := range pod.Containers {
 		_ = os.Remove(l.agentSocket(pod.Agent(i)))
 	}
-	return l.change(func(st *state) { delete(st.Pods, name) })
+	return l.change(func(st *state) { delete(st.Pods, pod.key()) })
 }
 
 // RemoveSandbox ends a sandbox without a CNI call.
 func (l *Lab) RemoveSandbox(pod *Pod) error {
 	stopAll(pod.processes(), time.Second)
-	return l.change(func(st *state) { delete(st.Pods, pod.Name) })
+	return l.change(func(st *state) { delete(st.Pods, pod.key()) })
 }
 
 // CNIError is the error object a plugin prints (CNI spec 1.1.0, section 5).

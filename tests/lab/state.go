@@ -48,12 +48,29 @@ func newLab(spec Spec, topo Topology, bin string) *Lab {
 	}
 }
 
+// ErrNotUp: there is no lab of that name.
+var ErrNotUp = errors.New("not up")
+
+// nameFlag is what a command line needs to mean the lab of that name.
+func nameFlag(name string) string {
+	if name == DefaultSpec().Name {
+		return ""
+	}
+	return " --name " + name
+}
+
+// DownCommand is the command that takes the lab down.
+func (l *Lab) DownCommand() string { return "bin/lab down" + nameFlag(l.st.Spec.Name) }
+
 // Open finds a lab that is up.
 func Open(name string) (*Lab, error) {
+	if err := checkLabName(name); err != nil {
+		return nil, err
+	}
 	l := &Lab{dir: filepath.Join(stateRoot, name)}
 	b, err := os.ReadFile(l.stateFile())
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("no lab %q is up; start it with: lab up --name %s", name, name)
+		return nil, fmt.Errorf("%w: lab %q; start it with: bin/lab up%s", ErrNotUp, name, nameFlag(name))
 	}
 	if err != nil {
 		return nil, err

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -77,6 +78,9 @@ func Up(ctx context.Context, spec Spec, bin string, say Progress) (*Lab, error) 
 
 // preflight refuses what can't work, before anything is made.
 func preflight(spec Spec, bin string) error {
+	if err := checkLabName(spec.Name); err != nil {
+		return err
+	}
 	if os.Geteuid() != 0 {
 		return errors.New("the lab makes network namespaces: run it as root")
 	}
@@ -97,7 +101,7 @@ func preflight(spec Spec, bin string) error {
 		}
 	}
 	if _, err := os.Stat(filepath.Join(stateRoot, spec.Name, "state.json")); err == nil {
-		return fmt.Errorf("lab %q is up already: use it, or take it down with: lab down --name %s", spec.Name, spec.Name)
+		return fmt.Errorf("lab %q is up already: use it, or take it down with: bin/lab down%s", spec.Name, nameFlag(spec.Name))
 	}
 	return nil
 }
@@ -249,8 +253,34 @@ func (l *Lab) Down() error {
 		}
 	})
 	stopAll(append(early, daemons...), 3*time.Second)
+	stopAll(strangers(holders), 3*time.Second)
 	stopAll(holders, 3*time.Second)
 	return l.removeDir()
+}
+
+// strangers are the processes that live in the holders' namespaces without being
+// known: what a user started by `lab exec` and left running.
+func strangers(holders []Process) []Process {
+	known, inside := map[int]bool{}, map[string]string{}
+	for _, h := range holders {
+		known[h.PID] = true
+		if ns, err := os.Readlink(h.Netns()); err == nil && h.Alive() {
+			inside[ns] = h.Name
+		}
+	}
+	var found []Process
+	dirs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, dir := range dirs {
+		pid, err := strconv.Atoi(filepath.Base(dir))
+		ns, nsErr := os.Readlink(dir + "/ns/net")
+		if err != nil || nsErr != nil || known[pid] || inside[ns] == "" {
+			continue
+		}
+		if begun, err := startTime(pid); err == nil {
+			found = append(found, Process{Name: "process in " + inside[ns], PID: pid, Start: begun})
+		}
+	}
+	return found
 }
 
 // waitFor tries until it succeeds; the error names what was waited for and why it

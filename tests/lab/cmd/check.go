@@ -16,7 +16,8 @@ func checkCommand(name *string) *cobra.Command {
 		Use:   "check",
 		Short: "Probe every path between pods, nodes and the outside, and print the matrix",
 		Long: `check probes every path with real TCP and UDP over IPv4 and IPv6. On every path but
-the last the receiver must see the sender's own address: no NAT. To the outside a
+the last the receiver must see the sender's own address (no NAT), and between nodes the
+packets must go by the right next hop: the other node itself, or the router. To the outside a
 packet leaves with the node's address where its pool says natOutgoing (the lab's
 IPv4 pool), else with the pod's own (the IPv6 pool).`,
 		Args: cobra.NoArgs,
@@ -88,6 +89,6 @@ func printMatrix(w io.Writer, checks []lab.Check, took time.Duration) error {
 	if failed > 0 {
 		return fmt.Errorf("%d of %d checks failed", failed, len(checks))
 	}
-	fmt.Fprintf(w, "%d checks passed in %.1f s.\n", len(checks), took.Seconds())
+	fmt.Fprintf(w, "%d checks passed in %d ms.\n", len(checks), took.Milliseconds())
 	return nil
 }

@@ -18,7 +18,8 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	err := root().ExecuteContext(ctx)
-	if err == nil {
+	// Whoever reads our output may stop reading.
+	if err == nil || errors.Is(err, syscall.EPIPE) {
 		return
 	}
 	// The exit status of a command run inside the lab is passed on as it is.
@@ -37,9 +38,11 @@ func root() *cobra.Command {
 on this machine, and runs felix and bgpd on every node. Nothing of it is visible
 outside its namespaces; "lab down" leaves nothing behind.`,
 		SilenceUsage: true, SilenceErrors: true,
+		Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	name := cmd.PersistentFlags().String("name", "lab", "which lab, where several run")
 	cmd.AddCommand(upCommand(name), downCommand(name), statusCommand(name), checkCommand(name),
+		logsCommand(name),
 		execCommand(name), podCommand(name), etcdCommand(), routerCommand(),
 		proxyCommand(), storeCommand())
 	return cmd

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -12,7 +13,10 @@ import (
 )
 
 func podCommand(name *string) *cobra.Command {
-	cmd := &cobra.Command{Use: "pod", Short: "Make, list, delete and enter pods"}
+	cmd := &cobra.Command{
+		Use: "pod", Short: "Make, list, delete and enter pods",
+		Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
 	cmd.AddCommand(podAddCommand(name), podDelCommand(name), podListCommand(name), podExecCommand(name))
 	return cmd
 }
@@ -20,7 +24,7 @@ func podCommand(name *string) *cobra.Command {
 func podAddCommand(name *string) *cobra.Command {
 	var spec lab.PodSpec
 	cmd := &cobra.Command{
-		Use:     "add POD --node NODE",
+		Use:     "add POD [--node NODE]",
 		Short:   "Make a pod: pause process, network by the CNI plugin, containers",
 		Example: "  lab pod add web --node node1 --containers 2",
 		Args:    cobra.ExactArgs(1),
@@ -105,7 +109,7 @@ func podExecCommand(name *string) *cobra.Command {
 		Use:     "exec POD [-c CONTAINER] -- COMMAND...",
 		Short:   "Run a command in a container's network namespace",
 		Example: "  lab pod exec pod-a-node1 -- ip route",
-		Args:    cobra.MinimumNArgs(2),
+		Args:    withCommand("pod exec POD -- COMMAND"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			l, err := lab.Open(*name)
 			if err != nil {
@@ -115,28 +119,31 @@ func podExecCommand(name *string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return l.PodExec(p, container, args[1:], stdio(cmd))
+			return l.PodExec(p, container, inner(args), stdio(cmd))
 		},
 	}
 	cmd.Flags().IntVarP(&container, "container", "c", 0, "number of the container")
+	cmd.Flags().SetInterspersed(false)
 	return cmd
 }
 
 func execCommand(name *string) *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "exec NODE -- COMMAND...",
 		Short: "Run a command on a node (also: router, etcd, outside)",
 		Example: `  lab exec node1 -- calicoctl node status
   lab exec router -- ip route`,
-		Args: cobra.MinimumNArgs(2),
+		Args: withCommand("exec NODE -- COMMAND"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			l, err := lab.Open(*name)
 			if err != nil {
 				return err
 			}
-			return l.Exec(args[0], args[1:], stdio(cmd))
+			return l.Exec(args[0], inner(args), stdio(cmd))
 		},
 	}
+	cmd.Flags().SetInterspersed(false) // the command's own flags need no "--"
+	return cmd
 }
 
 func stdio(cmd *cobra.Command) lab.Stdio {
@@ -155,15 +162,63 @@ func statusCommand(name *string) *cobra.Command {
 			}
 			out := cmd.OutOrStdout()
 			fmt.Fprintln(out, podTable(l))
+			var failed []string
 			for _, n := range l.Topology().Nodes {
+				for _, program := range []string{"felix", "bgpd"} {
+					if !l.Daemon(program, n.Name).Alive() {
+						failed = append(failed, fmt.Sprintf("%s on %s is not running", program, n.Name))
+					}
+				}
 				for _, args := range [][]string{{"calicoctl", "bgp", "peers"}, {"calicoctl", "bgp", "routes"}} {
-					fmt.Fprintf(out, "\n%s$ %s\n", n.Name, strings.Join(args, " "))
+					if _, err := fmt.Fprintf(out, "\n%s$ %s\n", n.Name, strings.Join(args, " ")); err != nil {
+						return err
+					}
 					if err := l.Exec(n.Name, args, stdio(cmd)); err != nil {
-						return fmt.Errorf("%s: %s: %w", n.Name, strings.Join(args, " "), err)
+						failed = append(failed, fmt.Sprintf("%s on %s: %v", strings.Join(args, " "), n.Name, err))
 					}
 				}
 			}
+			if len(failed) > 0 {
+				return errors.New(strings.Join(failed, "; "))
+			}
 			return nil
 		},
+	}
+}
+
+func logsCommand(name *string) *cobra.Command {
+	return &cobra.Command{
+		Use:   "logs NODE [felix|bgpd]",
+		Short: "Print the logs of a node's programs (also of: router, etcd)",
+		Args:  cobra.RangeArgs(1, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := lab.Open(*name)
+			if err != nil {
+				return err
+			}
+			program := ""
+			if len(args) == 2 {
+				program = args[1]
+			}
+			return l.Logs(cmd.OutOrStdout(), args[0], program)
+		},
+	}
+}
+
+// inner is the command in "WHERE [--] COMMAND...".
+func inner(args []string) []string {
+	if len(args) > 1 && args[1] == "--" {
+		return args[2:]
+	}
+	return args[1:]
+}
+
+// withCommand demands a place and a command to run there.
+func withCommand(usage string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) == 0 || len(inner(args)) == 0 {
+			return fmt.Errorf("which command, and where? usage: bin/lab %s", usage)
+		}
+		return nil
 	}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -36,10 +37,10 @@ func upCommand(name *string) *cobra.Command {
 				return err
 			}
 			if err := addPods(cmd, l, pods); err != nil {
-				return fmt.Errorf("%w; the lab is left up: look at %s, then `lab down`", err, l.Dir())
+				return fmt.Errorf("%w; the lab is left up: look at `bin/lab logs`, then: %s", err, l.DownCommand())
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "Lab %q is up: %d nodes, %d pods, in %.1f s. Take it down with: lab down\n",
-				*name, spec.Nodes, len(l.Pods()), time.Since(began).Seconds())
+			fmt.Fprintf(cmd.OutOrStdout(), "Lab %q is up: %d nodes, %d pods, in %.1f s. Take it down with: %s\n",
+				*name, spec.Nodes, len(l.Pods()), time.Since(began).Seconds(), l.DownCommand())
 			return nil
 		},
 	}
@@ -73,6 +74,10 @@ func downCommand(name *string) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			l, err := lab.Open(*name)
+			if errors.Is(err, lab.ErrNotUp) {
+				fmt.Fprintf(cmd.OutOrStdout(), "Lab %q is not up.\n", *name)
+				return nil
+			}
 			if err != nil {
 				return err
 			}
