@@ -57,9 +57,12 @@ type Masquerade struct {
 	mu      sync.Mutex
 	nft     knftables.Interface // nil until the nft command was needed
 	desired contents
-	actual  contents
-	// known: actual is what the kernel has. It is not at first, after a failure,
-	// and when a resync is asked for.
+	// applied is what was last made to stand in the kernel; begun is false before
+	// the first time.
+	applied contents
+	begun   bool
+	// known: applied is what the kernel has, as far as nobody else changed it. It
+	// is not after a failure, and when a resync is asked for.
 	known bool
 }
 
@@ -83,7 +86,7 @@ func (m *Masquerade) Set(s State) {
 	m.desired = contentsOf(s)
 }
 
-// QueueResync makes the next Apply read the kernel and write everything anew.
+// QueueResync makes the next Apply read the kernel, and mend what differs.
 func (m *Masquerade) QueueResync() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -94,26 +97,43 @@ func (m *Masquerade) QueueResync() {
 func (m *Masquerade) InSync() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.known && m.actual.equal(m.desired)
+	return m.inSync()
 }
 
+func (m *Masquerade) inSync() bool { return m.known && m.applied.equal(m.desired) }
+
 // Apply makes the kernel's rules as desired, in one transaction: every packet
-// meets the old rules or the new ones. An error leaves the old ones in force and
-// the next Apply starts from reading the kernel. It costs nothing when nothing
-// changed. ErrNoNft when masquerading is wanted and nft is missing.
+// meets the old rules or the new ones. What is right is not written again, also
+// after a restart or resync. An error leaves the old rules in force and the next
+// Apply starts from reading the kernel. ErrNoNft when masquerading is wanted and
+// nft is missing.
 func (m *Masquerade) Apply(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.known && m.actual.equal(m.desired) {
+	if m.inSync() {
 		return nil
 	}
-	if err := m.apply(ctx, m.desired); err != nil {
+	differed, err := m.apply(ctx, m.desired)
+	if err != nil {
 		m.known = false
 		return fmt.Errorf("masquerade traffic that leaves the pools: %w", err)
 	}
-	m.actual, m.known = m.desired, true
-	m.log.Info("masquerading changed", "cidrs", m.desired[masqueradeSet(v4)], "cidrs-ipv6", m.desired[masqueradeSet(v6)])
+	m.report(differed)
+	m.applied, m.begun, m.known = m.desired, true, true
 	return nil
+}
+
+// report logs what became of an Apply that found differed.
+func (m *Masquerade) report(differed []string) {
+	cidrs := []any{"cidrs", m.desired[masqueradeSet(v4)], "cidrs-ipv6", m.desired[masqueradeSet(v6)]}
+	switch {
+	case m.begun && !m.applied.equal(m.desired), !m.begun && len(differed) > 0:
+		m.log.Info("masquerading changed", cidrs...)
+	case len(differed) > 0:
+		m.log.Warn("masquerading mended: someone had changed it", "differed", differed)
+	case !m.begun && m.desired != nil:
+		m.log.Info("masquerading found as it should be", cidrs...)
+	}
 }
 
 // Cleanup removes what is ours, and the table when nothing else is in it. What is
@@ -122,37 +142,43 @@ func (m *Masquerade) Cleanup(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.known = false
-	if err := m.apply(ctx, nil); err != nil {
+	if _, err := m.apply(ctx, nil); err != nil {
 		return fmt.Errorf("remove masquerading: %w", err)
 	}
+	m.applied = nil
 	return nil
 }
 
-func (m *Masquerade) apply(ctx context.Context, want contents) error {
+// apply brings the kernel to want and returns what differed there.
+func (m *Masquerade) apply(ctx context.Context, want contents) (differed []string, err error) {
 	if err := m.open(); err != nil {
 		if want == nil && errors.Is(err, ErrNoNft) {
-			return nil // then there is nothing of ours to remove
+			return nil, nil // then there is nothing of ours to remove
 		}
-		return err
+		return nil, err
 	}
 	tx := m.nft.NewTransaction()
-	switch {
-	case want == nil || m.actual == nil || !m.known:
-		if err := m.rebuild(ctx, tx, want); err != nil {
-			return err
-		}
-	default:
-		for name, prefixes := range want {
-			if !slices.Equal(prefixes, m.actual[name]) {
+	if want != nil && m.applied != nil && m.known {
+		for _, name := range setNames() {
+			if !slices.Equal(want[name], m.applied[name]) {
+				differed = append(differed, "elements of set "+name)
 				tx.Flush(&knftables.Set{Name: name})
-				addElements(tx, name, prefixes)
+				addElements(tx, name, want[name])
 			}
+		}
+	} else {
+		there, err := m.read(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("read table %s %s: %w", family, tableName, err)
+		}
+		if differed = there.differences(want); len(differed) > 0 {
+			rebuild(tx, there, want)
 		}
 	}
 	if tx.NumOperations() == 0 {
-		return nil
+		return nil, nil
 	}
-	return m.nft.Run(ctx, tx)
+	return differed, m.nft.Run(ctx, tx)
 }
 
 // open finds the nft command when it is first needed.
@@ -172,82 +198,6 @@ func (m *Masquerade) open() error {
 	return nil
 }
 
-// rebuild replaces whatever there is of ours, even if it was made differently.
-// The rules are not compared but written: nft cannot read a rule back in a form
-// that could be.
-func (m *Masquerade) rebuild(ctx context.Context, tx *knftables.Transaction, want contents) error {
-	there, err := m.nft.ListAll(ctx)
-	if knftables.IsNotFound(err) {
-		there, err = nil, nil
-		if want == nil {
-			return nil
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("read table %s %s: %w", family, tableName, err)
-	}
-	tx.Add(&knftables.Table{})
-	others := removeOurs(tx, there)
-	switch {
-	case want != nil:
-		write(tx, want)
-	case !others:
-		tx.Delete(&knftables.Table{})
-	}
-	return nil
-}
-
-// removeOurs deletes our objects among those there are and reports whether there
-// are others.
-func removeOurs(tx *knftables.Transaction, there map[string][]string) (others bool) {
-	// The chain goes before the sets its rules use.
-	for _, name := range there["chain"] {
-		if name != chainName {
-			others = true
-			continue
-		}
-		tx.Flush(&knftables.Chain{Name: name})
-		tx.Delete(&knftables.Chain{Name: name})
-	}
-	for _, name := range there["set"] {
-		if !slices.Contains(setNames(), name) {
-			others = true
-			continue
-		}
-		tx.Delete(&knftables.Set{Name: name})
-	}
-	for _, kind := range []string{"map", "counter", "flowtable"} {
-		others = others || len(there[kind]) > 0
-	}
-	return others
-}
-
-// write makes the chain, the sets and the rules from nothing.
-func write(tx *knftables.Transaction, want contents) {
-	for _, v := range []version{v4, v6} {
-		for _, name := range []string{masqueradeSet(v), exemptSet(v)} {
-			tx.Add(&knftables.Set{Name: name, Type: fmt.Sprintf("ipv%d_addr", v), Flags: []knftables.SetFlag{knftables.IntervalFlag}})
-			addElements(tx, name, want[name])
-		}
-	}
-	tx.Add(&knftables.Chain{
-		Name:     chainName,
-		Type:     knftables.PtrTo(knftables.NATType),
-		Hook:     knftables.PtrTo(knftables.PostroutingHook),
-		Priority: knftables.PtrTo(knftables.SNATPriority),
-	})
-	for _, v := range []version{v4, v6} {
-		tx.Add(&knftables.Rule{Chain: chainName, Rule: v.rule(), Comment: knftables.PtrTo(
-			"from a pool with natOutgoing to neither a pool nor a node")})
-	}
-}
-
-func addElements(tx *knftables.Transaction, set string, prefixes []netip.Prefix) {
-	for _, p := range prefixes {
-		tx.Add(&knftables.Element{Set: set, Key: []string{p.String()}})
-	}
-}
-
 // version is one of the two versions of IP.
 type version int
 
@@ -263,6 +213,9 @@ func (v version) keyword() string {
 	}
 	return "ip6"
 }
+
+// setType is the type of the version's sets.
+func (v version) setType() string { return fmt.Sprintf("ipv%d_addr", v) }
 
 // rule is Calico's, from a pool with natOutgoing to a destination in no pool, less
 // the nodes of the cluster: a host they know should see who is talking to it.
