@@ -44,7 +44,7 @@ lab-down: ## Take the lab down; nothing of it is left.
 test: unit fv ## Run every test.
 
 unit: build ## Run the tests of every package (no lab).
-	@tests/install.sh nft:nftables ip:iproute2 bird:bird2 protoc:protobuf-compiler
+	@tests/install.sh nft:nftables ip:iproute2 bird:bird2
 	$(GO) test -timeout 20m $(UNIT)
 
 fv: build ## Run the whole programs on a lab: faults under traffic, etcd away, bad input.

@@ -1,6 +1,7 @@
 package fv
 
 import (
+	"debug/elf"
 	"os"
 	"path/filepath"
 	"strings"
@@ -77,4 +78,20 @@ func readFile(t *testing.T, path string) string {
 		t.Fatal(err)
 	}
 	return string(b)
+}
+
+// TestProgramsAreStatic: they must run in an empty image.
+func TestProgramsAreStatic(t *testing.T) {
+	for _, program := range []string{"felix", "bgpd", "calico", "calico-ipam", "calicoctl", "lab", "lab-agent"} {
+		f, err := elf.Open(filepath.Join(bin, program))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		for _, p := range f.Progs {
+			if p.Type == elf.PT_INTERP || p.Type == elf.PT_DYNAMIC {
+				t.Errorf("%s is linked dynamically (%s)", program, p.Type)
+			}
+		}
+	}
 }

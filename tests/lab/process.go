@@ -86,6 +86,8 @@ func (c command) exec() *exec.Cmd {
 
 // enter calls fn on a thread that has joined c's namespaces. The thread is thrown
 // away afterwards: a thread in a foreign mount namespace must not serve anyone else.
+// It is never the process's first thread: that one can't be thrown away, and stands
+// for the whole process in /proc.
 func (c command) enter(fn func() error) error {
 	if c.net == "" && c.mnt == 0 {
 		return fn()
@@ -93,6 +95,11 @@ func (c command) enter(fn func() error) error {
 	errc := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			errc <- c.enter(fn) // on another thread, for this one is taken
+			runtime.UnlockOSThread()
+			return
+		}
 		errc <- c.join(fn)
 	}()
 	return <-errc

@@ -261,7 +261,7 @@ func (l *Lab) Down() error {
 // strangers are the processes that live in the holders' namespaces without being
 // known: what a user started by `lab exec` and left running.
 func strangers(holders []Process) []Process {
-	known, inside := map[int]bool{}, map[string]string{}
+	known, inside := map[int]bool{os.Getpid(): true}, map[string]string{}
 	for _, h := range holders {
 		known[h.PID] = true
 		if ns, err := os.Readlink(h.Netns()); err == nil && h.Alive() {
