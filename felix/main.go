@@ -5,11 +5,15 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 
+	"tortie/felix/config"
 	"tortie/felix/daemon"
+	"tortie/internal/control/cniwire"
 )
 
 // version is set by the linker.
@@ -19,14 +23,30 @@ func main() {
 	os.Exit(run(os.Args[1:]))
 }
 
+const help = `felix is the dataplane daemon of a node: it wires pods for the CNI plugin, routes to them, and
+masquerades what leaves the IP pools with natOutgoing. It takes no arguments but --help and --version.
+
+Configuration, the strongest first:
+  FELIX_<PARAMETER>         environment, for example FELIX_LOGSEVERITYSCREEN=debug
+  %-25s lines of <Parameter> = <value>
+  FelixConfiguration        resources node.<node name>, then default: calicoctl get felixconfiguration
+and from the environment:
+  NODENAME                  this node's name; else the content of %s, else the host name
+  ETCD_ENDPOINTS            the datastore; also ETCD_CA_CERT_FILE, ETCD_CERT_FILE, ETCD_KEY_FILE,
+                            ETCD_USERNAME, ETCD_PASSWORD
+
+Files, with the parameter that moves them:
+  %-32s socket for the CNI plugin (CNISocket)
+  %-32s keeps a second felix off the node (LockFile)
+  %-32s what must be remembered of pods (JournalDir)
+
+It needs root, and the nft command for natOutgoing. Logs go to standard error. Health probes, when
+HealthEnabled is true: http://localhost:9099/liveness and /readiness.
+`
+
 func run(args []string) int {
-	switch {
-	case len(args) == 1 && (args[0] == "--version" || args[0] == "-version" || args[0] == "-v"):
-		_, _ = fmt.Fprintln(os.Stdout, version)
-		return 0
-	case len(args) > 0:
-		fmt.Fprintf(os.Stderr, "felix: unknown argument %q: felix is configured by FELIX_* variables and %s; the only flag is --version\n", args[0], daemon.ConfigFile)
-		return 2
+	if len(args) > 0 {
+		return flags(args, os.Stdout, os.Stderr)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
@@ -34,6 +54,20 @@ func run(args []string) int {
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "felix: %v\n", err)
 		return 1
+	}
+	return 0
+}
+
+// flags serves a run by hand.
+func flags(args []string, stdout, stderr io.Writer) int {
+	switch {
+	case len(args) == 1 && slices.Contains([]string{"--version", "-version", "-v"}, args[0]):
+		_, _ = fmt.Fprintln(stdout, "felix", version)
+	case len(args) == 1 && slices.Contains([]string{"--help", "-help", "-h"}, args[0]):
+		_, _ = fmt.Fprintf(stdout, help, config.DefaultFile, config.DefaultNodeNameFile, cniwire.DefaultSocket, config.DefaultLockFile, config.DefaultJournalDir)
+	default:
+		_, _ = fmt.Fprintf(stderr, "felix: unknown argument %q: see felix --help\n", args[0])
+		return 2
 	}
 	return 0
 }

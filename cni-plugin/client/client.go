@@ -51,7 +51,7 @@ func Main(p Process) int {
 		Check:  c.run("CHECK"),
 		GC:     c.run("GC"),
 		Status: c.run("STATUS"),
-	}, version.All, fmt.Sprintf("CNI plugin %s %s", name, p.Version))
+	}, version.All, about(name, p.Version))
 	if failed != nil {
 		return printError(p.Stdout, c.cniVersion, failed)
 	}
@@ -119,14 +119,29 @@ func pluginName(args []string) string {
 	return NameCalico
 }
 
+// about names the plugin to people.
+func about(name, version string) string { return fmt.Sprintf("CNI plugin %s %s", name, version) }
+
+const help = `%s
+It is run by a container runtime, which passes the call in CNI_* variables and the network
+configuration on standard input; felix on the same node carries the call out. It takes no
+arguments but --help and --version.
+  CALICO_CNI_SOCKET   felix's socket; else the configuration's felix_socket; else
+                      %s
+  CALICO_CNI_WAIT     how long to wait for that socket (default %s)
+`
+
 // flags serves a run by hand: a runtime never passes arguments.
 func flags(p Process, name string) int {
 	switch p.Args[1] {
 	case "-v", "-version", "--version":
-		_, _ = fmt.Fprintln(p.Stdout, p.Version)
+		_, _ = fmt.Fprintln(p.Stdout, about(name, p.Version))
+		return 0
+	case "-h", "-help", "--help":
+		_, _ = fmt.Fprintf(p.Stdout, help, about(name, p.Version), cniwire.DefaultSocket, defaultWait)
 		return 0
 	}
-	_, _ = fmt.Fprintf(p.Stderr, "%s: unknown argument %q: a CNI plugin takes its call from CNI_* variables and standard input; the only flag is --version\n", name, p.Args[1])
+	_, _ = fmt.Fprintf(p.Stderr, "%s: unknown argument %q: see %s --help\n", name, p.Args[1], name)
 	return 2
 }
 

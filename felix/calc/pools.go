@@ -13,6 +13,7 @@ import (
 type pool struct {
 	prefix     netip.Prefix
 	masquerade bool
+	overlay    string // the field and mode of its encapsulation; empty for none
 	err        error
 }
 
@@ -35,8 +36,19 @@ func (p *pools) update(u datastore.SyncUpdate) {
 		if err != nil {
 			err = fmt.Errorf("spec.cidr: %w", err)
 		}
-		p.byKey[u.Key] = pool{prefix: prefix, masquerade: obj.Spec.NATOutgoing, err: err}
+		p.byKey[u.Key] = pool{prefix: prefix, masquerade: obj.Spec.NATOutgoing, overlay: overlayOf(obj.Spec), err: err}
 	}
+}
+
+// overlayOf names the encapsulation a pool asks for.
+func overlayOf(spec v3.IPPoolSpec) string {
+	switch {
+	case spec.IPIPMode != "" && spec.IPIPMode != v3.IPIPModeNever:
+		return "spec.ipipMode: " + string(spec.IPIPMode)
+	case spec.VXLANMode != "" && spec.VXLANMode != v3.VXLANModeNever:
+		return "spec.vxlanMode: " + string(spec.VXLANMode)
+	}
+	return ""
 }
 
 func (p *pools) prefixes(problems *problemList) (all, masquerade []netip.Prefix) {
@@ -44,6 +56,10 @@ func (p *pools) prefixes(problems *problemList) (all, masquerade []netip.Prefix)
 		if pool.err != nil {
 			problems.add(key, "%v; the pool is left out of outgoing NAT", pool.err)
 			continue
+		}
+		if pool.overlay != "" {
+			problems.add(key, "%s is not carried out yet: packets between nodes are routed without encapsulation, so the network between them must "+
+				"let pod addresses pass; set the mode to Never to say that this is wanted", pool.overlay)
 		}
 		all = append(all, pool.prefix)
 		if pool.masquerade {

@@ -38,8 +38,8 @@ type Config struct {
 // The defaults of the paths that are not upstream's.
 const (
 	DefaultFile       = "/etc/calico/felix.cfg"
-	defaultLockFile   = "/var/run/calico/felix.lock"
-	defaultJournalDir = "/var/lib/calico/felix/journal"
+	DefaultLockFile   = "/var/run/calico/felix.lock"
+	DefaultJournalDir = "/var/lib/calico/felix/journal"
 )
 
 // parameter is one that is served here.
@@ -78,7 +78,7 @@ func defaults() (Config, *health) {
 	return Config{
 		LogLevel: slog.LevelInfo, IPForwarding: true, RouteRefreshInterval: 90 * time.Second,
 		CNISocket: cniwire.DefaultSocket, CNITimeout: 10 * time.Second,
-		LockFile: defaultLockFile, JournalDir: defaultJournalDir,
+		LockFile: DefaultLockFile, JournalDir: DefaultJournalDir,
 	}, &health{host: "localhost", port: "9099"}
 }
 

@@ -38,6 +38,7 @@ type felix struct {
 	allocator *ipam.Allocator
 	underlay  *underlay
 	state     *cniserver.State
+	problems  problemLog
 	server    *cniserver.Server
 	listener  net.Listener
 	syncer    *datastore.Syncer
@@ -56,6 +57,7 @@ func (f *felix) build() (err error) {
 	tracker := ipam.NewTracker(f.node)
 	f.allocator = ipam.New(ipam.Config{Client: f.client, Node: f.node, View: tracker, Log: f.log})
 	f.state = cniserver.NewState(f.node)
+	f.problems.log = f.log
 	graph := calc.New(f.node)
 	f.syncer = datastore.NewSyncer(datastore.SyncerConfig{
 		Client: f.client,
@@ -99,6 +101,7 @@ func (f *felix) buildDataplane() (err error) {
 
 // program hands a new desired state to those who act on it.
 func (f *felix) program(s calc.State) {
+	f.problems.report(s.Problems)
 	f.underlay.setAddrs(s.NodeAddrs)
 	f.loop.SetState(s)
 }

@@ -25,9 +25,6 @@ import (
 	"tortie/internal/kernel"
 )
 
-// ConfigFile is where the local configuration stands.
-const ConfigFile = config.DefaultFile
-
 // resourceTimeout is how long felix waits at its start for the configuration in
 // the datastore. Without it, it starts with the local one: DEL must work. It is
 // less than the CNI plugin waits for the socket.
@@ -122,7 +119,7 @@ func (p Process) localConfig() (node string, local []config.Layer, err error) {
 	if err != nil {
 		return "", nil, err
 	}
-	file, err := config.FromFile(ConfigFile)
+	file, err := config.FromFile(config.DefaultFile)
 	return node, []config.Layer{config.FromEnv(p.Environ), file}, err
 }
 

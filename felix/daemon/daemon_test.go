@@ -114,6 +114,24 @@ func TestNothingIsProgrammedBeforeInSync(t *testing.T) {
 	}
 }
 
+func TestProblemIsLoggedOnceForAsLongAsItLasts(t *testing.T) {
+	var out bytes.Buffer
+	p := problemLog{log: slog.New(slog.NewTextHandler(&out, nil))}
+	one := calc.Problem{Key: api.Key{Kind: api.KindIPPool, Name: "one"}, Reason: "bad"}
+	other := calc.Problem{Key: api.Key{Kind: api.KindIPPool, Name: "other"}, Reason: "bad"}
+	p.report([]calc.Problem{one})
+	p.report([]calc.Problem{one, other})
+	p.report([]calc.Problem{one, other})
+	if n := strings.Count(out.String(), "IPPool(one)"); n != 1 {
+		t.Errorf("reported %d times while it lasts, want 1:\n%s", n, out.String())
+	}
+	p.report(nil)
+	p.report([]calc.Problem{one})
+	if n := strings.Count(out.String(), "IPPool(one)"); n != 2 {
+		t.Errorf("reported %d times after it came back, want 2", n)
+	}
+}
+
 func TestPodsGetTheLowestMTUOfTheNodesDevices(t *testing.T) {
 	p := netip.MustParsePrefix
 	all := []kernel.Link{{Index: 1, MTU: 65536}, {Index: 2, MTU: 9000}, {Index: 3, MTU: 1400}, {Index: 4, MTU: 1280}}

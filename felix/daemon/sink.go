@@ -48,6 +48,25 @@ func (s *sink) OnStatus(status datastore.Status) {
 	s.onStatus(status)
 }
 
+// problemLog reports what could not be honoured, each problem once for as long as
+// it lasts.
+type problemLog struct {
+	log  *slog.Logger
+	told map[string]bool
+}
+
+func (p *problemLog) report(problems []calc.Problem) {
+	now := make(map[string]bool, len(problems))
+	for _, problem := range problems {
+		line := problem.String()
+		now[line] = true
+		if !p.told[line] {
+			p.log.Warn("an object is not fully honoured", "object", problem.Key.String(), "problem", problem.Reason)
+		}
+	}
+	p.told = now
+}
+
 // ranges joins what the followers want to see. The Syncer wants no overlaps, so a
 // range within another is left out.
 func ranges(wanted ...[]datastore.Range) []datastore.Range {
