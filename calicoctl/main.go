@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"regexp"
 	"runtime/debug"
 	"syscall"
 	"time"
@@ -47,6 +48,7 @@ func run() int {
 		Registry:  reg,
 		OpenStore: openStore(reg),
 		DialNode:  dialNode,
+		Connect:   connect,
 		Stdin:     os.Stdin,
 		Stdout:    os.Stdout,
 		Stderr:    os.Stderr,
@@ -72,16 +74,13 @@ func openStore(reg *api.Registry) func(context.Context, string, *slog.Logger) (d
 // dialNode connects to a Unix socket. It connects once by hand first: the error
 // of the kernel says more than that of gRPC.
 func dialNode(ctx context.Context, socket string) (nodestatus.NodeStatusClient, io.Closer, error) {
-	var dialer net.Dialer
-	probe, err := dialer.DialContext(ctx, "unix", socket)
-	if err != nil {
+	if err := connect(ctx, socket); err != nil {
 		return nil, nil, err
 	}
-	_ = probe.Close()
 	conn, err := grpc.NewClient("passthrough:///"+socket,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, path string) (net.Conn, error) {
-			return dialer.DialContext(ctx, "unix", path)
+			return new(net.Dialer).DialContext(ctx, "unix", path)
 		}))
 	if err != nil {
 		return nil, nil, fmt.Errorf("connect to %s: %w", socket, err)
@@ -89,22 +88,55 @@ func dialNode(ctx context.Context, socket string) (nodestatus.NodeStatusClient, 
 	return nodestatus.NewNodeStatusClient(conn), conn, nil
 }
 
-// buildVersion is what the linker was told, else what the Go toolchain recorded.
+// connect connects to a Unix socket and closes the connection again.
+func connect(ctx context.Context, socket string) error {
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", socket)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
+}
+
+// notRecorded is the commit of a program built from a release without git's data.
+const notRecorded = "not recorded in this build"
+
+// buildVersion is the version and the git commit of this program: what the linker
+// was told, else what the Go toolchain recorded. A commit that only the version
+// names is shorter than git's own.
 func buildVersion(linked string, read func() (*debug.BuildInfo, bool)) (version, commit string) {
-	version, commit = linked, "unknown"
-	info, ok := read()
-	if ok {
+	version = linked
+	settings := map[string]string{}
+	if info, ok := read(); ok {
 		if version == "" {
 			version = info.Main.Version
 		}
 		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" {
-				commit = s.Value
-			}
+			settings[s.Key] = s.Value
 		}
+	}
+	commit = settings["vcs.revision"]
+	switch {
+	case commit == "":
+		commit = commitOf(version)
+	case settings["vcs.modified"] == "true":
+		commit += "-dirty"
 	}
 	if version == "" {
 		version = "unknown"
 	}
 	return version, commit
+}
+
+// commitOf is the commit that a version names: git describe ends in one, or is
+// one, and so does a pseudo-version of Go.
+func commitOf(version string) string {
+	described := regexp.MustCompile(`^(?:.*-g|.*[.-][0-9]{14}-)?([0-9a-f]{7,40})(?:(?:-|\+)(dirty))?$`)
+	match := described.FindStringSubmatch(version)
+	switch {
+	case match == nil:
+		return notRecorded
+	case match[2] != "":
+		return match[1] + "-" + match[2]
+	}
+	return match[1]
 }

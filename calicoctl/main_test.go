@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strings"
+	"syscall"
 	"testing"
 
 	"google.golang.org/grpc"
@@ -26,6 +27,11 @@ func TestBuildVersionPrefersTheLinkersWord(t *testing.T) {
 			Settings: []debug.BuildSetting{{Key: "vcs.revision", Value: "0123abcd"}},
 		}, true
 	}
+	changed := func() (*debug.BuildInfo, bool) {
+		return &debug.BuildInfo{Settings: []debug.BuildSetting{
+			{Key: "vcs.revision", Value: "0123abcd"}, {Key: "vcs.modified", Value: "true"},
+		}}, true
+	}
 	none := func() (*debug.BuildInfo, bool) { return nil, false }
 	cases := []struct {
 		name, linked    string
@@ -34,7 +40,14 @@ func TestBuildVersionPrefersTheLinkersWord(t *testing.T) {
 	}{
 		{"linked", "v1.2.3", info, "v1.2.3", "0123abcd"},
 		{"recorded", "", info, "v0.0.0-dev", "0123abcd"},
-		{"neither", "", none, "unknown", "unknown"},
+		{"neither", "", none, "unknown", notRecorded},
+		{"a tag", "v1.2.3", none, "v1.2.3", notRecorded},
+		{"a commit", "3f252af", none, "3f252af", "3f252af"},
+		{"a changed tree", "3f252af-dirty", none, "3f252af-dirty", "3f252af-dirty"},
+		{"after a tag", "v1.2.3-14-g3f252af-dirty", none, "v1.2.3-14-g3f252af-dirty", "3f252af-dirty"},
+		{"pseudo-version", "v0.0.0-20261122120000-0123456789ab+dirty", none, "v0.0.0-20261122120000-0123456789ab+dirty", "0123456789ab-dirty"},
+		{"pseudo-version after a tag", "v1.2.4-0.20261122120000-0123456789ab", none, "v1.2.4-0.20261122120000-0123456789ab", "0123456789ab"},
+		{"changed and recorded", "v1.2.3", changed, "v1.2.3", "0123abcd-dirty"},
 	}
 	for _, c := range cases {
 		if version, commit := buildVersion(c.linked, c.read); version != c.version || commit != c.commit {
@@ -70,6 +83,27 @@ func TestDialNodeTalksToASocket(t *testing.T) {
 	state, err := client.Status(t.Context(), &nodestatus.StatusRequest{})
 	if err != nil || state.GetNode() != "node1" {
 		t.Errorf("status %v, %v", state, err)
+	}
+}
+
+func TestConnectTellsWhetherSomebodyListens(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "felix-cni.sock")
+	if err := connect(t.Context(), socket); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("without a socket: %v", err)
+	}
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket})
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener.SetUnlinkOnClose(false)
+	if err := connect(t.Context(), socket); err != nil {
+		t.Errorf("with a listener: %v", err)
+	}
+	if err := listener.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := connect(t.Context(), socket); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("with a socket left behind: %v", err)
 	}
 }
 

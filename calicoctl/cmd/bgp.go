@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -57,7 +58,7 @@ func (a *app) bgpPeersCommand() *cobra.Command {
 		Short: "Show the peers of this node",
 		Args:  argsThat(cobra.NoArgs, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := checkBGPFormat(cmd, format); err != nil {
+			if err := checkBGPFormat(cmd, format, peersFormats()); err != nil {
 				return err
 			}
 			return a.withNode(cmd.Context(), socket, func(ctx context.Context, node nodestatus.NodeStatusClient) error {
@@ -70,7 +71,7 @@ func (a *app) bgpPeersCommand() *cobra.Command {
 		},
 	}
 	a.addSocketFlag(cmd, &socket)
-	addBGPFormat(cmd, &format)
+	addBGPFormat(cmd, &format, peersFormats())
 	return cmd
 }
 
@@ -79,9 +80,12 @@ func (a *app) bgpRoutesCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "routes [PREFIX]",
 		Short: "Show the routes of this node, each with the reason for it",
-		Args:  argsThat(cobra.MaximumNArgs(1), "at most one prefix or address"),
+		Long: `Show the routes of this node: where each leads, how the kernel has it, and why.
+A block of this node itself has neither a next hop nor a route of bgpd in the kernel.
+-o wide shows all paths' peers and AS paths as well, and which is the best.`,
+		Args: argsThat(cobra.MaximumNArgs(1), "at most one prefix or address"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkBGPFormat(cmd, format); err != nil {
+			if err := checkBGPFormat(cmd, format, routesFormats()); err != nil {
 				return err
 			}
 			prefix := strings.Join(args, "")
@@ -101,7 +105,7 @@ func (a *app) bgpRoutesCommand() *cobra.Command {
 		},
 	}
 	a.addSocketFlag(cmd, &socket)
-	addBGPFormat(cmd, &format)
+	addBGPFormat(cmd, &format, routesFormats())
 	return cmd
 }
 
@@ -116,18 +120,26 @@ func isPrefixOrAddr(s string) bool {
 	return err == nil
 }
 
-func addBGPFormat(cmd *cobra.Command, format *string) {
-	cmd.Flags().StringVarP(format, "output", "o", "table", "format: table, json or yaml")
-	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(
-		[]string{"table", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
+func peersFormats() []string { return []string{"table", "json", "yaml"} }
+
+func routesFormats() []string { return []string{"table", "wide", "json", "yaml"} }
+
+func addBGPFormat(cmd *cobra.Command, format *string, formats []string) {
+	cmd.Flags().StringVarP(format, "output", "o", "table", "format: "+alternatives(formats))
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
 }
 
-func checkBGPFormat(cmd *cobra.Command, format string) error {
-	switch format {
-	case "table", "json", "yaml":
+func checkBGPFormat(cmd *cobra.Command, format string, formats []string) error {
+	if slices.Contains(formats, format) {
 		return nil
 	}
-	return usage(cmd, "unrecognized output format '%s': want table, json or yaml", format)
+	return usage(cmd, "unrecognized output format '%s': want %s", format, alternatives(formats))
+}
+
+// alternatives reads "a, b or c".
+func alternatives(words []string) string {
+	last := len(words) - 1
+	return strings.Join(words[:last], ", ") + " or " + words[last]
 }
 
 func (a *app) printPeers(format string, peers []*nodestatus.Peer) error {
@@ -149,7 +161,10 @@ func (a *app) printPeers(format string, peers []*nodestatus.Peer) error {
 
 func (a *app) printRoutes(format string, routes []*nodestatus.Route) error {
 	views := make([]routeView, len(routes))
-	rows := [][]string{{"PREFIX", "NEXTHOP", "BEST", "PEER", "ASPATH", "KERNEL", "REASON"}}
+	rows := [][]string{{"PREFIX", "NEXTHOP", "KERNEL", "REASON"}}
+	if format == "wide" {
+		rows = [][]string{{"PREFIX", "NEXTHOP", "BEST", "PEER", "ASPATH", "KERNEL", "REASON"}}
+	}
 	for i, r := range routes {
 		path := make([]string, len(r.GetAsPath()))
 		for j, asn := range r.GetAsPath() {
@@ -160,9 +175,11 @@ func (a *app) printRoutes(format string, routes []*nodestatus.Route) error {
 			Best: r.GetBest(), Stale: r.GetStale(), LocalPref: r.GetLocalPref(), MED: r.GetMed(),
 			Kernel: r.GetKernel(), Reason: r.GetReason(), Since: unixTime(r.GetAge()),
 		}
-		rows = append(rows, []string{
-			r.GetPrefix(), dash(r.GetNextHop()), bestMark(r), dash(r.GetPeer()), dash(strings.Join(path, " ")), dash(r.GetKernel()), dash(r.GetReason()),
-		})
+		row := []string{r.GetPrefix(), dash(r.GetNextHop())}
+		if format == "wide" {
+			row = append(row, bestMark(r), dash(r.GetPeer()), dash(strings.Join(path, " ")))
+		}
+		rows = append(rows, append(row, dash(r.GetKernel()), dash(r.GetReason())))
 	}
 	return a.printAs(format, views, rows)
 }

@@ -8,10 +8,10 @@ import (
 
 func (a *app) datastoreCommand() *cobra.Command {
 	return group("datastore", "Work on the datastore as a whole",
-		group("migrate", "Hold the cluster still while its data is moved",
+		group("migrate", "Hold the cluster still while its data is moved", append(a.absentMigrate(),
 			a.readyCommand("lock", "Lock the datastore: no pods are added or removed until it is unlocked", false, "Datastore locked."),
 			a.readyCommand("unlock", "Unlock the datastore", true, "Datastore unlocked."),
-		))
+		)...))
 }
 
 func (a *app) readyCommand(use, short string, ready bool, done string) *cobra.Command {

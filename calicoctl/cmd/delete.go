@@ -31,7 +31,7 @@ have addresses of it keep them. Deleting a Node also deletes what belongs to it:
 its workload endpoints with their addresses, its blocks, its BGP peers, its
 configurations and its host endpoints.
 
-` + a.kindTable(),
+` + kindPointer,
 		ValidArgsFunction: a.completeKindAndNames(0),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			objects, err := a.toDelete(cmd, args, in)

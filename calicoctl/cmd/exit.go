@@ -80,7 +80,7 @@ func report(stderr io.Writer, err error) int {
 		return exitOK
 	}
 	for _, e := range flatten(err) {
-		_, _ = fmt.Fprintln(stderr, oneLine(e.Error()+advice(e)))
+		_, _ = fmt.Fprintln(stderr, oneLine(plain(e.Error())+advice(e)))
 	}
 	if _, bad := errors.AsType[*usageError](err); bad {
 		return exitUsage
@@ -104,6 +104,15 @@ func advice(err error) string {
 		return "; check ETCD_CA_CERT_FILE, ETCD_CERT_FILE and ETCD_KEY_FILE"
 	}
 	return "; check that etcd runs and that ETCD_ENDPOINTS or " + datastore.DefaultConfigPath + " names it"
+}
+
+// plain puts the words of Go's libraries for the end of a context into an
+// operator's.
+func plain(text string) string {
+	return strings.NewReplacer(
+		"context deadline exceeded", "no answer in time",
+		"context canceled", "interrupted",
+	).Replace(text)
 }
 
 // oneLine keeps a message on one line, whatever a library put into it.

@@ -84,7 +84,7 @@ type target struct {
 func (a *app) target(cmd *cobra.Command, args []string, namespace string) (target, error) {
 	info, ok := a.Registry.Lookup(args[0])
 	if !ok {
-		return target{}, usage(cmd, "resource type '%s' is not supported%s", args[0], a.nearestKind(args[0]))
+		return target{}, a.unknownKind(args[0])
 	}
 	if !info.Namespaced {
 		if namespace != "" {

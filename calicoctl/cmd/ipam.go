@@ -17,7 +17,7 @@ import (
 )
 
 func (a *app) ipamCommand() *cobra.Command {
-	return group("ipam", "Show the addresses of the cluster", a.ipamShowCommand())
+	return group("ipam", "Show the addresses of the cluster", append(a.absentIPAM(), a.ipamShowCommand())...)
 }
 
 func (a *app) ipamShowCommand() *cobra.Command {

@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -15,23 +16,21 @@ import (
 // completionPatience is how long a shell waits for names from the datastore.
 const completionPatience = 2 * time.Second
 
-// nearestKind says which kind was probably meant, else all of them.
-func (a *app) nearestKind(name string) string {
-	const enough = 3 // letters; less is like everything
-	name = strings.ToLower(name)
-	likely := []func(known string) bool{
-		func(known string) bool { return strings.Contains(known, name) },
-		func(known string) bool { return len(known) >= enough && strings.HasPrefix(name, known) },
+// kindPointer says where the list of kinds is: help shows it in one place only.
+const kindPointer = "The resource types are listed by calicoctl get --help."
+
+// unknownKind is the error for a name that is no kind's, with the kinds probably
+// meant.
+func (a *app) unknownKind(name string) error {
+	var names [][]string
+	for _, info := range a.Registry.Kinds() {
+		names = append(names, append([]string{strings.ToLower(string(info.Kind)), info.Plural}, info.Aliases...))
 	}
-	for _, like := range likely {
-		for _, info := range a.Registry.Kinds() {
-			kind := strings.ToLower(string(info.Kind))
-			if len(name) >= enough && slices.ContainsFunc(append([]string{kind, info.Plural}, info.Aliases...), like) {
-				return "; did you mean " + kind + "?"
-			}
-		}
+	hint := ""
+	if near := nearest(name, names); len(near) > 0 {
+		hint = "; did you mean " + strings.Join(near, " or ") + "?"
 	}
-	return ": the types are " + strings.Join(a.kindNames(), ", ")
+	return &usageError{text: fmt.Sprintf("resource type '%s' is not supported%s; calicoctl get --help lists the types", name, hint)}
 }
 
 func (a *app) kindNames() []string {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/netip"
 	"strings"
 	"syscall"
@@ -15,6 +16,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"tortie/internal/control/cniwire"
 	"tortie/internal/control/nodestatus"
 )
 
@@ -22,39 +24,94 @@ import (
 const established = "Established"
 
 func (a *app) nodeCommand() *cobra.Command {
-	return group("node", "Show the state of this node", a.nodeStatusCommand())
+	return group("node", "Show the state of this node", append(a.absentNode(), a.nodeStatusCommand())...)
 }
 
 func (a *app) nodeStatusCommand() *cobra.Command {
-	var socket string
+	var bgpd, felix string
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show the BGP sessions of this node",
-		Args:  argsThat(cobra.NoArgs, "no arguments"),
+		Short: "Show whether bgpd and felix run on this node, and its BGP sessions",
+		Long: `Show whether bgpd and felix run on this node, and its BGP sessions.
+
+The exit status is not 0 if one of the two is away; what the other says is shown
+all the same.`,
+		Args: argsThat(cobra.NoArgs, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.withNode(cmd.Context(), socket, func(ctx context.Context, node nodestatus.NodeStatusClient) error {
-				state, err := node.Status(ctx, &nodestatus.StatusRequest{})
-				if err != nil {
-					return err
-				}
-				peers, err := node.Peers(ctx, &nodestatus.PeersRequest{})
-				if err != nil {
-					return err
-				}
-				a.printNodeStatus(state, peers.GetPeers())
-				return nil
-			})
+			return a.nodeStatus(cmd.Context(), bgpd, felix)
 		},
 	}
-	a.addSocketFlag(cmd, &socket)
+	a.addSocketFlag(cmd, &bgpd)
+	path := orElse(a.Getenv("FELIX_CNISOCKET"), cniwire.DefaultSocket)
+	cmd.Flags().StringVar(&felix, "felix-socket", path, "Unix socket of this node's felix (environment: FELIX_CNISOCKET)")
 	return cmd
 }
 
-func (a *app) addSocketFlag(cmd *cobra.Command, socket *string) {
-	path := a.Getenv("BGPD_SOCKET")
-	if path == "" {
-		path = nodestatus.DefaultSocket
+// nodeStatus shows what can be found out, and fails if a daemon is away.
+func (a *app) nodeStatus(ctx context.Context, bgpd, felix string) error {
+	var (
+		state *nodestatus.StatusResponse
+		peers *nodestatus.PeersResponse
+	)
+	bgpdErr := a.withNode(ctx, bgpd, func(ctx context.Context, node nodestatus.NodeStatusClient) error {
+		var err error
+		if state, err = node.Status(ctx, &nodestatus.StatusRequest{}); err != nil {
+			return err
+		}
+		peers, err = node.Peers(ctx, &nodestatus.PeersRequest{})
+		return err
+	})
+	felixErr := a.askFelix(ctx, felix)
+	if state != nil {
+		a.println("Calico process is running.")
 	}
+	if felixErr == nil {
+		a.println("felix is running.")
+	}
+	if state != nil {
+		a.printNodeStatus(state, peers)
+		a.printf("\nNetwork policies are stored but not enforced yet on this node.\n")
+	}
+	return errors.Join(bgpdErr, felixErr)
+}
+
+// askFelix finds out whether felix takes calls of the CNI plugin.
+func (a *app) askFelix(ctx context.Context, socket string) error {
+	ctx, cancel := context.WithTimeout(ctx, a.OpTimeout)
+	defer cancel()
+	err := a.Connect(ctx, socket)
+	cause := ""
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, fs.ErrPermission):
+		return noPermission(socket)
+	case errors.Is(err, fs.ErrNotExist):
+		cause = "absent"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		cause = "refused"
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, syscall.EAGAIN):
+		return fmt.Errorf("felix on %s does not answer: pods can't be added; look at its log", socket)
+	default:
+		cause = kernelReason(err)
+	}
+	return fmt.Errorf("felix is not running on this node (socket %s: %s): pods can't be added; start it and look at its log", socket, cause)
+}
+
+// kernelReason is the kernel's own words in an error of package net.
+func kernelReason(err error) string {
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
+		return errno.Error()
+	}
+	return err.Error()
+}
+
+func noPermission(socket string) error {
+	return fmt.Errorf("open %s: permission denied; run calicoctl as root", socket)
+}
+
+func (a *app) addSocketFlag(cmd *cobra.Command, socket *string) {
+	path := orElse(a.Getenv("BGPD_SOCKET"), nodestatus.DefaultSocket)
 	cmd.Flags().StringVar(socket, "socket", path, "Unix socket of this node's bgpd (environment: BGPD_SOCKET)")
 }
 
@@ -77,27 +134,38 @@ func explainNode(socket string, err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("open %s: permission denied; run calicoctl as root", socket)
+		return noPermission(socket)
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("Calico process is not running: bgpd has no socket %s; start bgpd on this node, or name its socket with --socket", socket) //nolint:staticcheck // as upstream's users know it
-	case errors.Is(err, syscall.ECONNREFUSED) || status.Code(err) == codes.Unavailable:
+	case errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("Calico process is not running: nobody listens on %s, which a bgpd left behind; start bgpd on this node", socket) //nolint:staticcheck // as upstream's users know it
 	case errors.Is(err, context.DeadlineExceeded) || status.Code(err) == codes.DeadlineExceeded:
 		return fmt.Errorf("bgpd on %s does not answer; look at its log", socket)
 	}
-	if s, ok := status.FromError(err); ok {
-		return fmt.Errorf("bgpd on %s: %s", socket, s.Message())
+	s, ok := status.FromError(err)
+	switch {
+	case !ok && errors.As(err, new(*net.OpError)):
+		return fmt.Errorf("connect to bgpd on %s: %s", socket, kernelReason(err))
+	case !ok:
+		return err
+	case s.Code() == codes.Unavailable:
+		return fmt.Errorf("bgpd on %s hung up; look whether it runs and at its log", socket)
+	case s.Code() == codes.Unimplemented:
+		return fmt.Errorf("%s is not a bgpd's socket, or one of another version; name the right one with --socket", socket)
 	}
-	return err
+	return fmt.Errorf("bgpd on %s: %s", socket, s.Message())
 }
 
-func (a *app) printNodeStatus(state *nodestatus.StatusResponse, peers []*nodestatus.Peer) {
-	a.println("Calico process is running.")
+// printNodeStatus shows a bgpd's state, and its sessions unless peers is nil.
+func (a *app) printNodeStatus(state *nodestatus.StatusResponse, peers *nodestatus.PeersResponse) {
 	a.printf("Node %s, AS %d, router ID %s, node-to-node mesh %s; bgpd %s, up since %s.\n",
 		state.GetNode(), state.GetAsn(), state.GetRouterId(), onOff(state.GetMesh()), state.GetVersion(), a.since(state.GetStarted()))
 	for _, family := range []int{4, 6} {
+		if peers == nil {
+			break
+		}
 		a.printf("\nIPv%d BGP status\n", family)
-		a.printPeerTable(family, peers)
+		a.printPeerTable(family, peers.GetPeers())
 	}
 	if problems := nodeProblems(state); len(problems) > 0 {
 		a.printf("\nProblems\n")
@@ -105,7 +173,6 @@ func (a *app) printNodeStatus(state *nodestatus.StatusResponse, peers []*nodesta
 			a.printf("  %s\n", oneLine(problem))
 		}
 	}
-	a.printf("\nNetwork policies are stored but not enforced yet on this node.\n")
 }
 
 // nodeProblems are the daemon's own, and the states that explain missing or
@@ -160,8 +227,13 @@ func upOrStart(peer *nodestatus.Peer) string {
 	return "start"
 }
 
+// peerInfo is the state as RFC 4271 names it and, after a colon, its cause.
 func peerInfo(peer *nodestatus.Peer) string {
-	return oneLine(strings.TrimSpace(peer.GetState() + " " + peer.GetInfo()))
+	info := strings.TrimSpace(peer.GetInfo())
+	if info == "" {
+		return peer.GetState()
+	}
+	return oneLine(peer.GetState() + ": " + info)
 }
 
 // since shows a time of the last day as a time, an older one as a date.

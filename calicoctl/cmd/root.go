@@ -27,10 +27,13 @@ type Deps struct {
 	OpenStore func(ctx context.Context, configPath string, log *slog.Logger) (datastore.Client, error)
 	// DialNode connects to the status service of this node's bgpd.
 	DialNode func(ctx context.Context, socket string) (nodestatus.NodeStatusClient, io.Closer, error)
-	Stdin    io.Reader
-	Stdout   io.Writer
-	Stderr   io.Writer
-	Getenv   func(string) string
+	// Connect connects to a Unix socket and leaves again: nil means that somebody
+	// listens there. Its errors are those of the kernel.
+	Connect func(ctx context.Context, socket string) error
+	Stdin   io.Reader
+	Stdout  io.Writer
+	Stderr  io.Writer
+	Getenv  func(string) string
 	// Now is the clock; its location is the one times are shown in.
 	Now func() time.Time
 	// Settle is how long an IP pool stays disabled before it is deleted.
@@ -89,6 +92,7 @@ func New(deps Deps) *cobra.Command {
 		a.createCommand(), a.applyCommand(), a.replaceCommand(), a.deleteCommand(), a.getCommand(),
 		a.labelCommand(), a.validateCommand(), a.ipamCommand(), a.nodeCommand(), a.bgpCommand(),
 		a.datastoreCommand(), a.versionCommand(),
+		a.patchCommand(), a.convertCommand(), a.clusterCommand(),
 	)
 	return root
 }
@@ -182,4 +186,4 @@ func (a *app) printf(format string, args ...any) { _, _ = fmt.Fprintf(a.Stdout, 
 
 func (a *app) println(args ...any) { _, _ = fmt.Fprintln(a.Stdout, args...) }
 
-func (a *app) warn(text string) { _, _ = fmt.Fprintf(a.Stderr, "Warning: %s\n", oneLine(text)) }
+func (a *app) warn(text string) { _, _ = fmt.Fprintf(a.Stderr, "Warning: %s\n", oneLine(plain(text))) }

@@ -3,9 +3,13 @@ package cmd_test
 import (
 	"bytes"
 	"context"
+	"net"
 	"strings"
 	"syscall"
 	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"tortie/calicoctl/cmd"
 	"tortie/internal/api"
@@ -67,7 +71,7 @@ func (d *fullDisk) Write(p []byte) (int, error) {
 
 func TestResultThatCantBeWrittenFailsTheCommand(t *testing.T) {
 	reg := api.NewRegistry()
-	w := &world{reg: reg, store: memory.New(reg), bgpd: sampleNode()}
+	w := &world{reg: reg, store: memory.New(reg), bgpd: sampleNode(), felix: true}
 	for _, args := range [][]string{
 		{"get", "nodes"},
 		{"get", "nodes", "-o", "yaml"},
@@ -92,7 +96,35 @@ func TestInterruptedCommandFails(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	var stdout, stderr bytes.Buffer
-	if code := cmd.Run(ctx, w.deps(strings.NewReader(""), &stdout, &stderr), []string{"get", "nodes"}); code == 0 || stdout.Len() > 0 {
+	if code := cmd.Run(ctx, w.deps(strings.NewReader(""), &stdout, &stderr), []string{"get", "nodes"}); code == 0 || stdout.Len() > 0 ||
+		!strings.Contains(stderr.String(), "interrupted") || strings.Contains(stderr.String(), "context") {
 		t.Errorf("exit status %d, stdout %q, stderr %q", code, stdout.String(), stderr.String())
+	}
+}
+
+func TestBgpdsFailuresAreToldWithoutGRPCsWords(t *testing.T) {
+	reg := api.NewRegistry()
+	const socket = "/var/run/calico/bgpd.sock"
+	for err, want := range map[error]string{
+		status.Error(codes.Unavailable, "error reading server preface: EOF"): "bgpd on " + socket + " hung up; look whether it runs and at its log\n",
+		status.Error(codes.Unimplemented, "unknown method Peers"):            socket + " is not a bgpd's socket, or one of another version; name the right one with --socket\n",
+		status.Error(codes.DeadlineExceeded, "context deadline exceeded"):    "bgpd on " + socket + " does not answer; look at its log\n",
+		status.Error(codes.Internal, "peers: the speaker is stopping"):       "bgpd on " + socket + ": peers: the speaker is stopping\n",
+		status.Error(codes.Canceled, "context canceled"):                     "bgpd on " + socket + ": interrupted\n",
+		&net.OpError{Op: "dial", Net: "unix", Err: syscall.EPROTOTYPE}:       "connect to bgpd on " + socket + ": protocol wrong type for socket\n",
+	} {
+		node := sampleNode()
+		node.peersErr = err
+		w := &world{reg: reg, store: memory.New(reg), bgpd: node, felix: true}
+		var stdout, stderr bytes.Buffer
+		code := cmd.Run(t.Context(), w.deps(strings.NewReader(""), &stdout, &stderr), []string{"node", "status"})
+		if code != 1 || stderr.String() != want {
+			t.Errorf("%v: exit status %d, stderr %q, want %q", err, code, stderr.String(), want)
+		}
+		// What was answered before is shown.
+		if !strings.HasPrefix(stdout.String(), "Calico process is running.\nfelix is running.\nNode node1, ") ||
+			strings.Contains(stdout.String(), "BGP status") {
+			t.Errorf("%v: stdout %q", err, stdout.String())
+		}
 	}
 }

@@ -35,6 +35,7 @@ type world struct {
 	reg   *api.Registry
 	store *memory.Store
 	bgpd  *fakeNode
+	felix bool // whether it runs
 }
 
 // fakeNode is the status service of a bgpd.
@@ -43,6 +44,8 @@ type fakeNode struct {
 	status *nodestatus.StatusResponse
 	peers  []*nodestatus.Peer
 	routes []*nodestatus.Route
+	// peersErr is what a question for the peers fails with.
+	peersErr error
 }
 
 func (n *fakeNode) Status(context.Context, *nodestatus.StatusRequest, ...grpc.CallOption) (*nodestatus.StatusResponse, error) {
@@ -50,6 +53,9 @@ func (n *fakeNode) Status(context.Context, *nodestatus.StatusRequest, ...grpc.Ca
 }
 
 func (n *fakeNode) Peers(context.Context, *nodestatus.PeersRequest, ...grpc.CallOption) (*nodestatus.PeersResponse, error) {
+	if n.peersErr != nil {
+		return nil, n.peersErr
+	}
 	return &nodestatus.PeersResponse{Peers: n.peers}, nil
 }
 
@@ -86,6 +92,19 @@ func (w *world) deps(stdin io.Reader, stdout, stderr io.Writer) cmd.Deps {
 			}
 			return w.bgpd, io.NopCloser(nil), nil
 		},
+		Connect: func(ctx context.Context, socket string) error {
+			switch {
+			case socket == "stale.sock":
+				return fmt.Errorf("dial unix %s: %w", socket, syscall.ECONNREFUSED)
+			case socket == "locked.sock":
+				return fmt.Errorf("dial unix %s: %w", socket, os.ErrPermission)
+			case socket == "file.sock":
+				return fmt.Errorf("dial unix %s: %w", socket, syscall.EPROTOTYPE)
+			case !w.felix:
+				return fmt.Errorf("dial unix %s: %w", socket, os.ErrNotExist)
+			}
+			return ctx.Err()
+		},
 		Stdin: stdin, Stdout: stdout, Stderr: stderr,
 		Getenv:    func(string) string { return "" },
 		Now:       now,
@@ -110,6 +129,7 @@ var samplesFile = filepath.Join("..", "..", "internal", "api", "testdata", "samp
 //	paths [PREFIX]         the paths of the store on stdout, or "none"
 //	etcd up|down           make the store answer or not
 //	bgpd                   start a bgpd with two peers and three routes
+//	felix                  start a felix
 //	masked                 the last stdout again, with UIDs, GUIDs and revisions masked
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -166,7 +186,8 @@ func TestScripts(t *testing.T) {
 			"etcd": func(ts *testscript.TestScript, _ bool, args []string) {
 				worldOf(ts).store.SetUnavailable(args[0] == "down")
 			},
-			"bgpd": func(ts *testscript.TestScript, _ bool, _ []string) { worldOf(ts).bgpd = sampleNode() },
+			"bgpd":  func(ts *testscript.TestScript, _ bool, _ []string) { worldOf(ts).bgpd = sampleNode() },
+			"felix": func(ts *testscript.TestScript, _ bool, _ []string) { worldOf(ts).felix = true },
 			"masked": func(ts *testscript.TestScript, _ bool, _ []string) {
 				fmt.Fprint(ts.Stdout(), mask(ts.ReadFile("stdout")))
 			},
@@ -235,7 +256,7 @@ func sampleNode() *fakeNode {
 			},
 			{
 				Name: "node3", Address: "10.10.0.3", Port: 179, Asn: 64512, LocalAsn: 64512, Type: "node-to-node mesh",
-				State: "Active", Since: seconds(48 * time.Hour), Info: "connection refused",
+				State: "Active", Since: seconds(48 * time.Hour), Info: "we refused the peer: hold timer expired",
 			},
 		},
 		routes: []*nodestatus.Route{

@@ -52,7 +52,7 @@ func (a *app) clusterVersion(ctx context.Context, store *resource.Store, poll ti
 		case err != nil && poll == 0:
 			return err
 		case err != nil:
-			_, _ = fmt.Fprintln(a.Stderr, oneLine(err.Error()))
+			_, _ = fmt.Fprintln(a.Stderr, oneLine(plain(err.Error())))
 			shown = ""
 		case text != shown:
 			a.printf("%s", text)
@@ -67,10 +67,13 @@ func (a *app) clusterVersion(ctx context.Context, store *resource.Store, poll ti
 	}
 }
 
+// notSet is shown for what nobody has written yet; the programs work without it.
+const notSet = "not set in ClusterInformation"
+
 func clusterVersionText(ctx context.Context, store *resource.Store) (string, error) {
 	obj, err := store.Get(ctx, api.Key{Kind: api.KindClusterInformation, Name: datastore.ClusterInformationName})
 	if errors.Is(err, datastore.ErrNotFound) {
-		return "Cluster Version:   unknown\nCluster Type:      unknown\nDatastore:         reachable, not initialised yet\n", nil
+		return fmt.Sprintf("Cluster Version:   %s\nCluster Type:      %s\nDatastore:         reachable, not initialised yet\n", notSet, notSet), nil
 	}
 	if err != nil {
 		return "", fmt.Errorf("Unable to retrieve Cluster Version or Type: %w", err) //nolint:staticcheck // as upstream's users know it
@@ -81,7 +84,7 @@ func clusterVersionText(ctx context.Context, store *resource.Store) (string, err
 		state = "reachable, locked (calicoctl datastore migrate unlock opens it)"
 	}
 	return fmt.Sprintf("Cluster Version:   %s\nCluster Type:      %s\nDatastore:         %s\n",
-		orUnknown(spec.CalicoVersion), orUnknown(spec.ClusterType), state), nil
+		orElse(spec.CalicoVersion, notSet), orElse(spec.ClusterType, notSet), state), nil
 }
 
 // pause waits, or returns the error of a context that ends before.
@@ -90,11 +93,4 @@ func pause(ctx context.Context, d time.Duration) error {
 	defer cancel()
 	<-timer.Done()
 	return ctx.Err()
-}
-
-func orUnknown(s string) string {
-	if s == "" {
-		return "unknown"
-	}
-	return s
 }

@@ -172,12 +172,19 @@ func (a *app) writeAll(ctx context.Context, v verb, store *resource.Store, docs 
 		kinds[i] = kindOf(doc.Object)
 	}
 	t := newTally(v, kinds)
+	var written []api.Object
 	for i, doc := range docs {
 		err := v.do(ctx, store, doc.Object)
 		t.add(kinds[i], doc.Source.String(), err)
+		if err == nil {
+			written = append(written, doc.Object)
+		}
 		if hopeless(ctx, err) {
 			break
 		}
+	}
+	for _, caveat := range caveats(written) {
+		a.warn(caveat)
 	}
 	return t.summarise(a.printf)
 }
@@ -224,7 +231,7 @@ func (a *app) writeCommand(use, short, long string, in *input, run func(cmd *cob
 	cmd := &cobra.Command{
 		Use:   use,
 		Short: short,
-		Long:  long + "\n\n" + manifestHelp + "\n\n" + a.kindTable(),
+		Long:  long + "\n\n" + manifestHelp + "\n\n" + kindPointer,
 		Args:  argsThat(cobra.NoArgs, "no arguments: resources are named with -f"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := in.require(cmd); err != nil {

@@ -145,10 +145,10 @@ func allocated(block datastore.Entry) int {
 // it, releases its empty blocks, and deletes it. Blocks with addresses in use
 // keep their owner: their workloads go on working.
 func (s *Store) deletePool(ctx context.Context, key api.Key, version string) error {
-	var cidr netip.Prefix
+	var spec v3.IPPoolSpec
 	err := s.modify(ctx, key, version, func(old api.Object) (api.Object, error) {
 		pool := old.DeepCopyObject().(*v3.IPPool)
-		cidr, _ = netip.ParsePrefix(pool.Spec.CIDR)
+		spec = pool.Spec
 		pool.Spec.Disabled = true
 		return pool, nil
 	})
@@ -158,8 +158,8 @@ func (s *Store) deletePool(ctx context.Context, key api.Key, version string) err
 	if err := sleep(ctx, s.Settle); err != nil {
 		return err
 	}
-	if cidr.IsValid() {
-		if err := s.releasePool(ctx, key, cidr); err != nil {
+	if cidr, err := netip.ParsePrefix(spec.CIDR); err == nil {
+		if err := s.releasePool(ctx, key, cidr, spec.NATOutgoing); err != nil {
 			return err
 		}
 	}
@@ -167,7 +167,9 @@ func (s *Store) deletePool(ctx context.Context, key api.Key, version string) err
 	return err
 }
 
-func (s *Store) releasePool(ctx context.Context, key api.Key, cidr netip.Prefix) error {
+// releasePool releases the empty blocks of a pool, and says what becomes of the
+// addresses in the others. nat tells whether the pool has outgoing NAT.
+func (s *Store) releasePool(ctx context.Context, key api.Key, cidr netip.Prefix, nat bool) error {
 	use, err := s.poolUse(ctx, cidr)
 	if err != nil {
 		return err
@@ -181,10 +183,18 @@ func (s *Store) releasePool(ctx context.Context, key api.Key, cidr netip.Prefix)
 		}
 	}
 	if use.addresses > 0 {
-		s.Warn(fmt.Sprintf("%s: %d address(es) in %d block(s) are still in use: their workloads keep them until they are deleted; restart them to move them to another pool",
-			key, use.addresses, use.busy))
+		s.Warn(inUse(key, use, nat))
 	}
 	return nil
+}
+
+func inUse(key api.Key, use poolUse, nat bool) string {
+	text := fmt.Sprintf("%s: %d address(es) in %d block(s) are still in use: their pods keep them, bgpd goes on advertising the blocks, "+
+		"and they stay reachable within the cluster", key, use.addresses, use.busy)
+	if nat {
+		text += "; outgoing NAT of this pool stops at once: their new connections to outside the cluster bear their own address"
+	}
+	return text + "; restart the pods to move them to another pool"
 }
 
 // releaseBlock removes an empty block and its owner's claim in one transaction.

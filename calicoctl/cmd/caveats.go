@@ -1,0 +1,49 @@
+package cmd
+
+import (
+	"fmt"
+	"strings"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+
+	"tortie/internal/api"
+)
+
+// caveats say which of the objects written ask for something that the daemons of
+// this version don't do: once for each such thing, however many objects ask.
+func caveats(written []api.Object) []string {
+	var (
+		texts    []string
+		policies bool
+		overlays []string
+	)
+	for _, obj := range written {
+		switch o := obj.(type) {
+		case *v3.NetworkPolicy, *v3.GlobalNetworkPolicy: // a staged policy enforces nothing anywhere
+			policies = true
+		case *v3.IPPool:
+			if overlay := overlayOf(o); overlay != "" {
+				overlays = append(overlays, fmt.Sprintf("%s (%s)", o.Name, overlay))
+			}
+		}
+	}
+	if policies {
+		texts = append(texts, "network policies are stored but not enforced yet; all traffic stays allowed, whatever they say")
+	}
+	if len(overlays) > 0 {
+		texts = append(texts, fmt.Sprintf("IP pool %s: the overlay is stored but not carried out yet; pods are routed without encapsulation, "+
+			"so routers between the nodes must know the routes to them", strings.Join(overlays, ", ")))
+	}
+	return texts
+}
+
+// overlayOf is the encapsulation that a pool asks for, empty for none.
+func overlayOf(pool *v3.IPPool) string {
+	switch ipip, vxlan := pool.Spec.IPIPMode, pool.Spec.VXLANMode; {
+	case ipip != "" && ipip != v3.IPIPModeNever:
+		return "ipipMode " + string(ipip)
+	case vxlan != "" && vxlan != v3.VXLANModeNever:
+		return "vxlanMode " + string(vxlan)
+	}
+	return ""
+}
