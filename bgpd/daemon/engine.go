@@ -123,6 +123,9 @@ func (e *engine) run(ctx context.Context, plans <-chan topology.Output) error {
 // take makes a plan the present one.
 func (e *engine) take(ctx context.Context, plan topology.Output) {
 	if plan.Missing != "" {
+		if e.planned {
+			plan.Missing = lostNode(plan)
+		}
 		if e.missing != plan.Missing {
 			e.log.Warn("waiting: " + plan.Missing)
 		}
@@ -133,6 +136,7 @@ func (e *engine) take(ctx context.Context, plan topology.Output) {
 	}
 	e.missing = ""
 	e.logProblems(plan.Problems)
+	e.logChanges(plan)
 	e.plan, e.planned = plan, true
 	clear(e.names)
 	for _, p := range plan.Peers {
@@ -140,6 +144,45 @@ func (e *engine) take(ctx context.Context, plan topology.Output) {
 	}
 	e.fib.Expect(plan.Desired().Peers, scopeOf(plan), e.now())
 	e.tell(ctx)
+}
+
+// lostNode says that what was there before is no longer.
+func lostNode(plan topology.Output) string {
+	what := "this node's Node resource can no longer be used"
+	if plan.NoNode {
+		what = "this node's Node resource is gone"
+	}
+	return what + ": " + plan.Missing + "; until then sessions and exports stay as they were"
+}
+
+// logChanges logs what a new plan changes in the sessions.
+func (e *engine) logChanges(plan topology.Output) {
+	if !e.planned {
+		e.log.Info("configuration read", "asn", plan.Global.ASN, "router-id", plan.Global.RouterID, "mesh", plan.Mesh)
+	}
+	switch {
+	case !e.planned:
+	case plan.Mesh && !e.plan.Mesh:
+		e.log.Info("node-to-node mesh switched on")
+	case !plan.Mesh && e.plan.Mesh:
+		e.log.Info("node-to-node mesh switched off")
+	}
+	still := map[netip.Addr]bool{}
+	for _, p := range plan.Peers {
+		still[p.Address] = true
+		old, known := e.names[p.Address]
+		switch {
+		case !known:
+			e.log.Info("peer added", "name", p.Name, "peer", p.Address, "asn", p.ASN, "type", string(p.Type))
+		case old.Peer != p.Peer:
+			e.log.Info("peer changed, its session starts anew", "name", p.Name, "peer", p.Address, "asn", p.ASN, "type", string(p.Type))
+		}
+	}
+	for _, p := range e.plan.Peers {
+		if !still[p.Address] {
+			e.log.Info("peer removed", "name", p.Name, "peer", p.Address)
+		}
+	}
 }
 
 func (e *engine) logProblems(now []string) {
@@ -152,7 +195,7 @@ func (e *engine) logProblems(now []string) {
 
 func scopeOf(plan topology.Output) filter.Scope {
 	s := filter.Scope{
-		Pools: plan.Pools, OwnBlocks: plan.OwnBlocks, Addresses: plan.Addresses,
+		Pools: plan.Pools, Blocks: plan.Blocks, OwnBlocks: plan.OwnBlocks, Addresses: plan.Addresses,
 		Nodes: map[netip.Addr]bool{}, Mesh: map[netip.Addr]bool{},
 	}
 	for _, p := range plan.Peers {

@@ -21,8 +21,11 @@ type Segment struct {
 
 // Scope is what a node knows when it looks at a path.
 type Scope struct {
-	// Pools are all IP pools. From a mesh peer nothing outside of them is taken.
-	Pools []netip.Prefix
+	// Pools are all IP pools, Blocks those any node has an affinity to. From a mesh
+	// peer nothing outside of both is taken; the blocks, so that a pool that is gone
+	// or can't be read doesn't cut off the pods that have its addresses.
+	Pools  []netip.Prefix
+	Blocks map[netip.Prefix]bool
 	// OwnBlocks are the node's own.
 	OwnBlocks []netip.Prefix
 	// Addresses are the node's own.
@@ -54,8 +57,8 @@ func (s *Scope) Import(p speaker.Path) (rejected string) {
 			return fmt.Sprintf("overlaps %s, a segment of this node on %s", segment.Prefix, segment.Link)
 		}
 	}
-	if s.Mesh[p.Peer] && !within(p.Prefix, s.Pools) {
-		return "outside all IP pools: from the node-to-node mesh only pool addresses are taken"
+	if s.Mesh[p.Peer] && !within(p.Prefix, s.Pools) && !s.ofBlock(p.Prefix) {
+		return "outside every IP pool and block: from the node-to-node mesh only pods' addresses are taken"
 	}
 	return ""
 }
@@ -97,6 +100,19 @@ func (s *Scope) againstBlock(p speaker.Path, block netip.Prefix) string {
 		return "" // borrowed by another node: it says where the pod is
 	}
 	return fmt.Sprintf("inside %s, a block of this node", block)
+}
+
+// ofBlock: p is a block or a single address in one, which is how nodes announce.
+func (s *Scope) ofBlock(p netip.Prefix) bool {
+	if s.Blocks[p] || !p.IsSingleIP() {
+		return s.Blocks[p]
+	}
+	for bits := p.Bits() - 1; bits > 0; bits-- {
+		if block, err := p.Addr().Prefix(bits); err == nil && s.Blocks[block] {
+			return true
+		}
+	}
+	return false
 }
 
 func within(p netip.Prefix, pools []netip.Prefix) bool {

@@ -18,7 +18,10 @@ var (
 
 func scope() *Scope {
 	return &Scope{
-		Pools:     []netip.Prefix{netip.MustParsePrefix("10.65.0.0/16"), netip.MustParsePrefix("fd65::/16")},
+		Pools: []netip.Prefix{netip.MustParsePrefix("10.65.0.0/16"), netip.MustParsePrefix("fd65::/16")},
+		Blocks: map[netip.Prefix]bool{ // the pool of the last two is gone
+			netip.MustParsePrefix("10.65.2.0/26"): true, netip.MustParsePrefix("10.66.2.0/26"): true, netip.MustParsePrefix("fd66:2::/122"): true,
+		},
 		OwnBlocks: []netip.Prefix{netip.MustParsePrefix("10.65.1.0/26")},
 		Addresses: []netip.Addr{netip.MustParseAddr("10.1.1.11")},
 		Segments:  []Segment{{netip.MustParsePrefix("10.1.1.0/24"), "eth0"}},
@@ -39,7 +42,15 @@ func TestImport(t *testing.T) {
 		{"fd65:2::/122", meshPeer, "fd01::12", ""},
 		{"192.0.2.0/24", router, "10.1.1.254", ""},
 		{"192.0.2.0/24", nodePeer, "10.1.1.13", ""},
-		{"192.0.2.0/24", meshPeer, "10.1.1.12", "outside all IP pools"},
+		{"192.0.2.0/24", meshPeer, "10.1.1.12", "outside every IP pool and block"},
+		{"10.66.2.0/26", meshPeer, "10.1.1.12", ""},
+		{"10.66.2.9/32", meshPeer, "10.1.1.12", ""},
+		{"fd66:2::/122", meshPeer, "fd01::12", ""},
+		{"fd66:2::9/128", meshPeer, "fd01::12", ""},
+		{"10.66.2.0/27", meshPeer, "10.1.1.12", "outside every IP pool and block"},
+		{"10.66.0.0/16", meshPeer, "10.1.1.12", "outside every IP pool and block"},
+		{"10.66.2.64/32", meshPeer, "10.1.1.12", "outside every IP pool and block"},
+		{"fd66:2::40/128", meshPeer, "fd01::12", "outside every IP pool and block"},
 		{"0.0.0.0/0", router, "10.1.1.254", "default route"},
 		{"::/0", router, "fd01::fe", "default route"},
 		{"127.0.0.0/8", router, "10.1.1.254", "not routed between nodes"},

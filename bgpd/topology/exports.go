@@ -30,6 +30,7 @@ func (c *computation) pools() []pool {
 		// A disabled pool gives out no new addresses, but those in use stay reachable.
 		pools = append(pools, pool{name: p.Name, cidr: cidr, exported: !p.Spec.DisableBGPExport && forWorkloads(p)})
 		c.out.Pools = append(c.out.Pools, cidr)
+		c.encapsulation(p)
 	}
 	// The pool that decides for a prefix is the first that has it.
 	slices.SortFunc(pools, func(a, b pool) int {
@@ -42,6 +43,18 @@ func (c *computation) pools() []pool {
 		return strings.Compare(a.name, b.name)
 	})
 	return pools
+}
+
+// encapsulation names a mode of the pool that isn't carried out. Its pods are
+// routed all the same: a route that is announced is better than none.
+func (c *computation) encapsulation(p *v3.IPPool) {
+	const ignored = "IPPool %s: spec.%s %s is not carried out by this version: its pods are routed without encapsulation"
+	if mode := p.Spec.IPIPMode; mode != "" && mode != v3.IPIPModeNever {
+		c.problem(ignored, p.Name, "ipipMode", mode)
+	}
+	if mode := p.Spec.VXLANMode; mode != "" && mode != v3.VXLANModeNever {
+		c.problem(ignored, p.Name, "vxlanMode", mode)
+	}
 }
 
 // forWorkloads: a pool of service addresses only is not routed by blocks.
@@ -57,13 +70,16 @@ func forWorkloads(p *v3.IPPool) bool {
 	return false
 }
 
-func exported(pools []pool, p netip.Prefix) bool {
+// exported adds to the reason for an export what its pool says of it. In no pool,
+// it is exported all the same: a pool that was deleted or can't be read must not
+// cut off the pods that have its addresses.
+func exported(pools []pool, p netip.Prefix, reason string) (string, bool) {
 	for _, pool := range pools {
 		if pool.cidr.Bits() <= p.Bits() && pool.cidr.Contains(p.Addr()) {
-			return pool.exported
+			return reason, pool.exported
 		}
 	}
-	return false // in no pool: outside of what is declared
+	return reason + "; its pool is gone", true
 }
 
 // exports finds the node's blocks and the addresses it borrows from the blocks
@@ -77,8 +93,8 @@ func (c *computation) exports() {
 			continue
 		}
 		c.own(block, node)
-		if node == c.in.Node && exported(pools, block) {
-			reasons[block] = "block of this node"
+		if reason, ok := exported(pools, block, "block of this node"); ok && node == c.in.Node {
+			reasons[block] = reason
 		}
 	}
 	for _, b := range c.in.Blocks {
@@ -92,8 +108,8 @@ func (c *computation) exports() {
 			continue
 		}
 		for _, p := range c.borrowed(b, block) {
-			if exported(pools, p) {
-				reasons[p] = c.borrowReason(block)
+			if reason, ok := exported(pools, p, c.borrowReason(block)); ok {
+				reasons[p] = reason
 			}
 		}
 	}
@@ -124,9 +140,10 @@ func (c *computation) borrowReason(block netip.Prefix) string {
 	return fmt.Sprintf("address in block %s, which has no owner", block)
 }
 
-// readAffinity is ok for a confirmed claim of a host.
+// readAffinity is ok for a confirmed claim of a host; one in another state makes
+// the block known, no more.
 func (c *computation) readAffinity(a *api.BlockAffinity) (block netip.Prefix, node string, ok bool) {
-	if a.Spec.Deleted || a.Spec.State != api.AffinityConfirmed {
+	if a.Spec.Deleted {
 		return netip.Prefix{}, "", false
 	}
 	if a.Spec.Type != "" && a.Spec.Type != api.AffinityHost {
@@ -137,7 +154,9 @@ func (c *computation) readAffinity(a *api.BlockAffinity) (block netip.Prefix, no
 		c.problem("BlockAffinity %s: want a node and a CIDR, have %q and %q; it is ignored", a.Name, a.Spec.Node, a.Spec.CIDR)
 		return netip.Prefix{}, "", false
 	}
-	return block.Masked(), a.Spec.Node, true
+	block = block.Masked()
+	c.out.Blocks[block] = true
+	return block, a.Spec.Node, a.Spec.State == api.AffinityConfirmed
 }
 
 // borrowed are the addresses of a block that are in use on this node, as host

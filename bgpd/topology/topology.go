@@ -71,6 +71,8 @@ type Output struct {
 	// Missing says what has to be created before the node can speak BGP; empty
 	// when it can. Everything else but Problems is then zero.
 	Missing string
+	// NoNode: there is no Node resource at all of this node.
+	NoNode  bool
 	Global  speaker.Global
 	Peers   []Peer   // by address
 	Exports []Export // by prefix
@@ -80,6 +82,8 @@ type Output struct {
 	Addresses []netip.Addr
 	// Pools are all pools, OwnBlocks the confirmed blocks of this node.
 	Pools, OwnBlocks []netip.Prefix
+	// Blocks are those that any node has an affinity to, in whatever state.
+	Blocks map[netip.Prefix]bool
 	// BlockOwners names the node of every confirmed block.
 	BlockOwners map[netip.Prefix]string
 	Problems    []string
@@ -124,7 +128,7 @@ type computation struct {
 
 func newComputation(in Input) *computation {
 	c := &computation{in: in, byAddr: map[netip.Addr]*node{}, peers: map[netip.Addr]Peer{}}
-	c.out.BlockOwners = map[netip.Prefix]string{}
+	c.out.BlockOwners, c.out.Blocks = map[netip.Prefix]string{}, map[netip.Prefix]bool{}
 	c.readSettings()
 	for _, n := range in.Nodes {
 		parsed := c.readNode(n)
@@ -161,6 +165,7 @@ func (c *computation) missing() string {
 				"to the node's address with its prefix length, for example 10.0.0.1/24", c.in.Node)
 		}
 	}
+	c.out.NoNode = true
 	return fmt.Sprintf("there is no Node %s: create it with its BGP address, "+
 		"or set NODENAME to the name of an existing Node", c.in.Node)
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -344,11 +345,12 @@ func TestExports(t *testing.T) {
 			affinity("node1", "10.65.1.0/26", api.AffinityConfirmed), affinity("node1", "fd65:1::/122", api.AffinityConfirmed),
 			affinity("node1", "10.65.1.64/26", api.AffinityPending), affinity("node1", "10.66.1.0/26", api.AffinityConfirmed),
 			affinity("node1", "10.67.1.0/26", api.AffinityConfirmed), affinity("node1", "192.0.2.0/26", api.AffinityConfirmed),
-			affinity("node2", "10.65.2.0/26", api.AffinityConfirmed),
+			affinity("node2", "10.65.2.0/26", api.AffinityConfirmed), affinity("node2", "192.0.2.64/26", api.AffinityPending),
 		},
 		Blocks: []*api.IPAMBlock{
 			block("10.65.1.0/26", 3, "node1"), block("10.65.2.0/26", 5, "node1"), block("10.65.9.0/26", 7, "node1"),
 			block("10.65.2.64/26", 5, "node3"), block("fd65:2::/122", 63, "node1"),
+			block("192.0.2.64/26", 1, "node1"), block("10.66.2.0/26", 1, "node1"),
 		},
 	})
 	want := []Export{
@@ -356,11 +358,85 @@ func TestExports(t *testing.T) {
 		{netip.MustParsePrefix("10.65.2.5/32"), "address borrowed from block 10.65.2.0/26 of node2"},
 		{netip.MustParsePrefix("10.65.9.7/32"), "address in block 10.65.9.0/26, which has no owner"},
 		{netip.MustParsePrefix("10.67.1.0/26"), "block of this node"},
+		{netip.MustParsePrefix("192.0.2.0/26"), "block of this node; its pool is gone"},
+		{netip.MustParsePrefix("192.0.2.65/32"), "address in block 192.0.2.64/26, which has no owner; its pool is gone"},
 		{netip.MustParsePrefix("fd65:1::/122"), "block of this node"},
 		{netip.MustParsePrefix("fd65:2::3f/128"), "address in block fd65:2::/122, which has no owner"},
 	}
 	if d := cmp.Diff(want, out.Exports, cmpopts.EquateComparable(netip.Prefix{})); d != "" {
 		t.Errorf("exports (-want +got):\n%s", d)
+	}
+	for _, b := range []string{"10.65.1.64/26", "10.65.2.0/26", "192.0.2.64/26"} {
+		if !out.Blocks[netip.MustParsePrefix(b)] {
+			t.Errorf("block %s, which has an affinity, is not known", b)
+		}
+	}
+	if out.Blocks[netip.MustParsePrefix("10.65.9.0/26")] {
+		t.Error("a block without affinity is known as one with")
+	}
+}
+
+// TestConfirmedBlockIsExportedUnlessItsPoolForbidsIt: a pool that is gone or
+// can't be read takes no block away, and another node takes what is announced.
+func TestConfirmedBlockIsExportedUnlessItsPoolForbidsIt(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		in := genInput(rt)
+		out := Compute(in)
+		if out.Missing != "" {
+			return
+		}
+		exports := map[netip.Prefix]bool{}
+		for _, e := range out.Exports {
+			exports[e.Prefix] = true
+		}
+		for _, a := range in.Affinities {
+			block := netip.MustParsePrefix(a.Spec.CIDR)
+			if a.Spec.Node != in.Node || a.Spec.State != api.AffinityConfirmed {
+				continue
+			}
+			allowed := true
+			for _, p := range in.Pools {
+				if cidr, err := netip.ParsePrefix(p.Spec.CIDR); err == nil && cidr.Contains(block.Addr()) {
+					allowed = allowed && !p.Spec.DisableBGPExport
+				}
+			}
+			if allowed && !exports[block] || !allowed && !anyAllows(in.Pools, block) && exports[block] {
+				rt.Fatalf("block %s exported: %v, pools %v", block, exports[block], in.Pools)
+			}
+			if !out.Blocks[block] {
+				rt.Fatalf("block %s is not known", block)
+			}
+		}
+	})
+}
+
+func anyAllows(pools []*v3.IPPool, block netip.Prefix) bool {
+	return slices.ContainsFunc(pools, func(p *v3.IPPool) bool {
+		cidr, err := netip.ParsePrefix(p.Spec.CIDR)
+		return err == nil && cidr.Contains(block.Addr()) && !p.Spec.DisableBGPExport
+	})
+}
+
+func TestEncapsulationIsAProblemAndItsBlocksAreExportedAllTheSame(t *testing.T) {
+	ipip, vxlan, never := aPool("ipip", "10.65.0.0/16"), aPool("vxlan", "10.66.0.0/16"), aPool("never", "10.67.0.0/16")
+	ipip.Spec.IPIPMode, ipip.Spec.VXLANMode = v3.IPIPModeAlways, v3.VXLANModeNever
+	vxlan.Spec.IPIPMode, vxlan.Spec.VXLANMode = v3.IPIPModeNever, v3.VXLANModeCrossSubnet
+	never.Spec.IPIPMode, never.Spec.VXLANMode = v3.IPIPModeNever, v3.VXLANModeNever
+	out := Compute(Input{
+		Node: "node1", Nodes: threeNodes(), Pools: []*v3.IPPool{ipip, vxlan, never, aPool("unset", "10.68.0.0/16")},
+		Affinities: []*api.BlockAffinity{
+			affinity("node1", "10.65.1.0/26", api.AffinityConfirmed), affinity("node1", "10.66.1.0/26", api.AffinityConfirmed),
+		},
+	})
+	want := []string{
+		"IPPool ipip: spec.ipipMode Always is not carried out by this version: its pods are routed without encapsulation",
+		"IPPool vxlan: spec.vxlanMode CrossSubnet is not carried out by this version: its pods are routed without encapsulation",
+	}
+	if d := cmp.Diff(want, out.Problems); d != "" {
+		t.Errorf("problems (-want +got):\n%s", d)
+	}
+	if len(out.Exports) != 2 || out.Exports[0].Reason != "block of this node" || out.Exports[1].Reason != "block of this node" {
+		t.Errorf("exports %v", out.Exports)
 	}
 }
 
@@ -408,7 +484,7 @@ func TestMissingNodeSaysWhatToCreate(t *testing.T) {
 		{"bare", "Node bare has no usable BGP address: set spec.bgp.ipv4Address"},
 	} {
 		out := Compute(Input{Node: tt.node, Nodes: append(threeNodes(), &api.Node{ObjectMeta: meta("bare")})})
-		if !strings.HasPrefix(out.Missing, tt.want) || len(out.Peers) > 0 {
+		if !strings.HasPrefix(out.Missing, tt.want) || out.NoNode != (tt.node == "nobody") || len(out.Peers) > 0 {
 			t.Errorf("%s: %q, %d peers; want %q… and none", tt.node, out.Missing, len(out.Peers), tt.want)
 		}
 	}

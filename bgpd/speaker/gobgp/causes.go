@@ -27,7 +27,7 @@ type causes struct {
 // cause is one of: a failed dial, a NOTIFICATION, or an end without one.
 type cause struct {
 	dial error
-	// notification is in words; sent says who sent it.
+	// notification is in words, and sent if it was us who sent it.
 	notification string
 	sent         bool
 	// lost is the state the session was in when it ended, and why in GoBGP's words.
@@ -67,7 +67,8 @@ func (c *causes) ended(addr netip.Addr, from, reason string) {
 	}
 }
 
-// explain says why the session to p is not up, and where it helps what to do.
+// explain says why the session to p is not up, and where it helps what to do. It
+// reads on after the state: "Idle: …".
 func (c *causes) explain(p speaker.Peer, asn uint32) string {
 	c.mu.Lock()
 	why := c.peers[p.Address]
@@ -79,9 +80,9 @@ func (c *causes) explain(p speaker.Peer, asn uint32) string {
 	case why.dial != nil:
 		return explainDial(p, why.dial)
 	case why.notification != "" && why.sent:
-		return "we refused the peer: " + why.notification
+		return "we sent NOTIFICATION " + why.notification
 	case why.notification != "":
-		return "peer sent NOTIFICATION: " + why.notification
+		return "the peer sent NOTIFICATION " + why.notification
 	case why.lost != "":
 		return explainLost(why, p, asn)
 	case p.Passive:
@@ -113,20 +114,20 @@ func explainLost(why cause, p speaker.Peer, asn uint32) string {
 	opening := why.lost == bgp.BGP_FSM_OPENSENT.String() || why.lost == bgp.BGP_FSM_OPENCONFIRM.String()
 	switch {
 	case opening && why.reason == "invalid-msg":
-		return fmt.Sprintf("peer refused our OPEN: check that it expects AS %d from us", asn)
+		return fmt.Sprintf("the peer refused our OPEN: check that it expects AS %d from us", asn)
 	case opening:
-		return fmt.Sprintf("peer closed the connection before the session was up: "+
+		return fmt.Sprintf("the peer closed the connection before the session was up: "+
 			"check that it has a session for %s with AS %d", localName(p), asn)
 	case why.reason == "graceful-restart":
 		return "connection lost; the peer's routes are kept while it restarts"
 	case why.reason == "restart-timer-expired":
-		return "peer did not come back within its restart time"
+		return "the peer did not come back within its restart time"
 	case why.reason == "hold-timer-expired":
-		return "hold timer expired: nothing heard from the peer"
+		return "hold timer expired: nothing was heard from the peer"
 	case why.reason == "read-failed", why.reason == "write-failed":
 		return "connection lost"
 	}
-	return "session ended: " + strings.ReplaceAll(why.reason, "-", " ")
+	return "the session ended: " + strings.ReplaceAll(why.reason, "-", " ")
 }
 
 func localName(p speaker.Peer) string {
@@ -134,18 +135,4 @@ func localName(p speaker.Peer) string {
 		return p.LocalAddress.String()
 	}
 	return "our address"
-}
-
-// notificationWords makes "cease, administrative shutdown (6/2)" of a code and
-// subcode (RFC 4271 section 4.5, RFC 4486).
-func notificationWords(code, subcode uint8) string {
-	words := strings.Split(bgp.NewNotificationErrorCode(code, subcode).String(), "(")
-	var parts []string
-	for _, w := range words[1:] {
-		name, _, _ := strings.Cut(w, ")")
-		if name != "undefined" {
-			parts = append(parts, name)
-		}
-	}
-	return fmt.Sprintf("%s (%d/%d)", strings.Join(parts, ", "), code, subcode)
 }

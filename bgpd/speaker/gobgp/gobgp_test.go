@@ -321,11 +321,11 @@ func TestPeerThatIsDownSaysWhy(t *testing.T) {
 		peer string
 		want string
 	}{
-		{a, "127.0.0.2", "peer refused our OPEN: check that it expects AS 64512 from us"},
+		{a, "127.0.0.2", "the peer refused our OPEN: check that it expects AS 64512 from us"},
 		{a, "127.0.0.3", fmt.Sprintf("connection refused: no BGP speaker listens on port %d of 127.0.0.3", port)},
 		{a, "127.0.0.4", "local address 192.0.2.1 is not on any interface of this node"},
 		{a, "127.0.0.5", "waiting for the peer to connect to us"},
-		{b, "127.0.0.1", "we refused the peer: as number mismatch expected 64513, received 64512: open, bad peer as (2/2)"},
+		{b, "127.0.0.1", "we sent NOTIFICATION open message error/bad peer AS (2/2): its AS number is 64512, configured is 64513"},
 	} {
 		deadline := time.Now().Add(patience)
 		for got := ""; got != tt.want; {

@@ -52,6 +52,10 @@ func (b *bridge) Warn(msg string, fields gobgplog.Fields) {
 		"active conn is closed to avoid being blocked":
 		return // part of every restart of a peer
 	}
+	if msg == "received notification" || msg == "sent notification" {
+		b.log.Warn("BGP library: "+msg, "peer", fields["Key"], "notification", wordsOf(fields))
+		return
+	}
 	b.log.Warn("BGP library: "+msg, attrs(fields)...)
 }
 
@@ -83,17 +87,24 @@ func (b *bridge) learn(msg string, fields gobgplog.Fields) {
 			b.causes.ended(addr, from, fmt.Sprint(fields["reason"]))
 		}
 	case "hold timer expired":
-		b.causes.notified(addr, "nothing heard from it for the hold time, hold timer expired (4/0)", true)
+		b.causes.notified(addr, notificationWords(bgp.BGP_ERROR_HOLD_TIMER_EXPIRED, 0)+
+			": nothing was heard from the peer for the hold time", true)
 	case "sent notification", "received notification":
 		b.causes.notified(addr, wordsOf(fields), msg == "sent notification")
 	}
 }
 
+// wordsOf is a NOTIFICATION as logged: either the error it was made of, or its
+// code, subcode and the reason in it (RFC 9003).
 func wordsOf(fields gobgplog.Fields) string {
 	if e, ok := fields["Data"].(*bgp.MessageError); ok {
 		words := notificationWords(e.TypeCode, e.SubTypeCode)
+		var want, got uint32
+		if n, _ := fmt.Sscanf(e.Message, "as number mismatch expected %d, received %d", &want, &got); n == 2 {
+			return fmt.Sprintf("%s: its AS number is %d, configured is %d", words, got, want)
+		}
 		if e.Message != "" {
-			words = e.Message + ": " + words
+			words += ": " + e.Message
 		}
 		return words
 	}

@@ -1,0 +1,113 @@
+package gobgp
+
+import (
+	"bytes"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"testing"
+
+	gobgplog "github.com/osrg/gobgp/v3/pkg/log"
+	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
+	"golang.org/x/sys/unix"
+
+	"tortie/bgpd/speaker"
+)
+
+func TestNotificationsAreInWords(t *testing.T) {
+	for _, tt := range []struct {
+		code, subcode uint8
+		want          string
+	}{
+		{1, 2, "message header error/bad message length (1/2)"},
+		{2, 2, "open message error/bad peer AS (2/2)"},
+		{2, 0, "open message error (2/0)"},
+		{3, 11, "update message error/malformed AS_PATH (3/11)"},
+		{4, 0, "hold timer expired (4/0)"},
+		{5, 3, "finite state machine error/unexpected message in Established (5/3)"},
+		{6, 2, "cease/administrative shutdown (6/2)"},
+		{6, 3, "cease/peer de-configured (6/3)"},
+		{6, 9, "cease/hard reset (6/9)"},
+		{6, 99, "cease/unknown subcode (6/99)"},
+		{99, 1, "unknown error (99/1)"},
+	} {
+		if got := notificationWords(tt.code, tt.subcode); got != tt.want {
+			t.Errorf("%d/%d: %q, want %q", tt.code, tt.subcode, got, tt.want)
+		}
+	}
+}
+
+func TestCausesReadOnAfterTheState(t *testing.T) {
+	peer := speaker.Peer{Address: netip.MustParseAddr("10.1.1.12"), LocalAddress: netip.MustParseAddr("10.1.1.11")}
+	key := peer.Address.String()
+	for _, tt := range []struct {
+		name   string
+		msg    string
+		fields gobgplog.Fields
+		want   string
+	}{
+		{"nothing yet", "", nil, "connecting"},
+		{
+			"removed there", "received notification",
+			gobgplog.Fields{"Code": uint8(6), "Subcode": uint8(3), "Data": []byte{}},
+			"the peer sent NOTIFICATION cease/peer de-configured (6/3)",
+		},
+		{
+			"shut down there with a reason", "received notification",
+			gobgplog.Fields{"Code": uint8(6), "Subcode": uint8(2), "Communicated-Reason": "maintenance until noon"},
+			`the peer sent NOTIFICATION cease/administrative shutdown (6/2): "maintenance until noon"`,
+		},
+		{
+			"another AS number than configured", "sent notification",
+			gobgplog.Fields{"Data": bgp.NewMessageError(2, 2, nil, "as number mismatch expected 64513, received 64512")},
+			"we sent NOTIFICATION open message error/bad peer AS (2/2): its AS number is 64512, configured is 64513",
+		},
+		{
+			"silent", "hold timer expired",
+			gobgplog.Fields{},
+			"we sent NOTIFICATION hold timer expired (4/0): nothing was heard from the peer for the hold time",
+		},
+		{
+			"refused", "failed to connect",
+			gobgplog.Fields{"Error": error(unix.ECONNREFUSED)},
+			"connection refused: no BGP speaker listens on port 179 of 10.1.1.12",
+		},
+		{
+			"another failure", "failed to connect",
+			gobgplog.Fields{"Error": errors.New("no sockets left")},
+			"connect to 10.1.1.12: no sockets left",
+		},
+		{
+			"not configured there", "state changed",
+			gobgplog.Fields{"new": "BGP_FSM_IDLE", "old": "BGP_FSM_OPENSENT", "reason": "read-failed"},
+			"the peer closed the connection before the session was up: check that it has a session for 10.1.1.11 with AS 64512",
+		},
+		{
+			"connection lost", "state changed",
+			gobgplog.Fields{"new": "BGP_FSM_IDLE", "old": "BGP_FSM_ESTABLISHED", "reason": "read-failed"},
+			"connection lost",
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := &bridge{log: slog.New(slog.DiscardHandler), causes: newCauses()}
+			if tt.msg != "" {
+				tt.fields["Key"] = key
+				b.Warn(tt.msg, tt.fields)
+			}
+			if got := b.causes.explain(peer, 64512); got != tt.want {
+				t.Errorf("%q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestLogHasNotificationsInWords(t *testing.T) {
+	var out bytes.Buffer
+	b := &bridge{log: slog.New(slog.NewTextHandler(&out, nil)), causes: newCauses()}
+	b.Warn("received notification", gobgplog.Fields{"Key": "10.1.1.12", "Code": uint8(6), "Subcode": uint8(3), "Data": []byte{}})
+	const want = `msg="BGP library: received notification" peer=10.1.1.12 notification="cease/peer de-configured (6/3)"` + "\n"
+	if !strings.HasSuffix(out.String(), want) {
+		t.Errorf("log %s, want …%s", out.String(), want)
+	}
+}
