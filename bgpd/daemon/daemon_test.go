@@ -5,21 +5,26 @@ package daemon_test
 
 import (
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"tortie/internal/api"
 	"tortie/internal/control/nodestatus"
 )
 
 // upLab is the lab with everything running and converged.
-func upLab(t *testing.T) (*lab, map[string]string) {
+func upLab(t *testing.T) (*lab, map[string]string) { return upLabOf(t, resources()) }
+
+func upLabOf(t *testing.T, objects []api.Object) (*lab, map[string]string) {
 	l := newLab(t)
-	store := stored(t, resources())
+	store := stored(t, objects)
 	start := time.Now()
 	for _, n := range nodes {
 		l.startNode(n.name, store)
@@ -59,7 +64,7 @@ func TestThreeNodesAndARouterReachOneAnother(t *testing.T) {
 		t.Fatalf("route to an address behind the router: %v, %v", resp, err)
 	}
 	r := resp.Routes[0]
-	const want = "block 10.65.3.0/26 of node3, learned from 10.1.2.13 (node-to-node mesh), via router 10.1.1.254"
+	const want = "block of node3, node-to-node mesh, via router 10.1.1.254"
 	if r.Reason != want || r.Kernel != "via 10.1.1.254 dev eth0" || !r.Best {
 		t.Errorf("route %v: want reason %q", r, want)
 	}
@@ -67,9 +72,26 @@ func TestThreeNodesAndARouterReachOneAnother(t *testing.T) {
 	if err != nil || len(resp.Routes) != 1 || resp.Routes[0].Reason != "block of this node" {
 		t.Errorf("own block: %v, %v", resp, err)
 	}
+	_, err = l.status("node1").Routes(t.Context(), &nodestatus.RoutesRequest{Prefix: "10.65.9.9"})
+	const why = "no route to 10.65.9.9: it is in the IP pool 10.65.0.0/16, but in no block that a node has"
+	if s := status.Convert(err); s.Code() != codes.NotFound || s.Message() != why {
+		t.Errorf("no route: %v, want %q", err, why)
+	}
 	st, err := l.status("node1").Status(t.Context(), &nodestatus.StatusRequest{})
 	if err != nil || len(st.Problems) > 0 || !st.Mesh || st.Asn != 64512 || !st.DatastoreInSync {
 		t.Errorf("status %v, %v: want no problems", st, err)
+	}
+}
+
+// TestPodsStayReachableWhenTheirPoolIsGone: upLab waits for all blocks at all nodes.
+func TestPodsStayReachableWhenTheirPoolIsGone(t *testing.T) {
+	objects := slices.DeleteFunc(resources(), func(o api.Object) bool { _, pool := o.(*v3.IPPool); return pool })
+	l, _ := upLabOf(t, objects)
+	l.run("node1", "ping", "-c1", "-W5", "-I", "10.65.1.1", "10.65.3.1")
+	l.run("node1", "ping", "-c1", "-W5", "-I", "fd65:1::1", "fd65:3::1")
+	resp, err := l.status("node1").Routes(t.Context(), &nodestatus.RoutesRequest{Prefix: "10.65.1.0/26"})
+	if err != nil || len(resp.Routes) != 1 || resp.Routes[0].Reason != "block of this node; its pool is gone" {
+		t.Errorf("own block: %v, %v", resp, err)
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
+	"flag"
 	"fmt"
 	"log/slog"
 	"net"
@@ -12,12 +14,14 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -44,6 +48,8 @@ const (
 	childVariable = "TORTIE_BGPD_TEST_CHILD"
 	patience      = 60 * time.Second
 	routerASN     = 64999
+	// labs is how many are up at once; each has up to four bgpds.
+	labs = 4
 )
 
 // TestMain turns the test binary into a bgpd when the lab asks for one.
@@ -54,6 +60,12 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 		return
+	}
+	// The labs share nothing, and mostly wait.
+	flag.Parse()
+	if err := flag.Set("test.parallel", strconv.Itoa(labs)); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
 	os.Exit(m.Run())
 }
@@ -103,7 +115,9 @@ var nodes = []struct {
 	{"node3", "10.1.2.13", "fd02::13", "10.1.2.254", "fd02::fe", "10.65.3.0/26", "fd65:3::/122", "10.65.3.1", "fd65:3::1"},
 }
 
+// newLab makes one, in parallel with those of other tests.
 func newLab(t *testing.T) *lab {
+	t.Parallel()
 	kerneltest.Require(t, kerneltest.Netns, kerneltest.Veth, kerneltest.IPv6)
 	l := &lab{t: t, dir: t.TempDir(), ns: map[string]*kernel.Netns{}, proc: map[string]*exec.Cmd{}}
 	for _, name := range []string{"router", "node1", "node2", "node3"} {
@@ -320,6 +334,23 @@ func (l *lab) learned(name string, prefixes ...string) {
 	})
 }
 
+// patient gives a connection a buffer for all that may come while the machine is
+// too busy for its reader: what is lost there, no route has lost.
+func patient(t *testing.T, conn *net.UDPConn) {
+	t.Helper()
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var failed error
+	err = raw.Control(func(fd uintptr) {
+		failed = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 32<<20)
+	})
+	if err = errors.Join(err, failed); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // traffic sends numbered datagrams from one pod address to another until stop is
 // called, which returns how many were sent and how many never came.
 func (l *lab) traffic(from, fromAddr, to, toAddr string) (stop func() (sent, lost int)) {
@@ -337,6 +368,7 @@ func (l *lab) traffic(from, fromAddr, to, toAddr string) (stop func() (sent, los
 	if err := l.ns[from].Do(listen(&out, fromAddr)); err != nil {
 		l.t.Fatal(err)
 	}
+	patient(l.t, in)
 	got := make(chan int, 1)
 	go func() {
 		seen := map[string]bool{}

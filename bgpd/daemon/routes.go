@@ -34,7 +34,7 @@ func (s *statusService) Routes(ctx context.Context, req *nodestatus.RoutesReques
 	var paths []speaker.Path
 	if v.plan.Global.RouterID.IsValid() {
 		if paths, err = s.engine.speaker.Routes(ctx, prefix); err != nil {
-			return nil, status.Error(codes.Unavailable, err.Error())
+			return nil, status.Error(codes.FailedPrecondition, err.Error())
 		}
 	}
 	best := bestPaths(paths)
