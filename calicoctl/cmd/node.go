@@ -80,7 +80,7 @@ func (a *app) askFelix(ctx context.Context, socket string) error {
 	ctx, cancel := context.WithTimeout(ctx, a.OpTimeout)
 	defer cancel()
 	err := a.Connect(ctx, socket)
-	cause := ""
+	var cause string
 	switch {
 	case err == nil:
 		return nil

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc/codes"
@@ -21,6 +24,9 @@ func (c *Client) classify(ctx context.Context, err error) error {
 	if errors.As(err, &known) {
 		return classifyEtcd(known, err)
 	}
+	if stranger := notEtcd(err); stranger != "" {
+		return fmt.Errorf("%w: etcd %s: %s: correct ETCD_ENDPOINTS", datastore.ErrUnavailable, endpoints(c.cfg), stranger)
+	}
 	switch code := status.Code(err); {
 	case ctx.Err() != nil,
 		code == codes.Unavailable, code == codes.DeadlineExceeded, code == codes.Canceled,
@@ -29,7 +35,37 @@ func (c *Client) classify(ctx context.Context, err error) error {
 	case code == codes.PermissionDenied, code == codes.Unauthenticated:
 		return fmt.Errorf("%w: %s", datastore.ErrUnauthorized, message(err))
 	}
+	if _, ok := status.FromError(err); ok {
+		return fmt.Errorf("etcd: %s", message(err))
+	}
 	return fmt.Errorf("etcd: %w", err)
+}
+
+// notEtcd says who answered in etcd's place; empty if it was etcd or nobody. Of
+// an answer that isn't gRPC's, gRPC says so only in its text.
+func notEtcd(err error) string {
+	s, ok := status.FromError(err)
+	switch {
+	case !ok || err == nil:
+		return ""
+	case strings.Contains(s.Message(), "received unexpected content-type"),
+		strings.Contains(s.Message(), "missing HTTP content-type"),
+		strings.Contains(s.Message(), "unexpected HTTP status code received"):
+		return "a web server answers there" + httpStatus(s.Message()) + ", not etcd"
+	case s.Code() == codes.Unimplemented:
+		return "a gRPC server answers there that is not etcd"
+	}
+	return ""
+}
+
+// httpStatus is the HTTP status in a text of gRPC, as " (404 Not Found)"; empty if
+// there is none.
+func httpStatus(text string) string {
+	_, rest, found := strings.Cut(text, "received from server: ")
+	if code, err := strconv.Atoi(rest[:min(len(rest), len("404"))]); found && err == nil {
+		return fmt.Sprintf(" (%d %s)", code, http.StatusText(code))
+	}
+	return ""
 }
 
 // unavailable explains why there was no answer. It always matches ErrUnavailable,

@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -29,6 +30,8 @@ func newProber(cfg Config, creds credentials) prober {
 // misconfigured is a cause that waiting doesn't cure: schemes or certificates
 // that don't fit.
 type misconfigured struct{ error }
+
+var errWebServer = misconfigured{errors.New("a web server answers there, not etcd: correct ETCD_ENDPOINTS")}
 
 var errNotTLS = misconfigured{errors.New("it doesn't speak TLS: use http:// in ETCD_ENDPOINTS")}
 
@@ -76,7 +79,7 @@ func (p prober) endpoint(ctx context.Context, ep string) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close() //nolint:errcheck // nothing was written that could be lost
+	defer conn.Close() // nothing was written that could be lost
 	if u.Scheme == "http" {
 		if err := exchange(conn); err != nil {
 			if p.speaksTLS(ctx, u.Host) {
@@ -117,17 +120,21 @@ func (p prober) dial(ctx context.Context, host string) (net.Conn, error) {
 	return conn, nil
 }
 
-// exchange says hello in HTTP/2 and waits for the first byte of the answer.
+// exchange says hello in HTTP/2 and waits for the header of the first frame.
 func exchange(conn net.Conn) error {
 	const emptySettings = "\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 	if _, err := io.WriteString(conn, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"+emptySettings); err != nil {
 		return err
 	}
-	if _, err := io.ReadFull(conn, make([]byte, len(emptySettings))); err != nil {
+	answer := make([]byte, len(emptySettings))
+	if _, err := io.ReadFull(conn, answer); err != nil {
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 			return errors.New("it closed the connection: is this etcd's client port?")
 		}
 		return err
+	}
+	if bytes.HasPrefix(answer, []byte("HTTP/")) { // HTTP/1: no etcd
+		return errWebServer
 	}
 	return nil
 }
@@ -139,7 +146,7 @@ func (p prober) speaksTLS(ctx context.Context, host string) bool {
 	if err != nil {
 		return false
 	}
-	defer conn.Close() //nolint:errcheck // nothing was written that could be lost
+	defer conn.Close() // nothing was written that could be lost
 	greeted := false
 	client := tls.Client(conn, &tls.Config{
 		MinVersion: tls.VersionTLS12,
@@ -148,7 +155,7 @@ func (p prober) speaksTLS(ctx context.Context, host string) bool {
 			greeted = true
 			return nil
 		},
-		InsecureSkipVerify: true, //nolint:gosec // nothing is sent; only that there is a certificate counts
+		InsecureSkipVerify: true, // nothing is sent; only that there is a certificate counts
 	})
 	return client.HandshakeContext(ctx) == nil || greeted
 }
@@ -159,7 +166,7 @@ func (p prober) speaksPlain(ctx context.Context, host string) bool {
 	if err != nil {
 		return false
 	}
-	defer conn.Close() //nolint:errcheck // nothing was written that could be lost
+	defer conn.Close() // nothing was written that could be lost
 	return exchange(conn) == nil
 }
 
