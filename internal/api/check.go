@@ -1,6 +1,7 @@
 package api
 
 import (
+	"errors"
 	"net/netip"
 	"slices"
 	"strings"
@@ -208,8 +209,9 @@ func (c *checker) parseSelector(field, value string) *selector.Selector {
 	s, err := selector.Parse(value)
 	if err != nil {
 		reason := err.Error()
-		if p, ok := err.(*selector.ParseError); ok {
-			reason = p.Where()
+		var parse *selector.ParseError
+		if errors.As(err, &parse) {
+			reason = parse.Where()
 		}
 		c.bad(field, value, "%s", reason)
 		return nil

@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"unicode/utf8"
@@ -53,7 +54,8 @@ func parseJSON(text []byte) (*jsonValue, error) {
 	if !json.Valid(text) {
 		var discard any
 		err := json.Unmarshal(text, &discard)
-		if syntax, ok := err.(*json.SyntaxError); ok {
+		var syntax *json.SyntaxError
+		if errors.As(err, &syntax) {
 			return nil, fmt.Errorf("broken JSON at byte %d: %w", syntax.Offset, err)
 		}
 		return nil, fmt.Errorf("broken JSON: %w", err)

@@ -232,8 +232,8 @@ func (c *checker) scalar(t reflect.Type, v *jsonValue, path string) {
 	if err == nil {
 		return
 	}
-	want := ""
-	_, custom := target.Interface().(json.Unmarshaler)
+	var want string
+	_, custom := reflect.TypeAssert[json.Unmarshaler](target)
 	switch kind := t.Kind(); {
 	case custom:
 		c.missing(path, "%s: %v", v.describe(), strings.TrimPrefix(err.Error(), "json: "))

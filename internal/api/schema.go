@@ -74,8 +74,7 @@ func (b *schemaBuilder) ofType(t reflect.Type) *schema {
 // name gives its fields to the outer one, which wins on a clash.
 func (b *schemaBuilder) addFields(s *schema, t reflect.Type) {
 	var embedded []reflect.Type
-	for i := range t.NumField() {
-		f := t.Field(i)
+	for f := range t.Fields() {
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		switch {
 		case name == "-":

@@ -49,7 +49,7 @@ func (c *checker) metadata(d *definition, obj Object) {
 func CheckPools(pool *v3.IPPool, existing []*v3.IPPool) error {
 	cidr, err := netip.ParsePrefix(pool.Spec.CIDR)
 	if err != nil {
-		return nil // Validate says so
+		return nil //nolint:nilerr // Validate says so
 	}
 	var c checker
 	for _, other := range existing {

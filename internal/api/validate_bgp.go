@@ -13,6 +13,8 @@ import (
 // seconds (RFC 4724 section 3).
 const maxRestartTime = 4095 * time.Second
 
+const wantPeerIP = "want an address such as 192.0.2.1 or fd00::1, or with a port 192.0.2.1:1790 or [fd00::1]:1790"
+
 // ParsePeerIP reads the address of a BGP peer: an address, or an address and
 // port as 192.0.2.1:1790 or [fd00::1]:1790. The port is 0 when not given.
 func ParsePeerIP(s string) (netip.Addr, uint16, error) {
@@ -22,7 +24,7 @@ func ParsePeerIP(s string) (netip.Addr, uint16, error) {
 	ap, err := netip.ParseAddrPort(s)
 	if err != nil || ap.Port() == 0 || ap.Addr().Zone() != "" || ap.Addr().Is4In6() {
 		return netip.Addr{}, 0, &ValidationError{Problems: []Problem{{
-			Value: strconv.Quote(s), Reason: "want an address such as 192.0.2.1 or fd00::1, or with a port 192.0.2.1:1790 or [fd00::1]:1790",
+			Value: strconv.Quote(s), Reason: wantPeerIP,
 		}}}
 	}
 	return ap.Addr(), ap.Port(), nil
@@ -80,7 +82,7 @@ func (c *checker) peerTarget(s *v3.BGPPeerSpec) {
 	}
 	peer, _, err := ParsePeerIP(s.PeerIP)
 	if err != nil {
-		c.bad("spec.peerIP", s.PeerIP, "%s", err.(*ValidationError).Problems[0].Reason)
+		c.bad("spec.peerIP", s.PeerIP, wantPeerIP)
 		return
 	}
 	if s.ReachableBy != "" {

@@ -82,13 +82,12 @@ func (c *checker) protoPort(field string, p v3.ProtoPort) {
 }
 
 func (c *checker) conntrackTimeouts(field string, t v3.BPFConntrackTimeouts) {
-	v := reflect.ValueOf(t)
-	for i := range v.NumField() {
-		timeout, _ := v.Field(i).Interface().(*v3.BPFConntrackTimeout)
+	for f, v := range reflect.ValueOf(t).Fields() {
+		timeout, _ := reflect.TypeAssert[*v3.BPFConntrackTimeout](v)
 		if timeout == nil || *timeout == "Auto" {
 			continue
 		}
-		name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		if d, err := time.ParseDuration(string(*timeout)); err != nil || d < 0 {
 			c.bad(field+"."+name, string(*timeout), "want a duration such as 60s, or Auto")
 		}
@@ -127,7 +126,7 @@ func words(allowed ...string) felixRule {
 // numbers allows a range of integers.
 func numbers(least, most int64) felixRule {
 	return func(c *checker, field string, v reflect.Value) {
-		n := int64(0)
+		var n int64
 		if v.CanUint() {
 			n = int64(v.Uint())
 		} else {
@@ -155,7 +154,7 @@ func addrRule(family int) felixRule {
 func interfaceRule(c *checker, field string, v reflect.Value) { c.interfaceName(field, v.String()) }
 
 func networksRule(c *checker, field string, v reflect.Value) {
-	nets, _ := v.Interface().([]string)
+	nets, _ := reflect.TypeAssert[[]string](v)
 	c.networks(field, nets)
 }
 

@@ -161,8 +161,8 @@ func TestFelixRulesNameRealFields(t *testing.T) {
 	reg := api.NewRegistry()
 	fields := map[string]bool{}
 	spec := reflect.TypeFor[v3.FelixConfigurationSpec]()
-	for i := range spec.NumField() {
-		name, _, _ := strings.Cut(spec.Field(i).Tag.Get("json"), ",")
+	for field := range spec.Fields() {
+		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
 		fields[name] = true
 	}
 	for _, name := range api.FelixRuleNames() {
@@ -171,9 +171,9 @@ func TestFelixRulesNameRealFields(t *testing.T) {
 		}
 	}
 	// And each is applied: a wrong value of any word field is refused.
-	for i := range spec.NumField() {
-		name, _, _ := strings.Cut(spec.Field(i).Tag.Get("json"), ",")
-		if !strings.Contains(spec.Field(i).Tag.Get("validate"), "oneof=") {
+	for field := range spec.Fields() {
+		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+		if !strings.Contains(field.Tag.Get("validate"), "oneof=") {
 			continue
 		}
 		text, err := json.Marshal("Nonsense")
