@@ -1,6 +1,7 @@
 package datastore_test
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -126,10 +127,7 @@ func TestConfigFromAFile(t *testing.T) {
 func TestConfigErrorsSayWhatToDo(t *testing.T) {
 	endpoint := map[string]string{"ETCD_ENDPOINTS": "http://a:1"}
 	with := func(more ...string) map[string]string {
-		m := map[string]string{}
-		for k, v := range endpoint {
-			m[k] = v
-		}
+		m := maps.Clone(endpoint)
 		for i := 0; i < len(more); i += 2 {
 			m[more[i]] = more[i+1]
 		}

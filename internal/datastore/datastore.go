@@ -35,7 +35,7 @@ type Entry struct {
 
 // Invalid is a key of the store whose path or value can't be read as what it
 // should be.
-type Invalid struct {
+type Invalid struct { //nolint:errname // a record of a Snapshot first, an error second
 	// Path is the raw key in the store.
 	Path string
 	// Key is the parsed key; its zero value when the path itself can't be parsed.

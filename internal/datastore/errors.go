@@ -47,7 +47,7 @@ func (e *ConflictError) Error() string {
 // Unwrap makes errors.Is see the class. Every ConflictError is also an
 // ErrConflict.
 func (e *ConflictError) Unwrap() []error {
-	if e.Class == ErrConflict {
+	if errors.Is(e.Class, ErrConflict) {
 		return []error{ErrConflict}
 	}
 	return []error{e.Class, ErrConflict}

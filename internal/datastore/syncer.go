@@ -189,7 +189,7 @@ func (o *outage) begin(err error) {
 	if errors.Is(err, ErrUnauthorized) {
 		class = ErrUnauthorized
 	}
-	if o.class == class {
+	if errors.Is(o.class, class) {
 		return
 	}
 	if o.class == nil {

@@ -372,7 +372,7 @@ func TestSyncerCoalescesWhileTheSinkIsBusy(t *testing.T) {
 func TestSyncerConvergesWhateverHappens(t *testing.T) {
 	for seed := range uint64(60) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			rnd := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // reproducible
+			rnd := rand.New(rand.NewPCG(seed, 0)) // reproducible
 			withSyncer(t, nil, func(s *syncing) { s.disturb(rnd) })
 		})
 	}

@@ -20,31 +20,13 @@ func concurrentCounters(s *suite) {
 	a, b := api.HandleKey("count-a"), api.HandleKey("count-b")
 	s.txn(datastore.Create(a, handle(map[string]int{block: 0})), datastore.Create(b, handle(map[string]int{block: 0})))
 
-	increment := func(e datastore.Entry) datastore.Op {
-		e.Object.(*api.IPAMHandle).Spec.Block[block]++
-		return datastore.Update(e)
-	}
 	var wg sync.WaitGroup
 	for range writers {
 		wg.Go(func() {
-			current := map[api.Key]datastore.Entry{}
 			for range increments {
-				for {
-					if current[a].Object == nil {
-						current = map[api.Key]datastore.Entry{a: s.read(a), b: s.read(b)}
-					}
-					_, err := s.Client.Txn(s.ctx, increment(current[a]), increment(current[b]))
-					var conflict *datastore.ConflictError
-					if errors.As(err, &conflict) {
-						current = conflict.Current
-						continue
-					}
-					if err != nil {
-						s.Error(err)
-						return
-					}
-					clear(current)
-					break
+				if err := s.increment(block, a, b); err != nil {
+					s.Error(err)
+					return
 				}
 			}
 		})
@@ -54,6 +36,26 @@ func concurrentCounters(s *suite) {
 		if got := s.get(key).Object.(*api.IPAMHandle).Spec.Block[block]; got != writers*increments {
 			s.Errorf("%s counted %d, want %d", key, got, writers*increments)
 		}
+	}
+}
+
+// increment counts one more in two handles at once.
+func (s *suite) increment(block string, a, b api.Key) error {
+	update := func(e datastore.Entry) datastore.Op {
+		e.Object.(*api.IPAMHandle).Spec.Block[block]++
+		return datastore.Update(e)
+	}
+	var current map[api.Key]datastore.Entry
+	for {
+		if current[a].Object == nil {
+			current = map[api.Key]datastore.Entry{a: s.read(a), b: s.read(b)}
+		}
+		_, err := s.Client.Txn(s.ctx, update(current[a]), update(current[b]))
+		var conflict *datastore.ConflictError
+		if !errors.As(err, &conflict) {
+			return err
+		}
+		current = conflict.Current
 	}
 }
 

@@ -106,9 +106,9 @@ func (s *suite) gone(name string) {
 }
 
 func testConflicts(s *suite) {
-	present := s.put("present", "10.0.0.0/16")
+	s.put("present", "10.0.0.0/16")
 	stale := s.get(poolKey("present"))
-	present = s.put("present", "10.1.0.0/16")
+	present := s.put("present", "10.1.0.0/16")
 	absent := datastore.Entry{Key: poolKey("absent"), Object: pool("absent", "10.2.0.0/16"), Revision: present}
 
 	tests := []struct {

@@ -62,7 +62,7 @@ func (a *authenticator) stale(err error) bool {
 // unary is a client interceptor that logs in and repeats the call when etcd
 // doesn't know the token. It must be inside clientv3's own, which would repeat
 // such a call a hundred times with the same token.
-func (a *authenticator) unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+func (a *authenticator) unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error { //nolint:revive // grpc.UnaryClientInterceptor's signature
 	err := invoke(ctx, method, req, reply, cc, opts...)
 	if !a.stale(err) || method == pb.Auth_Authenticate_FullMethodName {
 		return err

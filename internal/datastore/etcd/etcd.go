@@ -121,7 +121,7 @@ func New(ctx context.Context, cfg Config, reg *api.Registry, log *slog.Logger) (
 		kv:       etcd.KV,
 		stream:   pb.NewWatchClient(conn),
 		auth:     auth,
-		health:   newMonitor(etcd.Ctx(), conn, newProber(cfg, creds), cfg.Patience, log),
+		health:   newMonitor(etcd.Ctx(), conn, newProber(cfg, creds), cfg.Patience, log), //nolint:contextcheck // lives as long as the client, not the call
 		pageSize: 2000,
 	}
 	return c, nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -71,10 +72,7 @@ func (m *mirror) OnUpdates(updates []datastore.SyncUpdate) {
 		}
 		m.state[u.Key.Name] = u.Entry.Object.(*v3.IPPool).Spec.CIDR
 	}
-	published := make(map[string]string, len(m.state))
-	for k, v := range m.state {
-		published[k] = v
-	}
+	published := maps.Clone(m.state)
 	select {
 	case <-m.states: // replace the one nobody took
 	default:
@@ -311,7 +309,7 @@ func TestClosingEndsRequestsAndWatchesAndLeavesNothingRunning(t *testing.T) {
 	if err := c.Close(); err != nil {
 		t.Error(err)
 	}
-	for range w.Events() { //nolint:revive // only its end matters
+	for range w.Events() { // only its end matters
 	}
 	if !errors.Is(w.Err(), datastore.ErrUnavailable) {
 		t.Errorf("the watch ended with %v", w.Err())

@@ -55,7 +55,7 @@ func serve(text string) error {
 	}
 	select {
 	case <-etcd.Server.ReadyNotify():
-		fmt.Println(childReady)
+		fmt.Fprintln(os.Stdout, childReady)
 	case err := <-etcd.Err():
 		return err
 	}
