@@ -78,7 +78,7 @@ func (b *bench) process(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	empty, err := buildEmpty(ctx, dir)
 	if err != nil {
 		return err
@@ -200,21 +200,17 @@ func (b *bench) sixteenAtOnce(context.Context) error {
 			if err != nil {
 				return err
 			}
-			for _, verb := range []string{"ADD", "DEL"} {
-				each, err := b.together(p, verb, pods)
-				if err != nil {
-					return err
-				}
-				if verb == "ADD" {
-					add[k] = append(add[k], each)
-				} else {
-					del[k] = append(del[k], each)
-				}
+			added, err := b.together(p, "ADD", pods)
+			if err != nil {
+				return err
 			}
-			for _, pod := range pods {
-				if err := b.lab.RemoveSandbox(pod); err != nil {
-					return err
-				}
+			deleted, err := b.together(p, "DEL", pods)
+			if err != nil {
+				return err
+			}
+			add[k], del[k] = append(add[k], added), append(del[k], deleted)
+			if err := b.removeSandboxes(pods); err != nil {
+				return err
 			}
 		}
 	}
@@ -234,6 +230,15 @@ func (b *bench) sandboxes(name string, n int) ([]*lab.Pod, error) {
 		pods = append(pods, pod)
 	}
 	return pods, nil
+}
+
+func (b *bench) removeSandboxes(pods []*lab.Pod) error {
+	for _, pod := range pods {
+		if err := b.lab.RemoveSandbox(pod); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // together runs a verb for all pods, sixteen at a time, and returns the time per pod.

@@ -94,10 +94,8 @@ func (b *bench) vethPairs() (sample, error) {
 			return nil, err
 		}
 	}
-	for _, pod := range pods {
-		if err := b.lab.RemoveSandbox(pod); err != nil {
-			return nil, err
-		}
+	if err := b.removeSandboxes(pods); err != nil {
+		return nil, err
 	}
 	return s, nil
 }

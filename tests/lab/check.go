@@ -111,56 +111,76 @@ func (l *Lab) plan() ([]Check, error) {
 	if err != nil {
 		return nil, err
 	}
-	var checks []Check
-	pods, t := l.Pods(), l.st.Topology
-	add := func(path, from, to string, target netip.Addr, port int, want netip.Addr) {
-		if !target.IsValid() {
-			return
-		}
-		for _, network := range []string{"tcp", "udp"} {
-			checks = append(checks, Check{
-				Path: path, From: from, To: to, V6: target.Is6(), Want: want,
-				Probe: agentwire.Probe{Network: network, Target: netip.AddrPortFrom(target, uint16(port)), Timeout: probeTimeout},
-			})
-		}
-	}
-	between := func(p, q *Pod, v6 bool) {
-		before := len(checks)
-		add(l.pathBetween(p, q), p.Agent(0), q.Agent(0), q.Addr(v6), agentwire.Port, p.Addr(v6))
-		for i := before; i < len(checks); i++ {
-			checks[i].Node, checks[i].Via = p.Node, l.via(p, q, v6)
-		}
-	}
+	p := planner{lab: l, masqueraded: masqueraded}
+	pods := l.Pods()
 	for _, v6 := range []bool{false, true} {
-		for _, p := range pods {
-			own := p.Addr(v6)
-			localhost := netip.AddrFrom4([4]byte{127, 0, 0, 1})
-			if v6 {
-				localhost = netip.IPv6Loopback()
-			}
-			for i := range p.Containers {
-				to := (i + 1) % len(p.Containers)
-				if to != i {
-					add(PathLocalhost, p.Agent(i), p.Agent(to), localhost, agentwire.Port+to, localhost)
+		for _, pod := range pods {
+			p.within(pod, v6)
+			for _, other := range pods {
+				if pod != other {
+					p.between(pod, other, v6)
 				}
 			}
-			for _, q := range pods {
-				if p != q {
-					between(p, q, v6)
-				}
-			}
-			for _, n := range t.Nodes {
-				add(PathNodeToPod, n.Name, p.Agent(0), own, agentwire.Port, n.addr(v6))
-				add(PathPodToNode, p.Agent(0), n.Name, n.addr(v6), agentwire.Port, own)
-			}
-			seen := own
-			if n, err := t.Node(p.Node); err == nil && masqueraded(own) {
-				seen = n.addr(v6)
-			}
-			add(PathOutside, p.Agent(0), t.Outside.Name, t.Outside.addr(v6), agentwire.Port, seen)
+			p.withHosts(pod, v6)
 		}
 	}
-	return checks, nil
+	return p.checks, nil
+}
+
+// planner collects checks.
+type planner struct {
+	lab         *Lab
+	masqueraded func(netip.Addr) bool
+	checks      []Check
+}
+
+// add checks TCP and UDP; without a target, which is to say without an address of
+// that family, nothing.
+func (p *planner) add(c Check, target netip.Addr, port int) {
+	if !target.IsValid() {
+		return
+	}
+	c.V6 = target.Is6()
+	for _, network := range []string{"tcp", "udp"} {
+		c.Probe = agentwire.Probe{Network: network, Target: netip.AddrPortFrom(target, uint16(port)), Timeout: probeTimeout}
+		p.checks = append(p.checks, c)
+	}
+}
+
+// within has every container of a pod reach the next one over localhost.
+func (p *planner) within(pod *Pod, v6 bool) {
+	localhost := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	if v6 {
+		localhost = netip.IPv6Loopback()
+	}
+	for i := range pod.Containers {
+		if to := (i + 1) % len(pod.Containers); to != i {
+			p.add(Check{Path: PathLocalhost, From: pod.Agent(i), To: pod.Agent(to), Want: localhost}, localhost, agentwire.Port+to)
+		}
+	}
+}
+
+// between has one pod reach another, with its own address and by the right next hop.
+func (p *planner) between(from, to *Pod, v6 bool) {
+	p.add(Check{
+		Path: p.lab.pathBetween(from, to), From: from.Agent(0), To: to.Agent(0), Want: from.Addr(v6),
+		Node: from.Node, Via: p.lab.via(from, to, v6),
+	}, to.Addr(v6), agentwire.Port)
+}
+
+// withHosts has a pod reach every node and be reached from it, and reach the
+// outside host, which sees the node instead when the pod's pool is masqueraded.
+func (p *planner) withHosts(pod *Pod, v6 bool) {
+	t, own := p.lab.st.Topology, pod.Addr(v6)
+	for _, n := range t.Nodes {
+		p.add(Check{Path: PathNodeToPod, From: n.Name, To: pod.Agent(0), Want: n.addr(v6)}, own, agentwire.Port)
+		p.add(Check{Path: PathPodToNode, From: pod.Agent(0), To: n.Name, Want: own}, n.addr(v6), agentwire.Port)
+	}
+	seen := own
+	if n, err := t.Node(pod.Node); err == nil && p.masqueraded(own) {
+		seen = n.addr(v6)
+	}
+	p.add(Check{Path: PathOutside, From: pod.Agent(0), To: t.Outside.Name, Want: seen}, t.Outside.addr(v6), agentwire.Port)
 }
 
 func (h Host) addr(v6 bool) netip.Addr {

@@ -48,7 +48,7 @@ func RunProxy(ctx context.Context, netns, listen, endpoint string) error {
 		conn, err := l.Accept()
 		if err != nil {
 			if ctx.Err() != nil {
-				return nil
+				return nil //nolint:nilerr // the listener was closed because of ctx
 			}
 			return err
 		}

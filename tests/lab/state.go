@@ -48,7 +48,7 @@ func newLab(spec Spec, topo Topology, bin string) *Lab {
 	}
 }
 
-// ErrNotUp: there is no lab of that name.
+// ErrNotUp means that there is no lab of that name.
 var ErrNotUp = errors.New("not up")
 
 // nameFlag is what a command line needs to mean the lab of that name.

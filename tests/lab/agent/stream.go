@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"sync"
@@ -96,7 +97,7 @@ func (st *stream) receive() {
 			var n int
 			if n, err = st.conn.Read(buf); err == nil {
 				err = json.Unmarshal(buf[:n], &a)
-			} else if ne, ok := err.(net.Error); !ok || !ne.Timeout() {
+			} else if !timedOut(err) {
 				// An ICMP error for one datagram: the stream goes on, unless closed.
 				select {
 				case <-st.quit:
@@ -118,6 +119,11 @@ func (st *stream) receive() {
 		st.last, st.answered[a.Seq] = now, true
 		st.mu.Unlock()
 	}
+}
+
+func timedOut(err error) bool {
+	var ne net.Error
+	return errors.As(err, &ne) && ne.Timeout()
 }
 
 func (st *stream) fail(err error) {

@@ -160,23 +160,14 @@ func statusCommand(name *string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			out := cmd.OutOrStdout()
-			fmt.Fprintln(out, podTable(l))
+			fmt.Fprintln(cmd.OutOrStdout(), podTable(l))
 			var failed []string
 			for _, n := range l.Topology().Nodes {
-				for _, program := range []string{"felix", "bgpd"} {
-					if !l.Daemon(program, n.Name).Alive() {
-						failed = append(failed, fmt.Sprintf("%s on %s is not running", program, n.Name))
-					}
+				problems, err := nodeStatus(l, n.Name, stdio(cmd))
+				if err != nil {
+					return err
 				}
-				for _, args := range [][]string{{"calicoctl", "bgp", "peers"}, {"calicoctl", "bgp", "routes"}} {
-					if _, err := fmt.Fprintf(out, "\n%s$ %s\n", n.Name, strings.Join(args, " ")); err != nil {
-						return err
-					}
-					if err := l.Exec(n.Name, args, stdio(cmd)); err != nil {
-						failed = append(failed, fmt.Sprintf("%s on %s: %v", strings.Join(args, " "), n.Name, err))
-					}
-				}
+				failed = append(failed, problems...)
 			}
 			if len(failed) > 0 {
 				return errors.New(strings.Join(failed, "; "))
@@ -184,6 +175,27 @@ func statusCommand(name *string) *cobra.Command {
 			return nil
 		},
 	}
+}
+
+// nodeStatus prints a node's peers and routes and returns what is wrong with the
+// node; the error is one of writing.
+func nodeStatus(l *lab.Lab, node string, streams lab.Stdio) ([]string, error) {
+	var problems []string
+	for _, program := range []string{"felix", "bgpd"} {
+		if !l.Daemon(program, node).Alive() {
+			problems = append(problems, fmt.Sprintf("%s on %s is not running", program, node))
+		}
+	}
+	for _, args := range [][]string{{"calicoctl", "bgp", "peers"}, {"calicoctl", "bgp", "routes"}} {
+		command := strings.Join(args, " ")
+		if _, err := fmt.Fprintf(streams.Out, "\n%s$ %s\n", node, command); err != nil {
+			return nil, err
+		}
+		if err := l.Exec(node, args, streams); err != nil {
+			problems = append(problems, fmt.Sprintf("%s on %s: %v", command, node, err))
+		}
+	}
+	return problems, nil
 }
 
 func logsCommand(name *string) *cobra.Command {
