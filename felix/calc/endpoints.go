@@ -38,8 +38,10 @@ func newEndpoints(node string) endpoints {
 	}
 }
 
-func (e *endpoints) update(u datastore.SyncUpdate) {
+// update reports whether it was about an endpoint of this node.
+func (e *endpoints) update(u datastore.SyncUpdate) bool {
 	id := EndpointID{Namespace: u.Key.Namespace, Name: u.Key.Name}
+	_, was := e.byID[id]
 	delete(e.byID, id)
 	switch {
 	case u.Invalid != nil:
@@ -50,11 +52,13 @@ func (e *endpoints) update(u datastore.SyncUpdate) {
 	case u.Entry != nil:
 		wep, ok := u.Entry.Object.(*api.WorkloadEndpoint)
 		if !ok || wep.Spec.Node != e.node {
-			return
+			break
 		}
 		ep, err := parseEndpoint(id, &wep.Spec)
 		e.byID[id] = candidate{endpoint: ep, created: wep.CreationTimestamp.UTC(), err: err}
 	}
+	_, is := e.byID[id]
+	return was || is
 }
 
 // namedHere reports whether an endpoint's name starts with this node's name. A

@@ -42,21 +42,26 @@ func (g *Graph) Ranges() []datastore.Range {
 	}
 }
 
-// Update takes in changes. An update replaces all that is known of its key;
-// updates of other kinds and of keys that can't be parsed are ignored.
-func (g *Graph) Update(updates []datastore.SyncUpdate) {
+// Update takes in changes and reports whether the State may be another now. An
+// update replaces all that is known of its key; updates of other kinds and of
+// keys that can't be parsed are ignored.
+func (g *Graph) Update(updates []datastore.SyncUpdate) (changed bool) {
 	for _, u := range updates {
 		switch u.Key.Kind {
 		case api.KindWorkloadEndpoint:
-			g.endpoints.update(u)
+			changed = g.endpoints.update(u) || changed
 		case api.KindBlockAffinity:
+			changed = true
 			g.blocks.update(u)
 		case api.KindIPPool:
+			changed = true
 			g.pools.update(u)
 		case api.KindNode:
+			changed = true
 			g.nodes.update(u)
 		}
 	}
+	return changed
 }
 
 // State is the desired state as of the updates so far. The caller owns the
@@ -65,9 +70,9 @@ func (g *Graph) State() State {
 	s := State{}
 	var problems problemList
 	s.Endpoints, s.HoldDevices = g.endpoints.resolve(&problems)
-	s.Blocks = g.blocks.confirmed(&problems)
 	s.Pools, s.Masquerade = g.pools.prefixes(&problems)
 	s.NodeAddrs, s.Nodes = g.nodes.addrs(&problems)
+	s.Blocks = g.blocks.confirmed(surroundings{pools: s.Pools, own: s.NodeAddrs, nodes: s.Nodes}, &problems)
 	s.Problems = problems.sorted()
 	return s
 }

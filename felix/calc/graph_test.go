@@ -234,9 +234,59 @@ func TestBlocksAreThisNodesConfirmedOnes(t *testing.T) {
 		affinity("node-1", "10.65.3.0/26", api.AffinityPending),
 		affinity("node-1", "10.65.4.0/26", api.AffinityPendingDeletion),
 		affinity("node-2", "10.65.5.0/26", api.AffinityConfirmed),
+		poolUpdate("p4", "10.65.0.0/16", false, false),
+		poolUpdate("p6", "fd00:65::/48", false, true), // its pods live on
 	)
 	if d := diff(prefixes("10.65.1.0/26", "10.65.2.0/26", "fd00:65::/122"), s.Blocks); d != "" {
 		t.Error(d)
+	}
+	if len(s.Problems) != 0 {
+		t.Errorf("problems %v", s.Problems)
+	}
+}
+
+// TestAffinityCannotCutTheNodeOff: whoever may write an affinity must not be able
+// to have this node drop what it lives on.
+func TestAffinityCannotCutTheNodeOff(t *testing.T) {
+	around := []datastore.SyncUpdate{
+		poolUpdate("pods", "10.65.0.0/16", true, false),
+		poolUpdate("wide", "172.16.0.0/12", true, false),
+		poolUpdate("all6", "2001:db8::/32", false, false),
+		poolUpdate("pods6", "fd00:65::/48", false, false),
+		nodeUpdate("node-1", "172.16.5.1/24", "2001:db8:1::1/64"),
+		nodeUpdate("node-2", "172.17.0.70/24", ""),
+	}
+	for cidr, says := range map[string]string{
+		"10.10.100.0/24":    "lies in no IP pool", // where etcd is
+		"99.99.99.0/24":     "lies in no IP pool",
+		"0.0.0.0/0":         "larger than a block can be",
+		"10.0.0.0/8":        "larger than a block can be",
+		"10.65.0.0/16":      "larger than a block can be",
+		"10.65.0.0/19":      "larger than a block can be",
+		"fd00:65::/64":      "larger than a block can be",
+		"::/0":              "larger than a block can be",
+		"172.16.5.0/26":     "this node's own network 172.16.5.0/24",
+		"172.16.4.0/22":     "this node's own network 172.16.5.0/24",
+		"172.17.0.64/26":    "172.17.0.70",
+		"172.17.0.70/32":    "172.17.0.70",
+		"2001:db8:1::/122":  "this node's own network 2001:db8:1::/64",
+		"2002:db8:ff::/122": "lies in no IP pool",
+	} {
+		u := affinity("node-1", cidr, api.AffinityConfirmed)
+		s := stateOf(t, append(slices.Clone(around), u, affinity("node-1", "10.65.1.0/26", api.AffinityConfirmed))...)
+		if d := diff(prefixes("10.65.1.0/26"), s.Blocks); d != "" {
+			t.Errorf("%s: %s", cidr, d)
+		}
+		if len(s.Problems) != 1 {
+			t.Errorf("%s: problems %v, want one", cidr, s.Problems)
+		}
+		wantProblem(t, s, "BlockAffinity(", cidr, says, "not blackholed")
+	}
+	for _, cidr := range []string{"10.65.0.0/20", "10.65.0.1/32", "172.16.6.0/26", "172.17.0.128/26", "fd00:65::/116", "fd00:65::1/128"} {
+		s := stateOf(t, append(slices.Clone(around), affinity("node-1", cidr, api.AffinityConfirmed))...)
+		if d := diff(prefixes(cidr), s.Blocks); d != "" || len(s.Problems) != 0 {
+			t.Errorf("%s: %s, problems %v", cidr, d, s.Problems)
+		}
 	}
 }
 

@@ -69,62 +69,6 @@ func (p *pools) prefixes(problems *problemList) (all, masquerade []netip.Prefix)
 	return sortedPrefixes(all), sortedPrefixes(masquerade)
 }
 
-type block struct {
-	prefix    netip.Prefix
-	confirmed bool
-	err       error
-}
-
-// blocks collects the blocks this node claims.
-type blocks struct {
-	owner api.Affinity
-	byKey map[api.Key]block
-}
-
-func newBlocks(node string) blocks {
-	return blocks{owner: api.HostAffinity(node), byKey: map[api.Key]block{}}
-}
-
-func (b *blocks) update(u datastore.SyncUpdate) {
-	delete(b.byKey, u.Key)
-	owner, prefix, err := api.ParseBlockAffinityName(u.Key.Name)
-	if err == nil && owner != b.owner {
-		return
-	}
-	switch {
-	case u.Invalid != nil:
-		b.byKey[u.Key] = block{err: u.Invalid.Err}
-	case u.Entry != nil:
-		obj, ok := u.Entry.Object.(*api.BlockAffinity)
-		if !ok {
-			return
-		}
-		if err == nil && prefix != prefix.Masked() {
-			err = fmt.Errorf("%s has host bits set", prefix)
-		}
-		b.byKey[u.Key] = block{prefix: prefix, confirmed: isConfirmed(&obj.Spec), err: err}
-	}
-}
-
-// isConfirmed takes an empty state for confirmed: old stores hold affinities
-// without a value.
-func isConfirmed(spec *api.BlockAffinitySpec) bool {
-	return !spec.Deleted && (spec.State == api.AffinityConfirmed || spec.State == "")
-}
-
-func (b *blocks) confirmed(problems *problemList) []netip.Prefix {
-	var out []netip.Prefix
-	for key, block := range b.byKey {
-		switch {
-		case block.err != nil:
-			problems.add(key, "%v; the block is not blackholed on this node", block.err)
-		case block.confirmed:
-			out = append(out, block.prefix)
-		}
-	}
-	return sortedPrefixes(out)
-}
-
 // nodes collects the addresses of every node of the cluster.
 type nodes struct {
 	self  string

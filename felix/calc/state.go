@@ -23,8 +23,10 @@ type State struct {
 	// that a device which seems to belong to nobody may be that endpoint's: none
 	// may be removed.
 	HoldDevices bool
-	// Blocks are the blocks of addresses this node holds a confirmed affinity for.
-	// What no workload uses of them is blackholed.
+	// Blocks are the blocks of addresses this node holds a confirmed affinity for,
+	// as far as they can be blocks of pods: within an IP pool, and apart from this
+	// node's networks and every node's address. What no workload uses of them is
+	// blackholed.
 	Blocks []netip.Prefix
 	// Pools are all IP pools, also disabled ones: their pods live on.
 	Pools []netip.Prefix
