@@ -10,6 +10,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -30,7 +31,7 @@ const usage = `bgpd speaks BGP for this node. It has no arguments but --version;
 
 func main() {
 	if len(os.Args) > 1 {
-		os.Exit(arguments(os.Args[1:]))
+		os.Exit(arguments(os.Args[1:], os.Stdout, os.Stderr))
 	}
 	if err := run(); err != nil {
 		fmt.Fprintf(os.Stderr, "bgpd: %v\n", err)
@@ -38,16 +39,21 @@ func main() {
 	}
 }
 
-func arguments(args []string) int {
-	switch {
-	case len(args) == 1 && (args[0] == "--version" || args[0] == "-v"):
-		fmt.Println("bgpd", version)
-	case len(args) == 1 && (args[0] == "--help" || args[0] == "-h"):
-		fmt.Println(usage)
-	default:
-		fmt.Fprintf(os.Stderr, "bgpd: unknown argument %q: see bgpd --help\n", args[0])
+// arguments answers the command line and returns the exit status.
+func arguments(args []string, stdout, stderr io.Writer) int {
+	named := "bgpd " + version
+	answer, known := map[string]string{
+		"--version": named, "-version": named, "-v": named, "--help": usage, "-help": usage, "-h": usage,
+	}[args[0]]
+	unknown := args[0]
+	if known && len(args) > 1 {
+		known, unknown = false, args[1]
+	}
+	if !known {
+		fmt.Fprintf(stderr, "bgpd: unknown argument %q: see bgpd --help\n", unknown)
 		return 2
 	}
+	fmt.Fprintln(stdout, answer)
 	return 0
 }
 

@@ -203,11 +203,11 @@ func (v view) loses(p, best speaker.Path) string {
 	case !best.Prefix.IsValid():
 		return "not the best path"
 	case p.LocalPref != best.LocalPref && !best.Local():
-		return fmt.Sprintf("loses to %s: local preference %d against %d", best.Peer, p.LocalPref, best.LocalPref)
+		return fmt.Sprintf("loses to %s, whose local preference is %d, not %d", best.Peer, best.LocalPref, p.LocalPref)
 	case best.Local():
 		return "loses to this node's own"
 	case len(p.ASPath) > len(best.ASPath):
-		return fmt.Sprintf("loses to %s: longer AS path", best.Peer)
+		return fmt.Sprintf("loses to %s, whose AS path is shorter", best.Peer)
 	}
 	return fmt.Sprintf("loses to %s", best.Peer)
 }

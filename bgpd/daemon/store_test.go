@@ -118,6 +118,45 @@ func TestUnreadableResourceIsAProblemUntilItCanBeRead(t *testing.T) {
 	}
 }
 
+// TestPoolThatIsGoneOrUnreadableTakesNoBlockAway: neither the exports nor what
+// other nodes' announcements are measured by.
+func TestPoolThatIsGoneOrUnreadableTakesNoBlockAway(t *testing.T) {
+	pool := updateOf(&v3.IPPool{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: v3.IPPoolSpec{CIDR: "10.65.0.0/16"}})
+	for name, change := range map[string]datastore.SyncUpdate{
+		"gone":       {Key: pool.Key},
+		"unreadable": {Key: pool.Key, Invalid: &datastore.Invalid{Path: "/calico/x/p", Key: pool.Key, Err: errors.New("broken JSON")}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStore("node1")
+			s.OnUpdates([]datastore.SyncUpdate{
+				updateOf(node("node1", "10.1.1.11/24")), pool,
+				updateOf(affinityOf("node1", "10.65.1.0/26")), updateOf(affinityOf("node2", "10.65.2.0/26")),
+			})
+			s.OnStatus(datastore.InSync)
+			before, _ := taken(s)
+			s.OnUpdates([]datastore.SyncUpdate{change})
+			after, ok := taken(s)
+			if !ok || len(before.Exports) != 1 || len(after.Exports) != 1 || after.Exports[0].Prefix != before.Exports[0].Prefix {
+				t.Errorf("exports %v, after %v, want the same", before.Exports, after.Exports)
+			}
+			scope := scopeOf(after)
+			if len(scope.Pools) != 0 || !scope.Blocks[netip.MustParsePrefix("10.65.2.0/26")] {
+				t.Errorf("scope %+v, want no pool and node2's block", scope)
+			}
+			if unreadable := name == "unreadable"; unreadable != (len(after.Problems) == 1) {
+				t.Errorf("problems %q", after.Problems)
+			}
+		})
+	}
+}
+
+// affinityOf is a node's confirmed claim, named as the datastore names it.
+func affinityOf(node, cidr string) *api.BlockAffinity {
+	a := claim(node, cidr)
+	a.Name = api.BlockAffinityKey(api.HostAffinity(node), netip.MustParsePrefix(cidr)).Name
+	return a
+}
+
 func TestSecondBgpdIsRefused(t *testing.T) {
 	path := t.TempDir() + "/run/bgpd.lock"
 	first, err := lock(path)

@@ -242,6 +242,28 @@ func TestRemovedPeerTakesItsRoutesAlong(t *testing.T) {
 	})
 }
 
+// TestPeerRemovedOnBothSidesAndAddedAgainIsBackSoon is the mesh switched off and
+// on: a session that was ended on purpose has no Idle time to wait for.
+func TestPeerRemovedOnBothSidesAndAddedAgainIsBackSoon(t *testing.T) {
+	a, b, da, db := pair(t, 64512, 64512)
+	apply(t, b, db)
+	apply(t, a, da)
+	av, bv := watch(a), watch(b)
+	av.until(t, "the session", av.established("127.0.0.2"))
+	bv.until(t, "the session", bv.established("127.0.0.1"))
+	off := func(d speaker.Desired) speaker.Desired { d.Peers = nil; return d }
+	apply(t, b, off(db))
+	apply(t, a, off(da))
+	av.until(t, "the session's end", func() bool { return av.peers[addr("127.0.0.2")].Removed })
+	start := time.Now()
+	apply(t, b, db)
+	apply(t, a, da)
+	av.until(t, "the session again", av.established("127.0.0.2"))
+	if took := time.Since(start); took > upWithin {
+		t.Errorf("session back after %v, want within %v", took, upWithin)
+	}
+}
+
 func TestChangedGlobalStartsAnew(t *testing.T) {
 	a, b, da, db := pair(t, 64512, 64512)
 	da.Exports = []speaker.Export{{Prefix: prefix("10.65.1.0/26")}}
