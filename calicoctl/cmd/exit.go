@@ -28,6 +28,17 @@ func usage(cmd *cobra.Command, format string, args ...any) error {
 	return &usageError{text: fmt.Sprintf(format, args...) + "; see " + cmd.CommandPath() + " --help"}
 }
 
+// flagError is a flag that doesn't exist, or whose value can't be read. What the
+// function that tried to read it said is Go's own affair: help says what a flag
+// takes.
+func flagError(cmd *cobra.Command, err error) error {
+	text := err.Error()
+	if cause := errors.Unwrap(err); cause != nil {
+		text = strings.TrimSuffix(text, ": "+cause.Error())
+	}
+	return usage(cmd, "%s", text)
+}
+
 // argsThat wraps a check of positional arguments into a usage error.
 func argsThat(check cobra.PositionalArgs, want string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {

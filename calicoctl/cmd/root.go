@@ -82,7 +82,7 @@ func New(deps Deps) *cobra.Command {
 	root.SetOut(deps.Stdout)
 	root.SetErr(deps.Stderr)
 	root.SetVersionTemplate("calicoctl {{.Version}}\n")
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, "%v", err) })
+	root.SetFlagErrorFunc(flagError)
 	flags := root.PersistentFlags()
 	flags.StringVarP(&a.configPath, "config", "c", datastore.DefaultConfigPath, "file that says how to reach the datastore, YAML or JSON")
 	flags.StringVarP(&a.logLevel, "log-level", "l", "panic", "what to log to stderr: "+strings.Join(logLevelNames(), ", "))
