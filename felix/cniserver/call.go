@@ -24,6 +24,7 @@ type call struct {
 	id      journal.ID
 	conf    netconf.Conf // for DEL its name and version alone
 	args    netconf.Args
+	valid   []netconf.ValidAttachment // GC's list
 	// endpoint and hostIf are empty for calico-ipam.
 	endpoint calc.EndpointID
 	hostIf   string
@@ -62,6 +63,11 @@ func newCall(node string, req cniwire.Request) (call, error) {
 		c.conf.Name, c.conf.CNIVersion = id.Name, id.CNIVersion
 	} else if c.conf, err = netconf.Parse(req.Plugin, req.Config); err != nil {
 		return c, err
+	}
+	if req.Command == "GC" {
+		if c.valid, err = netconf.ParseAttachments(req.Config); err != nil {
+			return c, err
+		}
 	}
 	if n := c.conf.NodeName; n != "" && n != node {
 		return c, &netconf.Error{Key: "nodename", Reason: fmt.Sprintf("%q, but felix here runs as node %q; remove the key or correct felix's NODENAME", n, node)}

@@ -312,6 +312,33 @@ func TestGCReleasesWhatTheRuntimeDoesNotKnow(t *testing.T) {
 	}
 }
 
+func TestGCWithoutAProperListTouchesNothing(t *testing.T) {
+	w := newWorld(t)
+	w.ok(request("ADD", "g0"))
+	w.ok(podRequest("ADD", "g1", "pod1"))
+	r := request("GC", "")
+	r.IfName, r.Netns = "", ""
+	for _, list := range []string{
+		`"type": "calico"`,
+		`"cni.dev/valid-attachments": [{}]`,
+		`"cni.dev/valid-attachments": [null]`,
+		`"cni.dev/valid-attachments": [{"containerID": "g0"}]`,
+		`"cni.dev/valid-attachments": "none"`,
+	} {
+		r.Config = json.RawMessage(`{"cniVersion": "1.1.0", "name": "net1", "type": "calico", "ipam": {"type": "calico-ipam"}, ` + list + `}`)
+		if msg := w.fails(r, cniwire.CodeInvalidConfig); !strings.Contains(msg, "cni.dev/valid-attachments") {
+			t.Errorf("%s: message %q", list, msg)
+		}
+	}
+	w.settled()
+	if len(w.devices) != 2 || len(w.routes) != 2 || len(w.held) != 2 || len(w.endpoints()) != 2 {
+		t.Errorf("devices %v, routes %v, addresses %v, endpoints %v", w.devices, w.routes, w.held, w.endpoints())
+	}
+	r.Config = json.RawMessage(`{"cniVersion": "1.1.0", "name": "net1", "type": "calico", "ipam": {"type": "calico-ipam"}, "cni.dev/attachments": []}`)
+	w.ok(r)
+	w.wantNothing()
+}
+
 func TestListenReplacesAStaleSocketOnly(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "calico", "felix-cni.sock")
 	l, err := Listen(path)

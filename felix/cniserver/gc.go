@@ -20,7 +20,7 @@ func (s *Server) gc(ctx context.Context, c call) error {
 		return err // what is in the datastore alone can't be told
 	}
 	valid := map[journal.ID]bool{}
-	for _, a := range c.conf.ValidAttachments {
+	for _, a := range c.valid {
 		valid[journal.ID{Network: c.conf.Name, ContainerID: a.ContainerID, IfName: a.IfName}] = true
 	}
 	var failed error

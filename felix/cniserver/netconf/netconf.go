@@ -16,17 +16,21 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/cni/pkg/utils"
 	"github.com/containernetworking/cni/pkg/version"
 )
 
 // Error says which key of a configuration is wrong, and why.
 type Error struct {
-	Key    string // path in the document: "ipam.type"
+	Key    string // path in the document: "ipam.type"; empty for the document itself
 	Reason string
 }
 
 // Error is one line for the operator.
 func (e *Error) Error() string {
+	if e.Key == "" {
+		return "network configuration: " + e.Reason
+	}
 	return fmt.Sprintf("network configuration: key %q: %s", e.Key, e.Reason)
 }
 
@@ -48,8 +52,6 @@ type Conf struct {
 	DNS               types.DNS
 	// PrevResult is what the runtime says the attachment looks like; nil for none.
 	PrevResult *types100.Result
-	// ValidAttachments is set for GC alone.
-	ValidAttachments []types.GCAttachment
 }
 
 // IPAM says which addresses to assign.
@@ -60,23 +62,22 @@ type IPAM struct {
 
 // document is the configuration as JSON has it.
 type document struct {
-	CNIVersion  string               `json:"cniVersion"`
-	Name        string               `json:"name"`
-	Type        string               `json:"type"`
-	NodeName    string               `json:"nodename"`
-	MTU         int                  `json:"mtu"`
-	NumQueues   int                  `json:"num_queues"`
-	Datastore   string               `json:"datastore_type"`
-	Socket      string               `json:"felix_socket"`
-	DefaultGW   *bool                `json:"include_default_routes"`
-	IPAM        json.RawMessage      `json:"ipam"`
-	Policy      json.RawMessage      `json:"policy"`
-	Container   json.RawMessage      `json:"container_settings"`
-	Features    map[string]any       `json:"feature_control"`
-	DNS         types.DNS            `json:"dns"`
-	Runtime     runtimeConfig        `json:"runtimeConfig"`
-	PrevResult  json.RawMessage      `json:"prevResult"`
-	Attachments []types.GCAttachment `json:"cni.dev/valid-attachments"`
+	CNIVersion string          `json:"cniVersion"`
+	Name       string          `json:"name"`
+	Type       string          `json:"type"`
+	NodeName   string          `json:"nodename"`
+	MTU        int             `json:"mtu"`
+	NumQueues  int             `json:"num_queues"`
+	Datastore  string          `json:"datastore_type"`
+	Socket     string          `json:"felix_socket"`
+	DefaultGW  *bool           `json:"include_default_routes"`
+	IPAM       json.RawMessage `json:"ipam"`
+	Policy     json.RawMessage `json:"policy"`
+	Container  json.RawMessage `json:"container_settings"`
+	Features   map[string]any  `json:"feature_control"`
+	DNS        types.DNS       `json:"dns"`
+	Runtime    runtimeConfig   `json:"runtimeConfig"`
+	PrevResult json.RawMessage `json:"prevResult"`
 }
 
 // runtimeConfig is what a runtime fills in for the capabilities of the plugin.
@@ -164,13 +165,17 @@ func (d document) check() error {
 func (d document) conf(plugin string) (Conf, error) {
 	c := Conf{
 		CNIVersion: d.CNIVersion, Name: d.Name, NodeName: d.NodeName, MTU: d.MTU, NumQueues: d.NumQueues,
-		DNS: d.DNS, ValidAttachments: d.Attachments,
+		DNS: d.DNS,
 	}
 	if c.CNIVersion == "" {
 		c.CNIVersion = "0.2.0" // as the specification says of a configuration without one
 	}
 	if c.Name == "" {
 		return Conf{}, &Error{Key: "name", Reason: "missing; give the network a name"}
+	}
+	if utils.ValidateNetworkName(c.Name) != nil {
+		// With a slash, say, its addresses could be assigned under no handle.
+		return Conf{}, &Error{Key: "name", Reason: strconv.Quote(c.Name) + ": want letters, digits, and then also _ . -"}
 	}
 	if d.Runtime.DNS != nil {
 		c.DNS = *d.Runtime.DNS
@@ -297,15 +302,31 @@ func parsePrevResult(cniVersion string, raw json.RawMessage) (*types100.Result, 
 	if isNull(raw) {
 		return nil, nil
 	}
+	var object map[string]json.RawMessage
+	if err := decode("prevResult", raw, &object); err != nil {
+		return nil, err
+	}
+	wrong := func(err error) error {
+		return &Error{Key: "prevResult", Reason: prevResultReason(cniVersion, err)}
+	}
 	result, err := version.NewResult(cniVersion, raw)
 	if err != nil {
-		return nil, &Error{Key: "prevResult", Reason: err.Error()}
+		return nil, wrong(err)
 	}
 	converted, err := types100.NewResultFromResult(result)
 	if err != nil {
-		return nil, &Error{Key: "prevResult", Reason: err.Error()}
+		return nil, wrong(err)
 	}
 	return converted, nil
+}
+
+// prevResultReason puts what the CNI library says into words.
+func prevResultReason(cniVersion string, err error) string {
+	reason := "is not a CNI result of version " + cniVersion
+	if wrongType, ok := errors.AsType[*json.UnmarshalTypeError](err); ok && wrongType.Field != "" {
+		reason += fmt.Sprintf(": %s: want %s, not %s", wrongType.Field, typeName(wrongType), wrongType.Value)
+	}
+	return reason + "; give what ADD answered, unchanged"
 }
 
 // flag is a boolean that upstream writes as a string.
@@ -353,7 +374,7 @@ func decodingError(err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.As(err, &wrongType) && wrongType.Field != "":
+	case errors.As(err, &wrongType):
 		return &Error{Key: wrongType.Field, Reason: fmt.Sprintf("want %s, not %s", typeName(wrongType), wrongType.Value)}
 	}
 	return fmt.Errorf("network configuration: %w", err)

@@ -48,9 +48,8 @@ func TestParseReadsEveryServedKey(t *testing.T) {
 	}
 	want := Conf{
 		CNIVersion: "0.2.0", Name: "net1", NodeName: "node1", MTU: 1400, NumQueues: 4, PolicyK8s: true, AllowIPForwarding: true,
-		IPAM:             IPAM{IPv6: true, Pools4: []string{"10.0.0.0/16", "pool-a"}, Pools6: []string{"fd00::/48"}},
-		DNS:              types.DNS{Nameservers: []string{"10.0.0.11"}},
-		ValidAttachments: []types.GCAttachment{{ContainerID: "c1", IfName: "eth0"}},
+		IPAM: IPAM{IPv6: true, Pools4: []string{"10.0.0.0/16", "pool-a"}, Pools6: []string{"fd00::/48"}},
+		DNS:  types.DNS{Nameservers: []string{"10.0.0.11"}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("configuration (-want +got):\n%s", diff)
@@ -80,7 +79,15 @@ func TestParseRefusesByName(t *testing.T) {
 		{with(`"container_settings": {"allow_forwarding": true}`), "container_settings.allow_forwarding", "unknown key"},
 		{with(`"runtimeConfig": {"ips": ["10.0.0.1"]}`), "runtimeConfig.ips", "not supported"},
 		{with(`"runtimeConfig": {"mac": "aa:bb:cc:dd:ee:ff"}`), "runtimeConfig.mac", "not supported"},
-		{with(`"prevResult": {"cniVersion": "9.9.9"}`), "prevResult", ""},
+		{with(`"prevResult": {"cniVersion": "9.9.9"}`), "prevResult", "is not a CNI result of version 1.1.0"},
+		{with(`"prevResult": {}`), "prevResult", "is not a CNI result of version 1.1.0; give what ADD answered"},
+		{with(`"prevResult": 5`), "prevResult", "want an object, not number"},
+		{with(`"prevResult": []`), "prevResult", "want an object, not array"},
+		{with(`"prevResult": {"cniVersion": "1.1.0", "ips": "x"}`), "prevResult", "ips: want a list, not string"},
+		{with(`"prevResult": {"cniVersion": "1.1.0", "ips": [{"address": "ten"}]}`), "prevResult", "is not a CNI result"},
+		{[]byte(`[]`), "", "want an object, not array"},
+		{[]byte(`5`), "", "want an object, not number"},
+		{[]byte(`{"name": "a/b", "type": "calico", "ipam": {"type": "calico-ipam"}}`), "name", `"a/b"`},
 		{ipam(`"assign_ipv4": "false"`), "ipam.assign_ipv4", "no address family"},
 		{ipam(`"assign_ipv4": "maybe"`), "ipam", "maybe"},
 		{ipam(`"ipv4_pools": ["10.0.0.1/16"]`), "ipam.ipv4_pools", "did you mean 10.0.0.0/16?"},
@@ -130,6 +137,43 @@ func TestParseUnderAnotherMainPluginReadsTheIPAMPartAlone(t *testing.T) {
 	want := Conf{CNIVersion: "1.0.0", Name: "lan", IPAM: IPAM{IPv4: true, IPv6: true}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("configuration (-want +got):\n%s", diff)
+	}
+}
+
+func TestParseAttachmentsGuessesNothing(t *testing.T) {
+	const one = `[{"containerID": "c1", "ifname": "eth0"}]`
+	for conf, want := range map[string][]ValidAttachment{
+		`{"cni.dev/valid-attachments": ` + one + `}`:                            {{"c1", "eth0"}},
+		`{"cni.dev/attachments": ` + one + `}`:                                  {{"c1", "eth0"}},
+		`{"cni.dev/attachments": [], "cni.dev/valid-attachments": ` + one + `}`: {{"c1", "eth0"}},
+		`{"cni.dev/valid-attachments": []}`:                                     {},
+		`{"cni.dev/valid-attachments": null}`:                                   {},
+	} {
+		got, err := ParseAttachments([]byte(conf))
+		if err != nil {
+			t.Errorf("%s: %v", conf, err)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", conf, diff)
+		}
+	}
+	for conf, key := range map[string]string{
+		`{}`:                                    "cni.dev/valid-attachments",
+		`{"cni.dev/valid-attachments": [{}]}`:   "cni.dev/valid-attachments[0].containerID",
+		`{"cni.dev/valid-attachments": [null]}`: "cni.dev/valid-attachments[0].containerID",
+		`{"cni.dev/attachments": [{"ifname": "eth0"}]}`:                         "cni.dev/attachments[0].containerID",
+		`{"cni.dev/valid-attachments": [{"containerID": "g0"}]}`:                "cni.dev/valid-attachments[0].ifname",
+		`{"cni.dev/valid-attachments": [{"containerID": "g0", "ifname": ""}]}`:  "cni.dev/valid-attachments[0].ifname",
+		`{"cni.dev/valid-attachments": [{"containerID": 7, "ifname": "eth0"}]}`: "cni.dev/valid-attachments[0].containerID",
+		`{"cni.dev/valid-attachments": {"containerID": "g0"}}`:                  "cni.dev/valid-attachments",
+		`{"cni.dev/valid-attachments": "all"}`:                                  "cni.dev/valid-attachments",
+		`{"cni.dev/valid-attachments": ["g0"]}`:                                 "cni.dev/valid-attachments",
+	} {
+		_, err := ParseAttachments([]byte(conf))
+		var wrong *Error
+		if !errors.As(err, &wrong) || wrong.Key != key || strings.Contains(err.Error(), "Go ") {
+			t.Errorf("%s: error %v, want one about %s", conf, err, key)
+		}
 	}
 }
 
