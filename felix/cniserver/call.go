@@ -3,6 +3,7 @@ package cniserver
 import (
 	"fmt"
 	"strings"
+	"unicode"
 
 	"tortie/felix/calc"
 	"tortie/felix/cniserver/netconf"
@@ -101,11 +102,24 @@ func checkRequest(req cniwire.Request) error {
 	if req.ContainerID == "" || strings.ContainsAny(req.ContainerID, "/\x00") {
 		return invalidEnvironment("CNI_CONTAINERID %q is missing or can't be a container's", req.ContainerID)
 	}
-	if req.IfName == "" || len(req.IfName) > 15 || strings.ContainsAny(req.IfName, "/: \x00") {
+	if !canBeInterface(req.IfName) {
 		return invalidEnvironment("CNI_IFNAME %q is missing or can't be an interface's", req.IfName)
 	}
 	if req.Netns == "" && req.Command != "DEL" && req.Plugin == pluginCalico {
 		return invalidEnvironment("CNI_NETNS is missing; %s needs the container's network namespace", req.Command)
 	}
 	return nil
+}
+
+// canBeInterface reports whether a device can have that name. The kernel would make
+// one named all or default, but its settings (net.ipv4.conf.<name>) would then be
+// those of every device.
+func canBeInterface(name string) bool {
+	switch name {
+	case "", ".", "..", "all", "default":
+		return false
+	}
+	return len(name) <= 15 && !strings.ContainsFunc(name, func(r rune) bool {
+		return r == '/' || r == ':' || r == 0 || unicode.IsSpace(r)
+	})
 }

@@ -58,5 +58,34 @@ func ParseArgs(s string) (Args, error) {
 	if (a.K8sNamespace == "") != (a.K8sPod == "") {
 		return Args{}, &ArgsError{"K8S_POD_NAMESPACE and K8S_POD_NAME: one without the other; give both"}
 	}
+	if a.IsPod() {
+		if !isDNSLabel(a.K8sNamespace) {
+			return Args{}, &ArgsError{fmt.Sprintf("K8S_POD_NAMESPACE: %q can't be a namespace's name: want at most 63 of a-z, 0-9 and -, a letter or digit first and last", a.K8sNamespace)}
+		}
+		if !isDNSSubdomain(a.K8sPod) {
+			return Args{}, &ArgsError{fmt.Sprintf("K8S_POD_NAME: %q can't be a pod's name: want at most 253 of a-z, 0-9, - and ., a letter or digit before and after each dot", a.K8sPod)}
+		}
+	}
 	return a, nil
+}
+
+// isDNSLabel reports whether Kubernetes takes a name for a namespace's (RFC 1123,
+// section 2.1, in lower case).
+func isDNSLabel(s string) bool { return len(s) <= 63 && isDNSSubdomain(s) && !strings.Contains(s, ".") }
+
+// isDNSSubdomain reports whether Kubernetes takes a name for a pod's: labels of any
+// length, separated by dots.
+func isDNSSubdomain(s string) bool {
+	if len(s) > 253 {
+		return false
+	}
+	for label := range strings.SplitSeq(s, ".") {
+		if label == "" || label[0] == '-' || label[len(label)-1] == '-' {
+			return false
+		}
+		if strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
+			return false
+		}
+	}
+	return true
 }
