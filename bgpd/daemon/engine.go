@@ -127,7 +127,7 @@ func (e *engine) take(ctx context.Context, plan topology.Output) {
 			plan.Missing = lostNode(plan)
 		}
 		if e.missing != plan.Missing {
-			e.log.Warn("waiting: " + plan.Missing)
+			e.log.Warn("waiting for this node's resource", "cause", plan.Missing)
 		}
 		e.missing = plan.Missing
 		// What runs goes on: a Node that was deleted by mistake must not cost traffic.

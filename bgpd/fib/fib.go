@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -270,9 +271,7 @@ func (f *FIB) decide(prefix netip.Prefix) {
 // place another program holds marked as problems.
 func (f *FIB) Entries() map[netip.Prefix]Entry {
 	out := make(map[netip.Prefix]Entry, len(f.entries))
-	for p, e := range f.entries {
-		out[p] = e
-	}
+	maps.Copy(out, f.entries)
 	for _, t := range f.tables {
 		for _, c := range t.Conflicts() {
 			e := out[c.Desired.Dst]

@@ -30,11 +30,10 @@ func pfx(s string) netip.Prefix { return netip.MustParsePrefix(s) }
 
 // fixture is a FIB on a fake kernel with one segment and a default route.
 type fixture struct {
-	t      *testing.T
-	k      *fakekernel.Kernel
-	f      *FIB
-	eth0   int
-	routes []kernel.Route // found at the start
+	t    *testing.T
+	k    *fakekernel.Kernel
+	f    *FIB
+	eth0 int
 }
 
 func newFixture(t *testing.T, leftovers ...string) *fixture {

@@ -9,6 +9,7 @@ package filter
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"tortie/bgpd/speaker"
 )
@@ -42,10 +43,8 @@ func (s *Scope) Import(p speaker.Path) (rejected string) {
 	if reason := unusable(p); reason != "" {
 		return reason
 	}
-	for _, a := range s.Addresses {
-		if p.NextHop == a {
-			return "its next hop is this node itself"
-		}
+	if slices.Contains(s.Addresses, p.NextHop) {
+		return "its next hop is this node itself"
 	}
 	for _, block := range s.OwnBlocks {
 		if reason := s.againstBlock(p, block); reason != "" {

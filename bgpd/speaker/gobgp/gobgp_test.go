@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"strings"
@@ -99,9 +100,7 @@ func (v *view) until(t *testing.T, what string, ok func() bool) {
 			}
 			v.best[p] = *path
 		}
-		for a, ses := range c.Peers {
-			v.peers[a] = ses
-		}
+		maps.Copy(v.peers, c.Peers)
 	}
 }
 

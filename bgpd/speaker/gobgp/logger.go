@@ -16,6 +16,9 @@ type bridge struct {
 	causes *causes
 }
 
+// fromLibrary is the message of what is passed on as it is.
+const fromLibrary = "message from the BGP library"
+
 var _ gobgplog.Logger = (*bridge)(nil)
 
 // GetLevel asks for debug messages while a session is down: only they say why a
@@ -32,7 +35,7 @@ func (b *bridge) SetLevel(gobgplog.LogLevel) {}
 
 // Panic is called for states that can't be.
 func (b *bridge) Panic(msg string, fields gobgplog.Fields) {
-	b.log.Error("BGP library: "+msg, attrs(fields)...)
+	b.log.Error(fromLibrary, attrs(msg, fields)...)
 	panic("gobgp: " + msg)
 }
 
@@ -41,7 +44,7 @@ func (b *bridge) Fatal(msg string, fields gobgplog.Fields) { b.Panic(msg, fields
 
 // Error passes on to the log.
 func (b *bridge) Error(msg string, fields gobgplog.Fields) {
-	b.log.Error("BGP library: "+msg, attrs(fields)...)
+	b.log.Error(fromLibrary, attrs(msg, fields)...)
 }
 
 // Warn learns from the message, and passes it on unless it is routine.
@@ -52,11 +55,15 @@ func (b *bridge) Warn(msg string, fields gobgplog.Fields) {
 		"active conn is closed to avoid being blocked":
 		return // part of every restart of a peer
 	}
-	if msg == "received notification" || msg == "sent notification" {
-		b.log.Warn("BGP library: "+msg, "peer", fields["Key"], "notification", wordsOf(fields))
+	switch msg {
+	case "received notification":
+		b.log.Warn("peer sent a NOTIFICATION", "peer", fields["Key"], "notification", wordsOf(fields))
+		return
+	case "sent notification":
+		b.log.Warn("sent a NOTIFICATION", "peer", fields["Key"], "notification", wordsOf(fields))
 		return
 	}
-	b.log.Warn("BGP library: "+msg, attrs(fields)...)
+	b.log.Warn(fromLibrary, attrs(msg, fields)...)
 }
 
 // Info learns from the message.
@@ -117,8 +124,8 @@ func wordsOf(fields gobgplog.Fields) string {
 	return words
 }
 
-func attrs(fields gobgplog.Fields) []any {
-	var out []any
+func attrs(msg string, fields gobgplog.Fields) []any {
+	out := []any{"says", msg}
 	if key, ok := fields["Key"]; ok {
 		out = append(out, "peer", key)
 	}

@@ -106,7 +106,7 @@ func TestLogHasNotificationsInWords(t *testing.T) {
 	var out bytes.Buffer
 	b := &bridge{log: slog.New(slog.NewTextHandler(&out, nil)), causes: newCauses()}
 	b.Warn("received notification", gobgplog.Fields{"Key": "10.1.1.12", "Code": uint8(6), "Subcode": uint8(3), "Data": []byte{}})
-	const want = `msg="BGP library: received notification" peer=10.1.1.12 notification="cease/peer de-configured (6/3)"` + "\n"
+	const want = `msg="peer sent a NOTIFICATION" peer=10.1.1.12 notification="cease/peer de-configured (6/3)"` + "\n"
 	if !strings.HasSuffix(out.String(), want) {
 		t.Errorf("log %s, want …%s", out.String(), want)
 	}
