@@ -3,6 +3,8 @@ package cmd
 import (
 	"slices"
 	"strings"
+
+	"tortie/internal/suggest"
 )
 
 // maxNear is how many names a message proposes.
@@ -52,30 +54,8 @@ func likeness(word, form string) int {
 		return part
 	}
 	// One wrong letter in three: a longer word may be worse and still be meant.
-	if d := editDistance(word, form); d <= min(len(word), len(form))/3 {
+	if d := suggest.Distance(word, form); d <= min(len(word), len(form))/3 {
 		return d
 	}
 	return -1
-}
-
-// editDistance is how many letters must be inserted, left out or replaced to make
-// b of a.
-func editDistance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			replace := diagonal
-			if a[i] != b[j] {
-				replace++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(replace, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

@@ -13,7 +13,7 @@ import (
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 
-	"tortie/felix/suggest"
+	"tortie/internal/suggest"
 )
 
 // Layer is what one source says.

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	kjson "sigs.k8s.io/json"
+
+	"tortie/internal/suggest"
 )
 
 // DecodeStrict reads one object from a user's manifest (JSON). Anything that
@@ -81,7 +83,7 @@ func checkList(kind string, tree *jsonValue) error {
 				c.missing("items", "want a list, got %s", m.value.describe())
 			}
 		default:
-			c.missing(m.name, "unknown field%s", suggest("", m.name, []string{"apiVersion", "kind", "metadata", "items"}))
+			c.missing(m.name, "unknown field%s", didYouMean("", m.name, []string{"apiVersion", "kind", "metadata", "items"}))
 		}
 	}
 	return c.err(kind)
@@ -218,7 +220,7 @@ func (c *checker) members(s *schema, v *jsonValue, path string) {
 			sub = s.fields[m.name]
 		}
 		if sub == nil {
-			c.missing(field, "unknown field%s", suggest(path, m.name, s.names))
+			c.missing(field, "unknown field%s", didYouMean(path, m.name, s.names))
 			continue
 		}
 		c.fields(sub, m.value, field)
@@ -279,8 +281,8 @@ func (v *jsonValue) describe() string {
 	return string(v.raw)
 }
 
-// suggest names the known field that was probably meant.
-func suggest(path, name string, known []string) string {
+// didYouMean names the known field that was probably meant.
+func didYouMean(path, name string, known []string) string {
 	if path != "" {
 		path += "."
 	}
@@ -298,26 +300,5 @@ func suggest(path, name string, known []string) string {
 // third of the letters differ.
 func similar(a, b string) bool {
 	a, b = strings.ToLower(a), strings.ToLower(b)
-	return 3*editDistance(a, b) <= max(len(a), len(b))
-}
-
-// editDistance is Levenshtein's.
-func editDistance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
+	return 3*suggest.Distance(a, b) <= max(len(a), len(b))
 }

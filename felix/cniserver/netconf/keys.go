@@ -3,7 +3,7 @@ package netconf
 import (
 	"strings"
 
-	"tortie/felix/suggest"
+	"tortie/internal/suggest"
 )
 
 // support says what becomes of a key of the network configuration.

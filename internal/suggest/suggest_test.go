@@ -13,3 +13,23 @@ func TestNearest(t *testing.T) {
 		}
 	}
 }
+
+func TestDistance(t *testing.T) {
+	for _, c := range []struct {
+		a, b string
+		want int
+	}{
+		{"", "", 0},
+		{"node", "node", 0},
+		{"", "node", 4},
+		{"node", "", 4},
+		{"kitten", "sitting", 3},
+		{"ippol", "ippool", 1},
+		{"Node", "node", 1},
+		{"ab", "ba", 2},
+	} {
+		if got := Distance(c.a, c.b); got != c.want {
+			t.Errorf("%q to %q: %d, want %d", c.a, c.b, got, c.want)
+		}
+	}
+}

@@ -9,7 +9,7 @@ import "strings"
 func Nearest(word string, candidates []string) string {
 	best, bestDistance := "", 2+min(len(word)/3, 3)
 	for _, c := range candidates {
-		d := distance(strings.ToLower(word), strings.ToLower(c))
+		d := Distance(strings.ToLower(word), strings.ToLower(c))
 		if d < bestDistance || d == bestDistance && best != "" && c < best {
 			best, bestDistance = c, d
 		}
@@ -17,8 +17,9 @@ func Nearest(word string, candidates []string) string {
 	return best
 }
 
-// distance is the Levenshtein distance of two strings.
-func distance(a, b string) int {
+// Distance is how many bytes must be inserted, left out or replaced to make b of
+// a (Levenshtein's distance). Case counts.
+func Distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for i := range row {
 		row[i] = i
