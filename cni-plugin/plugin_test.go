@@ -245,6 +245,42 @@ func TestBadCallsGiveOneClearError(t *testing.T) {
 	}
 }
 
+func TestConfigurationOfTheWrongShapeIsNamedInPlainWords(t *testing.T) {
+	for _, tc := range []struct {
+		stdin string
+		code  int
+		says  string
+	}{
+		{`[]`, 7, "network configuration: want an object, not array"},
+		{`5`, 7, "network configuration: want an object, not number"},
+		{`{"cniVersion": "1.0.0", "name": "net1", "felix_socket": 5}`, 7, `key "felix_socket": want a string, not number`},
+		{`{"cniVersion": 1, "name": "net1"}`, 7, `key "cniVersion": want a string, not number`},
+		{`{"cniVersion": "1.0.0", "name": {}}`, 7, `key "name": want a string, not object`},
+		{`{"cniVersion": "1.0.0",`, 6, "network configuration: not JSON"},
+		{``, 6, "expected on standard input"},
+	} {
+		for _, command := range []string{"ADD", "DEL"} {
+			got := invoke(t, "calico", tc.stdin, "CNI_COMMAND="+command)
+			wantError(t, got, tc.code, tc.says)
+			if strings.Contains(got.stdout, "Go ") || strings.Contains(got.stdout, "unmarshal") {
+				t.Errorf("%s: output %s", tc.stdin, got.stdout)
+			}
+		}
+	}
+	wantError(t, invoke(t, "calico", `[]`, "CNI_COMMAND=VERSION"), 7, "VERSION request: want an object, not array")
+}
+
+func TestLongConfigurationReachesFelix(t *testing.T) {
+	f := newFelix(t, func(cniwire.Request) cniwire.Response { return cniwire.Response{} })
+	long := strings.Replace(conf, `"type"`, `"example.org/x": "`+strings.Repeat("x", 500_000)+`", "type"`, 1)
+	if got := invoke(t, "calico", long, "CNI_COMMAND=ADD", "CALICO_CNI_SOCKET="+f.socket); got != (outcome{}) {
+		t.Errorf("%+v", got)
+	}
+	if req := <-f.requests; len(req.Config) < 500_000 {
+		t.Errorf("felix saw %d bytes", len(req.Config))
+	}
+}
+
 func TestVersionAnswersInTheVersionOfTheRequest(t *testing.T) {
 	for _, v := range cniversion.All.SupportedVersions() {
 		got := invoke(t, "calico", `{"cniVersion": "`+v+`"}`, "CNI_COMMAND=VERSION")

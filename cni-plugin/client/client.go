@@ -43,6 +43,11 @@ func Main(p Process) int {
 		return printVersions(p)
 	}
 	c := call{process: p, plugin: name}
+	if p.Getenv("CNI_COMMAND") != "" { // else skel tells a person about the plugin
+		if failed := c.readConf(); failed != nil {
+			return printError(p.Stdout, c.conf.CNIVersion, failed)
+		}
+	}
 	// skel looks at the namespace again after the call and may yet fail, so the
 	// result is printed only when it has returned.
 	failed := skel.PluginMainFuncsWithError(skel.CNIFuncs{
@@ -53,7 +58,7 @@ func Main(p Process) int {
 		Status: c.run("STATUS"),
 	}, version.All, about(name, p.Version))
 	if failed != nil {
-		return printError(p.Stdout, c.cniVersion, failed)
+		return printError(p.Stdout, c.conf.CNIVersion, failed)
 	}
 	if len(c.result) == 0 {
 		return 0
@@ -66,27 +71,15 @@ func Main(p Process) int {
 
 // call is the CNI call while skel runs it.
 type call struct {
-	process    Process
-	plugin     string
-	cniVersion string
-	result     json.RawMessage
-}
-
-// plugConf is the part of the network configuration that the plugin itself
-// needs; felix reads all of it.
-type plugConf struct {
-	CNIVersion string `json:"cniVersion"`
-	Socket     string `json:"felix_socket"`
+	process Process
+	plugin  string
+	conf    plugConf
+	result  json.RawMessage
 }
 
 func (c *call) run(command string) func(*skel.CmdArgs) error {
 	return func(args *skel.CmdArgs) error {
-		var conf plugConf
-		if err := json.Unmarshal(args.StdinData, &conf); err != nil {
-			return types.NewError(types.ErrDecodingFailure, "network configuration: "+err.Error(), "")
-		}
-		c.cniVersion = conf.CNIVersion
-		settings, err := settingsFrom(c.process.Getenv, conf)
+		settings, err := settingsFrom(c.process.Getenv, c.conf)
 		if err != nil {
 			return types.NewError(types.ErrInvalidEnvironmentVariables, err.Error(), "")
 		}
@@ -147,13 +140,16 @@ func flags(p Process, name string) int {
 
 // printVersions answers VERSION with the cniVersion of the request.
 func printVersions(p Process) int {
-	var conf plugConf
 	raw, err := io.ReadAll(io.LimitReader(p.Stdin, cniwire.MaxMessage))
-	if err == nil && len(raw) > 0 {
-		err = json.Unmarshal(raw, &conf)
-	}
 	if err != nil {
-		return printError(p.Stdout, "", types.NewError(types.ErrDecodingFailure, "VERSION request: "+err.Error(), ""))
+		return printError(p.Stdout, "", types.NewError(types.ErrIOFailure, "read the VERSION request: "+err.Error(), ""))
+	}
+	var conf plugConf
+	if len(raw) > 0 {
+		var failed *types.Error
+		if conf, failed = parseConf("VERSION request", raw); failed != nil {
+			return printError(p.Stdout, "", failed)
+		}
 	}
 	if conf.CNIVersion == "" {
 		conf.CNIVersion = version.Current()
