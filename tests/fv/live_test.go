@@ -119,3 +119,16 @@ func TestEveryKindIsReadBackAsItWasApplied(t *testing.T) {
 		})
 	}
 }
+
+// TestPodsOutliveTheirPool deletes the IPv6 pool under its pods: no more addresses
+// from it, but those in use stay reachable from everywhere.
+func TestPodsOutliveTheirPool(t *testing.T) {
+	l := up(t, "pool", 3)
+	addPods(t, l, 6, 1)
+	mustConverge(t, l)
+	tr := startTraffic(t, l)
+	run(t, l, "", "calicoctl", "delete", "ippool", "pool-v6")
+	time.Sleep(3 * time.Second) // whatever withdraws and sweeps has done so by now
+	tr.stopAndDemandNoLoss(t)
+	mustConverge(t, l)
+}
