@@ -135,7 +135,8 @@ func (a *addition) steps() []step {
 	}
 }
 
-// begin writes the entry. It is durable before assign returns.
+// begin writes the entry. When assign returns it is durable, or the endpoint is
+// in the store.
 func (a *addition) begin(context.Context) error { return a.server.journal.Put(a.entry) }
 
 // abandon is the undoing of begin and assign: the releaser takes over, at once
@@ -165,19 +166,22 @@ func (a *addition) assign(ctx context.Context) error {
 		req.Attrs[api.AttributeNamespace] = a.call.args.K8sNamespace
 	}
 	req.With = a.companion()
-	g, gctx := errgroup.WithContext(ctx)
-	g.Go(s.journal.Sync)
-	var got []ipam.Assignment
-	g.Go(func() (err error) {
-		got, err = s.addresses.AutoAssign(gctx, req)
-		return err
-	})
-	if err := g.Wait(); err != nil {
+	var syncing errgroup.Group
+	if req.With == nil {
+		syncing.Go(s.journal.Sync)
+	}
+	got, err := s.addresses.AutoAssign(ctx, req)
+	if err := errors.Join(err, syncing.Wait()); err != nil {
 		return err
 	}
 	a.take(&a.entry, got)
 	a.published = req.With != nil && req.With.Created
-	return nil
+	if a.published {
+		// Should the machine die now, the store says of the addresses whose they are,
+		// as it does of those of every pod that has been running for longer.
+		return nil
+	}
+	return s.journal.Sync() // costs nothing when it was begun above
 }
 
 func (a *addition) take(e *journal.Entry, got []ipam.Assignment) {

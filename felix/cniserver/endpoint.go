@@ -100,21 +100,29 @@ func (s *endpointStore) fill(wep *api.WorkloadEndpoint, c call, e journal.Entry)
 }
 
 // remove deletes the endpoint if it is that container's. One that can't be read
-// is left to an operator: nothing routes to it.
-func (s *endpointStore) remove(ctx context.Context, id calc.EndpointID, container string) error {
+// is left to an operator: nothing routes to it. known is the endpoint as last
+// seen; it is read where that isn't the container's, and after a conflict.
+func (s *endpointStore) remove(ctx context.Context, id calc.EndpointID, container string, known datastore.Entry) error {
 	key := id.Key()
+	if !s.hasPlace(key) {
+		return nil
+	}
 	for range maxConflicts {
-		entry, err := s.client.Get(ctx, key)
-		if errors.Is(err, datastore.ErrNotFound) || errors.Is(err, datastore.ErrInvalid) {
-			return nil
+		if !isOf(known, container) {
+			var err error
+			known, err = s.client.Get(ctx, key)
+			if errors.Is(err, datastore.ErrNotFound) || errors.Is(err, datastore.ErrInvalid) {
+				return nil
+			}
+			if err != nil {
+				return fmt.Errorf("delete %s: %w", key, err)
+			}
+			if !isOf(known, container) {
+				return nil // a newer sandbox of the same pod
+			}
 		}
-		if err != nil {
-			return fmt.Errorf("delete %s: %w", key, err)
-		}
-		if wep, ok := entry.Object.(*api.WorkloadEndpoint); !ok || wep.Spec.ContainerID != container {
-			return nil // a newer sandbox of the same pod
-		}
-		_, err = s.client.Txn(ctx, datastore.Delete(key, entry.Revision))
+		_, err := s.client.Txn(ctx, datastore.Delete(key, known.Revision))
+		known = datastore.Entry{}
 		if err == nil || errors.Is(err, datastore.ErrNotFound) {
 			return nil
 		}
@@ -123,6 +131,17 @@ func (s *endpointStore) remove(ctx context.Context, id calc.EndpointID, containe
 		}
 	}
 	return fmt.Errorf("delete %s: %w again and again", key, datastore.ErrConflict)
+}
+
+// hasPlace reports whether there can be an object of that key in the store.
+func (s *endpointStore) hasPlace(key api.Key) bool {
+	_, err := s.registry.Path(key)
+	return err == nil
+}
+
+func isOf(entry datastore.Entry, container string) bool {
+	wep, ok := entry.Object.(*api.WorkloadEndpoint)
+	return ok && wep.Spec.ContainerID == container
 }
 
 // ensureProfile makes the profile that lets the endpoints of one network talk to

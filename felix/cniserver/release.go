@@ -270,7 +270,8 @@ func (s *Server) takeOver(e journal.Entry) error {
 func (s *Server) forget(ctx context.Context, e journal.Entry) error {
 	if e.Plugin != pluginIPAM {
 		id := endpointOf(e)
-		if err := s.endpoints.remove(ctx, id, e.ContainerID); err != nil {
+		known, _, _ := s.state.endpoint(id)
+		if err := s.endpoints.remove(ctx, id, e.ContainerID, known); err != nil {
 			return err
 		}
 	}
@@ -279,6 +280,9 @@ func (s *Server) forget(ctx context.Context, e journal.Entry) error {
 	}
 	if _, err := s.addresses.ReleaseByHandle(ctx, handleOf(e.ID)); err != nil {
 		return err
+	}
+	if len(e.BlockBits) > 0 {
+		return nil // assigned here, under no other handle
 	}
 	_, err := s.addresses.ReleaseByHandle(ctx, legacyHandleOf(e.ID))
 	return err

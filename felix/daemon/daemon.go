@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -29,6 +30,10 @@ import (
 // the datastore. Without it, it starts with the local one: DEL must work. It is
 // less than the CNI plugin waits for the socket.
 const resourceTimeout = time.Second
+
+// gcPercent trades memory for time: what felix keeps is a few megabytes, and at
+// Go's default a burst of pods has them collected every few calls.
+const gcPercent = 400
 
 // Process is the surroundings of felix.
 type Process struct {
@@ -78,6 +83,9 @@ func Run(ctx context.Context, p Process) error {
 		return err
 	}
 	defer func() { _ = client.Close() }()
+	if p.getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 	log.Info("felix starts", "version", p.Version, "node", node, "datastore", store.String(), "pid", os.Getpid())
 	running := readStored(ctx, client, node, local, cfg)
 	level.Set(running.LogLevel)

@@ -106,7 +106,8 @@ func TestNothingIsProgrammedBeforeInSync(t *testing.T) {
 	s.OnStatus(datastore.Resync)
 	s.OnUpdates(nil)
 	s.OnStatus(datastore.InSync)
-	s.OnUpdates(nil)
+	s.OnUpdates([]datastore.SyncUpdate{{Key: api.Key{Kind: api.KindWorkloadEndpoint, Namespace: "ns1", Name: "of-another-node"}}})
+	s.OnUpdates([]datastore.SyncUpdate{{Key: api.Key{Kind: api.KindIPPool, Name: "pool"}}})
 	// CNI calls are served only when the whole state has been handed over.
 	want := []string{"wait-for-datastore", "resync", "program", "complete", "in-sync", "program"}
 	if diff := cmp.Diff(want, events); diff != "" {

@@ -29,11 +29,11 @@ type sink struct {
 
 // OnUpdates implements datastore.Sink.
 func (s *sink) OnUpdates(updates []datastore.SyncUpdate) {
-	s.graph.Update(updates)
+	changed := s.graph.Update(updates)
 	for _, f := range s.follow {
 		f.Apply(updates)
 	}
-	if s.inSync { // before, the state is not the whole one and nobody may act on it
+	if s.inSync && changed { // before, the state is not the whole one and nobody may act on it
 		s.program(s.graph.State())
 	}
 }

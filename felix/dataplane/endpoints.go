@@ -81,6 +81,12 @@ func (e *endpoints) get(id calc.EndpointID) (calc.Endpoint, bool) {
 	return ep, true
 }
 
+// want reports whether an endpoint that should be has the interface.
+func (e *endpoints) want(iface string) (wanted bool) {
+	e.all(func(ep calc.Endpoint, _ bool) { wanted = wanted || ep.Interface == iface })
+	return wanted
+}
+
 // all calls f for every endpoint that should be, in no order; fresh tells the ones
 // that only a CNI call has spoken of.
 func (e *endpoints) all(f func(ep calc.Endpoint, fresh bool)) {

@@ -212,11 +212,13 @@ func (l *Loop) heedLink(link kernel.Link) bool {
 			l.hints.flapped[link.Index] = struct{}{}
 		}
 	}
-	if strings.HasPrefix(link.Name, calc.InterfacePrefix) {
-		l.hints.link(link.Name)
-		return true
+	if !strings.HasPrefix(link.Name, calc.InterfacePrefix) {
+		return ours
 	}
-	return ours
+	l.hints.link(link.Name)
+	// The device of an ADD under way is worth no turn of its own: the ADD asks for
+	// one when it is done.
+	return ours || l.endpoints.want(link.Name)
 }
 
 // isForeign reports whether somebody else changed a route of ours: it is gone

@@ -56,10 +56,11 @@ func steps() []step {
 		{name: "set pod's forwarding", do: setForwarding, undo: restoreForwarding},
 		{name: "switch on loopback", do: upLoopback, undo: downLoopback},
 		{name: "set up pod's end", do: setUpPodEnd},
-		{name: "await addresses", do: awaitAddresses},
-		{name: "assign addresses", do: assignAddresses},
 		{name: "set gateway", do: setGateway},
 		{name: "add routes", do: addRoutes},
+		// Last, so that little is left to do when the addresses come late.
+		{name: "await addresses", do: awaitAddresses},
+		{name: "assign addresses", do: assignAddresses},
 	}
 }
 

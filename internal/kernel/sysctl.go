@@ -3,7 +3,6 @@ package kernel
 import (
 	"fmt"
 	"io/fs"
-	"os"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -79,31 +78,46 @@ func sysctlPath(name string) (string, error) {
 	return "/proc/sys/net/" + name, nil
 }
 
-func readSysctl(name string) (string, error) {
-	path, err := sysctlPath(name)
-	if err != nil {
-		return "", err
-	}
-	b, err := os.ReadFile(path)
-	return strings.TrimSpace(string(b)), pathCause(err)
+// sysctlLength is more than any setting of ours is long.
+const sysctlLength = 1024
+
+// readSysctl goes around os.File, as writeSysctl does: that would make every file
+// known to the poller, and a pod has a dozen settings.
+func readSysctl(name string) (value string, err error) {
+	err = withSysctl(name, unix.O_RDONLY, func(fd int) error {
+		var buf [sysctlLength]byte
+		n, err := unix.Read(fd, buf[:])
+		value = strings.TrimSpace(string(buf[:max(n, 0)]))
+		return err
+	})
+	return value, err
 }
 
 func writeSysctl(name, value string) error {
 	if old, err := readSysctl(name); err != nil || old == value {
 		return err
 	}
+	return withSysctl(name, unix.O_WRONLY, func(fd int) error {
+		_, err := unix.Write(fd, []byte(value))
+		return err
+	})
+}
+
+// withSysctl opens a setting, neither creating nor truncating it: procfs takes
+// neither.
+func withSysctl(name string, mode int, use func(fd int) error) error {
 	path, err := sysctlPath(name)
 	if err != nil {
 		return err
 	}
-	// Not created, not truncated: procfs takes neither.
-	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	var fd int
+	err = ignoringEINTR(func() (err error) {
+		fd, err = unix.Open(path, mode|unix.O_CLOEXEC, 0)
+		return err
+	})
 	if err != nil {
-		return pathCause(err)
+		return err
 	}
-	_, err = f.WriteString(value)
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	return pathCause(err)
+	defer func() { _ = unix.Close(fd) }()
+	return ignoringEINTR(func() error { return use(fd) })
 }
