@@ -86,6 +86,10 @@ type Config struct {
 	// kernel, so it must not share a socket with Kernel. nil means a Handle that
 	// Run opens for itself.
 	Reaper Reaper
+	// ReapPause is how long a device waits for its deletion. Most pods' namespaces
+	// end meanwhile and take the device with them, at no cost to the calls that come
+	// next. 0 means 200 ms.
+	ReapPause time.Duration
 	// RetryMin and RetryMax bound the pause after a failed deletion. 0 means
 	// 100 ms and 10 s.
 	RetryMin, RetryMax time.Duration

@@ -18,13 +18,15 @@ import (
 const asidePrefix = "calx"
 
 // reaper deletes devices behind the calls. Deleting one costs the kernel about
-// 20 ms of waiting, and deleting a whole group not more: so devices are put in a
-// group, and while one deletion runs the next ones gather.
+// 20 ms of waiting, which other changes of devices wait for too, and deleting a
+// whole group not more: so devices are put in a group, where they gather for a
+// while.
 type reaper struct {
 	log      *slog.Logger
 	group    uint32
 	deleter  Reaper // nil: Run opens a Handle
 	min, max time.Duration
+	pause    time.Duration
 	kick     chan struct{}
 
 	reaped, batches, failures atomic.Uint64
@@ -41,10 +43,13 @@ type ReapStats struct {
 func newReaper(cfg Config) *reaper {
 	r := &reaper{
 		log: cfg.Log, group: cfg.ReapGroup, deleter: cfg.Reaper,
-		min: cfg.RetryMin, max: cfg.RetryMax, kick: make(chan struct{}, 1),
+		min: cfg.RetryMin, max: cfg.RetryMax, pause: cfg.ReapPause, kick: make(chan struct{}, 1),
 	}
 	if r.group == 0 {
 		r.group = DefaultReapGroup
+	}
+	if r.pause <= 0 {
+		r.pause = 200 * time.Millisecond
 	}
 	if r.min <= 0 {
 		r.min = 100 * time.Millisecond
@@ -118,6 +123,9 @@ func (n *Net) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-n.reap.kick:
+		}
+		if !sleep(ctx, n.reap.pause) {
+			return nil
 		}
 		err := n.reapOnce(deleter)
 		if err == nil {
