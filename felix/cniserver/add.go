@@ -33,6 +33,9 @@ func (s *Server) add(ctx context.Context, c call) (json.RawMessage, error) {
 	}
 	defer unlock()
 	a := s.addition(c)
+	if err := a.sameNamespace(); err != nil {
+		return nil, err
+	}
 	failed, undoFailed := runSteps(ctx, a.steps())
 	if undoFailed != nil {
 		s.log.Error("undoing a failed ADD is left to the journal", "attachment", c.id.String(), "err", undoFailed)
@@ -170,7 +173,9 @@ func (a *addition) assign(ctx context.Context) error {
 	if req.With == nil {
 		syncing.Go(s.journal.Sync)
 	}
-	got, err := s.addresses.AutoAssign(ctx, req)
+	assigning, cancel := toTheEnd(ctx)
+	defer cancel()
+	got, err := s.addresses.AutoAssign(assigning, req)
 	if err := errors.Join(err, syncing.Wait()); err != nil {
 		return err
 	}
@@ -244,7 +249,7 @@ func (a *addition) attach(ctx context.Context) error {
 		if err != nil || a.published {
 			return err
 		}
-		return a.publish(gctx, a.entry)
+		return a.publish(ctx, a.entry)
 	})
 	err := g.Wait()
 	return a.wired(ctx, attached, err)
@@ -277,7 +282,7 @@ func (a *addition) wire(ctx context.Context) error {
 		return err
 	})
 	entry := a.entry
-	g.Go(func() error { return a.publish(gctx, entry) })
+	g.Go(func() error { return a.publish(ctx, entry) })
 	err := g.Wait()
 	return a.wired(ctx, attached, err)
 }
@@ -302,6 +307,8 @@ func (a *addition) wired(ctx context.Context, attached podnet.Attached, err erro
 // profile is missing is cut off.
 func (a *addition) publish(ctx context.Context, e journal.Entry) error {
 	s, c := a.server, a.call
+	ctx, cancel := toTheEnd(ctx)
+	defer cancel()
 	if !c.args.IsPod() || !c.conf.PolicyK8s {
 		if err := s.endpoints.ensureProfile(ctx, c.conf.Name); err != nil {
 			return err
@@ -312,6 +319,17 @@ func (a *addition) publish(ctx context.Context, e journal.Entry) error {
 		return s.endpoints.put(ctx, c, e, nil)
 	}
 	return s.endpoints.put(ctx, c, e, &known)
+}
+
+// toTheEnd is for writes to the store: they end with the call's time, but are not
+// broken off when the call is given up or its other half fails. A write whose
+// outcome is unknown could take effect after its undoing has looked.
+func toTheEnd(ctx context.Context) (context.Context, context.CancelFunc) {
+	detached := context.WithoutCancel(ctx)
+	if deadline, ok := ctx.Deadline(); ok {
+		return context.WithDeadline(detached, deadline)
+	}
+	return context.WithCancel(detached)
 }
 
 func (a *addition) attachment() podnet.Attachment {

@@ -42,7 +42,7 @@ func wireError(command string, err error) *cniwire.Error {
 func codeOf(err error) uint {
 	var errno syscall.Errno
 	switch {
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled),
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled), errors.Is(err, errHungUp),
 		errors.Is(err, datastore.ErrUnavailable), errors.Is(err, datastore.ErrUnauthorized), errors.Is(err, datastore.ErrConflict),
 		errors.Is(err, ipam.ErrNoPool), errors.Is(err, ipam.ErrPoolFull), errors.Is(err, ipam.ErrBlockLimit),
 		errors.Is(err, ipam.ErrNodeUnknown), errors.Is(err, ipam.ErrClosed):

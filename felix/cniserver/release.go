@@ -10,6 +10,7 @@ import (
 	"tortie/felix/cniserver/netconf"
 	"tortie/felix/journal"
 	"tortie/internal/control/cniwire"
+	"tortie/internal/datastore"
 )
 
 // The pace of the releaser.
@@ -268,13 +269,23 @@ func (s *Server) takeOver(e journal.Entry) error {
 // forget removes the endpoint and releases the addresses, in this order: an
 // address that is assigned again never stands in two endpoints.
 func (s *Server) forget(ctx context.Context, e journal.Entry) error {
-	if e.Plugin != pluginIPAM {
-		id := endpointOf(e)
-		known, _, _ := s.state.endpoint(id)
-		if err := s.endpoints.remove(ctx, id, e.ContainerID, known); err != nil {
-			return err
-		}
+	if e.Plugin == pluginIPAM {
+		return s.releaseAddresses(ctx, e)
 	}
+	id := endpointOf(e)
+	known, _, _ := s.state.endpoint(id)
+	if err := s.endpoints.remove(ctx, id, e.ContainerID, known); err != nil {
+		return err
+	}
+	if err := s.releaseAddresses(ctx, e); err != nil || isOf(known, e.ContainerID) {
+		return err
+	}
+	// An ADD that ran out of time may have had the endpoint under way, together with
+	// the addresses: that is settled now that these are released.
+	return s.endpoints.remove(ctx, id, e.ContainerID, datastore.Entry{})
+}
+
+func (s *Server) releaseAddresses(ctx context.Context, e journal.Entry) error {
 	if s.handleShared(e) {
 		return nil // released with the last interface of the container
 	}

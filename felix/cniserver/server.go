@@ -230,15 +230,19 @@ func (s *Server) callContext(ctx context.Context, conn net.Conn, command string)
 	if command == "DEL" {
 		return context.WithTimeout(ctx, s.delTimeout)
 	}
+	ctx, hangUp := context.WithCancelCause(ctx)
 	ctx, cancel := context.WithTimeout(ctx, s.addTimeout)
 	go func() {
 		// The plugin sends nothing more: whatever comes is its end. The read ends
 		// when serve closes the connection.
 		_, _ = conn.Read(make([]byte, 1))
-		cancel()
+		hangUp(errHungUp)
 	}()
 	return ctx, cancel
 }
+
+// errHungUp is the cause of a call's end when its runtime went away.
+var errHungUp = errors.New("the caller hung up")
 
 func (s *Server) answer(conn net.Conn, resp cniwire.Response) {
 	_ = conn.SetWriteDeadline(s.now().Add(readTimeout))
@@ -253,6 +257,9 @@ func (s *Server) Handle(ctx context.Context, req cniwire.Request) cniwire.Respon
 	var result json.RawMessage
 	if err == nil {
 		result, err = s.dispatch(ctx, c)
+	}
+	if (errors.Is(err, context.Canceled) || errors.Is(err, errHungUp)) && errors.Is(context.Cause(ctx), errHungUp) {
+		err = fmt.Errorf("%w before it was done", errHungUp)
 	}
 	if err != nil {
 		return cniwire.Response{Error: wireError(req.Command, err)}
