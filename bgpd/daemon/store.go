@@ -33,7 +33,7 @@ type store struct {
 	node    string
 	plans   chan topology.Output // one slot
 	objects map[api.Kind]map[string]api.Object
-	invalid map[string]string // by path
+	invalid map[string]string // by key, or by the path of what has none
 	inSync  bool
 	last    *topology.Output
 }
@@ -80,21 +80,22 @@ func (s *store) update(u datastore.SyncUpdate) bool {
 	if !ok {
 		objects = map[string]api.Object{} // an unreadable key is of no kind
 	}
-	problems := len(s.invalid)
-	delete(s.invalid, u.Key.String())
+	name := or(keyName(u.Key), u.Path)
+	_, wasProblem := s.invalid[name]
+	delete(s.invalid, name)
 	if u.Invalid != nil {
-		s.invalid[or(keyName(u.Key), u.Invalid.Path)] = fmt.Sprintf("%s can't be read and is ignored: %v", u.Invalid.Path, u.Invalid.Err)
+		s.invalid[name] = fmt.Sprintf("%s can't be read and is ignored: %v", u.Invalid.Path, u.Invalid.Err)
 	}
 	old, known := objects[u.Key.Name]
 	if u.Entry == nil {
 		delete(objects, u.Key.Name)
-		return known || problems > 0 || u.Invalid != nil
+		return known || wasProblem || u.Invalid != nil
 	}
 	// Every pod of the cluster changes a block: those without an address of this
 	// node are of no interest and are not kept.
 	if block, ok := u.Entry.Object.(*api.IPAMBlock); ok && !s.concerns(block) {
 		delete(objects, u.Key.Name)
-		return known
+		return known || wasProblem
 	}
 	objects[u.Key.Name] = u.Entry.Object
 	return old == nil || !reflect.DeepEqual(old, u.Entry.Object)

@@ -118,6 +118,45 @@ func TestUnreadableResourceIsAProblemUntilItCanBeRead(t *testing.T) {
 	}
 }
 
+func TestUnreadableKeyIsAProblemUntilItIsGone(t *testing.T) {
+	const path, other = "/calico/resources/v3/projectcalico.org/ippools/a/b/c", "/calico/ipam/v2/assignment/ipv4/block/foo"
+	broken := func(path string) datastore.SyncUpdate {
+		return datastore.SyncUpdate{Path: path, Invalid: &datastore.Invalid{Path: path, Err: errors.New("not a key")}}
+	}
+	s := newStore("node1")
+	s.OnUpdates([]datastore.SyncUpdate{updateOf(node("node1", "10.1.1.11/24"))})
+	s.OnStatus(datastore.InSync)
+	taken(s)
+	s.OnUpdates([]datastore.SyncUpdate{broken(path), broken(other)})
+	if p, ok := taken(s); !ok || len(p.Problems) != 2 {
+		t.Errorf("plan %+v, %v; want two problems", p, ok)
+	}
+	s.OnUpdates([]datastore.SyncUpdate{{Path: path}})
+	if p, ok := taken(s); !ok || len(p.Problems) != 1 || !strings.Contains(p.Problems[0], other) {
+		t.Errorf("plan %+v, %v; want only the problem of %s", p, ok, other)
+	}
+	s.OnUpdates([]datastore.SyncUpdate{{Path: other}})
+	if p, ok := taken(s); !ok || len(p.Problems) != 0 {
+		t.Errorf("plan %+v, %v; want no problem", p, ok)
+	}
+}
+
+func TestUnreadableBlockOfOthersIsNoProblemOnceItCanBeRead(t *testing.T) {
+	s := newStore("node1")
+	s.OnUpdates([]datastore.SyncUpdate{updateOf(node("node1", "10.1.1.11/24"))})
+	s.OnStatus(datastore.InSync)
+	taken(s)
+	u := updateOf(blockWith("10.65.2.0/26", "host:node2", "node2"))
+	s.OnUpdates([]datastore.SyncUpdate{{Key: u.Key, Invalid: &datastore.Invalid{Path: "/calico/x/b", Key: u.Key, Err: errors.New("broken JSON")}}})
+	if p, ok := taken(s); !ok || len(p.Problems) != 1 {
+		t.Errorf("plan %+v, %v; want one problem", p, ok)
+	}
+	s.OnUpdates([]datastore.SyncUpdate{u})
+	if p, ok := taken(s); !ok || len(p.Problems) != 0 {
+		t.Errorf("plan %+v, %v; want no problem", p, ok)
+	}
+}
+
 // TestPoolThatIsGoneOrUnreadableTakesNoBlockAway: neither the exports nor what
 // other nodes' announcements are measured by.
 func TestPoolThatIsGoneOrUnreadableTakesNoBlockAway(t *testing.T) {

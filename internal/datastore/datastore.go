@@ -80,7 +80,10 @@ type Snapshot struct {
 // Event is one change seen by a Watch. Exactly one of Entry, Deleted and Invalid
 // is meaningful.
 type Event struct {
-	Key     api.Key
+	Key api.Key
+	// Path is the raw key in the store of what has no Key, because its path can't
+	// be parsed; empty for everything else.
+	Path    string
 	Entry   *Entry   // the object was created or changed
 	Deleted bool     // the object is gone
 	Invalid *Invalid // the object was written with a value that can't be read

@@ -54,7 +54,7 @@ func (d *delivery) snapshot(id int, snap Snapshot) {
 		o, v := object{key: e.Key}, version{revision: e.Revision, digest: e.Digest}
 		now[o] = v
 		if before[o] != v {
-			d.add(o, SyncUpdate{Key: e.Key, Entry: e})
+			d.add(o, e, nil)
 		}
 	}
 	for i := range snap.Invalid {
@@ -66,8 +66,8 @@ func (d *delivery) snapshot(id int, snap Snapshot) {
 		}
 	}
 	for o := range before {
-		if _, ok := now[o]; !ok && o.path == "" {
-			d.add(o, SyncUpdate{Key: o.key})
+		if _, ok := now[o]; !ok {
+			d.add(o, nil, nil)
 		}
 	}
 }
@@ -77,18 +77,17 @@ func (d *delivery) events(id int, events []Event) {
 	known := d.ranges[id]
 	for i := range events {
 		ev := &events[i]
-		o := object{key: ev.Key}
+		o := object{key: ev.Key, path: ev.Path}
 		switch {
 		case ev.Deleted:
 			delete(known, o)
-			d.add(o, SyncUpdate{Key: ev.Key})
+			d.add(o, nil, nil)
 		case ev.Invalid != nil:
-			o = objectOf(ev.Invalid)
 			known[o] = version{invalid: ev.Invalid.Error()}
 			d.addInvalid(o, ev.Invalid)
 		default:
 			known[o] = version{revision: ev.Entry.Revision, digest: ev.Entry.Digest}
-			d.add(o, SyncUpdate{Key: ev.Key, Entry: ev.Entry})
+			d.add(o, ev.Entry, nil)
 		}
 	}
 }
@@ -102,12 +101,13 @@ func objectOf(inv *Invalid) object {
 
 func (d *delivery) addInvalid(o object, inv *Invalid) {
 	d.log.Warn("datastore holds a value that can't be read: it is left out", "path", inv.Path, "err", inv.Err)
-	d.add(o, SyncUpdate{Key: inv.Key, Invalid: inv})
+	d.add(o, nil, inv)
 }
 
-func (d *delivery) add(o object, u SyncUpdate) {
+// add takes the present state of an object; neither entry nor invalid: it is gone.
+func (d *delivery) add(o object, entry *Entry, invalid *Invalid) {
 	d.last[o] = len(d.pending)
-	d.pending = append(d.pending, u)
+	d.pending = append(d.pending, SyncUpdate{Key: o.key, Path: o.path, Entry: entry, Invalid: invalid})
 }
 
 // flush sends what is pending, and the status if it has changed by it.
@@ -118,11 +118,7 @@ func (d *delivery) flush() {
 	if len(d.pending) > 0 {
 		updates := make([]SyncUpdate, 0, len(d.last))
 		for i, u := range d.pending {
-			o := object{key: u.Key}
-			if u.Invalid != nil {
-				o = objectOf(u.Invalid)
-			}
-			if d.last[o] == i {
+			if d.last[object{key: u.Key, path: u.Path}] == i {
 				updates = append(updates, u)
 			}
 		}

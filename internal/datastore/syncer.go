@@ -39,9 +39,12 @@ func (s Status) String() string {
 
 // SyncUpdate is the present state of one object: Entry when it exists, neither
 // Entry nor Invalid when it is gone, Invalid when its stored value can't be read.
-// An Invalid whose path is no key at all comes with the zero Key.
+// What is stored under a path that is no key at all has the zero Key and is
+// identified by its Path: with Invalid while it is there, alone when it is gone.
 type SyncUpdate struct {
-	Key     api.Key
+	Key api.Key
+	// Path is the raw key in the store; only when Key is zero.
+	Path    string
 	Entry   *Entry
 	Invalid *Invalid
 }
@@ -50,8 +53,8 @@ type SyncUpdate struct {
 // The entries are shared and must not be changed.
 type Sink interface {
 	OnStatus(Status)
-	// OnUpdates gives the updates of one or several transactions; each key occurs
-	// at most once.
+	// OnUpdates gives the updates of one or several transactions; each key, or
+	// path that is none, occurs at most once.
 	OnUpdates([]SyncUpdate)
 }
 

@@ -54,12 +54,9 @@ func (r *recorder) OnUpdates(updates []datastore.SyncUpdate) {
 	defer r.mu.Unlock()
 	seen := map[string]bool{}
 	for _, u := range updates {
-		key := u.Key.String()
+		key := nameOf(u.Key, u.Path)
 		switch {
 		case u.Invalid != nil:
-			if u.Key == (api.Key{}) {
-				key = u.Invalid.Path
-			}
 			r.state[key] = "invalid"
 			r.log = append(r.log, "?"+key)
 		case u.Entry != nil:
@@ -74,6 +71,14 @@ func (r *recorder) OnUpdates(updates []datastore.SyncUpdate) {
 		}
 		seen[key] = true
 	}
+}
+
+// nameOf is a key, or the path of what has none.
+func nameOf(key api.Key, path string) string {
+	if key == (api.Key{}) {
+		return path
+	}
+	return key.String()
 }
 
 func describeEntry(e datastore.Entry) string {
@@ -181,7 +186,7 @@ func (s *syncing) converged() {
 			want[e.Key.String()] = describeEntry(e)
 		}
 		for _, inv := range snap.Invalid {
-			want[inv.Key.String()] = "invalid"
+			want[nameOf(inv.Key, inv.Path)] = "invalid"
 		}
 	}
 	if diff := cmp.Diff(want, s.sink.state); diff != "" {
@@ -299,9 +304,24 @@ func TestSyncerDeliversInvalidValuesAndTheirRepair(t *testing.T) {
 		s.sees("-IPPool(x)")
 		s.store.RawPut(poolRoot+"not/a/key", []byte("{}"))
 		s.sees("?" + poolRoot + "not/a/key")
+		s.store.RawDelete(poolRoot + "not/a/key")
+		s.sees("-" + poolRoot + "not/a/key")
 		if !strings.Contains(s.log.String(), "path="+poolRoot+"x") {
 			t.Errorf("the log doesn't name the path:\n%s", s.log)
 		}
+	})
+}
+
+func TestSyncerTellsWhichUnreadablePathIsGoneAfterAnOutage(t *testing.T) {
+	withSyncer(t, func(s *syncing) {
+		s.store.RawPut(poolRoot+"a/b/c", []byte("{}"))
+	}, func(s *syncing) {
+		s.sees("wait-for-datastore", "resync", "?"+poolRoot+"a/b/c", "in-sync")
+		s.client.SetUnavailable(true)
+		s.store.RawDelete(poolRoot + "a/b/c")
+		s.client.SetUnavailable(false)
+		s.settle()
+		s.sees("-" + poolRoot + "a/b/c")
 	})
 }
 
@@ -382,7 +402,7 @@ func (s *syncing) disturb(rnd *rand.Rand) {
 	backup := s.store.Backup()
 	name := func() string { return fmt.Sprintf("p%d", rnd.IntN(4)) }
 	for range 60 {
-		switch rnd.IntN(10) {
+		switch rnd.IntN(12) {
 		case 0, 1, 2:
 			s.put(name(), fmt.Sprintf("10.%d.0.0/16", rnd.IntN(200)))
 		case 3:
@@ -401,6 +421,10 @@ func (s *syncing) disturb(rnd *rand.Rand) {
 			} else {
 				s.store.Restore(backup)
 			}
+		case 10:
+			s.store.RawPut(poolRoot+"not/"+name(), []byte("{}"))
+		case 11:
+			s.store.RawDelete(poolRoot + "not/" + name())
 		case 9:
 			synctest.Wait()
 			time.Sleep(time.Duration(rnd.IntN(1500)) * time.Millisecond) // simulated

@@ -168,7 +168,7 @@ func describe(events []datastore.Event) []string {
 		case ev.Invalid != nil:
 			out = append(out, "?"+ev.Invalid.Path)
 		case ev.Deleted:
-			out = append(out, "-"+ev.Key.Name)
+			out = append(out, "-"+ev.Key.Name+ev.Path)
 		default:
 			text := "+" + ev.Key.Name
 			if p, ok := ev.Entry.Object.(*v3.IPPool); ok {

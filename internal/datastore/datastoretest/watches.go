@@ -295,11 +295,10 @@ func testForeignData(s *suite) {
 		s.txn(datastore.DeleteAny(poolKey("broken")))
 		s.gone("broken")
 	})
-	s.sub("TheDeletionOfAPathThatIsNoKeyIsSilent", func(s *suite) {
+	s.sub("TheDeletionOfAPathThatIsNoKeyNamesThePath", func(s *suite) {
 		w := s.watch(pools, s.list(pools).Revision)
 		s.RawDelete(root + "nested/name")
-		s.put("end", "10.7.0.0/16")
-		s.sees(s.next(w), "+end 10.7.0.0/16")
+		s.sees(s.next(w), "-"+root+"nested/name")
 	})
 }
 

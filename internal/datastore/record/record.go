@@ -96,17 +96,24 @@ func (c Codec) Snapshot(r datastore.Range, pairs []Pair, rev datastore.Revision)
 	return snap
 }
 
-// Events decodes the changes of a range in the order given. The deletion of a
-// path that isn't a key's is left out: nobody can have held it.
+// Events decodes the changes of a range in the order given. What is under a path
+// that isn't a key's is named by that path, its deletion too: whoever was told
+// that it can't be read learns that it is gone.
 func (c Codec) Events(r datastore.Range, changes []Change) []datastore.Event {
 	events := make([]datastore.Event, 0, len(changes))
 	for _, ch := range changes {
 		key, ok, invalid := c.key(r, ch.Pair)
-		if !ok || (invalid != nil && ch.Deleted) {
+		if !ok {
 			continue
 		}
-		ev := datastore.Event{Key: key, Revision: ch.Revision, Deleted: ch.Deleted, Invalid: invalid}
-		if invalid == nil && !ch.Deleted {
+		ev := datastore.Event{Key: key, Revision: ch.Revision, Deleted: ch.Deleted}
+		switch {
+		case invalid != nil:
+			ev.Path = ch.Path
+			if !ch.Deleted {
+				ev.Invalid = invalid
+			}
+		case !ch.Deleted:
 			var entry datastore.Entry
 			if entry, ev.Invalid = c.Entry(key, ch.Pair); ev.Invalid == nil {
 				ev.Entry = &entry
