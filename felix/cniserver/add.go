@@ -176,7 +176,7 @@ func (a *addition) assign(ctx context.Context) error {
 	assigning, cancel := toTheEnd(ctx)
 	defer cancel()
 	got, err := s.addresses.AutoAssign(assigning, req)
-	if err := errors.Join(err, syncing.Wait()); err != nil {
+	if err := errors.Join(unknownPools(err, conf.IPAM), syncing.Wait()); err != nil {
 		return err
 	}
 	a.take(&a.entry, got)

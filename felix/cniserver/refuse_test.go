@@ -1,12 +1,14 @@
 package cniserver
 
 import (
+	"encoding/json"
 	"net/netip"
 	"strings"
 	"testing"
 
 	"tortie/felix/journal"
 	"tortie/internal/control/cniwire"
+	"tortie/ipam"
 )
 
 // TestAddRefusesNamesThatCannotBeStored: were the address assigned first, its
@@ -35,6 +37,37 @@ func TestAddRefusesNamesThatCannotBeStored(t *testing.T) {
 		t.Errorf("%d addresses were assigned", w.next)
 	}
 	w.wantNothing()
+}
+
+func TestAddFromPoolsThatAreNotThereDoesNotPassByItself(t *testing.T) {
+	missing := ipam.Verdict{Pool: "gold", Reason: "requested, but there is no such pool"}
+	disabled := ipam.Verdict{Pool: "silver", CIDR: "10.66.0.0/16", Reason: "disabled"}
+	for _, tc := range []struct {
+		requested string
+		class     error
+		pools     []ipam.Verdict
+		code      uint
+		says      string
+	}{
+		{`["gold"]`, ipam.ErrNoPool, []ipam.Verdict{disabled, missing}, cniwire.CodeInvalidConfig, `key "ipam.ipv4_pools": there is no IP pool gold`},
+		{`["gold", "silver"]`, ipam.ErrNoPool, []ipam.Verdict{disabled, missing}, cniwire.CodeTryAgainLater, "silver"},
+		{`["gold"]`, ipam.ErrPoolFull, nil, cniwire.CodeTryAgainLater, "no free address"},
+		{`[]`, ipam.ErrNoPool, nil, cniwire.CodeTryAgainLater, "no usable IP pool"},
+	} {
+		w := newWorld(t)
+		w.fault = func(step string) error {
+			if step == "assign" {
+				return &ipam.ExhaustedError{Class: tc.class, Version: 4, Wanted: 1, Node: testNode, Pools: tc.pools}
+			}
+			return nil
+		}
+		r := request("ADD", "c1")
+		r.Config = json.RawMessage(`{"cniVersion": "1.1.0", "name": "net1", "type": "calico", "ipam": {"type": "calico-ipam", "ipv4_pools": ` + tc.requested + `}}`)
+		if msg := w.fails(r, tc.code); !strings.Contains(msg, tc.says) {
+			t.Errorf("%s: message %q", tc.requested, msg)
+		}
+		w.wantNothing()
+	}
 }
 
 // TestReleaseOfAnEndpointThatCannotBeStored: a journal may have an entry that was

@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -54,7 +55,7 @@ type Journal struct {
 // and reported; they never stop felix.
 func Open(cfg Config) (*Journal, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("open journal: %w", err)
+		return nil, cannotOpen(err)
 	}
 	j := &Journal{dir: cfg.Dir, now: cfg.Now, log: cfg.Log}
 	if j.now == nil {
@@ -62,7 +63,7 @@ func Open(cfg Config) (*Journal, error) {
 	}
 	raw, err := os.ReadFile(j.path())
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("open journal: %w", err)
+		return nil, cannotOpen(err)
 	}
 	entries, damaged := replay(raw)
 	j.entries = entries
@@ -72,9 +73,22 @@ func Open(cfg Config) (*Journal, error) {
 		}
 	}
 	if err := j.rewrite(); err != nil {
-		return nil, err
+		return nil, cannotOpen(err)
 	}
 	return j, nil
+}
+
+// cannotOpen also says what to do.
+func cannotOpen(err error) error {
+	switch {
+	case errors.Is(err, syscall.EISDIR):
+		return fmt.Errorf("open journal: %w; move that directory away, it is no journal of felix's", err)
+	case errors.Is(err, syscall.ENOTDIR), errors.Is(err, os.ErrExist):
+		return fmt.Errorf("open journal: %w; move that file away, or set FELIX_JOURNALDIR to a directory", err)
+	case errors.Is(err, os.ErrPermission), errors.Is(err, syscall.EROFS):
+		return fmt.Errorf("open journal: %w; felix needs a directory it may write to: run it as root, or set FELIX_JOURNALDIR", err)
+	}
+	return fmt.Errorf("open journal: %w", err)
 }
 
 func (j *Journal) path() string { return filepath.Join(j.dir, "attachments.log") }
@@ -89,7 +103,7 @@ func (j *Journal) setAside(damaged [][]byte) error {
 	if err := os.WriteFile(path, all, 0o600); err != nil {
 		return fmt.Errorf("set aside %d damaged journal lines: %w", len(damaged), err)
 	}
-	j.log.Error("journal lines could not be read and were set aside; an address may stay assigned without a pod until calicoctl ipam check finds it",
+	j.log.Error("journal lines could not be read and were set aside; an address may stay assigned without a pod: compare calicoctl ipam show --show-blocks with the pods of this node",
 		"lines", len(damaged), "file", path)
 	return nil
 }

@@ -122,6 +122,28 @@ func TestDamagedLinesAreSetAsideAndReported(t *testing.T) {
 	}
 }
 
+func TestJournalThatCannotBeOpenedSaysWhatToDo(t *testing.T) {
+	for name, tc := range map[string]struct {
+		prepare func(dir string) error
+		says    string
+	}{
+		"a directory in place of the log":     {func(dir string) error { return os.MkdirAll(filepath.Join(dir, "attachments.log", "x"), 0o700) }, "move that directory away"},
+		"a directory in place of the new log": {func(dir string) error { return os.MkdirAll(filepath.Join(dir, "attachments.log.new", "x"), 0o700) }, "move that directory away"},
+		"a file in place of the directory":    {func(dir string) error { return os.WriteFile(dir, nil, 0o600) }, "move that file away"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "journal")
+			if err := tc.prepare(dir); err != nil {
+				t.Fatal(err)
+			}
+			_, err := Open(Config{Dir: dir, Log: slog.New(slog.DiscardHandler)})
+			if err == nil || !strings.Contains(err.Error(), "open journal: ") || !strings.Contains(err.Error(), tc.says) {
+				t.Errorf("error %v, want one that says %q", err, tc.says)
+			}
+		})
+	}
+}
+
 func TestHalfWrittenLastLineDoesNotDamageTheNext(t *testing.T) {
 	dir := t.TempDir()
 	j, _ := open(t, dir)
