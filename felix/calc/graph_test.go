@@ -105,6 +105,25 @@ func TestStateHoldsOnlyTheEndpointsOfThisNode(t *testing.T) {
 	}
 }
 
+func TestUpdateTellsWhetherItMatters(t *testing.T) {
+	g := calc.New("node-1")
+	for _, step := range []struct {
+		what string
+		u    datastore.SyncUpdate
+		want bool
+	}{
+		{"endpoint of another node", wep("a", "node-2", "cali00000000001", 0, "10.65.0.1/32"), false},
+		{"endpoint of this node", wep("a", "node-1", "cali00000000001", 0, "10.65.0.1/32"), true},
+		{"it moves away", wep("a", "node-2", "cali00000000001", 0, "10.65.0.1/32"), true},
+		{"it goes there", gone(wepKey("a")), false},
+		{"pool", poolUpdate("p", "10.65.0.0/16", true, false), true},
+	} {
+		if got := g.Update([]datastore.SyncUpdate{step.u}); got != step.want {
+			t.Errorf("%s: changed is %v, want %v", step.what, got, step.want)
+		}
+	}
+}
+
 func TestEndpointThatMovesToAnotherNodeLeaves(t *testing.T) {
 	s := stateOf(t,
 		wep("a", "node-1", "cali00000000001", 0, "10.65.0.1/32"),

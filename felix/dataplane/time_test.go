@@ -191,6 +191,27 @@ func (d discreet) Subscribe(ctx context.Context, topics kernel.Topics) (<-chan k
 	return d.Kernel.Subscribe(ctx, topics&^kernel.RouteEvents)
 }
 
+// TestDeviceOfAnAddUnderWayIsWorthNoTurn: many are made at once, and each ADD asks
+// for its turn when it is done.
+func TestDeviceOfAnAddUnderWayIsWorthNoTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, fakekernel.New())
+		w.startInSync(calc.State{})
+		synctest.Wait()
+		before := w.loop.Status().Applies
+		l := w.device(if1)
+		synctest.Wait()
+		if n := w.loop.Status().Applies - before; n != 0 {
+			t.Errorf("%d turns for a device that nobody has asked for", n)
+		}
+		w.upsert(endpoint("a", "c1", if1, "10.65.0.1"))
+		w.wantRoutes("10.65.0.1/32 " + if1)
+		w.must(w.kern.SetDown(l.Index))
+		synctest.Wait()
+		w.wantRoutes()
+	})
+}
+
 func TestFastFlapOfADeviceIsNotMissed(t *testing.T) {
 	inBubble(t, func(w *world, k *fakekernel.Kernel) {
 		w.cfg.Kernel = discreet{k}

@@ -40,6 +40,37 @@ func TestRemoveTakesTheDeviceOutOfServiceAtOnce(t *testing.T) {
 	})
 }
 
+// TestNamespaceThatEndsTakesItsDeviceAlong: then a deletion of ours would only hold
+// up the calls that come next.
+func TestNamespaceThatEndsTakesItsDeviceAlong(t *testing.T) {
+	deletions := make(counting, 10)
+	w := newWorld(t, func(cfg *podnet.Config) { cfg.Reaper = deletions })
+	got := w.add(attachment(w.newPod(), 1))
+	if err := w.net.Remove(context.Background(), hostIf(1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.node.DeleteLink(got.HostIndex); err != nil { // as the namespace's end does
+		t.Fatal(err)
+	}
+	w.run()
+	w.add(attachment(w.newPod(), 2))
+	if err := w.net.Remove(context.Background(), hostIf(2)); err != nil {
+		t.Fatal(err)
+	}
+	<-deletions // of the device that stayed
+	if s := w.net.ReapStats(); len(deletions) != 0 || s.Failures != 0 {
+		t.Errorf("%d deletions more, %+v", len(deletions), s)
+	}
+}
+
+// counting is a Reaper that only tells that it was called.
+type counting chan struct{}
+
+func (c counting) DeleteGroup(uint32) error {
+	c <- struct{}{}
+	return nil
+}
+
 func TestRemoveOfWhatIsAbsentSucceeds(t *testing.T) {
 	w := newWorld(t, nil)
 	w.add(attachment(w.newPod(), 1))
