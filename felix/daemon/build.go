@@ -37,6 +37,7 @@ type felix struct {
 	loop      *dataplane.Loop
 	allocator *ipam.Allocator
 	underlay  *underlay
+	upkeep    *upkeep
 	state     *cniserver.State
 	problems  problemLog
 	server    *cniserver.Server
@@ -90,6 +91,7 @@ func (f *felix) buildDataplane() (err error) {
 		return err
 	}
 	f.underlay = &underlay{kernel: f.kernel, log: f.log}
+	f.upkeep = &upkeep{sysctls: f.kernel, pods: f.pods, forwarding: f.cfg.IPForwarding, every: f.cfg.RouteRefreshInterval, log: f.log}
 	f.loop, err = dataplane.New(dataplane.Config{
 		Kernel:  f.kernel,
 		Routes:  routetable.New(routetable.Config{Kernel: f.kernel, Protocol: kernel.ProtocolFelix, Log: f.log}),
@@ -103,6 +105,7 @@ func (f *felix) buildDataplane() (err error) {
 func (f *felix) program(s calc.State) {
 	f.problems.report(s.Problems)
 	f.underlay.setAddrs(s.NodeAddrs)
+	f.upkeep.setEndpoints(s.Endpoints)
 	f.loop.SetState(s)
 }
 

@@ -201,6 +201,7 @@ func (f *felix) run(ctx context.Context) error {
 	g.Go(func() error { return f.pods.Run(base) })
 	g.Go(func() error { return f.syncer.Run(base) })
 	g.Go(func() error { return f.underlay.run(base) })
+	g.Go(func() error { return f.upkeep.run(base) })
 	if f.cfg.HealthEnabled {
 		l, err := net.Listen("tcp", f.cfg.HealthAddress)
 		if err != nil {

@@ -126,10 +126,16 @@ func TestProblemIsLoggedOnceForAsLongAsItLasts(t *testing.T) {
 	if n := strings.Count(out.String(), "IPPool(one)"); n != 1 {
 		t.Errorf("reported %d times while it lasts, want 1:\n%s", n, out.String())
 	}
-	p.report(nil)
-	p.report([]calc.Problem{one})
-	if n := strings.Count(out.String(), "IPPool(one)"); n != 2 {
-		t.Errorf("reported %d times after it came back, want 2", n)
+	out.Reset()
+	p.report([]calc.Problem{other})
+	p.report([]calc.Problem{other})
+	if log := out.String(); strings.Count(log, "\n") != 1 || !strings.Contains(log, `msg="a problem with an object is gone" object=IPPool(one)`) {
+		t.Errorf("when it is gone the log says %s", log)
+	}
+	out.Reset()
+	p.report([]calc.Problem{one, other})
+	if n := strings.Count(out.String(), "IPPool(one)"); n != 1 {
+		t.Errorf("reported %d times after it came back, want 1", n)
 	}
 }
 

@@ -48,20 +48,24 @@ func (s *sink) OnStatus(status datastore.Status) {
 	s.onStatus(status)
 }
 
-// problemLog reports what could not be honoured, each problem once for as long as
-// it lasts.
+// problemLog reports what could not be honoured: each problem once when it comes
+// and once when it is gone.
 type problemLog struct {
 	log  *slog.Logger
-	told map[string]bool
+	told map[calc.Problem]bool
 }
 
 func (p *problemLog) report(problems []calc.Problem) {
-	now := make(map[string]bool, len(problems))
+	now := make(map[calc.Problem]bool, len(problems))
 	for _, problem := range problems {
-		line := problem.String()
-		now[line] = true
-		if !p.told[line] {
+		now[problem] = true
+		if !p.told[problem] {
 			p.log.Warn("an object is not fully honoured", "object", problem.Key.String(), "problem", problem.Reason)
+		}
+	}
+	for problem := range p.told {
+		if !now[problem] {
+			p.log.Info("a problem with an object is gone", "object", problem.Key.String(), "was", problem.Reason)
 		}
 	}
 	p.told = now

@@ -1,0 +1,88 @@
+package daemon
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"tortie/felix/calc"
+	"tortie/felix/podnet"
+)
+
+// mender puts the node's ends of pods right; *podnet.Net is one.
+type mender interface {
+	Mend(hostIf string, addrs []netip.Addr) (mended []string, err error)
+}
+
+// upkeep looks now and then at what tells nobody when it is changed: forwarding,
+// and the settings of the pods' devices.
+type upkeep struct {
+	sysctls    podnet.Sysctls
+	pods       mender
+	forwarding bool // is ours to keep on
+	every      time.Duration
+	log        *slog.Logger
+
+	mu        sync.Mutex
+	endpoints map[calc.EndpointID]calc.Endpoint // never changed, only replaced
+	failed    map[string]string                 // what last went wrong, by device; empty for forwarding
+}
+
+func (u *upkeep) setEndpoints(endpoints map[calc.EndpointID]calc.Endpoint) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.endpoints = endpoints
+}
+
+// run looks every so often until ctx ends.
+func (u *upkeep) run(ctx context.Context) error {
+	ticker := time.NewTicker(u.every) //nolint:forbidigo // the edge: run is the ticking alone
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			u.look(ctx)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (u *upkeep) look(ctx context.Context) {
+	u.mu.Lock()
+	endpoints := u.endpoints
+	u.mu.Unlock()
+	failed := map[string]string{}
+	if u.forwarding {
+		mended, err := podnet.MendForwarding(u.sysctls)
+		if u.succeeded(failed, "", err) && len(mended) > 0 {
+			u.log.Warn("forwarding had been switched off, so that pods were cut off; it is on again", "was", strings.Join(mended, ", "))
+		}
+	}
+	for id, ep := range endpoints {
+		if ctx.Err() != nil {
+			return
+		}
+		mended, err := u.pods.Mend(ep.Interface, ep.Addrs)
+		if u.succeeded(failed, ep.Interface, err) && len(mended) > 0 {
+			u.log.Warn("settings of a pod's device had been changed; they are as they should be again",
+				"iface", ep.Interface, "workload", id.String(), "was", strings.Join(mended, ", "))
+		}
+	}
+	u.failed = failed
+}
+
+// succeeded logs an error unless the same was there the last time.
+func (u *upkeep) succeeded(failed map[string]string, what string, err error) bool {
+	if err == nil {
+		return true
+	}
+	failed[what] = err.Error()
+	if u.failed[what] != err.Error() {
+		u.log.Warn("settings of the node are not as they should be", "iface", what, "err", err)
+	}
+	return false
+}

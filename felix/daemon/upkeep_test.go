@@ -1,0 +1,108 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"tortie/felix/calc"
+	"tortie/internal/kernel"
+)
+
+// settings are the sysctls of a node; a nil map refuses to be written.
+type settings struct {
+	values map[string]string
+	err    error
+}
+
+func (settings) Links() ([]kernel.Link, error) { return nil, nil }
+
+func (s settings) Sysctl(name string) (string, error) {
+	value, ok := s.values[name]
+	if !ok {
+		return "", kernel.ErrNotFound
+	}
+	return value, nil
+}
+
+func (s settings) SetSysctls(all []kernel.Setting) error {
+	for _, one := range all {
+		if s.err != nil {
+			return s.err
+		}
+		s.values[one.Name] = one.Value
+	}
+	return nil
+}
+
+// menders answer for each device what was mended, once.
+type menders map[string][]string
+
+func (m menders) Mend(hostIf string, _ []netip.Addr) ([]string, error) {
+	mended := m[hostIf]
+	delete(m, hostIf)
+	return mended, nil
+}
+
+func TestForwardingThatWasSwitchedOffIsSwitchedOnAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		node := settings{values: map[string]string{"ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1"}}
+		u := &upkeep{sysctls: node, pods: menders{}, forwarding: true, every: 90 * time.Second, log: slog.New(slog.NewTextHandler(&out, nil))}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- u.run(ctx) }()
+		time.Sleep(91 * time.Second)
+		synctest.Wait()
+		if out.Len() > 0 {
+			t.Errorf("log %s", &out)
+		}
+		node.values["ipv4/ip_forward"] = "0"
+		time.Sleep(90 * time.Second)
+		synctest.Wait()
+		if node.values["ipv4/ip_forward"] != "1" {
+			t.Error("forwarding stayed off")
+		}
+		if log := out.String(); strings.Count(log, "level=WARN") != 1 || !strings.Contains(log, "net/ipv4/ip_forward=0") {
+			t.Errorf("log %s", log)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestForwardingIsLeftToTheOperatorWhereItIsHis(t *testing.T) {
+	node := settings{values: map[string]string{"ipv4/ip_forward": "0"}}
+	u := &upkeep{sysctls: node, pods: menders{}, log: slog.New(slog.DiscardHandler)}
+	u.look(t.Context())
+	if node.values["ipv4/ip_forward"] != "0" {
+		t.Error("forwarding was switched on")
+	}
+}
+
+func TestChangedDevicesAndFailuresAreLoggedOnce(t *testing.T) {
+	var out bytes.Buffer
+	node := settings{values: map[string]string{"ipv4/ip_forward": "0"}, err: errors.New("read-only file system")}
+	u := &upkeep{
+		sysctls: node, pods: menders{"cali00000000001": {"net/ipv4/conf/cali00000000001/rp_filter=0"}}, forwarding: true,
+		log: slog.New(slog.NewTextHandler(&out, nil)),
+	}
+	id := calc.EndpointID{Namespace: "ns1", Name: "pod1"}
+	u.setEndpoints(map[calc.EndpointID]calc.Endpoint{id: {ID: id, Interface: "cali00000000001"}})
+	for range 3 {
+		u.look(t.Context())
+	}
+	for _, says := range []string{"rp_filter=0", "read-only file system"} {
+		if n := strings.Count(out.String(), says); n != 1 {
+			t.Errorf("%q is said %d times in %s", says, n, &out)
+		}
+	}
+}
