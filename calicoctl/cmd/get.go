@@ -148,7 +148,7 @@ func fetchKeys(keys []api.Key) fetch {
 			case hopeless(ctx, err):
 				return nil, err
 			default:
-				errs = append(errs, fmt.Errorf("get %s: %w", key, err))
+				errs = append(errs, err) // "get <key>: …"
 			}
 		}
 		return results, errors.Join(errs...)

@@ -131,7 +131,7 @@ func (d *definition) decode(obj Object, key Key, value []byte) (Unknown, error) 
 	if len(value) > 0 || d.info.Kind != KindBlockAffinity {
 		strict, err := kjson.UnmarshalStrict(value, d.target(obj), kjson.DisallowUnknownFields)
 		if err != nil {
-			return Unknown{}, err
+			return Unknown{}, d.misread(value, err)
 		}
 		if len(strict) > 0 {
 			if unknown.raw, err = compact(value); err != nil {
@@ -148,6 +148,21 @@ func (d *definition) decode(obj Object, key Key, value []byte) (Unknown, error) 
 		return unknown, d.identify(obj, key)
 	}
 	return unknown, nil
+}
+
+// misread says which fields of a stored value can't be read, and what belongs
+// there; err is what the JSON decoder said.
+func (d *definition) misread(value []byte, err error) error {
+	tree, syntax := parseJSON(value)
+	if syntax != nil {
+		return syntax
+	}
+	c := checker{lenient: true}
+	c.fields(d.schema, tree, "")
+	if found := c.err(""); found != nil {
+		return found
+	}
+	return fmt.Errorf("not the JSON of a resource: %w", err)
 }
 
 // checkStoredKind refuses a value of another kind than its key says and sets the

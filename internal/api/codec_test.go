@@ -162,6 +162,32 @@ func TestDecodeRefusesBrokenValues(t *testing.T) {
 	}
 }
 
+// TestDecodeNamesTheFieldThatCantBeRead: in our words, and only what is in the way;
+// an unknown field is not.
+func TestDecodeNamesTheFieldThatCantBeRead(t *testing.T) {
+	pool, peer := api.Key{Kind: api.KindIPPool, Name: "p"}, api.Key{Kind: api.KindBGPPeer, Name: "p"}
+	block := api.Key{Kind: api.KindIPAMBlock, Name: "10.65.0.0/26"}
+	for _, tt := range []struct {
+		key         api.Key
+		value, want string
+	}{
+		{pool, `{"kind":"IPPool","new":1,"spec":{"cidr":10,"cidr":10}}`, `decode IPPool(p): spec.cidr: want a string (in quotes), got 10; spec.cidr: want a string (in quotes), got 10`},
+		{pool, `{"kind":"IPPool","spec":{"new":[],"blockSize":"26"}}`, `decode IPPool(p): spec.blockSize: want an integer, got the string "26"`},
+		{pool, `{"kind":"IPPool","metadata":{"creationTimestamp":"now"}}`, `decode IPPool(p): metadata.creationTimestamp: want a time such as "2026-01-31T15:04:05Z" (RFC 3339), got the string "now"`},
+		{peer, `{"spec":{"asNumber":-5}}`, `decode BGPPeer(p): spec.asNumber: want an AS number, 1 to 4294967295 or "HIGH.LOW" with two numbers up to 65535, got -5`},
+		{block, `{"cidr":"10.65.0.0/26","allocations":["x"]}`, `decode IPAMBlock(10.65.0.0/26): allocations[0]: want an integer, got the string "x"`},
+		{pool, `[]`, `decode IPPool(p): want an object, got a list`},
+		{pool, `5`, `decode IPPool(p): want an object, got 5`},
+		{pool, ``, `decode IPPool(p): broken JSON: nothing in it`},
+		{pool, `{"spec":`, `decode IPPool(p): broken JSON at byte 8: unexpected end of JSON input`},
+	} {
+		_, _, err := api.NewRegistry().Decode(tt.key, []byte(tt.value))
+		if err == nil || err.Error() != tt.want {
+			t.Errorf("%s\ngot  %v\nwant %s", tt.value, err, tt.want)
+		}
+	}
+}
+
 func TestSequenceNumbersKeepAllTheirDigits(t *testing.T) {
 	reg := api.NewRegistry()
 	key := api.Key{Kind: api.KindIPAMBlock, Name: "10.0.0.0/32"}

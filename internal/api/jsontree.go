@@ -51,6 +51,9 @@ func (v *jsonValue) text() (string, bool) {
 
 // parseJSON parses one JSON value.
 func parseJSON(text []byte) (*jsonValue, error) {
+	if len(bytes.TrimSpace(text)) == 0 {
+		return nil, errors.New("broken JSON: nothing in it")
+	}
 	if !json.Valid(text) {
 		var discard any
 		err := json.Unmarshal(text, &discard)

@@ -112,7 +112,7 @@ func ParseBlockAffinityName(name string) (Affinity, netip.Prefix, error) {
 	}
 	prefix, err := netip.ParsePrefix(cidr)
 	if err != nil {
-		return Affinity{}, netip.Prefix{}, fmt.Errorf("block affinity name %q: %w", name, err)
+		return Affinity{}, netip.Prefix{}, fmt.Errorf("block affinity name %q: %q: want a CIDR such as 10.65.1.0/26", name, cidr)
 	}
 	return affinity, prefix, nil
 }

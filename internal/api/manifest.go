@@ -127,6 +127,9 @@ func (r *Registry) manifestDefinition(c *checker, tree *jsonValue, path string, 
 		c.missing(strings.TrimSuffix(path, "."), "want an object with apiVersion, kind, metadata and spec, got %s", tree.describe())
 		return nil
 	}
+	if !c.isText(tree, path, "kind", "the name of a kind such as IPPool") || !c.isText(tree, path, "apiVersion", GroupVersion) {
+		return nil
+	}
 	if text, ok := tree.member("kind").text(); ok && text != "" {
 		kind = Kind(text)
 	} else if kind == "" {
@@ -150,6 +153,16 @@ func (r *Registry) manifestDefinition(c *checker, tree *jsonValue, path string, 
 		return nil
 	}
 	return d
+}
+
+// isText refuses a field that is there and is no text.
+func (c *checker) isText(tree *jsonValue, path, field, want string) bool {
+	v := tree.member(field)
+	if v == nil || v.kind == '"' || v.kind == 'n' {
+		return true
+	}
+	c.missing(path+field, "want a string, %s, got %s", want, v.describe())
+	return false
 }
 
 func (r *Registry) kindNames() string {
@@ -210,7 +223,7 @@ func (c *checker) members(s *schema, v *jsonValue, path string) {
 		if path != "" {
 			field = path + "." + m.name
 		}
-		if seen[m.name] {
+		if seen[m.name] && !c.lenient {
 			c.missing(field, "is given twice")
 			continue
 		}
@@ -219,7 +232,10 @@ func (c *checker) members(s *schema, v *jsonValue, path string) {
 		if s.shape == shapeObject {
 			sub = s.fields[m.name]
 		}
-		if sub == nil {
+		switch {
+		case sub == nil && c.lenient:
+			continue
+		case sub == nil:
 			c.missing(field, "unknown field%s", didYouMean(path, m.name, s.names))
 			continue
 		}
@@ -229,34 +245,10 @@ func (c *checker) members(s *schema, v *jsonValue, path string) {
 
 // scalar checks that a value can be read as its field's Go type.
 func (c *checker) scalar(t reflect.Type, v *jsonValue, path string) {
-	target := reflect.New(t)
-	err := json.Unmarshal(v.raw, target.Interface())
-	if err == nil {
+	if json.Unmarshal(v.raw, reflect.New(t).Interface()) == nil {
 		return
 	}
-	var want string
-	_, custom := reflect.TypeAssert[json.Unmarshaler](target)
-	switch kind := t.Kind(); {
-	case custom:
-		c.missing(path, "%s: %v", v.describe(), strings.TrimPrefix(err.Error(), "json: "))
-		return
-	case kind == reflect.String:
-		want = "a string (in quotes)"
-	case kind == reflect.Bool:
-		want = "true or false"
-	case kind >= reflect.Int && kind <= reflect.Int64:
-		want = "an integer"
-		if bits := t.Bits() - 1; bits < 63 {
-			want = fmt.Sprintf("an integer from -%d to %d", uint64(1)<<bits, uint64(1)<<bits-1)
-		}
-	case kind >= reflect.Uint && kind <= reflect.Uint64:
-		want = fmt.Sprintf("an integer from 0 to %d", ^uint64(0)>>(64-t.Bits()))
-	case kind == reflect.Float32 || kind == reflect.Float64:
-		want = "a number"
-	default:
-		want = t.String()
-	}
-	c.missing(path, "want %s, got %s", want, v.describe())
+	c.missing(path, "want %s, got %s", wanted(t), v.describe())
 }
 
 // list gives the elements of a list, none of anything else.

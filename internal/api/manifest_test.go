@@ -62,8 +62,18 @@ func TestDecodeStrictNamesTheField(t *testing.T) {
 		{"string for list", doc("IPPool", meta+`"spec":{"allowedUses":"Workload"}`), `IPPool(p): spec.allowedUses: want a list, got the string "Workload"`},
 		{"list for object", doc("IPPool", meta+`"spec":[]`), `IPPool(p): spec: want an object, got a list`},
 		{"label that is no string", doc("IPPool", `"metadata":{"name":"p","labels":{"a":true}}`), `IPPool(p): metadata.labels.a: want a string (in quotes), got true`},
-		{"AS number", doc("BGPPeer", meta+`"spec":{"asNumber":"1.2.3"}`), `BGPPeer(p): spec.asNumber: the string "1.2.3": invalid AS Number format (1.2.3)`},
-		{"duration", doc("BGPPeer", meta+`"spec":{"maxRestartTime":"2 minutes"}`), `BGPPeer(p): spec.maxRestartTime: the string "2 minutes": time: unknown unit " minutes" in duration "2 minutes"`},
+		{"AS number", doc("BGPPeer", meta+`"spec":{"asNumber":"1.2.3"}`), `BGPPeer(p): spec.asNumber: want an AS number, 1 to 4294967295 or "HIGH.LOW" with two numbers up to 65535, got the string "1.2.3"`},
+		{"AS number too large", doc("BGPPeer", meta+`"spec":{"asNumber":99999999999}`), `BGPPeer(p): spec.asNumber: want an AS number, 1 to 4294967295 or "HIGH.LOW" with two numbers up to 65535, got 99999999999`},
+		{"negative AS number", doc("BGPPeer", meta+`"spec":{"asNumber":-5}`), `BGPPeer(p): spec.asNumber: want an AS number, 1 to 4294967295 or "HIGH.LOW" with two numbers up to 65535, got -5`},
+		{"object for AS number", doc("BGPPeer", meta+`"spec":{"asNumber":{}}`), `BGPPeer(p): spec.asNumber: want an AS number, 1 to 4294967295 or "HIGH.LOW" with two numbers up to 65535, got an object`},
+		{"port", doc("GlobalNetworkPolicy", meta+`"spec":{"ingress":[{"action":"Allow","protocol":"TCP","destination":{"ports":[80,99999]}}]}`), `GlobalNetworkPolicy(p): spec.ingress[0].destination.ports[1]: want a port, 0 to 65535, a range such as "8000:8080", or a port's name, got 99999`},
+		{"port range", doc("GlobalNetworkPolicy", meta+`"spec":{"ingress":[{"action":"Allow","protocol":"TCP","destination":{"ports":["1:99999"]}}]}`), `GlobalNetworkPolicy(p): spec.ingress[0].destination.ports[0]: want a port, 0 to 65535, a range such as "8000:8080", or a port's name, got the string "1:99999"`},
+		{"protocol", doc("GlobalNetworkPolicy", meta+`"spec":{"ingress":[{"action":"Allow","protocol":700}]}`), `GlobalNetworkPolicy(p): spec.ingress[0].protocol: want a protocol, its number from 1 to 255 or its name such as TCP, got 700`},
+		{"time", doc("IPPool", `"metadata":{"name":"p","creationTimestamp":"yesterday"}`), `IPPool(p): metadata.creationTimestamp: want a time such as "2026-01-31T15:04:05Z" (RFC 3339), got the string "yesterday"`},
+		{"number for time", doc("IPPool", `"metadata":{"name":"p","creationTimestamp":5}`), `IPPool(p): metadata.creationTimestamp: want a time such as "2026-01-31T15:04:05Z" (RFC 3339), got 5`},
+		{"kind that is no text", `{"apiVersion":"projectcalico.org/v3","kind":5}`, `kind: want a string, the name of a kind such as IPPool, got 5`},
+		{"version that is no text", `{"apiVersion":{},"kind":"IPPool"}`, `apiVersion: want a string, projectcalico.org/v3, got an object`},
+		{"duration", doc("BGPPeer", meta+`"spec":{"maxRestartTime":"2 minutes"}`), `BGPPeer(p): spec.maxRestartTime: want a duration such as "2m30s", with the units h, m, s, ms, us and ns, got the string "2 minutes"`},
 		{"unknown kind", doc("IPPol", meta+`"spec":{}`), `kind: "IPPol": unknown kind; did you mean IPPool?`},
 		{"kind by its alias", doc("ippool", meta+`"spec":{}`), `kind: "ippool": unknown kind; did you mean IPPool?`},
 		{"other version", `{"apiVersion":"projectcalico.org/v1","kind":"IPPool"}`, `apiVersion: "projectcalico.org/v1": is not supported, want projectcalico.org/v3`},
@@ -83,6 +93,16 @@ func TestDecodeStrictNamesTheField(t *testing.T) {
 				t.Errorf("got  %s\nwant %s", err, tt.want)
 			}
 		})
+	}
+}
+
+// TestNoFieldIsRefusedInTheWordsOfALibrary: every scalar type that a manifest can
+// hold has words for what it takes.
+func TestNoFieldIsRefusedInTheWordsOfALibrary(t *testing.T) {
+	for name, want := range api.ScalarsOfManifests() {
+		if want == api.NoWords {
+			t.Errorf("%s: nothing says what it takes", name)
+		}
 	}
 }
 

@@ -37,14 +37,15 @@ func (d *definition) checkKey(key Key) error {
 	return nil
 }
 
-// Path is the place of a key in etcd, as in Calico's layout.
+// Path is the place of a key in etcd, as in Calico's layout. The error starts
+// with the key.
 func (r *Registry) Path(key Key) (string, error) {
 	d, err := r.definition(key.Kind)
 	if err != nil {
-		return "", fmt.Errorf("path of %s: %w", key, err)
+		return "", fmt.Errorf("%s: %w", key, err)
 	}
 	if err := d.checkKey(key); err != nil {
-		return "", fmt.Errorf("path of %w", err)
+		return "", err
 	}
 	switch key.Kind {
 	case KindIPAMConfig:
@@ -54,7 +55,7 @@ func (r *Registry) Path(key Key) (string, error) {
 	case KindIPAMBlock:
 		block, err := parseBlock(key.Name)
 		if err != nil {
-			return "", fmt.Errorf("path of %s: %w", key, err)
+			return "", fmt.Errorf("%s: %w", key, err)
 		}
 		return blockRoot + blockPath(block), nil
 	case KindBlockAffinity:
@@ -72,7 +73,7 @@ func affinityPath(key Key) (string, error) {
 		_, err = parseBlock(key.Name[len(owner.String())+1:])
 	}
 	if err != nil {
-		return "", fmt.Errorf("path of %s: %w", key, err)
+		return "", fmt.Errorf("%s: %w", key, err)
 	}
 	return ipamRoot + string(owner.Type) + "/" + owner.Name + "/" + blockPath(block), nil
 }

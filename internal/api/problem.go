@@ -49,6 +49,8 @@ func (e *ValidationError) Error() string {
 // field and report at most one problem of it.
 type checker struct {
 	problems []Problem
+	// lenient passes over fields that are unknown or given twice.
+	lenient bool
 }
 
 // bad reports a problem; a string value is shown in quotes.

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"tortie/internal/datastore"
+	"tortie/internal/datastore/record"
 )
 
 // classify puts an error of the etcd client into the classes of package
@@ -20,6 +21,9 @@ import (
 // the request.
 func (c *Client) classify(ctx context.Context, err error) error {
 	err = rpctypes.Error(err)
+	if tooLarge(err) {
+		return errTooLarge
+	}
 	var known rpctypes.EtcdError
 	if errors.As(err, &known) {
 		return classifyEtcd(known, err)
@@ -39,6 +43,36 @@ func (c *Client) classify(ctx context.Context, err error) error {
 		return fmt.Errorf("etcd: %s", message(err))
 	}
 	return fmt.Errorf("etcd: %w", err)
+}
+
+// errTooLarge: etcd, or gRPC on the way to it, refused a request for its size. Who
+// made the request knows that.
+var errTooLarge = errors.New("the request is too large for etcd")
+
+func tooLarge(err error) bool {
+	return errors.Is(err, rpctypes.ErrRequestTooLarge) ||
+		status.Code(err) == codes.ResourceExhausted && strings.Contains(err.Error(), "message larger than max")
+}
+
+// What etcd takes in one request unless it is told otherwise, and what clientv3
+// sends at most.
+const (
+	requestLimit = 3 << 19 // 1.5 MiB
+	sendLimit    = 2 << 20
+)
+
+// explainSize says by how much a transaction is too large.
+func explainSize(steps []record.Step) error {
+	size := 0
+	for _, s := range steps {
+		size += len(s.Path) + len(s.Value)
+	}
+	what := "the object has"
+	if len(steps) > 1 {
+		what = fmt.Sprintf("its %d objects have", len(steps))
+	}
+	return fmt.Errorf("%w: %s %d bytes, etcd takes %d in one request (more with --max-request-bytes, but never %d): split it into smaller ones",
+		errTooLarge, what, size, requestLimit, sendLimit)
 }
 
 // notEtcd says who answered in etcd's place; empty if it was etcd or nobody. Of

@@ -138,7 +138,7 @@ func (c *Client) Close() error {
 func (c *Client) Get(ctx context.Context, key api.Key) (datastore.Entry, error) {
 	path, err := c.codec.Path(key)
 	if err != nil {
-		return datastore.Entry{}, fmt.Errorf("get %s: %w", key, err)
+		return datastore.Entry{}, fmt.Errorf("get %w", err)
 	}
 	var resp *clientv3.GetResponse
 	err = c.do(ctx, func(ctx context.Context) (err error) {

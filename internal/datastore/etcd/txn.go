@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -41,6 +42,8 @@ func (c *Client) Txn(ctx context.Context, ops ...datastore.Op) (datastore.Revisi
 		return err
 	})
 	switch {
+	case errors.Is(err, errTooLarge):
+		return 0, fmt.Errorf("%s: %w", describe(ops), explainSize(steps))
 	case err != nil:
 		return 0, fmt.Errorf("%s: %w", describe(ops), err)
 	case resp.Succeeded:

@@ -163,7 +163,7 @@ func (s *Store) Paths(prefix string) []string {
 func (s *Store) Get(ctx context.Context, key api.Key) (datastore.Entry, error) {
 	path, err := s.codec.Path(key)
 	if err != nil {
-		return datastore.Entry{}, fmt.Errorf("get %s: %w", key, err)
+		return datastore.Entry{}, fmt.Errorf("get %w", err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -67,7 +67,7 @@ func (c Codec) Plan(ops []datastore.Op) ([]Step, error) {
 func (c Codec) step(op datastore.Op) (Step, error) {
 	path, err := c.reg.Path(op.Key)
 	if err != nil {
-		return Step{}, fmt.Errorf("%s %s: %w", op.Kind, op.Key, err)
+		return Step{}, fmt.Errorf("%s %w", op.Kind, err)
 	}
 	step := Step{Op: op, Path: path}
 	switch op.Kind {

@@ -37,7 +37,7 @@ type Change struct {
 	Deleted bool
 }
 
-// Path is the place of a key in the store.
+// Path is the place of a key in the store. The error starts with the key.
 func (c Codec) Path(key api.Key) (string, error) { return c.reg.Path(key) }
 
 // Prefix is the common prefix of all paths of a range. Other kinds may share it:
