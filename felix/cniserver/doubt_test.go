@@ -114,34 +114,40 @@ func TestEndpointThatComesWithItsAddressesIsLookedForAgain(t *testing.T) {
 func TestRepeatedAddInAnotherNamespace(t *testing.T) {
 	w := newWorld(t)
 	dir := t.TempDir()
-	first, second, alias := filepath.Join(dir, "first"), filepath.Join(dir, "second"), filepath.Join(dir, "alias")
-	for _, path := range []string{first, second} {
-		if err := os.WriteFile(path, nil, 0o600); err != nil {
+	first, alias, second := filepath.Join(dir, "first"), filepath.Join(dir, "alias"), filepath.Join(dir, "second")
+	for path, namespace := range map[string]string{first: "net", alias: "net", second: "uts"} { // two that there are anyhow
+		if err := os.Symlink("/proc/self/ns/"+namespace, path); err != nil {
 			t.Fatal(err)
 		}
-	}
-	if err := os.Symlink(first, alias); err != nil {
-		t.Fatal(err)
 	}
 	in := func(netns string) cniwire.Request {
 		r := request("ADD", "c1")
 		r.Netns = netns
 		return r
 	}
-	w.ok(in(first))
 	w.ok(in(alias))
+	w.ok(in(first))
 	if msg := w.fails(in(second), cniwire.CodeInvalidEnvironment); !strings.Contains(msg, "run DEL first") {
 		t.Errorf("message %q", msg)
 	}
 	for _, d := range w.devices {
-		if d.Netns == second {
-			t.Error("the device was moved all the same")
+		if d.Netns != first {
+			t.Errorf("the device was moved to %s all the same", d.Netns)
 		}
 	}
+	// Nobody can reach the first one by that name any more.
 	if err := os.Remove(first); err != nil {
 		t.Fatal(err)
 	}
-	w.ok(in(second)) // nobody can be using the first one by a name any more
+	w.ok(in(second))
+	// And as a namespace is left when it is unmounted: an empty file.
+	if err := os.Remove(second); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(second, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.ok(in(alias))
 	w.ok(request("DEL", "c1"))
 	w.wantNothing()
 }
