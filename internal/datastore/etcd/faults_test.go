@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -292,6 +293,24 @@ func TestAnUnreachableEtcdIsReportedWithItsAddressAndCause(t *testing.T) {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%v lacks %q", err, want)
 		}
+	}
+}
+
+// TestAnEtcdThatKeepsSilentIsReportedInTime: before the time that gRPC gives an
+// attempt to connect is over.
+func TestAnEtcdThatKeepsSilentIsReportedInTime(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0") // takes connections and says nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	cfg := etcd.Config{RequestTimeout: 5 * time.Second, DialTimeout: limit}
+	cfg.Endpoints = []string{"http://" + l.Addr().String()}
+	_, err = newClient(t, cfg).Get(context.Background(), poolKey("a"))
+	if want := "etcd " + cfg.Endpoints[0] + ": it takes the connection and says nothing"; !errors.Is(err, datastore.ErrUnavailable) ||
+		!strings.Contains(err.Error(), want) {
+		t.Errorf("got %v, want an ErrUnavailable with %q", err, want)
 	}
 }
 

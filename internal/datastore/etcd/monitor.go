@@ -28,6 +28,11 @@ type monitor struct {
 	downSince time.Time
 }
 
+// connectPatience is how long an attempt to connect may take until the cause is
+// looked into. gRPC gives an attempt Config.DialTimeout, and an operator's request
+// is over by then.
+const connectPatience = time.Second
+
 // probeInterval is how often the cause of an outage is looked into anew.
 const probeInterval = 2 * time.Second
 
@@ -58,8 +63,11 @@ func (m *monitor) cause() error {
 func (m *monitor) run(ctx context.Context) {
 	defer close(m.done)
 	defer m.closeGate(context.Canceled)
+	last := connectivity.Idle
 	for {
 		state := m.conn.GetState()
+		stuck := state == connectivity.Connecting && last == state
+		last = state
 		m.log.Debug("etcd connection", "state", state.String())
 		switch state {
 		case connectivity.Idle:
@@ -71,6 +79,9 @@ func (m *monitor) run(ctx context.Context) {
 		case connectivity.Shutdown:
 			return
 		case connectivity.Connecting:
+			if stuck {
+				m.explain(ctx)
+			}
 		}
 		if !m.waitForChange(ctx, state) {
 			return
@@ -78,12 +89,16 @@ func (m *monitor) run(ctx context.Context) {
 	}
 }
 
-// waitForChange waits for another state, but in a failure only until it is time
-// to probe again. It returns false when ctx ended.
+// waitForChange waits for another state, but without a connection only until it is
+// time to probe. It returns false when ctx ended.
 func (m *monitor) waitForChange(ctx context.Context, state connectivity.State) bool {
 	wait, cancel := ctx, context.CancelFunc(func() {})
-	if state == connectivity.TransientFailure {
+	switch state {
+	case connectivity.TransientFailure:
 		wait, cancel = context.WithTimeout(ctx, m.untilNextProbe())
+	case connectivity.Connecting:
+		wait, cancel = context.WithTimeout(ctx, connectPatience)
+	default: // it lasts as long as it lasts
 	}
 	defer cancel()
 	m.conn.WaitForStateChange(wait, state)

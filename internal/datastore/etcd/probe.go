@@ -109,7 +109,7 @@ func (p prober) endpoint(ctx context.Context, ep string) error {
 func (p prober) dial(ctx context.Context, host string) (net.Conn, error) {
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", host)
 	if err != nil {
-		return nil, err
+		return nil, explainDial(err)
 	}
 	if deadline, ok := ctx.Deadline(); ok {
 		if err := conn.SetDeadline(deadline); err != nil {
@@ -118,6 +118,38 @@ func (p prober) dial(ctx context.Context, host string) (net.Conn, error) {
 		}
 	}
 	return conn, nil
+}
+
+// explainDial words a connection that was not made. A name that doesn't exist stays
+// so, as far as anybody knows; a name server that doesn't answer may come back.
+func explainDial(err error) error {
+	name, ok := errors.AsType[*net.DNSError](err)
+	switch {
+	case ok && name.IsNotFound:
+		return misconfigured{fmt.Errorf("no such host as %s: correct ETCD_ENDPOINTS", name.Name)}
+	case ok:
+		return fmt.Errorf("the name %s can't be looked up (%s): look at this host's name servers, or use an IP address in ETCD_ENDPOINTS",
+			name.Name, reason(name))
+	case isTimeout(err):
+		return errors.New("nobody answers at this address: look whether the host is up and what a firewall lets through")
+	}
+	return err
+}
+
+// reason is why no name server answered.
+func reason(err *net.DNSError) string {
+	switch {
+	case err.IsTimeout:
+		return "no answer from a name server"
+	case err.Server != "":
+		return "from " + err.Server + ": " + err.Err
+	}
+	return err.Err
+}
+
+func isTimeout(err error) bool {
+	timeout, ok := errors.AsType[net.Error](err)
+	return ok && timeout.Timeout()
 }
 
 // exchange says hello in HTTP/2 and waits for the header of the first frame.
@@ -130,6 +162,9 @@ func exchange(conn net.Conn) error {
 	if _, err := io.ReadFull(conn, answer); err != nil {
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 			return errors.New("it closed the connection: is this etcd's client port?")
+		}
+		if isTimeout(err) {
+			return errors.New("it takes the connection and says nothing: is this etcd's client port, and does etcd respond?")
 		}
 		return err
 	}
