@@ -144,7 +144,7 @@ func (l *Loop) watch(ctx context.Context, events <-chan kernel.Event) {
 	for {
 		for ev := range events {
 			if l.heed(ev) {
-				l.wake()
+				l.wakeSoon()
 			}
 		}
 		for {

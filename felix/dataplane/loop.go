@@ -12,6 +12,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"tortie/felix/calc"
@@ -83,7 +84,9 @@ type Loop struct {
 	cfg  Config
 	log  *slog.Logger
 	kick chan struct{}
-	done chan struct{} // closed when Run has ended
+	// soonDue: a turn comes within soon.
+	soonDue atomic.Bool
+	done    chan struct{} // closed when Run has ended
 
 	mu        sync.Mutex
 	endpoints endpoints
@@ -212,7 +215,7 @@ func (l *Loop) SetState(s calc.State) {
 	inSync := l.inSync
 	l.mu.Unlock()
 	if inSync {
-		l.wake()
+		l.wakeSoon()
 	}
 }
 
@@ -230,6 +233,21 @@ func (l *Loop) wake() {
 	select {
 	case l.kick <- struct{}{}:
 	default:
+	}
+}
+
+// soon is how long a turn waits that nobody waits for. The store's echo of an ADD
+// and the events of its device come while the ADD is at work, and its own turn
+// sees to them too.
+const soon = 5 * time.Millisecond
+
+// wakeSoon asks for a turn within soon.
+func (l *Loop) wakeSoon() {
+	if l.soonDue.CompareAndSwap(false, true) {
+		time.AfterFunc(soon, func() {
+			l.soonDue.Store(false)
+			l.wake()
+		})
 	}
 }
 

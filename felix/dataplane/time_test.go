@@ -212,6 +212,29 @@ func TestDeviceOfAnAddUnderWayIsWorthNoTurn(t *testing.T) {
 	})
 }
 
+// TestEchoOfAnAddSharesOneTurn: the store's echo and the device's events wait a
+// moment, an ADD does not.
+func TestEchoOfAnAddSharesOneTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, fakekernel.New())
+		w.startInSync(calc.State{})
+		synctest.Wait()
+		before, began := w.loop.Status().Applies, time.Now()
+		ep := endpoint("a", "c1", if1, "10.65.0.1")
+		w.loop.SetState(state(ep))
+		w.device(if1)
+		w.upsert(ep)
+		w.wantRoutes("10.65.0.1/32 " + if1)
+		if took := time.Since(began); took != 0 {
+			t.Errorf("the ADD waited %s", took)
+		}
+		time.Sleep(time.Second)
+		if n := w.loop.Status().Applies - before; n != 2 {
+			t.Errorf("%d turns, want that of the ADD and one for all the rest", n)
+		}
+	})
+}
+
 func TestFastFlapOfADeviceIsNotMissed(t *testing.T) {
 	inBubble(t, func(w *world, k *fakekernel.Kernel) {
 		w.cfg.Kernel = discreet{k}
