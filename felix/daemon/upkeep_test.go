@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,15 +16,18 @@ import (
 	"tortie/internal/kernel"
 )
 
-// settings are the sysctls of a node; a nil map refuses to be written.
+// settings are the sysctls of a node; err is what writing them fails with.
 type settings struct {
+	mu     sync.Mutex
 	values map[string]string
 	err    error
 }
 
-func (settings) Links() ([]kernel.Link, error) { return nil, nil }
+func (*settings) Links() ([]kernel.Link, error) { return nil, nil }
 
-func (s settings) Sysctl(name string) (string, error) {
+func (s *settings) Sysctl(name string) (string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	value, ok := s.values[name]
 	if !ok {
 		return "", kernel.ErrNotFound
@@ -31,7 +35,9 @@ func (s settings) Sysctl(name string) (string, error) {
 	return value, nil
 }
 
-func (s settings) SetSysctls(all []kernel.Setting) error {
+func (s *settings) SetSysctls(all []kernel.Setting) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, one := range all {
 		if s.err != nil {
 			return s.err
@@ -53,7 +59,7 @@ func (m menders) Mend(hostIf string, _ []netip.Addr) ([]string, error) {
 func TestForwardingThatWasSwitchedOffIsSwitchedOnAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
-		node := settings{values: map[string]string{"ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1"}}
+		node := &settings{values: map[string]string{"ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1"}}
 		u := &upkeep{sysctls: node, pods: menders{}, forwarding: true, every: 90 * time.Second, log: slog.New(slog.NewTextHandler(&out, nil))}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
@@ -63,10 +69,12 @@ func TestForwardingThatWasSwitchedOffIsSwitchedOnAgain(t *testing.T) {
 		if out.Len() > 0 {
 			t.Errorf("log %s", &out)
 		}
-		node.values["ipv4/ip_forward"] = "0"
+		if err := node.SetSysctls([]kernel.Setting{{Name: "ipv4/ip_forward", Value: "0"}}); err != nil {
+			t.Error(err)
+		}
 		time.Sleep(90 * time.Second)
 		synctest.Wait()
-		if node.values["ipv4/ip_forward"] != "1" {
+		if value, _ := node.Sysctl("ipv4/ip_forward"); value != "1" {
 			t.Error("forwarding stayed off")
 		}
 		if log := out.String(); strings.Count(log, "level=WARN") != 1 || !strings.Contains(log, "net/ipv4/ip_forward=0") {
@@ -80,7 +88,7 @@ func TestForwardingThatWasSwitchedOffIsSwitchedOnAgain(t *testing.T) {
 }
 
 func TestForwardingIsLeftToTheOperatorWhereItIsHis(t *testing.T) {
-	node := settings{values: map[string]string{"ipv4/ip_forward": "0"}}
+	node := &settings{values: map[string]string{"ipv4/ip_forward": "0"}}
 	u := &upkeep{sysctls: node, pods: menders{}, log: slog.New(slog.DiscardHandler)}
 	u.look(t.Context())
 	if node.values["ipv4/ip_forward"] != "0" {
@@ -90,7 +98,7 @@ func TestForwardingIsLeftToTheOperatorWhereItIsHis(t *testing.T) {
 
 func TestChangedDevicesAndFailuresAreLoggedOnce(t *testing.T) {
 	var out bytes.Buffer
-	node := settings{values: map[string]string{"ipv4/ip_forward": "0"}, err: errors.New("read-only file system")}
+	node := &settings{values: map[string]string{"ipv4/ip_forward": "0"}, err: errors.New("read-only file system")}
 	u := &upkeep{
 		sysctls: node, pods: menders{"cali00000000001": {"net/ipv4/conf/cali00000000001/rp_filter=0"}}, forwarding: true,
 		log: slog.New(slog.NewTextHandler(&out, nil)),
