@@ -32,16 +32,17 @@ func (l *Lab) Exec(node string, args []string, io Stdio) error {
 }
 
 func (l *Lab) onNode(node string, args []string, io Stdio) error {
-	return l.run(node, args, l.nodeEnv(node), io)
+	_, err := l.run(node, args, l.nodeEnv(node), io)
+	return err
 }
 
-func (l *Lab) run(node string, args, env []string, io Stdio) error {
+func (l *Lab) run(node string, args, env []string, io Stdio) (time.Duration, error) {
 	holder := l.st.Holders[node]
 	if !holder.Alive() {
-		return fmt.Errorf("%s is gone: the lab is broken; take it down with: %s", node, l.DownCommand())
+		return 0, fmt.Errorf("%s is gone: the lab is broken; take it down with: %s", node, l.DownCommand())
 	}
 	if len(args) == 0 {
-		return errors.New("no command given")
+		return 0, errors.New("no command given")
 	}
 	return run(command{
 		name: args[0], path: l.resolve(args[0]), args: args[1:], env: env,
@@ -57,10 +58,11 @@ func (l *Lab) PodExec(pod *Pod, container int, args []string, io Stdio) error {
 	if len(args) == 0 {
 		return errors.New("no command given")
 	}
-	return run(command{
+	_, err := run(command{
 		name: args[0], path: l.resolve(args[0]), args: args[1:], net: pod.Containers[container].Netns(),
 		stdin: io.In, stdout: io.Out, stderr: io.Err,
 	})
+	return err
 }
 
 func (l *Lab) agentSocket(name string) string {

@@ -252,7 +252,7 @@ func (l *Lab) CNIWith(ctx context.Context, verb string, pod *Pod, conf []byte) (
 		return nil, err
 	}
 	var out, errs bytes.Buffer
-	err := l.Plugin(pod.Node, l.bin("calico"), verb, pod, Stdio{In: bytes.NewReader(conf), Out: &out, Err: &errs})
+	_, err := l.Plugin(pod.Node, l.bin("calico"), verb, pod, Stdio{In: bytes.NewReader(conf), Out: &out, Err: &errs})
 	if err == nil {
 		return out.Bytes(), nil
 	}
@@ -263,8 +263,9 @@ func (l *Lab) CNIWith(ctx context.Context, verb string, pod *Pod, conf []byte) (
 	return nil, fmt.Errorf("CNI %s: %w: %s%s", verb, err, out.String(), errs.String())
 }
 
-// Plugin runs any CNI plugin on a node with the environment of a runtime.
-func (l *Lab) Plugin(node, path, verb string, pod *Pod, io Stdio) error {
+// Plugin runs any CNI plugin on a node with the environment of a runtime, and
+// returns how long its process took.
+func (l *Lab) Plugin(node, path, verb string, pod *Pod, io Stdio) (time.Duration, error) {
 	env := append(l.nodeEnv(node),
 		"CNI_COMMAND="+verb, "CNI_CONTAINERID="+pod.ContainerID, "CNI_IFNAME=eth0", "CNI_PATH="+filepath.Dir(path),
 		fmt.Sprintf("CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=%s;K8S_POD_NAME=%s;K8S_POD_INFRA_CONTAINER_ID=%s",

@@ -68,14 +68,17 @@ func start(c command) (Process, error) {
 	return Process{Name: c.name, PID: cmd.Process.Pid, Start: begun, Log: c.log}, nil
 }
 
-// run runs c to its end.
-func run(c command) error {
+// run runs c to its end and returns how long the process took: joining the
+// namespaces is not part of it.
+func run(c command) (took time.Duration, err error) {
 	cmd := c.exec()
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = c.stdin, c.stdout, c.stderr
-	if err := c.enter(cmd.Start); err != nil {
-		return fmt.Errorf("start %s: %w", c.name, err)
+	var began time.Time
+	if err := c.enter(func() error { began = time.Now(); return cmd.Start() }); err != nil {
+		return 0, fmt.Errorf("start %s: %w", c.name, err)
 	}
-	return cmd.Wait()
+	err = cmd.Wait()
+	return time.Since(began), err
 }
 
 func (c command) exec() *exec.Cmd {
