@@ -54,7 +54,7 @@ func newBlock(prefix netip.Prefix, owner api.Affinity, now time.Time) block {
 func openBlock(spec *api.IPAMBlockSpec) (block, error) {
 	prefix, err := netip.ParsePrefix(spec.CIDR)
 	if err != nil {
-		return block{}, fmt.Errorf("read block %q: %w", spec.CIDR, err)
+		return block{}, fmt.Errorf("read block: cidr: %q: want a CIDR such as 10.65.1.0/26", spec.CIDR)
 	}
 	if prefix != prefix.Masked() || prefix.Addr().BitLen()-prefix.Bits() > maxBlockBits {
 		return block{}, fmt.Errorf("read block %s: not a block: host bits set or more than %d addresses", prefix, 1<<maxBlockBits)

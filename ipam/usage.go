@@ -75,6 +75,7 @@ func Usage(ctx context.Context, client datastore.Client) (Report, error) {
 		obj, _ := entry.Object.(*v3.IPPool)
 		prefix, err := netip.ParsePrefix(obj.Spec.CIDR)
 		if err != nil {
+			err = fmt.Errorf("spec.cidr: %q: want a CIDR such as 10.65.0.0/16", obj.Spec.CIDR)
 			report.Invalid = append(report.Invalid, datastore.Invalid{Key: entry.Key, Path: entry.Key.String(), Err: err})
 			continue
 		}

@@ -55,6 +55,9 @@ type settings struct {
 	Key           string `json:"etcdKey"`
 	Cert          string `json:"etcdCert"`
 	CA            string `json:"etcdCACert"`
+
+	// setBy has the variables that set something, by their names without CALICO_.
+	setBy map[string]string
 }
 
 // variables lists the settings with the environment variables that set them.
@@ -92,7 +95,7 @@ func LoadConfig(path string, getenv func(string) string) (Config, error) {
 
 func loadConfig(path string, explicit bool, getenv func(string) string) (Config, error) {
 	var s settings
-	source := "environment"
+	source := "" // of what the environment doesn't set
 	text, err := os.ReadFile(path)
 	switch {
 	case err == nil:
@@ -106,20 +109,20 @@ func loadConfig(path string, explicit bool, getenv func(string) string) (Config,
 	if !explicit {
 		s.readEnvironment(getenv)
 	}
-	cfg, err := s.config()
-	if err != nil {
-		return Config{}, fmt.Errorf("datastore config (%s): %w", source, err)
-	}
-	return cfg, nil
+	return s.config(source)
 }
 
 // readEnvironment overrides the settings by the variables that are set.
 func (s *settings) readEnvironment(getenv func(string) string) {
+	s.setBy = map[string]string{}
 	get := func(name string) string {
-		if v := getenv("CALICO_" + name); v != "" {
-			return v
+		for _, variable := range []string{"CALICO_" + name, name} {
+			if v := getenv(variable); v != "" {
+				s.setBy[name] = variable
+				return v
+			}
 		}
-		return getenv(name)
+		return ""
 	}
 	endpointsBefore := s.Endpoints
 	s.Endpoints = ""
@@ -128,35 +131,43 @@ func (s *settings) readEnvironment(getenv func(string) string) {
 			*field = v
 		}
 	}
-	if authority := get("ETCD_AUTHORITY"); s.Endpoints == "" && authority != "" {
+	if s.Endpoints != "" {
+		return
+	}
+	if authority := get("ETCD_AUTHORITY"); authority != "" {
 		scheme := get("ETCD_SCHEME")
 		if scheme == "" {
 			scheme = "http"
 		}
 		s.Endpoints = scheme + "://" + authority
+		return
 	}
-	if s.Endpoints == "" {
-		s.Endpoints = endpointsBefore
-	}
+	s.Endpoints = endpointsBefore
 }
 
-// config checks the settings as a whole.
-func (s *settings) config() (Config, error) {
+// config checks the settings as a whole. file is where those come from that no
+// variable set; empty when there is none. An error names the source of what is
+// wrong: the first to look at, and to correct.
+func (s *settings) config(file string) (Config, error) {
+	fault := func(err error, variables ...string) (Config, error) {
+		return Config{}, fmt.Errorf("datastore config%s: %w", s.origin(file, variables), err)
+	}
 	switch {
 	case s.DatastoreType == "kubernetes":
-		return Config{}, fmt.Errorf("datastore type kubernetes is not supported: set DATASTORE_TYPE=%s and ETCD_ENDPOINTS", TypeEtcd)
+		return fault(fmt.Errorf("datastore type kubernetes is not supported: set DATASTORE_TYPE=%s and ETCD_ENDPOINTS", TypeEtcd), "DATASTORE_TYPE")
 	case s.DatastoreType != "" && s.DatastoreType != TypeEtcd:
-		return Config{}, fmt.Errorf("datastore type %q: want %s", s.DatastoreType, TypeEtcd)
+		return fault(fmt.Errorf("datastore type %q: want %s", s.DatastoreType, TypeEtcd), "DATASTORE_TYPE")
 	case s.DiscoverySRV != "":
-		return Config{}, fmt.Errorf("ETCD_DISCOVERY_SRV (etcdDiscoverySrv) is not supported: list the endpoints in ETCD_ENDPOINTS")
+		return fault(errors.New("ETCD_DISCOVERY_SRV (etcdDiscoverySrv) is not supported: list the endpoints in ETCD_ENDPOINTS"), "ETCD_DISCOVERY_SRV")
 	case (s.Username == "") != (s.Password == ""):
-		return Config{}, errors.New("ETCD_USERNAME and ETCD_PASSWORD belong together: set both or neither")
+		return fault(errors.New("ETCD_USERNAME and ETCD_PASSWORD belong together: set both or neither"), "ETCD_USERNAME", "ETCD_PASSWORD")
 	case (s.CertFile == "" && s.Cert == "") != (s.KeyFile == "" && s.Key == ""):
-		return Config{}, errors.New("ETCD_CERT_FILE and ETCD_KEY_FILE belong together: set both or neither")
+		return fault(errors.New("ETCD_CERT_FILE and ETCD_KEY_FILE belong together: set both or neither"),
+			"ETCD_CERT_FILE", "ETCD_CERT", "ETCD_KEY_FILE", "ETCD_KEY")
 	}
 	endpoints, err := parseEndpoints(s.Endpoints)
 	if err != nil {
-		return Config{}, err
+		return fault(err, "ETCD_ENDPOINTS", "ETCD_AUTHORITY", "ETCD_SCHEME")
 	}
 	return Config{
 		Endpoints: endpoints,
@@ -164,6 +175,24 @@ func (s *settings) config() (Config, error) {
 		CA: s.CA, Cert: s.Cert, Key: s.Key,
 		Username: s.Username, Password: s.Password,
 	}, nil
+}
+
+// origin is " (from …)" for a setting that these variables may set: those that do,
+// or else the file.
+func (s *settings) origin(file string, variables []string) string {
+	var from []string
+	for _, name := range variables {
+		if by, ok := s.setBy[name]; ok {
+			from = append(from, by)
+		}
+	}
+	switch {
+	case len(from) > 0:
+		return " (environment: " + strings.Join(from, ", ") + ")"
+	case file != "":
+		return " (" + file + ")"
+	}
+	return ""
 }
 
 // parseEndpoints reads a comma-separated list of URLs.
@@ -178,11 +207,11 @@ func parseEndpoints(list string) ([]string, error) {
 		u, err := url.Parse(ep)
 		switch {
 		case err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.Port() == "":
-			return nil, fmt.Errorf("etcd endpoint %q: want http://HOST:PORT or https://HOST:PORT, for example http://127.0.0.1:2379", ep)
+			return nil, fmt.Errorf("etcd endpoint %q: want http://HOST:PORT or https://HOST:PORT, for example http://127.0.0.1:2379", withoutUser(ep))
 		case u.Path != "" || u.RawQuery != "" || u.User != nil:
-			return nil, fmt.Errorf("etcd endpoint %q: want only scheme, host and port; user and password are set by ETCD_USERNAME and ETCD_PASSWORD", u.Redacted())
+			return nil, fmt.Errorf("etcd endpoint %q: want only scheme, host and port; user and password are set by ETCD_USERNAME and ETCD_PASSWORD", withoutUser(ep))
 		case scheme != "" && u.Scheme != scheme:
-			return nil, fmt.Errorf("etcd endpoints %q: http and https can't be mixed", list)
+			return nil, fmt.Errorf("etcd endpoints %q: http and https can't be mixed", withoutUser(list))
 		}
 		scheme = u.Scheme
 		endpoints = append(endpoints, ep)
@@ -191,4 +220,12 @@ func parseEndpoints(list string) ([]string, error) {
 		return nil, fmt.Errorf("no etcd endpoints: set ETCD_ENDPOINTS, for example ETCD_ENDPOINTS=http://127.0.0.1:2379, or etcdEndpoints in %s", DefaultConfigPath)
 	}
 	return endpoints, nil
+}
+
+// withoutUser leaves out what may be a password.
+func withoutUser(endpoint string) string {
+	if at := strings.LastIndex(endpoint, "@"); at >= 0 {
+		return "…" + endpoint[at:]
+	}
+	return endpoint
 }

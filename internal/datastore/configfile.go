@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 
 	"sigs.k8s.io/yaml"
@@ -68,10 +69,42 @@ func parseConfigFile(text []byte) (settings, error) {
 func configFileError(err error) error {
 	var wrongType *json.UnmarshalTypeError
 	if errors.As(err, &wrongType) {
-		return fmt.Errorf("%s: want a %s, not a %s", wrongType.Field, wrongType.Type, wrongType.Value)
+		if wrongType.Field == "" {
+			return errors.New("want a mapping with apiVersion, kind and spec")
+		}
+		field := strings.Replace(wrongType.Field, ".settings.", ".", 1) // json names what is embedded
+		return fmt.Errorf("%s: want %s, not %s", field, typeName(wrongType.Type), valueName(wrongType.Value))
 	}
 	if key, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
 		return fmt.Errorf("unknown key %s", key)
 	}
 	return fmt.Errorf("parse: %w", err)
+}
+
+// typeName is what a key of the file takes.
+func typeName(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.Struct:
+		return "a mapping"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Float32:
+		return "a number"
+	default:
+		return "a string (in quotes)"
+	}
+}
+
+// valueName is what package json calls the kind of a value, in the words of YAML.
+func valueName(json string) string {
+	switch kind, _, _ := strings.Cut(json, " "); kind {
+	case "object":
+		return "a mapping"
+	case "array":
+		return "a list"
+	case "bool":
+		return "true or false"
+	default:
+		return "a " + kind
+	}
 }
