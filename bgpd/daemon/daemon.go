@@ -19,17 +19,18 @@ import (
 	"tortie/internal/datastore"
 	"tortie/internal/datastore/etcd"
 	"tortie/internal/kernel"
+	"tortie/internal/lockfile"
 )
 
 // Run is bgpd on a node, until ctx is done. It leaves sessions and routes as they
 // are: the sessions end with the process and peers keep our routes (RFC 4724).
 // The process has to end when Run returns.
 func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
-	held, err := lock(cfg.Lock)
+	release, err := lockfile.Acquire(cfg.Lock, "bgpd")
 	if err != nil {
 		return err
 	}
-	defer held.Close()
+	defer release()
 	client, err := etcd.New(ctx, etcd.Config{Config: cfg.Datastore}, api.NewRegistry(), log)
 	if err != nil {
 		return err

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"errors"
+	"log/slog"
 	"net/netip"
 	"strings"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	"tortie/bgpd/topology"
 	"tortie/internal/api"
 	"tortie/internal/datastore"
+	"tortie/internal/lockfile"
 )
 
 func updateOf(obj api.Object) datastore.SyncUpdate {
@@ -198,19 +200,15 @@ func affinityOf(node, cidr string) *api.BlockAffinity {
 
 func TestSecondBgpdIsRefused(t *testing.T) {
 	path := t.TempDir() + "/run/bgpd.lock"
-	first, err := lock(path)
+	release, err := lockfile.Acquire(path, "bgpd")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := lock(path); err == nil || !strings.Contains(err.Error(), "another bgpd already runs on this node: it holds "+path) {
-		t.Errorf("second lock: %v", err)
+	defer release()
+	err = Run(t.Context(), Config{Node: "node1", Lock: path}, slog.New(slog.DiscardHandler))
+	if err == nil || !strings.HasPrefix(err.Error(), "another bgpd (pid ") || !strings.Contains(err.Error(), path) {
+		t.Errorf("error %v", err)
 	}
-	first.Close()
-	again, err := lock(path)
-	if err != nil {
-		t.Fatalf("lock after the first is gone: %v", err)
-	}
-	again.Close()
 }
 
 func TestLoad(t *testing.T) {

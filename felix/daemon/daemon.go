@@ -24,6 +24,7 @@ import (
 	"tortie/internal/datastore"
 	"tortie/internal/datastore/etcd"
 	"tortie/internal/kernel"
+	"tortie/internal/lockfile"
 )
 
 // resourceTimeout is how long felix waits at its start for the configuration in
@@ -71,11 +72,11 @@ func Run(ctx context.Context, p Process) error {
 	if err != nil {
 		return err
 	}
-	lock, err := takeLock(cfg.LockFile)
+	release, err := lockfile.Acquire(cfg.LockFile, "felix")
 	if err != nil {
 		return err
 	}
-	defer func() { _ = lock.Close() }()
+	defer release()
 
 	reg := api.NewRegistry()
 	client, err := etcd.New(context.WithoutCancel(ctx), etcd.Config{Config: store}, reg, log)

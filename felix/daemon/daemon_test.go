@@ -8,9 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
-	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -22,26 +20,21 @@ import (
 	"tortie/internal/api"
 	"tortie/internal/datastore"
 	"tortie/internal/kernel"
+	"tortie/internal/lockfile"
 )
 
 func TestSecondFelixIsRefusedByName(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "calico", "felix.lock")
-	first, err := takeLock(path)
+	release, err := lockfile.Acquire(path, "felix")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = takeLock(path)
-	if err == nil || !strings.Contains(err.Error(), "another felix (pid "+strconv.Itoa(os.Getpid())+")") || !strings.Contains(err.Error(), path) {
+	defer release()
+	var log bytes.Buffer
+	err = Run(t.Context(), Process{Version: "test", Environ: []string{"NODENAME=n", "ETCD_ENDPOINTS=http://127.0.0.1:1", "FELIX_LOCKFILE=" + path}, Log: &log})
+	if err == nil || !strings.HasPrefix(err.Error(), "another felix (pid ") || !strings.Contains(err.Error(), path) {
 		t.Errorf("error %v", err)
 	}
-	if err := first.Close(); err != nil {
-		t.Fatal(err)
-	}
-	again, err := takeLock(path)
-	if err != nil {
-		t.Fatalf("after the first felix ended: %v", err)
-	}
-	_ = again.Close()
 }
 
 func TestRunRefusesBadConfigurationInOneLine(t *testing.T) {
