@@ -16,20 +16,13 @@ import (
 // mesh makes a session to every other node. Route reflectors have no part in it:
 // a node with a cluster ID neither has mesh sessions nor is given any.
 func (c *computation) mesh() {
-	if !c.settings.mesh || c.self.cluster.IsValid() {
-		return
-	}
-	if c.settings.meshRefused != "" {
+	if c.settings.mesh && !c.self.cluster.IsValid() && c.settings.meshRefused != "" {
 		c.problem("BGPConfiguration default: %s", c.settings.meshRefused)
 		return
 	}
 	for _, n := range c.nodes {
-		if n == c.self || n.cluster.IsValid() {
-			continue
-		}
 		for _, remote := range n.addresses() {
-			local := c.self.address(remote)
-			if _, taken := c.peers[remote]; taken || !local.IsValid() || c.byAddr[remote] != n {
+			if _, taken := c.peers[remote]; taken || c.meshNode(remote) != n {
 				continue
 			}
 			p := c.toNode(n, remote)
@@ -38,6 +31,18 @@ func (c *computation) mesh() {
 			c.peers[remote] = p
 		}
 	}
+}
+
+// meshNode is the node that the mesh has at an address; nil for none.
+func (c *computation) meshNode(remote netip.Addr) *node {
+	n := c.byAddr[remote]
+	switch {
+	case !c.settings.mesh || c.settings.meshRefused != "" || c.self.cluster.IsValid():
+		return nil
+	case n == nil || n == c.self || n.cluster.IsValid() || !c.self.address(remote).IsValid():
+		return nil
+	}
+	return n
 }
 
 // toNode is a session to another node of the cluster.
@@ -74,9 +79,33 @@ func (c *computation) explicitPeers() {
 			continue
 		}
 		for _, p := range peers {
+			if err := c.fitsMesh(p); err != nil {
+				c.problem("BGPPeer %s: %v, or delete the BGPPeer; the peer is not configured and the mesh session stays", r.Name, err)
+				continue
+			}
 			c.add(r, p)
 		}
 	}
+}
+
+// fitsMesh: a peer that takes the place of a mesh session must be one that the
+// node at the other end, which has the mesh session back, can agree to.
+func (c *computation) fitsMesh(p Peer) error {
+	n := c.meshNode(p.Address)
+	switch {
+	case n == nil:
+		return nil
+	case p.ASN != n.asn:
+		return fmt.Errorf("%s is the address of mesh node %s, whose AS number is %d, not %d: set spec.asNumber to %d",
+			p.Address, n.name, n.asn, p.ASN, n.asn)
+	case p.Port != n.port:
+		return fmt.Errorf("%s is the address of mesh node %s, which listens on port %d, not %d: leave the port out of spec.peerIP",
+			p.Address, n.name, n.port, p.Port)
+	case p.LocalASN != 0 && p.LocalASN != c.self.asn:
+		return fmt.Errorf("%s is the address of mesh node %s, which knows this node by AS number %d, not %d: unset spec.localASNumber",
+			p.Address, n.name, c.self.asn, p.LocalASN)
+	}
+	return nil
 }
 
 func rank(p *v3.BGPPeer) int {
@@ -113,6 +142,8 @@ func (c *computation) resolve(r *v3.BGPPeer) ([]Peer, error) {
 	}
 	var peers []Peer
 	switch {
+	case here && r.Spec.LocalWorkloadSelector != "":
+		return nil, fmt.Errorf("spec.localWorkloadSelector is not supported by this version")
 	case r.Spec.PeerSelector != "":
 		peers, err = c.selected(r, here)
 	case here && r.Spec.PeerIP != "":
@@ -157,8 +188,6 @@ func refuse(s *v3.BGPPeerSpec) error {
 func (c *computation) matches(r *v3.BGPPeer) (bool, error) {
 	s := &r.Spec
 	switch {
-	case s.LocalWorkloadSelector != "":
-		return false, fmt.Errorf("spec.localWorkloadSelector is not supported by this version")
 	case s.Node != "" && s.NodeSelector != "":
 		return false, fmt.Errorf("spec.node and spec.nodeSelector exclude one another")
 	case s.PeerIP != "" && s.PeerSelector != "":
@@ -224,7 +253,10 @@ func (c *computation) addressed(r *v3.BGPPeer) ([]Peer, error) {
 		return nil, fmt.Errorf("spec.asNumber is not set")
 	}
 	if c.byAddr[remote] == c.self {
-		return nil, nil // a global peer that is this node itself
+		if r.Spec.Node != "" {
+			return nil, fmt.Errorf("spec.peerIP %s is the address of node %s itself: set it to that of the router to peer with", remote, c.self.name)
+		}
+		return nil, nil // meant for several nodes, of which one is the peer
 	}
 	local := c.self.address(remote)
 	if !local.IsValid() {
@@ -300,7 +332,7 @@ func parsePeerIP(s string) (netip.Addr, uint16, error) {
 
 func usable(a netip.Addr, port uint16) (netip.Addr, uint16, error) {
 	a = a.Unmap()
-	if a.IsUnspecified() || a.IsMulticast() {
+	if a.IsUnspecified() || a.IsMulticast() || a.IsLoopback() {
 		return netip.Addr{}, 0, fmt.Errorf("no peer can have this address")
 	}
 	return a, port, nil

@@ -141,16 +141,30 @@ func newComputation(in Input) *computation {
 		}
 	}
 	slices.SortFunc(c.nodes, func(a, b *node) int { return strings.Compare(a.name, b.name) })
-	for _, n := range c.nodes {
-		for _, a := range n.addresses() {
-			if other, ok := c.byAddr[a]; ok {
-				c.problem("Node %s: address %s is also that of node %s", n.name, a, other.name)
-				continue
-			}
-			c.byAddr[a] = n
+	c.readAddresses()
+	return c
+}
+
+// readAddresses settles which node an address means: this one if it has it, so
+// that there is never a session with ourselves, else the first by name, which all
+// other nodes find too.
+func (c *computation) readAddresses() {
+	if c.self != nil {
+		for _, a := range c.self.addresses() {
+			c.byAddr[a] = c.self
 		}
 	}
-	return c
+	for _, n := range c.nodes {
+		for _, a := range n.addresses() {
+			other, taken := c.byAddr[a]
+			if !taken {
+				c.byAddr[a] = n
+			} else if other != n {
+				c.problem("Node %s and Node %s have the same address %s: correct spec.bgp of one of them; until then %s is taken for %s",
+					min(n.name, other.name), max(n.name, other.name), a, a, other.name)
+			}
+		}
+	}
 }
 
 func (c *computation) problem(format string, args ...any) {

@@ -36,9 +36,13 @@ func reflector(n *api.Node, cluster string) *api.Node {
 }
 
 func withASN(n *api.Node, asn uint32) *api.Node {
-	as := numorstring.ASNumber(asn)
-	n.Spec.BGP.ASNumber = &as
+	n.Spec.BGP.ASNumber = asNumber(asn)
 	return n
+}
+
+func asNumber(asn uint32) *numorstring.ASNumber {
+	as := numorstring.ASNumber(asn)
+	return &as
 }
 
 func aPeer(name string, spec v3.BGPPeerSpec) *v3.BGPPeer {
@@ -156,6 +160,113 @@ func TestPeers(t *testing.T) {
 			nil, nil,
 		},
 		{
+			"a node's own peer that is this node itself, by either address, and one on its loopback",
+			Input{
+				Nodes: []*api.Node{aNode("node1", "10.1.1.11/24", "fd01::11/64", "rack")},
+				Peers: []*v3.BGPPeer{
+					aPeer("four", v3.BGPPeerSpec{Node: "node1", PeerIP: "10.1.1.11", ASNumber: 64512}),
+					aPeer("loop", v3.BGPPeerSpec{PeerIP: "127.0.0.1", ASNumber: 64512}),
+					aPeer("rack", v3.BGPPeerSpec{NodeSelector: "has(rack)", PeerIP: "fd01::11", ASNumber: 64512}),
+					aPeer("six", v3.BGPPeerSpec{Node: "node1", PeerIP: "fd01::11", ASNumber: 64512}),
+				},
+			},
+			nil,
+			[]string{
+				"BGPPeer four: spec.peerIP 10.1.1.11 is the address of node node1 itself: set it to that of the router to peer with; the peer is not configured",
+				`BGPPeer loop: spec.peerIP "127.0.0.1": no peer can have this address`,
+				"BGPPeer six: spec.peerIP fd01::11 is the address of node node1 itself",
+			},
+		},
+		{
+			"a peer with the address of a mesh node that agrees takes its place",
+			Input{
+				Nodes: threeNodes(),
+				Peers: []*v3.BGPPeer{
+					aPeer("four", v3.BGPPeerSpec{PeerIP: "10.1.1.12", ASNumber: 64512}),
+					aPeer("six", v3.BGPPeerSpec{Node: "node1", PeerIP: "[fd01::12]:179", ASNumber: 64512}),
+				},
+			},
+			[]string{
+				"four 10.1.1.12:179 AS64512 from 10.1.1.11, global",
+				"node3 10.1.2.13:179 AS64512 from 10.1.1.11, node-to-node mesh",
+				"six [fd01::12]:179 AS64512 from fd01::11, node specific",
+			},
+			nil,
+		},
+		{
+			"a peer with the address of a mesh node that can't agree to it leaves the mesh session",
+			Input{
+				Nodes: threeNodes(),
+				Peers: []*v3.BGPPeer{
+					aPeer("asn", v3.BGPPeerSpec{PeerIP: "10.1.1.12", ASNumber: 65001}),
+					aPeer("local", v3.BGPPeerSpec{PeerIP: "10.1.2.13", ASNumber: 64512, LocalASNumber: asNumber(65002)}),
+					aPeer("port", v3.BGPPeerSpec{PeerIP: "[fd01::12]:1179", ASNumber: 64512}),
+				},
+			},
+			[]string{
+				"node2 10.1.1.12:179 AS64512 from 10.1.1.11, node-to-node mesh",
+				"node3 10.1.2.13:179 AS64512 from 10.1.1.11, node-to-node mesh",
+				"node2 [fd01::12]:179 AS64512 from fd01::11, node-to-node mesh",
+			},
+			[]string{
+				"BGPPeer asn: 10.1.1.12 is the address of mesh node node2, whose AS number is 64512, not 65001: " +
+					"set spec.asNumber to 64512, or delete the BGPPeer; the peer is not configured and the mesh session stays",
+				"BGPPeer local: 10.1.2.13 is the address of mesh node node3, which knows this node by AS number 64512, not 65002: unset spec.localASNumber",
+				"BGPPeer port: fd01::12 is the address of mesh node node2, which listens on port 179, not 1179: leave the port out",
+			},
+		},
+		{
+			"a refused peer leaves the address to the next that asks for it",
+			Input{
+				Nodes: threeNodes()[:2],
+				Peers: []*v3.BGPPeer{
+					aPeer("bad", v3.BGPPeerSpec{Node: "node1", PeerIP: "10.1.1.12", ASNumber: 65001}),
+					aPeer("good", v3.BGPPeerSpec{PeerIP: "10.1.1.12", ASNumber: 64512}),
+				},
+			},
+			[]string{
+				"good 10.1.1.12:179 AS64512 from 10.1.1.11, global",
+				"node2 [fd01::12]:179 AS64512 from fd01::11, node-to-node mesh",
+			},
+			[]string{"BGPPeer bad: 10.1.1.12 is the address of mesh node node2"},
+		},
+		{
+			"without the mesh a node may be peered with by any AS number",
+			Input{
+				Nodes: threeNodes()[:2], Configs: defaultConfig(v3.BGPConfigurationSpec{NodeToNodeMeshEnabled: &off}),
+				Peers: []*v3.BGPPeer{aPeer("asn", v3.BGPPeerSpec{PeerIP: "10.1.1.12", ASNumber: 65001})},
+			},
+			[]string{"asn 10.1.1.12:179 AS65001 from 10.1.1.11, global, multihop"},
+			nil,
+		},
+		{
+			"another node with this node's address is no peer, by mesh, selector or address",
+			Input{
+				Node:  "node2",
+				Nodes: []*api.Node{aNode("node1", "10.1.1.11/24", "", "rack"), aNode("node2", "10.1.1.11/24", "")},
+				Peers: []*v3.BGPPeer{
+					aPeer("addr", v3.BGPPeerSpec{PeerIP: "10.1.1.11", ASNumber: 64512}),
+					aPeer("sel", v3.BGPPeerSpec{PeerSelector: "has(rack)"}),
+				},
+			},
+			nil,
+			[]string{"Node node1 and Node node2 have the same address 10.1.1.11: correct spec.bgp of one of them; until then 10.1.1.11 is taken for node2"},
+		},
+		{
+			"two other nodes with one address are one session, to the first by name",
+			Input{
+				Nodes: []*api.Node{
+					withASN(aNode("node3", "10.1.1.12/24", "fd01::13/64"), 65003), withASN(aNode("node2", "10.1.1.12/24", ""), 65002),
+					aNode("node1", "10.1.1.11/24", "fd01::11/64"),
+				},
+			},
+			[]string{
+				"node2 10.1.1.12:179 AS65002 from 10.1.1.11, node-to-node mesh, multihop",
+				"node3 [fd01::13]:179 AS65003 from fd01::11, node-to-node mesh, multihop",
+			},
+			[]string{"Node node2 and Node node3 have the same address 10.1.1.12: correct spec.bgp of one of them; until then 10.1.1.12 is taken for node2"},
+		},
+		{
 			"a reflector and its clients, both ways of one peerSelector",
 			Input{
 				Node: "rr", Configs: defaultConfig(v3.BGPConfigurationSpec{NodeToNodeMeshEnabled: &off}),
@@ -267,7 +378,12 @@ func genNodes(rt *rapid.T) []*api.Node {
 }
 
 func genInput(rt *rapid.T) Input {
-	in := Input{Node: "node1", Nodes: genNodes(rt)}
+	in := Input{Node: rapid.SampledFrom([]string{"node1", "node1", "node3"}).Draw(rt, "self"), Nodes: genNodes(rt)}
+	for _, n := range in.Nodes {
+		if rapid.IntRange(0, 4).Draw(rt, "copied") == 0 {
+			n.Spec.BGP.IPv4Address = "10.1.1.8/24"
+		}
+	}
 	for i := range rapid.IntRange(0, 4).Draw(rt, "peers") {
 		in.Peers = append(in.Peers, aPeer(fmt.Sprintf("p%d", i), v3.BGPPeerSpec{
 			Node:         rapid.SampledFrom([]string{"", "", "node1", "node2"}).Draw(rt, "node"),
@@ -321,7 +437,7 @@ func TestOutputDoesNotDependOnTheOrderOfTheInput(t *testing.T) {
 		}
 		seen := map[netip.Addr]bool{}
 		for _, p := range first.Peers {
-			if seen[p.Address] || p.Address == first.Addresses[0] {
+			if seen[p.Address] || slices.Contains(first.Addresses, p.Address) {
 				rt.Fatalf("peer %s twice, or ourselves", p.Address)
 			}
 			seen[p.Address] = true
@@ -455,6 +571,34 @@ func TestGlobal(t *testing.T) {
 	}
 	if v4 := Compute(Input{Node: "node1", Nodes: threeNodes()}).Global.RouterID; v4 != netip.MustParseAddr("10.1.1.11") {
 		t.Errorf("router ID %s, want the IPv4 address", v4)
+	}
+}
+
+// TestFieldThatCannotBeCarriedOutTurnsItsPeerOff: on the nodes it is meant for,
+// and there it is named.
+func TestFieldThatCannotBeCarriedOutTurnsItsPeerOff(t *testing.T) {
+	keep := v3.NextHopMode("Keep")
+	for field, spec := range map[string]v3.BGPPeerSpec{
+		"password":              {PeerIP: "10.1.1.254", Password: &v3.BGPPassword{}},
+		"filters":               {PeerIP: "10.1.1.254", Filters: []string{"f"}},
+		"keepOriginalNextHop":   {PeerIP: "10.1.1.254", KeepOriginalNextHop: true},
+		"nextHopMode":           {PeerIP: "10.1.1.254", NextHopMode: &keep},
+		"reachableBy":           {PeerIP: "10.1.1.254", ReachableBy: "10.1.1.1"},
+		"localWorkloadSelector": {LocalWorkloadSelector: "all()"},
+	} {
+		t.Run(field, func(t *testing.T) {
+			spec.Node, spec.ASNumber = "node1", 64999
+			in := Input{Node: "node1", Nodes: threeNodes()[:1], Peers: []*v3.BGPPeer{aPeer("p", spec)}}
+			out := Compute(in)
+			want := []string{"BGPPeer p: spec." + field + " is not supported by this version; the peer is not configured"}
+			if d := cmp.Diff(want, out.Problems); d != "" || len(out.Peers) > 0 {
+				t.Errorf("peers %v, problems (-want +got):\n%s", out.Peers, d)
+			}
+			in.Peers[0].Spec.Node = "another"
+			if out := Compute(in); len(out.Problems) > 0 || len(out.Peers) > 0 {
+				t.Errorf("on a node it isn't meant for: peers %v, problems %q", out.Peers, out.Problems)
+			}
+		})
 	}
 }
 
