@@ -40,7 +40,7 @@ const nodeFacts = "calicoctl node status, calicoctl bgp peers, calicoctl bgp rou
 func (a *app) absentIPAM() []*cobra.Command {
 	return []*cobra.Command{
 		a.absent("check", "calicoctl ipam show --show-blocks and --show-borrowed show what is in use, --ip=ADDRESS by whom"),
-		a.absent("release", "deleting a pod releases its addresses, calicoctl delete node NAME those of a node that is gone"),
+		a.absent("release", "deleting a pod releases its addresses, calicoctl delete node NAME --force those of a node that is gone"),
 		a.absent("configure", "use calicoctl apply -f with kind IPAMConfig, name default; calicoctl ipam show --show-configuration shows what holds"),
 		a.absent("split", "create another IPPool with a CIDR of its own, set disabled: true on this one, and restart its pods to move them"),
 	}

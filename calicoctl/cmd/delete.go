@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"tortie/calicoctl/resource"
 	"tortie/internal/api"
 	"tortie/internal/datastore"
 )
@@ -20,6 +21,7 @@ func (a *app) deleteCommand() *cobra.Command {
 	var (
 		in            input
 		skipNotExists bool
+		force         bool
 	)
 	cmd := &cobra.Command{
 		Use:   "delete (KIND NAME... | -f FILE)",
@@ -28,8 +30,10 @@ func (a *app) deleteCommand() *cobra.Command {
 
 Deleting an IPPool first disables it and releases its empty blocks; workloads that
 have addresses of it keep them. Deleting a Node also deletes what belongs to it:
-its workload endpoints with their addresses, its blocks, its BGP peers, its
-configurations and its host endpoints.
+its addresses and blocks, its BGP peers, its configurations and its host endpoints.
+A Node with workload endpoints is refused: drain it first. With --force they are
+deleted too: pods that still run there lose their network, and their addresses are
+given to others.
 
 ` + kindPointer,
 		ValidArgsFunction: a.completeKindAndNames(0),
@@ -38,11 +42,12 @@ configurations and its host endpoints.
 			if err != nil {
 				return err
 			}
-			return a.deleteAll(cmd, objects, skipNotExists)
+			return a.deleteAll(cmd, objects, skipNotExists, force)
 		},
 	}
 	in.addFlags(cmd)
 	cmd.Flags().BoolVarP(&skipNotExists, "skip-not-exists", "s", false, "pass over resources that don't exist, without an error")
+	cmd.Flags().BoolVar(&force, "force", false, "delete a Node with the workload endpoints that are on it")
 	return cmd
 }
 
@@ -84,7 +89,7 @@ func (a *app) toDeleteFromFiles(in input) ([]doomed, error) {
 	return objects, nil
 }
 
-func (a *app) deleteAll(cmd *cobra.Command, objects []doomed, skipNotExists bool) error {
+func (a *app) deleteAll(cmd *cobra.Command, objects []doomed, skipNotExists, force bool) error {
 	ctx := cmd.Context()
 	store, closeStore, err := a.openStore(ctx)
 	if err != nil {
@@ -101,7 +106,7 @@ func (a *app) deleteAll(cmd *cobra.Command, objects []doomed, skipNotExists bool
 		skipped: "do not exist",
 	}, kinds)
 	for _, o := range objects {
-		err := store.Delete(ctx, o.key, o.version)
+		err := store.Delete(ctx, o.key, resource.Deletion{Version: o.version, Force: force})
 		t.add(o.key.Kind, o.where, err)
 		if hopeless(ctx, err) {
 			break

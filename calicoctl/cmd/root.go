@@ -94,7 +94,41 @@ func New(deps Deps) *cobra.Command {
 		a.datastoreCommand(), a.versionCommand(),
 		a.patchCommand(), a.convertCommand(), a.clusterCommand(),
 	)
+	root.SetHelpCommand(helpCommand())
+	strictCompletion(root)
 	return root
+}
+
+// helpCommand is cobra's, but one that fails for what doesn't exist.
+func helpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND]",
+		Short: "Show the help of a command",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			named, rest, err := cmd.Root().Find(args)
+			switch {
+			case err != nil || named == nil:
+				return usage(cmd, "help: unknown command %q", strings.Join(args, " "))
+			case len(rest) > 0:
+				return showHelp(named, rest)
+			}
+			return named.Help()
+		},
+	}
+}
+
+// strictCompletion makes cobra's completion command refuse a shell it doesn't know.
+func strictCompletion(root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		if cmd.Name() != "completion" {
+			continue
+		}
+		cmd.Args, cmd.RunE = cobra.ArbitraryArgs, showHelp
+		for _, shell := range cmd.Commands() {
+			shell.Args = argsThat(cobra.NoArgs, "no arguments")
+		}
+	}
 }
 
 // Run runs one command line, without the program's name, and returns its exit

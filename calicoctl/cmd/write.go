@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -72,10 +73,18 @@ func (a *app) prepare(in input) ([]manifestfile.Document, error) {
 	return docs, errors.Join(errs...)
 }
 
+// maxFaults is how many faults of an input are shown: who has more corrects these
+// first.
+const maxFaults = 10
+
 // notExecuted is how a failure before any write reads.
 func notExecuted(err error, suffix string) error {
 	var lines failures
-	for _, e := range flatten(err) {
+	faults := flatten(err)
+	if more := len(faults) - maxFaults; more > 1 { // a line for one says more than that there is one
+		faults = append(slices.Clone(faults[:maxFaults]), fmt.Errorf("%d more faults are not shown; correct these first", more))
+	}
+	for _, e := range faults {
 		lines = append(lines, fmt.Errorf("Failed to execute command: %w%s", e, suffix)) //nolint:staticcheck // as upstream's users know it
 	}
 	return lines

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 
@@ -13,22 +14,29 @@ import (
 	"tortie/internal/datastore"
 )
 
-// Delete removes an object and what can't exist without it. With a version given
-// the object must be at that resourceVersion.
-func (s *Store) Delete(ctx context.Context, key api.Key, version string) error {
+// Deletion says how an object is to be deleted.
+type Deletion struct {
+	// Version is the resourceVersion the object must be at; empty for any.
+	Version string
+	// Force deletes a node with the workload endpoints that are on it.
+	Force bool
+}
+
+// Delete removes an object and what can't exist without it.
+func (s *Store) Delete(ctx context.Context, key api.Key, how Deletion) error {
 	if err := writable(key); err != nil {
 		return err
 	}
 	var err error
 	switch key.Kind {
 	case api.KindIPPool:
-		err = s.deletePool(ctx, key, version)
+		err = s.deletePool(ctx, key, how.Version)
 	case api.KindNode:
-		err = s.deleteNode(ctx, key, version)
+		err = s.deleteNode(ctx, key, how)
 	case api.KindTier:
-		err = s.deleteTier(ctx, key, version)
+		err = s.deleteTier(ctx, key, how.Version)
 	default:
-		err = s.deleteOne(ctx, key, version)
+		err = s.deleteOne(ctx, key, how.Version)
 	}
 	return named(key, err, "")
 }
@@ -93,13 +101,24 @@ func tierOf(obj api.Object) string {
 
 // deleteNode removes a node and everything that is only there for it, the Node
 // itself last: a clean-up that was interrupted is completed by deleting again.
-func (s *Store) deleteNode(ctx context.Context, key api.Key, version string) error {
+//
+// A node with workload endpoints is refused unless forced: on a node that lives
+// their pods would lose their network, and others would get their addresses.
+func (s *Store) deleteNode(ctx context.Context, key api.Key, how Deletion) error {
 	entry, err := s.Client.Get(ctx, key)
 	if err != nil {
 		return err
 	}
-	if current := strconv.FormatInt(int64(entry.Revision), 10); version != "" && version != current {
-		return updateConflict(key, version, current)
+	if current := strconv.FormatInt(int64(entry.Revision), 10); how.Version != "" && how.Version != current {
+		return updateConflict(key, how.Version, current)
+	}
+	workloads, err := s.workloadsOn(ctx, key.Name)
+	if err != nil {
+		return err
+	}
+	if len(workloads) > 0 && !how.Force {
+		return refuse("drain the node first, or delete with --force", "%s on %s: %s",
+			count(len(workloads), "workload endpoint is", "workload endpoints are"), key.Name, some(workloads))
 	}
 	if err := s.releaseNode(ctx, key.Name); err != nil {
 		return fmt.Errorf("%s: release its addresses: %w", key, err)
@@ -109,7 +128,52 @@ func (s *Store) deleteNode(ctx context.Context, key api.Key, version string) err
 			return fmt.Errorf("%s: delete its %s objects: %w", key, dependents.kind, err)
 		}
 	}
-	return s.deleteOne(ctx, key, "")
+	if err := s.deleteOne(ctx, key, ""); err != nil {
+		return err
+	}
+	if len(workloads) > 0 {
+		s.Warn(fmt.Sprintf("%s: %s removed with the node; pods that still run there have lost their network, and their addresses will be given to others",
+			key, count(len(workloads), "workload endpoint was", "workload endpoints were")))
+	}
+	return nil
+}
+
+// workloadsOn names the workload endpoints on a node, sorted. Of one that can't be
+// read the name tells.
+func (s *Store) workloadsOn(ctx context.Context, node string) ([]string, error) {
+	snap, err := s.Client.List(ctx, datastore.Range{Kind: api.KindWorkloadEndpoint})
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, entry := range snap.Entries {
+		if entry.Object.(*api.WorkloadEndpoint).Spec.Node == node {
+			names = append(names, entry.Key.Namespace+"/"+entry.Key.Name)
+		}
+	}
+	for _, invalid := range snap.Invalid {
+		if id, err := api.ParseWorkloadEndpointName(invalid.Key.Name); err == nil && id.Node == node {
+			names = append(names, invalid.Key.Namespace+"/"+invalid.Key.Name)
+		}
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+func count(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}
+
+// some is a list of names cut to a length that is read.
+func some(names []string) string {
+	const enough = 5
+	if len(names) <= enough {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:enough], ", "), len(names)-enough)
 }
 
 // dependents are the objects of one kind that belong to a node.

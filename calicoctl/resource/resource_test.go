@@ -177,7 +177,7 @@ func TestDeleteSucceedsWhileTheObjectIsBeingChanged(t *testing.T) {
 	f := newFixture(t)
 	f.must(t, f.Create(t.Context(), peer("p", "10.0.0.1")))
 	f.rival.n, f.rival.act = 2, func() { f.must(t, f.others().Apply(t.Context(), peer("p", "10.0.0.2"))) }
-	f.must(t, f.Delete(t.Context(), peerKey("p"), ""))
+	f.must(t, f.Delete(t.Context(), peerKey("p"), resource.Deletion{}))
 	if _, err := f.Get(t.Context(), peerKey("p")); !errors.Is(err, datastore.ErrNotFound) {
 		t.Errorf("error %v, want not found", err)
 	}
@@ -189,7 +189,7 @@ func TestDeleteWithVersionSparesAChangedObject(t *testing.T) {
 	obj, err := f.Get(t.Context(), peerKey("p"))
 	f.must(t, err)
 	f.must(t, f.Apply(t.Context(), peer("p", "10.0.0.2")))
-	if err := f.Delete(t.Context(), peerKey("p"), obj.GetResourceVersion()); !errors.Is(err, datastore.ErrConflict) {
+	if err := f.Delete(t.Context(), peerKey("p"), resource.Deletion{Version: obj.GetResourceVersion()}); !errors.Is(err, datastore.ErrConflict) {
 		t.Errorf("error %v, want a conflict", err)
 	}
 	if got := f.peerIP(t, "p"); got != "10.0.0.2" {
@@ -225,7 +225,7 @@ func TestDeletePoolLeavesABlockThatGetsAnAddressMeanwhile(t *testing.T) {
 			f.memory.RawPut(blockPath, []byte(block("10.65.0.0/30", "node1", true)))
 		}
 	}
-	f.must(t, f.Delete(t.Context(), api.Key{Kind: api.KindIPPool, Name: "p"}, ""))
+	f.must(t, f.Delete(t.Context(), api.Key{Kind: api.KindIPPool, Name: "p"}, resource.Deletion{}))
 	for _, path := range []string{blockPath, affinityPath} {
 		if _, ok := f.memory.RawGet(path); !ok {
 			t.Errorf("%s is gone", path)
@@ -247,7 +247,7 @@ func TestDeletePoolDisablesItBeforeItsBlocksGo(t *testing.T) {
 		f.must(t, err)
 		states = append(states, obj.(*v3.IPPool).Spec.Disabled)
 	}
-	f.must(t, f.Delete(t.Context(), api.Key{Kind: api.KindIPPool, Name: "p"}, ""))
+	f.must(t, f.Delete(t.Context(), api.Key{Kind: api.KindIPPool, Name: "p"}, resource.Deletion{}))
 	if diff := cmp.Diff([]bool{false, true, true}, states); diff != "" {
 		t.Errorf("disabled before each write (-want +got):\n%s", diff)
 	}
@@ -277,7 +277,7 @@ func TestInterruptedNodeDeletionIsCompletedByDeletingAgain(t *testing.T) {
 			f.memory.SetUnavailable(left == 0)
 			left--
 		}
-		err := f.Delete(t.Context(), key, "")
+		err := f.Delete(t.Context(), key, resource.Deletion{Force: true})
 		f.memory.SetUnavailable(false)
 		if err != nil && !errors.Is(err, datastore.ErrUnavailable) {
 			t.Fatalf("cut off after %d writes: %v", after, err)
@@ -287,7 +287,7 @@ func TestInterruptedNodeDeletionIsCompletedByDeletingAgain(t *testing.T) {
 			if _, getErr := f.Get(t.Context(), key); getErr != nil {
 				t.Fatalf("cut off after %d writes: the Node went before the rest: %v", after, getErr)
 			}
-			f.must(t, f.Delete(t.Context(), key, ""))
+			f.must(t, f.Delete(t.Context(), key, resource.Deletion{Force: true}))
 		}
 		if diff := cmp.Diff([]string{"/calico/resources/v3/projectcalico.org/bgppeers/global"}, f.memory.Paths("/calico/")); diff != "" {
 			t.Errorf("cut off after %d writes, then deleted again (-want +got):\n%s", after, diff)
