@@ -134,8 +134,8 @@ func RunStatic(ctx context.Context, st Static) error {
 	if err != nil {
 		return err
 	}
-	plans := make(chan topology.Output, 1)
-	plans <- st.plan()
+	plans := make(chan plan, 1)
+	plans <- plan{Output: st.plan()}
 	if st.Socket != "" {
 		var l net.Listener
 		if l, err = listenStatus(st.Socket); err != nil {

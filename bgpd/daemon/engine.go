@@ -33,6 +33,13 @@ const (
 	resyncEvery = time.Minute
 )
 
+// plan is what the node has to be, and what of the datastore can't be read, which
+// the Syncer has logged.
+type plan struct {
+	topology.Output
+	unreadable []string
+}
+
 // engine carries plans to the speaker and what the speaker learns into the
 // kernel. Everything happens in the goroutine of run; others ask through do.
 type engine struct {
@@ -44,12 +51,13 @@ type engine struct {
 	calls   chan func()
 	started time.Time
 
-	plan    topology.Output
+	plan    plan
 	planned bool // plan is a plan
 	names   map[netip.Addr]topology.Peer
 	// Why the last attempt failed; retried until nil.
 	speakerErr, kernelErr error
-	missing               string // as last logged
+	missing               string   // as last logged
+	logged                []string // problems, as last logged
 }
 
 func newEngine(k Kernel, s speaker.Speaker, log *slog.Logger, now func() time.Time) *engine {
@@ -73,7 +81,7 @@ func (e *engine) do(ctx context.Context, f func()) error {
 
 // run returns when ctx is done, with routes and sessions as they are: what ends
 // here goes on at the next start.
-func (e *engine) run(ctx context.Context, plans <-chan topology.Output) error {
+func (e *engine) run(ctx context.Context, plans <-chan plan) error {
 	events, err := e.kernel.Subscribe(ctx, kernel.LinkEvents|kernel.AddressEvents|kernel.RouteEvents)
 	if err != nil {
 		return err
@@ -121,7 +129,7 @@ func (e *engine) run(ctx context.Context, plans <-chan topology.Output) error {
 }
 
 // take makes a plan the present one.
-func (e *engine) take(ctx context.Context, plan topology.Output) {
+func (e *engine) take(ctx context.Context, plan plan) {
 	if plan.Missing != "" {
 		if e.planned {
 			plan.Missing = lostNode(plan)
@@ -131,7 +139,7 @@ func (e *engine) take(ctx context.Context, plan topology.Output) {
 		}
 		e.missing = plan.Missing
 		// What runs goes on: a Node that was deleted by mistake must not cost traffic.
-		e.plan.Missing, e.plan.Problems = plan.Missing, plan.Problems
+		e.plan.Missing, e.plan.Problems, e.plan.unreadable = plan.Missing, plan.Problems, plan.unreadable
 		return
 	}
 	e.missing = ""
@@ -147,7 +155,7 @@ func (e *engine) take(ctx context.Context, plan topology.Output) {
 }
 
 // lostNode says that what was there before is no longer.
-func lostNode(plan topology.Output) string {
+func lostNode(plan plan) string {
 	what := "this node's Node resource can no longer be used"
 	if plan.NoNode {
 		what = "this node's Node resource is gone"
@@ -156,7 +164,7 @@ func lostNode(plan topology.Output) string {
 }
 
 // logChanges logs what a new plan changes in the sessions.
-func (e *engine) logChanges(plan topology.Output) {
+func (e *engine) logChanges(plan plan) {
 	if !e.planned {
 		e.log.Info("configuration read", "asn", plan.Global.ASN, "router-id", plan.Global.RouterID, "mesh", plan.Mesh)
 	}
@@ -185,15 +193,18 @@ func (e *engine) logChanges(plan topology.Output) {
 	}
 }
 
+// logProblems logs what is new. While the node waits for its resource that is the
+// one thing logged.
 func (e *engine) logProblems(now []string) {
 	for _, p := range now {
-		if !slices.Contains(e.plan.Problems, p) {
+		if !slices.Contains(e.logged, p) {
 			e.log.Warn("problem in the configuration", "problem", p)
 		}
 	}
+	e.logged = now
 }
 
-func scopeOf(plan topology.Output) filter.Scope {
+func scopeOf(plan plan) filter.Scope {
 	s := filter.Scope{
 		Pools: plan.Pools, Blocks: plan.Blocks, OwnBlocks: plan.OwnBlocks, Addresses: plan.Addresses,
 		Nodes: map[netip.Addr]bool{}, Mesh: map[netip.Addr]bool{},
@@ -208,15 +219,15 @@ func scopeOf(plan topology.Output) filter.Scope {
 // tell gives the plan to the speaker.
 func (e *engine) tell(ctx context.Context) {
 	err := e.speaker.Apply(ctx, e.plan.Desired())
-	e.logError("BGP speaker is not as configured, trying again", e.speakerErr, err)
+	if isNews(e.speakerErr, err) {
+		e.log.Error("BGP speaker is not as configured, trying again", "err", err)
+	}
 	e.speakerErr = err
 }
 
-// logError logs an error once, however often it comes back.
-func (e *engine) logError(msg string, old, err error) {
-	if err != nil && (old == nil || old.Error() != err.Error()) {
-		e.log.Error(msg, "err", err)
-	}
+// isNews lets an error be logged once, however often it comes back.
+func isNews(old, err error) bool {
+	return err != nil && (old == nil || old.Error() != err.Error())
 }
 
 func (e *engine) learn(ctx context.Context, c speaker.Changes) {
@@ -283,7 +294,9 @@ func (e *engine) event(ev kernel.Event) bool {
 
 func (e *engine) read(ctx context.Context) {
 	err := e.fib.Read(ctx)
-	e.logError("the kernel's routes can't be read, trying again", e.kernelErr, err)
+	if isNews(e.kernelErr, err) {
+		e.log.Error("the kernel's routes can't be read, trying again", "err", err)
+	}
 	e.kernelErr = err
 }
 
@@ -304,7 +317,9 @@ func (e *engine) apply(ctx context.Context) {
 	if ctx.Err() != nil {
 		return
 	}
-	e.logError("routes are not as learned, trying again", e.kernelErr, err)
+	if isNews(e.kernelErr, err) {
+		e.log.Error("routes are not as learned, trying again", "err", err)
+	}
 	e.kernelErr = err
 }
 
@@ -320,6 +335,7 @@ func (e *engine) problems() []string {
 		}
 	}
 	out = append(out, e.plan.Problems...)
+	out = append(out, e.plan.unreadable...)
 	unreachable := 0
 	example := ""
 	for _, entry := range e.fib.Entries() {

@@ -101,7 +101,7 @@ func newBench(t *testing.T) *bench {
 
 func (b *bench) take(in topology.Input) {
 	in.Node = "node1"
-	b.e.take(b.t.Context(), topology.Compute(in))
+	b.e.take(b.t.Context(), plan{Output: topology.Compute(in)})
 }
 
 // logged is what was logged since the last call.
@@ -181,6 +181,49 @@ func TestChangedConfigurationIsLogged(t *testing.T) {
 }
 
 // TestDeletedNodeGoesOnAndSaysSo: sessions and exports outlive the Node resource.
+// logLines counts the lines of a log that have a text.
+func logLines(log, text string) int {
+	n := 0
+	for line := range strings.Lines(log) {
+		if strings.Contains(line, text) {
+			n++
+		}
+	}
+	return n
+}
+
+func TestProblemIsLoggedOnceEvenIfItStoodThereBeforeTheNode(t *testing.T) {
+	b := newBench(t)
+	in := topology.Input{Peers: []*v3.BGPPeer{{ObjectMeta: metav1.ObjectMeta{Name: "bad"}}}}
+	b.take(in)
+	for _, n := range []*api.Node{node("node1", "10.1.1.11/24"), node("node1", "10.1.1.11/24"), node("node1", "")} {
+		in.Nodes = []*api.Node{n}
+		b.take(in)
+	}
+	in.Nodes = []*api.Node{node("node1", "10.1.1.11/24"), node("node2", "10.1.1.12/24")}
+	b.take(in)
+	if log := b.logged(); logLines(log, "BGPPeer bad") != 1 {
+		t.Errorf("log:\n%s\nwant one line about BGPPeer bad", log)
+	}
+}
+
+// TestUnreadableRecordIsLeftToTheSyncersLog: it stands in the status.
+func TestUnreadableRecordIsLeftToTheSyncersLog(t *testing.T) {
+	b := newBench(t)
+	const line = "/calico/x/node2 can't be read and is ignored: broken JSON"
+	b.e.take(t.Context(), plan{
+		unreadable: []string{line},
+		Output:     topology.Compute(topology.Input{Node: "node1", Nodes: []*api.Node{node("node1", "10.1.1.11/24")}}),
+	})
+	st, err := b.service().Status(t.Context(), &nodestatus.StatusRequest{})
+	if err != nil || len(st.Problems) != 1 || st.Problems[0] != line {
+		t.Errorf("status %v, %v; want the one problem %s", st, err, line)
+	}
+	if log := b.logged(); strings.Contains(log, "node2") {
+		t.Errorf("logged once more:\n%s", log)
+	}
+}
+
 func TestDeletedNodeGoesOnAndSaysSo(t *testing.T) {
 	b := newBench(t)
 	in := topology.Input{

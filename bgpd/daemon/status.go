@@ -80,7 +80,7 @@ func (s *statusService) view(ctx context.Context) (view, error) {
 	err := s.engine.do(ctx, func() {
 		v = view{
 			node: s.node,
-			plan: s.engine.plan, entries: s.engine.fib.Entries(), problems: s.engine.problems(),
+			plan: s.engine.plan.Output, entries: s.engine.fib.Entries(), problems: s.engine.problems(),
 			holding: s.engine.planned && s.engine.fib.Holding(), names: map[netip.Addr]topology.Peer{},
 		}
 	})

@@ -31,18 +31,18 @@ func ranges() []datastore.Range {
 // Syncer's goroutine; of several that wait only the last counts.
 type store struct {
 	node    string
-	plans   chan topology.Output // one slot
+	plans   chan plan // one slot
 	objects map[api.Kind]map[string]api.Object
 	invalid map[string]string // by key, or by the path of what has none
 	inSync  bool
-	last    *topology.Output
+	last    *plan
 }
 
 var _ datastore.Sink = (*store)(nil)
 
 func newStore(node string) *store {
 	s := &store{
-		node: node, plans: make(chan topology.Output, 1),
+		node: node, plans: make(chan plan, 1),
 		objects: map[api.Kind]map[string]api.Object{}, invalid: map[string]string{},
 	}
 	for _, r := range ranges() {
@@ -122,7 +122,7 @@ func (s *store) concerns(b *api.IPAMBlock) bool {
 }
 
 func (s *store) compute() {
-	out := topology.Compute(topology.Input{
+	out := plan{unreadable: slices.Sorted(maps.Values(s.invalid)), Output: topology.Compute(topology.Input{
 		Node:       s.node,
 		Nodes:      of[*api.Node](s, api.KindNode),
 		Configs:    of[*v3.BGPConfiguration](s, api.KindBGPConfiguration),
@@ -130,8 +130,12 @@ func (s *store) compute() {
 		Affinities: of[*api.BlockAffinity](s, api.KindBlockAffinity),
 		Blocks:     of[*api.IPAMBlock](s, api.KindIPAMBlock),
 		Pools:      of[*v3.IPPool](s, api.KindIPPool),
-	})
-	out.Problems = append(out.Problems, slices.Sorted(maps.Values(s.invalid))...)
+	})}
+	self := api.Key{Kind: api.KindNode, Name: s.node}
+	if _, broken := s.invalid[self.String()]; broken && out.NoNode {
+		out.NoNode = false
+		out.Missing = fmt.Sprintf("Node %s can't be read: delete its record and create it anew", s.node)
+	}
 	if s.last != nil && reflect.DeepEqual(*s.last, out) {
 		return
 	}

@@ -28,12 +28,12 @@ func node(name, v4 string) *api.Node {
 	return &api.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: api.NodeSpec{BGP: &api.NodeBGPSpec{IPv4Address: v4}}}
 }
 
-func taken(s *store) (topology.Output, bool) {
+func taken(s *store) (plan, bool) {
 	select {
 	case p := <-s.plans:
 		return p, true
 	default:
-		return topology.Output{}, false
+		return plan{}, false
 	}
 }
 
@@ -111,11 +111,11 @@ func TestUnreadableResourceIsAProblemUntilItCanBeRead(t *testing.T) {
 	bad := datastore.SyncUpdate{Key: u.Key, Invalid: &datastore.Invalid{Path: "/calico/x/node2", Key: u.Key, Err: errors.New("broken JSON")}}
 	s.OnUpdates([]datastore.SyncUpdate{bad})
 	p, ok := taken(s)
-	if !ok || len(p.Problems) != 1 || !strings.Contains(p.Problems[0], "/calico/x/node2 can't be read and is ignored: broken JSON") {
+	if !ok || len(p.unreadable) != 1 || !strings.Contains(p.unreadable[0], "/calico/x/node2 can't be read and is ignored: broken JSON") {
 		t.Errorf("plan %+v, %v; want one problem", p, ok)
 	}
 	s.OnUpdates([]datastore.SyncUpdate{u})
-	if p, ok := taken(s); !ok || len(p.Problems) != 0 || len(p.Peers) != 1 {
+	if p, ok := taken(s); !ok || len(p.unreadable) != 0 || len(p.Peers) != 1 {
 		t.Errorf("plan %+v, %v; want node2 and no problem", p, ok)
 	}
 }
@@ -130,15 +130,15 @@ func TestUnreadableKeyIsAProblemUntilItIsGone(t *testing.T) {
 	s.OnStatus(datastore.InSync)
 	taken(s)
 	s.OnUpdates([]datastore.SyncUpdate{broken(path), broken(other)})
-	if p, ok := taken(s); !ok || len(p.Problems) != 2 {
+	if p, ok := taken(s); !ok || len(p.unreadable) != 2 {
 		t.Errorf("plan %+v, %v; want two problems", p, ok)
 	}
 	s.OnUpdates([]datastore.SyncUpdate{{Path: path}})
-	if p, ok := taken(s); !ok || len(p.Problems) != 1 || !strings.Contains(p.Problems[0], other) {
+	if p, ok := taken(s); !ok || len(p.unreadable) != 1 || !strings.Contains(p.unreadable[0], other) {
 		t.Errorf("plan %+v, %v; want only the problem of %s", p, ok, other)
 	}
 	s.OnUpdates([]datastore.SyncUpdate{{Path: other}})
-	if p, ok := taken(s); !ok || len(p.Problems) != 0 {
+	if p, ok := taken(s); !ok || len(p.unreadable) != 0 {
 		t.Errorf("plan %+v, %v; want no problem", p, ok)
 	}
 }
@@ -150,12 +150,24 @@ func TestUnreadableBlockOfOthersIsNoProblemOnceItCanBeRead(t *testing.T) {
 	taken(s)
 	u := updateOf(blockWith("10.65.2.0/26", "host:node2", "node2"))
 	s.OnUpdates([]datastore.SyncUpdate{{Key: u.Key, Invalid: &datastore.Invalid{Path: "/calico/x/b", Key: u.Key, Err: errors.New("broken JSON")}}})
-	if p, ok := taken(s); !ok || len(p.Problems) != 1 {
+	if p, ok := taken(s); !ok || len(p.unreadable) != 1 {
 		t.Errorf("plan %+v, %v; want one problem", p, ok)
 	}
 	s.OnUpdates([]datastore.SyncUpdate{u})
-	if p, ok := taken(s); !ok || len(p.Problems) != 0 {
+	if p, ok := taken(s); !ok || len(p.unreadable) != 0 {
 		t.Errorf("plan %+v, %v; want no problem", p, ok)
+	}
+}
+
+// TestOwnNodeThatCannotBeReadIsNotSaidToBeMissing: to create it would fail.
+func TestOwnNodeThatCannotBeReadIsNotSaidToBeMissing(t *testing.T) {
+	s := newStore("node1")
+	key := updateOf(node("node1", "10.1.1.11/24")).Key
+	s.OnUpdates([]datastore.SyncUpdate{{Key: key, Invalid: &datastore.Invalid{Path: "/calico/x/node1", Key: key, Err: errors.New("broken JSON")}}})
+	s.OnStatus(datastore.InSync)
+	const want = "Node node1 can't be read: delete its record and create it anew"
+	if p, ok := taken(s); !ok || p.Missing != want || p.NoNode || len(p.unreadable) != 1 {
+		t.Errorf("plan %+v, %v; want %s", p, ok, want)
 	}
 }
 
@@ -184,8 +196,8 @@ func TestPoolThatIsGoneOrUnreadableTakesNoBlockAway(t *testing.T) {
 			if len(scope.Pools) != 0 || !scope.Blocks[netip.MustParsePrefix("10.65.2.0/26")] {
 				t.Errorf("scope %+v, want no pool and node2's block", scope)
 			}
-			if unreadable := name == "unreadable"; unreadable != (len(after.Problems) == 1) {
-				t.Errorf("problems %q", after.Problems)
+			if unreadable := name == "unreadable"; unreadable != (len(after.unreadable) == 1) {
+				t.Errorf("unreadable %q", after.unreadable)
 			}
 		})
 	}

@@ -52,10 +52,11 @@ func startAnchor(ctx context.Context, srv *server.BgpServer, g speaker.Global, l
 	a := &anchor{server: srv, addr: anchorAddress(g)}
 	if err := a.start(ctx, g); err != nil {
 		log.Warn("graceful restart may lose routes at some peers", "err", err)
-		a.close()
+		a.close(ctx)
 		return nil
 	}
-	a.expire = time.AfterFunc(anchorLife, a.drop)
+	later := context.WithoutCancel(ctx)
+	a.expire = time.AfterFunc(anchorLife, func() { a.drop(later) })
 	return a
 }
 
@@ -177,19 +178,19 @@ func readMessageType(conn net.Conn) (uint8, error) {
 
 // drop ends the session; a restart that is still going on for a peer then ends
 // as GoBGP sees fit.
-func (a *anchor) drop() {
+func (a *anchor) drop(ctx context.Context) {
 	// Fails only when the server is being stopped, and the peer is gone then too.
-	_ = a.server.DeletePeer(context.Background(), &gobgpapi.DeletePeerRequest{Address: a.addr.String()})
+	_ = a.server.DeletePeer(ctx, &gobgpapi.DeletePeerRequest{Address: a.addr.String()})
 	if a.conn != nil {
 		a.conn.Close()
 	}
 }
 
-func (a *anchor) close() {
+func (a *anchor) close(ctx context.Context) {
 	if a == nil {
 		return
 	}
 	if a.expire == nil || a.expire.Stop() {
-		a.drop()
+		a.drop(ctx)
 	}
 }

@@ -106,7 +106,7 @@ func (s *Speaker) start(ctx context.Context, g speaker.Global) error {
 		return err
 	}
 	if s.stopWatch == nil {
-		watchCtx, cancel := context.WithCancel(context.Background())
+		watchCtx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // until Close
 		if err := s.server.WatchEvent(watchCtx, watchRequest(), s.watched); err != nil {
 			cancel()
 			return fmt.Errorf("watch BGP speaker: %w", err)
@@ -122,7 +122,7 @@ func (s *Speaker) start(ctx context.Context, g speaker.Global) error {
 // stop ends all sessions with a NOTIFICATION. A restart of the process must not
 // come through here.
 func (s *Speaker) stop(ctx context.Context) error {
-	s.anchor.close()
+	s.anchor.close(ctx)
 	s.anchor = nil
 	for _, p := range s.applied.Peers {
 		s.events.forget(p.Address)
