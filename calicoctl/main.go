@@ -53,7 +53,7 @@ func run() int {
 		Stdout:    os.Stdout,
 		Stderr:    os.Stderr,
 		Getenv:    os.Getenv,
-		Now:       time.Now, //nolint:forbidigo // the clock enters here
+		Now:       time.Now, // the clock enters here
 		Settle:    poolSettle,
 		OpTimeout: opTimeout,
 		Version:   client,

@@ -1,6 +1,7 @@
 package resource
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -123,6 +124,10 @@ func (s *Store) deleteNode(ctx context.Context, key api.Key, how Deletion) error
 	if err := s.releaseNode(ctx, key.Name); err != nil {
 		return fmt.Errorf("%s: release its addresses: %w", key, err)
 	}
+	removed, err := s.deleteWorkloads(ctx, key.Name)
+	if err != nil {
+		return fmt.Errorf("%s: delete its workload endpoints: %w", key, err)
+	}
 	for _, dependents := range nodeDependents(key.Name) {
 		if err := s.deleteWhere(ctx, dependents); err != nil {
 			return fmt.Errorf("%s: delete its %s objects: %w", key, dependents.kind, err)
@@ -131,33 +136,51 @@ func (s *Store) deleteNode(ctx context.Context, key api.Key, how Deletion) error
 	if err := s.deleteOne(ctx, key, ""); err != nil {
 		return err
 	}
-	if len(workloads) > 0 {
+	if removed > 0 {
 		s.Warn(fmt.Sprintf("%s: %s removed with the node; pods that still run there have lost their network, and their addresses will be given to others",
-			key, count(len(workloads), "workload endpoint was", "workload endpoints were")))
+			key, count(removed, "workload endpoint was", "workload endpoints were")))
 	}
 	return nil
 }
 
-// workloadsOn names the workload endpoints on a node, sorted. Of one that can't be
+// deleteWorkloads deletes the workload endpoints on a node, also those that were
+// not there yet when it was decided.
+func (s *Store) deleteWorkloads(ctx context.Context, node string) (removed int, err error) {
+	workloads, err := s.workloadsOn(ctx, node)
+	if err != nil {
+		return 0, err
+	}
+	for _, key := range workloads {
+		if _, err := s.Client.Txn(ctx, datastore.DeleteAny(key)); err != nil {
+			return removed, err
+		}
+		removed++
+	}
+	return removed, nil
+}
+
+// workloadsOn are the workload endpoints on a node, sorted. Of one that can't be
 // read the name tells.
-func (s *Store) workloadsOn(ctx context.Context, node string) ([]string, error) {
+func (s *Store) workloadsOn(ctx context.Context, node string) ([]api.Key, error) {
 	snap, err := s.Client.List(ctx, datastore.Range{Kind: api.KindWorkloadEndpoint})
 	if err != nil {
 		return nil, err
 	}
-	var names []string
+	var keys []api.Key
 	for _, entry := range snap.Entries {
 		if entry.Object.(*api.WorkloadEndpoint).Spec.Node == node {
-			names = append(names, entry.Key.Namespace+"/"+entry.Key.Name)
+			keys = append(keys, entry.Key)
 		}
 	}
 	for _, invalid := range snap.Invalid {
 		if id, err := api.ParseWorkloadEndpointName(invalid.Key.Name); err == nil && id.Node == node {
-			names = append(names, invalid.Key.Namespace+"/"+invalid.Key.Name)
+			keys = append(keys, invalid.Key)
 		}
 	}
-	slices.Sort(names)
-	return names, nil
+	slices.SortFunc(keys, func(a, b api.Key) int {
+		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
+	})
+	return keys, nil
 }
 
 func count(n int, one, many string) string {
@@ -167,9 +190,13 @@ func count(n int, one, many string) string {
 	return fmt.Sprintf("%d %s", n, many)
 }
 
-// some is a list of names cut to a length that is read.
-func some(names []string) string {
+// some is a list of keys cut to a length that is read.
+func some(keys []api.Key) string {
 	const enough = 5
+	names := make([]string, len(keys))
+	for i, key := range keys {
+		names[i] = key.Namespace + "/" + key.Name
+	}
 	if len(names) <= enough {
 		return strings.Join(names, ", ")
 	}
@@ -185,7 +212,6 @@ type dependents struct {
 func nodeDependents(node string) []dependents {
 	config := func(obj api.Object) bool { return obj.GetName() == "node."+node }
 	return []dependents{
-		{api.KindWorkloadEndpoint, func(obj api.Object) bool { return obj.(*api.WorkloadEndpoint).Spec.Node == node }},
 		{api.KindBGPPeer, func(obj api.Object) bool { return obj.(*v3.BGPPeer).Spec.Node == node }},
 		{api.KindFelixConfiguration, config},
 		{api.KindBGPConfiguration, config},

@@ -3,6 +3,7 @@ package resource_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -292,6 +293,35 @@ func TestInterruptedNodeDeletionIsCompletedByDeletingAgain(t *testing.T) {
 		if diff := cmp.Diff([]string{"/calico/resources/v3/projectcalico.org/bgppeers/global"}, f.memory.Paths("/calico/")); diff != "" {
 			t.Errorf("cut off after %d writes, then deleted again (-want +got):\n%s", after, diff)
 		}
+	}
+}
+
+func TestNodeWithWorkloadEndpointsIsDeletedOnlyByForce(t *testing.T) {
+	const root = "/calico/resources/v3/projectcalico.org/workloadendpoints/ns1/"
+	f := newFixture(t)
+	f.must(t, f.Create(t.Context(), &api.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-1"}}))
+	for i := range 6 {
+		name := fmt.Sprintf("node--1-k8s-pod%d-eth0", i)
+		f.memory.RawPut(root+name, fmt.Appendf(nil, `{"kind":"WorkloadEndpoint","spec":{"node":"node-1","orchestrator":"k8s","pod":"pod%d","endpoint":"eth0"}}`, i))
+	}
+	f.memory.RawPut(root+"node--1-k8s-unreadable-eth0", []byte("{"))
+	f.memory.RawPut(root+"node-k8s-other-eth0", []byte(`{"kind":"WorkloadEndpoint","spec":{"node":"node","orchestrator":"k8s","pod":"other","endpoint":"eth0"}}`))
+	before := f.memory.Paths("/calico/")
+	key := api.Key{Kind: api.KindNode, Name: "node-1"}
+
+	err := f.Delete(t.Context(), key, resource.Deletion{})
+	const want = "7 workload endpoints are on node-1: ns1/node--1-k8s-pod0-eth0, ns1/node--1-k8s-pod1-eth0, ns1/node--1-k8s-pod2-eth0, " +
+		"ns1/node--1-k8s-pod3-eth0, ns1/node--1-k8s-pod4-eth0 and 2 more; drain the node first, or delete with --force"
+	if err == nil || err.Error() != want {
+		t.Errorf("got  %v\nwant %s", err, want)
+	}
+	if diff := cmp.Diff(before, f.memory.Paths("/calico/")); diff != "" {
+		t.Errorf("a refused deletion changed something (-want +got):\n%s", diff)
+	}
+
+	f.must(t, f.Delete(t.Context(), key, resource.Deletion{Force: true}))
+	if diff := cmp.Diff([]string{root + "node-k8s-other-eth0"}, f.memory.Paths("/calico/")); diff != "" {
+		t.Errorf("left behind (-want +got):\n%s", diff)
 	}
 }
 
