@@ -216,12 +216,12 @@ func (s *Server) serve(ctx context.Context, conn net.Conn) {
 	defer cancel()
 	resp := s.Handle(ctx, req)
 	log := s.log.With("command", req.Command, "container", req.ContainerID, "iface", req.IfName, "took", s.now().Sub(began))
+	s.answer(conn, resp) // before the log: a pod waits
 	if resp.Error != nil {
 		log.Warn("CNI call failed", "code", resp.Error.Code, "err", resp.Error.Msg)
 	} else if req.Command != "STATUS" {
 		log.Info("CNI call done")
 	}
-	s.answer(conn, resp)
 }
 
 // callContext bounds a call. An ADD whose runtime went away is given up, for

@@ -27,7 +27,6 @@ type state struct {
 	Daemons map[string]Process `json:"daemons"`
 	Agents  map[string]Process `json:"agents"`
 	Pods    map[string]*Pod    `json:"pods"`
-	Tmpfs   bool               `json:"tmpfs"`
 }
 
 // Lab is one lab that is up.
@@ -106,29 +105,22 @@ func (l *Lab) read(fn func(*state)) {
 	fn(&l.st)
 }
 
-// makeDir makes the state directory, on a tmpfs of its own where the file system
-// below can't carry overlays (it is one itself, as in a container).
+// makeDir makes the state directory, on a tmpfs of its own: overlays can't lie on an
+// overlay, as the file system of a container is one, and what a lab writes need not
+// outlive the machine.
 func (l *Lab) makeDir() error {
 	if err := os.MkdirAll(l.dir, 0o755); err != nil {
 		return err
 	}
-	var fs unix.Statfs_t
-	if err := unix.Statfs(l.dir, &fs); err != nil {
-		return err
-	}
-	if fs.Type != unix.OVERLAYFS_SUPER_MAGIC {
-		return nil
-	}
 	if err := unix.Mount("tmpfs", l.dir, "tmpfs", 0, "mode=755"); err != nil {
 		return fmt.Errorf("mount tmpfs on %s: %w", l.dir, err)
 	}
-	l.st.Tmpfs = true
 	return nil
 }
 
 func (l *Lab) removeDir() error {
-	if l.st.Tmpfs {
-		_ = unix.Unmount(l.dir, unix.MNT_DETACH)
+	if err := unix.Unmount(l.dir, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("unmount %s: %w", l.dir, err)
 	}
 	if err := os.RemoveAll(l.dir); err != nil {
 		return err
