@@ -22,6 +22,7 @@ func main() {
 	burst := flag.Int("burst", 64, "pods added and deleted 16 at once, per plugin")
 	bin := flag.String("bin", "bin", "directory of the programs")
 	flag.Parse()
+	*rounds, *burst = max(1, *rounds), max(1, *burst)
 	if err := run(ctx, *bin, *rounds, *burst); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
