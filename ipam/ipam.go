@@ -85,7 +85,7 @@ type Assignment struct {
 // node's blocks in normal operation, and tolerates others.
 func New(cfg Config) *Allocator {
 	if cfg.Now == nil {
-		cfg.Now = time.Now //nolint:forbidigo // the edge: the clock when none is given
+		cfg.Now = time.Now // the edge: the clock when none is given
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)

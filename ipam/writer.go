@@ -64,7 +64,7 @@ func newWriter(cfg Config, q *queue) *writer {
 // run serves the queue until ctx ends.
 func (w *writer) run(ctx context.Context) {
 	defer w.queue.close()
-	retry := time.NewTimer(doubtRetry) //nolint:forbidigo // the edge: tested with synctest
+	retry := time.NewTimer(doubtRetry) // the edge: tested with synctest
 	defer retry.Stop()
 	for {
 		if len(w.state.doubts) > 0 {

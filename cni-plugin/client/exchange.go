@@ -62,7 +62,7 @@ func exchange(s settings, req cniwire.Request) (cniwire.Response, *types.Error) 
 		return cniwire.Response{}, notRunning(s, req.Command, err)
 	}
 	defer func() { _ = conn.Close() }()
-	_ = conn.SetDeadline(time.Now().Add(answerTimeout)) //nolint:forbidigo // a process of one call has no other clock
+	_ = conn.SetDeadline(time.Now().Add(answerTimeout)) // a process of one call has no other clock
 	if err := cniwire.Write(conn, req); err != nil {
 		return cniwire.Response{}, brokenOff(s, req.Command, err)
 	}

@@ -84,7 +84,7 @@ type Server struct {
 // ADDs that were not answered are undone, releases go on.
 func New(cfg Config) (*Server, error) {
 	if cfg.Now == nil {
-		cfg.Now = time.Now //nolint:forbidigo // the default of an injected clock
+		cfg.Now = time.Now // the default of an injected clock
 	}
 	if cfg.AddTimeout == 0 {
 		cfg.AddTimeout = defaultTimeout
@@ -185,7 +185,7 @@ func (s *Server) accept(ctx context.Context, l net.Listener, serve func(net.Conn
 
 // sleep waits for d; it returns false when woken, or ctx ended, before.
 func sleep(ctx context.Context, d time.Duration, wake <-chan struct{}) bool {
-	timer := time.NewTimer(d) //nolint:forbidigo // the one pause of this package
+	timer := time.NewTimer(d) // the one pause of this package
 	defer timer.Stop()
 	select {
 	case <-timer.C:

@@ -91,7 +91,7 @@ func lowestMTU(all []kernel.Link, held []kernel.Address, node []netip.Prefix) in
 
 // run follows changes of the devices until ctx ends.
 func (u *underlay) run(ctx context.Context) error {
-	ticker := time.NewTicker(underlayRefresh) //nolint:forbidigo // the edge: run is the ticking alone
+	ticker := time.NewTicker(underlayRefresh) // the edge: run is the ticking alone
 	defer ticker.Stop()
 	for {
 		select {

@@ -39,7 +39,7 @@ func (u *upkeep) setEndpoints(endpoints map[calc.EndpointID]calc.Endpoint) {
 
 // run looks every so often until ctx ends.
 func (u *upkeep) run(ctx context.Context) error {
-	ticker := time.NewTicker(u.every) //nolint:forbidigo // the edge: run is the ticking alone
+	ticker := time.NewTicker(u.every) // the edge: run is the ticking alone
 	defer ticker.Stop()
 	for {
 		select {

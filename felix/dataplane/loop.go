@@ -75,7 +75,7 @@ type Config struct {
 // ErrStopped answers the calls that Run can no longer serve.
 var ErrStopped = errors.New("the dataplane loop has stopped")
 
-// ErrNoInterface: the endpoint's interface is absent or down.
+// ErrNoInterface says that the endpoint's interface is absent or down.
 var ErrNoInterface = errors.New("interface is missing or down")
 
 // Loop owns this node's routes and outgoing NAT. Its methods may be called from

@@ -59,7 +59,7 @@ func Open(cfg Config) (*Journal, error) {
 	}
 	j := &Journal{dir: cfg.Dir, now: cfg.Now, log: cfg.Log}
 	if j.now == nil {
-		j.now = time.Now //nolint:forbidigo // the default of an injected clock
+		j.now = time.Now // the default of an injected clock
 	}
 	raw, err := os.ReadFile(j.path())
 	if err != nil && !errors.Is(err, os.ErrNotExist) {

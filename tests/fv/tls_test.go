@@ -104,7 +104,7 @@ func plainEtcd(t *testing.T) string {
 func startEtcd(t *testing.T, scheme string, tls transport.TLSInfo) string {
 	t.Helper()
 	cfg := embed.NewConfig()
-	cfg.Dir, cfg.LogLevel, cfg.ClientTLSInfo = t.TempDir(), "error", tls
+	cfg.Dir, cfg.LogLevel, cfg.ClientTLSInfo = t.TempDir(), "fatal", tls
 	client, peer := freeURL(t, scheme), freeURL(t, "http")
 	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
 	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = []url.URL{peer}, []url.URL{peer}

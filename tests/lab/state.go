@@ -119,7 +119,8 @@ func (l *Lab) makeDir() error {
 }
 
 func (l *Lab) removeDir() error {
-	if err := unix.Unmount(l.dir, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+	err := unix.Unmount(l.dir, unix.MNT_DETACH)
+	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) { // not mounted, or gone
 		return fmt.Errorf("unmount %s: %w", l.dir, err)
 	}
 	if err := os.RemoveAll(l.dir); err != nil {
