@@ -8,7 +8,7 @@ func (s *Server) status() error {
 	if err := s.ready(); err != nil {
 		reason = err.Error()
 	} else if err := s.health(); err != nil {
-		reason = "felix on node " + s.node + " has lost the datastore: " + err.Error()
+		reason = "felix on node " + s.node + " is without its datastore: " + err.Error()
 	} else if !s.state.HasNode() {
 		reason = "there is no Node resource named " + s.node + "; create it, or start felix with NODENAME set to the name it has"
 	} else if !s.state.HasPool() {

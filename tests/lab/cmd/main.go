@@ -23,8 +23,14 @@ func main() {
 		return
 	}
 	// The exit status of a command run inside the lab is passed on as it is.
-	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.ExitCode() > 0 {
-		os.Exit(exit.ExitCode())
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+		status, _ := exit.Sys().(syscall.WaitStatus)
+		switch {
+		case exit.ExitCode() > 0:
+			os.Exit(exit.ExitCode())
+		case status.Signaled(): // as a shell passes it on
+			os.Exit(128 + int(status.Signal()))
+		}
 	}
 	fmt.Fprintln(os.Stderr, "lab:", err)
 	os.Exit(1)
