@@ -55,9 +55,9 @@ type engine struct {
 	planned bool // plan is a plan
 	names   map[netip.Addr]topology.Peer
 	// Why the last attempt failed; retried until nil.
-	speakerErr, kernelErr error
-	missing               string   // as last logged
-	logged                []string // problems, as last logged
+	speakerErr, readErr, kernelErr error
+	missing                        string   // as last logged
+	logged                         []string // problems, as last logged
 }
 
 func newEngine(k Kernel, s speaker.Speaker, log *slog.Logger, now func() time.Time) *engine {
@@ -116,7 +116,7 @@ func (e *engine) run(ctx context.Context, plans <-chan plan) error {
 			settled = nil
 			e.read(ctx)
 		case <-ticker.C:
-			if e.speakerErr == nil && e.kernelErr == nil && e.fib.Settled() {
+			if e.speakerErr == nil && e.readErr == nil && e.kernelErr == nil && e.fib.Settled() {
 				continue
 			}
 			e.retry(ctx)
@@ -294,17 +294,17 @@ func (e *engine) event(ev kernel.Event) bool {
 
 func (e *engine) read(ctx context.Context) {
 	err := e.fib.Read(ctx)
-	if isNews(e.kernelErr, err) {
+	if isNews(e.readErr, err) {
 		e.log.Error("the kernel's routes can't be read, trying again", "err", err)
 	}
-	e.kernelErr = err
+	e.readErr = err
 }
 
 func (e *engine) retry(ctx context.Context) {
 	if e.speakerErr != nil {
 		e.tell(ctx)
 	}
-	if e.kernelErr != nil {
+	if e.readErr != nil || e.kernelErr != nil {
 		e.read(ctx)
 	}
 }
@@ -329,7 +329,7 @@ func (e *engine) problems() []string {
 	if e.plan.Missing != "" {
 		out = append(out, e.plan.Missing)
 	}
-	for _, err := range []error{e.speakerErr, e.kernelErr} {
+	for _, err := range []error{e.speakerErr, e.readErr, e.kernelErr} {
 		if err != nil {
 			out = append(out, strings.Split(err.Error(), "\n")...)
 		}

@@ -65,6 +65,7 @@ func (s *table) Routes(_ context.Context, prefix netip.Prefix) ([]speaker.Path, 
 // it logs.
 type bench struct {
 	t   *testing.T
+	k   *fakekernel.Kernel
 	s   *table
 	e   *engine
 	log bytes.Buffer
@@ -85,7 +86,7 @@ func newBench(t *testing.T) *bench {
 			t.Fatal(err)
 		}
 	}
-	b := &bench{t: t, s: &table{}}
+	b := &bench{t: t, k: k, s: &table{}}
 	log := slog.New(slog.NewTextHandler(&b.log, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 		if a.Key == slog.TimeKey {
 			return slog.Attr{}
@@ -396,5 +397,28 @@ func TestLostSessionIsLoggedWithTheCause(t *testing.T) {
 	const want = "level=WARN msg=\"BGP session down\" peer=10.1.2.13 name=node3 cause=\"connection lost\"\n"
 	if got := b.logged(); got != want {
 		t.Errorf("logged %q, want %q", got, want)
+	}
+}
+
+// A read that failed is tried again, whatever else goes well meanwhile.
+func TestFailedReadOfTheKernelIsNotForgotten(t *testing.T) {
+	b := newBench(t)
+	b.e.planned = true
+	b.k.SetFault(func(op fakekernel.Op) error {
+		if op.Name == "read links" {
+			return kernel.ErrDumpInterrupted
+		}
+		return nil
+	})
+	b.e.read(t.Context())
+	b.e.apply(t.Context())
+	if len(b.e.problems()) != 1 || b.e.readErr == nil {
+		t.Errorf("problems %q, read error %v", b.e.problems(), b.e.readErr)
+	}
+	b.k.SetFault(nil)
+	b.e.retry(t.Context())
+	b.e.apply(t.Context())
+	if len(b.e.problems()) != 0 {
+		t.Errorf("problems %q", b.e.problems())
 	}
 }

@@ -117,6 +117,14 @@ func (s *Store) deleteNode(ctx context.Context, key api.Key, how Deletion) error
 	if err != nil {
 		return err
 	}
+	held, err := s.heldByWorkloads(ctx, key.Name)
+	if err != nil {
+		return err
+	}
+	if len(workloads) == 0 && held > 0 && !how.Force {
+		return refuse("drain the node first, or delete with --force", "%s by containers on %s that have no workload endpoint",
+			count(held, "address is held", "addresses are held"), key.Name)
+	}
 	if len(workloads) > 0 && !how.Force {
 		return refuse("drain the node first, or delete with --force", "%s on %s: %s",
 			count(len(workloads), "workload endpoint is", "workload endpoints are"), key.Name, some(workloads))

@@ -26,6 +26,29 @@ func (s *Store) releaseNode(ctx context.Context, node string) error {
 	return err
 }
 
+// heldByWorkloads counts a node's addresses that are not those of its tunnels: some
+// containers (calico-ipam under another main plugin) hold one without an endpoint.
+func (s *Store) heldByWorkloads(ctx context.Context, node string) (int, error) {
+	blocks, err := s.Client.List(ctx, datastore.Range{Kind: api.KindIPAMBlock})
+	if err != nil {
+		return 0, err
+	}
+	held := 0
+	for _, entry := range blocks.Entries {
+		spec := entry.Object.(*api.IPAMBlock).Spec
+		for _, index := range spec.Allocations {
+			if index == nil || *index < 0 || *index >= len(spec.Attributes) {
+				continue
+			}
+			owner := spec.Attributes[*index].ActiveOwnerAttrs
+			if owner[api.AttributeNode] == node && owner[api.AttributeType] == "" {
+				held++
+			}
+		}
+	}
+	return held, nil
+}
+
 // handlesOn are the handles with an address on a node, sorted.
 func (s *Store) handlesOn(ctx context.Context, node string) ([]ipam.HandleID, error) {
 	blocks, err := s.Client.List(ctx, datastore.Range{Kind: api.KindIPAMBlock})

@@ -17,6 +17,7 @@ import (
 	"tortie/felix/journal"
 	"tortie/felix/podnet"
 	"tortie/internal/api"
+	"tortie/internal/datastore"
 	"tortie/internal/kernel"
 	"tortie/ipam"
 )
@@ -32,7 +33,10 @@ func (s *Server) add(ctx context.Context, c call) (json.RawMessage, error) {
 		return nil, err
 	}
 	defer unlock()
-	a := s.addition(c)
+	a, err := s.addition(ctx, c)
+	if err != nil {
+		return nil, err
+	}
 	if err := a.sameNamespace(); err != nil {
 		return nil, err
 	}
@@ -88,31 +92,51 @@ func (s *Server) lockEndpoint(ctx context.Context, key string, id journal.ID) (u
 
 // addition decides with which entry to begin: a new one, or the one this
 // container already has.
-func (s *Server) addition(c call) *addition {
+func (s *Server) addition(ctx context.Context, c call) (*addition, error) {
 	a := &addition{server: s, call: c}
 	if e, ok := s.journal.Get(c.id); ok && e.State == journal.StateAttached {
 		// A repeated ADD: the same answer, and whatever was lost is mended.
 		a.entry, a.known = e, true
 		a.entry.Netns = c.netns
-		return a
+		return a, nil
 	}
 	a.entry = journal.Entry{
 		ID: c.id, State: journal.StateAdding, Plugin: c.plugin,
 		Namespace: c.endpoint.Namespace, Endpoint: c.endpoint.Name, HostIf: c.hostIf, Netns: c.netns,
 	}
 	if c.plugin == pluginIPAM {
-		return a
+		return a, nil
 	}
 	a.entry.MAC = newMAC()
-	// Attached by upstream's plugin, or before the journal was lost.
-	if _, wep, ok := s.state.endpoint(c.endpoint); ok && wep.Spec.ContainerID == c.id.ContainerID {
-		a.entry.Addrs, a.known = addressesOf(wep), true
-		a.entry.HostIf = wep.Spec.InterfaceName
-		if wep.Spec.MAC != "" {
-			a.entry.MAC = wep.Spec.MAC
-		}
+	wep, attached, err := s.attachedElsewhere(ctx, c)
+	if !attached || err != nil {
+		return a, err
 	}
-	return a
+	a.entry.Addrs, a.known = addressesOf(wep), true
+	a.entry.HostIf = wep.Spec.InterfaceName
+	if wep.Spec.MAC != "" {
+		a.entry.MAC = wep.Spec.MAC
+	}
+	return a, nil
+}
+
+// attachedElsewhere finds the endpoint of a container that the journal doesn't
+// know: attached by upstream's plugin, or before the journal was lost. What was
+// seen of it may be older than a DEL of the same container, whose address may be
+// another's by now: the datastore itself is asked.
+func (s *Server) attachedElsewhere(ctx context.Context, c call) (wep *api.WorkloadEndpoint, attached bool, err error) {
+	if _, seen, ok := s.state.endpoint(c.endpoint); !ok || seen.Spec.ContainerID != c.id.ContainerID {
+		return nil, false, nil
+	}
+	entry, err := s.client.Get(ctx, c.endpoint.Key())
+	if errors.Is(err, datastore.ErrNotFound) || errors.Is(err, datastore.ErrInvalid) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("is the container attached already: %w", err)
+	}
+	wep, ok := entry.Object.(*api.WorkloadEndpoint)
+	return wep, ok && wep.Spec.ContainerID == c.id.ContainerID, nil
 }
 
 func (a *addition) steps() []step {

@@ -25,7 +25,10 @@ func (s *Server) check(ctx context.Context, c call) error {
 		return err
 	}
 	defer unlock()
-	a := s.addition(c)
+	a, err := s.addition(ctx, c)
+	if err != nil {
+		return err
+	}
 	if !a.known {
 		return &cniwire.Error{
 			Code: cniwire.CodeUnknownContainer,

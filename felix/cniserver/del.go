@@ -50,6 +50,7 @@ func (s *Server) release(ctx context.Context, e journal.Entry) error {
 	if forgetErr := s.forget(ctx, e); forgetErr != nil {
 		return errors.Join(err, forgetErr)
 	}
+	s.journal.Forget(e.ID) // or a repeated ADD would take the address for its own
 	s.log.Error("journal can't be written; DEL was finished without it", "attachment", e.String(), "err", err)
 	return nil
 }

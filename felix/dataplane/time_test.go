@@ -366,3 +366,34 @@ func TestMissingInterfaceIsToldOfOnce(t *testing.T) {
 		}
 	})
 }
+
+// After a restart the devices can't be read at first: a pod whose device was never
+// looked at must not be taken for gone.
+func TestRoutesStayWhileTheDevicesCannotBeRead(t *testing.T) {
+	inBubble(t, func(w *world, k *fakekernel.Kernel) {
+		w.device(if1)
+		s := state(endpoint("a", "c1", if1, "10.65.0.1"))
+		w.startInSync(s)
+		after(time.Second)
+		w.wantRoutes("10.65.0.1/32 " + if1)
+		w.stop()
+		k.SetFault(func(op fakekernel.Op) error {
+			if op.Name == "read links" {
+				return kernel.ErrDumpInterrupted
+			}
+			return nil
+		})
+		w.startInSync(s)
+		after(time.Minute)
+		if err := w.loop.Status().LastError; !errors.Is(err, kernel.ErrDumpInterrupted) {
+			t.Errorf("status %v", err)
+		}
+		k.SetFault(nil) // the loop doesn't notice before time passes
+		w.wantRoutes("10.65.0.1/32 " + if1)
+		after(time.Minute)
+		w.wantRoutes("10.65.0.1/32 " + if1)
+		if err := w.loop.Status().LastError; err != nil {
+			t.Errorf("status %v", err)
+		}
+	})
+}

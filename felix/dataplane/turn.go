@@ -34,6 +34,10 @@ type work struct {
 func (l *Loop) turn(ctx context.Context, retry bool) time.Duration {
 	w := l.take()
 	linkErr := l.refreshLinks(&w.hints)
+	if linkErr != nil && !l.links.read {
+		// Never read so far: every pod would count as gone, and its routes go.
+		return l.putOff(&w, linkErr)
+	}
 	l.declare(&w)
 	if w.hints.resync {
 		l.cfg.Routes.QueueResync()
@@ -55,6 +59,20 @@ func (l *Loop) turn(ctx context.Context, retry bool) time.Duration {
 		return next
 	}
 	return min(next, l.retry.next())
+}
+
+// putOff ends a turn that must not touch the kernel: what it was about is there for
+// the next, and those who wait are told why.
+func (l *Loop) putOff(w *work, err error) time.Duration {
+	l.mu.Lock()
+	l.hints.resync = l.hints.resync || w.hints.resync
+	l.natDue = l.natDue || w.nat != nil
+	l.mu.Unlock()
+	for _, waiter := range w.waiters {
+		waiter.done <- err
+	}
+	l.report(w, err)
+	return l.retry.next()
 }
 
 func (l *Loop) take() work {

@@ -161,6 +161,15 @@ func (j *Journal) Drop(id ID) error {
 	return j.append(record{Drop: &id}, func() { delete(j.entries, id) })
 }
 
+// Forget drops an entry though the disk refuses to take that down: memory is right
+// at once, and the file is written anew from it as soon as it can be.
+func (j *Journal) Forget(id ID) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	delete(j.entries, id)
+	j.broken = true
+}
+
 // append writes a record and then applies it: what is in memory is on disk too.
 // The caller holds mu.
 func (j *Journal) append(r record, apply func()) error {

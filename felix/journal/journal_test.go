@@ -264,3 +264,30 @@ func FuzzReplay(f *testing.F) {
 		}
 	})
 }
+
+// What was finished without the disk is forgotten at once, and by the file too as
+// soon as it can be written again.
+func TestForgottenEntryDoesNotComeBack(t *testing.T) {
+	dir := t.TempDir()
+	j, _ := open(t, dir)
+	gone, stays := entry(1, StateAttached), entry(2, StateAttached)
+	for _, e := range []Entry{gone, stays} {
+		if err := j.Put(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	j.Forget(gone.ID)
+	if _, ok := j.Get(gone.ID); ok {
+		t.Error("still in memory")
+	}
+	if err := j.Put(stays); err != nil {
+		t.Fatal(err)
+	}
+	again, _ := open(t, dir)
+	if _, ok := again.Get(gone.ID); ok {
+		t.Error("the file still has it")
+	}
+	if _, ok := again.Get(stays.ID); !ok {
+		t.Error("the file lost another")
+	}
+}
