@@ -275,6 +275,22 @@ func TestAddRefusesAnInterfaceOfAnotherNetwork(t *testing.T) {
 	}
 }
 
+func TestAddRightAfterDelOfAnotherInterfaceOfThePodWorks(t *testing.T) {
+	w := newWorld(t, nil) // without its Run: the device waits for its deletion
+	p := w.newPod()
+	for n, name := range []string{"eth0", "net1", "eth0", "net2"} {
+		a := attachment(p, n+1)
+		a.IfName = name
+		w.add(a)
+		if err := w.net.Check(context.Background(), a); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.net.Remove(context.Background(), hostIf(n+1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestAddRefusesASecondDefaultRoute(t *testing.T) {
 	w := newWorld(t, nil)
 	p := w.newPod()

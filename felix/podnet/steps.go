@@ -259,7 +259,8 @@ func addRoutes(ctx context.Context, w *wiring) error {
 }
 
 // acceptRoute is for a destination that has a route already: fine when it is the
-// one wanted.
+// one wanted, and no hindrance when it is that of an interface whose DEL was
+// answered a moment ago.
 func acceptRoute(ctx context.Context, w *wiring, want kernel.Route) error {
 	have, err := w.inside.Routes(ctx, kernel.RouteFilter{Family: kernel.FamilyOf(want.Dst.Addr())})
 	if err != nil {
@@ -268,7 +269,36 @@ func acceptRoute(ctx context.Context, w *wiring, want kernel.Route) error {
 	if slices.ContainsFunc(have, func(r kernel.Route) bool { return sameWay(r, want) }) {
 		return nil
 	}
-	return fmt.Errorf("%w: the pod has another route to %s already, from another network", ErrInterfaceExists, want.Dst)
+	cleared, err := clearDetached(w, have, want)
+	if err != nil {
+		return err
+	}
+	if !cleared {
+		return fmt.Errorf("%w: the pod has another route to %s already, from another network", ErrInterfaceExists, want.Dst)
+	}
+	return w.inside.AddRoute(want)
+}
+
+// clearDetached deletes the interfaces that have a route to the wanted destination
+// and whose other end waits for its deletion. It reports whether any did.
+func clearDetached(w *wiring, have []kernel.Route, want kernel.Route) (cleared bool, err error) {
+	for _, r := range have {
+		if r.Link == w.pod.Index || r.Normal().Dst != want.Normal().Dst {
+			continue
+		}
+		link, err := w.inside.LinkByIndex(r.Link)
+		if err == nil {
+			err = clearPodName(w, link)
+		}
+		switch {
+		case errors.Is(err, ErrInterfaceExists): // in service
+		case err == nil, errors.Is(err, kernel.ErrNotFound):
+			cleared = true
+		default:
+			return cleared, err
+		}
+	}
+	return cleared, nil
 }
 
 // podRoutes are the routes in the pod, in the order they can be added: the next
