@@ -17,8 +17,8 @@ import (
 )
 
 // check carries out CHECK: it compares the attachment with the result of its ADD,
-// the pod's namespace, the endpoint and the IPAM records, and names every
-// difference. What later plugins of the chain added is none.
+// the pod's namespace, the node's routes, the endpoint and the IPAM records, and
+// names every difference. What later plugins of the chain added is none.
 func (s *Server) check(ctx context.Context, c call) error {
 	unlock, err := s.lockSettled(ctx, c)
 	if err != nil {
@@ -37,9 +37,7 @@ func (s *Server) check(ctx context.Context, c call) error {
 	}
 	wrong := resultDifferences(a.entry, c.conf.PrevResult)
 	if c.plugin == pluginCalico {
-		if err := s.pods.Check(ctx, a.attachment()); err != nil {
-			wrong = append(wrong, err.Error())
-		}
+		wrong = append(wrong, a.kernelDifferences(ctx)...)
 	}
 	recorded, err := a.recordDifferences(ctx)
 	wrong = append(wrong, recorded...)
@@ -47,6 +45,19 @@ func (s *Server) check(ctx context.Context, c call) error {
 		return &cniwire.Error{Code: cniwire.CodeInternal, Msg: "CHECK: " + strings.Join(wrong, "; ")}
 	}
 	return err
+}
+
+// kernelDifferences compares with the device, the pod's namespace and the node's
+// routes. Without the device there is nothing a route could lead to.
+func (a *addition) kernelDifferences(ctx context.Context) []string {
+	if err := a.server.pods.Check(ctx, a.attachment()); err != nil {
+		return []string{err.Error()}
+	}
+	wrong, err := a.server.routes.Check(ctx, a.dataplaneEndpoint())
+	if err != nil {
+		wrong = append(wrong, err.Error())
+	}
+	return wrong
 }
 
 // resultDifferences compares with what the runtime was told at ADD.

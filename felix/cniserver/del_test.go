@@ -211,6 +211,7 @@ func TestCheckNamesEachDifference(t *testing.T) {
 	}{
 		"nothing": {func(*world) {}, ""},
 		"device":  {func(w *world) { clear(w.devices) }, "the node's device is missing"},
+		"route":   {func(w *world) { clear(w.routes) }, "the node has no route to the pod"},
 		"address": {func(w *world) { clear(w.held) }, "address 10.65.0.1 is not assigned to handle net1.c1"},
 		"endpoint": {func(w *world) {
 			key := api.Key{Kind: api.KindWorkloadEndpoint, Namespace: "default", Name: "node1-cni-c1-eth0"}

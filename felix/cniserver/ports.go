@@ -39,4 +39,7 @@ type Routes interface {
 	// the kernel. An endpoint that belongs to another container by now is left
 	// alone.
 	Remove(ctx context.Context, id calc.EndpointID, container string) error
+	// Check names the routes of the endpoint that are not in the kernel as they
+	// should be.
+	Check(ctx context.Context, ep calc.Endpoint) (differences []string, err error)
 }

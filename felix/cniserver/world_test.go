@@ -344,6 +344,16 @@ func (f *fakeRoutes) Remove(ctx context.Context, id calc.EndpointID, container s
 	})
 }
 
+func (f *fakeRoutes) Check(_ context.Context, ep calc.Endpoint) ([]string, error) {
+	w := (*world)(f)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.routes[ep.ID].Equal(ep) {
+		return []string{"the node has no route to the pod"}, nil
+	}
+	return nil, nil
+}
+
 // request is a CNI call for a container that is no pod.
 func request(command, container string) cniwire.Request {
 	return cniwire.Request{
