@@ -1,68 +1,97 @@
 package client
 
 import (
-	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
-	"os"
-	"reflect"
+	"strconv"
 
-	"github.com/containernetworking/cni/pkg/types"
+	"tortie/internal/control/cniwire"
+	"tortie/internal/rawjson"
 )
 
 // plugConf is the part of the network configuration that the plugin itself
 // needs; felix reads all of it.
 type plugConf struct {
-	CNIVersion string `json:"cniVersion"`
-	Name       string `json:"name"`
-	Socket     string `json:"felix_socket"`
+	cniVersion string
+	name       string
+	socket     string // felix_socket
 }
 
-// readConf reads standard input and looks at it before skel does, whose errors
-// speak of Go's types. skel reads the process's standard input, so it gets a pipe
-// in that place.
-func (c *call) readConf() *types.Error {
-	raw, err := io.ReadAll(c.process.Stdin)
-	if err != nil {
-		return types.NewError(types.ErrIOFailure, "read the network configuration from standard input: "+err.Error(), "")
+// readConf reads standard input, up to what felix takes in one message.
+func readConf(stdin io.Reader) ([]byte, *cniwire.Error) {
+	raw := make([]byte, 0, 2048)
+	for len(raw) <= cniwire.MaxMessage {
+		if len(raw) == cap(raw) {
+			raw = append(raw, 0)[:len(raw)]
+		}
+		n, err := stdin.Read(raw[len(raw):cap(raw)])
+		raw = raw[:len(raw)+n]
+		switch {
+		case errors.Is(err, io.EOF):
+			return raw, nil
+		case err != nil:
+			return nil, &cniwire.Error{Code: cniwire.CodeIOFailure, Msg: "read the network configuration from standard input: " + err.Error()}
+		}
 	}
-	var failed *types.Error
-	if c.conf, failed = parseConf("network configuration", raw); failed != nil {
-		return failed
-	}
-	r, w, err := os.Pipe()
-	if err != nil {
-		return types.NewError(types.ErrIOFailure, "hand the network configuration on: "+err.Error(), "")
-	}
-	os.Stdin = r
-	go func() {
-		_, _ = w.Write(raw) // fails only when skel has refused the call and the process ends
-		_ = w.Close()
-	}()
-	return nil
+	return nil, tooLong()
+}
+
+func tooLong() *cniwire.Error {
+	return invalidConf("network configuration: longer than " + strconv.Itoa(cniwire.MaxMessage) + " bytes; shorten it")
 }
 
 // parseConf reads the plugin's part of a JSON document; what names the document.
-func parseConf(what string, raw []byte) (plugConf, *types.Error) {
+func parseConf(what string, raw []byte) (plugConf, *cniwire.Error) {
 	var conf plugConf
-	err := json.Unmarshal(raw, &conf)
-	var wrongType *json.UnmarshalTypeError
-	switch {
-	case err == nil:
-		return conf, nil
-	case len(raw) == 0:
-		return conf, types.NewError(types.ErrDecodingFailure, what+": missing; it is expected on standard input", "")
-	case errors.As(err, &wrongType):
-		want := "an object"
-		if wrongType.Type.Kind() == reflect.String {
-			want = "a string"
-		}
-		where := what
-		if wrongType.Field != "" {
-			where = fmt.Sprintf("%s: key %q", what, wrongType.Field)
-		}
-		return conf, types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("%s: want %s, not %s", where, want, wrongType.Value), "")
+	if len(raw) == 0 {
+		return conf, &cniwire.Error{Code: cniwire.CodeDecodingFailure, Msg: what + ": missing; it is expected on standard input"}
 	}
-	return conf, types.NewError(types.ErrDecodingFailure, what+": not JSON: "+err.Error(), "")
+	doc, err := rawjson.Parse(raw)
+	if err != nil {
+		return conf, &cniwire.Error{Code: cniwire.CodeDecodingFailure, Msg: what + ": not JSON: " + err.Error()}
+	}
+	if kind := doc.Kind(); kind != rawjson.Object && kind != rawjson.Null {
+		return conf, invalidConf(what + ": want an object, not " + string(kind))
+	}
+	for _, m := range doc.Members() {
+		if failed := conf.take(what, m); failed != nil {
+			return conf, failed
+		}
+	}
+	return conf, nil
+}
+
+// take reads one member. Null is as good as absent.
+func (c *plugConf) take(what string, m rawjson.Member) *cniwire.Error {
+	var into *string
+	switch m.Name {
+	case "cniVersion":
+		into = &c.cniVersion
+	case "name":
+		into = &c.name
+	case "felix_socket":
+		into = &c.socket
+	default:
+		return nil
+	}
+	if kind := m.Value.Kind(); kind != rawjson.String && kind != rawjson.Null {
+		return invalidConf(what + ": key " + strconv.Quote(m.Name) + ": want a string, not " + string(kind))
+	}
+	*into = m.Value.Text()
+	return nil
+}
+
+// check refuses what CNI forbids.
+func (c plugConf) check(command string) *cniwire.Error {
+	switch {
+	case c.name == "":
+		return invalidConf(`network configuration: missing network name; add the key "name"`)
+	case !isCNIName(c.name):
+		return invalidConf(`network configuration: key "name": ` + strconv.Quote(c.name) + ": " + nameWanted)
+	}
+	return checkVersion(command, c.cniVersion)
+}
+
+func invalidConf(msg string) *cniwire.Error {
+	return &cniwire.Error{Code: cniwire.CodeInvalidConfig, Msg: msg}
 }

@@ -22,10 +22,12 @@ type call struct {
 	command string
 	plugin  string
 	netns   string
-	id      journal.ID
-	conf    netconf.Conf // for DEL its name and version alone
-	args    netconf.Args
-	valid   []netconf.ValidAttachment // GC's list
+	// anyNetns: the runtime allows the namespace that felix and the plugin run in.
+	anyNetns bool
+	id       journal.ID
+	conf     netconf.Conf // for DEL its name and version alone
+	args     netconf.Args
+	valid    []netconf.ValidAttachment // GC's list
 	// endpoint and hostIf are empty for calico-ipam.
 	endpoint calc.EndpointID
 	hostIf   string
@@ -48,7 +50,7 @@ func lockKey(plugin string, id journal.ID, endpoint calc.EndpointID) string {
 // newCall reads a request. DEL is read leniently, so that nothing stays behind
 // because its configuration is no longer accepted.
 func newCall(node string, req cniwire.Request) (call, error) {
-	c := call{command: req.Command, plugin: req.Plugin, netns: req.Netns}
+	c := call{command: req.Command, plugin: req.Plugin, netns: req.Netns, anyNetns: overrides(req.NetnsOverride)}
 	if err := checkRequest(req); err != nil {
 		return c, err
 	}

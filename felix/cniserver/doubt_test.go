@@ -49,105 +49,109 @@ func (s *slowStore) land() {
 }
 
 func TestFailedWiringDoesNotBreakTheEndpointsWriteOff(t *testing.T) {
-	w := newWorld(t)
-	store := w.slow()
-	fail := failAt("wire")
-	w.fault = func(step string) error {
-		err := fail(step)
-		if err != nil {
-			<-store.begun
+	inWorld(func(t *testing.T, w *world) {
+		store := w.slow()
+		fail := failAt("wire")
+		w.fault = func(step string) error {
+			err := fail(step)
+			if err != nil {
+				<-store.begun
+			}
+			return err
 		}
-		return err
-	}
-	w.fails(request("ADD", "c1"), cniwire.CodeInternal)
-	w.settled()
-	store.land()
-	w.wantNothing()
+		w.fails(request("ADD", "c1"), cniwire.CodeInternal)
+		w.settled()
+		store.land()
+		w.wantNothing()
+	})(t)
 }
 
 func TestHangingUpDoesNotBreakTheEndpointsWriteOff(t *testing.T) {
-	w := newWorld(t)
-	store := w.slow()
-	ctx, cancel := context.WithCancelCause(context.Background())
-	go func() {
-		<-store.begun
-		cancel(errHungUp)
-	}()
-	resp := w.server.Handle(ctx, request("ADD", "c1"))
-	if resp.Error == nil || resp.Error.Code != cniwire.CodeTryAgainLater || !strings.Contains(resp.Error.Msg, "ADD: the caller hung up") {
-		t.Errorf("error %+v", resp.Error)
-	}
-	w.settled()
-	store.land()
-	w.wantNothing()
+	inWorld(func(t *testing.T, w *world) {
+		store := w.slow()
+		ctx, cancel := context.WithCancelCause(context.Background())
+		go func() {
+			<-store.begun
+			cancel(errHungUp)
+		}()
+		resp := w.server.Handle(ctx, request("ADD", "c1"))
+		if resp.Error == nil || resp.Error.Code != cniwire.CodeTryAgainLater || !strings.Contains(resp.Error.Msg, "ADD: the caller hung up") {
+			t.Errorf("error %+v", resp.Error)
+		}
+		w.settled()
+		store.land()
+		w.wantNothing()
+	})(t)
 }
 
 // TestEndpointThatComesWithItsAddressesIsLookedForAgain: an assignment that ran out
 // of time is settled by the release behind it, and has brought its endpoint along.
 func TestEndpointThatComesWithItsAddressesIsLookedForAgain(t *testing.T) {
-	w := newWorld(t)
-	r := podRequest("ADD", "c1", "pod1")
-	r.Config = json.RawMessage(`{"cniVersion": "1.1.0", "name": "net1", "type": "calico", "ipam": {"type": "calico-ipam"}, "policy": {"type": "k8s"}}`)
-	c, err := newCall(testNode, r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	landed := false
-	w.fault = func(step string) error {
-		switch {
-		case step == "assign":
-			return context.DeadlineExceeded
-		case step == "release" && !landed:
-			landed = true
-			w.put(upstreamEndpoint(c.endpoint, "c1", c.hostIf))
+	inWorld(func(t *testing.T, w *world) {
+		r := podRequest("ADD", "c1", "pod1")
+		r.Config = json.RawMessage(`{"cniVersion": "1.1.0", "name": "net1", "type": "calico", "ipam": {"type": "calico-ipam"}, "policy": {"type": "k8s"}}`)
+		c, err := newCall(testNode, r)
+		if err != nil {
+			t.Fatal(err)
 		}
-		return nil
-	}
-	w.fails(r, cniwire.CodeTryAgainLater)
-	w.settled()
-	if !landed {
-		t.Fatal("nothing was released")
-	}
-	w.wantNothing()
+		landed := false
+		w.fault = func(step string) error {
+			switch {
+			case step == "assign":
+				return context.DeadlineExceeded
+			case step == "release" && !landed:
+				landed = true
+				w.put(upstreamEndpoint(c.endpoint, "c1", c.hostIf))
+			}
+			return nil
+		}
+		w.fails(r, cniwire.CodeTryAgainLater)
+		w.settled()
+		if !landed {
+			t.Fatal("nothing was released")
+		}
+		w.wantNothing()
+	})(t)
 }
 
 func TestRepeatedAddInAnotherNamespace(t *testing.T) {
-	w := newWorld(t)
-	dir := t.TempDir()
-	first, alias, second := filepath.Join(dir, "first"), filepath.Join(dir, "alias"), filepath.Join(dir, "second")
-	for path, namespace := range map[string]string{first: "net", alias: "net", second: "uts"} { // two that there are anyhow
-		if err := os.Symlink("/proc/self/ns/"+namespace, path); err != nil {
+	inWorld(func(t *testing.T, w *world) {
+		dir := t.TempDir()
+		first, alias, second := filepath.Join(dir, "first"), filepath.Join(dir, "alias"), filepath.Join(dir, "second")
+		for path, namespace := range map[string]string{first: "net", alias: "net", second: "uts"} { // two that there are anyhow
+			if err := os.Symlink("/proc/self/ns/"+namespace, path); err != nil {
+				t.Fatal(err)
+			}
+		}
+		in := func(netns string) cniwire.Request {
+			r := request("ADD", "c1")
+			r.Netns, r.NetnsOverride = netns, "1"
+			return r
+		}
+		w.ok(in(alias))
+		w.ok(in(first))
+		if msg := w.fails(in(second), cniwire.CodeInvalidEnvironment); !strings.Contains(msg, "run DEL first") {
+			t.Errorf("message %q", msg)
+		}
+		for _, d := range w.devices {
+			if d.Netns != first {
+				t.Errorf("the device was moved to %s all the same", d.Netns)
+			}
+		}
+		// Nobody can reach the first one by that name any more.
+		if err := os.Remove(first); err != nil {
 			t.Fatal(err)
 		}
-	}
-	in := func(netns string) cniwire.Request {
-		r := request("ADD", "c1")
-		r.Netns = netns
-		return r
-	}
-	w.ok(in(alias))
-	w.ok(in(first))
-	if msg := w.fails(in(second), cniwire.CodeInvalidEnvironment); !strings.Contains(msg, "run DEL first") {
-		t.Errorf("message %q", msg)
-	}
-	for _, d := range w.devices {
-		if d.Netns != first {
-			t.Errorf("the device was moved to %s all the same", d.Netns)
+		w.ok(in(second))
+		// And as a namespace is left when it is unmounted: an empty file.
+		if err := os.Remove(second); err != nil {
+			t.Fatal(err)
 		}
-	}
-	// Nobody can reach the first one by that name any more.
-	if err := os.Remove(first); err != nil {
-		t.Fatal(err)
-	}
-	w.ok(in(second))
-	// And as a namespace is left when it is unmounted: an empty file.
-	if err := os.Remove(second); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(second, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	w.ok(in(alias))
-	w.ok(request("DEL", "c1"))
-	w.wantNothing()
+		if err := os.WriteFile(second, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		w.ok(in(alias))
+		w.ok(request("DEL", "c1"))
+		w.wantNothing()
+	})(t)
 }

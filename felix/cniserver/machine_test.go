@@ -38,8 +38,7 @@ func TestStoreTellsWhoseAddressesAreWhenTheMachineDied(t *testing.T) {
 			}
 		},
 	} {
-		t.Run(name, func(t *testing.T) {
-			w := newWorld(t)
+		t.Run(name, inWorld(func(t *testing.T, w *world) {
 			add := podRequest("ADD", "c1", "pod1")
 			add.Config = json.RawMessage(conf + "}")
 			w.ok(add)
@@ -51,6 +50,6 @@ func TestStoreTellsWhoseAddressesAreWhenTheMachineDied(t *testing.T) {
 			w.await("felix knows the endpoint", func() bool { return len(w.state.own()) == 1 })
 			w.ok(release())
 			w.wantNothing()
-		})
+		}))
 	}
 }

@@ -2,9 +2,27 @@ package cniserver
 
 import (
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"tortie/internal/control/cniwire"
 )
+
+// overrides reads CNI_NETNS_OVERRIDE as the CNI library does.
+func overrides(value string) bool { return value == "1" || strings.EqualFold(value, "true") }
+
+// notOwnNamespace refuses the namespace that felix runs in, which is the node's and
+// the plugin's. A namespace that can't be looked at is judged elsewhere.
+func (c call) notOwnNamespace() error {
+	if c.anyNetns || c.netns == "" || !sameFile(c.netns, "/proc/thread-self/ns/net") {
+		return nil
+	}
+	return &cniwire.Error{
+		Code: cniwire.CodeInvalidNetns,
+		Msg:  "CNI_NETNS: " + c.netns + " is the node's own network namespace, which the plugin runs in; want the container's",
+	}
+}
 
 // sameNamespace refuses a repeated ADD for another network namespace while the
 // first one is there: carried out, it would take the interface away from a pod

@@ -270,7 +270,10 @@ func (s *Server) Handle(ctx context.Context, req cniwire.Request) cniwire.Respon
 func (s *Server) dispatch(ctx context.Context, c call) (json.RawMessage, error) {
 	switch c.command {
 	case "DEL":
-		return nil, s.del(ctx, c)
+		if err := s.del(ctx, c); err != nil {
+			return nil, err
+		}
+		return nil, c.notOwnNamespace() // what is to be released is released in any case
 	case "STATUS":
 		return nil, s.status()
 	}
@@ -282,6 +285,9 @@ func (s *Server) dispatch(ctx context.Context, c call) (json.RawMessage, error) 
 	}
 	switch c.command {
 	case "ADD":
+		if err := c.notOwnNamespace(); err != nil {
+			return nil, err
+		}
 		return s.add(ctx, c)
 	case "CHECK":
 		return nil, s.check(ctx, c)

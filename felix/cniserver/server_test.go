@@ -13,8 +13,23 @@ import (
 	"tortie/internal/control/cniwire"
 )
 
-// listen serves the world's calls on a socket until the returned stop is called.
-func (w *world) listen() (socket string, stop func()) {
+// watchedListener tells when it is closed.
+type watchedListener struct {
+	net.Listener
+	closed chan struct{}
+}
+
+func (l watchedListener) Close() error {
+	err := l.Listener.Close()
+	if err == nil { // the first time only
+		close(l.closed)
+	}
+	return err
+}
+
+// listen serves the world's calls on a socket until the returned stop is called;
+// when that returns, no call is left.
+func (w *world) listen() (socket string, closed chan struct{}, stop func()) {
 	w.t.Helper()
 	w.stop() // Run has its own releaser
 	w.start()
@@ -24,9 +39,10 @@ func (w *world) listen() (socket string, stop func()) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	closed = make(chan struct{})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- w.server.Run(ctx, l) }()
+	go func() { ended <- w.server.Run(ctx, watchedListener{l, closed}) }()
 	var once sync.Once
 	stop = func() {
 		once.Do(func() {
@@ -37,7 +53,7 @@ func (w *world) listen() (socket string, stop func()) {
 		})
 	}
 	w.t.Cleanup(stop)
-	return socket, stop
+	return socket, closed, stop
 }
 
 func dial(t *testing.T, socket string) net.Conn {
@@ -51,48 +67,51 @@ func dial(t *testing.T, socket string) net.Conn {
 }
 
 func TestServerAnswersOverTheSocket(t *testing.T) {
-	w := newWorld(t)
-	socket, _ := w.listen()
-	var wg sync.WaitGroup
-	for _, container := range []string{"a", "b", "c", "d"} {
-		wg.Go(func() {
-			for _, command := range []string{"ADD", "CHECK", "DEL"} {
-				conn := dial(t, socket)
-				if err := cniwire.Write(conn, request(command, container)); err != nil {
-					t.Error(err)
+	inWorld(func(t *testing.T, w *world) {
+		socket, _, stop := w.listen()
+		var wg sync.WaitGroup
+		for _, container := range []string{"a", "b", "c", "d"} {
+			wg.Go(func() {
+				for _, command := range []string{"ADD", "CHECK", "DEL"} {
+					conn := dial(t, socket)
+					if err := cniwire.Write(conn, request(command, container)); err != nil {
+						t.Error(err)
+					}
+					resp, err := cniwire.ReadResponse(conn)
+					if err != nil || resp.Error != nil || (command == "ADD") != (len(resp.Result) > 0) {
+						t.Errorf("%s: %+v, %v", command, resp, err)
+					}
 				}
-				resp, err := cniwire.ReadResponse(conn)
-				if err != nil || resp.Error != nil || (command == "ADD") != (len(resp.Result) > 0) {
-					t.Errorf("%s: %+v, %v", command, resp, err)
-				}
-			}
-		})
-	}
-	wg.Wait()
-	w.wantNothing()
+			})
+		}
+		wg.Wait()
+		stop()
+		w.wantNothing()
+	})(t)
 }
 
 func TestServerSurvivesWhatIsNoRequest(t *testing.T) {
-	w := newWorld(t)
-	socket, _ := w.listen()
-	for _, garbage := range []string{"hello\n", "{}\n", "[]\n", `{"version":1,"plugin":"calico","command":"ADD","config":7}` + "\n", strings.Repeat("x", 4096) + "\n"} {
+	inWorld(func(t *testing.T, w *world) {
+		socket, _, _ := w.listen()
+		for _, garbage := range []string{"hello\n", "{}\n", "[]\n", `{"version":1,"plugin":"calico","command":"ADD","config":7}` + "\n", strings.Repeat("x", 4096) + "\n"} {
+			conn := dial(t, socket)
+			if _, err := conn.Write([]byte(garbage)); err != nil {
+				t.Fatal(err)
+			}
+			resp, err := cniwire.ReadResponse(conn)
+			if err != nil || resp.Error == nil || resp.Error.Msg == "" {
+				t.Errorf("%.20q: %+v, %v", garbage, resp, err)
+			}
+		}
+		_ = dial(t, socket).Close() // and one that says nothing
 		conn := dial(t, socket)
-		if _, err := conn.Write([]byte(garbage)); err != nil {
+		if err := cniwire.Write(conn, request("STATUS", "")); err != nil {
 			t.Fatal(err)
 		}
-		resp, err := cniwire.ReadResponse(conn)
-		if err != nil || resp.Error == nil || resp.Error.Msg == "" {
-			t.Errorf("%.20q: %+v, %v", garbage, resp, err)
+		if resp, err := cniwire.ReadResponse(conn); err != nil || resp.Error != nil {
+			t.Errorf("%+v, %v", resp, err)
 		}
-	}
-	_ = dial(t, socket).Close() // and one that says nothing
-	conn := dial(t, socket)
-	if err := cniwire.Write(conn, request("STATUS", "")); err != nil {
-		t.Fatal(err)
-	}
-	if resp, err := cniwire.ReadResponse(conn); err != nil || resp.Error != nil {
-		t.Errorf("%+v, %v", resp, err)
-	}
+	})(t)
 }
 
 // block stops the first call that reaches a step until it is let go.
@@ -113,67 +132,67 @@ func (w *world) block(step string) (reached chan struct{}, letGo func()) {
 }
 
 func TestAddIsGivenUpWhenItsRuntimeGoesAway(t *testing.T) {
-	w := newWorld(t)
-	socket, _ := w.listen()
-	reached, letGo := w.block("wire")
-	conn := dial(t, socket)
-	if err := cniwire.Write(conn, request("ADD", "c1")); err != nil {
-		t.Fatal(err)
-	}
-	<-reached
-	_ = conn.Close()
-	// The call learns of it before its next step.
-	letGo()
-	w.await("the ADD is undone or done", func() bool {
-		e, ok := w.journal.Get(idOf(request("", "c1")))
-		return !ok || e.State != "adding"
-	})
-	w.ok(request("DEL", "c1"))
-	w.wantNothing()
+	inWorld(func(t *testing.T, w *world) {
+		socket, _, stop := w.listen()
+		reached, letGo := w.block("wire")
+		conn := dial(t, socket)
+		if err := cniwire.Write(conn, request("ADD", "c1")); err != nil {
+			t.Fatal(err)
+		}
+		<-reached
+		_ = conn.Close()
+		// The call learns of it before its next step.
+		letGo()
+		stop()
+		if e, ok := w.journal.Get(idOf(request("", "c1"))); ok && e.State == "adding" {
+			t.Errorf("the ADD is neither undone nor done: %+v", e)
+		}
+		w.ok(request("DEL", "c1"))
+		w.wantNothing()
+	})(t)
 }
 
 func TestStoppingLetsCallsFinish(t *testing.T) {
-	w := newWorld(t)
-	socket, stop := w.listen()
-	reached, letGo := w.block("wire")
-	conn := dial(t, socket)
-	if err := cniwire.Write(conn, request("ADD", "c1")); err != nil {
-		t.Fatal(err)
-	}
-	<-reached
-	stopped := make(chan struct{})
-	go func() { stop(); close(stopped) }()
-	w.await("no new call is accepted", func() bool {
-		c, err := net.Dial("unix", socket)
-		if err == nil {
-			_ = c.Close()
+	inWorld(func(t *testing.T, w *world) {
+		socket, closed, stop := w.listen()
+		reached, letGo := w.block("wire")
+		conn := dial(t, socket)
+		if err := cniwire.Write(conn, request("ADD", "c1")); err != nil {
+			t.Fatal(err)
 		}
-		return err != nil
-	})
-	letGo()
-	if resp, err := cniwire.ReadResponse(conn); err != nil || resp.Error != nil {
-		t.Errorf("%+v, %v", resp, err)
-	}
-	<-stopped
-	if len(w.devices) != 1 || len(w.routes) != 1 {
-		t.Error("the end of felix touched the kernel")
-	}
+		<-reached
+		stopped := make(chan struct{})
+		go func() { stop(); close(stopped) }()
+		<-closed
+		if _, err := net.Dial("unix", socket); err == nil {
+			t.Error("a new call is accepted")
+		}
+		letGo()
+		if resp, err := cniwire.ReadResponse(conn); err != nil || resp.Error != nil {
+			t.Errorf("%+v, %v", resp, err)
+		}
+		<-stopped
+		if len(w.devices) != 1 || len(w.routes) != 1 {
+			t.Error("the end of felix touched the kernel")
+		}
+	})(t)
 }
 
 func TestDelIsNotKeptWaitingByAdds(t *testing.T) {
-	w := newWorld(t)
-	w.ok(request("ADD", "c1"))
-	_, _ = w.listen()
-	w.server.adds = make(chan struct{}, 1)
-	reached, letGo := w.block("wire")
-	var wg sync.WaitGroup
-	for _, container := range []string{"c2", "c3"} {
-		wg.Go(func() { w.call(request("ADD", container)) })
-	}
-	<-reached
-	w.ok(request("DEL", "c1"))
-	letGo()
-	wg.Wait()
+	inWorld(func(t *testing.T, w *world) {
+		w.ok(request("ADD", "c1"))
+		_, _, _ = w.listen()
+		w.server.adds = make(chan struct{}, 1)
+		reached, letGo := w.block("wire")
+		var wg sync.WaitGroup
+		for _, container := range []string{"c2", "c3"} {
+			wg.Go(func() { w.call(request("ADD", container)) })
+		}
+		<-reached
+		w.ok(request("DEL", "c1"))
+		letGo()
+		wg.Wait()
+	})(t)
 }
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
@@ -58,6 +59,16 @@ var (
 	errInjected = errors.New("injected failure")
 	errDead     = errors.New("felix is dead")
 )
+
+// inWorld makes a test of a world of its own. Time is that of a bubble (synctest): it
+// passes when there is nothing else to do, so that to wait takes no time and waiting
+// in vain is not a matter of the machine's speed. Connections are real all the same:
+// a test must not wait for time while its server listens.
+func inWorld(test func(t *testing.T, w *world)) func(*testing.T) {
+	return func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) { test(t, newWorld(t)) })
+	}
+}
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
@@ -154,8 +165,8 @@ func (w *world) awaitReady() {
 	w.await("felix is ready", func() bool { return w.state.Ready() == nil })
 }
 
-// await waits until a condition holds that something in the background brings
-// about.
+// await lets the bubble's time pass until a condition holds that something in the
+// background brings about.
 func (w *world) await(what string, condition func() bool) {
 	w.t.Helper()
 	deadline := time.Now().Add(10 * time.Second)

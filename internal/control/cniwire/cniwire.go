@@ -1,10 +1,8 @@
 // Package cniwire is the conversation between the CNI plugin and felix: one JSON
 // request and one JSON response over a Unix stream socket, one connection a call.
-// It imports nothing but the standard library, because every byte linked into the
-// plugin is paid for at each pod start.
+// It is encoded and decoded by hand, without encoding/json and fmt: what the plugin
+// links is paid for at each pod start.
 package cniwire
-
-import "encoding/json"
 
 // Version is the version of this conversation. felix refuses another one by name.
 const Version = 1
@@ -15,33 +13,43 @@ const DefaultSocket = "/var/run/calico/felix-cni.sock"
 // MaxMessage bounds a request or response, in bytes.
 const MaxMessage = 1 << 20
 
-// Request is one CNI call, as the plugin received it.
+// Request is one CNI call, as the plugin received it. On the wire:
+//
+//	{"version":1,"plugin":"calico","command":"ADD","containerID":"…","netns":"…","netnsOverride":"…","ifName":"…","args":"…","path":"…","config":{…}}
 type Request struct {
-	Version     int             `json:"version"`
-	Plugin      string          `json:"plugin"`  // "calico" or "calico-ipam"
-	Command     string          `json:"command"` // ADD, DEL, CHECK, GC, STATUS
-	ContainerID string          `json:"containerID,omitempty"`
-	Netns       string          `json:"netns,omitempty"`
-	IfName      string          `json:"ifName,omitempty"`
-	Args        string          `json:"args,omitempty"`
-	Path        string          `json:"path,omitempty"`
-	Config      json.RawMessage `json:"config"`
+	Version     int
+	Plugin      string // "calico" or "calico-ipam"
+	Command     string // ADD, DEL, CHECK, GC, STATUS
+	ContainerID string
+	Netns       string
+	// NetnsOverride is CNI_NETNS_OVERRIDE: the plugin may run in the container's
+	// network namespace.
+	NetnsOverride string
+	IfName        string
+	Args          string
+	Path          string
+	Config        []byte // JSON
 }
 
 // Response is the answer: a CNI result, an error, or neither where the command
-// has no output.
+// has no output. On the wire:
+//
+//	{"result":{…}} or {"error":{"code":7,"msg":"…","details":"…"}} or {}
 type Response struct {
-	Result json.RawMessage `json:"result,omitempty"`
-	Error  *Error          `json:"error,omitempty"`
+	Result []byte // JSON
+	Error  *Error
 }
 
 // Error is a CNI error (spec 1.1.0, section 5). Codes 1–99 are the spec's, 100
 // and above ours.
 type Error struct {
-	Code    uint   `json:"code"`
-	Msg     string `json:"msg"`
-	Details string `json:"details,omitempty"`
+	Code    uint
+	Msg     string
+	Details string
 }
+
+// Error is the message alone, so that an *Error can be returned as an error.
+func (e *Error) Error() string { return e.Msg }
 
 // The CNI error codes in use.
 const (
@@ -52,6 +60,7 @@ const (
 	CodeIOFailure           = 5
 	CodeDecodingFailure     = 6
 	CodeInvalidConfig       = 7
+	CodeInvalidNetns        = 8
 	CodeTryAgainLater       = 11
 	CodeNotAvailable        = 50
 	CodeLimitedConnectivity = 51

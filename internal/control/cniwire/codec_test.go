@@ -29,6 +29,65 @@ func TestRequestSurvivesTheWire(t *testing.T) {
 	}
 }
 
+// TestWireIsThatOfItsVersion: the two sides may be of different releases, and an
+// older one must at least read the version, or the error that answers it. What is
+// changed here needs another Version, but for fields that the other side may ignore.
+func TestWireIsThatOfItsVersion(t *testing.T) {
+	for want, message := range map[string]Message{
+		`{"version":1,"plugin":"calico","command":"ADD","containerID":"c1","netns":"/n","netnsOverride":"1","ifName":"eth0","args":"A=\"1\"","path":"/p","config":{"name":"n"}}`: Request{
+			Version: 1, Plugin: "calico", Command: "ADD", ContainerID: "c1", Netns: "/n", NetnsOverride: "1", IfName: "eth0", Args: `A="1"`, Path: "/p",
+			Config: []byte(`{ "name": "n" }`),
+		},
+		`{"version":1,"plugin":"calico-ipam","command":"GC","config":null}`: Request{Version: 1, Plugin: "calico-ipam", Command: "GC"},
+		`{}`:                       Response{},
+		`{"result":{"ips":[1,2]}}`: Response{Result: []byte("{\n  \"ips\": [1, 2]\n}")},
+		`{"error":{"code":7,"msg":"a \"b\"\nc"}}`:             Response{Error: &Error{Code: 7, Msg: "a \"b\"\nc"}},
+		`{"error":{"code":11,"msg":"a","details":"b\u0007"}}`: Response{Error: &Error{Code: 11, Msg: "a", Details: "b\a"}},
+	} {
+		line, err := Encode(message)
+		if err != nil || string(line) != want+"\n" {
+			t.Errorf("%+v is %s, %v; want %s", message, line, err, want)
+		}
+	}
+	// As encoding/json of an older release writes it, and with a field of a newer one.
+	got, err := ReadResponse(strings.NewReader(`{"since": 3, "error": {"code": 100, "msg": "speaks \u003cversion\u003e", "hint": []}}` + "\n"))
+	if err != nil || got.Result != nil || *got.Error != (Error{Code: 100, Msg: "speaks <version>"}) {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// trickle gives one byte at a time.
+type trickle struct{ io.Reader }
+
+func (r trickle) Read(p []byte) (int, error) { return r.Reader.Read(p[:min(1, len(p))]) }
+
+func TestMessageThatComesInPieces(t *testing.T) {
+	long := strings.Repeat("x", 10_000)
+	line, err := Encode(Response{Result: []byte(`"` + long + `"`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := ReadResponse(trickle{io.MultiReader(bytes.NewReader(line), strings.NewReader("what follows is nobody's"))})
+	if err != nil || string(got.Result) != `"`+long+`"` {
+		t.Errorf("%d bytes, %v", len(got.Result), err)
+	}
+}
+
+func TestLongestMessagePasses(t *testing.T) {
+	empty, err := Encode(Response{Result: []byte(`""`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	result := []byte(`"` + strings.Repeat("x", MaxMessage-len(empty)+1) + `"`)
+	line, err := Encode(Response{Result: result})
+	if err != nil || len(line) != MaxMessage+1 {
+		t.Fatalf("%d bytes, %v", len(line), err)
+	}
+	if got, err := ReadResponse(bytes.NewReader(line)); err != nil || !bytes.Equal(got.Result, result) {
+		t.Errorf("%d bytes, %v", len(got.Result), err)
+	}
+}
+
 func TestConfigWithLineBreaksIsOneMessage(t *testing.T) {
 	var wire bytes.Buffer
 	if err := Write(&wire, Request{Version: Version, Config: json.RawMessage("{\n \"name\":\n \"net1\"\n}\n")}); err != nil {
@@ -53,6 +112,9 @@ func TestReadRefusesWhatIsNotAMessage(t *testing.T) {
 		"too long":         {strings.Repeat(" ", MaxMessage+5) + "{}\n", ErrTooLong},
 		"not JSON":         {"hello\n", nil},
 		"wrong field type": {`{"version":"one"}` + "\n", nil},
+		"wrong text":       {`{"version":1,"plugin":{}}` + "\n", nil},
+		"negative version": {`{"version":-1}` + "\n", nil},
+		"an array":         {"[]\n", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := ReadRequest(strings.NewReader(tc.in))
@@ -110,4 +172,30 @@ func htmlSafe(b bytes.Buffer) string {
 	var out bytes.Buffer
 	json.HTMLEscape(&out, b.Bytes())
 	return out.String()
+}
+
+func FuzzReadResponse(f *testing.F) {
+	f.Add([]byte(`{"result":{"cniVersion":"1.1.0"}}` + "\n"))
+	f.Add([]byte(`{"error":{"code":7,"msg":"m","details":"d"}}` + "\n"))
+	f.Add([]byte(`{"error":null}` + "\n"))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		resp, err := ReadResponse(bytes.NewReader(in))
+		if err != nil {
+			return
+		}
+		line, err := Encode(resp)
+		if err != nil {
+			if errors.Is(err, ErrTooLong) {
+				return
+			}
+			t.Fatalf("a response that was read can't be written: %v", err)
+		}
+		again, err := ReadResponse(bytes.NewReader(line))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !sameJSON(again.Result, resp.Result) || !cmp.Equal(again.Error, resp.Error) {
+			t.Fatalf("%+v became %+v", resp, again)
+		}
+	})
 }
