@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"runtime"
 	"slices"
 
 	"golang.org/x/sync/errgroup"
@@ -258,14 +259,6 @@ func (a *addition) attach(ctx context.Context) error {
 		}
 	}
 	g, gctx := errgroup.WithContext(ctx)
-	var attached podnet.Attached
-	g.Go(func() (err error) {
-		attached, err = s.pods.Add(gctx, device)
-		if errors.Is(err, errNotAssigned) {
-			return nil // the assignment says why
-		}
-		return err
-	})
 	g.Go(func() error {
 		// Not with gctx: an assignment that is broken off leaves doubt.
 		err := a.assign(ctx)
@@ -275,8 +268,29 @@ func (a *addition) attach(ctx context.Context) error {
 		}
 		return a.publish(ctx, a.entry)
 	})
+	var attached podnet.Attached
+	g.Go(func() (err error) {
+		yield()
+		attached, err = s.pods.Add(gctx, device)
+		if errors.Is(err, errNotAssigned) {
+			return nil // the assignment says why
+		}
+		return err
+	})
 	err := g.Wait()
 	return a.wired(ctx, attached, err)
+}
+
+// yield lets the request to the datastore out before the wiring begins, which takes
+// the processor for as long as the datastore takes to answer: begun in the other
+// order they would follow one another on a machine of few processors. The request
+// passes through three goroutines (ipam's writer, gRPC's stream, its transport),
+// and each call lets those that are ready run. It is no synchronisation: nothing
+// breaks when one of them is slower.
+func yield() {
+	for range 3 {
+		runtime.Gosched()
+	}
 }
 
 // errNotAssigned: the wiring ends because the assignment failed.
