@@ -20,7 +20,7 @@ import (
 // by a later one of its key, never told after it, and while held changes are being
 // told, those that come are held.
 type Feed struct {
-	ctx    context.Context //nolint:containedctx // the watch's life
+	ctx    context.Context // the watch's life
 	codec  record.Codec
 	rng    datastore.Range
 	events chan []datastore.Event
