@@ -3,6 +3,7 @@ package kernel
 import (
 	"encoding/binary"
 	"fmt"
+	"net/netip"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -19,6 +20,9 @@ type Ignore struct {
 	// LinkPrefixes are the beginnings of the names of the links to ignore. Their
 	// addresses and routes are told: the kernel does not name the link in those.
 	LinkPrefixes []string
+	// LinkLocal ignores what every link has of IPv6: addresses of the scope of a
+	// link, and routes to link-local and multicast destinations.
+	LinkLocal bool
 }
 
 // Covers reports whether an event is left out. It is to agree with the program
@@ -31,10 +35,16 @@ func (i Ignore) Covers(ev Event) bool {
 				return true
 			}
 		}
+	case AddressEvent:
+		return i.LinkLocal && FamilyOf(ev.Address.Prefix.Addr()) == IPv6 && ev.Address.Scope == ScopeLink
 	case RouteEvent:
-		return i.Protocol != 0 && ev.Route.Protocol == i.Protocol
+		return i.Protocol != 0 && ev.Route.Protocol == i.Protocol || i.LinkLocal && staysOnLink(ev.Route.Dst.Addr())
 	}
 	return false
+}
+
+func staysOnLink(dst netip.Addr) bool {
+	return FamilyOf(dst) == IPv6 && (dst.IsLinkLocalUnicast() || dst.IsMulticast())
 }
 
 // Validate refuses what no link can be called; the program's jumps are that long.
@@ -50,7 +60,10 @@ func (i Ignore) Validate() error {
 // Where the program finds things in a netlink message.
 const (
 	messageType   = 4                                          // nlmsghdr.nlmsg_type
+	family        = unix.SizeofNlMsghdr                        // rtmsg.rtm_family, ifaddrmsg.ifa_family
+	addressScope  = unix.SizeofNlMsghdr + 3                    // ifaddrmsg.ifa_scope
 	routeProtocol = unix.SizeofNlMsghdr + 5                    // rtmsg.rtm_protocol
+	routeAttrs    = unix.SizeofNlMsghdr + unix.SizeofRtMsg     // behind rtmsg
 	linkAttrs     = unix.SizeofNlMsghdr + unix.SizeofIfInfomsg // behind ifinfomsg
 	findAttr      = 0xfffff000 + 12                            // SKF_AD_OFF + SKF_AD_NLATTR of linux/filter.h
 )
@@ -67,43 +80,83 @@ const (
 // is read before it is known to be there.
 func (i Ignore) program() []unix.SockFilter {
 	program := []unix.SockFilter{load(unix.BPF_H, messageType)}
+	for _, part := range []struct {
+		a, b uint16
+		body []unix.SockFilter
+	}{
+		{unix.RTM_NEWROUTE, unix.RTM_DELROUTE, i.routes()},
+		{unix.RTM_NEWADDR, unix.RTM_DELADDR, i.addresses()},
+	} {
+		part.body = append(part.body, verdictOf(keep))
+		program = append(program, only(part.a, part.b, len(part.body))...)
+		program = append(program, part.body...)
+	}
+	// Last, because no conditional jump could lead over all of it.
+	program = append(program, only(unix.RTM_NEWLINK, unix.RTM_DELLINK, 1)...)
+	program = append(program, jump(1), verdictOf(keep))
+	program = append(program, i.links()...)
+	return append(program, verdictOf(keep))
+}
+
+// routes drops the message of a route, or goes on behind itself.
+func (i Ignore) routes() (program []unix.SockFilter) {
 	if i.Protocol != 0 {
-		body := []unix.SockFilter{
+		program = append(program,
 			load(unix.BPF_B, routeProtocol),
 			unlessEqual(uint32(i.Protocol), 1),
 			verdictOf(drop),
-			verdictOf(keep),
-		}
-		program = append(program, only(unix.RTM_NEWROUTE, unix.RTM_DELROUTE, len(body))...)
-		program = append(program, body...)
+		)
 	}
-	if len(i.LinkPrefixes) > 0 {
-		// Last, because no jump could lead over all of it.
-		program = append(program, only(unix.RTM_NEWLINK, unix.RTM_DELLINK, 1)...)
-		program = append(program, jump(1), verdictOf(keep))
-		program = append(program, i.links()...)
+	if i.LinkLocal {
+		program = append(program,
+			load(unix.BPF_B, family),
+			unlessEqual(unix.AF_INET6, 12),
+			value(routeAttrs),
+			wanted(unix.RTA_DST),
+			load(unix.BPF_W, findAttr),
+			ifEqual(0, 8), // a default route has none
+			intoIndex(),
+			loadBehind(0),
+			ifEqual(0xff, 4), // ff00::/8
+			unlessEqual(0xfe, 4),
+			loadBehind(1),
+			unix.SockFilter{Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: 0xc0},
+			unlessEqual(0x80, 1), // fe80::/10
+			verdictOf(drop),
+		)
 	}
-	return append(program, verdictOf(keep))
+	return program
+}
+
+// addresses drops the message of an address, or goes on behind itself.
+func (i Ignore) addresses() []unix.SockFilter {
+	if !i.LinkLocal {
+		return nil
+	}
+	return []unix.SockFilter{
+		load(unix.BPF_B, family),
+		unlessEqual(unix.AF_INET6, 3),
+		load(unix.BPF_B, addressScope),
+		unlessEqual(uint32(ScopeLink), 1),
+		verdictOf(drop),
+	}
 }
 
 // links drops the message of a link by its name, or goes on behind itself. A name
 // ends with a zero, so the comparison with a prefix ends before the name does.
 func (i Ignore) links() []unix.SockFilter {
 	program := []unix.SockFilter{
-		{Code: unix.BPF_LD | unix.BPF_IMM, K: linkAttrs},
-		{Code: unix.BPF_LDX | unix.BPF_IMM, K: unix.IFLA_IFNAME},
-		load(unix.BPF_W, findAttr), // 0 when there is none
+		value(linkAttrs),
+		wanted(unix.IFLA_IFNAME),
+		load(unix.BPF_W, findAttr),
 		unlessEqual(0, 1),
 		verdictOf(keep),
-		{Code: unix.BPF_MISC | unix.BPF_TAX},
+		intoIndex(),
 	}
 	for _, prefix := range i.LinkPrefixes {
 		for at := range len(prefix) {
 			left := len(prefix) - 1 - at
-			program = append(program,
-				unix.SockFilter{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_IND, K: uint32(unix.SizeofRtAttr + at)},
-				unlessEqual(uint32(prefix[at]), uint8(2*left+1)),
-			)
+			program = append(program, loadBehind(at), unlessEqual(uint32(prefix[at]), uint8(2*left+1)))
 		}
 		program = append(program, verdictOf(drop))
 	}
@@ -114,7 +167,7 @@ func (i Ignore) links() []unix.SockFilter {
 // one of two.
 func only(a, b uint16, skip int) []unix.SockFilter {
 	return []unix.SockFilter{
-		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: 1, K: asLoaded(a)},
+		ifEqual(asLoaded(a), 1),
 		unlessEqual(asLoaded(b), uint8(skip)),
 	}
 }
@@ -129,7 +182,27 @@ func load(size uint16, at uint32) unix.SockFilter {
 	return unix.SockFilter{Code: unix.BPF_LD | size | unix.BPF_ABS, K: at}
 }
 
-// unlessEqual jumps over the next skip instructions unless n is what was loaded.
+// The search for an attribute: value is where to begin, wanted the attribute. Then
+// findAttr is where it is, or 0; intoIndex keeps that, and loadBehind loads a byte
+// of what the attribute holds.
+func value(n uint32) unix.SockFilter { return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_IMM, K: n} }
+
+func wanted(attribute uint32) unix.SockFilter {
+	return unix.SockFilter{Code: unix.BPF_LDX | unix.BPF_IMM, K: attribute}
+}
+
+func intoIndex() unix.SockFilter { return unix.SockFilter{Code: unix.BPF_MISC | unix.BPF_TAX} }
+
+func loadBehind(at int) unix.SockFilter {
+	return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_IND, K: uint32(unix.SizeofRtAttr + at)}
+}
+
+// ifEqual jumps over the next skip instructions if n is what was loaded.
+func ifEqual(n uint32, skip uint8) unix.SockFilter {
+	return unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: skip, K: n}
+}
+
+// unlessEqual is the reverse.
 func unlessEqual(n uint32, skip uint8) unix.SockFilter {
 	return unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: skip, K: n}
 }

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"errors"
+	"net/netip"
 	"os"
 	"strings"
 	"syscall"
@@ -21,6 +22,7 @@ func TestProgramAgreesWithCovers(t *testing.T) {
 		ignore := Ignore{
 			Protocol:     Protocol(rapid.SampledFrom([]int{0, 4, 80, 81, 255}).Draw(t, "protocol")),
 			LinkPrefixes: rapid.SliceOfN(prefix, 0, 8).Draw(t, "prefixes"),
+			LinkLocal:    rapid.Bool().Draw(t, "link-local"),
 		}
 		messages := rapid.SliceOfN(rapid.Custom(anyEventMessage), 1, 10).Draw(t, "messages")
 		var want []int
@@ -66,13 +68,31 @@ func anyEventMessage(t *rapid.T) syscall.NetlinkMessage {
 			attrs.text(unix.IFLA_IFALIAS, "cali")
 		}
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
-		header = []byte{unix.AF_INET, 80, 80, 80, 80, 80, 80, 80}
-		attrs.bytes(unix.IFA_LOCAL, []byte{10, 65, 0, 1})
-		attrs.text(unix.IFA_LABEL, "cali0")
+		scope := byte(rapid.SampledFrom([]Scope{ScopeUniverse, ScopeLink, 254}).Draw(t, "scope"))
+		if rapid.Bool().Draw(t, "IPv6 address") {
+			header = []byte{unix.AF_INET6, 64, 0, scope, 80, 80, 80, 80}
+			attrs.bytes(unix.IFA_ADDRESS, netip.MustParseAddr("fe80::1").AsSlice())
+		} else {
+			header = []byte{unix.AF_INET, 24, 0, scope, 80, 80, 80, 80}
+			attrs.bytes(unix.IFA_LOCAL, []byte{169, 254, 0, 1})
+			attrs.text(unix.IFA_LABEL, "cali0")
+		}
 	default:
 		header = make([]byte, unix.SizeofRtMsg)
-		header[0] = unix.AF_INET
 		header[5] = byte(rapid.SampledFrom([]int{0, 2, 4, 80, 81, 255}).Draw(t, "protocol of route"))
+		dst := netip.MustParseAddr(rapid.SampledFrom([]string{
+			"::", "fe80::", "febf::1", "fec0::", "fe7f::", "fe00::", "ff00::", "ff02::1", "fd00::", "0.0.0.0", "254.128.0.0", "255.0.0.0", "10.0.0.0",
+		}).Draw(t, "destination"))
+		header[0] = byte(FamilyOf(dst))
+		header[1] = byte(dst.BitLen())
+		if rapid.Bool().Draw(t, "table first") {
+			attrs.uint32(unix.RTA_TABLE, 254)
+		}
+		if dst.IsUnspecified() {
+			header[1] = 0 // the kernel gives no destination of a default route
+		} else {
+			attrs.bytes(unix.RTA_DST, dst.AsSlice())
+		}
 	}
 	return syscall.NetlinkMessage{Header: syscall.NlMsghdr{Type: kind}, Data: append(header, attrs...)}
 }
@@ -129,7 +149,7 @@ func TestProgramIsOfAnAcceptableLength(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.close()
-	if err := s.filter(Ignore{Protocol: 80, LinkPrefixes: prefixes}.program()); err != nil {
+	if err := s.filter(Ignore{Protocol: 80, LinkPrefixes: prefixes, LinkLocal: true}.program()); err != nil {
 		t.Errorf("a hundred prefixes: %v", err)
 	}
 }

@@ -127,7 +127,7 @@ func TestSubscriberIsNotToldOfWhatItIgnores(t *testing.T) {
 	onBoth(t, func(t *testing.T, w world) {
 		link := w.underlay(t)
 		ctx, cancel := context.WithCancel(t.Context())
-		ignore := kernel.Ignore{Protocol: kernel.ProtocolFelix, LinkPrefixes: []string{"cali", "calx"}}
+		ignore := kernel.Ignore{Protocol: kernel.ProtocolFelix, LinkPrefixes: []string{"cali", "calx"}, LinkLocal: true}
 		const topics = kernel.LinkEvents | kernel.AddressEvents | kernel.RouteEvents
 		everything := must(w.Subscribe(ctx, topics))(t)
 		events := must(w.SubscribeExcept(ctx, topics, ignore))(t)
@@ -156,6 +156,8 @@ func (w world) manyEvents(t *testing.T, underlay kernel.Link) {
 		l := must(w.CreateVeth(kernel.VethSpec{Host: name, Peer: "eth0", PeerNetns: w.podNS}))(t)
 		ok(t, w.pod.SetUp(l.PeerIndex))
 		ok(t, w.AddAddress(l.Index, netip.PrefixFrom(netip.AddrFrom4([4]byte{203, 0, 113, byte(i)}), 32)))
+		ok(t, w.AddAddress(l.Index, netip.PrefixFrom(netip.MustParseAddr("fe80::9"), 64)))
+		ok(t, w.AddAddress(l.Index, netip.PrefixFrom(netip.MustParseAddr("fd00:9::9"), 64)))
 		ok(t, w.Rename(l.Index, "moved"))
 		ok(t, w.Rename(l.Index, "cali9"))
 		ok(t, w.DeleteLink(l.Index))
