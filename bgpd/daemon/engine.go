@@ -24,10 +24,11 @@ type Kernel interface {
 }
 
 // ofPods is what felix does for its pods: no next hop is resolved by that, and
-// with every pod it would wake bgpd half a dozen times. "calx" is what felix calls
-// devices that it is about to remove.
+// with every pod it would wake bgpd a dozen times. "calx" is what felix calls
+// devices that it is about to remove. What IPv6 sets up on every device comes with
+// a pod's as well; a link-local next hop is found by its link alone.
 func ofPods() kernel.Ignore {
-	return kernel.Ignore{Protocol: kernel.ProtocolFelix, LinkPrefixes: []string{"cali", "calx"}}
+	return kernel.Ignore{Protocol: kernel.ProtocolFelix, LinkPrefixes: []string{"cali", "calx"}, LinkLocal: true}
 }
 
 const (
