@@ -20,7 +20,15 @@ import (
 // Kernel is what the engine needs of [kernel.Handle].
 type Kernel interface {
 	fib.Kernel
-	Subscribe(ctx context.Context, topics kernel.Topics) (<-chan kernel.Event, error)
+	SubscribeExcept(ctx context.Context, topics kernel.Topics, ignore kernel.Ignore) (<-chan kernel.Event, error)
+}
+
+// ofPods is what felix does for its pods: no next hop is resolved by that, and
+// with every pod it would wake bgpd a dozen times. "calx" is what felix calls
+// devices that it is about to remove. What IPv6 sets up on every device comes with
+// a pod's as well; a link-local next hop is found by its link alone.
+func ofPods() kernel.Ignore {
+	return kernel.Ignore{Protocol: kernel.ProtocolFelix, LinkPrefixes: []string{"cali", "calx"}, LinkLocal: true}
 }
 
 const (
@@ -82,7 +90,7 @@ func (e *engine) do(ctx context.Context, f func()) error {
 // run returns when ctx is done, with routes and sessions as they are: what ends
 // here goes on at the next start.
 func (e *engine) run(ctx context.Context, plans <-chan plan) error {
-	events, err := e.kernel.Subscribe(ctx, kernel.LinkEvents|kernel.AddressEvents|kernel.RouteEvents)
+	events, err := e.kernel.SubscribeExcept(ctx, kernel.LinkEvents|kernel.AddressEvents|kernel.RouteEvents, ofPods())
 	if err != nil {
 		return err
 	}
@@ -105,6 +113,9 @@ func (e *engine) run(ctx context.Context, plans <-chan plan) error {
 		case <-e.speaker.Changed():
 			e.learn(ctx, e.speaker.Take())
 		case ev, ok := <-events:
+			if ctx.Err() != nil {
+				return nil // which ends the events as well
+			}
 			if !ok {
 				return errors.New("watch the kernel: it says nothing more")
 			}
@@ -256,21 +267,15 @@ func (e *engine) learn(ctx context.Context, c speaker.Changes) {
 	}
 }
 
-// event reports whether the kernel has to be read again. What felix does for its
-// pods, and what we do ourselves, changes nothing here.
+// event reports whether the kernel has to be read again. What we do ourselves
+// changes nothing here.
 func (e *engine) event(ev kernel.Event) bool {
 	switch ev := ev.(type) {
 	case kernel.LinkEvent:
-		if strings.HasPrefix(ev.Link.Name, "cali") {
-			return false
-		}
 		e.fib.LinkChanged(ev.Link.Index)
 		return true
 	case kernel.RouteEvent:
-		switch ev.Route.Protocol {
-		case kernel.ProtocolFelix:
-			return false
-		case kernel.ProtocolBGP:
+		if ev.Route.Protocol == kernel.ProtocolBGP {
 			// Ours are taken away by others only: we delete none that we desire.
 			taken := ev.Gone && e.fib.Installed(ev.Route.Dst)
 			if taken {

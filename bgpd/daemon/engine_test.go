@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"log/slog"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
@@ -421,4 +424,68 @@ func TestFailedReadOfTheKernelIsNotForgotten(t *testing.T) {
 	if len(b.e.problems()) != 0 {
 		t.Errorf("problems %q", b.e.problems())
 	}
+}
+
+// counting counts how often the kernel's routes are read.
+type counting struct {
+	*fakekernel.Kernel
+	reads atomic.Int64
+}
+
+func (c *counting) Routes(ctx context.Context, f kernel.RouteFilter) ([]kernel.Route, error) {
+	c.reads.Add(1)
+	return c.Kernel.Routes(ctx, f)
+}
+
+// TestPodsComeAndGoWithoutTheKernelBeingRead: the node's own pods change nothing
+// for BGP; anybody else's change may.
+func TestPodsComeAndGoWithoutTheKernelBeingRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := &counting{Kernel: fakekernel.New()}
+		e := newEngine(k, &table{}, slog.New(slog.DiscardHandler), time.Now)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- e.run(ctx, nil) }()
+		readsWithin := func(what func() error) int64 {
+			t.Helper()
+			synctest.Wait()
+			before := k.reads.Load()
+			if err := what(); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+			return k.reads.Load() - before
+		}
+
+		var link kernel.Link
+		pod := kernel.Route{Dst: netip.MustParsePrefix("10.65.0.2/32"), Protocol: kernel.ProtocolFelix}
+		for _, step := range []struct {
+			name  string
+			do    func() error
+			reads int64
+		}{
+			{"a pod's device", func() (err error) {
+				link, err = k.CreateVeth(kernel.VethSpec{Host: "cali0123456789a", Peer: "cali-peer"})
+				pod.Link = link.Index
+				return errors.Join(err, k.SetUp(link.PeerIndex))
+			}, 0},
+			{"a pod's route", func() error { return k.AddRoute(pod) }, 0},
+			{"the end of a pod's route", func() error { return k.DeleteRoute(pod) }, 0},
+			{"a device set aside", func() error { return k.Rename(link.Index, "calx7") }, 0},
+			{"a device that is no pod's any more", func() error { return k.Rename(link.Index, "eth7") }, 1},
+			{"a foreign route", func() error {
+				foreign := pod
+				foreign.Protocol = kernel.ProtocolStatic
+				return k.AddRoute(foreign)
+			}, 1},
+		} {
+			if got := readsWithin(step.do); (got > 0) != (step.reads > 0) {
+				t.Errorf("%s: the routes were read %d times, want %d", step.name, got, step.reads)
+			}
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 }

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"time"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 
@@ -12,6 +13,11 @@ import (
 	"tortie/internal/api"
 	"tortie/internal/datastore"
 )
+
+// blockPace bounds how often a block is read that changes with every pod. Only
+// addresses borrowed from others' blocks are found in blocks, and an own block is
+// advertised by its affinity: so nothing else waits.
+const blockPace = 100 * time.Millisecond
 
 // ranges is what a bgpd reads of the datastore.
 func ranges() []datastore.Range {
@@ -21,7 +27,7 @@ func ranges() []datastore.Range {
 		{Kind: api.KindBGPPeer},
 		// With the prefix, or all of IPAM's records come along.
 		{Kind: api.KindBlockAffinity, NamePrefix: string(api.AffinityHost) + ":"},
-		{Kind: api.KindIPAMBlock},
+		{Kind: api.KindIPAMBlock, Coalesce: blockPace},
 		{Kind: api.KindIPPool},
 	}
 }

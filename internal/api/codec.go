@@ -126,18 +126,9 @@ func (r *Registry) Decode(key Key, value []byte) (Object, Unknown, error) {
 }
 
 func (d *definition) decode(obj Object, key Key, value []byte) (Unknown, error) {
-	var unknown Unknown
-	// Calico's first releases wrote affinities without a value.
-	if len(value) > 0 || d.info.Kind != KindBlockAffinity {
-		strict, err := kjson.UnmarshalStrict(value, d.target(obj), kjson.DisallowUnknownFields)
-		if err != nil {
-			return Unknown{}, d.misread(value, err)
-		}
-		if len(strict) > 0 {
-			if unknown.raw, err = compact(value); err != nil {
-				return Unknown{}, err
-			}
-		}
+	unknown, err := d.read(obj, value)
+	if err != nil {
+		return Unknown{}, err
 	}
 	if !d.ipam {
 		unknown.storedName = d.restoreName(obj, key)
@@ -148,6 +139,24 @@ func (d *definition) decode(obj Object, key Key, value []byte) (Unknown, error) 
 		return unknown, d.identify(obj, key)
 	}
 	return unknown, nil
+}
+
+// read fills an object from a stored value.
+func (d *definition) read(obj Object, value []byte) (unknown Unknown, err error) {
+	switch {
+	case len(value) == 0 && d.info.Kind == KindBlockAffinity:
+		return unknown, nil // Calico's first releases wrote affinities without a value
+	case d.plain != nil && d.plain(obj, value):
+		return unknown, nil
+	}
+	strict, err := kjson.UnmarshalStrict(value, d.target(obj), kjson.DisallowUnknownFields)
+	if err != nil {
+		return unknown, d.misread(value, err)
+	}
+	if len(strict) > 0 {
+		unknown.raw, err = compact(value)
+	}
+	return unknown, err
 }
 
 // misread says which fields of a stored value can't be read, and what belongs

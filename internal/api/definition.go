@@ -18,6 +18,10 @@ type definition struct {
 	// target is what a stored value is decoded into. It points into the object,
 	// so that decoding fills the object.
 	target func(Object) any
+	// plain reads a stored value as decoding into target would, if it is in the
+	// form that programs write; false leaves the object as it was. nil for kinds
+	// that are not read often.
+	plain func(Object, []byte) bool
 	// ipam marks the kinds whose stored value is the bare spec.
 	ipam bool
 	// identify completes an object of an IPAM kind from its key after decoding.

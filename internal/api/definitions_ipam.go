@@ -27,6 +27,13 @@ func ipamDefinitions() []definition {
 		return parts{spec: &o.Spec}
 	}), checkIPAMBlock)
 	block.target = func(o Object) any { return &o.(*IPAMBlock).Spec }
+	block.plain = func(o Object, value []byte) bool {
+		spec, ok := readPlainBlock(value)
+		if ok {
+			o.(*IPAMBlock).Spec = spec
+		}
+		return ok
+	}
 	block.identify = identifyIPAMBlock
 	block.nameOf = func(o Object) string { return o.(*IPAMBlock).Spec.CIDR }
 

@@ -12,6 +12,7 @@ package datastore
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"tortie/internal/api"
 )
@@ -56,6 +57,11 @@ type Range struct {
 	Kind       api.Kind
 	Namespace  string
 	NamePrefix string
+	// Coalesce lets a watch leave out versions of a key that follow one another
+	// within this time: the first after a quiet time is told at once, of those after
+	// it only the last, when the time is over. For readers whom every version costs
+	// more than it tells. 0: every version is told.
+	Coalesce time.Duration
 }
 
 // String is the form used in messages: "IPPool", "WorkloadEndpoint(ns1/node1-*)".
@@ -92,7 +98,8 @@ type Event struct {
 }
 
 // Watch is a running watch. Events arrive in batches in the order of their
-// revisions; one batch never splits a transaction. The channel is closed when
+// revisions; one batch never splits a transaction. Where the range has Coalesce,
+// only the events of one key are in order. The channel is closed when
 // the watch ends; Err then says why (ErrCompacted, a connection error, or nil
 // after Stop).
 type Watch interface {

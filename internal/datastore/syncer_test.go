@@ -387,6 +387,23 @@ func TestSyncerCoalescesWhileTheSinkIsBusy(t *testing.T) {
 	})
 }
 
+func TestSyncerTellsTheFirstAndTheLastOfManyChangesWhenAskedTo(t *testing.T) {
+	withSyncer(t, func(s *syncing) { s.ranges[0].Coalesce = time.Second }, func(s *syncing) {
+		s.sink.drain()
+		s.put("a", "10.0.0.0/16")
+		s.sees("+IPPool(a)")
+		for i := range 100 {
+			s.put("a", fmt.Sprintf("10.%d.0.0/16", i))
+			synctest.Wait()
+		}
+		s.put("b", "10.0.0.0/16")
+		s.sees("+IPPool(b)")
+		time.Sleep(time.Second)
+		s.sees("+IPPool(a)")
+		s.converged()
+	})
+}
+
 // TestSyncerConvergesWhateverHappens does random things to a store and its
 // connection and compares the sink with the store once all is calm.
 func TestSyncerConvergesWhateverHappens(t *testing.T) {
@@ -394,6 +411,11 @@ func TestSyncerConvergesWhateverHappens(t *testing.T) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			rnd := rand.New(rand.NewPCG(seed, 0)) // reproducible
 			withSyncer(t, nil, func(s *syncing) { s.disturb(rnd) })
+		})
+		t.Run(fmt.Sprint(seed, " coalescing"), func(t *testing.T) {
+			rnd := rand.New(rand.NewPCG(seed, 0))
+			coalesce := time.Duration(1+rnd.IntN(1000)) * time.Millisecond
+			withSyncer(t, func(s *syncing) { s.ranges[0].Coalesce = coalesce }, func(s *syncing) { s.disturb(rnd) })
 		})
 	}
 }

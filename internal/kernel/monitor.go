@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink/nl"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -55,10 +54,6 @@ const (
 	RouteEvents
 )
 
-// monitorBuffer holds some thousands of events of a burst, so that Resync is
-// rare.
-const monitorBuffer = 4 << 20
-
 // eventBacklog is how many events wait in the channel before they pile up in the
 // kernel.
 const eventBacklog = 256
@@ -68,32 +63,58 @@ const eventBacklog = 256
 // instead; nothing is ever lost silently. The channel is also closed, after a
 // last Resync, should the kernel refuse to say more.
 func (h *Handle) Subscribe(ctx context.Context, topics Topics) (<-chan Event, error) {
-	ns, err := h.Netns()
-	if err != nil {
-		return nil, err
-	}
-	defer ns.Close()
-	socket, err := nl.SubscribeAt(netns.NsHandle(ns.Fd()), netns.None(), unix.NETLINK_ROUTE, topics.groups()...)
+	return h.SubscribeExcept(ctx, topics, Ignore{})
+}
+
+// SubscribeExcept is Subscribe, but for what is to be ignored.
+func (h *Handle) SubscribeExcept(ctx context.Context, topics Topics, ignore Ignore) (<-chan Event, error) {
+	socket, err := h.subscribe(topics, ignore)
 	if err != nil {
 		return nil, NewError("subscribe to kernel events", "", err)
 	}
-	// Best effort: without CAP_NET_ADMIN the default buffer has to do.
-	_ = socket.SetReceiveBufferSize(monitorBuffer, true)
-
 	m := &monitor{socket: socket, events: make(chan Event, eventBacklog)}
-	stop := context.AfterFunc(ctx, socket.Close)
+	stop := context.AfterFunc(ctx, socket.close)
 	go func() {
 		defer close(m.events)
 		m.run(ctx)
 		if stop() {
-			socket.Close()
+			socket.close()
 		}
 	}()
 	return m.events, nil
 }
 
-func (t Topics) groups() []uint {
-	var groups []uint
+// subscribe opens a socket that is told of topics. What is ignored is so from the
+// first event on: the filter is there before the socket joins a group.
+func (h *Handle) subscribe(topics Topics, ignore Ignore) (*eventSocket, error) {
+	if err := ignore.Validate(); err != nil {
+		return nil, err
+	}
+	ns, err := h.Netns()
+	if err != nil {
+		return nil, err
+	}
+	defer ns.Close()
+	var socket *eventSocket
+	err = ns.Do(func() (err error) {
+		socket, err = openEventSocket()
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err = socket.filter(ignore.program()); err == nil {
+		err = socket.join(topics.groups())
+	}
+	if err != nil {
+		socket.close()
+		return nil, err
+	}
+	return socket, nil
+}
+
+func (t Topics) groups() []int {
+	var groups []int
 	if t&LinkEvents != 0 {
 		groups = append(groups, unix.RTNLGRP_LINK)
 	}
@@ -110,13 +131,13 @@ func (t Topics) groups() []uint {
 const drainWait = 50 * time.Millisecond
 
 type monitor struct {
-	socket *nl.NetlinkSocket
+	socket *eventSocket
 	events chan Event
 }
 
 func (m *monitor) run(ctx context.Context) {
 	for {
-		msgs, from, err := m.socket.Receive()
+		msgs, from, err := m.socket.receive()
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -124,12 +145,12 @@ func (m *monitor) run(ctx context.Context) {
 			m.drain()
 			m.send(ctx, Resync{Reason: fmt.Errorf("kernel events were lost: %w", err)})
 			continue
-		case errors.Is(err, unix.EINTR) || errors.Is(err, unix.EAGAIN):
+		case errors.Is(err, unix.EINTR):
 			continue
 		case err != nil:
 			m.send(ctx, Resync{Reason: NewError("receive kernel events", "", err)})
 			return
-		case from.Pid != nl.PidKernel:
+		case from != nl.PidKernel:
 			continue // another process may write to our socket; it is not believed
 		}
 		for _, msg := range msgs {
@@ -148,11 +169,10 @@ func (m *monitor) run(ctx context.Context) {
 // event, without saying so again, until the queue was empty once: a Resync told
 // before that would be followed by losses nobody hears of.
 func (m *monitor) drain() {
-	wait := unix.NsecToTimeval(drainWait.Nanoseconds())
-	_ = m.socket.SetReceiveTimeout(&wait)
-	defer func() { _ = m.socket.SetReceiveTimeout(&unix.Timeval{}) }()
+	defer m.socket.wait(0)
 	for {
-		if _, _, err := m.socket.Receive(); err != nil && !errors.Is(err, unix.ENOBUFS) && !errors.Is(err, unix.EINTR) {
+		m.socket.wait(drainWait)
+		if _, _, err := m.socket.receive(); err != nil && !errors.Is(err, unix.ENOBUFS) && !errors.Is(err, unix.EINTR) {
 			return // empty, or closed
 		}
 	}

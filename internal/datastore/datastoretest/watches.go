@@ -143,6 +143,28 @@ func testWatches(s *suite) {
 			s.Errorf("entry at %d in an event at %d", ev.Entry.Revision, ev.Revision)
 		}
 	})
+	s.sub("LeavesOutVersionsOfAKeyWhenAskedTo", func(s *suite) {
+		coalesced := datastore.Range{Kind: api.KindIPPool, Coalesce: time.Second}
+		w := s.watch(coalesced, s.list(coalesced).Revision)
+		s.put("many", cidrOf(0))
+		s.sees(s.next(w), "+many "+cidrOf(0))
+		const changes = 100
+		var last datastore.Revision
+		for i := range changes {
+			last = s.put("many", cidrOf(i))
+		}
+		n := 0
+		for rev := datastore.Revision(0); rev != last; n++ {
+			ev := s.collect(w, 1)[0]
+			if ev.Revision <= rev {
+				s.Fatalf("revision %d after %d", ev.Revision, rev)
+			}
+			rev = ev.Revision
+		}
+		if n > changes/2 {
+			s.Errorf("%d events for %d changes", n, changes)
+		}
+	})
 	s.sub("StartsJustAfterTheRevision", func(s *suite) {
 		s.put("b", "10.0.0.0/16")
 		rev := s.put("b", "10.1.0.0/16")

@@ -71,6 +71,14 @@ type Client struct {
 // restarted etcd is found again within seconds.
 const maxReconnectDelay = 2 * time.Second
 
+// How much etcd may send before it waits for us, per stream and in all. Left to
+// itself, gRPC finds out by measuring: with a ping for each answer and each event
+// of a watch, which wakes us and etcd once more.
+const (
+	streamWindow = 1 << 20
+	connWindow   = 4 << 20
+)
+
 // New makes a client. It reads the certificate files and fails on a faulty
 // configuration, but doesn't wait for etcd: while that can't be reached, requests
 // fail with datastore.ErrUnavailable and the cause. ctx ends with the client's
@@ -98,6 +106,8 @@ func New(ctx context.Context, cfg Config, reg *api.Registry, log *slog.Logger) (
 			grpc.WithPerRPCCredentials(auth),
 			grpc.WithChainUnaryInterceptor(auth.unary),
 			grpc.WithIdleTimeout(0),
+			grpc.WithStaticStreamWindowSize(streamWindow),
+			grpc.WithStaticConnWindowSize(connWindow),
 			grpc.WithConnectParams(grpc.ConnectParams{
 				Backoff: backoff.Config{
 					BaseDelay:  100 * time.Millisecond,

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"tortie/internal/datastore"
+	"tortie/internal/datastore/feed"
 	"tortie/internal/datastore/record"
 )
 
@@ -24,7 +25,7 @@ type watch struct {
 	client *Client
 	rng    datastore.Range
 	stream pb.Watch_WatchClient
-	events chan []datastore.Event
+	feed   *feed.Feed
 	stop   context.CancelFunc
 
 	mu  sync.Mutex
@@ -37,8 +38,9 @@ func (c *Client) Watch(ctx context.Context, r datastore.Range, after datastore.R
 	if err != nil {
 		return nil, fmt.Errorf("watch %s: %w", r, err)
 	}
-	w := &watch{client: c, rng: r, events: make(chan []datastore.Event)}
+	w := &watch{client: c, rng: r}
 	ctx, w.stop = context.WithCancel(clientv3.WithRequireLeader(ctx))
+	w.feed = feed.New(ctx, c.codec, r)
 	err = c.openWatch(ctx, w, &pb.WatchCreateRequest{
 		Key:           []byte(prefix),
 		RangeEnd:      []byte(clientv3.GetPrefixRangeEnd(prefix)),
@@ -52,7 +54,7 @@ func (c *Client) Watch(ctx context.Context, r datastore.Range, after datastore.R
 	if err != nil { // reported by Err, as when it happens later
 		w.fail(err)
 		w.stop()
-		close(w.events)
+		w.feed.Close()
 		return w, nil
 	}
 	go w.run(ctx)
@@ -138,7 +140,7 @@ func canceled(resp *pb.WatchResponse) error {
 }
 
 // Events implements datastore.Watch.
-func (w *watch) Events() <-chan []datastore.Event { return w.events }
+func (w *watch) Events() <-chan []datastore.Event { return w.feed.Events() }
 
 // Err implements datastore.Watch.
 func (w *watch) Err() error {
@@ -158,7 +160,7 @@ func (w *watch) fail(err error) {
 
 // run hands on what arrives until the stream or ctx ends.
 func (w *watch) run(ctx context.Context) {
-	defer close(w.events)
+	defer w.feed.Close()
 	defer w.stop()
 	for {
 		batch, err := w.receive()
@@ -169,14 +171,8 @@ func (w *watch) run(ctx context.Context) {
 			w.fail(w.client.classify(ctx, err))
 			return
 		}
-		events := w.client.codec.Events(w.rng, batch)
-		if len(events) == 0 {
-			continue
-		}
-		select {
-		case <-ctx.Done():
+		if !w.feed.Put(batch) {
 			return
-		case w.events <- events:
 		}
 	}
 }

@@ -9,14 +9,15 @@ import (
 	"sync"
 
 	"tortie/internal/datastore"
+	"tortie/internal/datastore/feed"
 	"tortie/internal/datastore/record"
 )
 
 // watch follows the history of the store. It holds no changes of its own, so a
 // slow reader loses nothing unless the store is compacted under it.
 type watch struct {
-	events chan []datastore.Event
-	stop   context.CancelFunc
+	feed *feed.Feed
+	stop context.CancelFunc
 
 	mu  sync.Mutex
 	err error
@@ -43,7 +44,7 @@ func (s *Store) watch(ctx context.Context, r datastore.Range, after datastore.Re
 		return nil, fmt.Errorf("watch %s: %w", r, err)
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	w := &watch{events: make(chan []datastore.Event), stop: cancel}
+	w := &watch{feed: feed.New(ctx, s.codec, r), stop: cancel}
 	cur := cursor{store: s, via: via, rng: r, prefix: prefix, next: after + 1, epoch: s.epoch, viaEpoch: via.epochNow()}
 	if after > s.rev {
 		cur.foreign = true
@@ -53,7 +54,7 @@ func (s *Store) watch(ctx context.Context, r datastore.Range, after datastore.Re
 }
 
 // Events implements datastore.Watch.
-func (w *watch) Events() <-chan []datastore.Event { return w.events }
+func (w *watch) Events() <-chan []datastore.Event { return w.feed.Events() }
 
 // Err implements datastore.Watch.
 func (w *watch) Err() error {
@@ -66,7 +67,7 @@ func (w *watch) Err() error {
 func (w *watch) Stop() { w.stop() }
 
 func (w *watch) run(ctx context.Context, cur cursor) {
-	defer close(w.events)
+	defer w.feed.Close()
 	defer w.stop()
 	for {
 		batch, changed, err := cur.advance()
@@ -76,15 +77,12 @@ func (w *watch) run(ctx context.Context, cur cursor) {
 			w.mu.Unlock()
 			return
 		}
-		events := cur.store.codec.Events(cur.rng, batch)
-		var out chan []datastore.Event
-		if len(events) > 0 {
-			out, changed = w.events, nil
+		if !w.feed.Put(batch) {
+			return
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case out <- events:
 		case <-changed:
 		}
 	}

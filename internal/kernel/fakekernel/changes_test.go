@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -115,6 +116,89 @@ func TestSubscriberIsToldInOrder(t *testing.T) {
 		)
 		cancel()
 		for range events { // closed soon, or the test never ends
+		}
+	})
+}
+
+// TestSubscriberIsNotToldOfWhatItIgnores: it is told of everything else, and what
+// counts as ignored is the same for the program in the kernel as for Covers.
+func TestSubscriberIsNotToldOfWhatItIgnores(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	onBoth(t, func(t *testing.T, w world) {
+		link := w.underlay(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		ignore := kernel.Ignore{Protocol: kernel.ProtocolFelix, LinkPrefixes: []string{"cali", "calx"}, LinkLocal: true}
+		const topics = kernel.LinkEvents | kernel.AddressEvents | kernel.RouteEvents
+		everything := must(w.Subscribe(ctx, topics))(t)
+		events := must(w.SubscribeExcept(ctx, topics, ignore))(t)
+
+		w.manyEvents(t, link)
+		must(w.CreateVeth(kernel.VethSpec{Host: "last0", HostDown: true, Peer: "last1"}))(t)
+		told, all := eventsUntil(t, events, "last0"), eventsUntil(t, everything, "last0")
+		want := slices.DeleteFunc(slices.Clone(all), ignore.Covers)
+		if ignored := len(all) - len(want); ignored < 20 || len(want) < 20 {
+			t.Errorf("%d events are ignored and %d are not: the test shows nothing", ignored, len(want))
+		}
+		diff(t, "events", want, told)
+		cancel()
+		for range events { // closed soon, or the test never ends
+		}
+		for range everything {
+		}
+	})
+}
+
+// manyEvents changes links, addresses and routes, felix's and those of others.
+func (w world) manyEvents(t *testing.T, underlay kernel.Link) {
+	t.Helper()
+	names := []string{"cali", "cali0123456789a", "calico", "calx7", "cal", "cal9", "c", "xcali", "Cali1", "calj", "calw"}
+	for i, name := range names {
+		l := must(w.CreateVeth(kernel.VethSpec{Host: name, Peer: "eth0", PeerNetns: w.podNS}))(t)
+		ok(t, w.pod.SetUp(l.PeerIndex))
+		ok(t, w.AddAddress(l.Index, netip.PrefixFrom(netip.AddrFrom4([4]byte{203, 0, 113, byte(i)}), 32)))
+		ok(t, w.AddAddress(l.Index, netip.PrefixFrom(netip.MustParseAddr("fe80::9"), 64)))
+		ok(t, w.AddAddress(l.Index, netip.PrefixFrom(netip.MustParseAddr("fd00:9::9"), 64)))
+		ok(t, w.Rename(l.Index, "moved"))
+		ok(t, w.Rename(l.Index, "cali9"))
+		ok(t, w.DeleteLink(l.Index))
+	}
+	var changes []kernel.RouteChange
+	for _, op := range []kernel.RouteOp{kernel.Add, kernel.Replace, kernel.Delete} {
+		for i, protocol := range []kernel.Protocol{kernel.ProtocolFelix, kernel.ProtocolBGP, kernel.ProtocolStatic, kernel.ProtocolFelix, 8, 208} {
+			for _, dst := range []string{"10.65.0.0/32", "fd00:65::/128"} {
+				a := netip.MustParsePrefix(dst)
+				b := a.Addr().AsSlice()
+				b[len(b)-1] = byte(i)
+				addr, _ := netip.AddrFromSlice(b)
+				changes = append(changes, kernel.RouteChange{Op: op, Route: kernel.Route{
+					Dst: netip.PrefixFrom(addr, a.Bits()), Protocol: protocol, Link: underlay.Index,
+				}})
+			}
+		}
+	}
+	for i, err := range w.ChangeRoutes(changes) {
+		if err != nil {
+			t.Errorf("change %d: %v", i, err)
+		}
+	}
+}
+
+// eventsUntil reads events until a link of that name appears.
+func eventsUntil(t *testing.T, events <-chan kernel.Event, name string) (told []kernel.Event) {
+	t.Helper()
+	awaitEvents(t, events, func(ev kernel.Event) bool {
+		told = append(told, ev)
+		l, is := ev.(kernel.LinkEvent)
+		return is && l.Link.Name == name
+	})
+	return told
+}
+
+func TestIgnoreRefusesWhatNoLinkIsCalled(t *testing.T) {
+	onBoth(t, func(t *testing.T, w world) {
+		for _, prefix := range []string{"", "sixteen-letters!"} {
+			_, err := w.SubscribeExcept(t.Context(), kernel.LinkEvents, kernel.Ignore{LinkPrefixes: []string{"cali", prefix}})
+			wantClass(t, err, kernel.ErrInvalid)
 		}
 	})
 }

@@ -44,6 +44,7 @@ type surface interface {
 	SetSysctl(name, value string) error
 	SetSysctls([]kernel.Setting) error
 	Subscribe(context.Context, kernel.Topics) (<-chan kernel.Event, error)
+	SubscribeExcept(context.Context, kernel.Topics, kernel.Ignore) (<-chan kernel.Event, error)
 }
 
 var (

@@ -12,14 +12,23 @@ const backlog = 1024
 
 type subscriber struct {
 	topics kernel.Topics
+	ignore kernel.Ignore
 	events chan kernel.Event
 	lost   bool // the next thing to say is that events were lost
 }
 
 // Subscribe is [kernel.Handle.Subscribe].
 func (k *Kernel) Subscribe(ctx context.Context, topics kernel.Topics) (<-chan kernel.Event, error) {
-	s := &subscriber{topics: topics, events: make(chan kernel.Event, backlog)}
+	return k.SubscribeExcept(ctx, topics, kernel.Ignore{})
+}
+
+// SubscribeExcept is [kernel.Handle.SubscribeExcept].
+func (k *Kernel) SubscribeExcept(ctx context.Context, topics kernel.Topics, ignore kernel.Ignore) (<-chan kernel.Event, error) {
+	s := &subscriber{topics: topics, ignore: ignore, events: make(chan kernel.Event, backlog)}
 	err := k.do("subscribe to kernel events", "", func() error {
+		if err := ignore.Validate(); err != nil {
+			return err
+		}
 		k.subs[s] = struct{}{}
 		return nil
 	})
@@ -48,7 +57,7 @@ func (k *Kernel) LoseEvents() {
 // tell is called with the lock held, so it never waits for a reader.
 func (k *Kernel) tell(topic kernel.Topics, ev kernel.Event) {
 	for s := range k.subs {
-		if s.topics&topic == 0 || !s.flush() {
+		if s.topics&topic == 0 || s.ignore.Covers(ev) || !s.flush() {
 			continue
 		}
 		select {
