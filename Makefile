@@ -44,7 +44,7 @@ lab-down: ## Take the lab down; nothing of it is left.
 test: unit fv ## Run every test.
 
 unit: build ## Run the tests of every package (no lab).
-	@tests/install.sh nft:nftables ip:iproute2 bird:bird2
+	@tests/install.sh nft:nftables ip:iproute2 bird:bird2 ping:iputils-ping
 	$(GO) test -timeout 20m $(UNIT)
 
 fv: build ## Run the whole programs on a lab: faults under traffic, etcd away, bad input.
@@ -53,7 +53,7 @@ fv: build ## Run the whole programs on a lab: faults under traffic, etcd away, b
 
 # GoBGP's StopBgp races with its own receive loops: what tests the library itself is left out.
 race: ## Run the package tests under the race detector (needs gcc).
-	@tests/install.sh nft:nftables ip:iproute2 bird:bird2 gcc:gcc
+	@tests/install.sh nft:nftables ip:iproute2 bird:bird2 ping:iputils-ping gcc:gcc
 	CGO_ENABLED=1 $(GO) test -race -timeout 40m $(filter-out tortie/bgpd/speaker/gobgp,$(UNIT))
 
 bench: build ## Measure CNI ADD and DEL beside ptp + host-local, and beside their floors.
