@@ -69,11 +69,11 @@ func (h *Handle) LinkByIndex(index int) (Link, error) {
 
 func (h *Handle) link(object string, header []byte, attrs attributes) (Link, error) {
 	attrs.uint32(unix.IFLA_EXT_MASK, skipStatistics)
-	msg, err := h.get(unix.RTM_GETLINK, unix.RTM_NEWLINK, header, attrs)
-	if err != nil {
-		return Link{}, NewError("read link", object, err)
-	}
-	l, err := decodeLink(msg)
+	var l Link
+	err := h.get(unix.RTM_GETLINK, unix.RTM_NEWLINK, header, attrs, func(msg []byte) (err error) {
+		l, err = decodeLink(msg)
+		return err
+	})
 	return l, NewError("read link", object, err)
 }
 

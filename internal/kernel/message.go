@@ -7,7 +7,6 @@ import (
 	"os"
 	"syscall"
 
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -27,12 +26,12 @@ func (h *Handle) exchange(req request, each func(kind uint16, data []byte) error
 		return os.ErrClosed
 	}
 	h.seq++
-	if err := h.send(req.append(nil, h.seq)); err != nil {
+	if err := h.socket.send(req.append(nil, h.seq)); err != nil {
 		return err
 	}
 	a := answer{seq: h.seq, each: each}
 	for !a.complete {
-		msgs, err := h.receive()
+		msgs, err := h.socket.receive(dumpSize)
 		if err != nil {
 			return err
 		}
@@ -106,11 +105,11 @@ func (h *Handle) collect(msgs []byte, first uint32, errs []error) error {
 	if h.closed {
 		return os.ErrClosed
 	}
-	if err := h.send(msgs); err != nil {
+	if err := h.socket.send(msgs); err != nil {
 		return err
 	}
 	for {
-		answers, err := h.receive()
+		answers, err := h.socket.receive(answerSize)
 		if err != nil {
 			return err
 		}
@@ -125,36 +124,6 @@ func (h *Handle) collect(msgs []byte, first uint32, errs []error) error {
 					return nil
 				}
 			}
-		}
-	}
-}
-
-// send hands messages to the kernel, which works them off before it returns.
-func (h *Handle) send(msgs []byte) error {
-	return ignoringEINTR(func() error {
-		return unix.Sendto(h.socket.GetFd(), msgs, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
-	})
-}
-
-// receive gives the next messages that really are from the kernel.
-func (h *Handle) receive() ([]syscall.NetlinkMessage, error) {
-	for {
-		msgs, from, err := h.socket.Receive()
-		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
-		case err != nil:
-			return nil, fmt.Errorf("receive the kernel's answer: %w", err)
-		case from.Pid == nl.PidKernel:
-			return msgs, nil
-		}
-	}
-}
-
-func ignoringEINTR(f func() error) error {
-	for {
-		if err := f(); !errors.Is(err, unix.EINTR) {
-			return err
 		}
 	}
 }

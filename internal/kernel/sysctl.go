@@ -49,24 +49,23 @@ func (h *Handle) SetSysctls(settings []Setting) error {
 // already it stays: either it is locked to its goroutine, or it is in the
 // process's own namespace as is every thread the goroutine may move to.
 func (h *Handle) inside(fn func() error) error {
+	if here, err := threadNetnsID(); err == nil && here == h.home {
+		return fn()
+	}
 	ns, err := h.Netns()
 	if err != nil {
 		return err
 	}
 	defer ns.Close()
-	if here, err := threadNetnsID(); err == nil {
-		if there, err := ns.ID(); err == nil && there == here {
-			return fn()
-		}
-	}
-	return ns.Do(fn)
+	return ns.Visit(fn)
 }
 
 // threadNetnsID identifies the namespace of the calling thread.
 func threadNetnsID() (NetnsID, error) {
 	var st unix.Stat_t
-	if err := unix.Stat("/proc/thread-self/ns/net", &st); err != nil {
-		return NetnsID{}, err
+	const path = "/proc/thread-self/ns/net"
+	if err := unix.Stat(path, &st); err != nil {
+		return NetnsID{}, NewError("identify network namespace", path, err)
 	}
 	return NetnsID{Dev: st.Dev, Inode: st.Ino}, nil
 }
