@@ -34,7 +34,10 @@ type Handle struct {
 	mu     sync.Mutex // held from a request until its answer is complete
 	socket *socket
 	seq    uint32
-	closed bool // the socket's descriptor may be another file's by now
+	out    []byte // the messages of the last request, for the next to be made in
+	closed bool   // the socket's descriptor may be another file's by now
+
+	sysctls sysctlDirs
 }
 
 // Open opens a Handle in the network namespace of the calling thread.
@@ -78,6 +81,7 @@ func (h *Handle) Close() {
 	if !h.closed {
 		h.closed = true
 		h.socket.close()
+		h.sysctls.close()
 	}
 }
 
@@ -114,7 +118,7 @@ func (h *Handle) get(kind, answer uint16, header, attrs []byte, decode func([]by
 		return err
 	}
 	for {
-		msgs, err := h.socket.receive(answerSize)
+		msgs, err := h.socket.receive(exactSize)
 		if err != nil {
 			return err
 		}

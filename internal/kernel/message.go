@@ -81,7 +81,7 @@ func (h *Handle) exchangeAll(requests []request) []error {
 	defer h.mu.Unlock()
 	errs := make([]error, len(requests))
 	first := h.seq + 1
-	var msgs []byte
+	msgs := h.out[:0]
 	for i, r := range requests {
 		h.seq++
 		if i == len(requests)-1 {
@@ -89,6 +89,7 @@ func (h *Handle) exchangeAll(requests []request) []error {
 		}
 		msgs = r.append(msgs, h.seq)
 	}
+	h.out = msgs
 	if err := h.collect(msgs, first, errs); err != nil {
 		for i := range errs {
 			if errs[i] == nil {
@@ -109,7 +110,7 @@ func (h *Handle) collect(msgs []byte, first uint32, errs []error) error {
 		return err
 	}
 	for {
-		answers, err := h.socket.receive(answerSize)
+		answers, err := h.socket.receive(ackSize)
 		if err != nil {
 			return err
 		}
@@ -195,6 +196,9 @@ func align(n int) int { return (n + unix.NLA_ALIGNTO - 1) &^ (unix.NLA_ALIGNTO -
 // attributeKindMask removes the "nested" and "network byte order" bits.
 const attributeKindMask = 0x3fff
 
+// attributesSize is enough for most requests.
+const attributesSize = 192
+
 // attributes is a list of netlink attributes in the making.
 type attributes []byte
 
@@ -215,6 +219,9 @@ func (a *attributes) text(kind uint16, s string) {
 
 // begin opens an attribute whose value is appended next; end closes it.
 func (a *attributes) begin(kind uint16) (start int) {
+	if *a == nil {
+		*a = make(attributes, 0, attributesSize)
+	}
 	start = len(*a)
 	*a = binary.NativeEndian.AppendUint16(*a, 0)
 	*a = binary.NativeEndian.AppendUint16(*a, kind)

@@ -40,9 +40,12 @@ func OpenNetns(path string) (*Netns, error) {
 	return &Netns{file: os.NewFile(uintptr(fd), path)}, nil
 }
 
+// threadNetns is the namespace of the thread that asks.
+const threadNetns = "/proc/thread-self/ns/net"
+
 // CurrentNetns opens the namespace of the calling thread.
 func CurrentNetns() (*Netns, error) {
-	return OpenNetns("/proc/thread-self/ns/net")
+	return OpenNetns(threadNetns)
 }
 
 // CreateNetns makes a new, empty network namespace. It lasts until its last
@@ -150,18 +153,17 @@ var errGoexit = errors.New("in network namespace: the function ended its gorouti
 // that thread, so that no other ever runs there, and the error says so.
 func (n *Netns) Visit(fn func() error) (err error) {
 	runtime.LockOSThread()
-	origin, err := CurrentNetns()
-	if err != nil {
-		runtime.UnlockOSThread()
-		return err
+	origin, err := openAt(unix.AT_FDCWD, threadNetns, unix.O_RDONLY)
+	if err == nil {
+		defer func() { _ = unix.Close(origin) }()
+		err = unix.Setns(n.Fd(), unix.CLONE_NEWNET)
 	}
-	defer origin.Close()
-	if err := unix.Setns(n.Fd(), unix.CLONE_NEWNET); err != nil {
+	if err != nil {
 		runtime.UnlockOSThread()
 		return NewError("enter network namespace", n.file.Name(), err)
 	}
 	defer func() {
-		if back := unix.Setns(origin.Fd(), unix.CLONE_NEWNET); back != nil {
+		if back := unix.Setns(origin, unix.CLONE_NEWNET); back != nil {
 			err = errors.Join(err, NewError("leave network namespace", n.file.Name(), back))
 			return
 		}
@@ -180,4 +182,3 @@ func WithNetns(path string, fn func() error) error {
 	defer ns.Close()
 	return ns.Do(fn)
 }
-

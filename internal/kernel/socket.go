@@ -12,9 +12,11 @@ const (
 	// requestBuffer is the receive buffer asked for: large dumps arrive in
 	// pieces of 32 KiB, so this leaves ample room.
 	requestBuffer = 1 << 20
-	// answerSize holds any single message: a link with everything the kernel tells
-	// of it takes less than half.
-	answerSize = 8 << 10
+	// ackSize holds any acknowledgement: errno, header of the request, the kernel's own
+	// words.
+	ackSize = 1 << 10
+	// exactSize asks how long the message is before it is received.
+	exactSize = 0
 	// dumpSize is the largest piece of a dump. The kernel makes them no longer than
 	// the reader's buffer, and 32 KiB at most.
 	dumpSize = 32 << 10
@@ -30,7 +32,7 @@ type socket struct {
 
 // openSocket opens a socket in the network namespace of the calling thread. It asks
 // for strict checking, without which the kernel ignores dump filters, and for the
-// kernel's own words with every errno.
+// kernel's own words with every errno but not for the request.
 func openSocket() (*socket, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
 	if err != nil {
@@ -45,7 +47,7 @@ func openSocket() (*socket, error) {
 }
 
 func (s *socket) configure() error {
-	for _, option := range []int{unix.NETLINK_EXT_ACK, unix.NETLINK_GET_STRICT_CHK} {
+	for _, option := range []int{unix.NETLINK_EXT_ACK, unix.NETLINK_CAP_ACK, unix.NETLINK_GET_STRICT_CHK} {
 		if err := unix.SetsockoptInt(s.fd, unix.SOL_NETLINK, option, 1); err != nil {
 			return err
 		}
@@ -71,25 +73,49 @@ func (s *socket) send(msgs []byte) error {
 // receive gives the next messages that really are from the kernel, of size bytes
 // at most. They are valid until the next receive.
 func (s *socket) receive(size int) ([]syscall.NetlinkMessage, error) {
-	if len(s.buf) < size {
-		s.buf = make([]byte, size)
-	}
 	for {
-		n, from, err := unix.Recvfrom(s.fd, s.buf[:size], unix.MSG_TRUNC)
+		buf, err := s.buffer(size)
+		if err != nil {
+			return nil, err
+		}
+		n, from, err := s.receiveInto(buf, unix.MSG_TRUNC)
 		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
 		case err != nil:
-			return nil, fmt.Errorf("receive the kernel's answer: %w", err)
-		case n > size:
-			return nil, fmt.Errorf("receive the kernel's answer: %d bytes of %d: %w", size, n, unix.EMSGSIZE)
+			return nil, err
+		case n > len(buf):
+			return nil, fmt.Errorf("receive the kernel's answer: %d bytes of %d: %w", len(buf), n, unix.EMSGSIZE)
 		}
 		// The kernel's own port is 0: another process may write to our socket too.
-		if sender, ok := from.(*unix.SockaddrNetlink); !ok || sender.Pid != 0 {
-			continue
+		if sender, ok := from.(*unix.SockaddrNetlink); ok && sender.Pid == 0 {
+			return syscall.ParseNetlinkMessage(buf[:align(n)])
 		}
-		return syscall.ParseNetlinkMessage(s.buf[:align(n)])
 	}
+}
+
+// buffer gives room for a message; its length is a multiple of four.
+func (s *socket) buffer(size int) ([]byte, error) {
+	if size == exactSize {
+		n, _, err := s.receiveInto(nil, unix.MSG_PEEK|unix.MSG_TRUNC)
+		if err != nil {
+			return nil, err
+		}
+		size = align(n)
+	}
+	if len(s.buf) < size {
+		s.buf = make([]byte, max(size, ackSize))
+	}
+	return s.buf[:size], nil
+}
+
+func (s *socket) receiveInto(buf []byte, flags int) (n int, from unix.Sockaddr, err error) {
+	err = ignoringEINTR(func() (err error) {
+		n, from, err = unix.Recvfrom(s.fd, buf, flags)
+		return err
+	})
+	if err != nil {
+		return 0, nil, fmt.Errorf("receive the kernel's answer: %w", err)
+	}
+	return n, from, nil
 }
 
 func ignoringEINTR(f func() error) error {
