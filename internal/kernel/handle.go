@@ -1,12 +1,12 @@
 package kernel
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -34,8 +34,7 @@ type Handle struct {
 	mu     sync.Mutex // held from a request until its answer is complete
 	socket *socket
 	seq    uint32
-	out    []byte // the messages of the last request, for the next to be made in
-	closed bool   // the socket's descriptor may be another file's by now
+	closed bool // the socket's descriptor may be another file's by now
 
 	sysctls sysctlDirs
 }
@@ -108,32 +107,57 @@ func (h *Handle) do(kind, flags uint16, header, attrs []byte) error {
 // get sends a request that is answered by one message, or by an error, and hands
 // the message to decode.
 func (h *Handle) get(kind, answer uint16, header, attrs []byte, decode func([]byte) error) error {
+	all := []request{{kind: kind, header: header, attrs: attrs}}
+	var err error
+	for _, size := range []int{answerSize, 16 * answerSize} {
+		err = unix.ENOENT
+		failed := h.getAll(all, size, func(_ int, m syscall.NetlinkMessage) {
+			if m.Header.Type == answer {
+				err = decode(m.Data)
+			} else if _, said := verdict(m); said != nil {
+				err = said
+			}
+		})
+		if failed == nil {
+			return err
+		}
+		if err = failed; !errors.Is(err, errTruncated) {
+			return err
+		}
+	}
+	return err
+}
+
+// getAll sends requests that are answered by one message, or by an error, each, and
+// hands the answers to take with the number of the request.
+func (h *Handle) getAll(all []request, size int, take func(i int, m syscall.NetlinkMessage)) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed {
 		return os.ErrClosed
 	}
-	h.seq++
-	if err := h.socket.send(request{kind: kind, header: header, attrs: attrs}.append(nil, h.seq)); err != nil {
+	first := h.seq + 1
+	msgs := h.socket.out[:0]
+	for _, r := range all {
+		h.seq++
+		msgs = r.append(msgs, h.seq)
+	}
+	if err := h.socket.send(msgs); err != nil {
 		return err
 	}
-	for {
-		msgs, err := h.socket.receive(exactSize)
+	for answered := 0; answered < len(all); {
+		err := h.socket.receive(size, func(m syscall.NetlinkMessage) {
+			// Others are late answers to a request that timed out.
+			if i := int(m.Header.Seq - first); i >= 0 && i < len(all) {
+				answered++
+				take(i, m)
+			}
+		})
 		if err != nil {
 			return err
 		}
-		for _, m := range msgs {
-			if m.Header.Seq != h.seq {
-				continue // the late answer to a request that timed out
-			}
-			if m.Header.Type == answer {
-				return decode(m.Data)
-			}
-			if done, err := verdict(m); done {
-				return cmp.Or(err, error(unix.ENOENT))
-			}
-		}
 	}
+	return nil
 }
 
 // dump collects every message of kind answer that a dump consists of. What was gathered before an interruption

@@ -2,7 +2,7 @@ package kernel
 
 import (
 	"encoding/binary"
-	"slices"
+	"iter"
 	"strconv"
 	"strings"
 
@@ -18,19 +18,22 @@ import (
 // route cache, which a link that was never up isn't in; and no netconf event tells
 // of it.
 func (h *Handle) Configure(link Link, settings []Setting) error {
-	byMessage := make([]linkConf, 0, len(settings))
 	byFile := make([]Setting, 0, len(settings))
 	for _, s := range settings {
-		if c, ok := messageConf(link.Name, s); ok {
-			byMessage = append(byMessage, c)
-		} else {
+		if _, ok := messageConf(link.Name, s); !ok {
 			byFile = append(byFile, s)
 		}
 	}
-	if err := h.configureByFile(byFile); err != nil {
+	if err := h.configureByFile(byFile); err != nil || len(byFile) == len(settings) {
 		return err
 	}
-	return h.sendConf(link, byMessage)
+	requests := append(encodeLinkConf(link, settings), encodeNeighConf(link, settings)...)
+	for _, err := range h.exchangeAll(requests) {
+		if err != nil {
+			return NewError("configure link", link.Name+" "+confNames(link, settings), err)
+		}
+	}
+	return nil
 }
 
 // configureByFile looks at what is there unless that costs as much as writing it.
@@ -54,12 +57,11 @@ const (
 	confNeigh                     // a parameter of the ARP table
 )
 
-// linkConf is a setting that the kernel takes in a message.
+// linkConf is how a setting goes in a message.
 type linkConf struct {
-	Setting
-	kind   confKind
-	attr   uint16
-	number uint32
+	kind  confKind
+	attr  uint16
+	value uint32
 }
 
 // Constants of linux/ip.h, linux/if_link.h and linux/neighbour.h.
@@ -84,7 +86,7 @@ func messageConf(link string, s Setting) (c linkConf, ok bool) {
 	if err != nil || dev != link {
 		return linkConf{}, false
 	}
-	c = linkConf{Setting: s, number: uint32(value)}
+	c.value = uint32(value)
 	switch family + "/" + kind + "/" + key {
 	case "ipv4/conf/forwarding":
 		c.kind, c.attr = confIPv4, devconfForwarding
@@ -96,80 +98,81 @@ func messageConf(link string, s Setting) (c linkConf, ok bool) {
 		c.kind, c.attr = confIPv6, inet6AddrGenMode
 	case "ipv4/neigh/proxy_delay":
 		// The file counts in ticks of 1/100 s and the message in milliseconds.
-		c.kind, c.attr, c.number = confNeigh, ndtpaProxyDelay, c.number*10
+		c.kind, c.attr, c.value = confNeigh, ndtpaProxyDelay, c.value*10
 	default:
 		return linkConf{}, false
 	}
 	return c, true
 }
 
-func (h *Handle) sendConf(link Link, confs []linkConf) error {
-	var requests []request
-	var sent [][]linkConf
-	if c := ofKind(confs, confIPv4, confIPv6); len(c) > 0 {
-		requests, sent = append(requests, encodeLinkConf(link.Index, c)), append(sent, c)
-	}
-	if c := ofKind(confs, confNeigh); len(c) > 0 {
-		requests, sent = append(requests, encodeNeighConf(link.Index, c)), append(sent, c)
-	}
-	for i, err := range h.exchangeAll(requests) {
-		if err != nil {
-			return NewError("set sysctl", confNames(sent[i]), err)
+// ofKind are the settings that go in one part of a message.
+func ofKind(link Link, settings []Setting, kind confKind) iter.Seq[linkConf] {
+	return func(yield func(linkConf) bool) {
+		for _, s := range settings {
+			if c, ok := messageConf(link.Name, s); ok && c.kind == kind && !yield(c) {
+				return
+			}
 		}
 	}
-	return nil
 }
 
-func ofKind(confs []linkConf, kinds ...confKind) []linkConf {
-	out := make([]linkConf, 0, len(confs))
-	for _, c := range confs {
-		if slices.Contains(kinds, c.kind) {
-			out = append(out, c)
-		}
-	}
-	return out
-}
-
-func confNames(confs []linkConf) string {
+func confNames(link Link, settings []Setting) string {
 	var names []string
-	for _, c := range confs {
-		names = append(names, "net/"+c.Name+"="+c.Value)
+	for _, s := range settings {
+		if _, ok := messageConf(link.Name, s); ok {
+			names = append(names, "net/"+s.Name+"="+s.Value)
+		}
 	}
 	return strings.Join(names, " ")
 }
 
-func encodeLinkConf(link int, confs []linkConf) request {
+// encodeLinkConf gives no request when there is nothing to say.
+func encodeLinkConf(link Link, settings []Setting) []request {
 	var a attributes
 	spec := a.begin(unix.IFLA_AF_SPEC)
-	if v4 := ofKind(confs, confIPv4); len(v4) > 0 {
-		inet := a.begin(unix.AF_INET)
-		conf := a.begin(inetConf)
-		for _, c := range v4 {
-			a.uint32(c.attr, c.number)
-		}
+	empty := len(a)
+	inet := a.begin(unix.AF_INET)
+	conf := a.begin(inetConf)
+	begun := len(a)
+	for c := range ofKind(link, settings, confIPv4) {
+		a.uint32(c.attr, c.value)
+	}
+	if len(a) > begun {
 		a.end(conf)
 		a.end(inet)
+	} else {
+		a = a[:empty]
 	}
-	if v6 := ofKind(confs, confIPv6); len(v6) > 0 {
-		inet6 := a.begin(unix.AF_INET6)
-		for _, c := range v6 {
-			a.bytes(c.attr, []byte{byte(c.number)})
-		}
+	inet6 := a.begin(unix.AF_INET6)
+	begun = len(a)
+	for c := range ofKind(link, settings, confIPv6) {
+		a.bytes(c.attr, []byte{byte(c.value)})
+	}
+	if len(a) > begun {
 		a.end(inet6)
+	} else {
+		a = a[:inet6]
+	}
+	if len(a) == empty {
+		return nil
 	}
 	a.end(spec)
-	return request{kind: unix.RTM_SETLINK, header: linkHeader(link, 0, 0), attrs: a}
+	return []request{{kind: unix.RTM_SETLINK, header: linkHeader(link.Index, 0, 0), attrs: a}}
 }
 
 // encodeNeighConf is for the table of ARP; struct ndtmsg has only a family.
-func encodeNeighConf(link int, confs []linkConf) request {
+func encodeNeighConf(link Link, settings []Setting) []request {
 	var a attributes
 	a.text(ndtaName, "arp_cache")
 	parms := a.begin(ndtaParms)
-	a.uint32(ndtpaIfindex, uint32(link))
-	for _, c := range confs {
-		a.bytes(c.attr, binary.NativeEndian.AppendUint64(nil, uint64(c.number)))
+	a.uint32(ndtpaIfindex, uint32(link.Index))
+	empty := len(a)
+	for c := range ofKind(link, settings, confNeigh) {
+		a.bytes(c.attr, binary.NativeEndian.AppendUint64(nil, uint64(c.value)))
+	}
+	if len(a) == empty {
+		return nil
 	}
 	a.end(parms)
-	return request{kind: unix.RTM_SETNEIGHTBL, header: []byte{unix.AF_INET, 0, 0, 0}, attrs: a}
+	return []request{{kind: unix.RTM_SETNEIGHTBL, header: []byte{unix.AF_INET, 0, 0, 0}, attrs: a}}
 }

@@ -26,17 +26,13 @@ func (h *Handle) exchange(req request, each func(kind uint16, data []byte) error
 		return os.ErrClosed
 	}
 	h.seq++
-	if err := h.socket.send(req.append(nil, h.seq)); err != nil {
+	if err := h.socket.send(req.append(h.socket.out[:0], h.seq)); err != nil {
 		return err
 	}
 	a := answer{seq: h.seq, each: each}
 	for !a.complete {
-		msgs, err := h.socket.receive(dumpSize)
-		if err != nil {
+		if err := h.socket.receive(dumpSize, a.take); err != nil {
 			return err
-		}
-		for _, m := range msgs {
-			a.take(m)
 		}
 	}
 	return a.err
@@ -81,7 +77,7 @@ func (h *Handle) exchangeAll(requests []request) []error {
 	defer h.mu.Unlock()
 	errs := make([]error, len(requests))
 	first := h.seq + 1
-	msgs := h.out[:0]
+	msgs := h.socket.out[:0]
 	for i, r := range requests {
 		h.seq++
 		if i == len(requests)-1 {
@@ -89,7 +85,6 @@ func (h *Handle) exchangeAll(requests []request) []error {
 		}
 		msgs = r.append(msgs, h.seq)
 	}
-	h.out = msgs
 	if err := h.collect(msgs, first, errs); err != nil {
 		for i := range errs {
 			if errs[i] == nil {
@@ -109,24 +104,22 @@ func (h *Handle) collect(msgs []byte, first uint32, errs []error) error {
 	if err := h.socket.send(msgs); err != nil {
 		return err
 	}
-	for {
-		answers, err := h.socket.receive(ackSize)
-		if err != nil {
-			return err
-		}
-		for _, m := range answers {
+	for complete := false; !complete; {
+		err := h.socket.receive(ackSize, func(m syscall.NetlinkMessage) {
 			i := int(m.Header.Seq - first)
 			if i < 0 || i >= len(errs) {
-				continue // the late answer to a request that timed out
+				return // the late answer to a request that timed out
 			}
 			if done, err := verdict(m); done {
 				errs[i] = err
-				if i == len(errs)-1 {
-					return nil
-				}
+				complete = complete || i == len(errs)-1
 			}
+		})
+		if err != nil {
+			return err
 		}
 	}
+	return nil
 }
 
 // verdict is done for the last message of an answer, with what it says.
@@ -210,11 +203,15 @@ func (a *attributes) bytes(kind uint16, value []byte) {
 }
 
 func (a *attributes) uint32(kind uint16, v uint32) {
-	a.bytes(kind, binary.NativeEndian.AppendUint32(nil, v))
+	start := a.begin(kind)
+	*a = binary.NativeEndian.AppendUint32(*a, v)
+	a.end(start)
 }
 
 func (a *attributes) text(kind uint16, s string) {
-	a.bytes(kind, append([]byte(s), 0))
+	start := a.begin(kind)
+	*a = append(append(*a, s...), 0)
+	a.end(start)
 }
 
 // begin opens an attribute whose value is appended next; end closes it.

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,6 +15,7 @@ const (
 	netconfIfindex    = 1
 	netconfForwarding = 2
 	netconfAll        = 0xffffffff // NETCONFA_IFINDEX_ALL
+	sizeofNetconfMsg  = 4          // struct netconfmsg and its padding
 	inet6Conf         = 2          // IFLA_INET6_CONF
 
 	devconf6Forwarding  = 0
@@ -23,13 +25,11 @@ const (
 	devconf6AcceptDAD   = 27
 )
 
-// peeking is a request whose answer tells what some settings are.
+// peeking says whose settings a message tells: those of a link, or, of no link, a
+// protocol's.
 type peeking struct {
-	request
-	answer uint16
-	// values is called with the answer and returns how a setting of a name is found in
-	// it.
-	values func(msg []byte) func(name string) (value int32, ok bool)
+	link   string
+	family Family
 }
 
 // peek reports by one message, which is much cheaper than to open their files, which
@@ -37,96 +37,82 @@ type peeking struct {
 // does not say so.
 func (h *Handle) peek(settings []Setting) (hold []bool) {
 	hold = make([]bool, len(settings))
-	asked := make([]string, 0, len(settings))
-	all := make([]peeking, 0, len(settings))
+	asked := make([]peeking, 0, len(settings))
+	requests := make([]request, 0, len(settings))
 	for _, s := range settings {
-		if key, p, ok := peekingFor(s.Name); ok && !slices.Contains(asked, key) {
-			asked, all = append(asked, key), append(all, p)
+		p, _, ok := whereTold(s.Name)
+		if ok && !slices.Contains(asked, p) {
+			asked, requests = append(asked, p), append(requests, p.request())
 		}
 	}
-	h.getAll(all, func(value func(string) (int32, bool)) {
-		for i, s := range settings {
-			if now, ok := value(s.Name); ok && strconv.Itoa(int(now)) == s.Value {
-				hold[i] = true
+	if len(asked) == 0 {
+		return hold
+	}
+	_ = h.getAll(requests, answerSize, func(i int, m syscall.NetlinkMessage) {
+		told := asked[i].values(m)
+		for j, s := range settings {
+			p, index, ok := whereTold(s.Name)
+			if ok && p == asked[i] && len(told) >= 4*index+4 {
+				hold[j] = strconv.Itoa(int(int32(binary.NativeEndian.Uint32(told[4*index:])))) == s.Value
 			}
 		}
 	})
 	return hold
 }
 
-// peekingFor gives the request that tells a setting, and a key for it, since one
-// tells several.
-func peekingFor(name string) (key string, p peeking, ok bool) {
+// whereTold says which message tells a setting, and its place among those that it
+// tells. It is not ok for one that none does.
+func whereTold(name string) (p peeking, index int, ok bool) {
 	switch name {
 	case "ipv4/ip_forward":
-		return name, peekAll(IPv4, name), true
+		return peeking{family: IPv4}, 0, true
 	case "ipv6/conf/all/forwarding":
-		return name, peekAll(IPv6, name), true
+		return peeking{family: IPv6}, 0, true
 	}
-	if dev, _, ok := devconf6(name); ok {
-		return dev, peekLink(dev), true
-	}
-	return "", peeking{}, false
-}
-
-// devconf6 is the link of a setting and its place among those of IPv6 that come with
-// the link.
-func devconf6(name string) (dev string, index int, ok bool) {
 	rest, ok := strings.CutPrefix(name, "ipv6/conf/")
-	dev, key, _ := strings.Cut(rest, "/")
-	if !ok || dev == "all" || dev == "default" || validName(dev) != nil {
-		return "", 0, false
+	link, key, _ := strings.Cut(rest, "/")
+	if !ok || link == "all" || link == "default" || validName(link) != nil {
+		return peeking{}, 0, false
 	}
+	p = peeking{link: link, family: IPv6}
 	switch key {
 	case "forwarding":
-		return dev, devconf6Forwarding, true
+		return p, devconf6Forwarding, true
 	case "accept_ra":
-		return dev, devconf6AcceptRA, true
+		return p, devconf6AcceptRA, true
 	case "proxy_ndp":
-		return dev, devconf6ProxyNDP, true
+		return p, devconf6ProxyNDP, true
 	case "disable_ipv6":
-		return dev, devconf6DisableIPv6, true
+		return p, devconf6DisableIPv6, true
 	case "accept_dad":
-		return dev, devconf6AcceptDAD, true
+		return p, devconf6AcceptDAD, true
 	}
-	return "", 0, false
+	return peeking{}, 0, false
 }
 
-func peekAll(f Family, name string) peeking {
+func (p peeking) request() request {
 	var attrs attributes
-	attrs.uint32(netconfIfindex, netconfAll)
-	header := []byte{byte(f), 0, 0, 0} // struct netconfmsg
-	return peeking{
-		request: request{kind: unix.RTM_GETNETCONF, header: header, attrs: attrs}, answer: unix.RTM_NEWNETCONF,
-		values: func(msg []byte) func(string) (int32, bool) {
-			value := attributeAt(msg[min(len(header), len(msg)):], netconfForwarding)
-			return func(asked string) (int32, bool) { return int32At(value, 0, asked == name) }
-		},
+	if p.link == "" {
+		attrs.uint32(netconfIfindex, netconfAll)
+		header := make([]byte, sizeofNetconfMsg)
+		header[0] = byte(p.family)
+		return request{kind: unix.RTM_GETNETCONF, header: header, attrs: attrs}
 	}
-}
-
-func peekLink(dev string) peeking {
-	var attrs attributes
-	attrs.text(unix.IFLA_IFNAME, dev)
+	attrs.text(unix.IFLA_IFNAME, p.link)
 	attrs.uint32(unix.IFLA_EXT_MASK, skipStatistics)
-	return peeking{
-		request: request{kind: unix.RTM_GETLINK, header: linkHeader(0, 0, 0), attrs: attrs}, answer: unix.RTM_NEWLINK,
-		values: func(msg []byte) func(string) (int32, bool) {
-			conf := attributeAt(msg[min(unix.SizeofIfInfomsg, len(msg)):], unix.IFLA_AF_SPEC, unix.AF_INET6, inet6Conf)
-			return func(asked string) (int32, bool) {
-				of, index, ok := devconf6(asked)
-				return int32At(conf, index, ok && of == dev)
-			}
-		},
-	}
+	return request{kind: unix.RTM_GETLINK, header: linkHeader(0, 0, 0), attrs: attrs}
 }
 
-// int32At reads the number of an array, if that is wanted and it is there.
-func int32At(array []byte, index int, wanted bool) (int32, bool) {
-	if !wanted || len(array) < 4*index+4 {
-		return 0, false
+// values is the array of numbers of four bytes in the answer; empty where there is
+// none.
+func (p peeking) values(m syscall.NetlinkMessage) []byte {
+	switch m.Header.Type {
+	case unix.RTM_NEWNETCONF:
+		return attributeAt(m.Data[min(sizeofNetconfMsg, len(m.Data)):], netconfForwarding)
+	case unix.RTM_NEWLINK:
+		return attributeAt(m.Data[min(unix.SizeofIfInfomsg, len(m.Data)):], unix.IFLA_AF_SPEC, unix.AF_INET6, inet6Conf)
 	}
-	return int32(binary.NativeEndian.Uint32(array[4*index:])), true
+	return nil
 }
 
 // attributeAt is the value of the attribute at the end of a path of kinds; nil where
@@ -142,43 +128,4 @@ func attributeAt(b []byte, path ...uint16) (value []byte) {
 		return attributeAt(value, path[1:]...)
 	}
 	return value
-}
-
-// getAll sends requests that are answered by one message, or by an error, each.
-func (h *Handle) getAll(all []peeking, tell func(value func(name string) (int32, bool))) {
-	if len(all) == 0 {
-		return
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.closed {
-		return
-	}
-	first := h.seq + 1
-	h.out = h.out[:0]
-	for _, p := range all {
-		h.seq++
-		h.out = p.append(h.out, h.seq)
-	}
-	if h.socket.send(h.out) != nil {
-		return
-	}
-	for answered := 0; answered < len(all); {
-		msgs, err := h.socket.receive(exactSize)
-		if err != nil {
-			return
-		}
-		for _, m := range msgs {
-			i := int(m.Header.Seq - first)
-			if i < 0 || i >= len(all) {
-				continue // the late answer to a request that timed out
-			}
-			if m.Header.Type == all[i].answer {
-				tell(all[i].values(m.Data))
-				answered++
-			} else if done, _ := verdict(m); done {
-				answered++
-			}
-		}
-	}
 }

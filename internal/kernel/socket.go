@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"syscall"
@@ -15,8 +16,9 @@ const (
 	// ackSize holds any acknowledgement: errno, header of the request, the kernel's own
 	// words.
 	ackSize = 1 << 10
-	// exactSize asks how long the message is before it is received.
-	exactSize = 0
+	// answerSize holds a link or whatever else is asked for alone, unless it has very
+	// many names.
+	answerSize = 4 << 10
 	// dumpSize is the largest piece of a dump. The kernel makes them no longer than
 	// the reader's buffer, and 32 KiB at most.
 	dumpSize = 32 << 10
@@ -27,7 +29,8 @@ const (
 // when it is asked for: there is no use in a poller.
 type socket struct {
 	fd  int
-	buf []byte // of the last receive
+	out []byte // the last messages sent, for the next to be made in
+	buf []byte // the last messages received
 }
 
 // openSocket opens a socket in the network namespace of the calling thread. It asks
@@ -54,6 +57,10 @@ func (s *socket) configure() error {
 	}
 	// Best effort: without CAP_NET_ADMIN the default buffer has to do.
 	_ = unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, requestBuffer)
+	// To the kernel alone, whose port is 0: nothing is taken from other processes.
+	if err := unix.Connect(s.fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return err
+	}
 	wait := unix.NsecToTimeval(answerTimeout.Nanoseconds())
 	if err := unix.SetsockoptTimeval(s.fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &wait); err != nil {
 		return err
@@ -65,57 +72,55 @@ func (s *socket) close() { _ = unix.Close(s.fd) }
 
 // send hands messages to the kernel, which works them off before it returns.
 func (s *socket) send(msgs []byte) error {
+	s.out = msgs
 	return ignoringEINTR(func() error {
-		return unix.Sendto(s.fd, msgs, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+		_, err := unix.Write(s.fd, msgs)
+		return err
 	})
 }
 
-// receive gives the next messages that really are from the kernel, of size bytes
-// at most. They are valid until the next receive.
-func (s *socket) receive(size int) ([]syscall.NetlinkMessage, error) {
-	for {
-		buf, err := s.buffer(size)
-		if err != nil {
-			return nil, err
-		}
-		n, from, err := s.receiveInto(buf, unix.MSG_TRUNC)
-		switch {
-		case err != nil:
-			return nil, err
-		case n > len(buf):
-			return nil, fmt.Errorf("receive the kernel's answer: %d bytes of %d: %w", len(buf), n, unix.EMSGSIZE)
-		}
-		// The kernel's own port is 0: another process may write to our socket too.
-		if sender, ok := from.(*unix.SockaddrNetlink); ok && sender.Pid == 0 {
-			return syscall.ParseNetlinkMessage(buf[:align(n)])
-		}
-	}
-}
-
-// buffer gives room for a message; its length is a multiple of four.
-func (s *socket) buffer(size int) ([]byte, error) {
-	if size == exactSize {
-		n, _, err := s.receiveInto(nil, unix.MSG_PEEK|unix.MSG_TRUNC)
-		if err != nil {
-			return nil, err
-		}
-		size = align(n)
-	}
+// receive hands the next messages to take, one after another. They are size bytes at
+// most, or the error is errTruncated, and valid only until take returns.
+func (s *socket) receive(size int, take func(syscall.NetlinkMessage)) error {
 	if len(s.buf) < size {
-		s.buf = make([]byte, max(size, ackSize))
+		s.buf = make([]byte, size)
 	}
-	return s.buf[:size], nil
-}
-
-func (s *socket) receiveInto(buf []byte, flags int) (n int, from unix.Sockaddr, err error) {
-	err = ignoringEINTR(func() (err error) {
-		n, from, err = unix.Recvfrom(s.fd, buf, flags)
+	var n int
+	err := ignoringEINTR(func() (err error) {
+		n, err = unix.Read(s.fd, s.buf[:size])
 		return err
 	})
 	if err != nil {
-		return 0, nil, fmt.Errorf("receive the kernel's answer: %w", err)
+		return fmt.Errorf("receive the kernel's answer: %w", err)
 	}
-	return n, from, nil
+	for b := s.buf[:n]; len(b) > 0; {
+		var m syscall.NetlinkMessage
+		if m, b, err = cutMessage(b); err != nil {
+			return err
+		}
+		take(m)
+	}
+	return nil
+}
+
+// errTruncated: the message is longer than the buffer it was received in.
+var errTruncated = errors.New("receive the kernel's answer: the message is cut off")
+
+// cutMessage takes the first message off b. Its data is not copied.
+func cutMessage(b []byte) (m syscall.NetlinkMessage, rest []byte, err error) {
+	if len(b) < unix.SizeofNlMsghdr {
+		return m, nil, errTruncated
+	}
+	m.Header = syscall.NlMsghdr{
+		Len: binary.NativeEndian.Uint32(b), Type: binary.NativeEndian.Uint16(b[4:]), Flags: binary.NativeEndian.Uint16(b[6:]),
+		Seq: binary.NativeEndian.Uint32(b[8:]), Pid: binary.NativeEndian.Uint32(b[12:]),
+	}
+	length := int(m.Header.Len)
+	if length < unix.SizeofNlMsghdr || length > len(b) {
+		return m, nil, errTruncated
+	}
+	m.Data = b[unix.SizeofNlMsghdr:length]
+	return m, b[min(align(length), len(b)):], nil
 }
 
 func ignoringEINTR(f func() error) error {
