@@ -41,7 +41,7 @@ func (h *Handle) AddAddress(link int, prefix netip.Prefix) error {
 // DeleteAddress takes an address from a link. One that is absent is a success.
 func (h *Handle) DeleteAddress(link int, prefix netip.Prefix) error {
 	header, attrs := encodeAddress(link, prefix)
-	err := h.do(unix.RTM_DELADDR, 0, header, attrs)
+	err := h.do(unix.RTM_DELADDR, header, attrs)
 	if isAbsent(err) {
 		return nil
 	}
@@ -111,7 +111,7 @@ func (h *Handle) SetNeighbour(n Neighbour) error { return h.one(n) }
 // DeleteNeighbour removes a neighbour entry. One that is absent is a success.
 func (h *Handle) DeleteNeighbour(link int, ip netip.Addr) error {
 	header, attrs := encodeNeighbour(Neighbour{Link: link, IP: ip})
-	err := h.do(unix.RTM_DELNEIGH, 0, header, attrs)
+	err := h.do(unix.RTM_DELNEIGH, header, attrs)
 	if isAbsent(err) {
 		return nil
 	}

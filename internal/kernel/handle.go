@@ -100,8 +100,8 @@ func (h *Handle) Netns() (*Netns, error) {
 }
 
 // do sends a request and waits for its acknowledgement.
-func (h *Handle) do(kind, flags uint16, header, attrs []byte) error {
-	return h.exchangeAll([]request{{kind: kind, flags: flags, header: header, attrs: attrs}})[0]
+func (h *Handle) do(kind uint16, header, attrs []byte) error {
+	return h.exchangeAll([]request{{kind: kind, header: header, attrs: attrs}})[0]
 }
 
 // get sends a request that is answered by one message, or by an error, and hands

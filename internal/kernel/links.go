@@ -155,7 +155,7 @@ func (h *Handle) DeleteLink(index int) error {
 	if index <= 0 {
 		return NewError(op, strconv.Itoa(index), fmt.Errorf("no index: %w", ErrInvalid))
 	}
-	err := h.do(unix.RTM_DELLINK, 0, linkHeader(index, 0, 0), nil)
+	err := h.do(unix.RTM_DELLINK, linkHeader(index, 0, 0), nil)
 	if isAbsent(err) {
 		return nil
 	}
@@ -173,7 +173,7 @@ func (h *Handle) DeleteGroup(group uint32) error {
 	}
 	var attrs attributes
 	attrs.uint32(unix.IFLA_GROUP, group)
-	err := h.do(unix.RTM_DELLINK, 0, linkHeader(0, 0, 0), attrs)
+	err := h.do(unix.RTM_DELLINK, linkHeader(0, 0, 0), attrs)
 	if isAbsent(err) {
 		return nil
 	}
