@@ -37,7 +37,11 @@ func (n *Net) Check(ctx context.Context, a Attachment) error {
 	}
 	w := &wiring{net: n, a: a, mac: mac}
 	defer w.close()
-	if err := openNamespace(ctx, w); err != nil {
+	err = openNamespace(ctx, w)
+	if err == nil {
+		err = w.ns.Visit(w.open)
+	}
+	if err != nil {
 		return fmt.Errorf("check pod interface %s: %w", a.IfName, err)
 	}
 	var d drift

@@ -16,17 +16,13 @@ func createPair(ctx context.Context, w *wiring) error {
 		if err = awaitAddresses(ctx, w); err != nil {
 			return err
 		}
+		if err = w.ns.Visit(w.open); err != nil {
+			return err
+		}
 		if err = clearNames(ctx, w); err == nil && !w.adopted {
 			err = create(w)
 		}
 	}
-	if err != nil {
-		return err
-	}
-	if w.adopted {
-		return nil // clearNames has read both ends
-	}
-	w.pod, err = w.inside.LinkByIndex(w.host.PeerIndex)
 	return err
 }
 
@@ -36,6 +32,8 @@ func create(w *wiring) (err error) {
 		Peer: w.a.IfName, PeerMAC: w.mac, PeerNetns: w.ns,
 		MTU: w.a.MTU, Queues: w.a.NumQueues,
 	})
+	// The other end is as asked for, so it need not be read.
+	w.pod = kernel.Link{Index: w.host.PeerIndex, Name: w.a.IfName, Kind: w.host.Kind, MTU: w.host.MTU, MAC: w.mac}
 	return err
 }
 

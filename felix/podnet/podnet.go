@@ -28,43 +28,41 @@ var (
 	ErrInterfaceExists = errors.New("interface exists already")
 )
 
-// Host is what podnet asks of the kernel in the node's namespace; *kernel.Handle
-// has it all.
-type Host interface {
-	Netns() (*kernel.Netns, error)
-	CreateVeth(kernel.VethSpec) (kernel.Link, error)
-	Links() ([]kernel.Link, error)
+// Kernel is what podnet asks of the kernel in any namespace.
+type Kernel interface {
 	LinkByName(name string) (kernel.Link, error)
 	LinkByIndex(index int) (kernel.Link, error)
-	SetUp(index int) error
 	SetDown(index int) error
-	SetMAC(index int, mac kernel.MAC) error
 	SetMTU(index, mtu int) error
-	SetGroup(index int, group uint32) error
-	Rename(index int, name string) error
-	DeleteLink(index int) error
-	AddAddress(link int, prefix netip.Prefix) error
-	Sysctl(name string) (string, error)
+	SetMAC(index int, mac kernel.MAC) error
+	Apply(...kernel.Change) []error
 	SetSysctls([]kernel.Setting) error
 }
 
-// Pod is what podnet asks of the kernel in a pod's namespace.
+// Host is what podnet asks of the kernel in the node's namespace; *kernel.Handle
+// has it all.
+type Host interface {
+	Kernel
+	Netns() (*kernel.Netns, error)
+	CreateVeth(kernel.VethSpec) (kernel.Link, error)
+	Configure(kernel.Link, []kernel.Setting) error
+	Links() ([]kernel.Link, error)
+	SetGroup(index int, group uint32) error
+	DeleteLink(index int) error
+	Sysctl(name string) (string, error)
+}
+
+// Pod is what podnet asks of the kernel in a pod's namespace; *kernel.Handle has it
+// all.
 type Pod interface {
-	LinkByName(name string) (kernel.Link, error)
-	LinkByIndex(index int) (kernel.Link, error)
-	SetUp(index int) error
-	SetDown(index int) error
-	SetMTU(index, mtu int) error
-	SetMAC(index int, mac kernel.MAC) error
+	Kernel
+	IsUp(name string) (bool, error)
 	Addresses(link int) ([]kernel.Address, error)
-	AddAddress(link int, prefix netip.Prefix) error
 	DeleteAddress(link int, prefix netip.Prefix) error
 	Neighbours(link int) ([]kernel.Neighbour, error)
-	SetNeighbour(kernel.Neighbour) error
 	Routes(context.Context, kernel.RouteFilter) ([]kernel.Route, error)
 	AddRoute(kernel.Route) error
-	Sysctl(name string) (string, error)
-	SetSysctls([]kernel.Setting) error
+	SwapSysctls([]kernel.Setting) (old []kernel.Setting, err error)
 	Close()
 }
 
@@ -80,7 +78,8 @@ type Config struct {
 	// ReapGroup is the link group of devices to be deleted; nothing else on the
 	// node may use it. 0 means DefaultReapGroup.
 	ReapGroup uint32
-	// OpenPod opens a pod's namespace; nil means its own netlink socket there.
+	// OpenPod opens a pod's namespace, with the calling thread in it; nil means its own
+	// netlink socket there.
 	OpenPod func(*kernel.Netns) (Pod, error)
 	// Reaper is what Run deletes with. A deletion waits 20 ms and more for the
 	// kernel, so it must not share a socket with Kernel. nil means a Handle that
@@ -160,7 +159,7 @@ func New(cfg Config) (*Net, error) {
 	}
 	n := &Net{log: cfg.Log, host: cfg.Kernel, openPod: cfg.OpenPod, home: home, names: newLocks()}
 	if n.openPod == nil {
-		n.openPod = func(ns *kernel.Netns) (Pod, error) { return ns.Open() }
+		n.openPod = func(*kernel.Netns) (Pod, error) { return kernel.Open() }
 	}
 	n.reap = newReaper(cfg)
 	_, err = cfg.Kernel.Sysctl("ipv6/conf/all/disable_ipv6")

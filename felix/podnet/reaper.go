@@ -1,6 +1,7 @@
 package podnet
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -77,10 +78,10 @@ func isAside(l kernel.Link) bool {
 func (n *Net) setAside(l kernel.Link) error {
 	err := n.host.SetDown(l.Index)
 	if err == nil {
-		err = n.host.SetGroup(l.Index, n.reap.group)
-	}
-	if err == nil {
-		err = n.host.Rename(l.Index, asidePrefix+strconv.Itoa(l.Index))
+		err = cmp.Or(n.host.Apply(
+			kernel.LinkGroup{Link: l.Index, Group: n.reap.group},
+			kernel.LinkName{Link: l.Index, Name: asidePrefix + strconv.Itoa(l.Index)},
+		)...)
 	}
 	n.reap.wake()
 	if errors.Is(err, kernel.ErrNotFound) {

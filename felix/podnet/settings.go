@@ -3,6 +3,7 @@ package podnet
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"tortie/internal/kernel"
 )
@@ -24,7 +25,8 @@ import (
 //     link-local addresses.
 func hostSettings(a Attachment, kernelHasIPv6 bool) []kernel.Setting {
 	v4, v6 := "ipv4/conf/"+a.HostIf+"/", "ipv6/conf/"+a.HostIf+"/"
-	out := []kernel.Setting{{Name: v4 + "rp_filter", Value: "1"}}
+	out := make([]kernel.Setting, 0, 10)
+	out = append(out, kernel.Setting{Name: v4 + "rp_filter", Value: "1"})
 	if a.has(kernel.IPv4) {
 		out = append(out,
 			kernel.Setting{Name: v4 + "forwarding", Value: "1"},
@@ -48,32 +50,30 @@ func hostSettings(a Attachment, kernelHasIPv6 bool) []kernel.Setting {
 	)
 }
 
-// forwardingSettings are those of the pod's whole namespace.
-func forwardingSettings(a Attachment) []kernel.Setting {
-	value := "0"
-	if a.AllowIPForwarding {
-		value = "1"
-	}
-	out := []kernel.Setting{{Name: "ipv4/ip_forward", Value: value}}
-	if a.has(kernel.IPv6) {
-		out = append(out, kernel.Setting{Name: "ipv6/conf/all/forwarding", Value: value})
-	}
-	return out
-}
-
-// podSettings are the sysctls of the pod's end. Some runtimes switch IPv6 off in
-// every new namespace.
+// podSettings are the sysctls of the pod's namespace: whether it may forward, which
+// a new one inherits from the node, and IPv6, which some runtimes switch off in
+// every new one.
 func podSettings(a Attachment) []kernel.Setting {
+	forwarding := "0"
+	if a.AllowIPForwarding {
+		forwarding = "1"
+	}
+	out := []kernel.Setting{{Name: "ipv4/ip_forward", Value: forwarding}}
 	if !a.has(kernel.IPv6) {
-		return nil
+		return out
 	}
 	dev := "ipv6/conf/" + a.IfName + "/"
-	return []kernel.Setting{
-		{Name: dev + "accept_ra", Value: "0"},
-		{Name: dev + "accept_dad", Value: "0"},
-		{Name: dev + "disable_ipv6", Value: "0"},
-		{Name: "ipv6/conf/lo/disable_ipv6", Value: "0"},
-	}
+	return append(out,
+		kernel.Setting{Name: "ipv6/conf/all/forwarding", Value: forwarding},
+		kernel.Setting{Name: "ipv6/conf/lo/disable_ipv6", Value: "0"},
+		kernel.Setting{Name: dev + "accept_ra", Value: "0"},
+		kernel.Setting{Name: dev + "accept_dad", Value: "0"},
+		kernel.Setting{Name: dev + "disable_ipv6", Value: "0"},
+	)
+}
+
+func isOfInterface(s kernel.Setting, ifName string) bool {
+	return strings.HasPrefix(s.Name, "ipv6/conf/"+ifName+"/")
 }
 
 // Sysctls is what EnsureForwarding asks of the kernel; *kernel.Handle has it.

@@ -1,6 +1,7 @@
 package podnet
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -53,11 +54,8 @@ func steps() []step {
 		{name: "open namespace", do: openNamespace},
 		{name: "create veth pair", do: createPair, undo: deletePair},
 		{name: "set up node's end", do: setUpHostEnd},
-		{name: "set pod's forwarding", do: setForwarding, undo: restoreForwarding},
-		{name: "switch on loopback", do: upLoopback, undo: downLoopback},
-		{name: "set up pod's end", do: setUpPodEnd},
-		{name: "set gateway", do: setGateway},
-		{name: "add routes", do: addRoutes},
+		{name: "set pod's sysctls", do: setPodSysctls, undo: restorePodSysctls},
+		{name: "set up pod's end", do: setUpPodEnd, undo: downLoopback},
 		// Last, so that little is left to do when the addresses come late.
 		{name: "await addresses", do: awaitAddresses},
 		{name: "assign addresses", do: assignAddresses},
@@ -103,50 +101,51 @@ func openNamespace(_ context.Context, w *wiring) error {
 		return fmt.Errorf("%w: %s is the node's own namespace; a pod on the host network has no attachment",
 			ErrNoNetns, w.a.Netns)
 	}
-	w.inside, err = w.net.openPod(ns)
+	return nil
+}
+
+// open makes the pod's kernel reachable; done once, it does nothing more. It is to
+// be called inside the pod's namespace.
+func (w *wiring) open() (err error) {
+	if w.inside == nil {
+		w.inside, err = w.net.openPod(w.ns)
+	}
 	return err
 }
 
 func setUpHostEnd(_ context.Context, w *wiring) error {
-	if err := w.net.host.SetSysctls(hostSettings(w.a, w.net.ipv6)); err != nil {
+	if err := w.net.host.Configure(w.host, hostSettings(w.a, w.net.ipv6)); err != nil {
 		return err
 	}
+	var changes []kernel.Change
 	if w.a.has(kernel.IPv6) {
 		// The kernel would make this address by itself, but on probation at first.
 		ip := netip.PrefixFrom(gateway(kernel.IPv6), linkLocalBits)
-		if err := w.net.host.AddAddress(w.host.Index, ip); err != nil {
-			return err
-		}
+		changes = append(changes, kernel.LinkAddress{Link: w.host.Index, Prefix: ip})
 	}
-	if w.host.Up {
-		return nil
+	if !w.host.Up {
+		changes = append(changes, kernel.LinkUp{Link: w.host.Index})
 	}
-	return w.net.host.SetUp(w.host.Index)
+	return cmp.Or(w.net.host.Apply(changes...)...)
 }
 
 // linkLocalBits is the length of the link-local prefix (RFC 4291, section 2.5.6).
 const linkLocalBits = 64
 
-// setForwarding says whether the pod may forward. A new namespace inherits the
-// node's answer, which is yes.
-func setForwarding(_ context.Context, w *wiring) error {
-	want := forwardingSettings(w.a)
-	for _, s := range want {
-		old, err := w.inside.Sysctl(s.Name)
-		if err != nil {
+// setPodSysctls does in one visit to the pod's namespace all that takes a thread
+// there.
+func setPodSysctls(_ context.Context, w *wiring) error {
+	return w.ns.Visit(func() (err error) {
+		if err = w.open(); err != nil {
 			return err
 		}
-		if old != s.Value {
-			w.old = append(w.old, kernel.Setting{Name: s.Name, Value: old})
-		}
-	}
-	if len(w.old) == 0 {
-		return nil
-	}
-	return w.inside.SetSysctls(want)
+		w.old, err = w.inside.SwapSysctls(podSettings(w.a))
+		w.old = slices.DeleteFunc(w.old, func(s kernel.Setting) bool { return isOfInterface(s, w.a.IfName) })
+		return err
+	})
 }
 
-func restoreForwarding(w *wiring) error {
+func restorePodSysctls(w *wiring) error {
 	if len(w.old) == 0 {
 		return nil
 	}
@@ -156,29 +155,48 @@ func restoreForwarding(w *wiring) error {
 // loopbackIndex is the index of the loopback in every namespace.
 const loopbackIndex = 1
 
-func upLoopback(_ context.Context, w *wiring) error {
-	lo, err := w.inside.LinkByIndex(loopbackIndex)
-	if err != nil || lo.Up {
+// setUpPodEnd switches on what is in the pod and gives it its way out, by one
+// message. The next hop is made known for good: it is never asked for by ARP or ND,
+// and does not count against the size of the kernel's table of neighbours.
+func setUpPodEnd(ctx context.Context, w *wiring) error {
+	loIsUp, err := w.inside.IsUp("lo")
+	if err == nil && w.pod.MAC == (kernel.MAC{}) {
+		w.pod, err = w.inside.LinkByIndex(w.pod.Index) // the kernel chose the address
+	}
+	if err != nil {
 		return err
 	}
-	w.loWasDown = true
-	return w.inside.SetUp(loopbackIndex)
+	var changes []kernel.Change
+	if w.loWasDown = !loIsUp; w.loWasDown {
+		changes = append(changes, kernel.LinkUp{Link: loopbackIndex})
+	}
+	changes = append(changes, kernel.LinkUp{Link: w.pod.Index})
+	for _, f := range w.a.families() {
+		changes = append(changes, kernel.Neighbour{Link: w.pod.Index, IP: gateway(f), MAC: hostMAC()})
+	}
+	routes := podRoutes(w.a, w.pod.Index)
+	for _, r := range routes {
+		changes = append(changes, kernel.RouteChange{Op: kernel.Add, Route: r})
+	}
+	errs := w.inside.Apply(changes...)
+	first := len(changes) - len(routes)
+	if err := cmp.Or(errs[:first]...); err != nil {
+		return err
+	}
+	if slices.ContainsFunc(errs[first:], isTaken) {
+		// The others may have failed for want of the first.
+		return addRoutes(ctx, w, routes)
+	}
+	return cmp.Or(errs[first:]...)
 }
+
+func isTaken(err error) bool { return errors.Is(err, kernel.ErrExists) }
 
 func downLoopback(w *wiring) error {
 	if !w.loWasDown {
 		return nil
 	}
 	return w.inside.SetDown(loopbackIndex)
-}
-
-func setUpPodEnd(_ context.Context, w *wiring) error {
-	if settings := podSettings(w.a); len(settings) > 0 {
-		if err := w.inside.SetSysctls(settings); err != nil {
-			return err
-		}
-	}
-	return w.inside.SetUp(w.pod.Index)
 }
 
 // awaitAddresses makes the addresses known; done once, it does nothing more.
@@ -207,12 +225,11 @@ func assignAddresses(_ context.Context, w *wiring) error {
 			return err
 		}
 	}
+	var changes []kernel.Change
 	for _, ip := range w.a.Addrs {
-		if err := w.inside.AddAddress(w.pod.Index, prefix(ip)); err != nil {
-			return err
-		}
+		changes = append(changes, kernel.LinkAddress{Link: w.pod.Index, Prefix: prefix(ip)})
 	}
-	return nil
+	return cmp.Or(w.inside.Apply(changes...)...)
 }
 
 // dropOtherAddresses takes from an adopted interface what it is not to have.
@@ -233,22 +250,11 @@ func dropOtherAddresses(w *wiring) error {
 	return nil
 }
 
-// setGateway makes the next hop known for good: it is never asked for by ARP or
-// ND, and does not count against the size of the kernel's table of neighbours.
-func setGateway(_ context.Context, w *wiring) error {
-	for _, f := range w.a.families() {
-		n := kernel.Neighbour{Link: w.pod.Index, IP: gateway(f), MAC: hostMAC()}
-		if err := w.inside.SetNeighbour(n); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func addRoutes(ctx context.Context, w *wiring) error {
-	for _, r := range podRoutes(w.a, w.pod.Index) {
+// addRoutes adds routes one after another, with an eye to those that are there.
+func addRoutes(ctx context.Context, w *wiring, routes []kernel.Route) error {
+	for _, r := range routes {
 		err := w.inside.AddRoute(r)
-		if errors.Is(err, kernel.ErrExists) {
+		if isTaken(err) {
 			err = acceptRoute(ctx, w, r)
 		}
 		if err != nil {

@@ -122,6 +122,26 @@ func TestTrafficOnOneNode(t *testing.T) {
 	}
 }
 
+// TestTrafficWhereNewDevicesDoNotForward is for the node's end whose forwarding is ours
+// alone: what the kernel gives every new device is off.
+func TestTrafficWhereNewDevicesDoNotForward(t *testing.T) {
+	w := newWorld(t, nil)
+	err := w.node.SetSysctls([]kernel.Setting{
+		{Name: "ipv4/conf/default/forwarding", Value: "0"}, {Name: "ipv6/conf/default/forwarding", Value: "0"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, b := w.newPod(), w.newPod()
+	one, two := attachment(a, 1), attachment(b, 2)
+	w.add(one)
+	w.add(two)
+	for i := range one.Addrs {
+		talk(t, "tcp", a.ns, b.ns, one.Addrs[i], two.Addrs[i])
+		talk(t, "tcp", b.ns, a.ns, two.Addrs[i], one.Addrs[i])
+	}
+}
+
 // TestForgedSourceIsDropped sends from an address that another pod has.
 func TestForgedSourceIsDropped(t *testing.T) {
 	w := newWorld(t, nil)

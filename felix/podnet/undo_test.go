@@ -3,7 +3,6 @@ package podnet_test
 import (
 	"context"
 	"errors"
-	"net/netip"
 	"strings"
 	"testing"
 
@@ -33,6 +32,27 @@ func (f *faults) do(name string, request func() error) error {
 	return errInjected
 }
 
+// apply counts each change as a request of its own: the one that fails does not keep
+// the others back, as in the kernel.
+func (f *faults) apply(changes []kernel.Change, request func(...kernel.Change) []error) []error {
+	errs := make([]error, len(changes))
+	var sent []kernel.Change
+	var place []int
+	for i, c := range changes {
+		op, _ := c.Subject()
+		errs[i] = f.do(op, func() error { return nil })
+		if errs[i] == nil || f.late {
+			sent, place = append(sent, c), append(place, i)
+		}
+	}
+	for j, err := range request(sent...) {
+		if errs[place[j]] == nil {
+			errs[place[j]] = err
+		}
+	}
+	return errs
+}
+
 // host and inside are the kernel as podnet sees it, with faults.
 type host struct {
 	podnet.Host
@@ -49,43 +69,28 @@ func (h host) CreateVeth(spec kernel.VethSpec) (l kernel.Link, err error) {
 	return l, err
 }
 
-func (h host) SetSysctls(s []kernel.Setting) error {
-	return h.f.do("host sysctls", func() error { return h.Host.SetSysctls(s) })
+func (h host) Configure(l kernel.Link, s []kernel.Setting) error {
+	return h.f.do("configure host", func() error { return h.Host.Configure(l, s) })
 }
 
-func (h host) SetUp(index int) error {
-	return h.f.do("host up", func() error { return h.Host.SetUp(index) })
-}
-
-func (h host) AddAddress(link int, prefix netip.Prefix) error {
-	return h.f.do("host address", func() error { return h.Host.AddAddress(link, prefix) })
-}
+func (h host) Apply(changes ...kernel.Change) []error { return h.f.apply(changes, h.Host.Apply) }
 
 func (p inside) LinkByIndex(index int) (l kernel.Link, err error) {
 	err = p.f.do("pod link", func() (err error) { l, err = p.Pod.LinkByIndex(index); return err })
 	return l, err
 }
 
-func (p inside) Sysctl(name string) (v string, err error) {
-	err = p.f.do("read "+name, func() (err error) { v, err = p.Pod.Sysctl(name); return err })
-	return v, err
+func (p inside) IsUp(name string) (up bool, err error) {
+	err = p.f.do("is up", func() (err error) { up, err = p.Pod.IsUp(name); return err })
+	return up, err
 }
 
-func (p inside) SetSysctls(s []kernel.Setting) error {
-	return p.f.do("pod sysctls", func() error { return p.Pod.SetSysctls(s) })
+func (p inside) SwapSysctls(s []kernel.Setting) (old []kernel.Setting, err error) {
+	err = p.f.do("pod sysctls", func() (err error) { old, err = p.Pod.SwapSysctls(s); return err })
+	return old, err
 }
 
-func (p inside) SetUp(index int) error {
-	return p.f.do("pod up", func() error { return p.Pod.SetUp(index) })
-}
-
-func (p inside) AddAddress(link int, prefix netip.Prefix) error {
-	return p.f.do("add address", func() error { return p.Pod.AddAddress(link, prefix) })
-}
-
-func (p inside) SetNeighbour(n kernel.Neighbour) error {
-	return p.f.do("set neighbour", func() error { return p.Pod.SetNeighbour(n) })
-}
+func (p inside) Apply(changes ...kernel.Change) []error { return p.f.apply(changes, p.Pod.Apply) }
 
 func (p inside) AddRoute(r kernel.Route) error {
 	return p.f.do("add route", func() error { return p.Pod.AddRoute(r) })

@@ -33,18 +33,15 @@ func (h *Handle) Addresses(link int) ([]Address, error) {
 	return addrs, NewError("read addresses of link", strconv.Itoa(link), err)
 }
 
-// AddAddress gives a link an address. For IPv6 there is no duplicate address
-// detection: it can be used at once. One that is there already is a success.
+// AddAddress is the change [LinkAddress].
 func (h *Handle) AddAddress(link int, prefix netip.Prefix) error {
-	header, attrs := encodeAddress(link, prefix)
-	err := h.do(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, header, attrs)
-	return NewError("add address", fmt.Sprintf("%s to link %d", prefix, link), err)
+	return h.one(LinkAddress{Link: link, Prefix: prefix})
 }
 
 // DeleteAddress takes an address from a link. One that is absent is a success.
 func (h *Handle) DeleteAddress(link int, prefix netip.Prefix) error {
 	header, attrs := encodeAddress(link, prefix)
-	err := h.do(unix.RTM_DELADDR, 0, header, attrs)
+	err := h.do(unix.RTM_DELADDR, header, attrs)
 	if isAbsent(err) {
 		return nil
 	}
@@ -100,7 +97,8 @@ func decodeAddress(msg []byte) (a Address, ok bool, err error) {
 	return a, local.IsValid(), err
 }
 
-// Neighbour is a permanent entry of the ARP (IPv4) or ND (IPv6) table of a link.
+// Neighbour is a permanent entry of the ARP (IPv4) or ND (IPv6) table of a link. As
+// a [Change] it is written in place of an entry of any kind.
 type Neighbour struct {
 	Link int
 	IP   netip.Addr
@@ -108,17 +106,12 @@ type Neighbour struct {
 }
 
 // SetNeighbour writes a permanent neighbour entry, in place of one of any kind.
-func (h *Handle) SetNeighbour(n Neighbour) error {
-	header, attrs := encodeNeighbour(n)
-	attrs.bytes(unix.NDA_LLADDR, n.MAC[:])
-	err := h.do(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, header, attrs)
-	return NewError("set neighbour", n.String(), err)
-}
+func (h *Handle) SetNeighbour(n Neighbour) error { return h.one(n) }
 
 // DeleteNeighbour removes a neighbour entry. One that is absent is a success.
 func (h *Handle) DeleteNeighbour(link int, ip netip.Addr) error {
 	header, attrs := encodeNeighbour(Neighbour{Link: link, IP: ip})
-	err := h.do(unix.RTM_DELNEIGH, 0, header, attrs)
+	err := h.do(unix.RTM_DELNEIGH, header, attrs)
 	if isAbsent(err) {
 		return nil
 	}

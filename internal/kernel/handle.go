@@ -6,10 +6,9 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
-	"github.com/vishvananda/netlink/nl"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -24,25 +23,33 @@ const (
 	// The pause before trying again doubles from the first to the longest, so
 	// that a burst of new pods has time to end.
 	firstDumpPause, longestDumpPause = time.Millisecond, 200 * time.Millisecond
-	// requestBuffer is the receive buffer asked for: large dumps arrive in
-	// pieces of 32 KiB, so this leaves ample room.
-	requestBuffer = 1 << 20
 )
 
 // Handle speaks netlink in one network namespace. Its methods may be called from
 // several goroutines; requests are answered one after another. Errors are
 // [*Error].
 type Handle struct {
-	socket *nl.NetlinkSocket
+	home NetnsID // the namespace; the socket keeps it alive
 
 	mu     sync.Mutex // held from a request until its answer is complete
+	socket *socket
 	seq    uint32
 	closed bool // the socket's descriptor may be another file's by now
+
+	sysctls sysctlDirs
 }
 
 // Open opens a Handle in the network namespace of the calling thread.
 func Open() (*Handle, error) {
-	return open(netns.None())
+	home, err := threadNetnsID()
+	if err != nil {
+		return nil, err
+	}
+	s, err := openSocket()
+	if err != nil {
+		return nil, err
+	}
+	return &Handle{socket: s, home: home}, nil
 }
 
 // OpenAt opens a Handle in the network namespace at path, for example
@@ -57,40 +64,12 @@ func OpenAt(path string) (*Handle, error) {
 }
 
 // Open opens a Handle in the namespace. The Handle outlives n.
-func (n *Netns) Open() (*Handle, error) {
-	return open(netns.NsHandle(n.Fd()))
-}
-
-func open(ns netns.NsHandle) (*Handle, error) {
-	socket, err := nl.GetNetlinkSocketAt(ns, netns.None(), unix.NETLINK_ROUTE)
-	if err != nil {
-		return nil, NewError("open netlink socket", "", err)
-	}
-	h := &Handle{socket: socket}
-	if err := h.configure(); err != nil {
-		socket.Close()
-		return nil, NewError("configure netlink socket", "", err)
-	}
-	return h, nil
-}
-
-// configure asks for strict checking, without which the kernel ignores dump
-// filters, and for the kernel's own words with every errno.
-func (h *Handle) configure() error {
-	s := h.socket
-	if err := s.SetExtAck(true); err != nil {
+func (n *Netns) Open() (h *Handle, err error) {
+	err = n.Visit(func() error {
+		h, err = Open()
 		return err
-	}
-	if err := unix.SetsockoptInt(s.GetFd(), unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1); err != nil {
-		return err
-	}
-	// Best effort: without CAP_NET_ADMIN the default buffer has to do.
-	_ = s.SetReceiveBufferSize(requestBuffer, true)
-	tv := unix.NsecToTimeval(answerTimeout.Nanoseconds())
-	if err := s.SetSendTimeout(&tv); err != nil {
-		return err
-	}
-	return s.SetReceiveTimeout(&tv)
+	})
+	return h, err
 }
 
 // Close releases the Handle's socket, once a request under way is answered.
@@ -100,7 +79,8 @@ func (h *Handle) Close() {
 	defer h.mu.Unlock()
 	if !h.closed {
 		h.closed = true
-		h.socket.Close()
+		h.socket.close()
+		h.sysctls.close()
 	}
 }
 
@@ -111,32 +91,73 @@ func (h *Handle) Netns() (*Netns, error) {
 	if h.closed {
 		return nil, NewError("open network namespace", "of the netlink socket", os.ErrClosed)
 	}
-	fd, err := unix.IoctlRetInt(h.socket.GetFd(), unix.SIOCGSKNS)
+	fd, err := unix.IoctlRetInt(h.socket.fd, unix.SIOCGSKNS)
 	if err != nil {
 		return nil, NewError("open network namespace", "of the netlink socket", err)
 	}
 	unix.CloseOnExec(fd)
-	return &Netns{file: os.NewFile(uintptr(fd), "netns of netlink socket")}, nil
+	return &Netns{file: os.NewFile(uintptr(fd), "of the netlink socket")}, nil
 }
 
 // do sends a request and waits for its acknowledgement.
-func (h *Handle) do(kind, flags uint16, header, attrs []byte) error {
-	return h.exchangeAll([]request{{kind: kind, flags: flags, header: header, attrs: attrs}})[0]
+func (h *Handle) do(kind uint16, header, attrs []byte) error {
+	return h.exchangeAll([]request{{kind: kind, header: header, attrs: attrs}})[0]
 }
 
-// get sends a request that is answered by one message.
-func (h *Handle) get(kind, answer uint16, header, attrs []byte) (msg []byte, err error) {
-	req := request{kind: kind, flags: unix.NLM_F_ACK, header: header, attrs: attrs}
-	err = h.exchange(req, func(kind uint16, data []byte) error {
-		if kind == answer {
-			msg = data
-		}
-		return nil
-	})
-	if err == nil && msg == nil {
+// get sends a request that is answered by one message, or by an error, and hands
+// the message to decode.
+func (h *Handle) get(kind, answer uint16, header, attrs []byte, decode func([]byte) error) error {
+	all := []request{{kind: kind, header: header, attrs: attrs}}
+	var err error
+	for _, size := range []int{answerSize, 16 * answerSize} {
 		err = unix.ENOENT
+		failed := h.getAll(all, size, func(_ int, m syscall.NetlinkMessage) {
+			if m.Header.Type == answer {
+				err = decode(m.Data)
+			} else if _, said := verdict(m); said != nil {
+				err = said
+			}
+		})
+		if failed == nil {
+			return err
+		}
+		if err = failed; !errors.Is(err, errTruncated) {
+			return err
+		}
 	}
-	return msg, err
+	return err
+}
+
+// getAll sends requests that are answered by one message, or by an error, each, and
+// hands the answers to take with the number of the request.
+func (h *Handle) getAll(all []request, size int, take func(i int, m syscall.NetlinkMessage)) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return os.ErrClosed
+	}
+	first := h.seq + 1
+	msgs := h.socket.out[:0]
+	for _, r := range all {
+		h.seq++
+		msgs = r.append(msgs, h.seq)
+	}
+	if err := h.socket.send(msgs); err != nil {
+		return err
+	}
+	for answered := 0; answered < len(all); {
+		err := h.socket.receive(size, func(m syscall.NetlinkMessage) {
+			// Others are late answers to a request that timed out.
+			if i := int(m.Header.Seq - first); i >= 0 && i < len(all) {
+				answered++
+				take(i, m)
+			}
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // dump collects every message of kind answer that a dump consists of. What was gathered before an interruption

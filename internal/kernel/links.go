@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"os"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -69,17 +70,36 @@ func (h *Handle) LinkByIndex(index int) (Link, error) {
 
 func (h *Handle) link(object string, header []byte, attrs attributes) (Link, error) {
 	attrs.uint32(unix.IFLA_EXT_MASK, skipStatistics)
-	msg, err := h.get(unix.RTM_GETLINK, unix.RTM_NEWLINK, header, attrs)
-	if err != nil {
-		return Link{}, NewError("read link", object, err)
-	}
-	l, err := decodeLink(msg)
+	var l Link
+	err := h.get(unix.RTM_GETLINK, unix.RTM_NEWLINK, header, attrs, func(msg []byte) (err error) {
+		l, err = decodeLink(msg)
+		return err
+	})
 	return l, NewError("read link", object, err)
+}
+
+// IsUp reports whether a link is switched on, at much less than the price of reading
+// it.
+func (h *Handle) IsUp(name string) (bool, error) {
+	const op = "read flags of link"
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return false, NewError(op, name, os.ErrClosed)
+	}
+	req, err := unix.NewIfreq(name)
+	if err == nil {
+		err = unix.IoctlIfreq(h.socket.fd, unix.SIOCGIFFLAGS, req)
+	}
+	if err != nil {
+		return false, NewError(op, name, err)
+	}
+	return req.Uint16()&unix.IFF_UP != 0, nil
 }
 
 // SetUp switches a link on.
 func (h *Handle) SetUp(index int) error {
-	return h.setLink("switch on link", index, unix.IFF_UP, unix.IFF_UP, nil)
+	return h.one(LinkUp{Link: index})
 }
 
 // SetDown switches a link off. The kernel drops the routes over it.
@@ -101,29 +121,30 @@ func (h *Handle) SetMAC(index int, mac MAC) error {
 	return h.setLink("set MAC address of link", index, 0, 0, attrs)
 }
 
-// SetGroup puts a link in a group, by which [Handle.DeleteGroup] finds it.
+// SetGroup is the change [LinkGroup].
 func (h *Handle) SetGroup(index int, group uint32) error {
-	var attrs attributes
-	attrs.uint32(unix.IFLA_GROUP, group)
-	return h.setLink("set group of link", index, 0, 0, attrs)
+	return h.one(LinkGroup{Link: index, Group: group})
 }
 
-// Rename gives a link, which must be down, another name.
+// Rename is the change [LinkName].
 func (h *Handle) Rename(index int, name string) error {
-	if err := validName(name); err != nil {
-		return NewError("rename link", name, err)
-	}
-	var attrs attributes
-	attrs.text(unix.IFLA_IFNAME, name)
-	return h.setLink("rename link", index, 0, 0, attrs)
+	return h.one(LinkName{Link: index, Name: name})
 }
 
 func (h *Handle) setLink(op string, index int, flags, change uint32, attrs attributes) error {
+	req, err := encodeSetLink(index, flags, change, attrs)
+	if err == nil {
+		err = h.exchangeAll([]request{req})[0]
+	}
+	return NewError(op, strconv.Itoa(index), err)
+}
+
+func encodeSetLink(index int, flags, change uint32, attrs attributes) (request, error) {
 	if index <= 0 {
-		return NewError(op, strconv.Itoa(index), unix.ENODEV)
+		return request{}, unix.ENODEV
 	}
 	// SETLINK, unlike NEWLINK, never makes a link.
-	return NewError(op, strconv.Itoa(index), h.do(unix.RTM_SETLINK, 0, linkHeader(index, flags, change), attrs))
+	return request{kind: unix.RTM_SETLINK, header: linkHeader(index, flags, change), attrs: attrs}, nil
 }
 
 // DeleteLink removes a link and, for a veth, its peer. One that is absent is a
@@ -134,7 +155,7 @@ func (h *Handle) DeleteLink(index int) error {
 	if index <= 0 {
 		return NewError(op, strconv.Itoa(index), fmt.Errorf("no index: %w", ErrInvalid))
 	}
-	err := h.do(unix.RTM_DELLINK, 0, linkHeader(index, 0, 0), nil)
+	err := h.do(unix.RTM_DELLINK, linkHeader(index, 0, 0), nil)
 	if isAbsent(err) {
 		return nil
 	}
@@ -152,7 +173,7 @@ func (h *Handle) DeleteGroup(group uint32) error {
 	}
 	var attrs attributes
 	attrs.uint32(unix.IFLA_GROUP, group)
-	err := h.do(unix.RTM_DELLINK, 0, linkHeader(0, 0, 0), attrs)
+	err := h.do(unix.RTM_DELLINK, linkHeader(0, 0, 0), attrs)
 	if isAbsent(err) {
 		return nil
 	}

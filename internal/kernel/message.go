@@ -7,7 +7,6 @@ import (
 	"os"
 	"syscall"
 
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -27,17 +26,13 @@ func (h *Handle) exchange(req request, each func(kind uint16, data []byte) error
 		return os.ErrClosed
 	}
 	h.seq++
-	if err := h.send(req.append(nil, h.seq)); err != nil {
+	if err := h.socket.send(req.append(h.socket.out[:0], h.seq)); err != nil {
 		return err
 	}
 	a := answer{seq: h.seq, each: each}
 	for !a.complete {
-		msgs, err := h.receive()
-		if err != nil {
+		if err := h.socket.receive(dumpSize, a.take); err != nil {
 			return err
-		}
-		for _, m := range msgs {
-			a.take(m)
 		}
 	}
 	return a.err
@@ -82,7 +77,7 @@ func (h *Handle) exchangeAll(requests []request) []error {
 	defer h.mu.Unlock()
 	errs := make([]error, len(requests))
 	first := h.seq + 1
-	var msgs []byte
+	msgs := h.socket.out[:0]
 	for i, r := range requests {
 		h.seq++
 		if i == len(requests)-1 {
@@ -106,57 +101,25 @@ func (h *Handle) collect(msgs []byte, first uint32, errs []error) error {
 	if h.closed {
 		return os.ErrClosed
 	}
-	if err := h.send(msgs); err != nil {
+	if err := h.socket.send(msgs); err != nil {
 		return err
 	}
-	for {
-		answers, err := h.receive()
-		if err != nil {
-			return err
-		}
-		for _, m := range answers {
+	for complete := false; !complete; {
+		err := h.socket.receive(ackSize, func(m syscall.NetlinkMessage) {
 			i := int(m.Header.Seq - first)
 			if i < 0 || i >= len(errs) {
-				continue // the late answer to a request that timed out
+				return // the late answer to a request that timed out
 			}
 			if done, err := verdict(m); done {
 				errs[i] = err
-				if i == len(errs)-1 {
-					return nil
-				}
+				complete = complete || i == len(errs)-1
 			}
-		}
-	}
-}
-
-// send hands messages to the kernel, which works them off before it returns.
-func (h *Handle) send(msgs []byte) error {
-	return ignoringEINTR(func() error {
-		return unix.Sendto(h.socket.GetFd(), msgs, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
-	})
-}
-
-// receive gives the next messages that really are from the kernel.
-func (h *Handle) receive() ([]syscall.NetlinkMessage, error) {
-	for {
-		msgs, from, err := h.socket.Receive()
-		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
-		case err != nil:
-			return nil, fmt.Errorf("receive the kernel's answer: %w", err)
-		case from.Pid == nl.PidKernel:
-			return msgs, nil
-		}
-	}
-}
-
-func ignoringEINTR(f func() error) error {
-	for {
-		if err := f(); !errors.Is(err, unix.EINTR) {
+		})
+		if err != nil {
 			return err
 		}
 	}
+	return nil
 }
 
 // verdict is done for the last message of an answer, with what it says.
@@ -226,6 +189,9 @@ func align(n int) int { return (n + unix.NLA_ALIGNTO - 1) &^ (unix.NLA_ALIGNTO -
 // attributeKindMask removes the "nested" and "network byte order" bits.
 const attributeKindMask = 0x3fff
 
+// attributesSize is enough for most requests.
+const attributesSize = 192
+
 // attributes is a list of netlink attributes in the making.
 type attributes []byte
 
@@ -237,15 +203,22 @@ func (a *attributes) bytes(kind uint16, value []byte) {
 }
 
 func (a *attributes) uint32(kind uint16, v uint32) {
-	a.bytes(kind, binary.NativeEndian.AppendUint32(nil, v))
+	start := a.begin(kind)
+	*a = binary.NativeEndian.AppendUint32(*a, v)
+	a.end(start)
 }
 
 func (a *attributes) text(kind uint16, s string) {
-	a.bytes(kind, append([]byte(s), 0))
+	start := a.begin(kind)
+	*a = append(append(*a, s...), 0)
+	a.end(start)
 }
 
 // begin opens an attribute whose value is appended next; end closes it.
 func (a *attributes) begin(kind uint16) (start int) {
+	if *a == nil {
+		*a = make(attributes, 0, attributesSize)
+	}
 	start = len(*a)
 	*a = binary.NativeEndian.AppendUint16(*a, 0)
 	*a = binary.NativeEndian.AppendUint16(*a, kind)

@@ -208,6 +208,8 @@ func TestMalformedMessagesAreErrorsNotPanics(t *testing.T) {
 		_, _, _ = decodeAddress(b)
 		_, _, _ = decodeNeighbour(b)
 		_, _ = decodeEvent(syscall.NetlinkMessage{Header: syscall.NlMsghdr{Type: unix.RTM_NEWLINK}, Data: b})
+		_ = peeking{}.values(syscall.NetlinkMessage{Header: syscall.NlMsghdr{Type: unix.RTM_NEWLINK}, Data: b})
+		_ = peeking{}.values(syscall.NetlinkMessage{Header: syscall.NlMsghdr{Type: unix.RTM_NEWNETCONF}, Data: b})
 		_, _ = verdict(syscall.NetlinkMessage{Header: syscall.NlMsghdr{Type: unix.NLMSG_ERROR, Flags: unix.NLM_F_ACK_TLVS}, Data: b})
 	})
 }
@@ -256,4 +258,33 @@ func TestAnswerIsCompleteInterruptedOrLate(t *testing.T) {
 			t.Errorf("%s: complete %v, %d messages, error %v; want true, %d and %v", name, a.complete, seen, a.err, c.seen, c.want)
 		}
 	}
+}
+
+func TestMessagesAreCutApartAndACutOffOneIsNoticed(t *testing.T) {
+	var sent []byte
+	for seq := range uint32(3) {
+		sent = request{kind: unix.RTM_NEWLINK, header: make([]byte, 4*(seq+1))}.append(sent, seq)
+	}
+	rest := sent
+	for seq := range uint32(3) {
+		var m syscall.NetlinkMessage
+		var err error
+		if m, rest, err = cutMessage(rest); err != nil || m.Header.Seq != seq || len(m.Data) != int(4*(seq+1)) {
+			t.Errorf("message %d is %+v, %v", seq, m, err)
+		}
+	}
+	if len(rest) != 0 {
+		t.Errorf("%d bytes are left", len(rest))
+	}
+	for n := 1; n < 16+4; n++ {
+		if _, _, err := cutMessage(sent[:n]); !errors.Is(err, errTruncated) {
+			t.Errorf("%d bytes of a message: %v", n, err)
+		}
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		b := rapid.SliceOfN(rapid.Byte(), 1, 64).Draw(t, "bytes")
+		if _, rest, err := cutMessage(b); err == nil && len(rest) >= len(b) {
+			t.Error("no progress")
+		}
+	})
 }

@@ -3,7 +3,6 @@ package kernel
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"runtime"
 
@@ -23,22 +22,30 @@ type Netns struct {
 // /proc/7/ns/net. ErrNotFound when there is none, ErrInvalid when the file is
 // not a network namespace.
 func OpenNetns(path string) (*Netns, error) {
-	f, err := os.Open(path)
+	const op = "open network namespace"
+	var fd int
+	// Not by os.Open, which would make the file known to the poller.
+	err := ignoringEINTR(func() (err error) {
+		fd, err = unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		return err
+	})
 	if err != nil {
-		return nil, NewError("open network namespace", path, pathCause(err))
+		return nil, NewError(op, path, err)
 	}
-	kind, err := unix.IoctlRetInt(int(f.Fd()), nsGetNSType)
+	kind, err := unix.IoctlRetInt(fd, nsGetNSType)
 	if err != nil || kind != unix.CLONE_NEWNET {
-		f.Close()
-		return nil, NewError("open network namespace", path,
-			fmt.Errorf("the file is not a network namespace: %w", unix.EINVAL))
+		_ = unix.Close(fd)
+		return nil, NewError(op, path, fmt.Errorf("the file is not a network namespace: %w", unix.EINVAL))
 	}
-	return &Netns{file: f}, nil
+	return &Netns{file: os.NewFile(uintptr(fd), path)}, nil
 }
+
+// threadNetns is the namespace of the thread that asks.
+const threadNetns = "/proc/thread-self/ns/net"
 
 // CurrentNetns opens the namespace of the calling thread.
 func CurrentNetns() (*Netns, error) {
-	return OpenNetns("/proc/thread-self/ns/net")
+	return OpenNetns(threadNetns)
 }
 
 // CreateNetns makes a new, empty network namespace. It lasts until its last
@@ -139,6 +146,32 @@ func (o *outcome) run(n *Netns, fn func() error) {
 
 var errGoexit = errors.New("in network namespace: the function ended its goroutine")
 
+// Visit runs fn inside the namespace as [Netns.Do] does, but on the caller's own
+// thread, which spares the change to another one. It is for short functions that
+// do nothing but system calls. Should the kernel not let the thread back, which
+// only a lack of memory could make it do, the caller's goroutine stays bound to
+// that thread, so that no other ever runs there, and the error says so.
+func (n *Netns) Visit(fn func() error) (err error) {
+	runtime.LockOSThread()
+	origin, err := openAt(unix.AT_FDCWD, threadNetns, unix.O_RDONLY)
+	if err == nil {
+		defer func() { _ = unix.Close(origin) }()
+		err = unix.Setns(n.Fd(), unix.CLONE_NEWNET)
+	}
+	if err != nil {
+		runtime.UnlockOSThread()
+		return NewError("enter network namespace", n.file.Name(), err)
+	}
+	defer func() {
+		if back := unix.Setns(origin, unix.CLONE_NEWNET); back != nil {
+			err = errors.Join(err, NewError("leave network namespace", n.file.Name(), back))
+			return
+		}
+		runtime.UnlockOSThread()
+	}()
+	return fn()
+}
+
 // WithNetns runs fn on an OS thread inside the namespace at path. See
 // [Netns.Do].
 func WithNetns(path string, fn func() error) error {
@@ -148,13 +181,4 @@ func WithNetns(path string, fn func() error) error {
 	}
 	defer ns.Close()
 	return ns.Do(fn)
-}
-
-// pathCause drops the operation and path of an *fs.PathError: ours say more.
-func pathCause(err error) error {
-	var pe *fs.PathError
-	if errors.As(err, &pe) {
-		return pe.Err
-	}
-	return err
 }

@@ -45,11 +45,24 @@ func (h *Handle) CreateVeth(spec VethSpec) (Link, error) {
 	if !spec.HostDown {
 		flags = unix.IFF_UP
 	}
-	err := h.do(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, linkHeader(0, flags, flags), spec.encode())
+	req := request{
+		kind: unix.RTM_NEWLINK, flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL | unix.NLM_F_ACK | unix.NLM_F_ECHO,
+		header: linkHeader(0, flags, flags), attrs: spec.encode(),
+	}
+	var link Link
+	err := h.exchange(req, func(kind uint16, msg []byte) (err error) {
+		if kind == unix.RTM_NEWLINK {
+			link, err = decodeLink(msg)
+		}
+		return err
+	})
 	if err != nil {
 		return Link{}, NewError(op, spec.Host+" with peer "+spec.Peer, err)
 	}
-	return h.LinkByName(spec.Host)
+	if link.Index == 0 {
+		return h.LinkByName(spec.Host) // a kernel before 6.2 does not echo what it made
+	}
+	return link, nil
 }
 
 func (spec VethSpec) encode() []byte {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	gocmp "github.com/google/go-cmp/cmp"
@@ -25,6 +26,9 @@ type surface interface {
 	Links() ([]kernel.Link, error)
 	LinkByName(string) (kernel.Link, error)
 	LinkByIndex(int) (kernel.Link, error)
+	IsUp(string) (bool, error)
+	Apply(...kernel.Change) []error
+	Configure(kernel.Link, []kernel.Setting) error
 	SetUp(int) error
 	SetDown(int) error
 	SetMTU(index, mtu int) error
@@ -43,6 +47,7 @@ type surface interface {
 	Sysctl(string) (string, error)
 	SetSysctl(name, value string) error
 	SetSysctls([]kernel.Setting) error
+	SwapSysctls([]kernel.Setting) ([]kernel.Setting, error)
 	Subscribe(context.Context, kernel.Topics) (<-chan kernel.Event, error)
 	SubscribeExcept(context.Context, kernel.Topics, kernel.Ignore) (<-chan kernel.Event, error)
 }
@@ -332,6 +337,7 @@ func TestVethPeerIsBornInThePodsNamespace(t *testing.T) {
 			Up: true, Group: 7, PeerIndex: host.PeerIndex, PeerNetns: 0,
 		}
 		diff(t, "host's end", want, host)
+		diff(t, "host's end, read", host, must(w.LinkByName(host.Name))(t))
 
 		pod := must(w.pod.LinkByName("eth0"))(t)
 		want = kernel.Link{
@@ -484,5 +490,143 @@ func TestSysctlIsOfTheHandlesNamespace(t *testing.T) {
 			t.Errorf("proxy_arp of the pod's end is %s, want 0", v)
 		}
 		wantClass(t, w.pod.SetSysctl("ipv4/conf/cali1/proxy_arp", "1"), kernel.ErrNotFound)
+	})
+}
+
+func TestChangesOfAllKindsGoTogether(t *testing.T) {
+	onBoth(t, func(t *testing.T, w world) {
+		p, a := netip.MustParsePrefix, netip.MustParseAddr
+		host := must(w.CreateVeth(kernel.VethSpec{Host: "cali1", HostDown: true, Peer: "eth0", PeerNetns: w.podNS}))(t)
+		eth0 := host.PeerIndex
+		neighbour := kernel.Neighbour{Link: eth0, IP: a("169.254.1.1"), MAC: kernel.MAC{2, 0, 0, 0, 0, 1}}
+		hop := kernel.Route{Dst: p("169.254.1.1/32"), Protocol: 80, Scope: kernel.ScopeLink, Link: eth0}
+		way := kernel.Route{Dst: p("0.0.0.0/0"), Protocol: 80, Gateway: a("169.254.1.1"), Link: eth0}
+		errs := w.pod.Apply(
+			kernel.LinkUp{Link: eth0},
+			neighbour,
+			kernel.RouteChange{Op: kernel.Add, Route: hop},
+			kernel.RouteChange{Op: kernel.Add, Route: way},
+			kernel.LinkAddress{Link: eth0, Prefix: p("10.65.0.2/32")},
+		)
+		diff(t, "errors", make([]error, 5), errs)
+		errs = w.Apply(kernel.LinkGroup{Link: host.Index, Group: 13}, kernel.LinkName{Link: host.Index, Name: "calx1"})
+		diff(t, "errors", make([]error, 2), errs)
+
+		if !must(w.pod.IsUp("eth0"))(t) || must(w.IsUp("calx1"))(t) {
+			t.Error("the pod's end is not up, or the host's is")
+		}
+		if l := must(w.LinkByName("calx1"))(t); l.Group != 13 || l.Index != host.Index {
+			t.Errorf("host's end %+v", l)
+		}
+		diff(t, "neighbours", []kernel.Neighbour{neighbour}, must(w.pod.Neighbours(eth0))(t))
+		routes := must(w.pod.Routes(t.Context(), kernel.RouteFilter{Protocol: 80}))(t)
+		slices.SortFunc(routes, func(a, b kernel.Route) int { return cmp.Compare(b.Dst.Bits(), a.Dst.Bits()) })
+		diff(t, "routes", []kernel.Route{hop.Normal(), way.Normal()}, routes)
+		if as := must(w.pod.Addresses(eth0))(t); !slices.Contains(as, kernel.Address{Link: eth0, Prefix: p("10.65.0.2/32")}) {
+			t.Errorf("addresses %v", as)
+		}
+	})
+}
+
+func TestChangeThatFailsSaysSoAndKeepsNoneBack(t *testing.T) {
+	onBoth(t, func(t *testing.T, w world) {
+		link := w.underlay(t)
+		taken := kernel.Route{Dst: netip.MustParsePrefix("10.65.0.0/26"), Protocol: 80, Link: link.Index}
+		next := kernel.Route{Dst: netip.MustParsePrefix("10.65.1.0/26"), Protocol: 80, Link: link.Index}
+		ok(t, w.AddRoute(taken))
+		errs := w.Apply(
+			kernel.LinkUp{Link: 4000},
+			kernel.LinkName{Link: link.Index, Name: "far-too-long-a-name"},
+			kernel.RouteChange{Op: kernel.Add, Route: taken},
+			kernel.RouteChange{Op: kernel.Add, Route: next},
+			kernel.LinkAddress{Link: 4000, Prefix: netip.MustParsePrefix("10.0.0.1/32")},
+		)
+		for i, c := range []struct {
+			class error
+			says  string
+		}{
+			{kernel.ErrNotFound, "switch on link 4000"},
+			{kernel.ErrInvalid, "rename link"},
+			{kernel.ErrExists, "add route 10.65.0.0/26"},
+			{},
+			{kernel.ErrNotFound, "add address 10.0.0.1/32"},
+		} {
+			if !errors.Is(errs[i], c.class) || errs[i] != nil && !strings.HasPrefix(errs[i].Error(), c.says) {
+				t.Errorf("change %d: error %v, want %q of class %v", i, errs[i], c.says, c.class)
+			}
+		}
+		diff(t, "routes", []kernel.Route{taken.Normal(), next.Normal()}, w.ours(t))
+		if len(w.Apply()) != 0 {
+			t.Error("no change, no error")
+		}
+		_, err := w.IsUp("nothere")
+		wantClass(t, err, kernel.ErrNotFound)
+	})
+}
+
+// TestConfiguredSettingsReadBack is for all that podnet sets, by message or by file.
+func TestConfiguredSettingsReadBack(t *testing.T) {
+	onBoth(t, func(t *testing.T, w world) {
+		link := must(w.CreateVeth(kernel.VethSpec{Host: "cali1", HostDown: true, Peer: "eth0", PeerNetns: w.podNS}))(t)
+		other := must(w.CreateVeth(kernel.VethSpec{Host: "cali2", HostDown: true, Peer: "eth1", PeerNetns: w.podNS}))(t)
+		v4, v6 := "ipv4/conf/cali1/", "ipv6/conf/cali1/"
+		before := must(w.Sysctl("ipv4/conf/cali2/rp_filter"))(t)
+		for _, value := range []string{"1", "0", "1"} {
+			all := []kernel.Setting{
+				{Name: v4 + "rp_filter", Value: value},
+				{Name: v4 + "forwarding", Value: value},
+				{Name: v4 + "proxy_arp", Value: value},
+				{Name: "ipv4/neigh/cali1/proxy_delay", Value: value},
+				{Name: v6 + "accept_ra", Value: value},
+				{Name: v6 + "accept_dad", Value: value},
+				{Name: v6 + "addr_gen_mode", Value: value},
+				{Name: v6 + "disable_ipv6", Value: value},
+				{Name: v6 + "forwarding", Value: value},
+				{Name: v6 + "proxy_ndp", Value: value},
+			}
+			ok(t, w.Configure(link, all))
+			for _, s := range all {
+				if now := must(w.Sysctl(s.Name))(t); now != s.Value {
+					t.Errorf("%s is %s, want %s", s.Name, now, s.Value)
+				}
+			}
+			ok(t, w.Configure(link, all[7:8])) // a single one
+		}
+		if now := must(w.Sysctl("ipv4/conf/" + other.Name + "/rp_filter"))(t); now != before {
+			t.Errorf("rp_filter of another link became %s", now)
+		}
+		gone := kernel.Link{Index: 4000, Name: "nothere"}
+		for _, name := range []string{"ipv6/conf/nothere/disable_ipv6", "ipv4/conf/nothere/rp_filter"} {
+			wantClass(t, w.Configure(gone, []kernel.Setting{{Name: name, Value: "1"}}), kernel.ErrNotFound)
+		}
+		ok(t, w.Configure(link, nil))
+	})
+}
+
+func TestSwapTellsWhatItChanged(t *testing.T) {
+	onBoth(t, func(t *testing.T, w world) {
+		must(w.CreateVeth(kernel.VethSpec{Host: "cali1", Peer: "eth0", PeerNetns: w.podNS}))(t)
+		names := []string{
+			"ipv4/ip_forward", "ipv6/conf/all/forwarding", "ipv6/conf/lo/disable_ipv6", "ipv6/conf/eth0/accept_ra",
+			"ipv6/conf/eth0/accept_dad", "ipv6/conf/eth0/disable_ipv6", "ipv6/conf/eth0/proxy_ndp",
+		}
+		settings := func(value string) (out []kernel.Setting) {
+			for _, n := range names {
+				out = append(out, kernel.Setting{Name: n, Value: value})
+			}
+			return out
+		}
+		ok(t, w.pod.SetSysctls(settings("0")))
+		diff(t, "changed to 1", settings("0"), must(w.pod.SwapSysctls(settings("1")))(t))
+		diff(t, "changed again", []kernel.Setting(nil), must(w.pod.SwapSysctls(settings("1")))(t))
+		for _, n := range names {
+			if now := must(w.pod.Sysctl(n))(t); now != "1" {
+				t.Errorf("%s is %s", n, now)
+			}
+		}
+		mixed := append(settings("0")[:2], kernel.Setting{Name: "ipv6/conf/nothere/accept_ra", Value: "0"})
+		old, err := w.pod.SwapSysctls(mixed)
+		wantClass(t, err, kernel.ErrNotFound)
+		diff(t, "changed before the failure", settings("1")[:2], old)
 	})
 }

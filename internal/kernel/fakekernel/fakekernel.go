@@ -135,10 +135,7 @@ func (k *Kernel) Close() {}
 // until it is set.
 func (k *Kernel) Sysctl(name string) (value string, err error) {
 	err = k.do("read sysctl", "net/"+name, func() error {
-		value = "0"
-		if v, ok := k.sysctls[name]; ok {
-			value = v
-		}
+		value = k.sysctl(name)
 		return k.sysctlLink(name)
 	})
 	return value, err
@@ -146,23 +143,73 @@ func (k *Kernel) Sysctl(name string) (value string, err error) {
 
 // SetSysctl is [kernel.Handle.SetSysctl].
 func (k *Kernel) SetSysctl(name, value string) error {
-	return k.do("set sysctl", "net/"+name+"="+value, func() error {
-		if err := k.sysctlLink(name); err != nil {
-			return err
-		}
-		k.sysctls[name] = value
-		return nil
-	})
+	return k.SetSysctls([]kernel.Setting{{Name: name, Value: value}})
 }
 
 // SetSysctls is [kernel.Handle.SetSysctls].
 func (k *Kernel) SetSysctls(settings []kernel.Setting) error {
+	_, err := k.SwapSysctls(settings)
+	return err
+}
+
+// SwapSysctls is [kernel.Handle.SwapSysctls].
+func (k *Kernel) SwapSysctls(settings []kernel.Setting) (old []kernel.Setting, err error) {
 	for _, s := range settings {
-		if err := k.SetSysctl(s.Name, s.Value); err != nil {
-			return err
+		err := k.do("set sysctl", "net/"+s.Name+"="+s.Value, func() error {
+			if err := k.sysctlLink(s.Name); err != nil {
+				return err
+			}
+			if was := k.sysctl(s.Name); was != s.Value {
+				old = append(old, kernel.Setting{Name: s.Name, Value: was})
+			}
+			k.sysctls[s.Name] = s.Value
+			return nil
+		})
+		if err != nil {
+			return old, err
 		}
 	}
-	return nil
+	return old, nil
+}
+
+func (k *Kernel) sysctl(name string) string {
+	if v, ok := k.sysctls[name]; ok {
+		return v
+	}
+	return "0"
+}
+
+// Configure is [kernel.Handle.Configure].
+func (k *Kernel) Configure(_ kernel.Link, settings []kernel.Setting) error {
+	return k.SetSysctls(settings)
+}
+
+// Apply is [kernel.Handle.Apply].
+func (k *Kernel) Apply(changes ...kernel.Change) []error {
+	var errs []error
+	for _, c := range changes {
+		errs = append(errs, k.apply(c))
+	}
+	return errs
+}
+
+func (k *Kernel) apply(c kernel.Change) error {
+	switch c := c.(type) {
+	case kernel.LinkUp:
+		return k.SetUp(c.Link)
+	case kernel.LinkGroup:
+		return k.SetGroup(c.Link, c.Group)
+	case kernel.LinkName:
+		return k.Rename(c.Link, c.Name)
+	case kernel.LinkAddress:
+		return k.AddAddress(c.Link, c.Prefix)
+	case kernel.Neighbour:
+		return k.SetNeighbour(c)
+	case kernel.RouteChange:
+		return k.ChangeRoutes([]kernel.RouteChange{c})[0]
+	}
+	op, object := c.Subject()
+	return kernel.NewError(op, object, kernel.ErrInvalid)
 }
 
 // sysctlLink refuses the settings of a link that is not there.

@@ -48,6 +48,19 @@ func (k *Kernel) LinkByIndex(index int) (link kernel.Link, err error) {
 	return link, err
 }
 
+// IsUp is [kernel.Handle.IsUp].
+func (k *Kernel) IsUp(name string) (up bool, err error) {
+	err = k.do("read flags of link", name, func() error {
+		l := k.byName(name)
+		if l == nil {
+			return unix.ENODEV
+		}
+		up = l.Up
+		return nil
+	})
+	return up, err
+}
+
 // change runs f on a link and tells subscribers when it changed it.
 func (k *Kernel) change(op string, index int, f func(*kernel.Link) error) error {
 	return k.do(op, strconv.Itoa(index), func() error {
