@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"runtime"
 	"slices"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -63,6 +64,9 @@ type addition struct {
 	routed   bool
 	// published: the endpoint came into being with its addresses.
 	published bool
+	// planned are the addresses that the transaction under way assigns; it may yet
+	// fail, and another assign others.
+	planned atomic.Pointer[[]netip.Addr]
 }
 
 // lockSettled waits until nothing of an earlier attachment with the call's ID is
@@ -235,6 +239,7 @@ func (a *addition) companion() *ipam.Companion {
 	return &ipam.Companion{Make: func(got []ipam.Assignment) (api.Key, api.Object) {
 		e := entry
 		a.take(&e, got)
+		a.planned.Store(&e.Addrs)
 		return c.endpoint.Key(), a.server.endpoints.newEndpoint(c, e)
 	}}
 }
@@ -245,7 +250,7 @@ func (a *addition) attach(ctx context.Context) error {
 	s := a.server
 	a.deviceUp = true // or may be, from here on
 	device := a.attachment()
-	device.Families = families(a.call.conf.IPAM)
+	device.Families, device.Expected = families(a.call.conf.IPAM), a.expected
 	assigned := make(chan error, 1)
 	device.Late = func(ctx context.Context) ([]netip.Addr, error) {
 		select {
@@ -279,6 +284,15 @@ func (a *addition) attach(ctx context.Context) error {
 	})
 	err := g.Wait()
 	return a.wired(ctx, attached, err)
+}
+
+// expected are the addresses this pod will have if the transaction under way
+// succeeds.
+func (a *addition) expected() []netip.Addr {
+	if planned := a.planned.Load(); planned != nil {
+		return *planned
+	}
+	return nil
 }
 
 // yield lets the request to the datastore out before the wiring begins, which takes

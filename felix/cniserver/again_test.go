@@ -3,6 +3,7 @@ package cniserver
 import (
 	"testing"
 
+	"tortie/felix/cniserver/netconf"
 	"tortie/internal/datastore"
 )
 
@@ -12,7 +13,7 @@ func TestAddAfterDelDoesNotBelieveALaggingWatch(t *testing.T) {
 	inWorld(func(t *testing.T, w *world) {
 		r := request("ADD", "c1")
 		w.ok(r)
-		c, err := newCall(testNode, r)
+		c, err := newCall(testNode, new(netconf.Reader), r)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -49,7 +49,7 @@ func lockKey(plugin string, id journal.ID, endpoint calc.EndpointID) string {
 
 // newCall reads a request. DEL is read leniently, so that nothing stays behind
 // because its configuration is no longer accepted.
-func newCall(node string, req cniwire.Request) (call, error) {
+func newCall(node string, configs *netconf.Reader, req cniwire.Request) (call, error) {
 	c := call{command: req.Command, plugin: req.Plugin, netns: req.Netns, anyNetns: overrides(req.NetnsOverride)}
 	if err := checkRequest(req); err != nil {
 		return c, err
@@ -64,7 +64,7 @@ func newCall(node string, req cniwire.Request) (call, error) {
 			return c, err
 		}
 		c.conf.Name, c.conf.CNIVersion = id.Name, id.CNIVersion
-	} else if c.conf, err = netconf.Parse(req.Plugin, req.Config); err != nil {
+	} else if c.conf, err = configs.Parse(req.Plugin, req.Config); err != nil {
 		return c, err
 	}
 	if req.Command == "GC" {

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"tortie/felix/cniserver/netconf"
 	"tortie/internal/api"
 	"tortie/internal/control/cniwire"
 	"tortie/internal/datastore"
@@ -90,7 +91,7 @@ func TestEndpointThatComesWithItsAddressesIsLookedForAgain(t *testing.T) {
 	inWorld(func(t *testing.T, w *world) {
 		r := podRequest("ADD", "c1", "pod1")
 		r.Config = json.RawMessage(`{"cniVersion": "1.1.0", "name": "net1", "type": "calico", "ipam": {"type": "calico-ipam"}, "policy": {"type": "k8s"}}`)
-		c, err := newCall(testNode, r)
+		c, err := newCall(testNode, new(netconf.Reader), r)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -25,11 +25,14 @@ func (a *addition) result() (json.RawMessage, error) {
 	} else {
 		a.addPodResult(r)
 	}
-	converted, err := r.GetAsVersion(a.call.conf.CNIVersion)
-	if err != nil {
-		return nil, fmt.Errorf("result in CNI version %s: %w", a.call.conf.CNIVersion, err)
+	var converted types.Result = r
+	if v := a.call.conf.CNIVersion; v != r.CNIVersion {
+		var err error
+		if converted, err = r.GetAsVersion(v); err != nil {
+			return nil, fmt.Errorf("result in CNI version %s: %w", v, err)
+		}
 	}
-	out, err := json.MarshalIndent(converted, "", "  ")
+	out, err := json.Marshal(converted)
 	if err != nil {
 		return nil, fmt.Errorf("encode result: %w", err)
 	}

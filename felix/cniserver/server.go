@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"tortie/felix/cniserver/netconf"
 	"tortie/felix/journal"
 	"tortie/internal/api"
 	"tortie/internal/control/cniwire"
@@ -78,6 +79,7 @@ type Server struct {
 	endpoints *endpointStore
 	releaser  *releaser
 	locks     keyedLocks
+	configs   netconf.Reader
 }
 
 // New makes a Server. It takes up from the journal what an earlier felix left:
@@ -253,7 +255,7 @@ func (s *Server) answer(conn net.Conn, resp cniwire.Response) {
 
 // Handle carries out one call.
 func (s *Server) Handle(ctx context.Context, req cniwire.Request) cniwire.Response {
-	c, err := newCall(s.node, req)
+	c, err := newCall(s.node, &s.configs, req)
 	var result json.RawMessage
 	if err == nil {
 		result, err = s.dispatch(ctx, c)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -91,5 +92,89 @@ func TestEarlierSandboxKeepsItsDeviceUntilTheNewOneHasAddresses(t *testing.T) {
 	}
 	if err := w.net.Check(context.Background(), a); err != nil {
 		t.Errorf("the earlier sandbox: %v", err)
+	}
+}
+
+func TestExpectedAddressesAreThereWhenTheOthersCome(t *testing.T) {
+	ips := addrs("10.65.0.1", "fd65::1")
+	for name, expected := range map[string][]netip.Addr{
+		"right":          ips,
+		"another":        addrs("10.65.0.9", "fd65::1"),
+		"one too many":   addrs("10.65.0.1", "10.65.0.2", "fd65::1"),
+		"one too few":    addrs("10.65.0.1"),
+		"unusable":       addrs("127.0.0.1", "fd65::1"),
+		"nobody can say": nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, nil)
+			sooner, later := w.newPod(), w.newPod()
+			a := attachment(sooner, 1)
+			a.Addrs = ips
+			w.add(a)
+			b := late(later, 2, func(context.Context) ([]netip.Addr, error) {
+				if name == "right" {
+					w.hasAddresses(later, ips)
+				}
+				return ips, nil
+			})
+			b.Expected = func() []netip.Addr { return expected }
+			w.add(b)
+			if one, two := withoutLinkLocal(w.picture(sooner.Handle)), withoutLinkLocal(w.picture(later.Handle)); one != two {
+				t.Errorf("with addresses from the start:\n%s\nwith expected ones:\n%s", one, two)
+			}
+		})
+	}
+}
+
+// hasAddresses requires that the pod's interface has the addresses.
+func (w *world) hasAddresses(p pod, want []netip.Addr) {
+	w.Helper()
+	link, err := p.LinkByName("eth0")
+	if err != nil {
+		w.Fatal(err)
+	}
+	have, err := p.Addresses(link.Index)
+	if err != nil {
+		w.Fatal(err)
+	}
+	for _, ip := range want {
+		if !slices.ContainsFunc(have, func(a kernel.Address) bool { return a.Prefix.Addr() == ip }) {
+			w.Errorf("%s is missing among %v", ip, have)
+		}
+	}
+}
+
+func TestExpectedAddressesThatNeverComeLeaveNothing(t *testing.T) {
+	w := newWorld(t, nil)
+	p := w.newPod()
+	before := w.picture(w.node) + w.picture(p.Handle)
+	refused := errors.New("conflict")
+	a := late(p, 1, func(context.Context) ([]netip.Addr, error) { return nil, refused })
+	a.Expected = func() []netip.Addr { return addrs("10.65.0.1", "fd65::1") }
+	if _, err := w.net.Add(context.Background(), a); !errors.Is(err, refused) {
+		t.Errorf("error %v", err)
+	}
+	if after := w.picture(w.node) + w.picture(p.Handle); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+}
+
+// With its last IPv4 address an interface loses its IPv4 routes: the new ones come
+// first.
+func TestRepeatedAddWithOtherAddressesKeepsTheRoutes(t *testing.T) {
+	w := newWorld(t, nil)
+	fresh, again := w.newPod(), w.newPod()
+	a := attachment(fresh, 1)
+	a.Addrs = addrs("10.65.0.2", "fd65::2")
+	w.add(a)
+	b := attachment(again, 2)
+	b.Addrs = addrs("10.65.0.1", "fd65::1")
+	w.add(b)
+	b.Addrs = a.Addrs
+	if _, err := w.net.Add(context.Background(), b); err != nil {
+		t.Fatal(err)
+	}
+	if one, two := withoutLinkLocal(w.picture(fresh.Handle)), withoutLinkLocal(w.picture(again.Handle)); one != two {
+		t.Errorf("a fresh pod:\n%s\na repeated ADD:\n%s", one, two)
 	}
 }

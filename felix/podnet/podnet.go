@@ -108,6 +108,10 @@ type Attachment struct {
 	// no other.
 	Late     func(context.Context) ([]netip.Addr, error)
 	Families []kernel.Family
+	// Expected tells what Late will probably bring, nil when nobody knows. A new
+	// interface gets those addresses while the others are awaited: in the pod alone
+	// an address does nothing, for no route leads there. May be nil.
+	Expected func() []netip.Addr
 	MTU      int // 0 for the kernel's default, 1500
 	// NumQueues is the number of transmit and receive queues; 0 is one.
 	NumQueues int

@@ -23,6 +23,9 @@ type wiring struct {
 	pod    kernel.Link // the pod's end
 	// adopted says that the pair was there before: then nothing of it is undone.
 	adopted bool
+	// prepared are the addresses that were assigned in the expectation that they will
+	// be the ones.
+	prepared []netip.Addr
 	// loWasDown and old are the namespace's own state before us.
 	loWasDown bool
 	old       []kernel.Setting
@@ -57,6 +60,7 @@ func steps() []step {
 		{name: "set pod's sysctls", do: setPodSysctls, undo: restorePodSysctls},
 		{name: "set up pod's end", do: setUpPodEnd, undo: downLoopback},
 		// Last, so that little is left to do when the addresses come late.
+		{name: "prepare addresses", do: prepareAddresses},
 		{name: "await addresses", do: awaitAddresses},
 		{name: "assign addresses", do: assignAddresses},
 	}
@@ -199,6 +203,20 @@ func downLoopback(w *wiring) error {
 	return w.inside.SetDown(loopbackIndex)
 }
 
+// prepareAddresses assigns what is expected, unless an interface is adopted: that
+// one may serve a pod.
+func prepareAddresses(_ context.Context, w *wiring) error {
+	if !w.a.awaited() || w.a.Expected == nil || w.adopted {
+		return nil
+	}
+	expected := w.a
+	if expected.Addrs = w.a.Expected(); expected.Addrs == nil || expected.validateAddrs() != nil {
+		return nil
+	}
+	w.prepared = expected.Addrs
+	return w.assign(w.prepared)
+}
+
 // awaitAddresses makes the addresses known; done once, it does nothing more.
 func awaitAddresses(ctx context.Context, w *wiring) error {
 	if !w.a.awaited() {
@@ -220,19 +238,28 @@ func awaitAddresses(ctx context.Context, w *wiring) error {
 }
 
 func assignAddresses(_ context.Context, w *wiring) error {
-	if w.adopted {
-		if err := dropOtherAddresses(w); err != nil {
-			return err
-		}
+	if w.prepared != nil && slices.Equal(w.prepared, w.a.Addrs) {
+		return nil
 	}
+	if err := w.assign(w.a.Addrs); err != nil {
+		return err
+	}
+	if w.adopted || w.prepared != nil {
+		// Only now: with the last IPv4 address of an interface go its routes.
+		return dropOtherAddresses(w)
+	}
+	return nil
+}
+
+func (w *wiring) assign(addrs []netip.Addr) error {
 	var changes []kernel.Change
-	for _, ip := range w.a.Addrs {
+	for _, ip := range addrs {
 		changes = append(changes, kernel.LinkAddress{Link: w.pod.Index, Prefix: prefix(ip)})
 	}
 	return cmp.Or(w.inside.Apply(changes...)...)
 }
 
-// dropOtherAddresses takes from an adopted interface what it is not to have.
+// dropOtherAddresses takes from an interface what it is not to have.
 func dropOtherAddresses(w *wiring) error {
 	have, err := w.inside.Addresses(w.pod.Index)
 	if err != nil {
