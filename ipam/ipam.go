@@ -58,6 +58,9 @@ type Request struct {
 	Use v3.IPPoolAllowedUse
 	// With is written in the same transaction as the addresses; nil for nothing.
 	With *Companion
+	// Sent is a hint that the transaction is on its way, as datastore.WithSent gives
+	// it; nil for nobody. It must return at once and may be called more than once.
+	Sent func()
 }
 
 // Companion is an object that comes into being together with the addresses it

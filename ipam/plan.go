@@ -230,6 +230,15 @@ func (p *plan) undo(d *doubt) bool {
 	return true
 }
 
+// sent tells the calls that their addresses are on the way to the store.
+func (p *plan) sent() {
+	for c := range p.assigned {
+		if c.assign.Sent != nil {
+			c.assign.Sent()
+		}
+	}
+}
+
 // touch makes the plan write a block without changing it, so that an earlier
 // transaction whose outcome is unknown can't take effect any more.
 func (p *plan) touch(prefix netip.Prefix) { p.stage(prefix) }

@@ -351,7 +351,7 @@ func (w *writer) attributes(r *Request) api.BlockAttributes {
 // brought forward.
 func (w *writer) commit(ctx context.Context, p *plan) bool {
 	ops := p.operations()
-	rev, err := w.client.Txn(ctx, ops...)
+	rev, err := w.client.Txn(datastore.WithSent(ctx, p.sent), ops...)
 	var conflict *datastore.ConflictError
 	switch {
 	case err == nil:

@@ -8,8 +8,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"runtime"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -147,7 +147,7 @@ func (s *Server) attachedElsewhere(ctx context.Context, c call) (wep *api.Worklo
 func (a *addition) steps() []step {
 	begin := []step{
 		{"record the attachment", a.begin, a.abandon},
-		{"assign addresses", a.assign, nil},
+		{"assign addresses", func(ctx context.Context) error { return a.assign(ctx, nil) }, nil},
 	}
 	finish := step{"record the attachment", a.finish, nil}
 	if a.call.plugin == pluginIPAM {
@@ -179,13 +179,15 @@ func (a *addition) abandon(context.Context) error {
 	return a.server.releaser.take(a.entry)
 }
 
-func (a *addition) assign(ctx context.Context) error {
+// assign gets the addresses; sent is called when the request for them is on its way.
+func (a *addition) assign(ctx context.Context, sent func()) error {
 	s, conf := a.server, a.call.conf
 	req := ipam.Request{
 		Handle: handleOf(a.call.id),
 		Pools4: conf.IPAM.Pools4, Pools6: conf.IPAM.Pools6,
 		Namespace: a.call.args.K8sNamespace,
 		Attrs:     map[string]string{},
+		Sent:      sent,
 	}
 	if conf.IPAM.IPv4 {
 		req.Num4 = 1
@@ -264,9 +266,12 @@ func (a *addition) attach(ctx context.Context) error {
 		}
 	}
 	g, gctx := errgroup.WithContext(ctx)
+	sent := make(chan struct{})
+	tellSent := sync.OnceFunc(func() { close(sent) })
 	g.Go(func() error {
+		defer tellSent()
 		// Not with gctx: an assignment that is broken off leaves doubt.
-		err := a.assign(ctx)
+		err := a.assign(ctx, tellSent)
 		assigned <- err
 		if err != nil || a.published {
 			return err
@@ -275,7 +280,9 @@ func (a *addition) attach(ctx context.Context) error {
 	})
 	var attached podnet.Attached
 	g.Go(func() (err error) {
-		yield()
+		// The store first: it has its own work to do, and on a machine of few
+		// processors the wiring would keep the request from leaving.
+		<-sent
 		attached, err = s.pods.Add(gctx, device)
 		if errors.Is(err, errNotAssigned) {
 			return nil // the assignment says why
@@ -293,18 +300,6 @@ func (a *addition) expected() []netip.Addr {
 		return *planned
 	}
 	return nil
-}
-
-// yield lets the request to the datastore out before the wiring begins, which takes
-// the processor for as long as the datastore takes to answer: begun in the other
-// order they would follow one another on a machine of few processors. The request
-// passes through three goroutines (ipam's writer, gRPC's stream, its transport),
-// and each call lets those that are ready run. It is no synchronisation: nothing
-// breaks when one of them is slower.
-func yield() {
-	for range 3 {
-		runtime.Gosched()
-	}
 }
 
 // errNotAssigned: the wiring ends because the assignment failed.

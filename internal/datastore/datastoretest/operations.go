@@ -3,6 +3,7 @@ package datastoretest
 import (
 	"errors"
 	"strconv"
+	"sync/atomic"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -28,6 +29,20 @@ func testOperations(s *suite) {
 		_, err := s.Client.Get(s.ctx, poolKey("absent"))
 		if !errors.Is(err, datastore.ErrNotFound) {
 			s.Errorf("got %v", err)
+		}
+	})
+	s.sub("TellsWhenATransactionIsSent", func(s *suite) {
+		var sent atomic.Int32
+		ctx := datastore.WithSent(s.ctx, func() { sent.Add(1) })
+		if _, err := s.Client.Txn(ctx, datastore.Create(poolKey("sent"), pool("sent", "10.9.0.0/16"))); err != nil {
+			s.Fatal(err)
+		}
+		if sent.Load() == 0 {
+			s.Error("a transaction was carried out and never sent")
+		}
+		before := sent.Load()
+		if _, err := s.Client.Txn(ctx); err == nil || sent.Load() != before {
+			s.Errorf("one that can't be sent: %v, told %d times", err, sent.Load()-before)
 		}
 	})
 	s.sub("RevisionsGrow", func(s *suite) {

@@ -106,6 +106,7 @@ func New(ctx context.Context, cfg Config, reg *api.Registry, log *slog.Logger) (
 			grpc.WithPerRPCCredentials(auth),
 			grpc.WithChainUnaryInterceptor(auth.unary),
 			grpc.WithIdleTimeout(0),
+			grpc.WithStatsHandler(sentHandler{}),
 			grpc.WithStaticStreamWindowSize(streamWindow),
 			grpc.WithStaticConnWindowSize(connWindow),
 			grpc.WithConnectParams(grpc.ConnectParams{

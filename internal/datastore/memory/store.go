@@ -208,6 +208,7 @@ func (s *Store) Txn(ctx context.Context, ops ...datastore.Op) (datastore.Revisio
 	if err := s.ready(ctx); err != nil {
 		return 0, fmt.Errorf("transaction: %w", err)
 	}
+	datastore.Sent(ctx)
 	rev, err := s.apply(steps)
 	if s.loseReplies > 0 {
 		s.loseReplies--
