@@ -77,7 +77,7 @@ func TestRangesDoNotOverlap(t *testing.T) {
 	want := []datastore.Range{
 		{Kind: api.KindIPPool},
 		{Kind: api.KindNode},
-		{Kind: api.KindWorkloadEndpoint},
+		{Kind: api.KindWorkloadEndpoint, Delay: endpointDelay},
 		{Kind: api.KindBlockAffinity, NamePrefix: "host:a/"},
 		{Kind: api.KindBlockAffinity, NamePrefix: "host:b/"},
 	}

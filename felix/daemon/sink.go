@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"time"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 
@@ -71,12 +72,20 @@ func (p *problemLog) report(problems []calc.Problem) {
 	p.told = now
 }
 
+// endpointDelay is how much later than it could felix hears of endpoints. Those of
+// this node it has written itself: the echo of a burst of pods comes in one piece, and
+// not while the ADD at its origin is still being answered.
+const endpointDelay = 5 * time.Millisecond
+
 // ranges joins what the followers want to see. The Syncer wants no overlaps, so a
 // range within another is left out.
 func ranges(wanted ...[]datastore.Range) []datastore.Range {
 	var all []datastore.Range
 	for _, list := range wanted {
 		for _, r := range list {
+			if r.Kind == api.KindWorkloadEndpoint {
+				r.Delay = endpointDelay
+			}
 			all = addRange(all, r)
 		}
 	}

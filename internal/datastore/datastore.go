@@ -62,6 +62,10 @@ type Range struct {
 	// it only the last, when the time is over. For readers whom every version costs
 	// more than it tells. 0: every version is told.
 	Coalesce time.Duration
+	// Delay lets a watch wait for this long after a change, and then tell all that has
+	// changed by then together, of each key the last version. For readers who lose
+	// nothing by hearing later. It stands instead of Coalesce. 0: at once.
+	Delay time.Duration
 }
 
 // String is the form used in messages: "IPPool", "WorkloadEndpoint(ns1/node1-*)".

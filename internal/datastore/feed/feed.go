@@ -48,7 +48,11 @@ func (f *Feed) Events() <-chan []datastore.Event { return f.events }
 // Put hands on the changes of whole transactions, in their order; it waits for the
 // reader. It is false when the watch has ended. It is called from one goroutine.
 func (f *Feed) Put(changes []record.Change) bool {
-	if f.rng.Coalesce > 0 {
+	switch {
+	case f.rng.Delay > 0:
+		f.holdAll(changes)
+		return f.ctx.Err() == nil
+	case f.rng.Coalesce > 0:
 		changes = f.admit(changes)
 	}
 	return f.tell(changes)
@@ -77,6 +81,16 @@ func (f *Feed) tell(changes []record.Change) bool {
 	case f.events <- events:
 		return true
 	}
+}
+
+// holdAll keeps changes until the Delay of the first is over.
+func (f *Feed) holdAll(changes []record.Change) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, ch := range changes {
+		f.held[ch.Path] = ch
+	}
+	f.arm(time.Now())
 }
 
 // admit gives the changes to tell at once and holds the rest.
@@ -116,14 +130,22 @@ func (f *Feed) arm(now time.Time) {
 	if len(f.held) == 0 || f.timer != nil || f.telling || f.closed {
 		return
 	}
+	f.timers.Add(1)
+	f.timer = time.AfterFunc(f.pause(now), f.release)
+}
+
+// pause is how long the next of what is held has to wait.
+func (f *Feed) pause(now time.Time) time.Duration {
+	if f.rng.Delay > 0 {
+		return f.rng.Delay
+	}
 	next := now.Add(f.rng.Coalesce)
 	for path := range f.held {
 		if until := f.quiet[path]; until.Before(next) {
 			next = until
 		}
 	}
-	f.timers.Add(1)
-	f.timer = time.AfterFunc(next.Sub(now), f.release)
+	return next.Sub(now)
 }
 
 // release tells what has been held long enough.
@@ -142,7 +164,7 @@ func (f *Feed) due() (due []record.Change) {
 	f.timer, f.telling = nil, true
 	now := time.Now()
 	for path, ch := range f.held {
-		if !now.Before(f.quiet[path]) {
+		if f.rng.Delay > 0 || !now.Before(f.quiet[path]) {
 			f.quiet[path] = now.Add(f.rng.Coalesce)
 			delete(f.held, path)
 			due = append(due, ch)

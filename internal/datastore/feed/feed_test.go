@@ -38,9 +38,14 @@ type bench struct {
 
 // newBench reads a feed, each batch after a pause.
 func newBench(coalesce time.Duration, pause func() time.Duration) *bench {
+	return newBenchOf(datastore.Range{Coalesce: coalesce}, pause)
+}
+
+func newBenchOf(r datastore.Range, pause func() time.Duration) *bench {
+	r.Kind = api.KindIPAMHandle
 	ctx, stop := context.WithCancel(context.Background())
 	b := &bench{start: time.Now(), done: make(chan struct{}), stop: stop}
-	b.feed = feed.New(ctx, record.NewCodec(api.NewRegistry()), datastore.Range{Kind: api.KindIPAMHandle, Coalesce: coalesce})
+	b.feed = feed.New(ctx, record.NewCodec(api.NewRegistry()), r)
 	go func() {
 		defer close(b.done)
 		for events := range b.feed.Events() {
@@ -131,6 +136,44 @@ func TestNothingIsHeldWithoutCoalesce(t *testing.T) {
 		b.put("a", "a")
 		b.put("a")
 		b.expect(t, "a@1 after 0s", "a@2 after 0s", "a@3 after 0s")
+	})
+}
+
+func TestADelayGathersWhatComesWithinIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBenchOf(datastore.Range{Delay: window}, promptly)
+		b.put("a", "b")
+		b.expect(t)
+		time.Sleep(window - time.Millisecond)
+		b.put("a", "c")
+		b.remove("b")
+		time.Sleep(time.Millisecond)
+		b.expect(t, "a@3 after 100ms", "c@4 after 100ms", "no b@5 after 100ms")
+		b.put("a")
+		time.Sleep(time.Second)
+		told := []string{"a@3 after 100ms", "c@4 after 100ms", "no b@5 after 100ms", "a@6 after 200ms"}
+		b.expect(t, told...)
+		b.put("a")
+		b.end() // what waits is lost with the watch
+		b.expect(t, told...)
+	})
+}
+
+// TestADelayWhileTheReaderIsSlow: what comes while it reads waits, and is told after
+// it with the last version of each key.
+func TestADelayWhileTheReaderIsSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBenchOf(datastore.Range{Delay: window}, func() time.Duration { return time.Second })
+		defer b.end()
+		for range 200 {
+			b.put("a")
+			time.Sleep(10 * time.Millisecond)
+		}
+		time.Sleep(3 * time.Second)
+		synctest.Wait()
+		if n := len(b.seen); n < 3 || n > 6 || b.seen[n-1].rev != 200 {
+			t.Errorf("told of %v", b.seen)
+		}
 	})
 }
 
