@@ -26,6 +26,8 @@ type bench struct {
 	bin           string
 	rounds, burst int
 	rows          []row
+	empty         string // an empty static Go program
+	alone         sample // a burst of ADDs without the plugin's processes
 }
 
 // plugin is one CNI plugin under measurement.
@@ -73,16 +75,7 @@ func (b *bench) call(p plugin, verb string, pod *lab.Pod) (time.Duration, error)
 // process compares the plugin with an empty static Go program. What answers is a
 // bare socket, so that nothing but the process itself is measured.
 func (b *bench) process(ctx context.Context) error {
-	dir, err := os.MkdirTemp("", "tortie-bench")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.RemoveAll(dir) }()
-	empty, err := buildEmpty(ctx, dir)
-	if err != nil {
-		return err
-	}
-	socket := filepath.Join(dir, "sock")
+	socket := filepath.Join(filepath.Dir(b.empty), "sock")
 	l, err := net.Listen("unix", socket)
 	if err != nil {
 		return err
@@ -109,7 +102,7 @@ func (b *bench) process(ctx context.Context) error {
 		}
 		ours = append(ours, time.Since(began))
 		began = time.Now()
-		if err := exec.CommandContext(ctx, empty).Run(); err != nil {
+		if err := exec.CommandContext(ctx, b.empty).Run(); err != nil {
 			return err
 		}
 		theirs = append(theirs, time.Since(began))
@@ -184,8 +177,7 @@ func (b *bench) oneAtATime(ctx context.Context) error {
 	return b.removeSandboxes(slices.Concat(pods[0], pods[1]))
 }
 
-// sixteenAtOnce measures the time per pod of a burst, and beside it that of the
-// bare veth pairs, one after the other, which the kernel does not do in parallel.
+// sixteenAtOnce measures the time per pod of a burst.
 func (b *bench) sixteenAtOnce(context.Context) error {
 	ours, err := b.ours()
 	if err != nil {
@@ -239,8 +231,16 @@ func (b *bench) removeSandboxes(pods []*lab.Pod) error {
 	return nil
 }
 
-// together runs a verb for all pods, sixteen at a time, and returns the time per pod.
+// together runs a plugin for all pods, sixteen at a time, and returns the time per
+// pod.
 func (b *bench) together(p plugin, verb string, pods []*lab.Pod) (time.Duration, error) {
+	return together(pods, func(pod *lab.Pod) error {
+		_, err := b.call(p, verb, pod)
+		return err
+	})
+}
+
+func together(pods []*lab.Pod, do func(*lab.Pod) error) (time.Duration, error) {
 	slots := make(chan struct{}, atOnce)
 	errc := make(chan error, len(pods))
 	var wg sync.WaitGroup
@@ -248,7 +248,7 @@ func (b *bench) together(p plugin, verb string, pods []*lab.Pod) (time.Duration,
 	for _, pod := range pods {
 		slots <- struct{}{}
 		wg.Go(func() {
-			if _, err := b.call(p, verb, pod); err != nil {
+			if err := do(pod); err != nil {
 				errc <- err
 			}
 			<-slots

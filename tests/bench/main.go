@@ -41,8 +41,16 @@ func run(ctx context.Context, bin string, rounds, burst int) (err error) {
 			err = downErr
 		}
 	}()
+	dir, err := os.MkdirTemp("", "tortie-bench")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
 	b := &bench{lab: l, bin: bin, rounds: rounds, burst: burst}
-	for _, part := range []func(context.Context) error{b.process, b.oneAtATime, b.sixteenAtOnce, b.floors} {
+	if b.empty, err = buildEmpty(ctx, dir); err != nil {
+		return err
+	}
+	for _, part := range []func(context.Context) error{b.process, b.oneAtATime, b.sixteenAtOnce, b.felixAlone, b.floors} {
 		if err := part(ctx); err != nil {
 			return err
 		}

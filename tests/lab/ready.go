@@ -36,12 +36,16 @@ func (l *Lab) WaitReady(ctx context.Context) error {
 
 // FelixReady asks the CNI plugin of a node whether an ADD would be served.
 func (l *Lab) FelixReady(ctx context.Context, node string) error {
-	socket := fmt.Sprintf("/proc/%d/root/run/calico/felix-cni.sock", l.st.Holders[node].PID)
-	if _, err := os.Stat(socket); err != nil {
+	if _, err := os.Stat(l.CNISocket(node)); err != nil {
 		return fmt.Errorf("felix: %w", err)
 	}
 	_, err := l.CNI(ctx, "STATUS", &Pod{Node: node})
 	return err
+}
+
+// CNISocket is felix's socket on a node, as a path outside of the node.
+func (l *Lab) CNISocket(node string) string {
+	return fmt.Sprintf("/proc/%d/root/run/calico/felix-cni.sock", l.st.Holders[node].PID)
 }
 
 // PeersEstablished says which sessions of a node are not up, if any.
