@@ -205,6 +205,46 @@ func TestAutoAssignWritesUpstreamsFormat(t *testing.T) {
 	}
 }
 
+// recorder keeps what is written.
+type recorder struct {
+	datastore.Client
+	written []datastore.Op
+}
+
+func (r *recorder) Txn(ctx context.Context, ops ...datastore.Op) (datastore.Revision, error) {
+	r.written = append(r.written, ops...)
+	return r.Client.Txn(ctx, ops...)
+}
+
+// TestWhatAnAssignmentWritesIsEncodedTheQuickWay: the JSON encoder, which takes what
+// the quick way doesn't, takes more than one piece of memory.
+func TestWhatAnAssignmentWritesIsEncodedTheQuickWay(t *testing.T) {
+	c := newCluster(t, newPool("p", "10.0.0.0/16"), newNode("n", nil))
+	client := &recorder{Client: c.store}
+	a := c.allocator("n", client)
+	for i := range 64 {
+		_, err := a.AutoAssign(t.Context(), ipam.Request{
+			Handle: ipam.HandleID(fmt.Sprintf("net1.%064d", i)), Num4: 1, Namespace: "ns1", Attrs: map[string]string{api.AttributePod: fmt.Sprint("pod-", i)},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	reg, encoded := api.NewRegistry(), map[api.Kind]int{}
+	for _, op := range client.written {
+		if op.Key.Kind != api.KindIPAMBlock && op.Key.Kind != api.KindIPAMHandle || op.Object == nil {
+			continue
+		}
+		encoded[op.Key.Kind]++
+		if n := testing.AllocsPerRun(10, func() { _, _ = reg.Encode(op.Object, op.Unknown) }); n > 1 {
+			t.Errorf("%s is encoded in %v pieces of memory", op.Key, n)
+		}
+	}
+	if encoded[api.KindIPAMBlock] < 64 || encoded[api.KindIPAMHandle] < 64 {
+		t.Errorf("written: %v", encoded)
+	}
+}
+
 func TestAutoAssignTakesOldestFreeAddress(t *testing.T) {
 	c := newCluster(t, newPool("p", "10.0.0.0/30", blockSize(30)), newNode("n", nil))
 	a := c.allocator("n")

@@ -83,6 +83,22 @@ func TestAddOfPodUsesUpstreamsNames(t *testing.T) {
 	})(t)
 }
 
+// TestEndpointOfAnAddIsEncodedTheQuickWay: the JSON encoder, which takes what the quick
+// way doesn't, takes more than one piece of memory.
+func TestEndpointOfAnAddIsEncodedTheQuickWay(t *testing.T) {
+	inWorld(func(t *testing.T, w *world) {
+		w.ok(request("ADD", "cont1"))
+		r := podRequest("ADD", "sandbox1", "my-pod")
+		r.Config = json.RawMessage(`{"cniVersion": "1.0.0", "name": "k8s-pod-network", "type": "calico", "ipam": {"type": "calico-ipam", "assign_ipv6": "true"}, "policy": {"type": "k8s"}}`)
+		w.ok(r)
+		for _, wep := range []*api.WorkloadEndpoint{w.endpoint("default", "node1-cni-cont1-eth0"), w.endpoint("ns1", "node1-k8s-my--pod-eth0")} {
+			if n := testing.AllocsPerRun(100, func() { _, _ = w.reg.Encode(wep, api.Unknown{}) }); n > 1 {
+				t.Errorf("%s is encoded in %v pieces of memory", wep.Name, n)
+			}
+		}
+	})(t)
+}
+
 func TestAddResultInEveryVersion(t *testing.T) {
 	for _, v := range version.All.SupportedVersions() {
 		t.Run(v, inWorld(func(t *testing.T, w *world) {

@@ -56,6 +56,11 @@ func (r *Registry) Encode(obj Object, unknown Unknown) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode: %w", err)
 	}
+	if d.writePlain != nil && unknown.Empty() {
+		if out, ok := d.writePlain(obj); ok {
+			return out, nil
+		}
+	}
 	out, err := d.encode(obj, unknown.storedName)
 	if err == nil && len(unknown.raw) > 0 {
 		out, err = d.merge(unknown.raw, out)
@@ -146,7 +151,7 @@ func (d *definition) read(obj Object, value []byte) (unknown Unknown, err error)
 	switch {
 	case len(value) == 0 && d.info.Kind == KindBlockAffinity:
 		return unknown, nil // Calico's first releases wrote affinities without a value
-	case d.plain != nil && d.plain(obj, value):
+	case d.readPlain != nil && d.readPlain(obj, value):
 		return unknown, nil
 	}
 	strict, err := kjson.UnmarshalStrict(value, d.target(obj), kjson.DisallowUnknownFields)

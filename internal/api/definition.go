@@ -10,18 +10,19 @@ import (
 // definition is everything the registry knows of one kind.
 type definition struct {
 	info Info
-	// is tells whether an object has this kind's Go type.
-	is func(Object) bool
 	// parts gives what is stored: metadata and spec, and for a few kinds a
 	// status (nil otherwise). For IPAM kinds only spec is used.
 	parts func(Object) parts
 	// target is what a stored value is decoded into. It points into the object,
 	// so that decoding fills the object.
 	target func(Object) any
-	// plain reads a stored value as decoding into target would, if it is in the
+	// readPlain reads a stored value as decoding into target would, if it is in the
 	// form that programs write; false leaves the object as it was. nil for kinds
 	// that are not read often.
-	plain func(Object, []byte) bool
+	readPlain func(Object, []byte) bool
+	// writePlain gives the stored value that encoding parts would, or false for an
+	// object that it does not write. nil for kinds that are not written often.
+	writePlain func(Object) ([]byte, bool)
 	// ipam marks the kinds whose stored value is the bare spec.
 	ipam bool
 	// identify completes an object of an IPAM kind from its key after decoding.
@@ -59,7 +60,6 @@ func resource[T any, P interface {
 	}
 	return definition{
 		info:   Info{Kind: kind, Plural: plural, Aliases: aliases, New: newObject},
-		is:     func(o Object) bool { _, ok := o.(P); return ok },
 		parts:  func(o Object) parts { return split(o.(P)) },
 		target: func(o Object) any { return o },
 	}
@@ -86,6 +86,12 @@ func defaulted[P Object](d definition, set func(P)) definition {
 // checked adds the validation of a kind.
 func checked[P Object](d definition, check func(*checker, P)) definition {
 	d.validate = func(c *checker, o Object) { check(c, o.(P)) }
+	return d
+}
+
+// plainlyWritten gives a kind a quick way to its stored value.
+func plainlyWritten[P Object](d definition, write func(P) ([]byte, bool)) definition {
+	d.writePlain = func(o Object) ([]byte, bool) { return write(o.(P)) }
 	return d
 }
 

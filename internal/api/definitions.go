@@ -94,8 +94,8 @@ func endpointDefinitions() []definition {
 		checked(resource(KindNode, "nodes", func(o *Node) parts {
 			return parts{meta: &o.ObjectMeta, spec: &o.Spec, status: &o.Status}
 		}, "no", "nos"), checkNode),
-		checked(defaulted(resource(KindWorkloadEndpoint, "workloadendpoints", func(o *WorkloadEndpoint) parts {
+		plainlyWritten(checked(defaulted(resource(KindWorkloadEndpoint, "workloadendpoints", func(o *WorkloadEndpoint) parts {
 			return parts{meta: &o.ObjectMeta, spec: &o.Spec}
-		}, "wep", "weps"), defaultWorkloadEndpoint), checkWorkloadEndpoint).namespaced(),
+		}, "wep", "weps"), defaultWorkloadEndpoint), checkWorkloadEndpoint), writePlainWorkloadEndpoint).namespaced(),
 	}
 }

@@ -27,13 +27,14 @@ func ipamDefinitions() []definition {
 		return parts{spec: &o.Spec}
 	}), checkIPAMBlock)
 	block.target = func(o Object) any { return &o.(*IPAMBlock).Spec }
-	block.plain = func(o Object, value []byte) bool {
+	block.readPlain = func(o Object, value []byte) bool {
 		spec, ok := readPlainBlock(value)
 		if ok {
 			o.(*IPAMBlock).Spec = spec
 		}
 		return ok
 	}
+	block.writePlain = func(o Object) ([]byte, bool) { return writePlainBlock(&o.(*IPAMBlock).Spec) }
 	block.identify = identifyIPAMBlock
 	block.nameOf = func(o Object) string { return o.(*IPAMBlock).Spec.CIDR }
 
@@ -47,6 +48,7 @@ func ipamDefinitions() []definition {
 		return parts{spec: storedHandle{Block: o.Spec.Block, Deleted: o.Spec.Deleted}}
 	}), checkIPAMHandle)
 	handle.target = func(o Object) any { return &o.(*IPAMHandle).Spec }
+	handle.writePlain = func(o Object) ([]byte, bool) { return writePlainHandle(&o.(*IPAMHandle).Spec) }
 	handle.identify = identifyIPAMHandle
 	handle.nameOf = func(o Object) string { return o.(*IPAMHandle).Spec.HandleID }
 

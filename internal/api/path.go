@@ -3,6 +3,7 @@ package api
 import (
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 )
 
@@ -88,8 +89,9 @@ func parseBlock(s string) (netip.Prefix, error) {
 	if block.Addr().Is4In6() {
 		return netip.Prefix{}, fmt.Errorf("block %q: an IPv4-mapped IPv6 address is not allowed", s)
 	}
-	if canonical := block.Masked().String(); canonical != s {
-		return netip.Prefix{}, fmt.Errorf("block %q: want %s", s, canonical)
+	var room [64]byte
+	if canonical := block.Masked().AppendTo(room[:0]); string(canonical) != s {
+		return netip.Prefix{}, fmt.Errorf("block %q: want %s", s, string(canonical))
 	}
 	return block, nil
 }
@@ -100,7 +102,7 @@ func blockPath(block netip.Prefix) string {
 	if block.Addr().Is6() {
 		family = "ipv6"
 	}
-	return fmt.Sprintf("%s/block/%s-%d", family, block.Addr(), block.Bits())
+	return family + "/block/" + block.Addr().String() + "-" + strconv.Itoa(block.Bits())
 }
 
 // parseBlockPath is the inverse of blockPath.

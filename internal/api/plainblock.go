@@ -26,8 +26,9 @@ type blockReader struct {
 	last [5]string
 }
 
+// ownerNames are the well-known names of attributes, sorted.
 func ownerNames() [5]string {
-	return [...]string{AttributeNode, AttributeNamespace, AttributePod, AttributeTimestamp, AttributeType}
+	return [...]string{AttributeNamespace, AttributeNode, AttributePod, AttributeTimestamp, AttributeType}
 }
 
 func (r *blockReader) block() {

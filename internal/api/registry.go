@@ -2,6 +2,7 @@ package api
 
 import (
 	"fmt"
+	"reflect"
 	"strings"
 
 	"github.com/projectcalico/api/pkg/lib/numorstring"
@@ -28,12 +29,14 @@ type Info struct {
 type Registry struct {
 	kinds  []Info
 	byName map[string]int // lower-case kind, plural and aliases → index
-	defs   []definition   // parallel to kinds
+	byKind map[Kind]int
+	byType map[reflect.Type]int
+	defs   []definition // parallel to kinds
 }
 
 // NewRegistry makes the registry of all kinds.
 func NewRegistry() *Registry {
-	r := &Registry{byName: map[string]int{}}
+	r := &Registry{byName: map[string]int{}, byKind: map[Kind]int{}, byType: map[reflect.Type]int{}}
 	schemas := newSchemaBuilder()
 	for i, d := range definitions() {
 		d.schema = schemas.of(d.target(d.info.New()))
@@ -43,6 +46,8 @@ func NewRegistry() *Registry {
 		}
 		r.defs = append(r.defs, d)
 		r.kinds = append(r.kinds, d.info)
+		r.byKind[d.info.Kind] = i
+		r.byType[reflect.TypeOf(d.info.New())] = i
 		names := append([]string{strings.ToLower(string(d.info.Kind)), d.info.Plural}, d.info.Aliases...)
 		for _, name := range names {
 			r.byName[name] = i
@@ -77,15 +82,11 @@ func (r *Registry) New(kind Kind) (Object, error) {
 // and name. The key of a BlockAffinity comes from its spec and that of an
 // IPAMBlock from its CIDR, unless the object is named.
 func (r *Registry) KeyOf(obj Object) (Key, error) {
-	kind, err := r.kindOf(obj)
+	d, err := r.definitionOf(obj)
 	if err != nil {
 		return Key{}, fmt.Errorf("key of an object: %w", err)
 	}
-	d, err := r.definition(kind)
-	if err != nil {
-		return Key{}, err
-	}
-	key := Key{Kind: kind, Name: obj.GetName()}
+	key := Key{Kind: d.info.Kind, Name: obj.GetName()}
 	if d.info.Namespaced {
 		key.Namespace = obj.GetNamespace()
 	}
@@ -98,31 +99,21 @@ func (r *Registry) KeyOf(obj Object) (Key, error) {
 	return key, nil
 }
 
-// kindOf tells the kind from the Go type, so that an object whose TypeMeta was
-// left empty is still known.
-func (r *Registry) kindOf(obj Object) (Kind, error) {
-	for i := range r.defs {
-		if r.defs[i].is(obj) {
-			return r.defs[i].info.Kind, nil
-		}
-	}
-	return "", fmt.Errorf("type %T is not a resource of %s", obj, GroupVersion)
-}
-
 // definition finds the definition of a kind by its exact name.
 func (r *Registry) definition(kind Kind) (*definition, error) {
-	i, ok := r.byName[strings.ToLower(string(kind))]
-	if !ok || r.kinds[i].Kind != kind {
+	i, ok := r.byKind[kind]
+	if !ok {
 		return nil, fmt.Errorf("kind %q is unknown", kind)
 	}
 	return &r.defs[i], nil
 }
 
-// definitionOf finds the definition for an object's Go type.
+// definitionOf finds the definition for an object's Go type, so that an object
+// whose TypeMeta was left empty is still known.
 func (r *Registry) definitionOf(obj Object) (*definition, error) {
-	kind, err := r.kindOf(obj)
-	if err != nil {
-		return nil, err
+	i, ok := r.byType[reflect.TypeOf(obj)]
+	if !ok {
+		return nil, fmt.Errorf("type %T is not a resource of %s", obj, GroupVersion)
 	}
-	return r.definition(kind)
+	return &r.defs[i], nil
 }

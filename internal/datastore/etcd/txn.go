@@ -21,8 +21,8 @@ func (c *Client) Txn(ctx context.Context, ops ...datastore.Op) (datastore.Revisi
 	if err != nil {
 		return 0, err
 	}
-	var compares []clientv3.Cmp
-	var writes []clientv3.Op
+	compares := make([]clientv3.Cmp, 0, len(steps))
+	writes := make([]clientv3.Op, 0, len(steps))
 	reads := make([]clientv3.Op, 0, len(steps))
 	for _, s := range steps {
 		if s.Compares() {
@@ -30,7 +30,9 @@ func (c *Client) Txn(ctx context.Context, ops ...datastore.Op) (datastore.Revisi
 		}
 		switch {
 		case s.Writes():
-			writes = append(writes, clientv3.OpPut(s.Path, string(s.Value)))
+			put := clientv3.OpPut(s.Path, "")
+			put.WithValueBytes(s.Value) // OpPut takes a string and copies it
+			writes = append(writes, put)
 		case s.Deletes():
 			writes = append(writes, clientv3.OpDelete(s.Path))
 		}
