@@ -34,6 +34,9 @@ func ofPods() kernel.Ignore {
 const (
 	// settle gathers the kernel events of one change, such as a link that comes up.
 	settle = 50 * time.Millisecond
+	// readPace bounds how often the kernel is read while events keep coming, as on a
+	// node where another network's containers come and go.
+	readPace = 250 * time.Millisecond
 	// tick is how often something that failed is tried again, and how exactly the
 	// restart timers are kept.
 	tick = time.Second
@@ -60,7 +63,8 @@ type engine struct {
 	started time.Time
 
 	plan    plan
-	planned bool // plan is a plan
+	planned bool      // plan is a plan
+	readAt  time.Time // when the kernel was last read
 	names   map[netip.Addr]topology.Peer
 	// Why the last attempt failed; retried until nil.
 	speakerErr, readErr, kernelErr error
@@ -120,7 +124,7 @@ func (e *engine) run(ctx context.Context, plans <-chan plan) error {
 				return errors.New("watch the kernel: it says nothing more")
 			}
 			if e.event(ev) && settled == nil {
-				settled = time.After(settle)
+				settled = time.After(max(settle, e.readAt.Add(readPace).Sub(e.now())))
 			}
 			continue
 		case <-settled:
@@ -298,6 +302,7 @@ func (e *engine) event(ev kernel.Event) bool {
 }
 
 func (e *engine) read(ctx context.Context) {
+	e.readAt = e.now()
 	err := e.fib.Read(ctx)
 	if isNews(e.readErr, err) {
 		e.log.Error("the kernel's routes can't be read, trying again", "err", err)

@@ -489,3 +489,40 @@ func TestPodsComeAndGoWithoutTheKernelBeingRead(t *testing.T) {
 		}
 	})
 }
+
+// TestKernelIsReadAtAPaceWhileEventsKeepComing: promptly after a quiet time, and then
+// a few times a second, whatever others do on the node.
+func TestKernelIsReadAtAPaceWhileEventsKeepComing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := &counting{Kernel: fakekernel.New()}
+		e := newEngine(k, &table{}, slog.New(slog.DiscardHandler), time.Now)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- e.run(ctx, nil) }()
+		time.Sleep(time.Second)
+		before := k.reads.Load()
+		link, err := k.CreateVeth(kernel.VethSpec{Host: "veth0", Peer: "veth1"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(settle + time.Millisecond)
+		first := k.reads.Load() - before
+		if first == 0 {
+			t.Error("the first event after a quiet time was not heeded at once")
+		}
+		before = k.reads.Load()
+		for range 200 { // for two seconds
+			if err := errors.Join(k.SetDown(link.Index), k.SetUp(link.Index)); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		if n := (k.reads.Load() - before) / first; n < 6 || n > 10 {
+			t.Errorf("read %d times in two seconds, want about 8", n)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -247,7 +247,7 @@ func (a *addition) companion() *ipam.Companion {
 }
 
 // attach makes the device while the addresses are assigned, for the one costs as
-// much as the other; what is refused first is the error.
+// much as the other.
 func (a *addition) attach(ctx context.Context) error {
 	s := a.server
 	a.deviceUp = true // or may be, from here on
@@ -265,31 +265,30 @@ func (a *addition) attach(ctx context.Context) error {
 			return nil, context.Cause(ctx)
 		}
 	}
-	g, gctx := errgroup.WithContext(ctx)
-	sent := make(chan struct{})
+	wiring, giveUp := context.WithCancel(ctx)
+	defer giveUp()
+	sent, stored := make(chan struct{}), make(chan error, 1)
 	tellSent := sync.OnceFunc(func() { close(sent) })
-	g.Go(func() error {
+	go func() {
 		defer tellSent()
-		// Not with gctx: an assignment that is broken off leaves doubt.
+		// Not with the wiring's context: an assignment that is broken off leaves doubt.
 		err := a.assign(ctx, tellSent)
 		assigned <- err
-		if err != nil || a.published {
-			return err
+		if err == nil && !a.published {
+			err = a.publish(ctx, a.entry)
 		}
-		return a.publish(ctx, a.entry)
-	})
-	var attached podnet.Attached
-	g.Go(func() (err error) {
-		// The store first: it has its own work to do, and on a machine of few
-		// processors the wiring would keep the request from leaving.
-		<-sent
-		attached, err = s.pods.Add(gctx, device)
-		if errors.Is(err, errNotAssigned) {
-			return nil // the assignment says why
+		if err != nil {
+			giveUp()
 		}
-		return err
-	})
-	err := g.Wait()
+		stored <- err
+	}()
+	// The store first: it has its own work to do, and on a machine of few processors
+	// the wiring would keep the request from leaving.
+	<-sent
+	attached, err := s.pods.Add(wiring, device)
+	if storeErr := <-stored; storeErr != nil {
+		err = storeErr // which ended the wiring as well
+	}
 	return a.wired(ctx, attached, err)
 }
 

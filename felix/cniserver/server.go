@@ -234,14 +234,18 @@ func (s *Server) callContext(ctx context.Context, conn net.Conn, command string)
 	}
 	ctx, hangUp := context.WithCancelCause(ctx)
 	ctx, cancel := context.WithTimeout(ctx, s.addTimeout)
-	go func() {
+	watch := time.AfterFunc(watchAfter, func() {
 		// The plugin sends nothing more: whatever comes is its end. The read ends
 		// when serve closes the connection.
 		_, _ = conn.Read(make([]byte, 1))
 		hangUp(errHungUp)
-	}()
-	return ctx, cancel
+	})
+	return ctx, func() { watch.Stop(); cancel() }
 }
+
+// watchAfter is for how long a call is at work before anybody looks whether its
+// runtime is still there: most are over by then, and spared the watching.
+const watchAfter = 20 * time.Millisecond
 
 // errHungUp is the cause of a call's end when its runtime went away.
 var errHungUp = errors.New("the caller hung up")

@@ -58,8 +58,8 @@ const (
 // kernel.
 const eventBacklog = 256
 
-// Subscribe tells of every event after it returned, until ctx is done; then the
-// channel is closed. A reader who is slow loses events and gets a [Resync]
+// Subscribe tells of every event after it returned, a few milliseconds late at most,
+// until ctx is done; then the channel is closed. A reader who is slow loses events and gets a [Resync]
 // instead; nothing is ever lost silently. The channel is also closed, after a
 // last Resync, should the kernel refuse to say more.
 func (h *Handle) Subscribe(ctx context.Context, topics Topics) (<-chan Event, error) {
@@ -127,6 +127,10 @@ func (t Topics) groups() []int {
 	return groups
 }
 
+// gather is the pause after events were told. One change brings many, one after the
+// other; those that come in the pause are told together, and wake nobody singly.
+const gather = 2 * time.Millisecond
+
 // drainWait is how long nothing must come for the queue to count as empty.
 const drainWait = 50 * time.Millisecond
 
@@ -161,6 +165,11 @@ func (m *monitor) run(ctx context.Context) {
 			if ev != nil && !m.send(ctx, ev) {
 				return
 			}
+		}
+		select {
+		case <-time.After(gather):
+		case <-ctx.Done():
+			return
 		}
 	}
 }
