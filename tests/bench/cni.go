@@ -9,12 +9,19 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
 
 	"tortie/internal/control/cniwire"
 	"tortie/tests/lab"
+)
+
+// addOne and addBurst are the rows that floors stand beside.
+const (
+	addOne   = "CNI ADD, one at a time"
+	addBurst = "CNI ADD, 16 at once, per pod"
 )
 
 // atOnce is how many plugins run at the same time in the burst.
@@ -141,40 +148,85 @@ func answerAll(l net.Listener) {
 	}
 }
 
-// oneAtATime measures ADDs, ours and the peer's turn by turn, then their DELs. The
-// sandboxes are made before and removed after, so that no namespace comes or goes
-// meanwhile: the kernel's locks would be measured with it.
+// oneAtATime measures calls on an idle machine.
 func (b *bench) oneAtATime(ctx context.Context) error {
-	ours, err := b.ours()
+	add, del, err := b.inTurn(ctx, "one", b.rounds)
 	if err != nil {
 		return err
+	}
+	b.rows = append(b.rows,
+		row{addOne, "ptp + host-local", add[0], add[1], "≤ 0.5"},
+		row{"CNI DEL, one at a time", "ptp + host-local", del[0], del[1], ""})
+	return nil
+}
+
+// onBusyMachine measures calls while every processor has other work: so are nodes that
+// start many pods, and so was the machine that the targets come from.
+func (b *bench) onBusyMachine(ctx context.Context) error {
+	ctx, stop := context.WithCancel(ctx)
+	var loops []*exec.Cmd
+	defer func() {
+		stop()
+		for _, loop := range loops {
+			_ = loop.Wait() // it was killed
+		}
+	}()
+	for range runtime.NumCPU() + 1 {
+		loop := exec.CommandContext(ctx, "sh", "-c", "while :; do :; done")
+		if err := loop.Start(); err != nil {
+			return fmt.Errorf("keep the machine busy: %w", err)
+		}
+		loops = append(loops, loop)
+	}
+	add, del, err := b.inTurn(ctx, "busy", b.rounds/2+1)
+	if err != nil {
+		return err
+	}
+	b.rows = append(b.rows,
+		row{"… on a busy machine", "ptp + host-local", add[0], add[1], "≤ 0.5"},
+		row{"CNI DEL, on a busy machine", "ptp + host-local", del[0], del[1], ""})
+	return nil
+}
+
+// inTurn measures ADDs, ours and the peer's turn by turn, then their DELs. The
+// sandboxes are made before and removed after, so that no namespace comes or goes
+// meanwhile: the kernel's locks would be measured with it.
+func (b *bench) inTurn(ctx context.Context, name string, rounds int) (add, del [2]sample, err error) {
+	ours, err := b.ours()
+	if err != nil {
+		return add, del, err
 	}
 	plugins := []plugin{ours, b.peer()}
 	var pods [2][]*lab.Pod
 	for k := range plugins {
-		if pods[k], err = b.sandboxes(fmt.Sprintf("one-%d", k), b.rounds); err != nil {
-			return err
+		if pods[k], err = b.sandboxes(fmt.Sprintf("%s-%d", name, k), rounds); err != nil {
+			return add, del, err
 		}
 	}
-	samples := map[string]*[2]sample{"ADD": {}, "DEL": {}}
-	for _, verb := range []string{"ADD", "DEL"} {
-		for i := range b.rounds {
-			for k, p := range plugins {
-				took, err := b.call(p, verb, pods[k][i])
-				if err != nil {
-					return err
-				}
-				samples[verb][k] = append(samples[verb][k], took)
+	if err := b.turns(ctx, "ADD", plugins, pods, &add); err != nil {
+		return add, del, err
+	}
+	if err := b.turns(ctx, "DEL", plugins, pods, &del); err != nil {
+		return add, del, err
+	}
+	return add, del, b.removeSandboxes(slices.Concat(pods[0], pods[1]))
+}
+
+// turns runs a verb for all pods, the plugins turn by turn.
+func (b *bench) turns(ctx context.Context, verb string, plugins []plugin, pods [2][]*lab.Pod, samples *[2]sample) error {
+	for i := range pods[0] {
+		for k, p := range plugins {
+			took, err := b.call(p, verb, pods[k][i])
+			if err != nil {
+				return err
 			}
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
+			samples[k] = append(samples[k], took)
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
 	}
-	b.rows = append(b.rows,
-		row{"CNI ADD, one at a time", "ptp + host-local", samples["ADD"][0], samples["ADD"][1], "≤ 0.5"},
-		row{"CNI DEL, one at a time", "ptp + host-local", samples["DEL"][0], samples["DEL"][1], ""})
-	return b.removeSandboxes(slices.Concat(pods[0], pods[1]))
+	return nil
 }
 
 // sixteenAtOnce measures the time per pod of a burst.
@@ -205,7 +257,7 @@ func (b *bench) sixteenAtOnce(context.Context) error {
 		}
 	}
 	b.rows = append(b.rows,
-		row{"CNI ADD, 16 at once, per pod", "ptp + host-local", add[0], add[1], ""},
+		row{addBurst, "ptp + host-local", add[0], add[1], ""},
 		row{"CNI DEL, 16 at once, per pod", "ptp + host-local", del[0], del[1], ""})
 	return nil
 }

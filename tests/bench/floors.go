@@ -38,9 +38,9 @@ func (b *bench) floors(ctx context.Context) error {
 	}
 	for _, r := range b.rows {
 		switch r.what {
-		case "CNI ADD, one at a time":
+		case addOne:
 			b.rows = append(b.rows, row{r.what, "one etcd transaction, block + handle", r.ours, txn, ""})
-		case "CNI ADD, 16 at once, per pod":
+		case addBurst:
 			b.rows = append(b.rows, row{r.what, "an empty static Go program, 16 at once", r.ours, starts, ""})
 		}
 	}

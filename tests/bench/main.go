@@ -50,7 +50,7 @@ func run(ctx context.Context, bin string, rounds, burst int) (err error) {
 	if b.empty, err = buildEmpty(ctx, dir); err != nil {
 		return err
 	}
-	for _, part := range []func(context.Context) error{b.process, b.oneAtATime, b.sixteenAtOnce, b.felixAlone, b.floors} {
+	for _, part := range []func(context.Context) error{b.process, b.oneAtATime, b.onBusyMachine, b.sixteenAtOnce, b.felixAlone, b.floors} {
 		if err := part(ctx); err != nil {
 			return err
 		}
