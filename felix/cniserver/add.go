@@ -61,6 +61,7 @@ type addition struct {
 	// that fails, nothing is taken back from a pod that may be running.
 	known    bool
 	deviceUp bool
+	link     int // the index of the device
 	routed   bool
 	// published: the endpoint came into being with its addresses.
 	published bool
@@ -341,6 +342,7 @@ func (a *addition) wired(ctx context.Context, attached podnet.Attached, err erro
 	if err != nil {
 		return err
 	}
+	a.link = attached.HostIndex
 	mac := a.entry.MAC
 	a.entry.MAC, a.entry.MTU = attached.PodMAC, attached.MTU
 	if a.entry.MAC != mac { // the pod had the interface already
@@ -404,7 +406,7 @@ func (a *addition) unwire(ctx context.Context) error {
 
 func (a *addition) route(ctx context.Context) error {
 	a.routed = true // or may be, from here on
-	return a.server.routes.Upsert(ctx, a.dataplaneEndpoint())
+	return a.server.routes.Upsert(ctx, a.dataplaneEndpoint(), a.link)
 }
 
 func (a *addition) dataplaneEndpoint() calc.Endpoint {

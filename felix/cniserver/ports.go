@@ -33,8 +33,9 @@ type Pods interface {
 
 // Routes is this node's apply loop; *dataplane.Loop is one.
 type Routes interface {
-	// Upsert returns when the endpoint's routes are in the kernel.
-	Upsert(ctx context.Context, ep calc.Endpoint) error
+	// Upsert returns when the endpoint's routes are in the kernel. link is the index of
+	// its interface, which the caller has just switched on.
+	Upsert(ctx context.Context, ep calc.Endpoint, link int) error
 	// Remove returns when the routes of that container's endpoint are gone from
 	// the kernel. An endpoint that belongs to another container by now is left
 	// alone.

@@ -334,7 +334,7 @@ func (f *fakePods) Check(_ context.Context, a podnet.Attachment) error {
 
 type fakeRoutes world
 
-func (f *fakeRoutes) Upsert(ctx context.Context, ep calc.Endpoint) error {
+func (f *fakeRoutes) Upsert(ctx context.Context, ep calc.Endpoint, _ int) error {
 	w := (*world)(f)
 	return w.through(ctx, "route", "routed", func() error {
 		if _, ok := w.devices[ep.Interface]; !ok {

@@ -31,7 +31,7 @@ func BenchmarkUpsert(b *testing.B) {
 			loop := startBench(b, k, pods)
 			for b.Loop() {
 				ep := endpoint("bench", "c", if1, "10.66.0.1")
-				if err := loop.Upsert(context.Background(), ep); err != nil {
+				if err := loop.Upsert(context.Background(), ep, 0); err != nil {
 					b.Fatal(err)
 				}
 				if err := loop.Remove(context.Background(), ep.ID, ep.ContainerID); err != nil {

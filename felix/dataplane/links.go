@@ -15,17 +15,22 @@ import (
 // hint: what it says may be older than what the Loop has read since, so the kernel
 // is read and the event's content is not believed.
 type hints struct {
-	links    map[string]struct{} // by name
-	flapped  map[int]struct{}    // by index: went down, and perhaps up again
+	links    map[string]int   // by name; the index of those known to be up, else 0
+	flapped  map[int]struct{} // by index: went down, and perhaps up again
 	allLinks bool
 	resync   bool // routes and NAT too
 }
 
 func newHints() hints {
-	return hints{links: map[string]struct{}{}, flapped: map[int]struct{}{}}
+	return hints{links: map[string]int{}, flapped: map[int]struct{}{}}
 }
 
-func (h *hints) link(name string) { h.links[name] = struct{}{} }
+// link has a device looked at.
+func (h *hints) link(name string) { h.links[name] = 0 }
+
+// up spares the look at a device that somebody has just switched on; news of it
+// that come later have it looked at all the same.
+func (h *hints) up(name string, index int) { h.links[name] = index }
 
 // knownLink is what an event about a device is judged by.
 type knownLink struct {
@@ -111,7 +116,11 @@ func (l *Loop) readLinks(h *hints) error {
 		l.links.read = true
 		return nil
 	}
-	for name := range h.links {
+	for name, index := range h.links {
+		if index != 0 {
+			l.links.byName[name] = kernel.Link{Name: name, Index: index, Up: true}
+			continue
+		}
 		link, err := l.cfg.Kernel.LinkByName(name)
 		switch {
 		case errors.Is(err, kernel.ErrNotFound):

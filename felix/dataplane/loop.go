@@ -149,13 +149,14 @@ type waiter struct {
 // routes are in the kernel. It holds until the datastore shows the endpoint with
 // the same container ID, or until Remove. After an error, also that of ctx, the
 // routes may or may not be there, and the endpoint still holds: the caller undoes
-// it by Remove.
-func (l *Loop) Upsert(ctx context.Context, ep calc.Endpoint) error {
+// it by Remove. link is the index of the interface, if the caller has just switched
+// it on; 0 has it looked at.
+func (l *Loop) Upsert(ctx context.Context, ep calc.Endpoint, link int) error {
 	w := &waiter{endpoint: ep, done: make(chan error, 1)}
 	l.mu.Lock()
 	l.endpoints.add(ep)
 	l.waiters = append(l.waiters, w)
-	l.hints.link(ep.Interface)
+	l.hints.up(ep.Interface, link)
 	l.mu.Unlock()
 	if err := l.wait(ctx, w); err != nil {
 		return fmt.Errorf("program routes of %s: %w", ep.ID, err)

@@ -30,6 +30,27 @@ func TestUpsertReturnsWithTheRoutesInTheKernel(t *testing.T) {
 	})
 }
 
+// An interface that is said to be up is not looked at, but news of it are heeded.
+func TestUpsertTakesTheCallersWordForTheInterface(t *testing.T) {
+	onEachKernel(t, func(w *world) {
+		link := w.device(if1)
+		w.startInSync(calc.State{})
+		ep := endpoint("a", "c1", if1, "10.65.0.1")
+		if err := w.loop.Upsert(w.Context(), ep, link.Index); err != nil {
+			w.Fatal(err)
+		}
+		w.wantRoutes("10.65.0.1/32 " + if1)
+		if err := w.kern.DeleteLink(link.Index); err != nil {
+			w.Fatal(err)
+		}
+		if err := w.loop.Upsert(w.Context(), ep, link.Index); err == nil {
+			w.Error("a route over an interface that is gone")
+		}
+		w.device(if1)
+		w.becomes("10.65.0.1/32 " + if1)
+	})
+}
+
 func TestManyUpsertsAtOnce(t *testing.T) {
 	onEachKernel(t, func(w *world) {
 		w.startInSync(calc.State{})
@@ -40,7 +61,7 @@ func TestManyUpsertsAtOnce(t *testing.T) {
 			w.device(name)
 			want = append(want, ip+"/32 "+name)
 			all.Go(func() {
-				if err := w.loop.Upsert(w.Context(), endpoint(name, "c", name, ip)); err != nil {
+				if err := w.loop.Upsert(w.Context(), endpoint(name, "c", name, ip), 0); err != nil {
 					w.Error(err)
 				}
 			})
@@ -54,7 +75,7 @@ func TestUpsertSaysWhenTheInterfaceIsMissing(t *testing.T) {
 	onEachKernel(t, func(w *world) {
 		w.startInSync(calc.State{})
 		ep := endpoint("a", "c1", if1, "10.65.0.1")
-		err := w.loop.Upsert(w.Context(), ep)
+		err := w.loop.Upsert(w.Context(), ep, 0)
 		if !errors.Is(err, dataplane.ErrNoInterface) || !strings.Contains(err.Error(), if1) {
 			w.Errorf("error %v", err)
 		}
@@ -319,7 +340,7 @@ func TestConflictWithAForeignRouteFailsOnlyItsEndpoint(t *testing.T) {
 		}
 		w.must(w.kern.AddRoute(foreign))
 		w.startInSync(calc.State{})
-		err := w.loop.Upsert(w.Context(), endpoint("a", "c1", if1, "10.65.0.1"))
+		err := w.loop.Upsert(w.Context(), endpoint("a", "c1", if1, "10.65.0.1"), 0)
 		var conflict *routetable.ConflictError
 		if !errors.As(err, &conflict) || !strings.Contains(err.Error(), "ns1/a") {
 			w.Errorf("error %v", err)
@@ -364,7 +385,7 @@ func TestCallsEndWithTheirContextAndWithTheLoop(t *testing.T) {
 		ep := endpoint("a", "c1", if1, "10.65.0.1")
 		w.start()
 		w.stop()
-		if err := w.loop.Upsert(w.Context(), ep); !errors.Is(err, dataplane.ErrStopped) {
+		if err := w.loop.Upsert(w.Context(), ep, 0); !errors.Is(err, dataplane.ErrStopped) {
 			w.Errorf("error %v", err)
 		}
 		unstarted, err := dataplane.New(w.cfg)
@@ -373,7 +394,7 @@ func TestCallsEndWithTheirContextAndWithTheLoop(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(w.Context())
 		cancel()
-		if err := unstarted.Upsert(ctx, ep); !errors.Is(err, context.Canceled) {
+		if err := unstarted.Upsert(ctx, ep, 0); !errors.Is(err, context.Canceled) {
 			w.Errorf("error %v", err)
 		}
 	})

@@ -281,7 +281,7 @@ func TestRefusedRouteIsTriedAgainWithPauses(t *testing.T) {
 			attempts++
 			return kernel.ErrBusy
 		})
-		if err := w.loop.Upsert(w.Context(), endpoint("a", "c1", if1, "10.65.0.1")); !errors.Is(err, kernel.ErrBusy) {
+		if err := w.loop.Upsert(w.Context(), endpoint("a", "c1", if1, "10.65.0.1"), 0); !errors.Is(err, kernel.ErrBusy) {
 			t.Errorf("error %v", err)
 		}
 		after(5 * time.Minute)
@@ -310,7 +310,7 @@ func TestUnreadableKernelChangesNothing(t *testing.T) {
 			return nil
 		})
 		w.startInSync(state())
-		err := w.loop.Upsert(w.Context(), endpoint("a", "c1", if1, "10.65.0.1"))
+		err := w.loop.Upsert(w.Context(), endpoint("a", "c1", if1, "10.65.0.1"), 0)
 		if !errors.Is(err, kernel.ErrDumpInterrupted) {
 			t.Errorf("error %v", err)
 		}

@@ -111,7 +111,7 @@ func (w *world) device(name string) kernel.Link {
 
 func (w *world) upsert(ep calc.Endpoint) {
 	w.Helper()
-	if err := w.loop.Upsert(w.Context(), ep); err != nil {
+	if err := w.loop.Upsert(w.Context(), ep, 0); err != nil {
 		w.Fatal(err)
 	}
 }
