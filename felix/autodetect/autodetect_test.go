@@ -43,9 +43,11 @@ func TestChoose(t *testing.T) {
 	strangeInternal := server()
 	strangeInternal.InternalIPs = []netip.Addr{netip.MustParseAddr("198.51.100.9")}
 	sending := server()
-	sending.Source = netip.MustParseAddr("203.0.113.5")
+	sending.Source = func(string, bool) (netip.Addr, error) { return netip.MustParseAddr("203.0.113.5"), nil }
 	unreachable := server()
-	unreachable.SourceErr = errors.New("look up fabric.example: no such host")
+	unreachable.Source = func(destination string, _ bool) (netip.Addr, error) {
+		return netip.Addr{}, errors.New("look up " + destination + ": no such host")
+	}
 	container := Host{Devices: []Device{device("lo", "", "127.0.0.1/8"), withDefault(device("eth0", "veth", "172.17.0.3/16"))}}
 	bridged := Host{Devices: []Device{device("eth0", ""), withDefault(device("br0", "bridge", "10.0.0.4/24"))}}
 

@@ -26,10 +26,8 @@ type Host struct {
 	Devices []Device
 	// InternalIPs are those that Kubernetes has for the node.
 	InternalIPs []netip.Addr
-	// Source is the address from which the node sends to the destination of
-	// CanReach; SourceErr says why there is none.
-	Source    netip.Addr
-	SourceErr error
+	// Source tells from which address the node sends to a destination, for CanReach.
+	Source func(destination string, ipv6 bool) (netip.Addr, error)
 }
 
 // Choice is an address of the node and why it is that one.
@@ -200,12 +198,13 @@ func (c *chooser) internalIP(m Method) (Choice, error) {
 }
 
 func (c *chooser) source(m Method) (Choice, error) {
-	if c.host.SourceErr != nil {
-		return Choice{}, fmt.Errorf("%s, method %s: %w: %w", c.family(), m, ErrNone, c.host.SourceErr)
+	source, err := c.host.Source(m.Destination, c.ipv6)
+	if err != nil {
+		return Choice{}, fmt.Errorf("%s, method %s: %w: %w", c.family(), m, ErrNone, err)
 	}
-	p, device, ok := c.carrier(c.host.Source)
-	if !ok || !c.fits(c.host.Source) {
-		c.pass("the node sends to %s from %s", m.Destination, c.host.Source)
+	p, device, ok := c.carrier(source)
+	if !ok || !c.fits(source) {
+		c.pass("the node sends to %s from %s", m.Destination, source)
 		return Choice{}, c.none(m, "take another destination")
 	}
 	return Choice{Addr: p, Device: device, Reason: "the address from which the node sends to " + m.Destination}, nil
