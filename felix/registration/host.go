@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"tortie/felix/autodetect"
+	"tortie/felix/calc"
 	"tortie/internal/kernel"
 )
 
@@ -57,6 +58,17 @@ func devices(links []kernel.Link, addrs []kernel.Address, routes []kernel.Route)
 			return rt.Link == l.Index && rt.Dst.Bits() == 0 && rt.Type == kernel.RouteUnicast
 		})
 		out = append(out, d)
+	}
+	return out
+}
+
+// ownDevices leaves out those of pods.
+func ownDevices(all []autodetect.Device) []autodetect.Device {
+	out := make([]autodetect.Device, 0, len(all))
+	for _, d := range all {
+		if !strings.HasPrefix(d.Name, calc.InterfacePrefix) {
+			out = append(out, d)
+		}
 	}
 	return out
 }

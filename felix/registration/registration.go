@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"reflect"
 	"time"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
@@ -45,6 +46,9 @@ type Registrar struct {
 	cfg    Config
 	write  *datastore.Resources
 	failed string // what was last said to be wrong
+	// seen are the devices as of the last success; nil when it has to be tried in
+	// any case.
+	seen []autodetect.Device
 }
 
 // New makes a Registrar; Run starts it.
@@ -86,7 +90,7 @@ func (r *Registrar) Run(ctx context.Context) error {
 			continue
 		case <-due.C:
 		}
-		err := r.Register(ctx)
+		err := r.follow(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -98,6 +102,25 @@ func (r *Registrar) Run(ctx context.Context) error {
 		due.Reset(pause)
 		pause = min(2*pause, retryMax)
 	}
+}
+
+// follow registers the node when it looks different from the last time: pods come
+// and go all the time, and none of that is worth a look into the datastore.
+func (r *Registrar) follow(ctx context.Context) error {
+	host, err := r.host(ctx)
+	if err != nil {
+		return err
+	}
+	now := ownDevices(host.Devices)
+	if r.seen != nil && reflect.DeepEqual(now, r.seen) {
+		return nil
+	}
+	r.seen = nil
+	if err := r.Register(ctx); err != nil {
+		return err
+	}
+	r.seen = now
+	return nil
 }
 
 // say logs what is wrong when that is news, and its end.

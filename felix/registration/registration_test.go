@@ -62,8 +62,10 @@ func (n *node) registrar() *Registrar {
 	}
 	return New(Config{
 		Node: "node1", Settings: settings, Client: n.store, Registry: api.NewRegistry(), Kernel: n,
-		Log:         slog.New(slog.NewTextHandler(&n.log, nil)),
-		InternalIPs: func(context.Context) ([]netip.Addr, error) { return []netip.Addr{netip.MustParseAddr("10.10.1.1")}, nil },
+		Log: slog.New(slog.NewTextHandler(&n.log, nil)),
+		InternalIPs: func(context.Context) ([]netip.Addr, error) {
+			return []netip.Addr{netip.MustParseAddr("10.10.1.1")}, nil
+		},
 	})
 }
 
@@ -213,6 +215,9 @@ func TestRunFollowsAddressesAndOutlivesAnOutage(t *testing.T) {
 		if got := n.stored().Spec.BGP.IPv4Address; got != "10.10.1.77/24" {
 			t.Errorf("after the change: %q", got)
 		}
+		n.store.SetUnavailable(true) // a look into the store would fail
+		n.events <- kernel.LinkEvent{}
+		time.Sleep(2 * time.Second)
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
