@@ -52,6 +52,7 @@ func (b build) images() []image {
 		program("felix", "usr/bin/felix"),
 		program("bgpd", "usr/bin/bgpd"),
 		program("calicoctl", "usr/bin/calicoctl"),
+		program("install-cni", "usr/bin/install-cni"),
 		program("calico", "opt/cni/bin/calico"),
 		{path: "opt/cni/bin/calico-ipam", link: "calico"},
 	}}
