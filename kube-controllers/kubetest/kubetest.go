@@ -1,0 +1,107 @@
+// Package kubetest is a small world for the tests of controllers: a datastore, an
+// API server, and what follows both. Use it in a testing/synctest bubble: Settle
+// waits until nothing moves any more.
+package kubetest
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/fake"
+
+	"tortie/internal/api"
+	"tortie/internal/datastore"
+	"tortie/internal/datastore/memory"
+	"tortie/kube-controllers/kube"
+	"tortie/kube-controllers/state"
+)
+
+// World is one test's world. Build controllers on it, then Start it.
+type World struct {
+	*testing.T
+	Store     *memory.Store
+	Registry  *api.Registry
+	Resources *datastore.Resources
+	API       *fake.Clientset
+	Cluster   *kube.Cluster
+	Cache     *state.Cache
+	Syncer    *datastore.Syncer
+}
+
+// New makes a world with what the API server holds.
+func New(t *testing.T, objects ...runtime.Object) *World {
+	reg := api.NewRegistry()
+	store := memory.New(reg)
+	client := fake.NewClientset(objects...)
+	cache := state.New(state.Indexes())
+	log := slog.New(slog.DiscardHandler)
+	return &World{
+		T: t, Store: store, Registry: reg, Resources: datastore.NewResources(store, reg, time.Now), API: client,
+		Cluster: kube.NewCluster(client, log), Cache: cache,
+		Syncer: datastore.NewSyncer(datastore.SyncerConfig{Client: store, Ranges: state.Ranges(), Sink: cache, Log: log}),
+	}
+}
+
+// Start follows datastore and API server, and runs the controllers once both have
+// been read. All of it ends with the test.
+func (w *World) Start(controllers ...func(context.Context)) {
+	w.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { _ = w.Syncer.Run(ctx) })
+	running.Go(func() { w.Cluster.Run(ctx) })
+	w.Cleanup(func() { cancel(); running.Wait() })
+	<-w.Cache.InSync()
+	if !w.Cluster.WaitForSync(ctx) {
+		w.Fatal("no sync")
+	}
+	for _, run := range controllers {
+		running.Go(func() { run(ctx) })
+	}
+	w.Settle()
+}
+
+// Settle lets retries and batching go by (in simulated time) and waits until
+// nothing moves any more.
+func (w *World) Settle() {
+	time.Sleep(5 * time.Second) // simulated
+	synctest.Wait()
+}
+
+// Put writes objects into the datastore as somebody else would.
+func (w *World) Put(objects ...api.Object) {
+	w.Helper()
+	for _, obj := range objects {
+		if _, _, err := w.Resources.Apply(context.Background(), obj); err != nil {
+			w.Fatal(err)
+		}
+	}
+}
+
+// Get is what the datastore holds under a key; nil for nothing.
+func (w *World) Get(key api.Key) api.Object {
+	e, err := w.Store.Get(context.Background(), key)
+	if err != nil {
+		return nil
+	}
+	return e.Object
+}
+
+// Names lists the names of a kind in the datastore.
+func (w *World) Names(kind api.Kind) []string {
+	w.Helper()
+	snap, err := w.Store.List(context.Background(), datastore.Range{Kind: kind})
+	if err != nil {
+		w.Fatal(err)
+	}
+	names := []string{}
+	for _, e := range snap.Entries {
+		names = append(names, e.Key.Name)
+	}
+	return names
+}
