@@ -13,6 +13,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
+	k8stesting "k8s.io/client-go/testing"
 
 	"tortie/internal/api"
 	"tortie/internal/datastore"
@@ -104,4 +105,21 @@ func (w *World) Names(kind api.Kind) []string {
 		names = append(names, e.Key.Name)
 	}
 	return names
+}
+
+// OnlyLive makes the API server answer a Get with an object that its lists and
+// watches don't show: it lags behind itself.
+func (w *World) OnlyLive(resource string, obj kube.Object) {
+	w.API.PrependReactor("get", resource, func(action k8stesting.Action) (bool, runtime.Object, error) {
+		get, ok := action.(k8stesting.GetAction)
+		if !ok || get.GetName() != obj.GetName() || get.GetNamespace() != obj.GetNamespace() {
+			return false, nil, nil
+		}
+		return true, obj, nil
+	})
+}
+
+// Fail makes the API server refuse a verb on a resource.
+func (w *World) Fail(verb, resource string, err error) {
+	w.API.PrependReactor(verb, resource, func(k8stesting.Action) (bool, runtime.Object, error) { return true, nil, err })
 }
