@@ -28,6 +28,7 @@ build: ## Build every program, static, into bin/.
 	@$(BUILD) -o bin/calico ./cni-plugin && ln -sf calico bin/calico-ipam
 	@$(BUILD) -o bin/install-cni ./cni-plugin/install
 	@$(BUILD) -o bin/calicoctl ./calicoctl
+	@$(BUILD) -o bin/kube-controllers ./kube-controllers
 	@$(BUILD) -o bin/lab ./tests/lab/cmd
 	@$(BUILD) -o bin/lab-agent ./tests/lab/agent
 

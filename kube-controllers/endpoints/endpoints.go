@@ -59,6 +59,9 @@ func New(cfg Config) (*Controller, error) {
 // Run works until ctx ends.
 func (c *Controller) Run(ctx context.Context) { c.queue.Run(ctx) }
 
+// Close ends it for good.
+func (c *Controller) Close() { c.queue.Close() }
+
 // Health is nil unless a worker is stuck.
 func (c *Controller) Health() error { return c.queue.Health() }
 

@@ -46,7 +46,7 @@ func start(w *kubetest.World) {
 	if err != nil {
 		w.Fatal(err)
 	}
-	w.Start(c.Run)
+	w.Start(c)
 }
 
 func labels(more ...string) map[string]string {

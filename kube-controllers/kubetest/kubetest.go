@@ -48,9 +48,15 @@ func New(t *testing.T, objects ...runtime.Object) *World {
 	}
 }
 
+// Controller is what a World runs.
+type Controller interface {
+	Run(ctx context.Context)
+	Close()
+}
+
 // Start follows datastore and API server, and runs the controllers once both have
 // been read. All of it ends with the test.
-func (w *World) Start(controllers ...func(context.Context)) {
+func (w *World) Start(controllers ...Controller) {
 	w.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
@@ -61,8 +67,8 @@ func (w *World) Start(controllers ...func(context.Context)) {
 	if !w.Cluster.WaitForSync(ctx) {
 		w.Fatal("no sync")
 	}
-	for _, run := range controllers {
-		running.Go(func() { run(ctx) })
+	for _, c := range controllers {
+		running.Go(func() { c.Run(ctx); c.Close() })
 	}
 	w.Settle()
 }

@@ -67,6 +67,9 @@ func newMirror(env Environment, src source) *Mirror {
 // known of Kubernetes would be removed.
 func (m *Mirror) Run(ctx context.Context) { m.queue.Run(ctx) }
 
+// Close ends it for good.
+func (m *Mirror) Close() { m.queue.Close() }
+
 // Health is nil unless a worker is stuck.
 func (m *Mirror) Health() error { return m.queue.Health() }
 

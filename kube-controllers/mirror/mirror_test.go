@@ -56,7 +56,7 @@ func start(w *kubetest.World) {
 	if err != nil {
 		w.Fatal(err)
 	}
-	w.Start(namespaces.Run, accounts.Run, policies.Run)
+	w.Start(namespaces, accounts, policies)
 }
 
 // world runs a test in a bubble.

@@ -43,7 +43,7 @@ func start(w *kubetest.World, syncLabels bool) {
 	if err != nil {
 		w.Fatal(err)
 	}
-	w.Start(c.Run)
+	w.Start(c)
 }
 
 func nodeKey(name string) api.Key { return api.Key{Kind: api.KindNode, Name: name} }

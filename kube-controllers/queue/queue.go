@@ -42,16 +42,24 @@ type Config[K comparable] struct {
 type Queue[K comparable] struct {
 	cfg  Config[K]
 	work workqueue.TypedRateLimitingInterface[K]
+	keys chan K // from the feeder to the workers
+
+	feeding sync.Once
+	closed  chan struct{}
 
 	mu   sync.Mutex
 	busy map[K]time.Time // since when a worker is at a key
 }
 
-// New makes a Queue; Run starts the work. Keys added before wait.
+// New makes a Queue; Run does the work, and Close has to end it. Keys added before
+// it runs wait.
 func New[K comparable](cfg Config[K]) *Queue[K] {
 	cfg.Workers = max(cfg.Workers, 1)
 	retry := workqueue.NewTypedItemExponentialFailureRateLimiter[K](firstRetry, lastRetry)
-	return &Queue[K]{cfg: cfg, work: workqueue.NewTypedRateLimitingQueue[K](retry), busy: map[K]time.Time{}}
+	return &Queue[K]{
+		cfg: cfg, work: workqueue.NewTypedRateLimitingQueue[K](retry), keys: make(chan K),
+		closed: make(chan struct{}), busy: map[K]time.Time{},
+	}
 }
 
 // Add asks for a look at a key.
@@ -63,10 +71,10 @@ func (q *Queue[K]) Add(key K) {
 // AddAfter asks for a look at a key after d.
 func (q *Queue[K]) AddAfter(key K, d time.Duration) { q.work.AddAfter(key, d) }
 
-// Run works until ctx ends and then waits for what is under way. A Queue runs once.
+// Run works until ctx ends and then waits for what is under way. It may be called
+// again then: keys are kept, and new ones taken, in between.
 func (q *Queue[K]) Run(ctx context.Context) {
-	stop := context.AfterFunc(ctx, q.work.ShutDown)
-	defer stop()
+	q.feeding.Do(func() { go q.feed() })
 	var workers sync.WaitGroup
 	for range q.cfg.Workers {
 		workers.Go(func() {
@@ -77,14 +85,34 @@ func (q *Queue[K]) Run(ctx context.Context) {
 	workers.Wait()
 }
 
-// Close ends a Queue that was never run.
-func (q *Queue[K]) Close() { q.work.ShutDown() }
+// Close ends the Queue for good. Nothing may run any more.
+func (q *Queue[K]) Close() {
+	q.work.ShutDown()
+	close(q.closed)
+}
 
-// next looks at one key; false when the queue has ended.
+// feed hands keys to the workers while there are any.
+func (q *Queue[K]) feed() {
+	for {
+		key, end := q.work.Get()
+		if end {
+			return
+		}
+		select {
+		case q.keys <- key:
+		case <-q.closed:
+			return
+		}
+	}
+}
+
+// next looks at one key; false when ctx has ended.
 func (q *Queue[K]) next(ctx context.Context) bool {
-	key, end := q.work.Get()
-	if end {
+	var key K
+	select {
+	case <-ctx.Done():
 		return false
+	case key = <-q.keys:
 	}
 	defer q.work.Done(key)
 	q.cfg.Metrics.setDepth(q.cfg.Name, q.work.Len())
@@ -97,6 +125,7 @@ func (q *Queue[K]) next(ctx context.Context) bool {
 	case err == nil:
 		q.work.Forget(key)
 	case ctx.Err() != nil:
+		q.work.Add(key) // for the next Run
 	default:
 		q.report(key, err)
 		q.work.AddRateLimited(key)

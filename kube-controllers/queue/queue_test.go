@@ -20,7 +20,7 @@ func start(t *testing.T, workers int, reconcile func(context.Context, string) er
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { q.Run(ctx); close(done) }()
-	t.Cleanup(func() { cancel(); <-done })
+	t.Cleanup(func() { cancel(); <-done; q.Close() })
 	return q
 }
 
@@ -85,6 +85,38 @@ func TestALookIsCancelledWhenItTakesTooLong(t *testing.T) {
 		synctest.Wait()
 		if took != time.Minute {
 			t.Errorf("cancelled after %s", took)
+		}
+	})
+}
+
+func TestKeysWaitBetweenTwoRuns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var looks []string
+		q := New(Config[string]{Name: "test", Log: slog.New(slog.DiscardHandler), Reconcile: func(_ context.Context, key string) error {
+			looks = append(looks, key)
+			return nil
+		}})
+		defer q.Close()
+		run := func(during func()) {
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan struct{})
+			go func() { q.Run(ctx); close(done) }()
+			during()
+			synctest.Wait()
+			cancel()
+			<-done
+		}
+		q.Add("a")
+		run(func() { q.Add("b") })
+		q.Add("c")
+		q.Add("d")
+		synctest.Wait()
+		if len(looks) != 2 {
+			t.Errorf("worked while nothing ran: %v", looks)
+		}
+		run(func() {})
+		if len(looks) != 4 {
+			t.Errorf("%v", looks)
 		}
 	})
 }

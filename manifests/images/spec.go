@@ -56,7 +56,10 @@ func (b build) images() []image {
 		program("calico", "opt/cni/bin/calico"),
 		{path: "opt/cni/bin/calico-ipam", link: "calico"},
 	}}
-	return []image{node}
+	controllers := b.image("kube-controllers", "Kubernetes objects into Tortie's datastore, and clean-up after what is gone")
+	controllers.user, controllers.command = nobody, []string{"/usr/bin/kube-controllers"}
+	controllers.layers = [][]file{base(), {program("kube-controllers", "usr/bin/kube-controllers")}}
+	return []image{node, controllers}
 }
 
 func (b build) image(name, description string) image {
