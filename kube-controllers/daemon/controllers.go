@@ -5,6 +5,7 @@ import (
 
 	"tortie/kube-controllers/config"
 	"tortie/kube-controllers/endpoints"
+	"tortie/kube-controllers/leaks"
 	"tortie/kube-controllers/mirror"
 	"tortie/kube-controllers/nodes"
 	"tortie/kube-controllers/queue"
@@ -45,11 +46,20 @@ func (p *program) buildController(name config.Controller, metrics *queue.Metrics
 	}
 }
 
+// buildNode makes what upstream's node controller does: nodes, and garbage
+// collection of addresses.
 func (p *program) buildNode(metrics *queue.Metrics) ([]controller, error) {
 	set := settings{p.Config, p.cache}
-	c, err := nodes.New(nodes.Config{
+	n, err := nodes.New(nodes.Config{
 		Client: p.Client, Registry: p.registry, Cache: p.cache, Nodes: p.cluster.Nodes(),
 		SyncLabels: set.syncLabels, Log: p.Log, Metrics: metrics,
 	})
-	return []controller{c}, err
+	if err != nil {
+		return []controller{n}, err
+	}
+	l, err := leaks.New(leaks.Config{
+		Client: p.Client, Cache: p.cache, Pods: p.cluster.Pods(), Nodes: p.cluster.Nodes(),
+		Grace: set.leakGrace, Log: p.Log, Metrics: metrics, Registerer: p.metrics,
+	})
+	return []controller{n, l}, err
 }

@@ -77,7 +77,7 @@ func (c *Controller) reconcile(ctx context.Context, key api.Key) error {
 		return nil
 	}
 	pod, ok := c.cfg.Pods.Get(wep.Namespace, wep.Spec.Pod)
-	if !ok || pod.Spec.NodeName != wep.Spec.Node || pod.Spec.HostNetwork {
+	if !ok || !c.cfg.Cache.IsNode(pod.Spec.NodeName, wep.Spec.Node) || pod.Spec.HostNetwork {
 		return nil
 	}
 	updated, changed := convert.Endpoint(wep, pod)

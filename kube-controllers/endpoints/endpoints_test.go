@@ -111,3 +111,13 @@ func TestPodOfThatNameOnAnotherNodeSaysNothing(t *testing.T) {
 		check(w, "c1", map[string]string{v3.LabelNamespace: "ns1", v3.LabelOrchestrator: "k8s"}, "kns.ns1")
 	})
 }
+
+func TestNodeMayHaveAnotherNameInKubernetes(t *testing.T) {
+	world(t, []runtime.Object{pod("node-a.example.org", map[string]string{"app": "web"})}, func(w *kubetest.World) {
+		node := &api.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-a"}}
+		node.Spec.OrchRefs = []api.OrchRef{{Orchestrator: "k8s", NodeName: "node-a.example.org"}}
+		w.Put(node, endpoint("c1"))
+		start(w)
+		check(w, "c1", labels("app", "web"), "kns.ns1", "ksa.ns1.sa")
+	})
+}

@@ -6,11 +6,13 @@ package kubetest
 import (
 	"context"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
 	k8stesting "k8s.io/client-go/testing"
@@ -18,6 +20,7 @@ import (
 	"tortie/internal/api"
 	"tortie/internal/datastore"
 	"tortie/internal/datastore/memory"
+	"tortie/ipam"
 	"tortie/kube-controllers/kube"
 	"tortie/kube-controllers/state"
 )
@@ -129,3 +132,48 @@ func (w *World) OnlyLive(resource string, obj kube.Object) {
 func (w *World) Fail(verb, resource string, err error) {
 	w.API.PrependReactor(verb, resource, func(k8stesting.Action) (bool, runtime.Object, error) { return true, nil, err })
 }
+
+// Assign gives a handle an IPv4 and an IPv6 address on a node, as felix does, and
+// returns them. attrs are pairs.
+func (w *World) Assign(node string, handle ipam.HandleID, attrs ...string) []netip.Addr {
+	w.Helper()
+	req := ipam.Request{Handle: handle, Num4: 1, Num6: 1, Attrs: map[string]string{}}
+	for i := 0; i < len(attrs); i += 2 {
+		req.Attrs[attrs[i]] = attrs[i+1]
+	}
+	allocator := ipam.New(ipam.Config{Client: w.Store, Node: node, View: newView(w)})
+	defer allocator.Close()
+	assigned, err := allocator.AutoAssign(context.Background(), req)
+	if err != nil {
+		w.Fatal(err)
+	}
+	var addrs []netip.Addr
+	for _, a := range assigned {
+		addrs = append(addrs, a.Addr)
+	}
+	return addrs
+}
+
+// view is a node's view of a cluster with one pool of each IP version.
+type view struct{ pools []*v3.IPPool }
+
+func newView(w *World) view {
+	w.Helper()
+	four, six := v3.NewIPPool(), v3.NewIPPool()
+	four.Name, four.Spec.CIDR = "four", "10.65.0.0/16"
+	six.Name, six.Spec.CIDR = "six", "fd00:65::/64"
+	w.Put(four, six)
+	return view{[]*v3.IPPool{four, six}}
+}
+
+// Pools implements ipam.View.
+func (v view) Pools() []*v3.IPPool { return v.pools }
+
+// NodeLabels implements ipam.View.
+func (view) NodeLabels() (map[string]string, bool) { return nil, true }
+
+// Config implements ipam.View.
+func (view) Config() api.IPAMConfigSpec { return api.IPAMConfigSpec{AutoAllocateBlocks: true} }
+
+// Reservations implements ipam.View.
+func (view) Reservations() []*v3.IPReservation { return nil }

