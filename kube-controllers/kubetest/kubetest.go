@@ -35,19 +35,23 @@ type World struct {
 	Cluster   *kube.Cluster
 	Cache     *state.Cache
 	Syncer    *datastore.Syncer
+	// Link is the connection by which the Cache follows the Store.
+	Link *memory.Client
 }
 
 // New makes a world with what the API server holds.
 func New(t *testing.T, objects ...runtime.Object) *World {
 	reg := api.NewRegistry()
 	store := memory.New(reg)
+	link := store.Client()
 	client := fake.NewClientset(objects...)
 	cache := state.New(state.Indexes())
 	log := slog.New(slog.DiscardHandler)
 	return &World{
 		T: t, Store: store, Registry: reg, Resources: datastore.NewResources(store, reg, time.Now), API: client,
 		Cluster: kube.NewCluster(client, log), Cache: cache,
-		Syncer: datastore.NewSyncer(datastore.SyncerConfig{Client: store, Ranges: state.Ranges(), Sink: cache, Log: log}),
+		Syncer: datastore.NewSyncer(datastore.SyncerConfig{Client: link, Ranges: state.Ranges(), Sink: cache, Log: log}),
+		Link: link,
 	}
 }
 

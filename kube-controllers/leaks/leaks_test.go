@@ -235,10 +235,12 @@ func TestWhatIsSeenInTimeStopsTheRelease(t *testing.T) {
 			w.pod("h", "p", "a")
 			w.collect()
 			w.wait(grace - time.Minute)
+			w.Link.SetUnavailable(true) // so that both changes are seen as one
 			if _, err := ipam.ReleaseHandle(t.Context(), w.Store, "h"); err != nil {
 				t.Fatal(err)
 			}
 			w.pod("h", "p", "a")
+			w.Link.SetUnavailable(false)
 			w.Settle()
 			w.loses("h") // a whole period from now
 		})
@@ -256,6 +258,41 @@ func TestWhatIsSeenInTimeStopsTheRelease(t *testing.T) {
 			w.loses("h")
 		})
 	})
+}
+
+// TestTheDatastoreItselfHasTheLastWord: the cache may be behind.
+func TestTheDatastoreItselfHasTheLastWord(t *testing.T) {
+	for name, change := range map[string]func(w *setup, addrs []netip.Addr){
+		"Endpoint": func(w *setup, addrs []netip.Addr) { w.Put(endpoint("p", "a", networks(addrs)...)) },
+		"UnreadableEndpoint": func(w *setup, _ []netip.Addr) {
+			w.Store.RawPut("/calico/resources/v3/projectcalico.org/workloadendpoints/ns1/a-k8s-p-eth0", []byte("{"))
+		},
+		"AssignedAnew": func(w *setup, _ []netip.Addr) {
+			if _, err := ipam.ReleaseHandle(context.Background(), w.Store, "h"); err != nil {
+				w.Fatal(err)
+			}
+			w.pod("h", "p", "a")
+		},
+		"NodeAfterAll": func(w *setup, _ []netip.Addr) { w.Put(node("n")) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			world(t, nil, func(w *setup) {
+				addrs := w.pod("h", "p", "a")
+				w.Assign("n", "tunnel", api.AttributeType, "vxlanTunnelAddress")
+				w.collect()
+				w.Link.SetUnavailable(true)
+				change(w, addrs)
+				w.wait(2 * grace)
+				handle := ipam.HandleID("h")
+				if name == "NodeAfterAll" {
+					handle = "tunnel"
+				}
+				if w.held(handle) != 2 {
+					t.Errorf("%s was released", handle)
+				}
+			})
+		})
+	}
 }
 
 func TestPodOfThatNameThatMovedHasOnlyItsNewAddresses(t *testing.T) {
