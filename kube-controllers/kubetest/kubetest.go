@@ -51,7 +51,7 @@ func New(t *testing.T, objects ...runtime.Object) *World {
 		T: t, Store: store, Registry: reg, Resources: datastore.NewResources(store, reg, time.Now), API: client,
 		Cluster: kube.NewCluster(client, log), Cache: cache,
 		Syncer: datastore.NewSyncer(datastore.SyncerConfig{Client: link, Ranges: state.Ranges(), Sink: cache, Log: log}),
-		Link: link,
+		Link:   link,
 	}
 }
 
