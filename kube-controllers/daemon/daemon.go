@@ -48,7 +48,7 @@ func Run(ctx context.Context, p Process) error {
 		level.Set(*cfg.LogLevel)
 	}
 	log := slog.New(slog.NewTextHandler(p.Log, &slog.HandlerOptions{Level: level}))
-	klog.SetSlogLogger(log.With("from", "client-go"))
+	klog.SetSlogLogger(slog.New(demoted{log.Handler()}).With("from", "client-go"))
 	for _, w := range cfg.Warnings {
 		log.Warn("a setting has no effect", "setting", w)
 	}

@@ -3,10 +3,12 @@ package daemon
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -125,22 +127,23 @@ func TestOneReplicaWorksAndAnotherTakesOver(t *testing.T) {
 func TestALostLeadIsTakenAgainWithoutARestart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
-		r.run("one")
-		settle(10 * time.Second)
-		down := true
+		var down atomic.Bool
 		r.api.PrependReactor("*", "leases", func(k8stesting.Action) (bool, runtime.Object, error) {
-			if down {
+			if down.Load() {
 				return true, nil, apierrors.NewServiceUnavailable("away")
 			}
 			return false, nil, nil
 		})
+		r.run("one")
+		settle(10 * time.Second)
+		down.Store(true)
 		settle(time.Minute)
 		r.namespace("a")
 		settle(10 * time.Second)
 		if r.has("kns.a") {
 			t.Error("works without the lead")
 		}
-		down = false
+		down.Store(false)
 		settle(time.Minute)
 		if !r.has("kns.a") {
 			t.Errorf("doesn't work again:\n%s", r.logs)
@@ -151,12 +154,8 @@ func TestALostLeadIsTakenAgainWithoutARestart(t *testing.T) {
 func TestMissingRightsAreOneClearLineAndNotReady(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
-		forbidden := true
 		r.api.PrependReactor("list", "pods", func(k8stesting.Action) (bool, runtime.Object, error) {
-			if forbidden {
-				return true, nil, apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "", nil)
-			}
-			return false, nil, nil
+			return true, nil, apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "", nil)
 		})
 		r.api.PrependWatchReactor("pods", k8stesting.DefaultWatchReactor(nil, apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "", nil)))
 		p, err := build(r.cluster("one"))
@@ -178,6 +177,44 @@ func TestMissingRightsAreOneClearLineAndNotReady(t *testing.T) {
 		}
 		if err := p.live(); err != nil {
 			t.Errorf("live: %v", err)
+		}
+	})
+}
+
+// TestUnreachableAPIServerIsOneClearLineAndNotReady: a watch that can't connect
+// tries again without a word.
+func TestUnreachableAPIServerIsOneClearLineAndNotReady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		var away atomic.Bool
+		away.Store(true)
+		r.api.PrependReactor("get", "namespaces", func(k8stesting.Action) (bool, runtime.Object, error) {
+			if away.Load() {
+				return true, nil, errors.New("dial tcp: connection refused")
+			}
+			return false, nil, nil
+		})
+		p, err := build(r.cluster("one"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.close()
+		ctx, cancel := context.WithCancel(context.Background())
+		defer func() { cancel(); synctest.Wait() }()
+		go func() { _ = p.syncer.Run(ctx) }()
+		go p.cluster.Run(ctx)
+		settle(45 * time.Second)
+		const want = "API server: no answer: look at KUBECONFIG"
+		if err := p.ready(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("ready: %v", err)
+		}
+		if n := strings.Count(r.logs.String(), want); n != 1 {
+			t.Errorf("said %d times:\n%s", n, r.logs)
+		}
+		away.Store(false)
+		settle(15 * time.Second)
+		if err := p.ready(); err != nil {
+			t.Errorf("ready: %v", err)
 		}
 	})
 }
@@ -258,5 +295,17 @@ func TestBadEnvironmentIsRefused(t *testing.T) {
 	}, Log: &syncedBuffer{}})
 	if err == nil || !strings.Contains(err.Error(), `did you mean "node"`) {
 		t.Errorf("%v", err)
+	}
+}
+
+func TestTheLibrarysLinesAreForDebugging(t *testing.T) {
+	var out syncedBuffer
+	level := &slog.LevelVar{}
+	log := slog.New(demoted{slog.NewTextHandler(&out, &slog.HandlerOptions{Level: level})}).With("a", 1).WithGroup("g")
+	log.Error("quiet")
+	level.Set(slog.LevelDebug)
+	log.Error("loud", "b", 2)
+	if got := out.String(); strings.Contains(got, "quiet") || !strings.Contains(got, "level=DEBUG msg=loud a=1 g.b=2") {
+		t.Error(got)
 	}
 }

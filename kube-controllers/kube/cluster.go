@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -43,6 +45,9 @@ const (
 	// fresh is how long a problem counts: it is met again within that time if it
 	// goes on, because no watch waits longer before it tries again.
 	fresh = 75 * time.Second
+	// probeEvery is how often, and for how long, the API server is asked whether it
+	// is there while anything is wrong, probeRarely how often otherwise.
+	probeEvery, probeRarely = 10 * time.Second, time.Minute
 )
 
 // NewCluster makes a Cluster.
@@ -104,8 +109,37 @@ func follow[T Object](c *Cluster, name string, informer cache.SharedIndexInforme
 // Run follows the cluster until ctx ends.
 func (c *Cluster) Run(ctx context.Context) {
 	c.factory.StartWithContext(ctx)
-	<-ctx.Done()
-	c.factory.Shutdown()
+	defer c.factory.Shutdown()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(c.untilProbe()):
+			c.probe(ctx)
+		}
+	}
+}
+
+func (c *Cluster) untilProbe() time.Duration {
+	if c.Health() != nil {
+		return probeEvery
+	}
+	return probeRarely
+}
+
+// probe asks the API server for something small: a watch that can't connect tries
+// again without a word.
+func (c *Cluster) probe(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, probeEvery)
+	defer cancel()
+	_, err := c.client.CoreV1().Namespaces().Get(ctx, metav1.NamespaceDefault, metav1.GetOptions{})
+	if err != nil && !errors.Is(ctx.Err(), context.Canceled) && apierrors.ReasonForError(err) == metav1.StatusReasonUnknown {
+		c.failed("API server", err)
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.problems, "API server")
 }
 
 // WaitForSync waits until everything has been read once; false if ctx ended first.
@@ -120,15 +154,24 @@ func (c *Cluster) WaitForSync(ctx context.Context) bool {
 
 // Health is nil while everything is being followed, else why not.
 func (c *Cluster) Health() error {
+	if err := c.problem(); err != nil {
+		return err
+	}
 	for name, informer := range c.informers() {
-		c.mu.Lock()
-		p, met := c.problems[name]
-		c.mu.Unlock()
-		switch {
-		case met && time.Since(p.last) < fresh:
-			return p.err
-		case !informer.HasSynced():
+		if !informer.HasSynced() {
 			return fmt.Errorf("%s: not read from the API server yet", name)
+		}
+	}
+	return nil
+}
+
+// problem is the present problem whose resource comes first in the alphabet.
+func (c *Cluster) problem() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, name := range slices.Sorted(maps.Keys(c.problems)) {
+		if p := c.problems[name]; time.Since(p.last) < fresh {
+			return p.err
 		}
 	}
 	return nil
@@ -137,11 +180,7 @@ func (c *Cluster) Health() error {
 func (c *Cluster) informers() map[string]cache.SharedIndexInformer {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	out := make(map[string]cache.SharedIndexInformer, len(c.informer))
-	for name, informer := range c.informer {
-		out[name] = informer
-	}
-	return out
+	return maps.Clone(c.informer)
 }
 
 // failed takes note of a watch that ended with an error. That its revision is
@@ -174,7 +213,7 @@ func explain(resource string, err error) error {
 	case apierrors.IsUnauthorized(err):
 		return fmt.Errorf("%s: the API server refuses the credentials: look at the service account's token or at KUBECONFIG: %w", resource, err)
 	case apierrors.ReasonForError(err) == metav1.StatusReasonUnknown:
-		return fmt.Errorf("%s: the API server doesn't answer: look at KUBECONFIG, or at KUBERNETES_SERVICE_HOST and its certificate: %w", resource, err)
+		return fmt.Errorf("%s: no answer: look at KUBECONFIG, or at KUBERNETES_SERVICE_HOST and the certificate: %w", resource, err)
 	}
 	return fmt.Errorf("%s: %w", resource, err)
 }

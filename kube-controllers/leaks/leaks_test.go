@@ -391,7 +391,7 @@ func TestLivingPodsKeepTheirAddressesWhateverHappens(t *testing.T) {
 			world(t, nil, func(w *setup) {
 				w.collect()
 				c := &chaos{setup: w, rnd: rnd, addrs: map[string][]netip.Addr{}, lives: map[string]bool{}}
-				for range 120 {
+				for range 60 {
 					c.step()
 					c.check()
 				}
