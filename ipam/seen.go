@@ -52,7 +52,7 @@ func OwnerOf(block datastore.Entry) (owner api.Affinity, ok bool) {
 	return b.owner()
 }
 
-// ErrNotAsSeen: a handle holds something else than was seen.
+// ErrNotAsSeen says that a handle holds something else than was seen.
 var ErrNotAsSeen = errors.New("the addresses were assigned anew since they were seen")
 
 // ReleaseAsSeen releases the addresses of a handle if it holds exactly those seen,

@@ -83,7 +83,7 @@ func (w *World) Start(controllers ...Controller) {
 // Settle lets retries and batching go by (in simulated time) and waits until
 // nothing moves any more.
 func (w *World) Settle() {
-	time.Sleep(5 * time.Second) // simulated
+	<-time.After(5 * time.Second) // simulated
 	synctest.Wait()
 }
 

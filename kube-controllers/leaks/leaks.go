@@ -192,7 +192,7 @@ func (c *Collector) holdings(handle ipam.HandleID) []ipam.Allocation {
 // or to be released if it is confirmed.
 func (c *Collector) reconcile(ctx context.Context, s subject) error {
 	var seen []ipam.Allocation
-	suspicion := ""
+	var suspicion string
 	if s.node != "" {
 		suspicion = c.judgeNode(s.node)
 	} else {

@@ -127,7 +127,7 @@ func (q *Queue[K]) next(ctx context.Context) bool {
 	case ctx.Err() != nil:
 		q.work.Add(key) // for the next Run
 	default:
-		q.report(key, err)
+		q.report(ctx, key, err)
 		q.work.AddRateLimited(key)
 	}
 	return true
@@ -141,12 +141,12 @@ func (q *Queue[K]) reconcile(ctx context.Context, key K) error {
 
 // report logs what failed. That somebody else was faster is part of normal
 // operation.
-func (q *Queue[K]) report(key K, err error) {
+func (q *Queue[K]) report(ctx context.Context, key K, err error) {
 	level := slog.LevelWarn
 	if errors.Is(err, datastore.ErrConflict) {
 		level = slog.LevelDebug
 	}
-	q.cfg.Log.Log(context.Background(), level, "will try again", "controller", q.cfg.Name, "key", fmt.Sprint(key),
+	q.cfg.Log.Log(ctx, level, "will try again", "controller", q.cfg.Name, "key", fmt.Sprint(key),
 		"failures", q.work.NumRequeues(key)+1, "err", err)
 }
 
