@@ -16,7 +16,7 @@ BUILD := $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 # The unit tests are everything but the whole-program tests on the lab.
 UNIT = $(shell $(GO) list ./... | grep -v '^tortie/tests/fv$$')
 
-.PHONY: help build lab lab-down test unit fv race bench fmt lint check generate clean
+.PHONY: help build images lab lab-down test unit fv race bench fmt lint check generate clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,9 +26,15 @@ build: ## Build every program, static, into bin/.
 	@$(BUILD) -o bin/felix ./felix
 	@$(BUILD) -o bin/bgpd ./bgpd
 	@$(BUILD) -o bin/calico ./cni-plugin && ln -sf calico bin/calico-ipam
+	@$(BUILD) -o bin/install-cni ./cni-plugin/install
 	@$(BUILD) -o bin/calicoctl ./calicoctl
+	@$(BUILD) -o bin/kube-controllers ./kube-controllers
 	@$(BUILD) -o bin/lab ./tests/lab/cmd
 	@$(BUILD) -o bin/lab-agent ./tests/lab/agent
+
+images: build ## Build the OCI images into bin/images/: for docker load and ctr images import.
+	@tests/install.sh nft:nftables
+	@$(GO) run ./manifests/images -bin bin -out bin/images -version $(VERSION) -revision $$(git rev-parse HEAD) -created $$(git show -s --format=%ct)
 
 lab: build ## Bring up a fresh lab (NODES=3 PODS=2), show it, check every path; it stays up.
 	@tests/install.sh nft:nftables ip:iproute2

@@ -1,7 +1,6 @@
 package resource
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +12,8 @@ import (
 
 	"tortie/internal/api"
 	"tortie/internal/datastore"
+	"tortie/internal/noderemoval"
+	"tortie/ipam"
 )
 
 // Deletion says how an object is to be deleted.
@@ -113,11 +114,11 @@ func (s *Store) deleteNode(ctx context.Context, key api.Key, how Deletion) error
 	if current := strconv.FormatInt(int64(entry.Revision), 10); how.Version != "" && how.Version != current {
 		return updateConflict(key, how.Version, current)
 	}
-	workloads, err := s.workloadsOn(ctx, key.Name)
+	workloads, err := noderemoval.Workloads(ctx, s.Client, key.Name)
 	if err != nil {
 		return err
 	}
-	held, err := s.heldByWorkloads(ctx, key.Name)
+	held, err := ipam.HeldByWorkloads(ctx, s.Client, key.Name)
 	if err != nil {
 		return err
 	}
@@ -129,17 +130,12 @@ func (s *Store) deleteNode(ctx context.Context, key api.Key, how Deletion) error
 		return refuse("drain the node first, or delete with --force", "%s on %s: %s",
 			count(len(workloads), "workload endpoint is", "workload endpoints are"), key.Name, some(workloads))
 	}
-	if err := s.releaseNode(ctx, key.Name); err != nil {
+	if err := ipam.ReleaseNode(ctx, s.Client, key.Name); err != nil {
 		return fmt.Errorf("%s: release its addresses: %w", key, err)
 	}
-	removed, err := s.deleteWorkloads(ctx, key.Name)
+	removed, err := noderemoval.Dependents(ctx, s.Client, key.Name)
 	if err != nil {
-		return fmt.Errorf("%s: delete its workload endpoints: %w", key, err)
-	}
-	for _, dependents := range nodeDependents(key.Name) {
-		if err := s.deleteWhere(ctx, dependents); err != nil {
-			return fmt.Errorf("%s: delete its %s objects: %w", key, dependents.kind, err)
-		}
+		return fmt.Errorf("%s: %w", key, err)
 	}
 	if err := s.deleteOne(ctx, key, ""); err != nil {
 		return err
@@ -149,46 +145,6 @@ func (s *Store) deleteNode(ctx context.Context, key api.Key, how Deletion) error
 			key, count(removed, "workload endpoint was", "workload endpoints were")))
 	}
 	return nil
-}
-
-// deleteWorkloads deletes the workload endpoints on a node, also those that were
-// not there yet when it was decided.
-func (s *Store) deleteWorkloads(ctx context.Context, node string) (removed int, err error) {
-	workloads, err := s.workloadsOn(ctx, node)
-	if err != nil {
-		return 0, err
-	}
-	for _, key := range workloads {
-		if _, err := s.Client.Txn(ctx, datastore.DeleteAny(key)); err != nil {
-			return removed, err
-		}
-		removed++
-	}
-	return removed, nil
-}
-
-// workloadsOn are the workload endpoints on a node, sorted. Of one that can't be
-// read the name tells.
-func (s *Store) workloadsOn(ctx context.Context, node string) ([]api.Key, error) {
-	snap, err := s.Client.List(ctx, datastore.Range{Kind: api.KindWorkloadEndpoint})
-	if err != nil {
-		return nil, err
-	}
-	var keys []api.Key
-	for _, entry := range snap.Entries {
-		if entry.Object.(*api.WorkloadEndpoint).Spec.Node == node {
-			keys = append(keys, entry.Key)
-		}
-	}
-	for _, invalid := range snap.Invalid {
-		if id, err := api.ParseWorkloadEndpointName(invalid.Key.Name); err == nil && id.Node == node {
-			keys = append(keys, invalid.Key)
-		}
-	}
-	slices.SortFunc(keys, func(a, b api.Key) int {
-		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
-	})
-	return keys, nil
 }
 
 func count(n int, one, many string) string {
@@ -209,36 +165,4 @@ func some(keys []api.Key) string {
 		return strings.Join(names, ", ")
 	}
 	return fmt.Sprintf("%s and %d more", strings.Join(names[:enough], ", "), len(names)-enough)
-}
-
-// dependents are the objects of one kind that belong to a node.
-type dependents struct {
-	kind  api.Kind
-	match func(obj api.Object) bool
-}
-
-func nodeDependents(node string) []dependents {
-	config := func(obj api.Object) bool { return obj.GetName() == "node."+node }
-	return []dependents{
-		{api.KindBGPPeer, func(obj api.Object) bool { return obj.(*v3.BGPPeer).Spec.Node == node }},
-		{api.KindFelixConfiguration, config},
-		{api.KindBGPConfiguration, config},
-		{api.KindHostEndpoint, func(obj api.Object) bool { return obj.(*v3.HostEndpoint).Spec.Node == node }},
-	}
-}
-
-func (s *Store) deleteWhere(ctx context.Context, d dependents) error {
-	snap, err := s.Client.List(ctx, datastore.Range{Kind: d.kind})
-	if err != nil {
-		return err
-	}
-	for _, entry := range snap.Entries {
-		if !d.match(entry.Object) {
-			continue
-		}
-		if _, err := s.Client.Txn(ctx, datastore.DeleteAny(entry.Key)); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"tortie/felix/dataplane"
 	"tortie/felix/journal"
 	"tortie/felix/podnet"
+	"tortie/felix/registration"
 	"tortie/internal/api"
 	"tortie/internal/datastore"
 	"tortie/internal/kernel"
@@ -28,6 +29,7 @@ type felix struct {
 	journal  *journal.Journal
 	config   *configFollower
 	newUID   func() string
+	settings registration.Settings
 	log      *slog.Logger
 
 	kernel *kernel.Handle // of the node's network namespace
@@ -38,6 +40,7 @@ type felix struct {
 	allocator *ipam.Allocator
 	underlay  *underlay
 	upkeep    *upkeep
+	registrar *registration.Registrar
 	state     *cniserver.State
 	problems  problemLog
 	server    *cniserver.Server
@@ -57,6 +60,9 @@ func (f *felix) build() (err error) {
 	}
 	tracker := ipam.NewTracker(f.node)
 	f.allocator = ipam.New(ipam.Config{Client: f.client, Node: f.node, View: tracker, Log: f.log})
+	f.registrar = registration.New(registration.Config{
+		Node: f.node, Settings: f.settings, Client: f.client, Registry: f.registry, Kernel: f.kernel, Log: f.log,
+	})
 	f.state = cniserver.NewState(f.node)
 	f.problems.log = f.log
 	graph := calc.New(f.node)

@@ -20,6 +20,7 @@ import (
 	"tortie/felix/config"
 	"tortie/felix/journal"
 	"tortie/felix/nat"
+	"tortie/felix/registration"
 	"tortie/internal/api"
 	"tortie/internal/datastore"
 	"tortie/internal/datastore/etcd"
@@ -68,6 +69,10 @@ func Run(ctx context.Context, p Process) error {
 		return err
 	}
 	level.Set(cfg.LogLevel)
+	settings, err := registration.FromEnv(p.getenv)
+	if err != nil {
+		return err
+	}
 	store, err := datastore.LoadConfig("", p.datastoreEnv(local))
 	if err != nil {
 		return err
@@ -104,7 +109,7 @@ func Run(ctx context.Context, p Process) error {
 	f := &felix{
 		kernel: handle, nat: nat.New(nat.Config{Log: log}),
 		node: node, cfg: running, client: client, registry: reg, journal: book, log: log,
-		newUID: uuid.NewString,
+		newUID: uuid.NewString, settings: settings,
 		config: &configFollower{
 			node: node, local: local, running: running, level: &level, log: log,
 			stored: map[string]*v3.FelixConfiguration{}, warned: map[string]bool{},
@@ -203,6 +208,7 @@ func (f *felix) run(ctx context.Context) error {
 	g.Go(func() error { return f.syncer.Run(base) })
 	g.Go(func() error { return f.underlay.run(base) })
 	g.Go(func() error { return f.upkeep.run(base) })
+	g.Go(func() error { return f.registrar.Run(base) })
 	if f.cfg.HealthEnabled {
 		l, err := net.Listen("tcp", f.cfg.HealthAddress)
 		if err != nil {

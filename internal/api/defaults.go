@@ -160,7 +160,8 @@ func defaultStagedKubernetesNetworkPolicy(p *v3.StagedKubernetesNetworkPolicy) {
 func defaultWorkloadEndpoint(w *WorkloadEndpoint) {
 	setLabel(w, v3.LabelNamespace, w.Namespace)
 	setLabel(w, v3.LabelOrchestrator, w.Spec.Orchestrator)
-	if w.Spec.ServiceAccountName != "" {
+	// A longer name is no label value; upstream leaves out one of 63 as well.
+	if n := len(w.Spec.ServiceAccountName); n > 0 && n < 63 {
 		setLabel(w, v3.LabelServiceAccount, w.Spec.ServiceAccountName)
 	}
 }

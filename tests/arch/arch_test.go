@@ -31,6 +31,7 @@ func rules() []rule {
 		"os", "net", "net/http", "os/exec", "syscall", "golang.org/x/sys/unix",
 		"github.com/vishvananda/netlink", "go.etcd.io/etcd", "tortie/internal/datastore/etcd",
 	}
+	controllers := []string{"tortie/kube-controllers/mirror", "tortie/kube-controllers/endpoints", "tortie/kube-controllers/nodes", "tortie/kube-controllers/leaks"}
 	return []rule{
 		{from: "tortie/felix/calc", deny: pure, why: "calc is pure: no I/O, no clock"},
 		{from: "tortie/bgpd/topology", deny: pure, why: "topology is pure"},
@@ -63,16 +64,32 @@ func rules() []rule {
 			why: "ipam talks to the datastore only",
 		},
 		{
-			from: "tortie/internal", deny: []string{"tortie/felix", "tortie/bgpd", "tortie/calicoctl", "tortie/cni-plugin", "tortie/ipam", "tortie/tests"},
+			from: "tortie/internal", deny: []string{"tortie/felix", "tortie/bgpd", "tortie/calicoctl", "tortie/cni-plugin", "tortie/kube-controllers", "tortie/ipam", "tortie/tests"},
 			why: "imports go down only: internal is below the programs",
 		},
-		{from: "tortie/felix", deny: []string{"tortie/bgpd", "tortie/calicoctl", "tortie/cni-plugin", "tortie/tests"}, why: "programs don't import one another"},
-		{from: "tortie/bgpd", deny: []string{"tortie/felix", "tortie/calicoctl", "tortie/cni-plugin", "tortie/tests", "tortie/ipam"}, why: "programs don't import one another"},
-		{from: "tortie/calicoctl", deny: []string{"tortie/felix", "tortie/bgpd", "tortie/cni-plugin", "tortie/tests"}, why: "programs don't import one another"},
+		{from: "tortie/felix", deny: []string{"tortie/bgpd", "tortie/calicoctl", "tortie/kube-controllers", "tortie/cni-plugin", "tortie/tests"}, why: "programs don't import one another"},
+		{from: "tortie/bgpd", deny: []string{"tortie/felix", "tortie/calicoctl", "tortie/kube-controllers", "tortie/cni-plugin", "tortie/tests", "tortie/ipam"}, why: "programs don't import one another"},
+		{from: "tortie/calicoctl", deny: []string{"tortie/felix", "tortie/bgpd", "tortie/kube-controllers", "tortie/cni-plugin", "tortie/tests"}, why: "programs don't import one another"},
+		{
+			from: "tortie/kube-controllers", deny: []string{"tortie/felix", "tortie/bgpd", "tortie/calicoctl", "tortie/cni-plugin", "tortie/tests", "tortie/internal/kernel"},
+			why: "programs don't import one another, and this one runs on no node in particular",
+		},
+		{from: "tortie/kube-controllers/convert", deny: append([]string{"k8s.io/client-go", "tortie/internal/datastore"}, pure...), why: "conversion is pure"},
+		{
+			from: "tortie/kube-controllers", deny: []string{"k8s.io/client-go/kubernetes", "k8s.io/client-go/informers", "k8s.io/client-go/tools"},
+			except: []string{"tortie/kube-controllers/kube", "tortie/kube-controllers/kubetest", "tortie/kube-controllers/daemon"},
+			why:    "only kube talks to the API server; controllers see it through kube.Resource",
+		},
+		{
+			from:   "tortie/kube-controllers",
+			deny:   append([]string{"tortie/kube-controllers/kubetest", "tortie/internal/datastore/etcd"}, controllers...),
+			except: []string{"tortie/kube-controllers/daemon"},
+			why:    "imports go down only: main → daemon → controllers → queue, state, kube → convert; controllers don't know one another",
+		},
 		{
 			from: "tortie/cni-plugin",
 			deny: []string{
-				"tortie/felix", "tortie/bgpd", "tortie/calicoctl", "tortie/ipam", "tortie/tests", "tortie/internal/datastore",
+				"tortie/felix", "tortie/bgpd", "tortie/calicoctl", "tortie/kube-controllers", "tortie/ipam", "tortie/tests", "tortie/internal/datastore",
 				"tortie/internal/kernel", "google.golang.org/grpc", "k8s.io",
 			},
 			why: "the plugin is a thin client: every byte is paid for at each pod start",
@@ -195,7 +212,7 @@ func TestNoInitFunctions(t *testing.T) {
 // TestPurePackagesDoNotReadTheClock holds calc, topology and filter to their
 // input: whatever they need to know of the time is handed to them.
 func TestPurePackagesDoNotReadTheClock(t *testing.T) {
-	pure := []string{"tortie/felix/calc", "tortie/bgpd/topology", "tortie/bgpd/filter", "tortie/internal/selector", "tortie/internal/delta", "tortie/internal/api"}
+	pure := []string{"tortie/felix/calc", "tortie/bgpd/topology", "tortie/bgpd/filter", "tortie/internal/selector", "tortie/internal/delta", "tortie/internal/api", "tortie/kube-controllers/convert"}
 	clock := regexp.MustCompile(`^(Now|Since|Until|Sleep|After|AfterFunc|Tick|NewTimer|NewTicker)$`)
 	for _, f := range parseAll(t) {
 		isPure := false

@@ -1,35 +1,35 @@
-package resource
+package ipam
 
 import (
 	"context"
+	"fmt"
 	"slices"
 
 	"tortie/internal/api"
 	"tortie/internal/datastore"
-	"tortie/ipam"
 )
 
-// releaseNode gives back every address that a node holds, its workloads' and its
+// ReleaseNode gives back every address that a node holds, its workloads' and its
 // tunnels', wherever it has them from, and then the blocks it owns. A block in
-// which other nodes hold addresses stays, without an owner.
-func (s *Store) releaseNode(ctx context.Context, node string) error {
-	handles, err := s.handlesOn(ctx, node)
+// which other nodes hold addresses stays, without an owner. It can be repeated.
+func ReleaseNode(ctx context.Context, client datastore.Client, node string) error {
+	handles, err := handlesOn(ctx, client, node)
 	if err != nil {
-		return err
+		return fmt.Errorf("release the addresses of node %s: %w", node, err)
 	}
 	for _, handle := range handles {
-		if _, err := ipam.ReleaseHandle(ctx, s.Client, handle); err != nil {
+		if _, err := ReleaseHandle(ctx, client, handle); err != nil {
 			return err
 		}
 	}
-	_, err = ipam.ReleaseHost(ctx, s.Client, node)
+	_, err = ReleaseHost(ctx, client, node)
 	return err
 }
 
-// heldByWorkloads counts a node's addresses that are not those of its tunnels: some
+// HeldByWorkloads counts a node's addresses that are not those of its tunnels: some
 // containers (calico-ipam under another main plugin) hold one without an endpoint.
-func (s *Store) heldByWorkloads(ctx context.Context, node string) (int, error) {
-	blocks, err := s.Client.List(ctx, datastore.Range{Kind: api.KindIPAMBlock})
+func HeldByWorkloads(ctx context.Context, client datastore.Client, node string) (int, error) {
+	blocks, err := client.List(ctx, datastore.Range{Kind: api.KindIPAMBlock})
 	if err != nil {
 		return 0, err
 	}
@@ -50,16 +50,16 @@ func (s *Store) heldByWorkloads(ctx context.Context, node string) (int, error) {
 }
 
 // handlesOn are the handles with an address on a node, sorted.
-func (s *Store) handlesOn(ctx context.Context, node string) ([]ipam.HandleID, error) {
-	blocks, err := s.Client.List(ctx, datastore.Range{Kind: api.KindIPAMBlock})
+func handlesOn(ctx context.Context, client datastore.Client, node string) ([]HandleID, error) {
+	blocks, err := client.List(ctx, datastore.Range{Kind: api.KindIPAMBlock})
 	if err != nil {
 		return nil, err
 	}
-	var handles []ipam.HandleID
+	var handles []HandleID
 	for _, entry := range blocks.Entries {
 		for _, attrs := range entry.Object.(*api.IPAMBlock).Spec.Attributes {
 			if attrs.HandleID != nil && attrs.ActiveOwnerAttrs[api.AttributeNode] == node {
-				handles = append(handles, ipam.HandleID(*attrs.HandleID))
+				handles = append(handles, HandleID(*attrs.HandleID))
 			}
 		}
 	}

@@ -1,0 +1,250 @@
+package registration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"reflect"
+	"time"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+
+	"tortie/felix/autodetect"
+	"tortie/internal/api"
+	"tortie/internal/datastore"
+	"tortie/internal/kernel"
+)
+
+// Kernel is what a Registrar sees of the node; *kernel.Handle has it.
+type Kernel interface {
+	Links() ([]kernel.Link, error)
+	Addresses(link int) ([]kernel.Address, error)
+	Routes(ctx context.Context, f kernel.RouteFilter) ([]kernel.Route, error)
+	Subscribe(ctx context.Context, topics kernel.Topics) (<-chan kernel.Event, error)
+}
+
+// Config is what a Registrar works with; all fields but InternalIPs and Source
+// are required.
+type Config struct {
+	Node     string
+	Settings Settings
+	Client   datastore.Client
+	Registry *api.Registry
+	Kernel   Kernel
+	Log      *slog.Logger
+	// InternalIPs are those of the node in Kubernetes; nil where there is none.
+	InternalIPs func(ctx context.Context) ([]netip.Addr, error)
+	// Source is the address from which the node sends to a host; nil means asking
+	// the resolver and the kernel.
+	Source func(ctx context.Context, host string, ipv6 bool) (netip.Addr, error)
+}
+
+// Registrar keeps the node's entry as the settings and the node's addresses say.
+type Registrar struct {
+	cfg    Config
+	write  *datastore.Resources
+	failed string // what was last said to be wrong
+	// seen are the devices as of the last success; nil when it has to be tried in
+	// any case.
+	seen []autodetect.Device
+}
+
+// New makes a Registrar; Run starts it.
+func New(cfg Config) *Registrar {
+	if cfg.Source == nil {
+		cfg.Source = sourceAddress
+	}
+	return &Registrar{cfg: cfg, write: datastore.NewResources(cfg.Client, cfg.Registry, nil)}
+}
+
+// The pauses of Run.
+const (
+	// settle is how long the node's addresses must have been quiet: an interface
+	// that is being set up changes several times.
+	settle = time.Second
+	// retryMin and retryMax bound the pause after a failure.
+	retryMin, retryMax = 500 * time.Millisecond, 30 * time.Second
+)
+
+// Run registers the node, at once and whenever its addresses change, until ctx
+// ends. While the datastore can't be written it waits and says so once.
+func (r *Registrar) Run(ctx context.Context) error {
+	events, err := r.cfg.Kernel.Subscribe(ctx, kernel.LinkEvents|kernel.AddressEvents)
+	if err != nil {
+		return fmt.Errorf("follow the node's addresses: %w", err)
+	}
+	due := time.NewTimer(0)
+	defer due.Stop()
+	pause := retryMin
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case _, more := <-events:
+			if !more {
+				return nil
+			}
+			due.Reset(settle)
+			continue
+		case <-due.C:
+		}
+		err := r.follow(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		r.say(err)
+		if err == nil {
+			pause = retryMin
+			continue
+		}
+		due.Reset(pause)
+		pause = min(2*pause, retryMax)
+	}
+}
+
+// follow registers the node when it looks different from the last time: pods come
+// and go all the time, and none of that is worth a look into the datastore.
+func (r *Registrar) follow(ctx context.Context) error {
+	host, err := r.host(ctx)
+	if err != nil {
+		return err
+	}
+	now := ownDevices(host.Devices)
+	if r.seen != nil && reflect.DeepEqual(now, r.seen) {
+		return nil
+	}
+	r.seen = nil
+	if err := r.Register(ctx); err != nil {
+		return err
+	}
+	r.seen = now
+	return nil
+}
+
+// say logs what is wrong when that is news, and its end.
+func (r *Registrar) say(err error) {
+	now := ""
+	if err != nil {
+		now = err.Error()
+	}
+	switch {
+	case now == r.failed:
+	case err == nil:
+		r.cfg.Log.Info("the node is registered as it should be again")
+	default:
+		r.cfg.Log.Warn("the node is not registered as it should be; trying again", "node", r.cfg.Node, "err", now)
+	}
+	r.failed = now
+}
+
+// Register writes what has changed, once.
+func (r *Registrar) Register(ctx context.Context) error {
+	if err := datastore.EnsureInitialized(ctx, r.cfg.Client, r.cfg.Registry, nil); err != nil {
+		return err
+	}
+	if err := r.ensurePools(ctx); err != nil {
+		return err
+	}
+	host, err := r.host(ctx)
+	if err != nil {
+		return err
+	}
+	return r.registerNode(ctx, host)
+}
+
+// maxRaces bounds how often a write is tried again because somebody else was
+// faster.
+const maxRaces = 8
+
+func (r *Registrar) registerNode(ctx context.Context, host autodetect.Host) error {
+	var err error
+	for range maxRaces {
+		err = r.writeNode(ctx, host)
+		if !errors.Is(err, datastore.ErrConflict) && !errors.Is(err, datastore.ErrAlreadyExists) {
+			break
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("register node %s: %w", r.cfg.Node, err)
+	}
+	return nil
+}
+
+func (r *Registrar) writeNode(ctx context.Context, host autodetect.Host) error {
+	all, err := r.cfg.Client.List(ctx, datastore.Range{Kind: api.KindNode})
+	if err != nil {
+		return err
+	}
+	node := &api.Node{}
+	node.Name = r.cfg.Node
+	var stored *datastore.Entry
+	var others []*api.Node
+	for i, e := range all.Entries {
+		n, ok := e.Object.(*api.Node)
+		switch {
+		case !ok:
+		case n.Name == r.cfg.Node:
+			stored = &all.Entries[i]
+			node = n.DeepCopyObject().(*api.Node)
+		default:
+			others = append(others, n)
+		}
+	}
+	changed, partly := update(node, r.cfg.Settings, host)
+	if errors.Is(partly, ErrNoAddress) || !changed {
+		return partly
+	}
+	if other, addr, taken := claimedBy(node, others); taken {
+		return fmt.Errorf("its address %s is that of node %s already; give one of them another address, or delete the node that is gone: calicoctl delete node %s", addr, other, other)
+	}
+	if stored == nil {
+		_, err = r.write.Create(ctx, node)
+	} else {
+		stored.Object = node
+		_, err = r.write.Update(ctx, *stored)
+	}
+	if err == nil {
+		r.cfg.Log.Info("node registered", "node", node.Name, "ipv4", node.Spec.BGP.IPv4Address, "ipv4-from", node.Annotations[AnnotationIPv4],
+			"ipv6", node.Spec.BGP.IPv6Address, "ipv6-from", node.Annotations[AnnotationIPv6])
+	}
+	return errors.Join(err, partly)
+}
+
+// ensurePools makes the pools of the settings in a cluster that has none of their
+// family.
+func (r *Registrar) ensurePools(ctx context.Context) error {
+	if len(r.cfg.Settings.Pools) == 0 {
+		return nil
+	}
+	snap, err := r.cfg.Client.List(ctx, datastore.Range{Kind: api.KindIPPool})
+	if err != nil {
+		return fmt.Errorf("make the first IP pools: %w", err)
+	}
+	has := map[bool]bool{}
+	for _, e := range snap.Entries {
+		if p, ok := e.Object.(*v3.IPPool); ok {
+			has[isIPv6(p.Spec.CIDR)] = true
+		}
+	}
+	for _, p := range r.cfg.Settings.Pools {
+		if has[isIPv6(p.Spec.CIDR)] || len(snap.Invalid) > 0 {
+			continue
+		}
+		_, err := r.write.Create(ctx, p.DeepCopy())
+		if errors.Is(err, datastore.ErrAlreadyExists) {
+			continue // another node was faster
+		}
+		if err != nil {
+			return fmt.Errorf("make the IP pool %s: %w", p.Name, err)
+		}
+		r.cfg.Log.Info("IP pool made", "pool", p.Name, "cidr", p.Spec.CIDR)
+	}
+	return nil
+}
+
+func isIPv6(cidr string) bool {
+	p, err := netip.ParsePrefix(cidr)
+	return err == nil && p.Addr().Is6()
+}

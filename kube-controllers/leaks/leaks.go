@@ -1,0 +1,264 @@
+// Package leaks releases addresses that are nobody's: of pods that are gone, and
+// of nodes that are gone.
+//
+// An address is released only when it has seemed to be nobody's for a grace
+// period, and then the API server and the datastore say so as well when asked for
+// exactly it, and it is still the same assignment. Whatever can't be told is in use.
+package leaks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+
+	"tortie/internal/api"
+	"tortie/internal/datastore"
+	"tortie/ipam"
+	"tortie/kube-controllers/kube"
+	"tortie/kube-controllers/queue"
+	"tortie/kube-controllers/state"
+)
+
+// Config is what the collector works in.
+type Config struct {
+	Client datastore.Client
+	Cache  *state.Cache
+	Pods   *kube.Resource[*corev1.Pod]
+	Nodes  *kube.Resource[*corev1.Node]
+	// Grace is how long something must seem to be nobody's; 0 releases nothing.
+	Grace   func() time.Duration
+	Log     *slog.Logger
+	Metrics *queue.Metrics
+	// Registerer takes the metrics; nil for none.
+	Registerer prometheus.Registerer
+}
+
+// subject is what may have leaked: a handle, or all that belongs to a node. One of
+// the two is empty.
+type subject struct {
+	handle ipam.HandleID
+	node   string
+}
+
+// String names the subject in logs.
+func (s subject) String() string {
+	if s.node != "" {
+		return "node " + s.node
+	}
+	return "handle " + string(s.handle)
+}
+
+// Collector looks at what changed, one subject at a time, so that its work is as
+// much as there is to be done.
+type Collector struct {
+	cfg      Config
+	queue    *queue.Queue[subject]
+	suspects *suspects
+	released prometheus.Counter
+}
+
+// New makes a Collector.
+func New(cfg Config) (*Collector, error) {
+	c := &Collector{
+		cfg: cfg, suspects: newSuspects(),
+		released: prometheus.NewCounter(prometheus.CounterOpts{Name: "ipam_gc_released_total", Help: "Addresses of pods that are gone, released."}),
+	}
+	c.queue = queue.New(queue.Config[subject]{Name: "ipam-gc", Workers: 1, Reconcile: c.reconcile, Log: cfg.Log, Metrics: cfg.Metrics})
+	if cfg.Registerer != nil {
+		cfg.Registerer.MustRegister(c.released, c.suspects)
+	}
+	cfg.Cache.Watch(api.KindIPAMBlock, c.blockChanged)
+	cfg.Cache.Watch(api.KindNode, c.nodeChanged)
+	cfg.Cache.Watch(api.KindWorkloadEndpoint, c.endpointChanged)
+	cfg.Cache.Watch(api.KindKubeControllersConfiguration, func(_, _ *datastore.Entry, _ api.Key) {
+		for _, s := range c.suspects.all() { // the grace period may be another
+			c.queue.Add(s)
+		}
+	})
+	if err := cfg.Nodes.Watch(func(_, name string) { c.addNode(name) }); err != nil {
+		return c, err
+	}
+	return c, cfg.Pods.Watch(c.podChanged)
+}
+
+// Run works until ctx ends. Both sides must have been read by then.
+func (c *Collector) Run(ctx context.Context) { c.queue.Run(ctx) }
+
+// Close ends it for good.
+func (c *Collector) Close() { c.queue.Close() }
+
+// Health is nil unless a worker is stuck.
+func (c *Collector) Health() error { return c.queue.Health() }
+
+// blockChanged asks for a look at every handle that holds other addresses than
+// before, and at the nodes that Block has to do with and that there are no more.
+func (c *Collector) blockChanged(before, after *datastore.Entry, _ api.Key) {
+	old := map[assignment]bool{}
+	if before != nil {
+		allocations, _ := state.Block(before.Object)
+		for _, a := range allocations {
+			old[assignmentOf(a)] = true
+		}
+	}
+	if after != nil {
+		allocations, owner := state.Block(after.Object)
+		c.addNode(owner)
+		for _, a := range allocations {
+			c.addNode(a.Attrs[api.AttributeNode])
+			if x := assignmentOf(a); old[x] {
+				delete(old, x)
+			} else {
+				c.queue.Add(subject{handle: a.Handle})
+			}
+		}
+	}
+	for x := range old {
+		c.queue.Add(subject{handle: x.handle})
+	}
+}
+
+func (c *Collector) addNode(name string) {
+	if name != "" && !c.nodeKnown(name) {
+		c.queue.Add(subject{node: name})
+	}
+}
+
+func (c *Collector) nodeChanged(_, after *datastore.Entry, key api.Key) {
+	if after == nil {
+		c.queue.Add(subject{node: key.Name})
+	}
+}
+
+func (c *Collector) endpointChanged(before, after *datastore.Entry, _ api.Key) {
+	if before == nil {
+		return
+	}
+	wep, ok := before.Object.(*api.WorkloadEndpoint)
+	if !ok {
+		return
+	}
+	if after == nil {
+		c.addNode(wep.Spec.Node)
+	}
+	c.addPod(wep.Namespace, wep.Spec.Pod)
+}
+
+func (c *Collector) podChanged(namespace, name string) {
+	if _, ok := c.cfg.Pods.Get(namespace, name); !ok {
+		c.addPod(namespace, name)
+	}
+}
+
+// addPod asks for a look at the handles of a pod.
+func (c *Collector) addPod(namespace, name string) {
+	pod := namespace + "/" + name
+	for _, key := range c.cfg.Cache.Find(state.BlocksByPod, pod) {
+		for _, a := range c.allocations(key) {
+			if state.PodOf(a) == pod {
+				c.queue.Add(subject{handle: a.Handle})
+			}
+		}
+	}
+}
+
+func (c *Collector) allocations(block api.Key) []ipam.Allocation {
+	entry, ok := c.cfg.Cache.Get(block)
+	if !ok {
+		return nil
+	}
+	allocations, _ := state.Block(entry.Object)
+	return allocations
+}
+
+// holdings are what a handle holds according to the cache.
+func (c *Collector) holdings(handle ipam.HandleID) []ipam.Allocation {
+	var out []ipam.Allocation
+	for _, key := range c.cfg.Cache.Find(state.BlocksByHandle, string(handle)) {
+		for _, a := range c.allocations(key) {
+			if a.Handle == handle {
+				out = append(out, a)
+			}
+		}
+	}
+	return out
+}
+
+// reconcile looks at one subject: not suspicious, not suspicious for long enough,
+// or to be released if it is confirmed.
+func (c *Collector) reconcile(ctx context.Context, s subject) error {
+	var seen []ipam.Allocation
+	var suspicion string
+	if s.node != "" {
+		suspicion = c.judgeNode(s.node)
+	} else {
+		seen = c.holdings(s.handle)
+		suspicion = c.judge(seen)
+	}
+	if suspicion == "" {
+		c.suspects.forget(s)
+		return nil
+	}
+	since := c.suspects.since(s, seen)
+	grace := c.cfg.Grace()
+	if grace <= 0 {
+		return nil // kept as a suspect: a configuration with a grace period asks again
+	}
+	if left := grace - time.Since(since); left > 0 {
+		c.queue.AddAfter(s, left)
+		return nil
+	}
+	if s.node != "" {
+		return c.releaseNode(ctx, s, since)
+	}
+	return c.releaseHandle(ctx, s, seen, since)
+}
+
+func (c *Collector) releaseHandle(ctx context.Context, s subject, seen []ipam.Allocation, since time.Time) error {
+	proof, err := c.confirm(ctx, seen)
+	if err != nil {
+		return fmt.Errorf("confirm that the addresses of %s are nobody's: %w", s, err)
+	}
+	if proof == "" { // in use after all
+		return c.later(s)
+	}
+	addrs, err := ipam.ReleaseAsSeen(ctx, c.cfg.Client, s.handle, seen)
+	if errors.Is(err, ipam.ErrNotAsSeen) {
+		return c.later(s)
+	}
+	if err != nil {
+		return err
+	}
+	c.suspects.forget(s)
+	c.released.Add(float64(len(addrs)))
+	c.cfg.Log.Info("released addresses that were nobody's", "handle", s.handle, "addresses", addrs, "pod", state.PodOf(seen[0]),
+		"node", seen[0].Attrs[api.AttributeNode], "because", proof, "suspected-for", time.Since(since).Round(time.Second))
+	return nil
+}
+
+// later starts the grace period anew.
+func (c *Collector) later(s subject) error {
+	c.suspects.forget(s)
+	c.queue.AddAfter(s, c.cfg.Grace())
+	return nil
+}
+
+func (c *Collector) releaseNode(ctx context.Context, s subject, since time.Time) error {
+	gone, err := c.confirmNode(ctx, s.node)
+	if err != nil {
+		return fmt.Errorf("confirm that node %s is gone: %w", s.node, err)
+	}
+	if !gone {
+		return c.later(s)
+	}
+	if err := ipam.ReleaseNode(ctx, c.cfg.Client, s.node); err != nil {
+		return err
+	}
+	c.suspects.forget(s)
+	c.cfg.Log.Info("released blocks and addresses of a node that is gone", "node", s.node, "suspected-for", time.Since(since).Round(time.Second))
+	return nil
+}

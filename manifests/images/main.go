@@ -1,0 +1,52 @@
+// Command images builds the OCI images of Tortie from the programs in bin/,
+// without a registry, a container runtime or a Dockerfile. The same inputs give
+// the same bytes.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+)
+
+func main() {
+	var b build
+	out := flag.String("out", "bin/images", "folder for the archives")
+	flag.StringVar(&b.bin, "bin", "bin", "folder of the programs")
+	flag.StringVar(&b.version, "version", "unknown", "version: the image's tag and label")
+	flag.StringVar(&b.revision, "revision", "", "commit the programs were built from")
+	created := flag.String("created", os.Getenv("SOURCE_DATE_EPOCH"), "time of the build in seconds since 1970, the commit's as a rule")
+	flag.StringVar(&b.repository, "repository", "tortie", "what stands before the images' names")
+	flag.Parse()
+	if err := run(b, *created, *out); err != nil {
+		fmt.Fprintln(os.Stderr, "images:", err)
+		os.Exit(1)
+	}
+}
+
+func run(b build, created, out string) error {
+	seconds, err := strconv.ParseInt(created, 10, 64)
+	if err != nil {
+		return fmt.Errorf("-created %q: want seconds since 1970, for example $(git show -s --format=%%ct)", created)
+	}
+	b.created = time.Unix(seconds, 0).UTC()
+	if err := os.MkdirAll(out, 0o755); err != nil {
+		return err
+	}
+	for _, spec := range b.images() {
+		path := filepath.Join(out, "tortie-"+spec.name+".tar")
+		digest, err := spec.write(path)
+		if err != nil {
+			return fmt.Errorf("%s: %w", spec.name, err)
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			return err
+		}
+		fmt.Printf("%s  %s  %.1f MB  %s\n", spec.reference, path, float64(info.Size())/1e6, digest)
+	}
+	return nil
+}
