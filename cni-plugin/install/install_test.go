@@ -90,12 +90,16 @@ func TestWhatCanNotWorkInstallsNothing(t *testing.T) {
 	}{
 		"no configuration": {func(h *host) { delete(h.env, "CNI_NETWORK_CONFIG") }, "CNI_NETWORK_CONFIG: missing"},
 		"broken JSON":      {func(h *host) { h.env["CNI_NETWORK_CONFIG"] = "{" }, "CNI_NETWORK_CONFIG: not a conflist in JSON"},
-		"no plugin": {func(h *host) { h.env["CNI_NETWORK_CONFIG"] = `{"name":"n","cniVersion":"1.0.0","plugins":[]}` },
-			"the first plugin of the conflist is not of type calico"},
+		"no plugin": {
+			func(h *host) { h.env["CNI_NETWORK_CONFIG"] = `{"name":"n","cniVersion":"1.0.0","plugins":[]}` },
+			"the first plugin of the conflist is not of type calico",
+		},
 		"file that is not there": {func(h *host) { h.env["CNI_NETWORK_CONFIG_FILE"] = "/none" }, "CNI_NETWORK_CONFIG_FILE: open /none"},
 		"unfilled placeholder":   {func(h *host) { delete(h.env, "KUBERNETES_NODE_NAME") }, "CNI_NETWORK_CONFIG contains __KUBERNETES_NODE_NAME__, but KUBERNETES_NODE_NAME is not set"},
-		"another network": {func(h *host) { h.write("net.d/05-cilium.conflist", "{}") },
-			"/etc/cni/net.d holds the configuration of another network, 05-cilium.conflist, which the runtime prefers to 10-calico.conflist: remove it"},
+		"another network": {
+			func(h *host) { h.write("net.d/05-cilium.conflist", "{}") },
+			"/etc/cni/net.d holds the configuration of another network, 05-cilium.conflist, which the runtime prefers to 10-calico.conflist: remove it",
+		},
 		"name with a slash":      {func(h *host) { h.env["CNI_CONF_NAME"] = "../x.conflist" }, `CNI_CONF_NAME="../x.conflist"`},
 		"no plugin in the image": {func(h *host) { h.env["CNI_SOURCE_DIR"] = h.dir + "/none" }, "install the CNI plugin calico: open"},
 		"neither true nor false": {func(h *host) { h.env["UPDATE_CNI_BINARIES"] = "maybe" }, `UPDATE_CNI_BINARIES="maybe": want true or false`},

@@ -12,6 +12,8 @@ import (
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 
 	"tortie/felix/autodetect"
+	"tortie/felix/calc"
+	"tortie/felix/podnet"
 	"tortie/internal/api"
 	"tortie/internal/datastore"
 	"tortie/internal/kernel"
@@ -22,7 +24,7 @@ type Kernel interface {
 	Links() ([]kernel.Link, error)
 	Addresses(link int) ([]kernel.Address, error)
 	Routes(ctx context.Context, f kernel.RouteFilter) ([]kernel.Route, error)
-	Subscribe(ctx context.Context, topics kernel.Topics) (<-chan kernel.Event, error)
+	SubscribeExcept(ctx context.Context, topics kernel.Topics, ignore kernel.Ignore) (<-chan kernel.Event, error)
 }
 
 // Config is what a Registrar works with; all fields but InternalIPs and Source
@@ -71,7 +73,9 @@ const (
 // Run registers the node, at once and whenever its addresses change, until ctx
 // ends. While the datastore can't be written it waits and says so once.
 func (r *Registrar) Run(ctx context.Context) error {
-	events, err := r.cfg.Kernel.Subscribe(ctx, kernel.LinkEvents|kernel.AddressEvents)
+	// Pods come and go all the time: their devices wake nobody here.
+	pods := kernel.Ignore{LinkPrefixes: []string{calc.InterfacePrefix, podnet.AsidePrefix}, LinkLocal: true}
+	events, err := r.cfg.Kernel.SubscribeExcept(ctx, kernel.LinkEvents|kernel.AddressEvents, pods)
 	if err != nil {
 		return fmt.Errorf("follow the node's addresses: %w", err)
 	}

@@ -50,7 +50,7 @@ func (n *node) Addresses(int) ([]kernel.Address, error) { return n.addrs, nil }
 
 func (n *node) Routes(context.Context, kernel.RouteFilter) ([]kernel.Route, error) { return nil, nil }
 
-func (n *node) Subscribe(context.Context, kernel.Topics) (<-chan kernel.Event, error) {
+func (n *node) SubscribeExcept(context.Context, kernel.Topics, kernel.Ignore) (<-chan kernel.Event, error) {
 	return n.events, nil
 }
 
