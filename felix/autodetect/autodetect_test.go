@@ -85,15 +85,13 @@ func TestChoose(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got := ""
 			c, err := Choose(m, tc.host, tc.ipv6)
+			got := c.Addr.String() + " " + c.Device + " " + c.Reason
 			if err != nil {
-				if !errors.Is(err, ErrNone) {
-					t.Errorf("%v is no ErrNone", err)
-				}
 				got = err.Error()
-			} else {
-				got = c.Addr.String() + " " + c.Device + " " + c.Reason
+			}
+			if err != nil && !errors.Is(err, ErrNone) {
+				t.Errorf("%v is no ErrNone", err)
 			}
 			if !strings.Contains(got, tc.want) {
 				t.Errorf("got  %s\nwant %s", got, tc.want)

@@ -113,7 +113,7 @@ func TestExpectedAddressesAreThereWhenTheOthersCome(t *testing.T) {
 			w.add(a)
 			b := late(later, 2, func(context.Context) ([]netip.Addr, error) {
 				if name == "right" {
-					w.hasAddresses(later, ips)
+					w.hasAddresses(later, ips) //nolint:contextcheck // the kernel takes none
 				}
 				return ips, nil
 			})

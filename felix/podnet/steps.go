@@ -210,8 +210,9 @@ func prepareAddresses(_ context.Context, w *wiring) error {
 		return nil
 	}
 	expected := w.a
-	if expected.Addrs = w.a.Expected(); expected.Addrs == nil || expected.validateAddrs() != nil {
-		return nil
+	expected.Addrs = w.a.Expected()
+	if usable := expected.Addrs != nil && expected.validateAddrs() == nil; !usable {
+		return nil // what comes will be judged
 	}
 	w.prepared = expected.Addrs
 	return w.assign(w.prepared)

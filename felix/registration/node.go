@@ -30,9 +30,9 @@ func update(node *api.Node, s Settings, host autodetect.Host) (changed bool, err
 	}
 	bgp := node.Spec.BGP
 	var failed error
-	bgp.IPv4Address, err = address(node, AnnotationIPv4, bgp.IPv4Address, s.IPv4, host, false)
+	bgp.IPv4Address, err = address(node, ipv4, bgp.IPv4Address, s.IPv4, host)
 	failed = errors.Join(failed, err)
-	bgp.IPv6Address, err = address(node, AnnotationIPv6, bgp.IPv6Address, s.IPv6, host, true)
+	bgp.IPv6Address, err = address(node, ipv6, bgp.IPv6Address, s.IPv6, host)
 	failed = errors.Join(failed, err)
 	if bgp.IPv4Address == "" && bgp.IPv6Address == "" {
 		return false, errors.Join(ErrNoAddress, failed)
@@ -47,9 +47,25 @@ func update(node *api.Node, s Settings, host autodetect.Host) (changed bool, err
 	return !reflect.DeepEqual(before, node), failed
 }
 
+// family is that of an address.
+type family int
+
+const (
+	ipv4 family = iota
+	ipv6
+)
+
+func (f family) annotation() string {
+	if f == ipv6 {
+		return AnnotationIPv6
+	}
+	return AnnotationIPv4
+}
+
 // address is what the node's address of one family should be. One that is looked
 // for in vain stays as it is: the device may be down for a moment.
-func address(node *api.Node, annotation, stored string, a Address, host autodetect.Host, ipv6 bool) (string, error) {
+func address(node *api.Node, f family, stored string, a Address, host autodetect.Host) (string, error) {
+	annotation := f.annotation()
 	switch {
 	case a.Mode == None:
 		delete(node.Annotations, annotation)
@@ -57,10 +73,10 @@ func address(node *api.Node, annotation, stored string, a Address, host autodete
 	case a.Mode == Fixed:
 		annotate(node, annotation, "given by the environment")
 		return withNetwork(a.Fixed, host).String(), nil
-	case a.Mode == Keep && (stored != "" || ipv6):
+	case a.Mode == Keep && (stored != "" || f == ipv6):
 		return stored, nil
 	}
-	choice, err := autodetect.Choose(a.Method, host, ipv6)
+	choice, err := autodetect.Choose(a.Method, host, f == ipv6)
 	if err != nil {
 		return stored, err
 	}

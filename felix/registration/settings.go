@@ -9,7 +9,6 @@ import (
 	"strconv"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
-
 	"github.com/projectcalico/api/pkg/lib/numorstring"
 
 	"tortie/felix/autodetect"

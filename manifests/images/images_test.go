@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -158,9 +159,7 @@ func open(t *testing.T, path string) archive {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for name, content := range untar(t, z) {
-			a.files[name] = content
-		}
+		maps.Copy(a.files, untar(t, z))
 	}
 	return a
 }

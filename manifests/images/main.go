@@ -6,6 +6,7 @@ package main
 import (
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -21,13 +22,13 @@ func main() {
 	created := flag.String("created", os.Getenv("SOURCE_DATE_EPOCH"), "time of the build in seconds since 1970, the commit's as a rule")
 	flag.StringVar(&b.repository, "repository", "tortie", "what stands before the images' names")
 	flag.Parse()
-	if err := run(b, *created, *out); err != nil {
+	if err := run(b, *created, *out, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "images:", err)
 		os.Exit(1)
 	}
 }
 
-func run(b build, created, out string) error {
+func run(b build, created, out string, stdout io.Writer) error {
 	seconds, err := strconv.ParseInt(created, 10, 64)
 	if err != nil {
 		return fmt.Errorf("-created %q: want seconds since 1970, for example $(git show -s --format=%%ct)", created)
@@ -46,7 +47,7 @@ func run(b build, created, out string) error {
 		if err != nil {
 			return err
 		}
-		fmt.Printf("%s  %s  %.1f MB  %s\n", spec.reference, path, float64(info.Size())/1e6, digest)
+		_, _ = fmt.Fprintf(stdout, "%s  %s  %.1f MB  %s\n", spec.reference, path, float64(info.Size())/1e6, digest)
 	}
 	return nil
 }
