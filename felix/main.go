@@ -35,6 +35,13 @@ and from the environment:
   ETCD_ENDPOINTS            the datastore; also ETCD_CA_CERT_FILE, ETCD_CERT_FILE, ETCD_KEY_FILE,
                             ETCD_USERNAME, ETCD_PASSWORD
 
+This node's entry in the datastore, from variables as upstream has them:
+  IP, IP6                   autodetect, none, or an address; else what is stored stays
+  IP_AUTODETECTION_METHOD   first-found, can-reach=, interface=, skip-interface=, cidr=; IP6_AUTODETECTION_METHOD
+  AS                        the node's AS number
+  CALICO_IPV4POOL_CIDR      the first pool, where there is none (CALICO_IPV4POOL_BLOCK_SIZE, _NAT_OUTGOING,
+                            _NODE_SELECTOR, _DISABLE_BGP_EXPORT, _IPIP, _VXLAN; CALICO_IPV6POOL_…)
+
 Files, with the parameter that moves them:
   %-32s socket for the CNI plugin (CNISocket)
   %-32s keeps a second felix off the node (LockFile)
