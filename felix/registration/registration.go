@@ -73,12 +73,7 @@ const (
 // Run registers the node, at once and whenever its addresses change, until ctx
 // ends. While the datastore can't be written it waits and says so once.
 func (r *Registrar) Run(ctx context.Context) error {
-	// Pods come and go all the time: their devices wake nobody here.
-	pods := kernel.Ignore{LinkPrefixes: []string{calc.InterfacePrefix, podnet.AsidePrefix}, LinkLocal: true}
-	events, err := r.cfg.Kernel.SubscribeExcept(ctx, kernel.LinkEvents|kernel.AddressEvents, pods)
-	if err != nil {
-		return fmt.Errorf("follow the node's addresses: %w", err)
-	}
+	var events <-chan kernel.Event
 	due := time.NewTimer(0)
 	defer due.Stop()
 	pause := retryMin
@@ -88,13 +83,13 @@ func (r *Registrar) Run(ctx context.Context) error {
 			return nil
 		case _, more := <-events:
 			if !more {
-				return nil
+				events = nil // the kernel says nothing more: asked again when it is due
 			}
 			due.Reset(settle)
 			continue
 		case <-due.C:
 		}
-		err := r.follow(ctx)
+		err := r.followFrom(ctx, &events)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -106,6 +101,19 @@ func (r *Registrar) Run(ctx context.Context) error {
 		due.Reset(pause)
 		pause = min(2*pause, retryMax)
 	}
+}
+
+// followFrom is follow, with a subscription to what may change the node's addresses
+// from before on.
+func (r *Registrar) followFrom(ctx context.Context, events *<-chan kernel.Event) (err error) {
+	if *events == nil {
+		// Pods come and go all the time: their devices wake nobody here.
+		pods := kernel.Ignore{LinkPrefixes: []string{calc.InterfacePrefix, podnet.AsidePrefix}, LinkLocal: true}
+		if *events, err = r.cfg.Kernel.SubscribeExcept(ctx, kernel.LinkEvents|kernel.AddressEvents, pods); err != nil {
+			return fmt.Errorf("follow the node's addresses: %w", err)
+		}
+	}
+	return r.follow(ctx)
 }
 
 // follow registers the node when it looks different from the last time: pods come

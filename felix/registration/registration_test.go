@@ -228,6 +228,34 @@ func TestRunFollowsAddressesAndOutlivesAnOutage(t *testing.T) {
 	})
 }
 
+func TestRunOutlivesASubscriptionThatTheKernelEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t, map[string]string{"IP": "autodetect"})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- n.registrar().Run(ctx) }()
+		time.Sleep(time.Second) // simulated
+		ended := n.events
+		n.events = make(chan kernel.Event)
+		n.has("10.10.1.78/24")
+		close(ended)
+		time.Sleep(2 * time.Second)
+		if got := n.stored().Spec.BGP.IPv4Address; got != "10.10.1.78/24" {
+			t.Errorf("what changed meanwhile: %q", got)
+		}
+		n.has("10.10.1.79/24")
+		n.events <- kernel.AddressEvent{}
+		time.Sleep(2 * time.Second)
+		if got := n.stored().Spec.BGP.IPv4Address; got != "10.10.1.79/24" {
+			t.Errorf("what the new subscription tells: %q", got)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestFirstPools(t *testing.T) {
 	env := map[string]string{
 		"CALICO_IPV4POOL_CIDR": "10.65.0.0/16", "CALICO_IPV4POOL_BLOCK_SIZE": "28", "CALICO_IPV4POOL_NAT_OUTGOING": "false",
