@@ -23,6 +23,7 @@ help: ## List the targets.
 
 build: ## Build every program, static, into bin/.
 	@mkdir -p bin
+	@[ ! -t 1 ] || [ -e bin/felix ] || echo 'building; the first time takes minutes …'
 	@$(BUILD) -o bin/felix ./felix
 	@$(BUILD) -o bin/bgpd ./bgpd
 	@$(BUILD) -o bin/calico ./cni-plugin && ln -sf calico bin/calico-ipam

@@ -35,7 +35,7 @@ func (s settings) install(say func(format string, args ...any)) error {
 		if err := replaceByCopy(filepath.Join(s.source, name), to); err != nil {
 			return fmt.Errorf("install the CNI plugin %s: %w", name, err)
 		}
-		say("%s: installed", name)
+		say("%s: installed", to)
 	}
 	if err := replace(filepath.Join(s.netDir, s.confName), 0o600, func(w io.Writer) error {
 		_, err := w.Write(s.config)
@@ -43,7 +43,7 @@ func (s settings) install(say func(format string, args ...any)) error {
 	}); err != nil {
 		return fmt.Errorf("install the CNI configuration: %w", err)
 	}
-	say("%s: installed; the runtime uses it from now on", filepath.Join(s.netDirOnHost, s.confName))
+	say("%s: installed, on the host in %s; the runtime uses it from now on", filepath.Join(s.netDir, s.confName), s.netDirOnHost)
 	return nil
 }
 
@@ -86,7 +86,7 @@ func (s settings) uninstall(say func(format string, args ...any)) error {
 		if err != nil {
 			return fmt.Errorf("uninstall: %w", err)
 		}
-		say("%s: removed", filepath.Base(path))
+		say("%s: removed", path)
 	}
 	return nil
 }

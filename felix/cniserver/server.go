@@ -219,9 +219,12 @@ func (s *Server) serve(ctx context.Context, conn net.Conn) {
 	resp := s.Handle(ctx, req)
 	log := s.log.With("command", req.Command, "container", req.ContainerID, "iface", req.IfName, "took", s.now().Sub(began))
 	s.answer(conn, resp) // before the log: a pod waits
-	if resp.Error != nil {
+	switch {
+	case req.Command == "STATUS": // a question that runtimes ask again and again
+		log.Debug("CNI call answered", "err", resp.Error)
+	case resp.Error != nil:
 		log.Warn("CNI call failed", "code", resp.Error.Code, "err", resp.Error.Msg)
-	} else if req.Command != "STATUS" {
+	default:
 		log.Info("CNI call done")
 	}
 }

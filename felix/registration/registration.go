@@ -218,10 +218,23 @@ func (r *Registrar) writeNode(ctx context.Context, host autodetect.Host) error {
 		_, err = r.write.Update(ctx, *stored)
 	}
 	if err == nil {
-		r.cfg.Log.Info("node registered", "node", node.Name, "ipv4", node.Spec.BGP.IPv4Address, "ipv4-from", node.Annotations[AnnotationIPv4],
-			"ipv6", node.Spec.BGP.IPv6Address, "ipv6-from", node.Annotations[AnnotationIPv6])
+		r.cfg.Log.Info("node registered", registered(node)...)
 	}
 	return errors.Join(err, partly)
+}
+
+// registered is what the log says of a node: its addresses and where they come from.
+func registered(node *api.Node) []any {
+	attrs := []any{"node", node.Name}
+	for _, a := range []struct{ name, value string }{
+		{"ipv4", node.Spec.BGP.IPv4Address}, {"ipv4-from", node.Annotations[AnnotationIPv4]},
+		{"ipv6", node.Spec.BGP.IPv6Address}, {"ipv6-from", node.Annotations[AnnotationIPv6]},
+	} {
+		if a.value != "" {
+			attrs = append(attrs, a.name, a.value)
+		}
+	}
+	return attrs
 }
 
 // ensurePools makes the pools of the settings in a cluster that has none of their

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"syscall"
@@ -94,6 +95,11 @@ func preflight(spec Spec, bin string) error {
 			return fmt.Errorf("etcd %s does not answer: %w", spec.Etcd, err)
 		}
 		conn.Close()
+	}
+	for tool, of := range map[string]string{"nft": "nftables", "ip": "iproute2"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			return fmt.Errorf("the command %s is missing: install the package %s, as `make lab` does", tool, of)
+		}
 	}
 	for _, p := range []string{"felix", "bgpd", "calico", "calicoctl", "lab", "lab-agent"} {
 		if _, err := os.Stat(filepath.Join(bin, p)); err != nil {

@@ -48,7 +48,7 @@ outside its namespaces; "lab down" leaves nothing behind.`,
 	}
 	name := cmd.PersistentFlags().String("name", "lab", "which lab, where several run")
 	cmd.AddCommand(upCommand(name), downCommand(name), statusCommand(name), checkCommand(name),
-		logsCommand(name),
+		logsCommand(name), killCommand(name), startCommand(name),
 		execCommand(name), podCommand(name), etcdCommand(), routerCommand(),
 		proxyCommand(), storeCommand())
 	return cmd
