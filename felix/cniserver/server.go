@@ -240,7 +240,9 @@ func (s *Server) callContext(ctx context.Context, conn net.Conn, command string)
 		_, _ = conn.Read(make([]byte, 1))
 		hangUp(errHungUp)
 	})
-	return ctx, func() { watch.Stop(); cancel() }
+	// Also hangUp, though nobody may have hung up: the parent, which lives as long as
+	// felix, keeps a context until it has ended.
+	return ctx, func() { watch.Stop(); cancel(); hangUp(nil) }
 }
 
 // watchAfter is for how long a call is at work before anybody looks whether its

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -149,6 +150,37 @@ func TestAddIsGivenUpWhenItsRuntimeGoesAway(t *testing.T) {
 		}
 		w.ok(request("DEL", "c1"))
 		w.wantNothing()
+	})(t)
+}
+
+// lasting is a context that counts what hangs on it.
+type lasting struct {
+	context.Context
+	children *atomic.Int32
+}
+
+func (l lasting) AfterFunc(func()) (stop func() bool) {
+	l.children.Add(1)
+	return func() bool { l.children.Add(-1); return true }
+}
+
+// Value hides that there is a context of package context inside, which would count by itself.
+func (l lasting) Value(any) any { return nil }
+
+func TestNothingOfACallOutlivesIt(t *testing.T) {
+	inWorld(func(t *testing.T, w *world) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		felix := lasting{ctx, new(atomic.Int32)}
+		for _, command := range []string{"ADD", "DEL", "CHECK", "GC", "STATUS"} {
+			conn, plugin := net.Pipe()
+			_, over := w.server.callContext(felix, conn, command)
+			over()
+			if n := felix.children.Load(); n != 0 {
+				t.Errorf("%s leaves %d contexts", command, n)
+			}
+			_, _ = conn.Close(), plugin.Close()
+		}
 	})(t)
 }
 
