@@ -115,6 +115,27 @@ func TestServerSurvivesWhatIsNoRequest(t *testing.T) {
 	})(t)
 }
 
+// TestAnswersThatAreTooLong come as errors: without an answer a runtime would try again.
+func TestAnswersThatAreTooLong(t *testing.T) {
+	inWorld(func(t *testing.T, w *world) {
+		long := strings.Repeat("\"ä", 400_000)
+		for name, resp := range map[string]cniwire.Response{
+			"error":  {Error: &cniwire.Error{Code: cniwire.CodeInvalidConfig, Msg: long}},
+			"result": {Result: []byte(`"` + strings.Repeat("x", cniwire.MaxMessage) + `"`)},
+		} {
+			felix, plugin := net.Pipe()
+			var wg sync.WaitGroup
+			wg.Go(func() { w.server.answer(felix, resp); _ = felix.Close() })
+			got, err := cniwire.ReadResponse(plugin)
+			wg.Wait()
+			if err != nil || got.Error == nil || got.Error.Code != cniwire.CodeInvalidConfig || len(got.Error.Msg) > 8192 || strings.Contains(got.Error.Msg, "\ufffd") {
+				t.Errorf("%s: %.200v, %v", name, got.Error, err)
+			}
+			_ = plugin.Close()
+		}
+	})(t)
+}
+
 // block stops the first call that reaches a step until it is let go.
 func (w *world) block(step string) (reached chan struct{}, letGo func()) {
 	reached, gate := make(chan struct{}), make(chan struct{})
