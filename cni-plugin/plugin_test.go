@@ -382,6 +382,15 @@ func TestLongConfigurationReachesFelix(t *testing.T) {
 	}
 }
 
+// TestNullAfterAValueTakesNothingAway, as it doesn't for felix.
+func TestNullAfterAValueTakesNothingAway(t *testing.T) {
+	f := newFelix(t, func(cniwire.Request) cniwire.Response { return cniwire.Response{} })
+	twice := strings.Replace(conf, `"type"`, `"name": null, "cniVersion": null, "felix_socket": null, "type"`, 1)
+	if got := invoke(t, "calico", twice, "CNI_COMMAND=ADD", "CALICO_CNI_SOCKET="+f.socket); got != (outcome{}) {
+		t.Errorf("%+v", got)
+	}
+}
+
 func TestVersionAnswersInTheVersionOfTheRequest(t *testing.T) {
 	for _, v := range cniversion.All.SupportedVersions() {
 		got := invoke(t, "calico", `{"cniVersion": "`+v+`"}`, "CNI_COMMAND=VERSION")

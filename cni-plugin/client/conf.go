@@ -61,7 +61,8 @@ func parseConf(what string, raw []byte) (plugConf, *cniwire.Error) {
 	return conf, nil
 }
 
-// take reads one member. Null is as good as absent.
+// take reads one member. Null is as good as absent, also where the name stands there
+// twice: felix takes it so.
 func (c *plugConf) take(what string, m rawjson.Member) *cniwire.Error {
 	var into *string
 	switch m.Name {
@@ -74,10 +75,13 @@ func (c *plugConf) take(what string, m rawjson.Member) *cniwire.Error {
 	default:
 		return nil
 	}
-	if kind := m.Value.Kind(); kind != rawjson.String && kind != rawjson.Null {
+	switch kind := m.Value.Kind(); kind {
+	case rawjson.Null:
+	case rawjson.String:
+		*into = m.Value.Text()
+	default:
 		return invalidConf(what + ": key " + strconv.Quote(m.Name) + ": want a string, not " + string(kind))
 	}
-	*into = m.Value.Text()
 	return nil
 }
 

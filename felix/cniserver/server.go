@@ -11,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -243,7 +244,9 @@ func (s *Server) callContext(ctx context.Context, conn net.Conn, command string)
 		_, _ = conn.Read(make([]byte, 1))
 		hangUp(errHungUp)
 	})
-	return ctx, func() { watch.Stop(); cancel() }
+	// Also hangUp, though nobody may have hung up: the parent, which lives as long as
+	// felix, keeps a context until it has ended.
+	return ctx, func() { watch.Stop(); cancel(); hangUp(nil) }
 }
 
 // watchAfter is for how long a call is at work before anybody looks whether its
@@ -255,9 +258,31 @@ var errHungUp = errors.New("the caller hung up")
 
 func (s *Server) answer(conn net.Conn, resp cniwire.Response) {
 	_ = conn.SetWriteDeadline(s.now().Add(readTimeout))
-	if err := cniwire.Write(conn, resp); err != nil {
+	err := cniwire.Write(conn, resp)
+	if errors.Is(err, cniwire.ErrTooLong) { // then nothing was sent
+		err = cniwire.Write(conn, shortened(resp))
+	}
+	if err != nil {
 		s.log.Warn("answering a CNI call failed", "err", err)
 	}
+}
+
+// maxShortened is how much of an error is told when all of it is more than a message
+// may have.
+const maxShortened = 4096
+
+// shortened stands for an answer that is too long: without one the runtime would try
+// again for ever. What makes it so long is in the network configuration, or in what
+// else the runtime sent.
+func shortened(resp cniwire.Response) cniwire.Response {
+	if resp.Error == nil {
+		return cniwire.Response{Error: &cniwire.Error{
+			Code: cniwire.CodeInvalidConfig,
+			Msg:  fmt.Sprintf("the result is longer than %d bytes; shorten the network configuration, of which it has the key \"dns\"", cniwire.MaxMessage),
+		}}
+	}
+	msg := strings.ToValidUTF8(resp.Error.Msg[:min(len(resp.Error.Msg), maxShortened)], "")
+	return cniwire.Response{Error: &cniwire.Error{Code: resp.Error.Code, Msg: msg + " … (shortened)"}}
 }
 
 // Handle carries out one call.

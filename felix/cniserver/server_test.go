@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -114,6 +115,27 @@ func TestServerSurvivesWhatIsNoRequest(t *testing.T) {
 	})(t)
 }
 
+// TestAnswersThatAreTooLong come as errors: without an answer a runtime would try again.
+func TestAnswersThatAreTooLong(t *testing.T) {
+	inWorld(func(t *testing.T, w *world) {
+		long := strings.Repeat("\"ä", 400_000)
+		for name, resp := range map[string]cniwire.Response{
+			"error":  {Error: &cniwire.Error{Code: cniwire.CodeInvalidConfig, Msg: long}},
+			"result": {Result: []byte(`"` + strings.Repeat("x", cniwire.MaxMessage) + `"`)},
+		} {
+			felix, plugin := net.Pipe()
+			var wg sync.WaitGroup
+			wg.Go(func() { w.server.answer(felix, resp); _ = felix.Close() })
+			got, err := cniwire.ReadResponse(plugin)
+			wg.Wait()
+			if err != nil || got.Error == nil || got.Error.Code != cniwire.CodeInvalidConfig || len(got.Error.Msg) > 8192 || strings.Contains(got.Error.Msg, "\ufffd") {
+				t.Errorf("%s: %.200v, %v", name, got.Error, err)
+			}
+			_ = plugin.Close()
+		}
+	})(t)
+}
+
 // block stops the first call that reaches a step until it is let go.
 func (w *world) block(step string) (reached chan struct{}, letGo func()) {
 	reached, gate := make(chan struct{}), make(chan struct{})
@@ -149,6 +171,37 @@ func TestAddIsGivenUpWhenItsRuntimeGoesAway(t *testing.T) {
 		}
 		w.ok(request("DEL", "c1"))
 		w.wantNothing()
+	})(t)
+}
+
+// lasting is a context that counts what hangs on it.
+type lasting struct {
+	context.Context
+	children *atomic.Int32
+}
+
+func (l lasting) AfterFunc(func()) (stop func() bool) {
+	l.children.Add(1)
+	return func() bool { l.children.Add(-1); return true }
+}
+
+// Value hides that there is a context of package context inside, which would count by itself.
+func (l lasting) Value(any) any { return nil }
+
+func TestNothingOfACallOutlivesIt(t *testing.T) {
+	inWorld(func(t *testing.T, w *world) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		felix := lasting{ctx, new(atomic.Int32)}
+		for _, command := range []string{"ADD", "DEL", "CHECK", "GC", "STATUS"} {
+			conn, plugin := net.Pipe()
+			_, over := w.server.callContext(felix, conn, command)
+			over()
+			if n := felix.children.Load(); n != 0 {
+				t.Errorf("%s leaves %d contexts", command, n)
+			}
+			_, _ = conn.Close(), plugin.Close()
+		}
 	})(t)
 }
 

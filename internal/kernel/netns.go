@@ -24,9 +24,10 @@ type Netns struct {
 func OpenNetns(path string) (*Netns, error) {
 	const op = "open network namespace"
 	var fd int
-	// Not by os.Open, which would make the file known to the poller.
+	// Not by os.Open, which would make the file known to the poller. Where the path is
+	// no namespace's, the opening must not wait: that of a named pipe waits for ever.
 	err := ignoringEINTR(func() (err error) {
-		fd, err = unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		fd, err = unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 		return err
 	})
 	if err != nil {
@@ -36,6 +37,11 @@ func OpenNetns(path string) (*Netns, error) {
 	if err != nil || kind != unix.CLONE_NEWNET {
 		_ = unix.Close(fd)
 		return nil, NewError(op, path, fmt.Errorf("the file is not a network namespace: %w", unix.EINVAL))
+	}
+	// Else os.NewFile would make it known to the poller after all.
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFL, 0); err != nil {
+		_ = unix.Close(fd)
+		return nil, NewError(op, path, err)
 	}
 	return &Netns{file: os.NewFile(uintptr(fd), path)}, nil
 }

@@ -2,8 +2,11 @@ package kernel_test
 
 import (
 	"errors"
+	"path/filepath"
 	"runtime"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"tortie/internal/kernel"
 	"tortie/internal/kernel/kerneltest"
@@ -54,5 +57,16 @@ func TestVisitComesBack(t *testing.T) {
 			t.Errorf("%s: the thread stayed inside", name)
 		}
 		runtime.UnlockOSThread()
+	}
+}
+
+// TestOpenNetnsDoesNotWait: who opens a named pipe waits for its writer.
+func TestOpenNetnsDoesNotWait(t *testing.T) {
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := kernel.OpenNetns(pipe); !errors.Is(err, unix.EINVAL) {
+		t.Errorf("error %v", err)
 	}
 }
