@@ -1,13 +1,17 @@
 package cniserver
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net"
 	"net/netip"
+	"strconv"
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"tortie/internal/rawjson"
 )
 
 // The next hops of every pod, and the address of every node's end.
@@ -19,6 +23,9 @@ const (
 
 // result is the answer to ADD, in the version asked for.
 func (a *addition) result() (json.RawMessage, error) {
+	if out, ok := a.plainResult(); ok {
+		return out, nil
+	}
 	r := &types100.Result{CNIVersion: types100.ImplementedSpecVersion, DNS: a.call.conf.DNS}
 	if a.call.plugin == pluginIPAM {
 		a.addIPAMResult(r)
@@ -37,6 +44,48 @@ func (a *addition) result() (json.RawMessage, error) {
 		return nil, fmt.Errorf("encode result: %w", err)
 	}
 	return out, nil
+}
+
+// plainResult is the result of a pod in the newest version of CNI, without going
+// through the library's types: it is what nearly every pod waits for. A test
+// compares the two. It is false for everything else.
+func (a *addition) plainResult() (json.RawMessage, bool) {
+	dns := a.call.conf.DNS
+	if a.call.plugin == pluginIPAM || a.call.conf.CNIVersion != types100.ImplementedSpecVersion || !dns.IsEmpty() {
+		return nil, false
+	}
+	e := a.entry
+	out := make([]byte, 0, 512)
+	out = rawjson.AppendString(append(out, `{"cniVersion":`...), types100.ImplementedSpecVersion)
+	out = strconv.AppendInt(append(out, `,"interfaces":[{"mac":"`+hostMAC+`","mtu":`...), int64(e.MTU), 10)
+	out = rawjson.AppendString(append(out, `,"name":`...), e.HostIf)
+	out = rawjson.AppendString(append(out, `},{"mac":`...), e.MAC)
+	out = strconv.AppendInt(append(out, `,"mtu":`...), int64(e.MTU), 10)
+	out = rawjson.AppendString(append(out, `,"name":`...), e.IfName)
+	out = rawjson.AppendString(append(out, `,"sandbox":`...), e.Netns)
+	out = append(out, `}],"ips":`...)
+	var routes []byte
+	for i, addr := range e.Addrs {
+		gw, dst := gateway4, "0.0.0.0/0"
+		if addr.Is6() {
+			gw, dst = gateway6, "::/0"
+		}
+		out = netip.PrefixFrom(addr, addr.BitLen()).AppendTo(append(append(out, separator(i)), `{"address":"`...))
+		out = append(out, `","gateway":"`+gw+`","interface":1}`...)
+		if route := `{"dst":"` + dst + `","gw":"` + gw + `"}`; !bytes.Contains(routes, []byte(route)) {
+			routes = append(append(routes, separator(len(routes))), route...)
+		}
+	}
+	out = append(append(out, `],"routes":`...), routes...)
+	return append(out, `]}`...), len(e.Addrs) > 0 && e.MTU > 0
+}
+
+// separator begins a list or goes on with it.
+func separator(before int) byte {
+	if before == 0 {
+		return '['
+	}
+	return ','
 }
 
 func (a *addition) addPodResult(r *types100.Result) {

@@ -176,10 +176,7 @@ func (j *Journal) append(r record, apply func()) error {
 	if j.file == nil {
 		return fmt.Errorf("write journal: %w", os.ErrClosed)
 	}
-	line, err := encode(r)
-	if err != nil {
-		return err
-	}
+	line := encode(r)
 	if j.broken || j.size > rewriteAt && j.size > 4*j.liveSize() {
 		if err := j.rewrite(); err != nil {
 			return err
@@ -252,11 +249,7 @@ func (j *Journal) trusted() (*os.File, uint64, error) {
 func (j *Journal) rewrite() error {
 	var all []byte
 	for _, e := range j.entries {
-		line, err := encode(record{Put: &e})
-		if err != nil {
-			return err
-		}
-		all = append(all, line...)
+		all = append(all, encode(record{Put: &e})...)
 	}
 	file, err := replaceFile(j.path(), all)
 	if err != nil {

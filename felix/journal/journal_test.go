@@ -87,10 +87,10 @@ func TestDamagedLinesAreSetAsideAndReported(t *testing.T) {
 		"a cut line":         func(l []byte) []byte { return append(bytes.Clone(l[:len(l)/2]), '\n') },
 		"an empty line":      func([]byte) []byte { return []byte{'\n'} },
 		"zeroes":             func(l []byte) []byte { return append(make([]byte, len(l)-1), '\n') },
-		"an entry of no use": func([]byte) []byte { l, _ := encode(record{Put: &Entry{}}); return l },
+		"an entry of no use": func([]byte) []byte { l := encode(record{Put: &Entry{}}); return l },
 		"put and drop": func([]byte) []byte {
 			e := entry(2, StateAdding)
-			l, _ := encode(record{Put: &e, Drop: &e.ID})
+			l := encode(record{Put: &e, Drop: &e.ID})
 			return l
 		},
 	} {
@@ -246,7 +246,7 @@ func TestClosedJournalRefusesWrites(t *testing.T) {
 
 func FuzzReplay(f *testing.F) {
 	e := entry(1, StateReleasing)
-	line, _ := encode(record{Put: &e})
+	line := encode(record{Put: &e})
 	f.Add(line)
 	f.Add([]byte("00000000 {}\n"))
 	f.Add(append([]byte("rubbish\n"), line...))
