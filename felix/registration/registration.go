@@ -227,8 +227,10 @@ func (r *Registrar) writeNode(ctx context.Context, host autodetect.Host) error {
 func registered(node *api.Node) []any {
 	attrs := []any{"node", node.Name}
 	for _, a := range []struct{ name, value string }{
-		{"ipv4", node.Spec.BGP.IPv4Address}, {"ipv4-from", node.Annotations[AnnotationIPv4]},
-		{"ipv6", node.Spec.BGP.IPv6Address}, {"ipv6-from", node.Annotations[AnnotationIPv6]},
+		{"ipv4", node.Spec.BGP.IPv4Address},
+		{"ipv4-from", node.Annotations[AnnotationIPv4]},
+		{"ipv6", node.Spec.BGP.IPv6Address},
+		{"ipv6-from", node.Annotations[AnnotationIPv6]},
 	} {
 		if a.value != "" {
 			attrs = append(attrs, a.name, a.value)
