@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,11 +23,13 @@ import (
 // node is a machine with one device, and the datastore.
 type node struct {
 	*testing.T
-	store  *memory.Store
+	store *memory.Store
+	log   strings.Builder
+	env   map[string]string
+
+	mu     sync.Mutex
 	addrs  []kernel.Address
 	events chan kernel.Event
-	log    strings.Builder
-	env    map[string]string
 }
 
 func newNode(t *testing.T, env map[string]string) *node {
@@ -36,6 +39,8 @@ func newNode(t *testing.T, env map[string]string) *node {
 }
 
 func (n *node) has(addrs ...string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	n.addrs = nil
 	for _, a := range addrs {
 		n.addrs = append(n.addrs, kernel.Address{Link: 2, Prefix: netip.MustParsePrefix(a)})
@@ -46,12 +51,26 @@ func (n *node) Links() ([]kernel.Link, error) {
 	return []kernel.Link{{Index: 2, Name: "eth0", Up: true}, {Index: 1, Name: "lo", Up: true}}, nil
 }
 
-func (n *node) Addresses(int) ([]kernel.Address, error) { return n.addrs, nil }
+func (n *node) Addresses(int) ([]kernel.Address, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.addrs, nil
+}
 
 func (n *node) Routes(context.Context, kernel.RouteFilter) ([]kernel.Route, error) { return nil, nil }
 
 func (n *node) SubscribeExcept(context.Context, kernel.Topics, kernel.Ignore) (<-chan kernel.Event, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	return n.events, nil
+}
+
+// endSubscription ends the one there is; the next one is another.
+func (n *node) endSubscription() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	close(n.events)
+	n.events = make(chan kernel.Event)
 }
 
 func (n *node) registrar() *Registrar {
@@ -235,10 +254,8 @@ func TestRunOutlivesASubscriptionThatTheKernelEnds(t *testing.T) {
 		done := make(chan error, 1)
 		go func() { done <- n.registrar().Run(ctx) }()
 		time.Sleep(time.Second) // simulated
-		ended := n.events
-		n.events = make(chan kernel.Event)
 		n.has("10.10.1.78/24")
-		close(ended)
+		n.endSubscription()
 		time.Sleep(2 * time.Second)
 		if got := n.stored().Spec.BGP.IPv4Address; got != "10.10.1.78/24" {
 			t.Errorf("what changed meanwhile: %q", got)
