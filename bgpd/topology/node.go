@@ -68,18 +68,8 @@ func (c *computation) readDefault(spec *v3.BGPConfigurationSpec) {
 		s.meshRefused = "spec.nodeMeshPassword: passwords can't be read by this version; the mesh is off until it is unset"
 	}
 	const ignored = "BGPConfiguration default: spec.%s is not carried out by this version"
-	for field, set := range map[string]bool{
-		"serviceClusterIPs":        len(spec.ServiceClusterIPs) > 0,
-		"serviceExternalIPs":       len(spec.ServiceExternalIPs) > 0,
-		"serviceLoadBalancerIPs":   len(spec.ServiceLoadBalancerIPs) > 0,
-		"prefixAdvertisements":     len(spec.PrefixAdvertisements) > 0,
-		"ignoredInterfaces":        len(spec.IgnoredInterfaces) > 0,
-		"localWorkloadPeeringIPV4": spec.LocalWorkloadPeeringIPV4 != "",
-		"localWorkloadPeeringIPV6": spec.LocalWorkloadPeeringIPV6 != "",
-	} {
-		if set {
-			c.problem(ignored, field)
-		}
+	for _, field := range api.UnservedBGPFields(spec) {
+		c.problem(ignored, field)
 	}
 }
 

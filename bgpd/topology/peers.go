@@ -10,6 +10,7 @@ import (
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 
 	"tortie/bgpd/speaker"
+	"tortie/internal/api"
 	"tortie/internal/selector"
 )
 
@@ -167,19 +168,8 @@ func (c *computation) resolve(r *v3.BGPPeer) ([]Peer, error) {
 // refuse names a field this version can't carry out. Such a peer must not come
 // up without it: it would advertise or accept what the field forbids.
 func refuse(s *v3.BGPPeerSpec) error {
-	for _, f := range []struct {
-		name string
-		set  bool
-	}{
-		{"password", s.Password != nil},
-		{"filters", len(s.Filters) > 0},
-		{"keepOriginalNextHop", s.KeepOriginalNextHop && s.NextHopMode == nil},
-		{"nextHopMode", s.NextHopMode != nil && *s.NextHopMode != v3.NextHopMode(v3.NextHopModeAuto)},
-		{"reachableBy", s.ReachableBy != ""},
-	} {
-		if f.set {
-			return fmt.Errorf("spec.%s is not supported by this version", f.name)
-		}
+	if unserved := api.UnservedPeerFields(s); len(unserved) > 0 {
+		return fmt.Errorf("spec.%s is not supported by this version", unserved[0])
 	}
 	return nil
 }

@@ -25,6 +25,8 @@ func caveats(written []api.Object) []string {
 			if overlay := overlayOf(o); overlay != "" {
 				overlays = append(overlays, fmt.Sprintf("%s (%s)", o.Name, overlay))
 			}
+		default:
+			texts = append(texts, bgpCaveats(o)...)
 		}
 	}
 	if policies {
@@ -33,6 +35,27 @@ func caveats(written []api.Object) []string {
 	if len(overlays) > 0 {
 		texts = append(texts, fmt.Sprintf("IP pool %s: the overlay is stored but not carried out yet; pods are routed without encapsulation, "+
 			"so routers between the nodes must know the routes to them", strings.Join(overlays, ", ")))
+	}
+	return texts
+}
+
+// bgpCaveats are those of one object about BGP.
+func bgpCaveats(obj api.Object) (texts []string) {
+	switch o := obj.(type) {
+	case *v3.BGPPeer:
+		if fields := api.UnservedPeerFields(&o.Spec); len(fields) > 0 {
+			texts = append(texts, fmt.Sprintf("BGPPeer %s: spec.%s: stored but not carried out yet; no session is made with the peer until it is unset",
+				o.Name, strings.Join(fields, ", spec.")))
+		}
+	case *v3.BGPConfiguration:
+		if fields := api.UnservedBGPFields(&o.Spec); len(fields) > 0 {
+			texts = append(texts, fmt.Sprintf("BGPConfiguration %s: spec.%s: stored but not carried out yet", o.Name, strings.Join(fields, ", spec.")))
+		}
+		if o.Spec.NodeMeshPassword != nil {
+			texts = append(texts, fmt.Sprintf("BGPConfiguration %s: spec.nodeMeshPassword: passwords can't be read yet; the mesh is off until it is unset", o.Name))
+		}
+	case *v3.BGPFilter:
+		texts = append(texts, fmt.Sprintf("BGPFilter %s: stored but not carried out yet", o.Name))
 	}
 	return texts
 }
