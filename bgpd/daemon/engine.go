@@ -23,14 +23,6 @@ type Kernel interface {
 	SubscribeExcept(ctx context.Context, topics kernel.Topics, ignore kernel.Ignore) (<-chan kernel.Event, error)
 }
 
-// ofPods is what felix does for its pods: no next hop is resolved by that, and
-// with every pod it would wake bgpd a dozen times. "calx" is what felix calls
-// devices that it is about to remove. What IPv6 sets up on every device comes with
-// a pod's as well; a link-local next hop is found by its link alone.
-func ofPods() kernel.Ignore {
-	return kernel.Ignore{Protocol: kernel.ProtocolFelix, LinkPrefixes: []string{"cali", "calx"}, LinkLocal: true}
-}
-
 const (
 	// settle gathers the kernel events of one change, such as a link that comes up.
 	settle = 50 * time.Millisecond
@@ -94,7 +86,9 @@ func (e *engine) do(ctx context.Context, f func()) error {
 // run returns when ctx is done, with routes and sessions as they are: what ends
 // here goes on at the next start.
 func (e *engine) run(ctx context.Context, plans <-chan plan) error {
-	events, err := e.kernel.SubscribeExcept(ctx, kernel.LinkEvents|kernel.AddressEvents|kernel.RouteEvents, ofPods())
+	// What felix does for its pods resolves no next hop, and would wake bgpd a dozen
+	// times with each. A link-local next hop is found by its link alone.
+	events, err := e.kernel.SubscribeExcept(ctx, kernel.LinkEvents|kernel.AddressEvents|kernel.RouteEvents, kernel.Pods())
 	if err != nil {
 		return err
 	}

@@ -20,7 +20,7 @@ func TestCheckNamesEachRouteThatIsNotAsItShouldBe(t *testing.T) {
 		w.stop() // else it puts right what is changed below
 		w.changeRoute(other.Index, "10.65.0.1/32")
 		w.changeRoute(0, "fd00:65::1/128")
-		w.wantDifferences(ep, "the node's route to 10.65.0.1 is", "the node has no route to fd00:65::1")
+		w.wantDifferences(ep, "the node's route to 10.65.0.1 is", "felix's route to fd00:65::1 is missing on the node")
 	})
 }
 

@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	devicePrefix = "cali"
+	devicePrefix = kernel.PodLink
 	deviceDigits = 11
 
 	minMTU     = 68   // RFC 791

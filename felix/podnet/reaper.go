@@ -14,9 +14,9 @@ import (
 	"tortie/internal/kernel"
 )
 
-// AsidePrefix starts the name of a device that waits for its deletion, followed
+// asidePrefix starts the name of a device that waits for its deletion, followed
 // by its index: unique, and not the name of a pod's device.
-const AsidePrefix = "calx"
+const asidePrefix = kernel.PodLinkAside
 
 // reaper deletes devices behind the calls. Deleting one costs the kernel about
 // 20 ms of waiting, which other changes of devices wait for too, and deleting a
@@ -68,7 +68,7 @@ func (r *reaper) isOurs(l kernel.Link) bool {
 }
 
 func isAside(l kernel.Link) bool {
-	digits, ok := strings.CutPrefix(l.Name, AsidePrefix)
+	digits, ok := strings.CutPrefix(l.Name, asidePrefix)
 	return ok && digits == strconv.Itoa(l.Index)
 }
 
@@ -80,7 +80,7 @@ func (n *Net) setAside(l kernel.Link) error {
 	if err == nil {
 		err = cmp.Or(n.host.Apply(
 			kernel.LinkGroup{Link: l.Index, Group: n.reap.group},
-			kernel.LinkName{Link: l.Index, Name: AsidePrefix + strconv.Itoa(l.Index)},
+			kernel.LinkName{Link: l.Index, Name: asidePrefix + strconv.Itoa(l.Index)},
 		)...)
 	}
 	n.reap.wake()

@@ -12,8 +12,6 @@ import (
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 
 	"tortie/felix/autodetect"
-	"tortie/felix/calc"
-	"tortie/felix/podnet"
 	"tortie/internal/api"
 	"tortie/internal/datastore"
 	"tortie/internal/kernel"
@@ -108,8 +106,7 @@ func (r *Registrar) Run(ctx context.Context) error {
 func (r *Registrar) followFrom(ctx context.Context, events *<-chan kernel.Event) (err error) {
 	if *events == nil {
 		// Pods come and go all the time: their devices wake nobody here.
-		pods := kernel.Ignore{LinkPrefixes: []string{calc.InterfacePrefix, podnet.AsidePrefix}, LinkLocal: true}
-		if *events, err = r.cfg.Kernel.SubscribeExcept(ctx, kernel.LinkEvents|kernel.AddressEvents, pods); err != nil {
+		if *events, err = r.cfg.Kernel.SubscribeExcept(ctx, kernel.LinkEvents|kernel.AddressEvents, kernel.Pods()); err != nil {
 			return fmt.Errorf("follow the node's addresses: %w", err)
 		}
 	}

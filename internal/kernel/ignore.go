@@ -25,6 +25,20 @@ type Ignore struct {
 	LinkLocal bool
 }
 
+// How the names of the node's ends of pods begin, of which felix is the only maker.
+const (
+	// PodLink: a pod's device in service.
+	PodLink = "cali"
+	// PodLinkAside: one that waits for its deletion.
+	PodLinkAside = "calx"
+)
+
+// Pods ignores the devices of pods, their routes, and what IPv6 sets up on every
+// device: none of it says anything about the node's own network.
+func Pods() Ignore {
+	return Ignore{Protocol: ProtocolFelix, LinkPrefixes: []string{PodLink, PodLinkAside}, LinkLocal: true}
+}
+
 // Covers reports whether an event is left out. It is to agree with the program
 // that the kernel runs.
 func (i Ignore) Covers(ev Event) bool {
