@@ -28,6 +28,7 @@ build: ## Build every program, static, into bin/.
 	@$(BUILD) -o bin/bgpd ./bgpd
 	@$(BUILD) -o bin/calico ./cni-plugin && ln -sf calico bin/calico-ipam
 	@$(BUILD) -o bin/install-cni ./cni-plugin/install
+	@$(BUILD) -o bin/portmap github.com/containernetworking/plugins/plugins/meta/portmap
 	@$(BUILD) -o bin/calicoctl ./calicoctl
 	@$(BUILD) -o bin/kube-controllers ./kube-controllers
 	@$(BUILD) -o bin/lab ./tests/lab/cmd
@@ -35,6 +36,7 @@ build: ## Build every program, static, into bin/.
 
 images: build ## Build the OCI images into bin/images/: for docker load and ctr images import.
 	@tests/install.sh nft:nftables
+	@$(BUILD) -o bin/etcd go.etcd.io/etcd/server/v3
 	@$(GO) run ./manifests/images -bin bin -out bin/images -version $(VERSION) -revision $$(git rev-parse HEAD) -created $$(git show -s --format=%ct)
 
 lab: build ## Bring up a fresh lab (NODES=3 PODS=2), show it, check every path; it stays up.

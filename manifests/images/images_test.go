@@ -20,7 +20,7 @@ import (
 // testBuild is a build of programs that are only names.
 func testBuild(t *testing.T) build {
 	bin := t.TempDir()
-	for _, p := range []string{"felix", "bgpd", "calicoctl", "install-cni", "calico", "kube-controllers"} {
+	for _, p := range []string{"felix", "bgpd", "calicoctl", "install-cni", "calico", "portmap", "kube-controllers", "etcd"} {
 		if err := os.WriteFile(filepath.Join(bin, p), []byte("program "+p), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -65,7 +65,7 @@ func TestImagesHaveProgramsLabelsAndUser(t *testing.T) {
 			t.Fatal(err)
 		}
 		a := open(t, path)
-		if !slices.Equal(a.manifest.RepoTags, []string{"tortie/" + img.name + ":v1"}) {
+		if !slices.Equal(a.manifest.RepoTags, []string{"tortie/" + img.name + ":v1", "tortie/" + img.name + ":dev"}) {
 			t.Errorf("tags %v", a.manifest.RepoTags)
 		}
 		c := a.config.Config

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -47,7 +48,7 @@ func run(b build, created, out string, stdout io.Writer) error {
 		if err != nil {
 			return err
 		}
-		_, _ = fmt.Fprintf(stdout, "%s  %s  %.1f MB  %s\n", spec.reference, path, float64(info.Size())/1e6, digest)
+		_, _ = fmt.Fprintf(stdout, "%s  %s  %.1f MB  %s\n", strings.Join(spec.references, ", "), path, float64(info.Size())/1e6, digest)
 	}
 	return nil
 }
