@@ -90,13 +90,9 @@ func (h *Handle) subscribe(topics Topics, ignore Ignore) (*eventSocket, error) {
 	if err := ignore.Validate(); err != nil {
 		return nil, err
 	}
-	ns, err := h.Netns()
-	if err != nil {
-		return nil, err
-	}
-	defer ns.Close()
 	var socket *eventSocket
-	err = ns.Do(func() (err error) {
+	// In its own namespace a program without CAP_SYS_ADMIN can do this too.
+	err := h.inside(func() (err error) {
 		socket, err = openEventSocket()
 		return err
 	})

@@ -16,7 +16,7 @@ import (
 // The networks of the cluster.
 const (
 	ServiceCIDRs = "10.96.0.0/16,fd30:0:0:96::/112"
-	PodCIDRs     = "10.244.0.0/16,fd30:0:0:244::/56"
+	PodCIDRs     = "10.244.0.0/16,fd30:0:0:200::/56"
 	// DNSAddress is that of CoreDNS.
 	DNSAddress = "10.96.0.10"
 	// APIAddress is the service address of the API server.

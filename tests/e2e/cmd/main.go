@@ -57,7 +57,7 @@ func root() *cobra.Command {
 	}
 	cmd.PersistentFlags().StringVar(&name, "name", "e2e", "name of the cluster")
 	dir := func() string { return Dir(name) }
-	cmd.AddCommand(upCommand(dir), downCommand(dir), kubectlCommand(dir), execCommand(dir))
+	cmd.AddCommand(upCommand(dir), downCommand(dir), loadCommand(dir), kubectlCommand(dir), execCommand(dir))
 	return cmd
 }
 
@@ -106,6 +106,19 @@ func downCommand(dir func() string) *cobra.Command {
 				return err
 			}
 			return c.Down()
+		},
+	}
+}
+
+func loadCommand(dir func() string) *cobra.Command {
+	return &cobra.Command{
+		Use: "load", Short: "Load what make images made on every node", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := cluster.Find(dir(), say)
+			if err != nil {
+				return fmt.Errorf("find the cluster: %w; start it with: bin/e2e up", err)
+			}
+			return c.LoadImages(cmd.Context(), c.Nodes()...)
 		},
 	}
 }
