@@ -28,7 +28,7 @@ build: ## Build every program, static, into bin/.
 	@$(BUILD) -o bin/bgpd ./bgpd
 	@$(BUILD) -o bin/calico ./cni-plugin && ln -sf calico bin/calico-ipam
 	@$(BUILD) -o bin/install-cni ./cni-plugin/install
-	@$(BUILD) -o bin/portmap github.com/containernetworking/plugins/plugins/meta/portmap
+	@$(BUILD) -o bin/ $(addprefix github.com/containernetworking/plugins/plugins/,main/loopback meta/bandwidth meta/portmap meta/tuning)
 	@$(BUILD) -o bin/calicoctl ./calicoctl
 	@$(BUILD) -o bin/kube-controllers ./kube-controllers
 	@$(BUILD) -o bin/lab ./tests/lab/cmd

@@ -11,11 +11,13 @@ import (
 	"strings"
 )
 
-// plugins are the names of what is installed. portmap is CNI's own, for host ports:
-// another network's installation has one of this name, too.
-func plugins() []string { return []string{"calico", "calico-ipam", shared} }
+// plugins are the names of what is installed.
+func plugins() []string { return append([]string{"calico", "calico-ipam"}, shared()...) }
 
-const shared = "portmap"
+// shared are CNI's own: loopback, which containerd runs for every pod, portmap for
+// host ports, and what is often chained. Another network's installation has files
+// of these names, too.
+func shared() []string { return []string{"bandwidth", "loopback", "portmap", "tuning"} }
 
 // install puts the plugins and then, last, the configuration on the host: from
 // the moment a runtime sees that, it starts pods. Each file is whole at any
@@ -53,7 +55,7 @@ func (s settings) install(say func(format string, args ...any)) error {
 // put installs a plugin. Of a shared one, what was there before stays beside it.
 func (s settings) put(name string, say func(format string, args ...any)) error {
 	from, to := filepath.Join(s.source, name), filepath.Join(s.binDir, name)
-	if name != shared {
+	if !slices.Contains(shared(), name) {
 		return replaceByCopy(from, to)
 	}
 	return s.borrowed(name).put(from, say)
@@ -86,7 +88,7 @@ func (s settings) refuseOthers() error {
 func (s settings) uninstall(say func(format string, args ...any)) error {
 	var paths []string
 	for _, name := range plugins() {
-		if !s.skip[name] && name != shared {
+		if !s.skip[name] && !slices.Contains(shared(), name) {
 			paths = append(paths, filepath.Join(s.binDir, name))
 		}
 	}
@@ -99,11 +101,13 @@ func (s settings) uninstall(say func(format string, args ...any)) error {
 			say("%s: removed", path)
 		}
 	}
-	if s.skip[shared] {
-		return nil
-	}
-	if err := s.borrowed(shared).giveBack(say); err != nil {
-		return fmt.Errorf("uninstall: %w", err)
+	for _, name := range shared() {
+		if s.skip[name] {
+			continue
+		}
+		if err := s.borrowed(name).giveBack(say); err != nil {
+			return fmt.Errorf("uninstall: %w", err)
+		}
 	}
 	return nil
 }
