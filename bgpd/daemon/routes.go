@@ -104,12 +104,38 @@ func (v view) noPath(prefix netip.Prefix, states map[netip.Addr]speaker.PeerStat
 	case owner != "":
 		return fmt.Sprintf("it is in block %s of %s, which no peer announces: %s", block, owner, v.sessionWith(owner, prefix.Addr(), states))
 	}
+	if why := v.noService(prefix); why != "" {
+		return why
+	}
 	for _, pool := range v.plan.Pools {
 		if pool.Bits() <= prefix.Bits() && pool.Contains(prefix.Addr()) {
 			return fmt.Sprintf("it is in the IP pool %s, but in no block that a node has", pool)
 		}
 	}
 	return "it is outside every IP pool and block, and no peer announces it"
+}
+
+// noService says why nobody announces a service's address; empty when it is in no
+// range of such.
+func (v view) noService(prefix netip.Prefix) string {
+	service, ok := v.serviceRange(prefix)
+	if !ok {
+		return ""
+	}
+	what := v.plan.Services[prefix]
+	if what == "" {
+		return fmt.Sprintf("it is in %s, of which only the addresses of services are announced, and it is none", service)
+	}
+	return what + ": it is announced by the nodes with a ready endpoint, and this node hears of none"
+}
+
+func (v view) serviceRange(prefix netip.Prefix) (netip.Prefix, bool) {
+	for _, service := range v.plan.ServiceRanges {
+		if service.Bits() <= prefix.Bits() && service.Contains(prefix.Addr()) {
+			return service, true
+		}
+	}
+	return netip.Prefix{}, false
 }
 
 // sessionWith says what is known of the session by which a node's blocks of the
@@ -217,7 +243,7 @@ func (v view) what(p speaker.Path) string {
 	block, owner := v.ownerOf(p.Prefix)
 	switch {
 	case owner == "":
-		return "prefix of no block"
+		return v.whatElse(p.Prefix)
 	case block == p.Prefix:
 		return "block of " + v.called(owner)
 	case !p.Prefix.IsSingleIP():
@@ -227,6 +253,17 @@ func (v view) what(p speaker.Path) string {
 		return fmt.Sprintf("borrowed address of %s, from a block of %s", borrower, v.called(owner))
 	}
 	return "address from a block of " + v.called(owner)
+}
+
+// whatElse names a learned prefix that is none of pods' addresses.
+func (v view) whatElse(prefix netip.Prefix) string {
+	if what := v.plan.Services[prefix]; what != "" {
+		return what
+	}
+	if service, ok := v.serviceRange(prefix); ok && service.Bits() > 0 {
+		return fmt.Sprintf("part of %s, a range of service addresses", service)
+	}
+	return "prefix of no block"
 }
 
 func (v view) called(node string) string {
