@@ -124,7 +124,7 @@ func (v view) noService(prefix netip.Prefix) string {
 	}
 	what := v.plan.Services[prefix]
 	if what == "" {
-		return fmt.Sprintf("it is in %s, of which only the addresses of services are announced, and it is none", service)
+		return fmt.Sprintf("it is in %s, a range of service addresses, and belongs to no service that is announced by itself", service)
 	}
 	return what + ": it is announced by the nodes with a ready endpoint, and this node hears of none"
 }

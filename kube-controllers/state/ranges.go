@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"tortie/internal/advertise"
 	"tortie/internal/api"
 	"tortie/internal/datastore"
 	"tortie/ipam"
@@ -42,6 +43,8 @@ func Ranges() []datastore.Range {
 		{Kind: api.KindNode},
 		{Kind: api.KindIPAMBlock},
 		{Kind: api.KindKubeControllersConfiguration},
+		{Kind: api.KindBGPConfiguration, NamePrefix: advertise.ConfigName},
+		{Kind: api.KindAdvertisedService},
 	}
 }
 
