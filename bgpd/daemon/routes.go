@@ -195,10 +195,8 @@ func seconds(t time.Time) int64 {
 }
 
 func (v view) exportReason(prefix netip.Prefix) string {
-	for _, e := range v.plan.Exports {
-		if e.Prefix == prefix {
-			return e.Reason
-		}
+	if e, ok := v.plan.Export(prefix); ok {
+		return e.Reason
 	}
 	return "no longer advertised by this node"
 }

@@ -19,6 +19,10 @@ import (
 // advertised by its affinity: so nothing else waits.
 const blockPace = 100 * time.Millisecond
 
+// servicePace bounds how often plans are made while the endpoints of many services
+// move: all that changes within that time makes one.
+const servicePace = 100 * time.Millisecond
+
 // ranges is what a bgpd reads of the datastore.
 func ranges() []datastore.Range {
 	return []datastore.Range{
@@ -29,7 +33,7 @@ func ranges() []datastore.Range {
 		{Kind: api.KindBlockAffinity, NamePrefix: string(api.AffinityHost) + ":"},
 		{Kind: api.KindIPAMBlock, Coalesce: blockPace},
 		{Kind: api.KindIPPool},
-		{Kind: api.KindAdvertisedService},
+		{Kind: api.KindAdvertisedService, Delay: servicePace},
 	}
 }
 

@@ -108,6 +108,15 @@ func (o Output) Desired() speaker.Desired {
 	return d
 }
 
+// Export finds the export of a prefix: there may be as many as there are services.
+func (o Output) Export(p netip.Prefix) (Export, bool) {
+	i, found := slices.BinarySearchFunc(o.Exports, p, func(e Export, p netip.Prefix) int { return comparePrefix(e.Prefix, p) })
+	if !found {
+		return Export{}, false
+	}
+	return o.Exports[i], true
+}
+
 // Compute makes the output of an input.
 func Compute(in Input) Output {
 	c := newComputation(in)
