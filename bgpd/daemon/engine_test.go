@@ -388,7 +388,7 @@ func TestRoutesToAnAddress(t *testing.T) {
 		{"203.0.113.1", "", "no route to 203.0.113.1: it is outside every IP pool and block, and no peer announces it"},
 		{"203.0.113.130", "203.0.113.130/32", ""},
 		{"203.0.113.132", "203.0.113.128/25", ""},
-		{"203.0.113.132/32", "", "no route to 203.0.113.132/32: service default/idle, load balancer address: it is announced by the nodes with a ready endpoint, and this node hears of none"},
+		{"203.0.113.132/32", "", "no route to 203.0.113.132/32: service default/idle, load balancer address: the nodes with a ready endpoint announce it, those excepted that have the label node.kubernetes.io/exclude-from-external-load-balancers, and this node hears of none"},
 		{"203.0.113.7", "", "no route to 203.0.113.7: it is in 203.0.113.7/32, a range of service addresses, and belongs to no service that is announced by itself"},
 		{"10.1.1.11", "", "no route to 10.1.1.11: it is this node's own address"},
 	} {

@@ -13,6 +13,7 @@ import (
 
 	"tortie/bgpd/fib"
 	"tortie/bgpd/speaker"
+	"tortie/bgpd/topology"
 	"tortie/internal/control/nodestatus"
 )
 
@@ -122,11 +123,15 @@ func (v view) noService(prefix netip.Prefix) string {
 	if !ok {
 		return ""
 	}
-	what := v.plan.Services[prefix]
-	if what == "" {
+	const excepted = ", those excepted that have the label " + topology.ExcludeLabel + ", and this node hears of none"
+	switch what := v.plan.Services[prefix]; {
+	case what == "":
 		return fmt.Sprintf("it is in %s, a range of service addresses, and belongs to no service that is announced by itself", service)
+	case prefix.IsSingleIP():
+		return what + ": the nodes with a ready endpoint announce it" + excepted
+	default:
+		return what + ": all nodes announce it" + excepted
 	}
-	return what + ": it is announced by the nodes with a ready endpoint, and this node hears of none"
 }
 
 func (v view) serviceRange(prefix netip.Prefix) (netip.Prefix, bool) {

@@ -10,9 +10,9 @@ import (
 	"tortie/internal/api"
 )
 
-// excludeLabel is the label by which a node asks to get no packets to services from
+// ExcludeLabel is the label by which a node asks to get no packets to services from
 // outside. As upstream has it, only the value "true" counts.
-const excludeLabel = "node.kubernetes.io/exclude-from-external-load-balancers"
+const ExcludeLabel = "node.kubernetes.io/exclude-from-external-load-balancers"
 
 // services are the ranges and addresses of services that this node announces, with
 // the reasons. Two services may have one address: the first by name is named.
@@ -28,7 +28,7 @@ func (c *computation) services() map[netip.Prefix]string {
 	own := map[netip.Prefix]string{}
 	announce := func(p netip.Prefix, what string, here bool) {
 		c.out.Services[p] = cmp.Or(c.out.Services[p], what)
-		if here && c.self.labels[excludeLabel] != "true" {
+		if here && c.self.labels[ExcludeLabel] != "true" {
 			own[p] = cmp.Or(own[p], what)
 		}
 	}

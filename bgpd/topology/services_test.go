@@ -91,7 +91,7 @@ func TestServicesAreAnnouncedByTheNodesThatServeThem(t *testing.T) {
 func TestExcludedNodeAnnouncesNoServices(t *testing.T) {
 	for value, excluded := range map[string]bool{"true": true, "false": false, "": false} {
 		nodes := threeNodes()
-		nodes[0].Labels[excludeLabel] = value
+		nodes[0].Labels[ExcludeLabel] = value
 		out := Compute(Input{Node: "node1", Nodes: nodes, Configs: serviceConfig(), Services: []*api.AdvertisedService{local("web", "198.51.100.7", "node1")}})
 		if got := len(out.Exports) == 0; got != excluded {
 			t.Errorf("label %q: exports %v", value, out.Exports)
