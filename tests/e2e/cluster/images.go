@@ -92,3 +92,8 @@ func loadImage(ctx context.Context, node *machine.Machine, archive string) error
 	}
 	return nil
 }
+
+// LoadImagesWhenUp waits for a node's containerd and loads the images.
+func (c *Cluster) LoadImagesWhenUp(ctx context.Context, node string) error {
+	return c.awaitImages(ctx, []*machine.Machine{c.machines[node]})
+}
