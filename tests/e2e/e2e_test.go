@@ -28,6 +28,7 @@ func TestKubernetes(t *testing.T) {
 		{"etcd away for 60 s", etcdAway},
 		{"node without power, then deleted, then back", nodeLost},
 		{"uninstall and reinstall", reinstall},
+		{"numbers", numbers},
 	} {
 		ok := t.Run(step.name, func(t *testing.T) {
 			began := time.Now()
