@@ -115,7 +115,9 @@ func (f *felix) program(s calc.State) {
 	f.loop.SetState(s)
 }
 
-// ready is nil once the kernel has been made to agree with the datastore.
+// ready is nil once the kernel has been made to agree with the datastore. Not being
+// in touch with the datastore doesn't make a running felix unready: pods run on, and
+// its restart would mend nothing.
 func (f *felix) ready() error {
 	if err := f.state.Ready(); err != nil {
 		return err

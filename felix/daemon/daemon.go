@@ -24,6 +24,7 @@ import (
 	"tortie/internal/api"
 	"tortie/internal/datastore"
 	"tortie/internal/datastore/etcd"
+	"tortie/internal/health"
 	"tortie/internal/kernel"
 	"tortie/internal/lockfile"
 )
@@ -215,7 +216,7 @@ func (f *felix) run(ctx context.Context) error {
 			stop()
 			return errors.Join(fmt.Errorf("serve health: %w", err), g.Wait())
 		}
-		g.Go(func() error { return serveHealth(base, l, f.ready) })
+		g.Go(func() error { return health.Serve(base, l, health.Probes{Live: f.loop.Live, Ready: f.ready}.Handler()) })
 	}
 	g.Go(func() error {
 		defer stop()
