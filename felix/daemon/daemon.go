@@ -66,7 +66,7 @@ func Run(ctx context.Context, p Process) error {
 		return err
 	}
 	cfg, problems := config.Resolve(local...)
-	if err := reportProblems(log, problems); err != nil {
+	if err := reportProblems(log, append(problems, config.FromUpstream(p.getenv)...)); err != nil {
 		return err
 	}
 	level.Set(cfg.LogLevel)
