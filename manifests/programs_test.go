@@ -167,3 +167,34 @@ func TestDualStackDiffersInTheAddressesAlone(t *testing.T) {
 		t.Errorf("dual stack is\n%s", two)
 	}
 }
+
+// TestDesignListsUpstreamsVariables keeps the page and the table in the code together.
+func TestDesignListsUpstreamsVariables(t *testing.T) {
+	raw, err := os.ReadFile("DESIGN.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var none, told, refused string
+	for line := range strings.Lines(string(raw)) {
+		switch {
+		case strings.HasSuffix(line, "| any value: nothing to be told of |\n"):
+			none = line
+		case strings.Contains(line, "| no effect, and the log says what to do instead"):
+			told = line
+		case strings.HasSuffix(line, "| refused by name |\n") && strings.Contains(line, "CALICO_"):
+			refused = line
+		}
+	}
+	for _, v := range felix.Variables() {
+		row := told
+		switch {
+		case v.Refused:
+			row = refused
+		case len(v.Fine) == 1 && v.Fine[0] == "*":
+			row = none
+		}
+		if !strings.Contains(row, "`"+v.Name+"`") {
+			t.Errorf("%s is not in the right row of DESIGN.md: %s", v.Name, row)
+		}
+	}
+}
