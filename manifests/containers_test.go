@@ -101,7 +101,8 @@ func TestNodesPodRunsEverywhereAndBeforeOthers(t *testing.T) {
 			t.Errorf("%s: host network %v, priority %s", file, pod.HostNetwork, pod.PriorityClassName)
 		}
 		for _, taint := range []corev1.Taint{
-			{Key: "node.kubernetes.io/not-ready", Effect: corev1.TaintEffectNoSchedule}, {Key: "node.kubernetes.io/network-unavailable", Effect: corev1.TaintEffectNoSchedule},
+			{Key: "node.kubernetes.io/not-ready", Effect: corev1.TaintEffectNoSchedule},
+			{Key: "node.kubernetes.io/network-unavailable", Effect: corev1.TaintEffectNoSchedule},
 			{Key: "x", Value: "y", Effect: corev1.TaintEffectNoExecute},
 		} {
 			if !slices.ContainsFunc(pod.Tolerations, func(tol corev1.Toleration) bool {

@@ -81,7 +81,7 @@ func TestImagesHaveProgramsLabelsAndUser(t *testing.T) {
 // TestDockerfileBuildsTheSame: the files come from the same list, and what else an
 // image is stands in the Dockerfile again.
 func TestDockerfileBuildsTheSame(t *testing.T) {
-	dockerfile, err := os.ReadFile("../../Dockerfile")
+	dockerfile, err := os.ReadFile("Dockerfile")
 	if err != nil {
 		t.Fatal(err)
 	}
