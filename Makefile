@@ -61,8 +61,8 @@ unit: build ## Run the tests of every package (no lab).
 	@tests/install.sh nft:nftables ip:iproute2 bird:bird2 ping:iputils-ping
 	$(GO) test -timeout 20m $(UNIT)
 
-fv: build ## Run the whole programs on a lab: faults under traffic, etcd away, bad input.
-	@tests/install.sh nft:nftables ip:iproute2
+fv: image-programs ## Run the whole programs on a lab: faults under traffic, etcd away, bad input.
+	@tests/install.sh nft:nftables ip:iproute2 runc:runc curl:curl ping:iputils-ping
 	$(GO) test -timeout 25m -count 1 ./tests/fv
 
 # GoBGP's StopBgp races with its own receive loops: what tests the library itself is left out.

@@ -90,7 +90,7 @@ func (f *felix) build() (err error) {
 func (f *felix) buildDataplane() (err error) {
 	if f.cfg.IPForwarding {
 		if err := podnet.EnsureForwarding(f.kernel); err != nil {
-			return fmt.Errorf("%w; run felix as root, or set FELIX_IPFORWARDING=Disabled and switch forwarding on yourself", err)
+			return fmt.Errorf("%w; run felix as root, and in a container with the node's /proc/sys/net at /host/proc/sys/net, or set FELIX_IPFORWARDING=Disabled and switch forwarding on yourself", err)
 		}
 	}
 	if f.pods, err = podnet.New(podnet.Config{Kernel: f.kernel, Log: f.log}); err != nil {
