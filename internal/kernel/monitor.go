@@ -90,8 +90,8 @@ func (h *Handle) subscribe(topics Topics, ignore Ignore) (*eventSocket, error) {
 	if err := ignore.Validate(); err != nil {
 		return nil, err
 	}
+	// Not by entering the namespace that the process is in: bgpd may not enter any.
 	var socket *eventSocket
-	// In its own namespace a program without CAP_SYS_ADMIN can do this too.
 	err := h.inside(func() (err error) {
 		socket, err = openEventSocket()
 		return err

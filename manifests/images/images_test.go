@@ -78,6 +78,60 @@ func TestImagesHaveProgramsLabelsAndUser(t *testing.T) {
 	}
 }
 
+// TestDockerfileBuildsTheSame: the files come from the same list, and what else an
+// image is stands in the Dockerfile again.
+func TestDockerfileBuildsTheSame(t *testing.T) {
+	dockerfile, err := os.ReadFile("Dockerfile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, img := range withoutTools(testBuild(t).images()) {
+		dir, path := t.TempDir(), filepath.Join(t.TempDir(), "image.tar")
+		if _, err := img.write(path); err != nil {
+			t.Fatal(err)
+		}
+		if err := img.unpack(dir); err != nil {
+			t.Fatal(err)
+		}
+		inArchive, unpacked := open(t, path).files, tree(t, dir)
+		if !maps.Equal(inArchive, unpacked) {
+			t.Errorf("%s: unpacked %v, in the archive %v", img.name, slices.Sorted(maps.Keys(unpacked)), slices.Sorted(maps.Keys(inArchive)))
+		}
+		entry, err := json.Marshal(img.command)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stage := "FROM scratch AS " + img.name + "\nCOPY --from=build /images/" + img.name + " /\nUSER " + img.user + "\n" +
+			"ENV PATH=" + searchPath + "\nENTRYPOINT " + string(entry) + "\n"
+		if !strings.Contains(string(dockerfile), stage) {
+			t.Errorf("the Dockerfile has no\n%s", stage)
+		}
+	}
+}
+
+// tree is what untar would give of a folder.
+func tree(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	files := map[string]string{}
+	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil || path == dir {
+			return err
+		}
+		name, content := strings.TrimPrefix(path, dir+"/"), []byte(nil)
+		if d.IsDir() {
+			name += "/"
+		} else if d.Type().IsRegular() {
+			content, err = os.ReadFile(path)
+		}
+		files[name] = string(content)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
 func TestMissingProgramIsNamed(t *testing.T) {
 	b := testBuild(t)
 	if err := os.Remove(filepath.Join(b.bin, "bgpd")); err != nil {

@@ -93,6 +93,7 @@ func base() []file {
 	return []file{
 		{path: "etc/passwd", data: []byte("root:x:0:0:root:/:/sbin/nologin\nnobody:x:65532:65532:nobody:/:/sbin/nologin\n")},
 		{path: "etc/group", data: []byte("root:x:0:\nnobody:x:65532:\n")},
+		{path: "etc/hosts", data: []byte("127.0.0.1 localhost\n::1 localhost\n")}, // a kubelet puts the node's there
 		{path: "tmp", dir: true},
 		{path: "run", dir: true},
 		{path: "var/run", link: "../run"},

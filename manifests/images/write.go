@@ -81,6 +81,9 @@ func writeArchive(path string, img v1.Image, references []string, modified time.
 	return w.Close()
 }
 
+// searchPath is the images' PATH.
+const searchPath = "/usr/sbin:/usr/bin:/sbin:/bin"
+
 func (i image) assemble() (v1.Image, error) {
 	layers := slices.Clone(i.layers)
 	for _, tool := range i.tools {
@@ -110,7 +113,7 @@ func (i image) assemble() (v1.Image, error) {
 	cfg.Architecture, cfg.OS, cfg.Created = architecture(), "linux", v1.Time{Time: i.created}
 	cfg.Config = v1.Config{
 		User: i.user, Entrypoint: i.command, Labels: i.labels, WorkingDir: "/",
-		Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"},
+		Env: []string{"PATH=" + searchPath},
 	}
 	return mutate.ConfigFile(img, cfg)
 }
