@@ -2,6 +2,7 @@ package manifests_test
 
 import (
 	"encoding/json"
+	"maps"
 	"os"
 	"strings"
 	"testing"
@@ -29,9 +30,7 @@ func environment(t *testing.T, file string, pod corev1.PodSpec, container string
 			continue
 		}
 		for _, from := range c.EnvFrom {
-			for name, value := range data(from.ConfigMapRef.Name) {
-				env[name] = value
-			}
+			maps.Copy(env, data(from.ConfigMapRef.Name))
 		}
 		for _, e := range c.Env {
 			switch from := e.ValueFrom; {
