@@ -43,6 +43,7 @@ func steps() []step {
 		{"every path", true, everyPath},
 		{"services through kube-proxy with nftables", true, services},
 		{"services through kube-proxy with iptables", false, servicesWithIptables},
+		{"service addresses reach the router", true, announced},
 		{"static pods", true, staticPods},
 		{"what Kubernetes says reaches the datastore", true, mirrored},
 		{"200 pods come and go", false, churn},

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"tortie/tests/e2e/cluster"
 	"tortie/tests/e2e/machine"
 )
@@ -22,7 +24,7 @@ func reinstall(t *testing.T, e *env) {
 	e.kubectl(t, "rollout", "status", "-n", "kube-system", "ds/calico-uninstall", "--timeout=120s")
 	e.kubectl(t, "delete", "-k", "manifests/uninstall", "--timeout=60s")
 	for _, m := range e.Nodes() {
-		for _, left := range e.leftovers(t, m, pods) {
+		for _, left := range e.leftovers(t, m) {
 			t.Errorf("%s: %s is left", m.Spec.Name, left)
 		}
 	}
@@ -36,7 +38,7 @@ func reinstall(t *testing.T, e *env) {
 
 // leftovers is what a node still has of ours, but for the devices of pods that run
 // and the routes to them.
-func (e *env) leftovers(t *testing.T, m *machine.Machine, pods []pod) (left []string) {
+func (e *env) leftovers(t *testing.T, m *machine.Machine) (left []string) {
 	t.Helper()
 	for _, path := range []string{"/etc/cni/net.d/*", "/opt/cni/bin/*", "/var/lib/calico", "/run/calico"} {
 		found, err := filepath.Glob(m.Path(path))
@@ -47,9 +49,15 @@ func (e *env) leftovers(t *testing.T, m *machine.Machine, pods []pod) (left []st
 			left = append(left, strings.TrimPrefix(f, m.Path("/")))
 		}
 	}
+	running, err := e.client.CoreV1().Pods("").List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
 	own := map[string]bool{}
-	for _, p := range pods {
-		own[p.v4.String()], own[p.v6.String()] = true, true
+	for _, p := range running.Items {
+		for _, ip := range p.Status.PodIPs {
+			own[ip.IP] = true
+		}
 	}
 	for _, args := range [][]string{{"ip", "route"}, {"ip", "-6", "route"}} {
 		for _, protocol := range []string{"80", "81"} {
