@@ -22,6 +22,7 @@ import (
 	"tortie/felix/config"
 	"tortie/felix/journal"
 	"tortie/felix/nat"
+	"tortie/felix/problems"
 	"tortie/internal/api"
 	"tortie/internal/datastore"
 	"tortie/internal/datastore/memory"
@@ -86,6 +87,7 @@ func newNode(t *testing.T) *node {
 	}
 	self := &api.Node{}
 	self.Kind, self.APIVersion, self.Name = string(api.KindNode), api.GroupVersion, "node1"
+	self.Spec.BGP = &api.NodeBGPSpec{IPv4Address: "10.10.1.1/24"}
 	n.put(self)
 	return n
 }
@@ -109,7 +111,7 @@ func (n *node) start(ready bool) {
 	cfg.CNISocket, cfg.CNITimeout = n.socket, 5*time.Second
 	n.felix = &felix{
 		node: "node1", cfg: cfg, client: n.store, registry: n.reg, journal: book, log: log, kernel: n.kernel, nat: noNAT{},
-		newUID: func() string { return "uid" },
+		newUID: func() string { return "uid" }, missing: func() error { return nil }, show: func([]problems.Problem) {},
 		config: &configFollower{
 			node: "node1", running: cfg, level: &slog.LevelVar{}, log: log,
 			stored: map[string]*v3.FelixConfiguration{}, warned: map[string]bool{},

@@ -152,7 +152,8 @@ func Trim(pod *corev1.Pod) *corev1.Pod {
 		TypeMeta: pod.TypeMeta,
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: pod.Namespace, Name: pod.Name, GenerateName: pod.GenerateName, UID: pod.UID, ResourceVersion: pod.ResourceVersion,
-			Labels: pod.Labels, Annotations: trimAnnotations(pod.Annotations),
+			DeletionTimestamp: pod.DeletionTimestamp,
+			Labels:            pod.Labels, Annotations: trimAnnotations(pod.Annotations),
 		},
 		Spec: corev1.PodSpec{
 			NodeName: pod.Spec.NodeName, ServiceAccountName: pod.Spec.ServiceAccountName, HostNetwork: pod.Spec.HostNetwork,

@@ -70,7 +70,6 @@ func TestEndpointTakesLabelsAndServiceAccountOfThePod(t *testing.T) {
 	}
 }
 
-
 func TestEndpointTakesNamedAndMappedPorts(t *testing.T) {
 	always := corev1.ContainerRestartPolicyAlways
 	p := pod("", nil)
