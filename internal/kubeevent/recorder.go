@@ -36,7 +36,6 @@ type Recorder struct {
 	mu      sync.Mutex
 	series  []*series
 	changed chan struct{} // holds one token when there may be work
-	problem error
 }
 
 // series is one thing that is, or was, wrong, and one object to which it is told.
@@ -47,6 +46,7 @@ type series struct {
 	count   int       // how often it has been written
 	sent    time.Time // when it was last written
 	next    time.Time // when it is to be written next
+	failed  error     // why it was not written the last time
 }
 
 // Config is what a Recorder works with.
@@ -160,26 +160,28 @@ func (r *Recorder) untilNext() time.Duration {
 // write writes all that is due. An API server that can't be asked ends it; what it
 // refuses is left out for a while.
 func (r *Recorder) write(ctx context.Context) error {
-	var refused error
 	for {
 		s, w, count := r.due()
 		if s == nil {
-			r.took(refused)
 			return nil
 		}
 		count, err := r.api.say(ctx, s.about, w, count, time.Now())
 		if ctx.Err() != nil {
 			return nil
 		}
+		r.wrote(s, w, count, r.explain(err))
 		if err != nil && !errors.As(err, new(*StatusError)) {
-			r.took(err)
 			return err
 		}
-		if err != nil && refused == nil {
-			refused = err
-		}
-		r.wrote(s, w, count, err)
 	}
+}
+
+// explain adds what to do to what an operator can do something about.
+func (r *Recorder) explain(err error) error {
+	if isStatus(err, http.StatusForbidden) {
+		return fmt.Errorf("events: RBAC forbids it: give the %s the verbs create and patch on events: %w", r.role, err)
+	}
+	return err
 }
 
 // due is something that is to be written now; nil when nothing is.
@@ -194,14 +196,19 @@ func (r *Recorder) due() (*series, Warning, int) {
 	return nil, Warning{}, 0
 }
 
-// wrote notes what became of a Warning.
+// wrote notes what became of a Warning, and logs a failure that is news.
 func (r *Recorder) wrote(s *series, w Warning, count int, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if err != nil && (r.problem() == nil || r.problem().Error() != err.Error()) {
+		r.log.Warn("Events can't be written: trying again", "err", err)
+	}
 	now := time.Now()
+	s.failed = err
 	switch {
-	case err != nil:
+	case errors.As(err, new(*StatusError)):
 		s.next = now.Add(pauseMax)
+	case err != nil: // Run waits
 	case s.warning.Message != w.Message: // it has changed meanwhile
 		s.count, s.sent, s.next = count, now, now.Add(quiet)
 	default:
@@ -209,25 +216,20 @@ func (r *Recorder) wrote(s *series, w Warning, count int, err error) {
 	}
 }
 
-// took remembers how the last requests fared, and logs what is news.
-func (r *Recorder) took(err error) {
-	if isStatus(err, http.StatusForbidden) {
-		err = fmt.Errorf("events: RBAC forbids it: give the %s the verbs create and patch on events: %w", r.role, err)
-	}
-	r.mu.Lock()
-	before := r.problem
-	r.problem = err
-	r.mu.Unlock()
-	if err != nil && (before == nil || before.Error() != err.Error()) {
-		r.log.Warn("Events can't be written: trying again", "err", err)
-	}
-}
-
 // Problem is why Events can't be written at present; nil when they can.
 func (r *Recorder) Problem() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.problem
+	return r.problem()
+}
+
+func (r *Recorder) problem() error {
+	for _, s := range r.series {
+		if s.holds && s.failed != nil {
+			return s.failed
+		}
+	}
+	return nil
 }
 
 // Say writes a Warning about every object at once, for a program that is about to
