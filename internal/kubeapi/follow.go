@@ -2,9 +2,13 @@ package kubeapi
 
 import (
 	"context"
+	"math"
+	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
 )
@@ -37,8 +41,27 @@ type Selection struct {
 func Follow[T Object](ctx context.Context, c *Client, s Selection, store Store[T]) {
 	var example T
 	lw := &source{client: c, selection: s}
-	r := cache.NewReflectorWithOptions(lw.listWatch(), example, &accumulator[T]{store}, cache.ReflectorOptions{Name: s.Resource})
-	r.RunWithContext(ctx)
+	r := cache.NewReflectorWithOptions(lw.listWatch(), example, &accumulator[T]{store}, cache.ReflectorOptions{Name: s.Resource, Backoff: pace()})
+	pause := pace()
+	for ctx.Err() == nil {
+		began := time.Now()
+		_ = r.ListAndWatchWithContext(ctx) // the client has noted why it ended
+		if time.Since(began) > pause.Cap {
+			pause = pace()
+		}
+		timer := time.NewTimer(pause.Step())
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+// pace is how a watch that failed is tried again. client-go's own waits up to a
+// minute, for which a node would know nothing of new pods after a short outage.
+func pace() *wait.Backoff {
+	return &wait.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Jitter: 1, Steps: math.MaxInt, Cap: 8 * time.Second}
 }
 
 // source lists and watches, and has the client note how that fares: a reflector
@@ -69,6 +92,9 @@ func (s *source) list(ctx context.Context, options metav1.ListOptions) (runtime.
 func (s *source) watch(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
 	options.FieldSelector, options.Watch = s.selection.Fields, true
 	w, err := s.client.rest.Get().Resource(s.selection.Resource).VersionedParams(&options, metav1.ParameterCodec).Watch(ctx)
+	if options.SendInitialEvents != nil && apierrors.IsInvalid(err) {
+		return nil, err // an API server that doesn't stream lists: it is asked for one
+	}
 	if err := s.note(ctx, "watch", err); err != nil {
 		return nil, err
 	}

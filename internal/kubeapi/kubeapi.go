@@ -46,7 +46,13 @@ func Connect(cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{role: cfg.Role, problems: map[request]error{}}
+	return New(restCfg, cfg.Role)
+}
+
+// New makes a Client of the API server that restCfg, which it takes over, says.
+func New(restCfg *rest.Config, role string) (*Client, error) {
+	c := &Client{role: role, problems: map[request]error{}}
+	var err error
 	if c.http, err = rest.HTTPClientFor(restCfg); err != nil {
 		return nil, fmt.Errorf("make a client of the API server: %w", err)
 	}
@@ -109,6 +115,9 @@ func (c *Client) note(ctx context.Context, r request, a Access, err error) error
 	defer c.mu.Unlock()
 	delete(c.problems, r)
 	if err == nil {
+		if r.verb == "watch" { // a first list may come by it
+			delete(c.problems, request{r.resource, "list"})
+		}
 		return nil
 	}
 	err = a.Explain(err)
