@@ -34,10 +34,10 @@ type Deps struct {
 	// FelixStatus is what felix, whose socket that is, has last said of itself; empty
 	// where it never ran.
 	FelixStatus func(socket string) (felixstatus.Status, error)
-	Stdin   io.Reader
-	Stdout  io.Writer
-	Stderr  io.Writer
-	Getenv  func(string) string
+	Stdin       io.Reader
+	Stdout      io.Writer
+	Stderr      io.Writer
+	Getenv      func(string) string
 	// Now is the clock; its location is the one times are shown in.
 	Now func() time.Time
 	// Settle is how long an IP pool stays disabled before it is deleted.

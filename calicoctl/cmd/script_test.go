@@ -191,7 +191,7 @@ func TestScripts(t *testing.T) {
 			"etcd": func(ts *testscript.TestScript, _ bool, args []string) {
 				worldOf(ts).store.SetUnavailable(args[0] == "down")
 			},
-			"bgpd":  func(ts *testscript.TestScript, _ bool, _ []string) { worldOf(ts).bgpd = sampleNode() },
+			"bgpd": func(ts *testscript.TestScript, _ bool, _ []string) { worldOf(ts).bgpd = sampleNode() },
 			"felix": func(ts *testscript.TestScript, _ bool, args []string) {
 				w := worldOf(ts)
 				w.felix = len(args) == 0 || args[0] != "ended"

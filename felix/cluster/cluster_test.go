@@ -72,7 +72,7 @@ func inWorld(t *testing.T, test func(w *world)) {
 
 type sink struct{ keeper *Keeper }
 
-func (sink) OnStatus(datastore.Status)                    {}
+func (sink) OnStatus(datastore.Status)                  {}
 func (s sink) OnUpdates(updates []datastore.SyncUpdate) { s.keeper.Apply(updates) }
 
 func pass(d time.Duration) { time.Sleep(d); synctest.Wait() }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -67,7 +68,10 @@ func (b *Board) Run(ctx context.Context) error {
 func (b *Board) Look() {
 	var found []Problem
 	for _, ask := range b.sources {
-		found = append(found, ask()...)
+		for _, p := range ask() {
+			p.Line = strings.Join(strings.Fields(p.Line), " ")
+			found = append(found, p)
+		}
 	}
 	var now []Problem
 	for _, p := range found {

@@ -4,13 +4,19 @@ package eventtest
 
 import (
 	"encoding/json"
+	"encoding/pem"
+	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"testing"
 
 	"tortie/internal/kubeevent"
 )
@@ -69,6 +75,28 @@ func (s *Server) API() kubeevent.API {
 		Client: &http.Client{Transport: s}, Base: &url.URL{Scheme: "https", Host: "kubernetes.invalid"},
 		Component: "felix", Host: "worker-1",
 	}
+}
+
+// ServePods serves over TLS, as a pod sees it: with the environment that Kubernetes
+// gives, and credentials in a folder. Other tokens than that are refused.
+func (s *Server) ServePods(t testing.TB) (env map[string]string, credentials string) {
+	t.Helper()
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "Bearer t1" {
+			refuse(w, http.StatusUnauthorized)
+			return
+		}
+		s.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	credentials = t.TempDir()
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+	err := errors.Join(os.WriteFile(filepath.Join(credentials, "ca.crt"), ca, 0o600), os.WriteFile(filepath.Join(credentials, "token"), []byte("t1\n"), 0o600))
+	host, port, splitErr := net.SplitHostPort(server.Listener.Addr().String())
+	if err := errors.Join(err, splitErr); err != nil {
+		t.Fatal(err)
+	}
+	return map[string]string{"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": port}, credentials
 }
 
 // RoundTrip implements http.RoundTripper.
