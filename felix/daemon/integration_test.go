@@ -28,6 +28,8 @@ import (
 	"tortie/internal/datastore/memory"
 	"tortie/internal/kernel"
 	"tortie/internal/kernel/kerneltest"
+	"tortie/internal/kubeapi"
+	"tortie/internal/kubeapi/apitest"
 )
 
 // pluginBinary builds the CNI plugin once.
@@ -64,6 +66,8 @@ type node struct {
 	socket string
 	felix  *felix
 	stop   func()
+	// kubernetes is the API server, if the node has one.
+	kubernetes *apitest.Server
 }
 
 // noNAT leaves outgoing NAT out: nft works on the namespace of its process.
@@ -117,6 +121,13 @@ func (n *node) start(ready bool) {
 			stored: map[string]*v3.FelixConfiguration{}, warned: map[string]bool{},
 		},
 	}
+	if n.kubernetes != nil {
+		client, err := kubeapi.New(n.kubernetes.Config(), role)
+		if err != nil {
+			n.Fatal(err)
+		}
+		n.felix.kubernetes = newKubernetes(client, Process{Environ: []string{"CALICO_K8S_NODE_REF=worker-1"}}, "node1", log)
+	}
 	if err := n.felix.build(); err != nil {
 		n.Fatal(err)
 	}
@@ -152,6 +163,7 @@ func (n *node) await(what string, condition func() bool) {
 type pod struct {
 	*kernel.Handle
 	id, path string
+	args     string // CNI_ARGS
 }
 
 func (n *node) newPod(id string) pod {
@@ -172,7 +184,7 @@ func (n *node) cni(command string, p pod, conf string) (stdout string, err error
 	cmd := exec.Command(binary)
 	cmd.Env = []string{
 		"CNI_COMMAND=" + command, "CNI_CONTAINERID=" + p.id, "CNI_NETNS=" + p.path, "CNI_IFNAME=eth0",
-		"CNI_PATH=/opt/cni/bin", "CALICO_CNI_SOCKET=" + n.socket, "CALICO_CNI_WAIT=100ms",
+		"CNI_PATH=/opt/cni/bin", "CNI_ARGS=" + p.args, "CALICO_CNI_SOCKET=" + n.socket, "CALICO_CNI_WAIT=100ms",
 	}
 	cmd.Stdin = strings.NewReader(conf)
 	var out, errOut bytes.Buffer

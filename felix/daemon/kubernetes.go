@@ -42,6 +42,10 @@ func connectKubernetes(p Process, node string, log *slog.Logger) (*kubernetes, e
 		return nil, err
 	}
 	klog.SetSlogLogger(quietlog.New(log).With("from", "client-go"))
+	return newKubernetes(client, p, node, log), nil
+}
+
+func newKubernetes(client *kubeapi.Client, p Process, node string, log *slog.Logger) *kubernetes {
 	name := p.getenv("CALICO_K8S_NODE_REF")
 	if name == "" {
 		name = node
@@ -55,7 +59,7 @@ func connectKubernetes(p Process, node string, log *slog.Logger) (*kubernetes, e
 		say: func(ctx context.Context, w kubeevent.Warning) error {
 			return kubeevent.Say(ctx, api, about, w)
 		},
-	}, nil
+	}
 }
 
 // build makes the parts that follow Kubernetes.
