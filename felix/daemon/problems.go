@@ -74,6 +74,9 @@ func kernelOnce() func() error {
 	return sync.OnceValue(func() error { return checkKernel(feature.Probe) })
 }
 
+// datastoreProblem names the endpoint and the file that are wrong, as far as etcd's
+// client can tell. While felix waits at its start it is repeated in the log; later the
+// Syncer has said that the datastore was lost.
 func (f *felix) datastoreProblem() []problems.Problem {
 	err := f.syncer.Health()
 	switch {
@@ -82,10 +85,18 @@ func (f *felix) datastoreProblem() []problems.Problem {
 	case errors.Is(err, datastore.ErrUnauthorized):
 		return problem(reasonRefused, "%v", err)
 	case f.state.InSync():
-		return problem(reasonDatastore, "%v: going on with what is known; pods can't be added meanwhile", err)
+		return logged(problem(reasonDatastore, "%s: going on with what is known; pods can't be added meanwhile", withAdvice(err)))
 	default:
-		return problem(reasonDatastore, "waiting for the datastore: %v", err)
+		return problem(reasonDatastore, "waiting for the datastore: %s", withAdvice(err))
 	}
+}
+
+// withAdvice adds where to look, unless the error says it.
+func withAdvice(err error) string {
+	if text := err.Error(); strings.Contains(text, "ETCD_") {
+		return text
+	}
+	return err.Error() + ": look whether etcd runs and can be reached there, and at ETCD_ENDPOINTS"
 }
 
 func (f *felix) registrationProblem() []problems.Problem {
@@ -94,17 +105,25 @@ func (f *felix) registrationProblem() []problems.Problem {
 	case err == nil, errors.Is(err, datastore.ErrUnavailable), errors.Is(err, datastore.ErrUnauthorized):
 		return nil
 	case errors.Is(err, registration.ErrNoAddress):
-		return problem(reasonNoAddress, "%v: set IP, or IP_AUTODETECTION_METHOD, to what the node has", err)
+		return logged(problem(reasonNoAddress, "%v: set IP, or IP_AUTODETECTION_METHOD, to what the node has", err))
 	default:
-		return problem(reasonUnregistered, "%v", err)
+		return logged(problem(reasonUnregistered, "%v", err))
 	}
 }
 
 func (f *felix) dataplaneProblem() []problems.Problem {
 	if err := f.loop.Status().LastError; err != nil {
-		return problem(reasonDataplane, "routes or rules of this node can't be programmed: %v", err)
+		return logged(problem(reasonDataplane, "routes or rules of this node can't be programmed: %v", err))
 	}
 	return nil
+}
+
+// logged are problems that are in the log already.
+func logged(list []problems.Problem) []problems.Problem {
+	for i := range list {
+		list[i].Logged = true
+	}
+	return list
 }
 
 func (f *felix) kubernetesProblems() []problems.Problem {
@@ -116,7 +135,7 @@ func (f *felix) kubernetesProblems() []problems.Problem {
 	}
 	if err := f.kubernetes.events.Problem(); err != nil {
 		// Which can't be told by an Event, and is in the log.
-		out = append(out, problems.Problem{Reason: reasonKubernetes, Topic: "events", Line: "Events can't be written: " + err.Error(), Minor: true})
+		out = append(out, problems.Problem{Reason: reasonKubernetes, Topic: "events", Line: "Events can't be written: " + err.Error(), Minor: true, Logged: true})
 	}
 	return out
 }
@@ -169,7 +188,7 @@ func (f *felix) objectProblems() []problems.Problem {
 	var out []problems.Problem
 	for _, p := range f.desired().Problems {
 		line := p.Key.String() + ": " + p.Reason
-		out = append(out, problems.Problem{Reason: reasonObject, Topic: line, Line: line, Minor: true})
+		out = append(out, problems.Problem{Reason: reasonObject, Topic: line, Line: line, Minor: true, Logged: true})
 	}
 	return out
 }

@@ -17,7 +17,9 @@ type Problem struct {
 	Topic  string // which of several with one Reason
 	// Line says what, where, why, and what to do.
 	Line string
-	// Minor: it is shown, but not worth an Event, and was logged by whoever found it.
+	// Logged: whoever found it has it in the log already.
+	Logged bool
+	// Minor: it is not worth an Event.
 	Minor bool
 }
 
@@ -91,14 +93,14 @@ func (b *Board) Look() {
 func (b *Board) say(now []Problem) {
 	for _, p := range now {
 		key := p.Reason + "/" + p.Topic
-		if at, told := b.said[key]; p.Minor || told && time.Since(at) < sayAgain {
+		if at, told := b.said[key]; p.Logged || told && time.Since(at) < sayAgain {
 			continue
 		}
 		b.said[key] = time.Now()
 		b.log.Error("problem", "reason", p.Reason, "problem", p.Line)
 	}
 	for _, p := range b.shown {
-		if key := p.Reason + "/" + p.Topic; !p.Minor && !slices.ContainsFunc(now, p.same) {
+		if key := p.Reason + "/" + p.Topic; !p.Logged && !slices.ContainsFunc(now, p.same) {
 			delete(b.said, key)
 			b.log.Info("problem gone", "reason", p.Reason, "was", p.Line)
 		}

@@ -37,7 +37,7 @@ func TestProblemIsToldOnceAndUntilItIsGone(t *testing.T) {
 		}
 		now = []Problem{{Reason: away.Reason, Line: "etcd is away, for another reason"}}
 		look(2)
-		now = []Problem{now[0], {Reason: "ObjectNotHonoured", Line: "pool", Minor: true}}
+		now = []Problem{now[0], {Reason: "ObjectNotHonoured", Line: "pool", Minor: true, Logged: true}}
 		look(2)
 		if len(shown) != 3 || len(shown[2]) != 2 || lines() != 0 {
 			t.Errorf("%v\n%s", shown, log.String())
