@@ -122,12 +122,12 @@ func (k *Keeper) Run(ctx context.Context) error {
 		case <-k.wake:
 		}
 		failed := k.work(ctx)
-		if ctx.Err() != nil {
-			return nil
-		}
 		if failed == nil {
 			pause = pauseMin
 			continue
+		}
+		if errors.Is(failed, context.Canceled) {
+			continue // ctx has ended
 		}
 		k.log.Warn("what Kubernetes says of a pod can't be written into its endpoint; trying again", "in", pause, "err", failed)
 		if !sleep(ctx, pause) {

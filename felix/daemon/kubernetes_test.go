@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -133,15 +134,9 @@ func TestEveryProblemReachesTheBoard(t *testing.T) {
 	has := func(source func() []problems.Problem, want ...string) {
 		t.Helper()
 		n.await(want[0], func() bool {
-			for _, p := range source() {
-				for _, w := range want {
-					if !strings.Contains(p.Reason+": "+p.Line, w) {
-						return false
-					}
-				}
-				return true
-			}
-			return false
+			return slices.ContainsFunc(source(), func(p problems.Problem) bool {
+				return !slices.ContainsFunc(want, func(w string) bool { return !strings.Contains(p.Reason+": "+p.Line, w) })
+			})
 		})
 	}
 	f := n.felix

@@ -143,13 +143,14 @@ func (a API) create(ctx context.Context, about Object, w Warning, now time.Time)
 	}
 	e.Metadata.Name, e.Metadata.Namespace = a.name(about, w), namespace(about)
 	e.Source.Component, e.Source.Host = a.Component, a.Host
-	_, err := a.send(ctx, http.MethodPost, "application/json", "create", e, "api/v1/namespaces", namespace(about), "events")
+	_, err := a.send(ctx, request{"create", http.MethodPost, "application/json", "namespaces/" + namespace(about) + "/events"}, e)
 	return err
 }
 
 func (a API) again(ctx context.Context, about Object, w Warning, count int, now time.Time) (int, error) {
 	c := change{Message: shortened(w.Message), LastTimestamp: timestamp(now), Count: count}
-	answer, err := a.send(ctx, http.MethodPatch, "application/merge-patch+json", "patch", c, "api/v1/namespaces", namespace(about), "events", a.name(about, w))
+	path := "namespaces/" + namespace(about) + "/events/" + a.name(about, w)
+	answer, err := a.send(ctx, request{"patch", http.MethodPatch, "application/merge-patch+json", path}, c)
 	if err != nil {
 		return 0, err
 	}
@@ -168,18 +169,24 @@ const (
 	maxAnswer      = 64 << 10
 )
 
-func (a API) send(ctx context.Context, method, contentType, verb string, body any, path ...string) ([]byte, error) {
+// request says what is to be done with an Event.
+type request struct {
+	verb, method, contentType string
+	path                      string // below /api/v1
+}
+
+func (a API) send(ctx context.Context, r request, body any) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	raw, err := json.Marshal(body)
 	if err != nil {
 		return nil, err
 	}
-	req, err := http.NewRequestWithContext(ctx, method, a.Base.JoinPath(path...).String(), bytes.NewReader(raw))
+	req, err := http.NewRequestWithContext(ctx, r.method, a.Base.JoinPath("api/v1", r.path).String(), bytes.NewReader(raw))
 	if err != nil {
 		return nil, err
 	}
-	req.Header.Set("Content-Type", contentType)
+	req.Header.Set("Content-Type", r.contentType)
 	req.Header.Set("Accept", "application/json")
 	resp, err := a.Client.Do(req)
 	if err != nil {
@@ -191,7 +198,7 @@ func (a API) send(ctx context.Context, method, contentType, verb string, body an
 	case err != nil:
 		return nil, fmt.Errorf("write an Event: %w", err)
 	case resp.StatusCode >= http.StatusBadRequest:
-		return nil, &StatusError{Code: resp.StatusCode, Verb: verb, Message: statusMessage(answer)}
+		return nil, &StatusError{Code: resp.StatusCode, Verb: r.verb, Message: statusMessage(answer)}
 	}
 	return answer, nil
 }

@@ -166,8 +166,8 @@ func (r *Recorder) write(ctx context.Context) error {
 			return nil
 		}
 		count, err := r.api.say(ctx, s.about, w, count, time.Now())
-		if ctx.Err() != nil {
-			return nil
+		if errors.Is(err, context.Canceled) {
+			return err // nobody's failure
 		}
 		r.wrote(s, w, count, r.explain(err))
 		if err != nil && !errors.As(err, new(*StatusError)) {
@@ -201,7 +201,7 @@ func (r *Recorder) wrote(s *series, w Warning, count int, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err != nil && (r.problem() == nil || r.problem().Error() != err.Error()) {
-		r.log.Warn("Events can't be written: trying again", "err", err)
+		r.log.Warn("an Event can't be written: trying again", "err", err)
 	}
 	now := time.Now()
 	s.failed = err

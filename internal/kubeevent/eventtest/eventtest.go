@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -169,9 +170,7 @@ func (s *Server) patch(w http.ResponseWriter, namespace, name string, change map
 		refuse(w, http.StatusNotFound)
 		return
 	}
-	for k, v := range change {
-		s.events[i][k] = v
-	}
+	maps.Copy(s.events[i], change)
 	answer(w, http.StatusOK, s.events[i])
 }
 
