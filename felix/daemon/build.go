@@ -35,6 +35,7 @@ type felix struct {
 	log      *slog.Logger
 
 	kubernetes *kubernetes              // nil where there is none
+	without    error                    // why there is none, though this is a cluster
 	missing    func() error             // what the kernel lacks
 	show       func([]problems.Problem) // tells what is wrong; all of it
 	programmed atomic.Pointer[calc.State]

@@ -26,6 +26,7 @@ import (
 	"tortie/internal/datastore"
 	"tortie/internal/datastore/etcd"
 	"tortie/internal/kernel"
+	"tortie/internal/kernel/feature"
 	"tortie/internal/lockfile"
 )
 
@@ -66,27 +67,34 @@ func Run(ctx context.Context, p Process) error {
 	if err != nil {
 		return err
 	}
-	t := &teller{log: log, status: felixstatus.Status{Node: node, Version: p.Version}}
-	k, err := connectKubernetes(p, node, log)
-	if err != nil {
-		return err
-	}
-	if k != nil {
-		t.events, t.say = k.events, k.say
-	}
 	cfg, problems := config.Resolve(local...)
 	release, err := lockfile.Acquire(cfg.LockFile, "felix")
 	if err != nil {
 		return err // the other one's status stays
 	}
 	defer release()
+	t := &teller{log: log, status: felixstatus.Status{Node: node, Version: p.Version}}
 	t.own(felixstatus.Path(cfg.CNISocket))
-	if err = reportProblems(log, problems); err == nil {
-		level.Set(cfg.LogLevel)
-		err = p.serve(ctx, start{node: node, local: local, cfg: cfg, kubernetes: k, teller: t, level: level, log: log})
+	s := start{node: node, local: local, cfg: cfg, teller: t, level: level, log: log}
+	if err = p.begin(&s, problems); err == nil {
+		err = p.serve(ctx, s)
 	}
 	t.ended(ctx, err)
 	return err
+}
+
+// begin finds Kubernetes, to which whatever else is wrong is told, and takes the
+// configuration into use.
+func (p Process) begin(s *start, problems []config.Problem) (err error) {
+	s.kubernetes, s.without, err = connectKubernetes(p, s.node, s.log)
+	if err != nil {
+		return err
+	}
+	if s.kubernetes != nil {
+		s.teller.events, s.teller.say = s.kubernetes.events, s.kubernetes.say
+	}
+	s.level.Set(s.cfg.LogLevel)
+	return reportProblems(s.log, problems)
 }
 
 // start is what is known before the datastore is.
@@ -95,6 +103,7 @@ type start struct {
 	local      []config.Layer
 	cfg        config.Config
 	kubernetes *kubernetes // nil without
+	without    error       // why there is none, though this is a cluster
 	teller     *teller
 	level      *slog.LevelVar
 	log        *slog.Logger
@@ -140,7 +149,7 @@ func (p Process) serve(ctx context.Context, s start) error {
 	f := &felix{
 		kernel: handle, nat: nat.New(nat.Config{Log: log}),
 		node: node, cfg: running, client: client, registry: reg, journal: book, log: log,
-		newUID: uuid.NewString, settings: settings, kubernetes: s.kubernetes, missing: kernelOnce(), show: s.teller.show,
+		newUID: uuid.NewString, settings: settings, kubernetes: s.kubernetes, without: s.without, missing: untilNil(func() error { return checkKernel(feature.Probe) }), show: s.teller.show,
 		config: &configFollower{
 			node: node, local: local, running: running, level: s.level, log: log,
 			stored: map[string]*v3.FelixConfiguration{}, warned: map[string]bool{},

@@ -31,18 +31,23 @@ type kubernetes struct {
 	condition *cluster.Condition
 }
 
-// connectKubernetes finds the API server, without talking to it. nil without an error
-// when this is no cluster of Kubernetes.
-func connectKubernetes(p Process, node string, log *slog.Logger) (*kubernetes, error) {
-	client, err := kubeapi.Connect(kubeapi.Config{Kubeconfig: p.getenv("KUBECONFIG"), UserAgent: "felix/" + p.Version, Role: role})
-	if errors.Is(err, kubeapi.ErrNoCluster) {
-		return nil, nil //nolint:nilnil // none is an answer
-	}
-	if err != nil {
-		return nil, err
+// connectKubernetes finds the API server, without talking to it. There is none where
+// this is no cluster of Kubernetes, and where a pod has no service account: then
+// without says so, for felix can do its work all the same. A KUBECONFIG that can't be
+// read is an error.
+func connectKubernetes(p Process, node string, log *slog.Logger) (k *kubernetes, without, err error) {
+	kubeconfig := p.getenv("KUBECONFIG")
+	client, err := kubeapi.Connect(kubeapi.Config{Kubeconfig: kubeconfig, UserAgent: "felix/" + p.Version, Role: role})
+	switch {
+	case errors.Is(err, kubeapi.ErrNoCluster):
+		return nil, nil, nil
+	case err != nil && kubeconfig == "":
+		return nil, err, nil
+	case err != nil:
+		return nil, nil, err
 	}
 	klog.SetSlogLogger(quietlog.New(log).With("from", "client-go"))
-	return newKubernetes(client, p, node, log), nil
+	return newKubernetes(client, p, node, log), nil, nil
 }
 
 func newKubernetes(client *kubeapi.Client, p Process, node string, log *slog.Logger) *kubernetes {

@@ -288,9 +288,39 @@ func TestFelixThatCanNotStartSaysSoToEverybody(t *testing.T) {
 
 func TestUnreadableKubeconfigIsRefused(t *testing.T) {
 	var log strings.Builder
-	path := filepath.Join(t.TempDir(), "none")
-	err := Run(t.Context(), Process{Version: "test", Environ: []string{"NODENAME=n", "KUBECONFIG=" + path}, Log: &log})
+	dir := t.TempDir()
+	path := filepath.Join(dir, "none")
+	env := []string{"NODENAME=n", "KUBECONFIG=" + path, "FELIX_LOCKFILE=" + filepath.Join(dir, "lock"), "FELIX_CNISOCKET=" + filepath.Join(dir, "felix.sock")}
+	err := Run(t.Context(), Process{Version: "test", Environ: env, Log: &log})
 	if err == nil || !strings.HasPrefix(err.Error(), "read KUBECONFIG "+path) {
 		t.Errorf("error %v", err)
+	}
+}
+
+// TestPodWithoutAServiceAccountGoesOn: felix needs Kubernetes for nothing that it
+// can't do without.
+func TestPodWithoutAServiceAccountGoesOn(t *testing.T) {
+	t.Setenv("KUBERNETES_SERVICE_HOST", "192.0.2.1")
+	t.Setenv("KUBERNETES_SERVICE_PORT", "443")
+	k, without, err := connectKubernetes(Process{Version: "test"}, "node1", slog.New(slog.DiscardHandler))
+	if k != nil || err != nil || without == nil || !strings.HasPrefix(without.Error(), "find the API server: ") {
+		t.Fatalf("%v, %v, %v", k, without, err)
+	}
+	f := &felix{without: without}
+	got := f.sources()[4]()
+	if len(got) != 1 || !strings.HasPrefix(got[0].Line, "felix goes on without Kubernetes: find the API server: ") {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestKernelIsAskedUntilItCan(t *testing.T) {
+	asked, answer := 0, errors.New("no")
+	ask := untilNil(func() error { asked++; return answer })
+	if ask() == nil || ask() == nil || asked != 2 {
+		t.Errorf("asked %d times", asked)
+	}
+	answer = nil
+	if ask() != nil || ask() != nil || asked != 3 {
+		t.Errorf("asked %d times", asked)
 	}
 }

@@ -33,8 +33,13 @@ const (
 // sources are those who know what is wrong, the most important first.
 func (f *felix) sources() []problems.Source {
 	all := []problems.Source{f.kernelCheck, f.datastoreProblem, f.registrationProblem, f.dataplaneProblem}
-	if f.kubernetes != nil {
+	switch {
+	case f.kubernetes != nil:
 		all = append(all, f.kubernetesProblems, f.podCIDRProblem)
+	case f.without != nil:
+		all = append(all, func() []problems.Problem {
+			return problem(reasonKubernetes, "felix goes on without Kubernetes: %v: give its pod a service account (automountServiceAccountToken)", f.without)
+		})
 	}
 	return append(all, f.policyProblem, f.objectProblems)
 }
@@ -68,10 +73,20 @@ func checkKernel(probe func(feature.Feature) error) error {
 	return nil
 }
 
-// kernelOnce asks the kernel the first time only: it doesn't change, and felix is
-// started anew after a module was loaded.
-func kernelOnce() func() error {
-	return sync.OnceValue(func() error { return checkKernel(feature.Probe) })
+// untilNil asks until the answer is nil: what the kernel can do stays so.
+func untilNil(ask func() error) func() error {
+	var mu sync.Mutex
+	done := false
+	return func() error {
+		mu.Lock()
+		defer mu.Unlock()
+		if done {
+			return nil
+		}
+		err := ask()
+		done = err == nil
+		return err
+	}
 }
 
 // datastoreProblem names the endpoint and the file that are wrong, as far as etcd's
