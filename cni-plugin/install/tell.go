@@ -1,0 +1,34 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"tortie/internal/kubeevent"
+)
+
+// reasonNotInstalled is for machines that read Events.
+const reasonNotInstalled = "CNINotInstalled"
+
+// tellTimeout bounds the last words of an installer that can't do its work.
+const tellTimeout = 5 * time.Second
+
+// tell has kubectl describe show, for this pod and its node, why nothing was
+// installed. Outside of a cluster there is nobody to tell. credentials is where the
+// pod has them, empty for where Kubernetes puts them.
+func tell(getenv func(string) string, credentials string, why error) error {
+	node := getenv("KUBERNETES_NODE_NAME")
+	api, err := kubeevent.InCluster(getenv, credentials, "install-cni", node)
+	if errors.Is(err, kubeevent.ErrNoCluster) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), tellTimeout)
+	defer cancel()
+	return kubeevent.Say(ctx, api, kubeevent.About(node, getenv), kubeevent.Warning{
+		Reason: reasonNotInstalled, Message: "the CNI plugin is not installed: " + trimmed(why),
+	})
+}
