@@ -120,7 +120,7 @@ func (a *app) askFelix(ctx context.Context, socket, ended string) error {
 		cause = kernelReason(err)
 	}
 	if ended != "" {
-		return fmt.Errorf("felix is not running on this node (socket %s: %s): pods can't be added; it has ended: %s", socket, cause, oneLine(ended))
+		return fmt.Errorf("felix is not running on this node (socket %s: %s): pods can't be added; the reason: %s", socket, cause, oneLine(ended))
 	}
 	return fmt.Errorf("felix is not running on this node (socket %s: %s): pods can't be added; start it and look at its log", socket, cause)
 }

@@ -60,6 +60,9 @@ func run(args []string, getenv func(string) string, stdout, stderr io.Writer) in
 		if err := tell(getenv, "", err); err != nil {
 			_, _ = fmt.Fprintln(stderr, "install-cni: no Event says so:", trimmed(err))
 		}
+		if err := leaveWord(getenv, getenv("FELIX_CNISOCKET"), err); err != nil {
+			_, _ = fmt.Fprintln(stderr, "install-cni: calicoctl node status doesn't say so:", trimmed(err))
+		}
 		return 1
 	}
 	return 0

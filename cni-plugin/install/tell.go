@@ -3,8 +3,13 @@ package main
 import (
 	"context"
 	"errors"
+	"net"
+	"os"
+	"path/filepath"
 	"time"
 
+	"tortie/internal/control/cniwire"
+	"tortie/internal/control/felixstatus"
 	"tortie/internal/kubeevent"
 )
 
@@ -30,5 +35,23 @@ func tell(getenv func(string) string, credentials string, why error) error {
 	defer cancel()
 	return kubeevent.Say(ctx, api, kubeevent.About(node, getenv), kubeevent.Warning{
 		Reason: reasonNotInstalled, Message: "the CNI plugin is not installed: " + trimmed(why),
+	})
+}
+
+// leaveWord has `calicoctl node status` on this node say why felix doesn't run: it
+// starts after us. That of a felix which runs stays. Where the folder isn't there
+// (it wasn't mounted) nobody would read it.
+func leaveWord(getenv func(string) string, socket string, why error) error {
+	if socket == "" {
+		socket = cniwire.DefaultSocket
+	}
+	if _, err := os.Stat(filepath.Dir(socket)); err != nil {
+		return nil //nolint:nilerr // as said above
+	}
+	if conn, err := net.DialTimeout("unix", socket, time.Second); err == nil {
+		return conn.Close()
+	}
+	return felixstatus.Write(felixstatus.Path(socket), felixstatus.Status{
+		Node: getenv("KUBERNETES_NODE_NAME"), Version: version, Ended: "install-cni has failed, after which it would start: " + trimmed(why),
 	})
 }

@@ -2,8 +2,11 @@ package main
 
 import (
 	"errors"
+	"net"
+	"path/filepath"
 	"testing"
 
+	"tortie/internal/control/felixstatus"
 	"tortie/internal/kubeevent/eventtest"
 )
 
@@ -35,5 +38,36 @@ func TestRefusalIsAnEventOfThePodAndTheNode(t *testing.T) {
 func TestOutsideOfAClusterNobodyIsTold(t *testing.T) {
 	if err := tell(func(string) string { return "" }, "", errors.New("x")); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestNodeStatusSaysWhyFelixDoesNotStart(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "felix-cni.sock")
+	word := func() felixstatus.Status {
+		t.Helper()
+		s, err := felixstatus.Read(felixstatus.Path(socket))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	node := func(string) string { return "worker-1" }
+	if err := leaveWord(node, filepath.Join(t.TempDir(), "absent", "felix-cni.sock"), errors.New("x")); err != nil {
+		t.Errorf("without a place for it: %v", err)
+	}
+	if err := leaveWord(node, socket, errors.New("another network is there")); err != nil {
+		t.Fatal(err)
+	}
+	if got := word(); got.Node != "worker-1" || got.Ended != "install-cni has failed, after which it would start: another network is there" {
+		t.Errorf("%+v", got)
+	}
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	before := word()
+	if err := leaveWord(node, socket, errors.New("later")); err != nil || word().Ended != before.Ended {
+		t.Errorf("the status of a felix that runs became %+v, %v", word(), err)
 	}
 }
