@@ -30,7 +30,7 @@ func mistakes() []mistake {
 	const foreign = "/etc/cni/net.d/05-other.conflist"
 	return []mistake{
 		{
-			name: "wrong etcd certificate", container: "felix", reason: "DatastoreRefused",
+			name: "wrong etcd certificate", container: "felix", reason: "DatastoreUnavailable",
 			breakIt: func(t *testing.T, e *env) { e.etcdSecret(t, true) },
 			says:    []string{cluster.EtcdEndpoint(), "certificate"},
 		},
@@ -53,10 +53,7 @@ func mistakes() []mistake {
 					"exec", "-i", "-n", "kube-system", "ds/calico-node", "-c", "felix", "--", "calicoctl", "apply", "-f", "-")
 				e.calicoctl(t, "delete", "ippool", "default-ipv4-ippool")
 			},
-			mend: func(t *testing.T, e *env) {
-				e.calicoctl(t, "delete", "ippool", "elsewhere")
-				e.kubectl(t, "rollout", "restart", "-n", "kube-system", "ds/calico-node")
-			},
+			mend: func(t *testing.T, e *env) { e.calicoctl(t, "delete", "ippool", "elsewhere") },
 			says: []string{"10.244.", "IP pool"},
 		},
 		{
@@ -118,6 +115,10 @@ func (e *env) mistake(t *testing.T, m mistake, pods []pod) {
 	if m.mend != nil {
 		m.mend(t, e)
 	}
+	e.etcdSecret(t, false)
+	e.kubectl(t, "apply", "-k", e.overlay(t, "external-etcd", cluster.EtcdEndpoint()))
+	// What was changed is read when a pod starts, as the README says.
+	e.kubectl(t, "rollout", "restart", "-n", "kube-system", "ds/calico-node")
 	e.install(t)
 	s.stop(t)
 	e.settle(t, pods)

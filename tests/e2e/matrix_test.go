@@ -190,7 +190,7 @@ func (e *env) stream(t *testing.T, pods []pod) *streams {
 		for hop, to := range []pod{pods[(i+1)%len(pods)], pods[(i+len(pods)/2)%len(pods)]} {
 			for _, network := range []string{"udp", "tcp"} {
 				for _, v6 := range []bool{false, true} {
-					id := fmt.Sprintf("%s-%d-%s-%t", from.name, hop, network, v6)
+					id := fmt.Sprintf("%s-%s-%d-%s-%t", t.Name(), from.name, hop, network, v6)
 					_, err := e.askPod(t.Context(), from, from.name, agentwire.Request{StartStream: &agentwire.Stream{
 						ID: id, Network: network, Target: netip.AddrPortFrom(to.addr(v6), agentwire.Port), Interval: streamInterval,
 					}})
