@@ -7,7 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	"tortie/tests/lab"
 	"tortie/tests/lab/matrix"
 )
 
