@@ -4,10 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"net"
 	"net/netip"
-
-	"github.com/vishvananda/netlink"
 
 	"tortie/tests/lab/matrix"
 )
@@ -67,16 +64,6 @@ func (t Topology) hop(from, to matrix.Host, v6 bool) netip.Addr {
 }
 
 // NextHop implements matrix.Lab.
-func (l *Lab) NextHop(_ context.Context, node string, dst netip.Addr) (hop netip.Addr, err error) {
-	err = l.In(node, func() error {
-		routes, err := netlink.RouteGet(net.IP(dst.AsSlice()))
-		if err != nil {
-			return fmt.Errorf("%s: route to %s: %w", node, dst, err)
-		}
-		if len(routes) > 0 {
-			hop, _ = netip.AddrFromSlice(routes[0].Gw)
-		}
-		return nil
-	})
-	return hop.Unmap(), err
+func (l *Lab) NextHop(_ context.Context, node string, dst netip.Addr) (netip.Addr, error) {
+	return matrix.NextHopIn(l.st.Holders[node].Netns(), dst)
 }
