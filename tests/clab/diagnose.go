@@ -16,7 +16,7 @@ type question []string
 func questions() map[string][]question {
 	return map[string][]question{
 		"node":  {{"ip", "route"}, {"ip", "-6", "route"}, {"pod", "list"}},
-		"felix": {{"calicoctl", "node", "status"}, {"calicoctl", "bgp", "routes"}},
+		"felix": {{"calicoctl", "node", "status"}},
 		"frr":   {{"vtysh", "-c", "show bgp summary"}, {"ip", "route"}, {"ip", "-6", "route"}},
 		"bird":  {{"birdc", "show", "protocols"}, {"birdc", "show", "route"}, {"ip", "route"}},
 	}
@@ -47,7 +47,7 @@ func Diagnose(ctx context.Context, c Containerlab, t *Topology, w io.Writer) {
 
 // logTail is the end of a container's log, which has both outputs.
 func (c Containerlab) logTail(ctx context.Context, container string) string {
-	cmd := c.Docker.Command(ctx, "logs", "--tail", "12", container)
+	cmd := c.Docker.Command(ctx, "logs", "--tail", "6", container)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return err.Error()

@@ -173,7 +173,14 @@ func (l *Lab) Try(ctx context.Context, f Fault) (Loss, error) {
 	if _, err := l.Converge(ctx); err != nil {
 		return loss, fmt.Errorf("after %q: %w", f.Name, err)
 	}
-	return loss, nil
+	if f.Mend == nil {
+		return loss, nil
+	}
+	// What is mended is as before: packets must not only get through.
+	return loss, await(ctx, fmt.Sprintf("after %q was mended", f.Name), func() error {
+		_, err := l.Spreads(ctx)
+		return err
+	})
 }
 
 // happen is the fault's course in time.
