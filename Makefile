@@ -8,6 +8,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 TOOL    := $(GO) tool -modfile=tests/tools.mod
 NODES   ?= 3
 PODS    ?= 2
+LABS    ?=
 
 # Every program is static: it must run in an empty image and in any mount namespace.
 export CGO_ENABLED := 0
@@ -16,7 +17,7 @@ BUILD := $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 # The unit tests are everything but the whole-program tests on the lab.
 UNIT = $(shell $(GO) list ./... | grep -v '^tortie/tests/fv$$')
 
-.PHONY: help build images lab lab-down test unit fv race bench fmt lint check generate clean
+.PHONY: help build images lab lab-down clab test unit fv race bench fmt lint check generate clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +33,7 @@ build: ## Build every program, static, into bin/.
 	@$(BUILD) -o bin/kube-controllers ./kube-controllers
 	@$(BUILD) -o bin/lab ./tests/lab/cmd
 	@$(BUILD) -o bin/lab-agent ./tests/lab/agent
+	@$(BUILD) -o bin/clab ./tests/clab/cmd
 
 images: build ## Build the OCI images into bin/images/: for docker load and ctr images import.
 	@tests/install.sh nft:nftables
@@ -47,6 +49,10 @@ lab: build ## Bring up a fresh lab (NODES=3 PODS=2), show it, check every path; 
 
 lab-down: ## Take the lab down; nothing of it is left.
 	@bin/lab down
+
+clab: images ## Deploy the labs of tests/clab in containerlab (LABS=all), check and break each, destroy it.
+	@tests/install.sh ip:iproute2
+	@bin/clab run $(LABS)
 
 test: unit fv ## Run every test.
 

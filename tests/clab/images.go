@@ -161,8 +161,6 @@ func (r recipe) arguments() []string {
 		`--aptopt=APT::Install-Recommends "false"`,
 		"--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*",
 		"--customize-hook=copy-in " + r.start + " /usr/lib/frr",
-		`--customize-hook=mkdir -p "$1/run/bird" "$1/run/frr"`,
-		"--customize-hook=chroot \"$1\" chown frr:frr /run/frr",
 		r.suite, "-",
 	}
 	return append(args, r.sources...)
