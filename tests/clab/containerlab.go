@@ -125,8 +125,6 @@ type Containerlab struct {
 	Netns string
 	// Dir is where it keeps the files of its labs.
 	Dir string
-	// Env are the variables of the topologies, NAME=value.
-	Env []string
 }
 
 // ownFiles has containerlab write its host names and its ssh configuration into files
@@ -148,7 +146,6 @@ func (c Containerlab) run(ctx context.Context, args ...string) (string, error) {
 	cmd := docker.Command(ctx, line[0], line[1:]...)
 	cmd.Dir = c.Dir
 	cmd.Env = append(c.Docker.Env(), "CLAB_LABDIR_BASE="+c.Dir, "CLAB_VERSION_CHECK=disable", "NO_COLOR=1")
-	cmd.Env = append(cmd.Env, c.Env...)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return string(out), fmt.Errorf("containerlab %s: %w:\n%s", args[0], err, complaints(string(out)))

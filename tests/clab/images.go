@@ -43,7 +43,10 @@ type Images struct {
 	Say func(format string, args ...any)
 }
 
-// Node loads our node image and returns its name.
+// nodeImage is our node image under the name that the topologies have for it.
+const nodeImage = "tortie/node:latest"
+
+// Node loads our node image and returns the name that has its version.
 func (i Images) Node(ctx context.Context) (string, error) {
 	archive := filepath.Join(i.Bin, "images", "tortie-node.tar")
 	if _, err := os.Stat(archive); err != nil {
@@ -57,7 +60,8 @@ func (i Images) Node(ctx context.Context) (string, error) {
 	if !ok {
 		return "", fmt.Errorf("docker load of %s says %q, which names no image", archive, out)
 	}
-	return name, nil
+	_, err = i.Docker.Run(ctx, "tag", name, nodeImage)
+	return name, err
 }
 
 // loaded reads the name of the image from what `docker load` prints.
@@ -78,7 +82,7 @@ func (i Images) ForgetOthers(ctx context.Context, node string) error {
 		return err
 	}
 	for _, other := range strings.Fields(out) {
-		if other != node {
+		if other != node && other != nodeImage {
 			if _, err := i.Docker.Run(ctx, "rmi", other); err != nil {
 				return err
 			}

@@ -81,7 +81,8 @@ func (c Containerlab) Destroy(ctx context.Context, t *Topology) error {
 	return errors.Join(err, listErr, os.RemoveAll(filepath.Join(c.Dir, "clab-"+t.Name)))
 }
 
-// Open is the lab of a topology that is deployed, with the pods it has.
+// Open is the lab of a topology that is deployed, with the pods it has. Machines that
+// have no agent yet, as in a lab that was deployed by hand, get one.
 func Open(ctx context.Context, d docker.Docker, t *Topology) (*Lab, error) {
 	l := &Lab{Topology: t, docker: d, pids: map[string]int{}, agents: map[string]string{}}
 	machines := append([]Machine{t.Outside}, t.Nodes...)
@@ -95,6 +96,9 @@ func Open(ctx context.Context, d docker.Docker, t *Topology) (*Lab, error) {
 		}
 		l.pids[m.Name] = pid
 		l.agents[m.Name] = l.socket(m.Name, m.Name)
+		if err := l.startAgent(ctx, m.Name); err != nil {
+			return nil, err
+		}
 	}
 	for _, n := range t.Nodes {
 		if err := l.readPods(ctx, n.Name); err != nil {
@@ -107,6 +111,22 @@ func Open(ctx context.Context, d docker.Docker, t *Topology) (*Lab, error) {
 // socket is the path, from here, of an agent's socket on a machine.
 func (l *Lab) socket(machine, agent string) string {
 	return fmt.Sprintf("/proc/%d/root%s/%s.sock", l.pids[machine], agentDir, agent)
+}
+
+// startAgent starts a machine's own agent where none answers.
+func (l *Lab) startAgent(ctx context.Context, machine string) error {
+	answers := func() error {
+		_, err := l.Ask(ctx, machine, agentwire.Request{})
+		return err
+	}
+	if answers() == nil {
+		return nil
+	}
+	serve := fmt.Sprintf("mkdir -p %s && exec lab-agent serve -name %s -control %s/%s.sock -port %d", agentDir, machine, agentDir, machine, agentwire.Port)
+	if _, err := l.docker.Run(ctx, "exec", "--detach", l.container(machine), "sh", "-c", serve); err != nil {
+		return err
+	}
+	return await(ctx, "agent of "+machine, answers)
 }
 
 // readPods asks a node for its pods.
@@ -155,17 +175,10 @@ func readPod(node, line string) (matrix.Pod, error) {
 	return p, nil
 }
 
-// AddPods starts an agent on every machine and as many pods on every node. A node
-// that is not ready yet is asked again, as a kubelet does.
+// AddPods starts as many pods on every node. One that is not ready yet is asked again,
+// as a kubelet does.
 func AddPods(ctx context.Context, d docker.Docker, t *Topology, each int) error {
 	g, ctx := errgroup.WithContext(ctx)
-	for _, m := range append([]Machine{t.Outside}, t.Nodes...) {
-		g.Go(func() error {
-			serve := fmt.Sprintf("mkdir -p %s && exec lab-agent serve -name %s -control %s/%s.sock -port %d", agentDir, m.Name, agentDir, m.Name, agentwire.Port)
-			_, err := d.Run(ctx, "exec", "--detach", t.container(m.Name), "sh", "-c", serve)
-			return err
-		})
-	}
 	for _, n := range t.Nodes {
 		g.Go(func() error {
 			for i := range each {

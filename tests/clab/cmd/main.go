@@ -53,7 +53,7 @@ ETCD_IMAGE take the place of the images that it makes itself (tests/clab/README.
 		SilenceUsage: true, SilenceErrors: true,
 		Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(runCommand(), upCommand(), checkCommand(), downCommand())
+	cmd.AddCommand(runCommand(), imagesCommand(), upCommand(), checkCommand(), downCommand())
 	return cmd
 }
 
@@ -66,6 +66,9 @@ func runCommand() *cobra.Command {
 				labs = clab.Labs()
 			}
 			return withTools(cmd, true, func(ctx context.Context, t *tools) error {
+				if err := t.prepare(ctx); err != nil {
+					return err
+				}
 				for _, lab := range labs {
 					if err := t.run(ctx, lab); err != nil {
 						return fmt.Errorf("%s: %w", lab, err)
@@ -73,6 +76,17 @@ func runCommand() *cobra.Command {
 				}
 				return nil
 			})
+		},
+	}
+}
+
+func imagesCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "images",
+		Short: "Make the labs' images in the Docker that runs, for containerlab by hand",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return withTools(cmd, true, func(ctx context.Context, t *tools) error { return t.images(ctx) })
 		},
 	}
 }
@@ -86,6 +100,9 @@ func upCommand() *cobra.Command {
 			return withTools(cmd, false, func(ctx context.Context, t *tools) error {
 				topology, err := clab.Load(t.labs, args[0])
 				if err != nil {
+					return err
+				}
+				if err := t.prepare(ctx); err != nil {
 					return err
 				}
 				if _, err := t.deploy(ctx, topology); err != nil {

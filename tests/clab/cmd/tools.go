@@ -41,8 +41,8 @@ func newTools(ctx context.Context, cmd *cobra.Command, p paths) (t *tools, runni
 // note tells one thing that was found, built or started.
 func (t *tools) note(format string, args ...any) { fmt.Fprintf(t.out, format+"\n", args...) }
 
-// withTools finds, builds or starts everything and calls fn. What was started is
-// stopped afterwards, if stop says so or fn failed.
+// withTools finds or starts an engine and calls fn. What was started is stopped
+// afterwards, if stop says so or fn failed.
 func withTools(cmd *cobra.Command, stop bool, fn func(context.Context, *tools) error) error {
 	p, err := findPaths()
 	if err != nil {
@@ -51,7 +51,7 @@ func withTools(cmd *cobra.Command, stop bool, fn func(context.Context, *tools) e
 	return locked(p.state, func() error {
 		ctx := cmd.Context()
 		t, running := newTools(ctx, cmd, p)
-		err := t.prepare(ctx, running)
+		err := t.engine(ctx, running)
 		if err == nil {
 			err = fn(ctx, t)
 		}
@@ -93,11 +93,8 @@ func (t *tools) remove(ctx context.Context) error {
 	return os.RemoveAll(t.state)
 }
 
-// prepare makes everything ready for a lab.
-func (t *tools) prepare(ctx context.Context, running bool) error {
-	if err := t.engine(ctx, running); err != nil {
-		return err
-	}
+// prepare makes ready what a lab needs besides the engine.
+func (t *tools) prepare(ctx context.Context) error {
 	if err := t.containerlab(ctx); err != nil {
 		return err
 	}
@@ -154,7 +151,6 @@ func (t *tools) images(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		t.clab.Env = append(t.clab.Env, "NODE_IMAGE="+node)
 		if t.own != nil {
 			if err := images.ForgetOthers(ctx, node); err != nil {
 				return err

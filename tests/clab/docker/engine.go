@@ -25,6 +25,10 @@ type Engine struct {
 // netnsName is the network namespace of the engine, and the name of its cgroup.
 const netnsName = "tortie-clab"
 
+// pluginDir is where every dockerd looks for plugins; it makes the folder, wherever
+// its own files are.
+const pluginDir = "/run/docker/plugins"
+
 // Own describes the engine of a folder, whether it runs or not. Its images are kept
 // in the folder cache; self is this program, for the engine runs it as its runtime
 // (see Runc).
@@ -46,6 +50,11 @@ func (e *Engine) Start(ctx context.Context) error {
 	}
 	if err := os.MkdirAll(filepath.Join(e.dir, "exec"), 0o755); err != nil {
 		return err
+	}
+	if _, err := os.Stat(pluginDir); errors.Is(err, os.ErrNotExist) {
+		if err := os.WriteFile(e.madePlugins(), nil, 0o644); err != nil {
+			return err
+		}
 	}
 	for _, args := range [][]string{{"netns", "add", netnsName}, {"-n", netnsName, "link", "set", "lo", "up"}} {
 		if _, err := Output(Command(ctx, "ip", args...)); err != nil {
@@ -72,6 +81,9 @@ func (e *Engine) Start(ctx context.Context) error {
 	go func() { ended <- cmd.Wait() }()
 	return e.await(ctx, ended)
 }
+
+// madePlugins is a file that says that pluginDir was not there before us.
+func (e *Engine) madePlugins() string { return filepath.Join(e.dir, "made-plugins") }
 
 func (e *Engine) log() string { return filepath.Join(e.dir, "dockerd.log") }
 
@@ -138,6 +150,11 @@ func (e *Engine) Stop(ctx context.Context) error {
 		}
 	}
 	e.removeCgroups()
+	if os.Remove(e.madePlugins()) == nil {
+		// Only if nobody has put anything there since.
+		_ = os.Remove(pluginDir)
+		_ = os.Remove(filepath.Dir(pluginDir))
+	}
 	return os.RemoveAll(filepath.Join(e.dir, "exec"))
 }
 
