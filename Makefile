@@ -17,7 +17,7 @@ BUILD := $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 # The unit tests are everything but the whole-program tests on the lab.
 UNIT = $(shell $(GO) list ./... | grep -v '^tortie/tests/fv$$')
 
-.PHONY: help build images lab lab-down clab test unit fv race bench fmt lint check generate clean
+.PHONY: help build image-programs images manifests lab lab-down clab test unit fv race bench fmt lint check generate clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,15 +29,22 @@ build: ## Build every program, static, into bin/.
 	@$(BUILD) -o bin/bgpd ./bgpd
 	@$(BUILD) -o bin/calico ./cni-plugin && ln -sf calico bin/calico-ipam
 	@$(BUILD) -o bin/install-cni ./cni-plugin/install
+	@$(BUILD) -o bin/ $(addprefix github.com/containernetworking/plugins/plugins/,main/loopback meta/bandwidth meta/portmap meta/tuning)
 	@$(BUILD) -o bin/calicoctl ./calicoctl
 	@$(BUILD) -o bin/kube-controllers ./kube-controllers
 	@$(BUILD) -o bin/lab ./tests/lab/cmd
 	@$(BUILD) -o bin/lab-agent ./tests/lab/agent
 	@$(BUILD) -o bin/clab ./tests/clab/cmd
 
-images: build ## Build the OCI images into bin/images/: for docker load and ctr images import.
+image-programs: build
+	@$(BUILD) -o bin/etcd go.etcd.io/etcd/server/v3
+
+images: image-programs ## Build the OCI images into bin/images/: for docker load and ctr images import.
 	@tests/install.sh nft:nftables
 	@$(GO) run ./manifests/images -bin bin -out bin/images -version $(VERSION) -revision $$(git rev-parse HEAD) -created $$(git show -s --format=%ct)
+
+manifests: ## Make the single files manifests/*.yaml of their kustomizations.
+	@UPDATE_MANIFESTS=1 $(GO) test -count 1 -run TestSingleFilesAreWhatTheOverlaysMake ./manifests
 
 lab: build ## Bring up a fresh lab (NODES=3 PODS=2), show it, check every path; it stays up.
 	@tests/install.sh nft:nftables ip:iproute2
@@ -60,8 +67,8 @@ unit: build ## Run the tests of every package (no lab).
 	@tests/install.sh nft:nftables ip:iproute2 bird:bird2 ping:iputils-ping
 	$(GO) test -timeout 20m $(UNIT)
 
-fv: build ## Run the whole programs on a lab: faults under traffic, etcd away, bad input.
-	@tests/install.sh nft:nftables ip:iproute2
+fv: image-programs ## Run the whole programs on a lab: faults under traffic, etcd away, bad input.
+	@tests/install.sh nft:nftables ip:iproute2 runc:runc curl:curl ping:iputils-ping
 	$(GO) test -timeout 25m -count 1 ./tests/fv
 
 # GoBGP's StopBgp races with its own receive loops: what tests the library itself is left out.

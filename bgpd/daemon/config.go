@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"os"
 	"strings"
 
@@ -28,16 +29,22 @@ type Config struct {
 	// Lock is held so that a node has one bgpd (BGPD_LOCK).
 	Lock string
 	// LogLevel is the least level logged (BGPD_LOG_LEVEL: debug, info, warn, error).
-	LogLevel  slog.Level
-	Datastore datastore.Config
-	Version   string
+	LogLevel slog.Level
+	// Off is the setting by which this node speaks no BGP: CALICO_NETWORKING_BACKEND
+	// none or vxlan. Empty when it does.
+	Off string
+	// HealthAddress is host:port of /liveness and /readiness (BGPD_HEALTH_ADDRESS);
+	// empty for none.
+	HealthAddress string
+	Datastore     datastore.Config
+	Version       string
 }
 
 // Load reads the configuration.
 func Load(getenv func(string) string, version string) (Config, error) {
 	cfg := Config{
 		Socket: or(getenv("BGPD_SOCKET"), nodestatus.DefaultSocket), Lock: or(getenv("BGPD_LOCK"), DefaultLock),
-		Version: version,
+		Version: version, HealthAddress: getenv("BGPD_HEALTH_ADDRESS"),
 	}
 	if level := getenv("BGPD_LOG_LEVEL"); level != "" {
 		if err := cfg.LogLevel.UnmarshalText([]byte(level)); err != nil {
@@ -45,11 +52,29 @@ func Load(getenv func(string) string, version string) (Config, error) {
 		}
 	}
 	var err error
+	if cfg.Off, err = off(getenv("CALICO_NETWORKING_BACKEND")); err != nil {
+		return Config{}, err
+	}
+	if _, _, err := net.SplitHostPort(cfg.HealthAddress); cfg.HealthAddress != "" && err != nil {
+		return Config{}, fmt.Errorf("BGPD_HEALTH_ADDRESS %q: want host:port, such as localhost:9097", cfg.HealthAddress)
+	}
 	if cfg.Node, err = nodeName(getenv("NODENAME")); err != nil {
 		return Config{}, err
 	}
 	cfg.Datastore, err = datastore.LoadConfig("", getenv)
 	return cfg, err
+}
+
+// off is empty where the backend of pods' routes is BGP. Upstream's name for that is
+// the program it has for it.
+func off(backend string) (string, error) {
+	switch backend {
+	case "", "bird":
+		return "", nil
+	case "vxlan", "none":
+		return "CALICO_NETWORKING_BACKEND=" + backend, nil
+	}
+	return "", fmt.Errorf("CALICO_NETWORKING_BACKEND %q: want bird (BGP), vxlan or none", backend)
 }
 
 func or(s, def string) string {

@@ -3,13 +3,14 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"tortie/bgpd/fib"
 	"tortie/bgpd/speaker"
@@ -31,6 +32,9 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		return err
 	}
 	defer release()
+	if cfg.Off != "" {
+		return runOff(ctx, cfg, log)
+	}
 	client, err := etcd.New(ctx, etcd.Config{Config: cfg.Datastore}, api.NewRegistry(), log)
 	if err != nil {
 		return err
@@ -38,7 +42,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	defer client.Close()
 	return RunNode(ctx, Node{
 		Name: cfg.Node, Client: client, Socket: cfg.Socket, Version: cfg.Version, Log: log,
-		Datastore: cfg.Datastore.String(),
+		Datastore: cfg.Datastore.String(), HealthAddress: cfg.HealthAddress,
 	})
 }
 
@@ -49,7 +53,9 @@ type Node struct {
 	Datastore string // where it is, for the log
 	Socket    string
 	Version   string
-	Log       *slog.Logger
+	// HealthAddress is host:port of the probes; empty for none.
+	HealthAddress string
+	Log           *slog.Logger
 }
 
 // RunNode runs a node's speaker from a datastore, until ctx is done.
@@ -72,11 +78,11 @@ func RunNode(ctx context.Context, n Node) error {
 	})
 	defer stop()
 	n.Log.Info("bgpd started, waiting for the datastore", "node", n.Name, "datastore", n.Datastore, "version", n.Version)
-	failed := make(chan error, 1)
-	go func() { failed <- syncer.Run(ctx) }()
-	err = e.run(ctx, s.plans)
-	cancel()
-	return errors.Join(err, <-failed)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return syncer.Run(ctx) })
+	g.Go(func() error { return serveHealth(ctx, n.HealthAddress, e.probes(ctx)) })
+	g.Go(func() error { defer cancel(); return e.run(ctx, s.plans) })
+	return g.Wait()
 }
 
 // syncSink notes for others that the store is in sync.
@@ -99,7 +105,7 @@ func (s *syncSink) OnStatus(st datastore.Status) {
 func build(ctx context.Context, log *slog.Logger) (*engine, error) {
 	k, err := kernel.Open()
 	if err != nil {
-		return nil, fmt.Errorf("open netlink: %w (bgpd needs CAP_NET_ADMIN)", err)
+		return nil, needsNetAdmin(err)
 	}
 	leftover, err := fib.Leftover(ctx, k)
 	if err != nil {
@@ -110,6 +116,10 @@ func build(ctx context.Context, log *slog.Logger) (*engine, error) {
 	}
 	s := gobgp.New(gobgp.Config{Restarting: leftover, Log: log})
 	return newEngine(k, s, log, time.Now), nil
+}
+
+func needsNetAdmin(err error) error {
+	return fmt.Errorf("open netlink: %w (bgpd needs CAP_NET_ADMIN)", err)
 }
 
 // Static is a speaker with a fixed configuration: a router that isn't a node of

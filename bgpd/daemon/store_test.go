@@ -243,3 +243,23 @@ func TestLoad(t *testing.T) {
 		}
 	}
 }
+
+// TestServicesOfOneNameInTwoNamespacesAreTwo: all else has no namespace.
+func TestServicesOfOneNameInTwoNamespacesAreTwo(t *testing.T) {
+	s := newStore("node1")
+	config := &v3.BGPConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "default"}}
+	config.Spec.ServiceLoadBalancerIPs = []v3.ServiceLoadBalancerIPBlock{{CIDR: "198.51.100.0/24"}}
+	one, two := localService("web", "198.51.100.1", "node1"), localService("web", "198.51.100.2", "node1")
+	two.Namespace = "other"
+	s.OnUpdates([]datastore.SyncUpdate{updateOf(node("node1", "10.1.1.11/24")), updateOf(config), updateOf(one), updateOf(two)})
+	s.OnStatus(datastore.InSync)
+	if p, ok := taken(s); !ok || len(p.Exports) != 3 {
+		t.Errorf("plan %+v, %v; want the range and both", p, ok)
+	}
+	gone := updateOf(one)
+	gone.Entry = nil
+	s.OnUpdates([]datastore.SyncUpdate{gone})
+	if p, ok := taken(s); !ok || len(p.Exports) != 2 || p.Services[netip.MustParsePrefix("198.51.100.2/32")] != "service other/web, load balancer address" {
+		t.Errorf("plan %+v, %v; want the other to stay", p, ok)
+	}
+}

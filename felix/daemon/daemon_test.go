@@ -3,10 +3,7 @@ package daemon
 import (
 	"bytes"
 	"context"
-	"errors"
 	"log/slog"
-	"net/http"
-	"net/http/httptest"
 	"net/netip"
 	"path/filepath"
 	"strings"
@@ -153,27 +150,6 @@ func TestPodsGetTheLowestMTUOfTheNodesDevices(t *testing.T) {
 	}
 	if got := (&underlay{}).MTU(); got != 1500 {
 		t.Errorf("MTU of an unknown node: %d", got)
-	}
-}
-
-func TestHealthProbes(t *testing.T) {
-	var notReady error
-	server := httptest.NewServer(healthHandler(func() error { return notReady }))
-	defer server.Close()
-	get := func(path string) int {
-		resp, err := http.Get(server.URL + path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_ = resp.Body.Close()
-		return resp.StatusCode
-	}
-	if get("/liveness") != 200 || get("/readiness") != 200 {
-		t.Error("a ready felix is not")
-	}
-	notReady = errors.New("still reading")
-	if get("/liveness") != 200 || get("/readiness") != 503 {
-		t.Error("an unready felix is ready, or dead")
 	}
 }
 

@@ -38,6 +38,7 @@ func rules() []rule {
 		{from: "tortie/bgpd/filter", deny: pure, why: "filter is pure"},
 		{from: "tortie/internal/selector", deny: pure, why: "selectors are pure"},
 		{from: "tortie/internal/delta", deny: pure, why: "delta is pure"},
+		{from: "tortie/internal/advertise", deny: append([]string{"tortie/internal/datastore"}, pure...), why: "what is announced is decided without I/O"},
 		{from: "tortie/internal/api", deny: pure, why: "the vocabulary is pure"},
 		{
 			from: "tortie", deny: []string{"github.com/osrg/gobgp"},
