@@ -28,7 +28,6 @@ func debianPackages() []string {
 	return []string{
 		"iproute2", "iputils-ping", "nftables", "procps", "tcpdump", "jq", // a host
 		"frr", "frr-pythontools", "bird2", // the routers
-		"etcd-server",
 	}
 }
 
@@ -43,52 +42,54 @@ type Images struct {
 	Say func(format string, args ...any)
 }
 
-// nodeImage is our node image under the name that the topologies have for it.
-const nodeImage = "tortie/node:latest"
-
-// Node loads our node image and returns the name that has its version.
-func (i Images) Node(ctx context.Context) (string, error) {
-	archive := filepath.Join(i.Bin, "images", "tortie-node.tar")
+// Load loads an image that `make images` has built, by its name there, and returns
+// all names that it has.
+func (i Images) Load(ctx context.Context, name string) ([]string, error) {
+	archive := filepath.Join(i.Bin, "images", "tortie-"+name+".tar")
 	if _, err := os.Stat(archive); err != nil {
-		return "", fmt.Errorf("%w; run `make images` first", err)
+		return nil, fmt.Errorf("%w; run `make images` first", err)
 	}
 	out, err := i.Docker.Run(ctx, "load", "--quiet", "--input", archive)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	name, ok := loaded(out)
-	if !ok {
-		return "", fmt.Errorf("docker load of %s says %q, which names no image", archive, out)
+	names := loaded(out)
+	if len(names) == 0 {
+		return nil, fmt.Errorf("docker load of %s says %q, which names no image", archive, out)
 	}
-	_, err = i.Docker.Run(ctx, "tag", name, nodeImage)
-	return name, err
+	return names, nil
 }
 
-// loaded reads the name of the image from what `docker load` prints.
-func loaded(out string) (string, bool) {
+// loaded reads the names of the image from what `docker load` prints.
+func loaded(out string) []string {
+	var names []string
 	for line := range strings.Lines(out) {
 		if name, ok := strings.CutPrefix(strings.TrimSpace(line), "Loaded image: "); ok {
-			return name, true
+			names = append(names, name)
 		}
 	}
-	return "", false
+	return names
 }
 
-// ForgetOthers removes the images of earlier builds of the node.
-func (i Images) ForgetOthers(ctx context.Context, node string) error {
-	repository, _, _ := strings.Cut(node, ":")
+// ForgetOthers removes the images of earlier builds: those of the same repository
+// under other names.
+func (i Images) ForgetOthers(ctx context.Context, names []string) error {
+	repository, _, _ := strings.Cut(names[0], ":")
 	out, err := i.Docker.Run(ctx, "images", "--format", "{{.Repository}}:{{.Tag}}", repository)
 	if err != nil {
 		return err
 	}
 	for _, other := range strings.Fields(out) {
-		if other != node && other != nodeImage {
-			if _, err := i.Docker.Run(ctx, "rmi", other); err != nil {
-				return err
-			}
+		if slices.Contains(names, other) || strings.HasSuffix(other, ":<none>") {
+			continue
+		}
+		if _, err := i.Docker.Run(ctx, "rmi", other); err != nil {
+			return err
 		}
 	}
-	return nil
+	// What has lost its names to a later build.
+	_, err = i.Docker.Run(ctx, "image", "prune", "--force")
+	return err
 }
 
 // Debian makes the image of the hosts and routers if it is not there: a Debian tree
@@ -129,7 +130,7 @@ func (i Images) recipe() (recipe, error) {
 	}
 	if r.suite = codename(string(release)); r.suite == "" {
 		return r, errors.New("this machine is no Debian, from whose packages the labs' image is made: " +
-			"set HOST_IMAGE, FRR_IMAGE, BIRD_IMAGE and ETCD_IMAGE to images that you have (see tests/clab/README.md)")
+			"set HOST_IMAGE, FRR_IMAGE and BIRD_IMAGE to images that you have (see tests/clab/README.md)")
 	}
 	for _, pattern := range []string{"/etc/apt/sources.list", "/etc/apt/sources.list.d/*.list", "/etc/apt/sources.list.d/*.sources"} {
 		files, _ := filepath.Glob(pattern)

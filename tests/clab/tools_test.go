@@ -3,6 +3,7 @@ package clab
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -54,12 +55,13 @@ func TestContainerlabIsPatchedInOnePlaceOrNotAtAll(t *testing.T) {
 	}
 }
 
-func TestNameOfALoadedImage(t *testing.T) {
-	if name, ok := loaded("Loaded image: tortie/node:1.2-dirty\n"); !ok || name != "tortie/node:1.2-dirty" {
-		t.Errorf("%q, %v", name, ok)
+func TestNamesOfALoadedImage(t *testing.T) {
+	names := loaded("Loaded image: tortie/node:1.2-dirty\nLoaded image: tortie/node:dev")
+	if want := []string{"tortie/node:1.2-dirty", "tortie/node:dev"}; !slices.Equal(names, want) {
+		t.Errorf("%q, want %q", names, want)
 	}
-	if _, ok := loaded("Loaded image ID: sha256:0"); ok {
-		t.Error("an ID was taken for a name")
+	if names := loaded("Loaded image ID: sha256:0"); len(names) > 0 {
+		t.Errorf("an ID was taken for a name: %q", names)
 	}
 }
 

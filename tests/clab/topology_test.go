@@ -122,7 +122,7 @@ func TestLinksJoinWhatIsThereAndNoDeviceTwice(t *testing.T) {
 
 func TestEveryImageIsAVariableWithALocalDefault(t *testing.T) {
 	image := regexp.MustCompile(`(?m)^\s*image: (.*)$`)
-	allowed := regexp.MustCompile(`^\$\{(NODE|HOST|FRR|BIRD|ETCD)_IMAGE:=tortie/(node:latest|debian:lab)\}$`)
+	allowed := regexp.MustCompile(`^\$\{(NODE|HOST|FRR|BIRD|ETCD)_IMAGE:=tortie/(node:dev|etcd:dev|debian:lab)\}$`)
 	for _, name := range Labs() {
 		_, text := load(t, name)
 		found := image.FindAllSubmatch(text, -1)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -146,19 +147,22 @@ func (t *tools) containerlab(ctx context.Context) error {
 // images makes those that the environment doesn't name.
 func (t *tools) images(ctx context.Context) error {
 	images := clab.Images{Docker: t.docker, Bin: t.bin, Labs: t.labs, Install: t.install, Say: t.note}
-	if os.Getenv("NODE_IMAGE") == "" {
-		node, err := images.Node(ctx)
+	for _, name := range []string{"node", "etcd"} {
+		if os.Getenv(strings.ToUpper(name)+"_IMAGE") != "" {
+			continue
+		}
+		names, err := images.Load(ctx, name)
 		if err != nil {
 			return err
 		}
 		if t.own != nil {
-			if err := images.ForgetOthers(ctx, node); err != nil {
+			if err := images.ForgetOthers(ctx, names); err != nil {
 				return err
 			}
 		}
-		t.note("%s: loaded from bin/images", node)
+		t.note("%s: loaded from bin/images", names[0])
 	}
-	others := []string{"HOST_IMAGE", "FRR_IMAGE", "BIRD_IMAGE", "ETCD_IMAGE"}
+	others := []string{"HOST_IMAGE", "FRR_IMAGE", "BIRD_IMAGE"}
 	if !slices.ContainsFunc(others, func(name string) bool { return os.Getenv(name) == "" }) {
 		return nil
 	}
