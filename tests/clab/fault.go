@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"tortie/tests/lab/agentwire"
+	"tortie/tests/lab/matrix"
 )
 
 // Fault is something that breaks while packets flow.
@@ -17,6 +19,9 @@ type Fault struct {
 	Name string
 	// Break breaks it, Mend mends it; without Mend it stays as it is.
 	Break, Mend func(ctx context.Context, l *Lab) error
+	// Gone is the node whose machine the fault takes away, if any: what flows to it and
+	// from it is not counted.
+	Gone string
 	// Outage is the longest that a flow may be interrupted for.
 	Outage time.Duration
 }
@@ -39,9 +44,14 @@ func (t *Topology) Faults() []Fault {
 			return err
 		}
 	}
-	kill := func(node string) func(context.Context, *Lab) error {
+	// containers kills or starts containers; Docker does not start what was so killed.
+	containers := func(verb string, nodes ...string) func(context.Context, *Lab) error {
 		return func(ctx context.Context, l *Lab) error {
-			_, err := l.docker.Run(ctx, "kill", l.container(node))
+			args := []string{verb}
+			for _, n := range nodes {
+				args = append(args, l.container(n))
+			}
+			_, err := l.docker.Run(ctx, args...)
 			return err
 		}
 	}
@@ -54,14 +64,15 @@ func (t *Topology) Faults() []Fault {
 	case "leaf-spine":
 		return []Fault{
 			{Name: "the link leaf1 – spine1 goes down", Break: exec("leaf1", "ip", "link", "set", "eth1", "down"), Mend: exec("leaf1", "ip", "link", "set", "eth1", "up"), Outage: 2 * time.Second},
-			{Name: "spine2 dies", Break: kill("spine2"), Outage: 2 * time.Second},
+			{Name: "spine2 dies", Break: containers("kill", "spine2"), Outage: 2 * time.Second},
 			{Name: "bgpd on n1 is killed", Break: crash("n1-bgpd")},
 		}
 	case "reflectors":
 		return []Fault{
 			{Name: "the border closes its sessions with rr1", Break: sessions("disable"), Mend: sessions("enable"), Outage: 2 * time.Second},
 			{Name: "bgpd on rr1 is killed", Break: crash("rr1-bgpd")},
-			{Name: "bgpd on rr2 is stopped for good", Break: kill("rr2-bgpd")},
+			{Name: "bgpd on rr2 stops, and starts later", Break: containers("kill", "rr2-bgpd"), Mend: containers("start", "rr2-bgpd")},
+			{Name: "rr1 dies, the whole machine", Break: containers("kill", "rr1-felix", "rr1-bgpd", "rr1"), Gone: "rr1"},
 		}
 	}
 	return []Fault{
@@ -143,6 +154,9 @@ func (l Loss) judge(f Fault) error {
 // converge again afterwards. The error is also about a loss that may not be.
 func (l *Lab) Try(ctx context.Context, f Fault) (Loss, error) {
 	loss := Loss{Fault: f.Name}
+	if f.Gone != "" {
+		l.forget(f.Gone)
+	}
 	flows := l.flows()
 	if err := l.each(flows, func(id string, fl flow) error {
 		_, err := l.Ask(ctx, fl.from, agentwire.Request{StartStream: &agentwire.Stream{ID: id, Network: "udp", Target: fl.to, Interval: interval}})
@@ -181,6 +195,12 @@ func (l *Lab) Try(ctx context.Context, f Fault) (Loss, error) {
 		_, err := l.Spreads(ctx)
 		return err
 	})
+}
+
+// forget leaves a node and its pods out from now on.
+func (l *Lab) forget(node string) {
+	l.nodes = slices.DeleteFunc(l.nodes, func(m Machine) bool { return m.Name == node })
+	l.pods = slices.DeleteFunc(l.pods, func(p matrix.Pod) bool { return p.Node == node })
 }
 
 // happen is the fault's course in time.

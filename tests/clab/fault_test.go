@@ -1,6 +1,8 @@
 package clab
 
 import (
+	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -64,6 +66,29 @@ func TestFlowsGoFromEveryNodeToAllPodsOfTheOthersAndOutside(t *testing.T) {
 	}
 	for f := range got {
 		t.Errorf("flow %s should not be", f)
+	}
+}
+
+func TestAMachineThatIsGoneHasNoFlows(t *testing.T) {
+	topology, _ := load(t, "reflectors")
+	l := &Lab{Topology: topology, nodes: slices.Clone(topology.Nodes)}
+	for i, n := range topology.Nodes {
+		a := netip.AddrFrom4([4]byte{10, 65, byte(i), 1})
+		l.pods = append(l.pods, matrix.Pod{Host: matrix.Host{Name: n.Name, V4: a}, Node: n.Name, Agents: []string{"on-" + n.Name}})
+	}
+	gone := l.pods[slices.IndexFunc(l.pods, func(p matrix.Pod) bool { return p.Node == "rr1" })].V4
+	l.forget("rr1")
+	flows := l.flows()
+	if len(flows) != 3*(2+2) { // three nodes, each to two others and, in both families, outside
+		t.Errorf("%d flows", len(flows))
+	}
+	for _, f := range flows {
+		if f.from == "on-rr1" || f.to.Addr() == gone {
+			t.Errorf("flow %v", f)
+		}
+	}
+	if len(topology.Nodes) != 4 {
+		t.Error("the topology has forgotten the node, too")
 	}
 }
 

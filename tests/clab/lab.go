@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -23,7 +24,9 @@ import (
 type Lab struct {
 	*Topology
 	docker docker.Docker
-	pods   []matrix.Pod
+	// nodes and pods are those that are there still.
+	nodes []Machine
+	pods  []matrix.Pod
 	// pids has the first process of every machine.
 	pids map[string]int
 	// agents has the socket of every agent, as a path of this machine.
@@ -84,7 +87,7 @@ func (c Containerlab) Destroy(ctx context.Context, t *Topology) error {
 // Open is the lab of a topology that is deployed, with the pods it has. Machines that
 // have no agent yet, as in a lab that was deployed by hand, get one.
 func Open(ctx context.Context, d docker.Docker, t *Topology) (*Lab, error) {
-	l := &Lab{Topology: t, docker: d, pids: map[string]int{}, agents: map[string]string{}}
+	l := &Lab{Topology: t, docker: d, nodes: slices.Clone(t.Nodes), pids: map[string]int{}, agents: map[string]string{}}
 	machines := append([]Machine{t.Outside}, t.Nodes...)
 	for _, m := range machines {
 		pid, err := d.PID(ctx, t.container(m.Name))
@@ -246,7 +249,7 @@ func (l *Lab) Check(ctx context.Context) ([]matrix.Check, error) {
 	if s.Masqueraded, err = matrix.Masqueraded([]byte(pools)); err != nil {
 		return nil, err
 	}
-	for _, n := range l.Nodes {
+	for _, n := range l.nodes {
 		s.Nodes = append(s.Nodes, n.probed())
 	}
 	checks := matrix.Plan(s)
