@@ -60,7 +60,7 @@ func BuildContainerlab(ctx context.Context, cache string) (path string, built bo
 	if err != nil {
 		return "", false, err
 	}
-	defer os.RemoveAll(temp)
+	defer func() { _ = os.RemoveAll(temp) }()
 	source, err := copyModule(ctx, temp)
 	if err != nil {
 		return "", false, fmt.Errorf("fetch containerlab %s: %w", containerlabVersion, err)

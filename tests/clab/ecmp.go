@@ -79,27 +79,12 @@ func (l *Lab) leaves() []string {
 // reached by both spines.
 func (l *Lab) Spreads(ctx context.Context) ([]Spread, error) {
 	var all []Spread
-	var addrs []netip.Addr
-	for _, p := range l.pods {
-		addrs = append(addrs, p.V4, p.V6)
-	}
 	for _, leaf := range l.leaves() {
 		s := Spread{Leaf: leaf}
 		for _, family := range []string{"-4", "-6"} {
-			out, err := l.docker.Exec(ctx, l.container(leaf), "ip", "-json", family, "route", "show")
-			if err != nil {
-				return nil, err
-			}
-			var routes []route
-			if err := json.Unmarshal([]byte(out), &routes); err != nil {
-				return nil, fmt.Errorf("%s: ip route: %w", leaf, err)
-			}
-			n, err := upwards(routes, addrs)
+			n, err := l.upwards(ctx, leaf, family)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", leaf, err)
-			}
-			if n == 0 {
-				return nil, fmt.Errorf("%s has no route to the pods of another rack (ip %s route)", leaf, family)
 			}
 			s.Routes += n
 		}
@@ -117,4 +102,26 @@ func (l *Lab) Spreads(ctx context.Context) ([]Spread, error) {
 		all = append(all, s)
 	}
 	return all, nil
+}
+
+// upwards counts a leaf's routes of one family to the pods of other racks; there must
+// be one at least.
+func (l *Lab) upwards(ctx context.Context, leaf, family string) (int, error) {
+	out, err := l.docker.Exec(ctx, l.container(leaf), "ip", "-json", family, "route", "show")
+	if err != nil {
+		return 0, err
+	}
+	var routes []route
+	if err := json.Unmarshal([]byte(out), &routes); err != nil {
+		return 0, fmt.Errorf("ip route: %w", err)
+	}
+	var addrs []netip.Addr
+	for _, p := range l.pods {
+		addrs = append(addrs, p.V4, p.V6)
+	}
+	n, err := upwards(routes, addrs)
+	if err == nil && n == 0 {
+		err = fmt.Errorf("no route to the pods of another rack (ip %s route)", family)
+	}
+	return n, err
 }

@@ -77,8 +77,11 @@ func (e *Engine) Start(ctx context.Context) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start dockerd: %w", err)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	ended := make(chan struct{})
+	go func() {
+		_ = cmd.Wait() // its log says more
+		close(ended)
+	}()
 	return e.await(ctx, ended)
 }
 
@@ -105,7 +108,7 @@ func (e *Engine) arguments() ([]string, error) {
 	return append(args, "--add-runtime", "lab="+runtime, "--default-runtime", "lab"), nil
 }
 
-func (e *Engine) await(ctx context.Context, ended <-chan error) error {
+func (e *Engine) await(ctx context.Context, ended <-chan struct{}) error {
 	limit := time.After(60 * time.Second)
 	for !e.Runs(ctx) {
 		select {

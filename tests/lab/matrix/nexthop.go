@@ -16,7 +16,7 @@ func NextHopIn(file string, dst netip.Addr) (netip.Addr, error) {
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("open namespace %s: %w", file, err)
 	}
-	defer ns.Close()
+	defer func() { _ = ns.Close() }()
 	handle, err := netlink.NewHandleAt(ns)
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("route to %s: %w", dst, err)
