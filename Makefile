@@ -8,6 +8,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 TOOL    := $(GO) tool -modfile=tests/tools.mod
 NODES   ?= 3
 PODS    ?= 2
+LABS    ?=
 
 # Every program is static: it must run in an empty image and in any mount namespace.
 export CGO_ENABLED := 0
@@ -16,7 +17,7 @@ BUILD := $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 # The unit tests are everything but the whole-program tests on the lab.
 UNIT = $(shell $(GO) list ./... | grep -Ev '^tortie/tests/(fv|e2e)$$')
 
-.PHONY: help build image-programs e2e-tools images manifests lab lab-down test unit fv e2e e2e-short race bench fmt lint check generate clean
+.PHONY: help build image-programs e2e-tools images manifests lab lab-down clab test unit fv e2e e2e-short race bench fmt lint check generate clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +34,7 @@ build: ## Build every program, static, into bin/.
 	@$(BUILD) -o bin/kube-controllers ./kube-controllers
 	@$(BUILD) -o bin/lab ./tests/lab/cmd
 	@$(BUILD) -o bin/lab-agent ./tests/lab/agent
+	@$(BUILD) -o bin/clab ./tests/clab/cmd
 
 image-programs: build
 	@$(BUILD) -o bin/etcd go.etcd.io/etcd/server/v3
@@ -54,6 +56,10 @@ lab: build ## Bring up a fresh lab (NODES=3 PODS=2), show it, check every path; 
 
 lab-down: ## Take the lab down; nothing of it is left.
 	@bin/lab down
+
+clab: images ## Deploy the labs of tests/clab in containerlab (LABS=all), check and break each, destroy it.
+	@tests/install.sh ip:iproute2
+	@bin/clab run $(LABS)
 
 test: unit fv ## Run every test.
 

@@ -54,6 +54,10 @@ type Global struct {
 	// route reflector does. A node without it advertises its exports only: it
 	// must never draw traffic for prefixes of others.
 	Transit bool
+	// Segments are the subnets that the speaker has an address in; they count with
+	// Transit. What an external peer on a segment is told keeps a next hop on a segment
+	// (RFC 4271 section 5.1.3): packets go there straight, also when we are gone.
+	Segments []netip.Prefix
 }
 
 // Peer is one configured session. It carries the unicast routes of the family

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -87,6 +88,7 @@ type node struct {
 	kubernetes string // its name there
 	labels     map[string]string
 	ipv4, ipv6 netip.Addr
+	segments   []netip.Prefix // the subnets that the addresses are given with
 	asn        uint32
 	port       uint16
 	cluster    netip.Addr // route reflector cluster ID; invalid for none
@@ -102,6 +104,11 @@ func (c *computation) readNode(in *api.Node) *node {
 	n.ipv6 = c.readAddress(in.Name, "ipv6Address", in.Spec.BGP.IPv6Address, netip.Addr.Is6)
 	if !n.ipv4.IsValid() && !n.ipv6.IsValid() {
 		return nil
+	}
+	for _, a := range []string{in.Spec.BGP.IPv4Address, in.Spec.BGP.IPv6Address} {
+		if p, err := netip.ParsePrefix(a); err == nil && slices.Contains(n.addresses(), p.Addr()) {
+			n.segments = append(n.segments, p.Masked())
+		}
 	}
 	if in.Spec.BGP.ASNumber != nil {
 		n.asn = uint32(*in.Spec.BGP.ASNumber)

@@ -228,6 +228,9 @@ func (c *computation) global() {
 		// A reflector passes on what it learns; a node only what it has.
 		Transit: c.self.cluster.IsValid(),
 	}
+	if g.Transit {
+		g.Segments = c.self.segments
+	}
 	c.out.Addresses = c.self.addresses()
 	for _, a := range c.out.Addresses {
 		switch {

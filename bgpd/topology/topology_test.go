@@ -574,6 +574,21 @@ func TestGlobal(t *testing.T) {
 	}
 }
 
+// TestOnlyAReflectorHasSegments: to a node without Transit they would mean nothing,
+// and a change of them would reset its sessions.
+func TestOnlyAReflectorHasSegments(t *testing.T) {
+	rr := reflector(aNode("rr", "10.1.1.1/24", "fd01::1/64"), "244.0.0.1")
+	for node, want := range map[string]string{"rr": "[10.1.1.0/24 fd01::/64]", "node1": "[]"} {
+		g := Compute(Input{Node: node, Nodes: []*api.Node{rr, aNode("node1", "10.1.1.11/24", "")}}).Global
+		if got := fmt.Sprint(g.Segments); got != want {
+			t.Errorf("%s: segments %s, want %s", node, got, want)
+		}
+	}
+	if g := Compute(Input{Node: "rr", Nodes: []*api.Node{reflector(aNode("rr", "10.1.1.1", ""), "244.0.0.1")}}).Global; len(g.Segments) != 0 {
+		t.Errorf("segments %v of an address without a prefix length", g.Segments)
+	}
+}
+
 // TestFieldThatCannotBeCarriedOutTurnsItsPeerOff: on the nodes it is meant for,
 // and there it is named.
 func TestFieldThatCannotBeCarriedOutTurnsItsPeerOff(t *testing.T) {

@@ -48,7 +48,6 @@ func mistakes() []mistake {
 		{
 			name: "pool outside the cluster's pod CIDR", container: "felix", reason: "PodCIDROutsidePools",
 			breakIt: func(t *testing.T, e *env) {
-				e.calicoctl(t, "patch", "ippool", "default-ipv4-ippool", "-p", `{"metadata":{"labels":{"was":"first"}}}`)
 				e.pipe(t, "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {name: elsewhere}\nspec: {cidr: 172.29.0.0/16}\n",
 					"exec", "-i", "-n", "kube-system", "ds/calico-node", "-c", "felix", "--", "calicoctl", "apply", "-f", "-")
 				e.calicoctl(t, "delete", "ippool", "default-ipv4-ippool")

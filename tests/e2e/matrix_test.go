@@ -170,9 +170,8 @@ func (e *env) localhost(t *testing.T, pods []pod) {
 	}
 }
 
-// streamInterval is so long that a socket holds what comes while its process waits
-// for its turn on a busy machine, for seconds.
-const streamInterval = 50 * time.Millisecond
+// streamInterval is the pause between two packets of a stream.
+const streamInterval = 20 * time.Millisecond
 
 // streams are numbered packets between pods that every disturbance is measured by.
 type streams struct {

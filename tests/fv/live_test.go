@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"tortie/tests/lab"
+	"tortie/tests/lab/matrix"
 )
 
 // apply gives a manifest to calicoctl on the first node.
@@ -26,7 +27,7 @@ func run(t *testing.T, l *lab.Lab, stdin string, args ...string) string {
 }
 
 // waitChecks waits until the checks are as wanted.
-func waitChecks(t *testing.T, l *lab.Lab, what string, wanted func([]lab.Check) bool) {
+func waitChecks(t *testing.T, l *lab.Lab, what string, wanted func([]matrix.Check) bool) {
 	t.Helper()
 	for end := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
 		checks, err := l.CheckAll(t.Context())
@@ -39,7 +40,7 @@ func waitChecks(t *testing.T, l *lab.Lab, what string, wanted func([]lab.Check) 
 		if time.Now().After(end) {
 			for _, c := range checks {
 				if c.Failure != "" {
-					t.Logf("%s: %s → %s (%s %s): %s", c.Path, c.From, c.To, c.Probe.Network, c.Probe.Target, c.Failure)
+					t.Log(c)
 				}
 			}
 			t.Fatalf("%s: not so after 30 s", what)
@@ -57,10 +58,10 @@ func TestMeshSwitchedOffAndOn(t *testing.T) {
 		apply(t, l, manifestHead+"kind: BGPConfiguration\nmetadata: {name: default}\nspec: {asNumber: 64512, nodeToNodeMeshEnabled: "+on+"}\n")
 	}
 	mesh("false")
-	waitChecks(t, l, "same-segment pods no longer reach one another directly", func(checks []lab.Check) bool {
+	waitChecks(t, l, "same-segment pods no longer reach one another directly", func(checks []matrix.Check) bool {
 		wrong := 0
 		for _, c := range checks {
-			if c.Path == lab.PathSameSegment && strings.Contains(c.Failure, "instead of") {
+			if c.Path == matrix.PathSameSegment && strings.Contains(c.Failure, "instead of") {
 				wrong++
 			}
 		}

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"tortie/tests/lab"
+	"tortie/tests/lab/matrix"
 )
 
 // TestThirtyPodsOnThreeNodesReachOneAnother is the product's promise: every path,
@@ -23,12 +23,12 @@ func TestThirtyPodsOnThreeNodesReachOneAnother(t *testing.T) {
 	passed := map[string]int{}
 	for _, c := range checks {
 		if c.Failure != "" {
-			t.Errorf("%s: %s → %s (%s %s): %s", c.Path, c.From, c.To, c.Probe.Network, c.Probe.Target, c.Failure)
+			t.Error(c)
 			continue
 		}
 		passed[c.Path]++
 	}
-	for _, p := range lab.Paths() {
+	for _, p := range matrix.Paths() {
 		t.Logf("%-50s %d", p, passed[p])
 		if passed[p] == 0 {
 			t.Errorf("path %q was not checked at all", p)

@@ -1,203 +1,69 @@
 package lab
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net/netip"
-	"time"
 
-	"golang.org/x/sync/errgroup"
-
-	"tortie/tests/lab/agentwire"
+	"tortie/tests/lab/matrix"
 )
 
-// The paths a packet can take, in the order of the matrix.
-const (
-	PathLocalhost   = "container → container, same pod, over localhost"
-	PathSameNode    = "pod → pod, same node"
-	PathSameSegment = "pod → pod, other node, same segment"
-	PathRouted      = "pod → pod, other node, through the router"
-	PathNodeToPod   = "node → pod"
-	PathPodToNode   = "pod → node"
-	PathOutside     = "pod → outside host"
-)
-
-// Paths lists them.
-func Paths() []string {
-	return []string{PathLocalhost, PathSameNode, PathSameSegment, PathRouted, PathNodeToPod, PathPodToNode, PathOutside}
-}
-
-// Check is one probe with what is expected of it.
-type Check struct {
-	Path     string
-	From, To string // agents
-	V6       bool
-	Probe    agentwire.Probe
-	// Want is the address the receiver must see; invalid means any.
-	Want netip.Addr
-	// Node and Via: the node of the sender must send by this next hop; invalid when
-	// any will do.
-	Node   string
-	Via    netip.Addr
-	Result agentwire.Result
-	// Failure says what was wrong; empty means it passed.
-	Failure string
-}
-
-// Family is "IPv4" or "IPv6".
-func (c Check) Family() string {
-	if c.V6 {
-		return "IPv6"
-	}
-	return "IPv4"
-}
-
-// probeTimeout is how long one probe may take; the first may wait for a neighbour.
-const probeTimeout = 5 * time.Second
-
-// CheckAll probes every path between all pods, nodes and the outside host, by TCP
-// and UDP, IPv4 and IPv6, and judges the answers.
-func (l *Lab) CheckAll(ctx context.Context) ([]Check, error) {
-	checks, err := l.plan()
+// CheckAll probes every path between all pods, nodes and the outside host, and
+// judges the answers.
+func (l *Lab) CheckAll(ctx context.Context) ([]matrix.Check, error) {
+	setup, err := l.setup()
 	if err != nil {
 		return nil, err
 	}
-	ways := l.ways()
-	byAgent := map[string][]int{}
-	for i, c := range checks {
-		byAgent[c.From] = append(byAgent[c.From], i)
-	}
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(8)
-	for agent, indexes := range byAgent {
-		g.Go(func() error {
-			req := agentwire.Request{}
-			for _, i := range indexes {
-				req.Probes = append(req.Probes, checks[i].Probe)
-			}
-			resp, err := l.Ask(ctx, agent, req)
-			for n, i := range indexes {
-				if err != nil {
-					checks[i].Failure = err.Error()
-					continue
-				}
-				checks[i].Result = resp.Results[n]
-				checks[i].Failure = checks[i].judge()
-				if checks[i].Failure == "" {
-					checks[i].Failure = ways.judge(checks[i])
-				}
-			}
-			return ctx.Err()
-		})
-	}
-	return checks, g.Wait()
+	checks := matrix.Plan(setup)
+	return checks, matrix.Run(ctx, l, checks)
 }
 
-func (c Check) judge() string {
-	switch {
-	case c.Result.Err != "":
-		return c.Result.Err
-	case c.Result.By != c.To:
-		return fmt.Sprintf("answered by %q instead of %q", c.Result.By, c.To)
-	case c.Want.IsValid() && c.Result.Seen != c.Want:
-		return fmt.Sprintf("%s saw it come from %s instead of %s", c.To, c.Result.Seen, c.Want)
-	}
-	return ""
-}
-
-// plan lists the checks.
-func (l *Lab) plan() ([]Check, error) {
-	masqueraded, err := l.masqueraded()
-	if err != nil {
-		return nil, err
-	}
-	p := planner{lab: l, masqueraded: masqueraded}
-	pods := l.Pods()
-	for _, v6 := range []bool{false, true} {
-		for _, pod := range pods {
-			p.within(pod, v6)
-			for _, other := range pods {
-				if pod != other {
-					p.between(pod, other, v6)
-				}
-			}
-			p.withHosts(pod, v6)
-		}
-	}
-	return p.checks, nil
-}
-
-// planner collects checks.
-type planner struct {
-	lab         *Lab
-	masqueraded func(netip.Addr) bool
-	checks      []Check
-}
-
-// add checks TCP and UDP; without a target, which is to say without an address of
-// that family, nothing.
-func (p *planner) add(c Check, target netip.Addr, port int) {
-	if !target.IsValid() {
-		return
-	}
-	c.V6 = target.Is6()
-	for _, network := range []string{"tcp", "udp"} {
-		c.Probe = agentwire.Probe{Network: network, Target: netip.AddrPortFrom(target, uint16(port)), Timeout: probeTimeout}
-		p.checks = append(p.checks, c)
-	}
-}
-
-// within has every container of a pod reach the next one over localhost.
-func (p *planner) within(pod *Pod, v6 bool) {
-	localhost := netip.AddrFrom4([4]byte{127, 0, 0, 1})
-	if v6 {
-		localhost = netip.IPv6Loopback()
-	}
-	for i := range pod.Containers {
-		if to := (i + 1) % len(pod.Containers); to != i {
-			p.add(Check{Path: PathLocalhost, From: pod.Agent(i), To: pod.Agent(to), Want: localhost}, localhost, agentwire.Port+to)
-		}
-	}
-}
-
-// between has one pod reach another, with its own address and by the right next hop.
-func (p *planner) between(from, to *Pod, v6 bool) {
-	p.add(Check{
-		Path: p.lab.pathBetween(from, to), From: from.Agent(0), To: to.Agent(0), Want: from.Addr(v6),
-		Node: from.Node, Via: p.lab.via(from, to, v6),
-	}, to.Addr(v6), agentwire.Port)
-}
-
-// withHosts has a pod reach every node and be reached from it, and reach the
-// outside host, which sees the node instead when the pod's pool is masqueraded.
-func (p *planner) withHosts(pod *Pod, v6 bool) {
-	t, own := p.lab.st.Topology, pod.Addr(v6)
+// setup says what the lab has to probe.
+func (l *Lab) setup() (matrix.Setup, error) {
+	t := l.st.Topology
+	s := matrix.Setup{Outside: t.Outside.probed(), Hop: t.hop}
 	for _, n := range t.Nodes {
-		p.add(Check{Path: PathNodeToPod, From: n.Name, To: pod.Agent(0), Want: n.addr(v6)}, own, agentwire.Port)
-		p.add(Check{Path: PathPodToNode, From: pod.Agent(0), To: n.Name, Want: own}, n.addr(v6), agentwire.Port)
+		s.Nodes = append(s.Nodes, n.probed())
 	}
-	seen := own
-	if n, err := t.Node(pod.Node); err == nil && p.masqueraded(own) {
-		seen = n.addr(v6)
+	for _, p := range l.Pods() {
+		pod := matrix.Pod{Host: matrix.Host{Name: p.Name, V4: p.Addr(false), V6: p.Addr(true)}, Node: p.Node}
+		for i := range p.Containers {
+			pod.Agents = append(pod.Agents, p.Agent(i))
+		}
+		s.Pods = append(s.Pods, pod)
 	}
-	p.add(Check{Path: PathOutside, From: pod.Agent(0), To: t.Outside.Name, Want: seen}, t.Outside.addr(v6), agentwire.Port)
+	var out, errs bytes.Buffer
+	err := l.onNode(t.Nodes[0].Name, []string{"calicoctl", "get", "ippools", "-o", "json"}, Stdio{Out: &out, Err: &errs})
+	if err != nil {
+		return s, fmt.Errorf("which pools are masqueraded: %w: %s", err, bytes.TrimSpace(errs.Bytes()))
+	}
+	s.Masqueraded, err = matrix.Masqueraded(out.Bytes())
+	return s, err
 }
 
-func (h Host) addr(v6 bool) netip.Addr {
-	if v6 {
-		return h.V6.Addr()
-	}
-	return h.V4.Addr()
+func (h Host) probed() matrix.Host {
+	return matrix.Host{Name: h.Name, V4: h.V4.Addr(), V6: h.V6.Addr()}
 }
 
-func (l *Lab) pathBetween(p, q *Pod) string {
-	a, _ := l.st.Topology.Node(p.Node)
-	b, _ := l.st.Topology.Node(q.Node)
+// hop is the next hop between two nodes: the other one when both are on one
+// segment, the router when they aren't.
+func (t Topology) hop(from, to matrix.Host, v6 bool) netip.Addr {
+	a, errA := t.Node(from.Name)
+	b, errB := t.Node(to.Name)
 	switch {
-	case a.Name == b.Name:
-		return PathSameNode
+	case errA != nil || errB != nil:
+		return netip.Addr{}
 	case a.Segment == b.Segment:
-		return PathSameSegment
+		return to.Addr(v6)
+	case v6:
+		return t.Segment(a.Segment).RouterV6
 	}
-	return PathRouted
+	return t.Segment(a.Segment).Router
+}
+
+// NextHop implements matrix.Lab.
+func (l *Lab) NextHop(_ context.Context, node string, dst netip.Addr) (netip.Addr, error) {
+	return matrix.NextHopIn(l.st.Holders[node].Netns(), dst)
 }

@@ -2,7 +2,6 @@ package lab
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -72,24 +71,17 @@ func (l *Lab) agentSocket(name string) string {
 // Ask sends one request to an agent: a node's or the outside's by its name, a
 // container's by Pod.Agent.
 func (l *Lab) Ask(ctx context.Context, agent string, req agentwire.Request) (agentwire.Response, error) {
-	var resp agentwire.Response
 	var conn net.Conn
 	err := waitFor(ctx, 5*time.Second, "agent "+agent, func() (err error) {
 		conn, err = net.Dial("unix", l.agentSocket(agent))
 		return err
 	})
 	if err != nil {
-		return resp, err
+		return agentwire.Response{}, err
 	}
-	defer conn.Close()
-	if err := json.NewEncoder(conn).Encode(req); err != nil {
-		return resp, fmt.Errorf("ask agent %s: %w", agent, err)
-	}
-	if err := json.NewDecoder(conn).Decode(&resp); err != nil {
-		return resp, fmt.Errorf("ask agent %s: %w", agent, err)
-	}
-	if resp.Err != "" {
-		return resp, fmt.Errorf("agent %s: %s", agent, resp.Err)
+	resp, err := agentwire.Ask(conn, req)
+	if err != nil {
+		return resp, fmt.Errorf("agent %s: %w", agent, err)
 	}
 	return resp, nil
 }

@@ -3,6 +3,7 @@ package lab
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -37,7 +38,7 @@ func (l *Lab) WaitConverged(ctx context.Context, patience time.Duration) error {
 		}
 		for _, c := range checks {
 			if c.Failure != "" {
-				return fmt.Errorf("%s: %s → %s (%s %s): %s", c.Path, c.From, c.To, c.Probe.Network, c.Probe.Target, c.Failure)
+				return errors.New(c.String())
 			}
 		}
 		return nil

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tortie/tests/lab/agentwire"
+	"tortie/tests/lab/progress"
 )
 
 // Names of namespaces that are not nodes.
@@ -25,20 +26,11 @@ const (
 	outsideName = "outside"
 )
 
-// Progress is told what is being done; it may be nil.
-type Progress func(step string)
-
-func (p Progress) say(format string, args ...any) {
-	if p != nil {
-		p(fmt.Sprintf(format, args...))
-	}
-}
-
 // Up builds a lab: namespaces, underlay, etcd, router, resources, and felix and
 // bgpd on every node; it returns when all sessions are established and every
 // node is ready for pods. bin is the directory of the programs. On failure
 // everything is taken down again, unless keep is set.
-func Up(ctx context.Context, spec Spec, bin string, say Progress) (*Lab, error) {
+func Up(ctx context.Context, spec Spec, bin string, say progress.Steps) (*Lab, error) {
 	topo, err := Plan(spec)
 	if err != nil {
 		return nil, err
@@ -65,9 +57,9 @@ func Up(ctx context.Context, spec Spec, bin string, say Progress) (*Lab, error) 
 	}
 	for _, s := range steps {
 		if s.say == steps[0].say {
-			say.say(s.say, spec.Nodes)
+			say.Say(s.say, spec.Nodes)
 		} else {
-			say.say("%s", s.say)
+			say.Say("%s", s.say)
 		}
 		if err := s.do(ctx); err != nil {
 			err = fmt.Errorf("%w%s", err, l.logTails())

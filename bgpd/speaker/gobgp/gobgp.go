@@ -93,7 +93,7 @@ func (s *Speaker) Apply(ctx context.Context, d speaker.Desired) error {
 
 func sameGlobal(a, b speaker.Global) bool {
 	return a.ASN == b.ASN && a.RouterID == b.RouterID && a.Port == b.Port && a.Transit == b.Transit &&
-		slices.Equal(a.Listen, b.Listen)
+		slices.Equal(a.Listen, b.Listen) && slices.Equal(a.Segments, b.Segments)
 }
 
 func (s *Speaker) start(ctx context.Context, g speaker.Global) error {
@@ -102,7 +102,7 @@ func (s *Speaker) start(ctx context.Context, g speaker.Global) error {
 	}
 	s.started = true
 	s.applied = speaker.Desired{Global: g}
-	if err := s.setTransit(ctx, g.Transit); err != nil {
+	if err := s.setTransit(ctx, g); err != nil {
 		return err
 	}
 	if s.stopWatch == nil {
@@ -135,30 +135,66 @@ func (s *Speaker) stop(ctx context.Context) error {
 	return nil
 }
 
-const ownExportsOnly = "own-exports-only"
+const (
+	ownExportsOnly = "own-exports-only"
+	keepNextHop    = "keep-next-hop"
+	onSegment      = "on-segment"
+)
 
 // setTransit sets the global export policy: everything, or what we originate.
-func (s *Speaker) setTransit(ctx context.Context, transit bool) error {
+func (s *Speaker) setTransit(ctx context.Context, g speaker.Global) error {
 	assignment := &gobgpapi.PolicyAssignment{
 		Name: "global", Direction: gobgpapi.PolicyDirection_EXPORT, DefaultAction: gobgpapi.RouteAction_ACCEPT,
 	}
-	if !transit {
-		policy := &gobgpapi.Policy{Name: ownExportsOnly, Statements: []*gobgpapi.Statement{{
+	var statement *gobgpapi.Statement
+	switch {
+	case !g.Transit:
+		statement = &gobgpapi.Statement{
 			Name:       ownExportsOnly,
 			Conditions: &gobgpapi.Conditions{RouteType: gobgpapi.Conditions_ROUTE_TYPE_LOCAL},
 			Actions:    &gobgpapi.Actions{RouteAction: gobgpapi.RouteAction_ACCEPT},
-		}}}
+		}
+		assignment.DefaultAction = gobgpapi.RouteAction_REJECT
+	case len(g.Segments) > 0:
+		var err error
+		if statement, err = s.keepNextHop(ctx, g.Segments); err != nil {
+			return err
+		}
+	}
+	if statement != nil {
+		policy := &gobgpapi.Policy{Name: statement.Name, Statements: []*gobgpapi.Statement{statement}}
 		if err := s.server.AddPolicy(ctx, &gobgpapi.AddPolicyRequest{Policy: policy}); err != nil {
 			return fmt.Errorf("add BGP export policy: %w", err)
 		}
-		assignment.Policies = []*gobgpapi.Policy{{Name: ownExportsOnly}}
-		assignment.DefaultAction = gobgpapi.RouteAction_REJECT
+		assignment.Policies = []*gobgpapi.Policy{{Name: statement.Name}}
 	}
 	err := s.server.SetPolicyAssignment(ctx, &gobgpapi.SetPolicyAssignmentRequest{Assignment: assignment})
 	if err != nil {
 		return fmt.Errorf("set BGP export policy: %w", err)
 	}
 	return nil
+}
+
+// keepNextHop is the statement that leaves a next hop on a segment as it was, for a
+// peer on a segment. GoBGP does so for internal peers anyway, and for external ones
+// puts its own address there.
+func (s *Speaker) keepNextHop(ctx context.Context, segments []netip.Prefix) (*gobgpapi.Statement, error) {
+	var list []string
+	for _, p := range segments {
+		list = append(list, p.Masked().String())
+	}
+	set := &gobgpapi.DefinedSet{DefinedType: gobgpapi.DefinedType_NEIGHBOR, Name: onSegment, List: list}
+	if err := s.server.AddDefinedSet(ctx, &gobgpapi.AddDefinedSetRequest{DefinedSet: set}); err != nil {
+		return nil, fmt.Errorf("name the peers on our segments: %w", err)
+	}
+	return &gobgpapi.Statement{
+		Name: keepNextHop,
+		Conditions: &gobgpapi.Conditions{
+			NeighborSet:   &gobgpapi.MatchSet{Type: gobgpapi.MatchSet_ANY, Name: onSegment},
+			NextHopInList: list,
+		},
+		Actions: &gobgpapi.Actions{RouteAction: gobgpapi.RouteAction_ACCEPT, Nexthop: &gobgpapi.NexthopAction{Unchanged: true}},
+	}, nil
 }
 
 func (s *Speaker) applyExports(ctx context.Context, want []speaker.Export) error {

@@ -295,12 +295,28 @@ func TestOnlyTransitPassesOnWhatWasLearned(t *testing.T) {
 }
 
 func testTransit(t *testing.T, transit bool) {
+	cv := passedOn(t, func(g *speaker.Global) { g.Transit = transit })
+	if !cv.has("10.65.2.0/26")() {
+		t.Errorf("transit %v: b's own export is missing at c", transit)
+	}
+	if got := cv.has("10.65.1.0/26")(); got != transit {
+		t.Errorf("transit %v: a's export is at c: %v", transit, got)
+	}
+	if p := cv.best[prefix("10.65.1.0/26")]; transit && p.NextHop != addr("127.0.0.2") {
+		t.Errorf("next hop %s of a passed on path, want b", p.NextHop)
+	}
+}
+
+// passedOn is what c has when b has told it everything: b has an export and, from the
+// internal a, another one; c is an external peer of b, whose Global the test sets.
+func passedOn(t *testing.T, set func(b *speaker.Global)) *view {
+	t.Helper()
 	a, b, da, db := pair(t, 64512, 64512)
 	c := newSpeaker(t, gobgp.Config{})
 	port := da.Global.Port
 	da.Exports = []speaker.Export{{Prefix: prefix("10.65.1.0/26")}}
 	db.Exports = []speaker.Export{{Prefix: prefix("10.65.2.0/26")}}
-	db.Global.Transit = transit
+	set(&db.Global)
 	toC := peer("127.0.0.2", "127.0.0.3", 64999, port)
 	toC.Passive = true
 	db.Peers = append(db.Peers, toC)
@@ -314,14 +330,28 @@ func testTransit(t *testing.T, transit bool) {
 	apply(t, c, dc)
 	cv := watch(c)
 	cv.until(t, "End-of-RIB from b", cv.endOfRIB("127.0.0.2"))
-	if !cv.has("10.65.2.0/26")() {
-		t.Errorf("transit %v: b's own export is missing at c", transit)
-	}
-	if got := cv.has("10.65.1.0/26")(); got != transit {
-		t.Errorf("transit %v: a's export is at c: %v", transit, got)
-	}
-	if p := cv.best[prefix("10.65.1.0/26")]; transit && p.NextHop != addr("127.0.0.2") {
-		t.Errorf("next hop %s of a passed on path, want b", p.NextHop)
+	return cv
+}
+
+// TestNextHopOnASegmentIsKeptForAnExternalPeerThere: as c can reach a itself it must
+// not be sent by way of b, unless one of the two is not on b's segments.
+func TestNextHopOnASegmentIsKeptForAnExternalPeerThere(t *testing.T) {
+	for _, tt := range []struct{ name, segment, want string }{
+		{"all on one segment", "127.0.0.0/24", "127.0.0.1"},
+		{"the next hop is elsewhere", "127.0.0.2/31", "127.0.0.2"},
+		{"the external peer is elsewhere", "127.0.0.0/31", "127.0.0.2"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			cv := passedOn(t, func(g *speaker.Global) {
+				g.Transit, g.Segments = true, []netip.Prefix{prefix(tt.segment)}
+			})
+			if got := cv.best[prefix("10.65.1.0/26")].NextHop; got != addr(tt.want) {
+				t.Errorf("next hop %s of what a has exported, want %s", got, tt.want)
+			}
+			if got := cv.best[prefix("10.65.2.0/26")].NextHop; got != addr("127.0.0.2") {
+				t.Errorf("next hop %s of b's own export, want b", got)
+			}
+		})
 	}
 }
 

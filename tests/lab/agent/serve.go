@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"tortie/tests/lab/agentwire"
 )
 
@@ -39,6 +41,7 @@ func serve(ctx context.Context, s server) error {
 		return fmt.Errorf("listen for UDP probes on %s: %w", addr, err)
 	}
 	defer udp.Close()
+	deepen(udp.(*net.UDPConn))
 	go s.answerTCP(tcp)
 	go s.answerUDP(udp.(*net.UDPConn))
 
@@ -64,6 +67,19 @@ func serve(ctx context.Context, s server) error {
 		}
 		go handle(conn, streams)
 	}
+}
+
+// deep is a receive buffer that holds what comes in seconds.
+const deep = 8 << 20
+
+// deepen has a socket lose nothing while its process waits for a processor, for what
+// is measured is the network. Without CAP_NET_ADMIN the usual buffer has to do.
+func deepen(conn *net.UDPConn) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, deep) })
 }
 
 // answerTCP tells each caller, once per line received, where it came from.

@@ -47,6 +47,9 @@ func (s *streams) start(spec agentwire.Stream) error {
 	if err != nil {
 		return err
 	}
+	if udp, ok := conn.(*net.UDPConn); ok {
+		deepen(udp)
+	}
 	st := &stream{spec: spec, conn: conn, quit: make(chan struct{}), answered: map[int]bool{}, last: time.Now()}
 	st.done.Go(st.send)
 	go st.receive()
@@ -151,12 +154,30 @@ func (st *stream) finish() *agentwire.StreamReport {
 	if failed != nil {
 		r.Err = failed.Error()
 	}
-	for seq := 1; seq <= st.sent && len(r.Lost) < 100; seq++ {
-		if !st.answered[seq] {
-			r.Lost = append(r.Lost, seq)
+	r.Lost, r.LongestLoss = lost(st.answered, st.sent)
+	return r
+}
+
+// maxLost is how many numbers of lost packets a report has.
+const maxLost = 100
+
+// lost are the numbers of the packets that were not answered, and how many at most
+// were lost in a row, the last ones included.
+func lost(answered map[int]bool, sent int) (numbers []int, longest int) {
+	row := 0
+	for seq := 1; seq <= sent; seq++ {
+		if answered[seq] {
+			row = 0
+			continue
+		}
+		if row++; row > longest {
+			longest = row
+		}
+		if len(numbers) < maxLost {
+			numbers = append(numbers, seq)
 		}
 	}
-	return r
+	return numbers, longest
 }
 
 func (st *stream) complete() bool {

@@ -55,6 +55,8 @@ type StreamReport struct {
 	Answered int `json:"answered"`
 	// Lost are the numbers of packets without an answer, at most 100.
 	Lost []int `json:"lost,omitempty"`
+	// LongestLoss is the greatest number of packets lost in a row.
+	LongestLoss int `json:"longestLoss"`
 	// LongestGap is the longest time between two answers.
 	LongestGap time.Duration `json:"longestGap"`
 	Err        string        `json:"err,omitempty"`

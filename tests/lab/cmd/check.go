@@ -1,14 +1,13 @@
 package main
 
 import (
-	"fmt"
-	"io"
+	"errors"
 	"time"
 
-	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/spf13/cobra"
 
 	"tortie/tests/lab"
+	"tortie/tests/lab/matrix"
 )
 
 func checkCommand(name *string) *cobra.Command {
@@ -31,64 +30,10 @@ IPv4 pool), else with the pod's own (the IPv6 pool).`,
 			if err != nil {
 				return err
 			}
-			return printMatrix(cmd.OutOrStdout(), checks, time.Since(began))
+			if len(checks) == 0 {
+				return errors.New("nothing to check: there are no pods; add some with: lab pod add NAME --node NODE")
+			}
+			return matrix.Print(cmd.OutOrStdout(), checks, time.Since(began))
 		},
 	}
-}
-
-// cell counts the checks of one path, family and protocol.
-type cell struct{ passed, total int }
-
-func (c cell) String() string {
-	switch {
-	case c.total == 0:
-		return "-"
-	case c.passed == c.total:
-		return fmt.Sprintf("ok %d/%d", c.passed, c.total)
-	}
-	return fmt.Sprintf("FAIL %d/%d", c.passed, c.total)
-}
-
-// printMatrix prints the counts, then each failure; an error when there is any, or
-// when nothing was checked.
-func printMatrix(w io.Writer, checks []lab.Check, took time.Duration) error {
-	type column struct{ family, network string }
-	cells := map[string]map[column]cell{}
-	failed := 0
-	for _, c := range checks {
-		if cells[c.Path] == nil {
-			cells[c.Path] = map[column]cell{}
-		}
-		col := column{c.Family(), c.Probe.Network}
-		n := cells[c.Path][col]
-		n.total++
-		if c.Failure == "" {
-			n.passed++
-		} else {
-			failed++
-		}
-		cells[c.Path][col] = n
-	}
-	t := table.NewWriter()
-	t.AppendHeader(table.Row{"PATH", "IPv4 TCP", "IPv4 UDP", "IPv6 TCP", "IPv6 UDP"})
-	for _, p := range lab.Paths() {
-		m := cells[p]
-		t.AppendRow(table.Row{
-			p, m[column{"IPv4", "tcp"}], m[column{"IPv4", "udp"}], m[column{"IPv6", "tcp"}], m[column{"IPv6", "udp"}],
-		})
-	}
-	fmt.Fprintln(w, t.Render())
-	for _, c := range checks {
-		if c.Failure != "" {
-			fmt.Fprintf(w, "FAIL %s: %s → %s (%s %s): %s\n", c.Path, c.From, c.To, c.Probe.Network, c.Probe.Target, c.Failure)
-		}
-	}
-	if len(checks) == 0 {
-		return fmt.Errorf("nothing to check: there are no pods; add some with: lab pod add NAME --node NODE")
-	}
-	if failed > 0 {
-		return fmt.Errorf("%d of %d checks failed", failed, len(checks))
-	}
-	fmt.Fprintf(w, "%d checks passed in %d ms.\n", len(checks), took.Milliseconds())
-	return nil
 }

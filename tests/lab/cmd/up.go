@@ -4,16 +4,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"tortie/tests/lab"
+	"tortie/tests/lab/progress"
 )
 
 func upCommand(name *string) *cobra.Command {
@@ -32,7 +31,7 @@ func upCommand(name *string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			l, err := lab.Up(cmd.Context(), spec, bin, progress(cmd.ErrOrStderr()))
+			l, err := lab.Up(cmd.Context(), spec, bin, progress.On(cmd.ErrOrStderr()))
 			if err != nil {
 				return err
 			}
@@ -51,8 +50,8 @@ func upCommand(name *string) *cobra.Command {
 }
 
 func addPods(cmd *cobra.Command, l *lab.Lab, each int) error {
-	if say := progress(cmd.ErrOrStderr()); each > 0 && say != nil {
-		say(fmt.Sprintf("%d pods on every node", each))
+	if each > 0 {
+		progress.On(cmd.ErrOrStderr()).Say("%d pods on every node", each)
 	}
 	for i := range each {
 		for _, n := range l.Topology().Nodes {
@@ -124,18 +123,6 @@ func binDir() (string, error) {
 		return "", err
 	}
 	return filepath.Dir(self), nil
-}
-
-// progress tells each step on a terminal and stays quiet in a pipe.
-func progress(w io.Writer) lab.Progress {
-	f, ok := w.(*os.File)
-	if !ok {
-		return nil
-	}
-	if _, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS); err != nil {
-		return nil
-	}
-	return func(step string) { fmt.Fprintln(w, "…", step) }
 }
 
 // proxyCommand brings an etcd outside of the lab to the nodes.
