@@ -72,7 +72,7 @@ fv: image-programs ## Run the whole programs on a lab: faults under traffic, etc
 	$(GO) test -timeout 25m -count 1 ./tests/fv
 
 e2e-tools: images
-	@tests/install.sh containerd:containerd runc:runc etcd:etcd-server bird:bird2 nft:nftables ip:iproute2 iptables:iptables /usr/lib/cni/ptp:containernetworking-plugins
+	@tests/install.sh containerd:containerd runc:runc bird:bird2 nft:nftables ip:iproute2 iptables:iptables /usr/lib/cni/ptp:containernetworking-plugins
 	@$(BUILD) -o bin/e2e ./tests/e2e/cmd
 
 e2e: e2e-tools ## Install on a real Kubernetes cluster (built once, 10 to 30 minutes), break it, measure it.

@@ -70,7 +70,7 @@ func mistakes() []mistake {
 			says: []string{"05-other.conflist", "remove it"},
 		},
 		{
-			name: "no usable address", container: "felix", reason: "NoNodeAddress",
+			name: "no usable address", container: "felix", reason: "NodeNotRegistered",
 			settings: "IP_AUTODETECTION_METHOD=interface=wlan9\n", says: []string{"interface=wlan9"},
 		},
 		{
