@@ -15,9 +15,9 @@ export CGO_ENABLED := 0
 BUILD := $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 
 # The unit tests are everything but the whole-program tests on the lab.
-UNIT = $(shell $(GO) list ./... | grep -v '^tortie/tests/fv$$')
+UNIT = $(shell $(GO) list ./... | grep -Ev '^tortie/tests/(fv|e2e)$$')
 
-.PHONY: help build image-programs images manifests lab lab-down clab test unit fv race bench fmt lint check generate clean
+.PHONY: help build image-programs e2e-tools images manifests lab lab-down clab test unit fv e2e e2e-short race bench fmt lint check generate clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,16 @@ unit: build ## Run the tests of every package (no lab).
 fv: image-programs ## Run the whole programs on a lab: faults under traffic, etcd away, bad input.
 	@tests/install.sh nft:nftables ip:iproute2 runc:runc curl:curl ping:iputils-ping
 	$(GO) test -timeout 25m -count 1 ./tests/fv
+
+e2e-tools: images
+	@tests/install.sh containerd:containerd runc:runc etcd:etcd-server bird:bird2 nft:nftables ip:iproute2 iptables:iptables /usr/lib/cni/ptp:containernetworking-plugins
+	@$(BUILD) -o bin/e2e ./tests/e2e/cmd
+
+e2e: e2e-tools ## Install on a real Kubernetes cluster (built once, 10 to 30 minutes), break it, measure it.
+	$(GO) test -timeout 90m -count 1 -v ./tests/e2e
+
+e2e-short: e2e-tools ## The part of it that takes minutes.
+	$(GO) test -timeout 60m -count 1 -v -short ./tests/e2e
 
 # GoBGP's StopBgp races with its own receive loops: what tests the library itself is left out.
 race: ## Run the package tests under the race detector (needs gcc).

@@ -115,16 +115,15 @@ func TestRights(t *testing.T) {
 	all := objects(t, "calico-etcd.yaml")
 	for role, want := range map[string][]string{
 		"ClusterRole calico-node": {
-			"/pods: get list watch", // felix's watch of its own node's pods
-			"/nodes: get",           // the node's addresses
+			"/pods: list watch",     // felix's watch of its own node's pods
+			"/nodes: list watch",    // its watch of the node itself
 			"/nodes/status: patch",  // NetworkUnavailable
 			"/events: create patch", // what is wrong, for kubectl describe
-			"events.k8s.io/events: create patch",
 		},
 		"ClusterRole calico-kube-controllers": {
 			"/pods: get list watch", "/namespaces: get list watch", "/serviceaccounts: get list watch", "/nodes: get list watch",
 			"/services: get list watch", "networking.k8s.io/networkpolicies: get list watch", "discovery.k8s.io/endpointslices: get list watch",
-			"/events: create patch", "events.k8s.io/events: create patch",
+			"/events: create patch",
 		},
 		"Role calico-kube-controllers": {
 			"coordination.k8s.io/leases: create", "coordination.k8s.io/leases/" + kube.LeaseName + ": get update",

@@ -2,6 +2,7 @@ package manifests_test
 
 import (
 	"encoding/json"
+	"maps"
 	"os"
 	"strings"
 	"testing"
@@ -22,6 +23,9 @@ import (
 func environment(t *testing.T, file string, pod corev1.PodSpec, container string) map[string]string {
 	t.Helper()
 	all := objects(t, file)
+	if links := *pod.EnableServiceLinks; links != strings.Contains(file, "trial") {
+		t.Errorf("%s: variables of Services: %v", file, links)
+	}
 	data := func(name string) map[string]string { return all["ConfigMap "+name].(*corev1.ConfigMap).Data }
 	env := map[string]string{}
 	for _, c := range append(pod.InitContainers, pod.Containers...) {
@@ -29,9 +33,7 @@ func environment(t *testing.T, file string, pod corev1.PodSpec, container string
 			continue
 		}
 		for _, from := range c.EnvFrom {
-			for name, value := range data(from.ConfigMapRef.Name) {
-				env[name] = value
-			}
+			maps.Copy(env, data(from.ConfigMapRef.Name))
 		}
 		for _, e := range c.Env {
 			switch from := e.ValueFrom; {

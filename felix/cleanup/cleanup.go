@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"sigs.k8s.io/knftables"
 
@@ -147,7 +148,13 @@ func (cfg Config) files() error {
 		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		if err := os.RemoveAll(path); err != nil {
+		err := os.RemoveAll(path)
+		// A folder with a file system of its own can't go; that it is empty is enough.
+		if entries, readErr := os.ReadDir(path); errors.Is(err, syscall.EBUSY) && readErr == nil && len(entries) == 0 {
+			cfg.Say("%s: emptied; it stays, for a file system is mounted there", path)
+			continue
+		}
+		if err != nil {
 			errs = append(errs, fmt.Errorf("remove files: %w", err))
 			continue
 		}

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"sigs.k8s.io/knftables"
@@ -164,6 +165,18 @@ func TestCleanupLeavesWhatIsOthersAndWhatPodsUse(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestAFolderWithAFileSystemOfItsOwnIsEmptied(t *testing.T) {
+	n := newNode(t)
+	dir := filepath.Join(n.root, "var/lib/calico")
+	n.must(syscall.Mount("tmpfs", dir, "tmpfs", 0, ""))
+	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
+	n.must(os.WriteFile(filepath.Join(dir, "nodename"), nil, 0o600))
+	n.must(n.clean(false))
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 0 {
+		t.Errorf("%v %v is left", entries, err)
 	}
 }
 

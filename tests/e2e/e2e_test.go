@@ -9,27 +9,11 @@ import (
 // TestKubernetes runs everything on one cluster, one after another: what a step
 // leaves is what the next one finds, as in life.
 func TestKubernetes(t *testing.T) {
-	e := start(t)
-	for _, step := range []struct {
-		name string
-		run  func(t *testing.T, e *env)
-	}{
-		{"install", func(t *testing.T, e *env) { e.install(t) }},
-		{"every path", everyPath},
-		{"services through kube-proxy with nftables", services},
-		{"services through kube-proxy with iptables", servicesWithIptables},
-		{"static pods", staticPods},
-		{"what Kubernetes says reaches the datastore", mirrored},
-		{"200 pods come and go", churn},
-		{"rolling update under traffic", rollingUpdate},
-		{"kubelet and containerd start anew", runtimeRestarts},
-		{"kube-controllers fail over", failover},
-		{"API server away for 60 s", apiServerAway},
-		{"etcd away for 60 s", etcdAway},
-		{"node without power, then deleted, then back", nodeLost},
-		{"uninstall and reinstall", reinstall},
-		{"numbers", numbers},
-	} {
+	e := start(t, "e2e")
+	for _, step := range steps() {
+		if testing.Short() && !step.short {
+			continue
+		}
 		ok := t.Run(step.name, func(t *testing.T) {
 			began := time.Now()
 			t.Cleanup(func() {
@@ -43,6 +27,35 @@ func TestKubernetes(t *testing.T) {
 		if !ok && step.name == "install" {
 			t.FailNow()
 		}
+	}
+}
+
+// step is one part of the test; with -short only those that are so run.
+type step struct {
+	name  string
+	short bool
+	run   func(t *testing.T, e *env)
+}
+
+func steps() []step {
+	return []step{
+		{"install", true, func(t *testing.T, e *env) { e.install(t) }},
+		{"every path", true, everyPath},
+		{"services through kube-proxy with nftables", true, services},
+		{"services through kube-proxy with iptables", false, servicesWithIptables},
+		{"service addresses reach the router", true, announced},
+		{"static pods", true, staticPods},
+		{"what Kubernetes says reaches the datastore", true, mirrored},
+		{"200 pods come and go", false, churn},
+		{"rolling update under traffic", true, rollingUpdate},
+		{"kubelet and containerd start anew", true, runtimeRestarts},
+		{"kube-controllers fail over", false, failover},
+		{"API server away for 60 s", false, apiServerAway},
+		{"etcd away for 60 s", false, etcdAway},
+		{"node without power, then deleted, then back", false, nodeLost},
+		{"uninstall and reinstall", true, reinstall},
+		{"bad input", false, badInput},
+		{"numbers", false, numbers},
 	}
 }
 

@@ -34,14 +34,14 @@ type env struct {
 	client kubernetes.Interface
 }
 
-// start brings the cluster up; it is taken down when the test ends.
-func start(t *testing.T) *env {
+// start brings a cluster up; it is taken down when the test ends.
+func start(t *testing.T, name string) *env {
 	t.Helper()
 	source, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := "/var/tmp/tortie-clusters/e2e"
+	dir := cluster.Dir(name)
 	say := func(format string, args ...any) { t.Logf(format, args...) }
 	c, err := cluster.Find(dir, say)
 	if err == nil && !*keep {

@@ -3,7 +3,6 @@ package e2e
 import (
 	"fmt"
 	"net/netip"
-	"strings"
 	"testing"
 	"time"
 
@@ -171,6 +170,10 @@ func (e *env) localhost(t *testing.T, pods []pod) {
 	}
 }
 
+// streamInterval is so long that a socket holds what comes while its process waits
+// for its turn on a busy machine, for seconds.
+const streamInterval = 50 * time.Millisecond
+
 // streams are numbered packets between pods that every disturbance is measured by.
 type streams struct {
 	e     *env
@@ -187,9 +190,9 @@ func (e *env) stream(t *testing.T, pods []pod) *streams {
 		for hop, to := range []pod{pods[(i+1)%len(pods)], pods[(i+len(pods)/2)%len(pods)]} {
 			for _, network := range []string{"udp", "tcp"} {
 				for _, v6 := range []bool{false, true} {
-					id := fmt.Sprintf("%s-%d-%s-%t", from.name, hop, network, v6)
+					id := fmt.Sprintf("%s-%s-%d-%s-%t", t.Name(), from.name, hop, network, v6)
 					_, err := e.askPod(t.Context(), from, from.name, agentwire.Request{StartStream: &agentwire.Stream{
-						ID: id, Network: network, Target: netip.AddrPortFrom(to.addr(v6), agentwire.Port), Interval: 10 * time.Millisecond,
+						ID: id, Network: network, Target: netip.AddrPortFrom(to.addr(v6), agentwire.Port), Interval: streamInterval,
 					}})
 					if err != nil {
 						t.Fatal(err)
@@ -221,6 +224,3 @@ func (s *streams) stop(t *testing.T) {
 	}
 	t.Logf("%d streams: %d of %d packets lost, longest gap between two answers %v", len(s.ids), lost, sent, gap.Round(time.Millisecond))
 }
-
-// isHex is for names in messages.
-func short(name string) string { return name[strings.LastIndexByte(name, '-')+1:] }

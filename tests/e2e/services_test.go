@@ -143,6 +143,49 @@ func (e *env) onePod(t *testing.T, name string) pod {
 	return pod{name: p.Name, node: p.Spec.NodeName}
 }
 
+// announced: a host outside reaches services by addresses that the nodes announce
+// to the router; with externalTrafficPolicy: Local only the node with the pod does,
+// and the pod sees who called.
+func announced(t *testing.T, e *env) {
+	e.agents(t)
+	e.apply(t, "services.yaml")
+	e.kubectl(t, "wait", "--for=condition=Ready", "pod/local", "--timeout=60s")
+	e.apply(t, "external.yaml")
+	e.pipe(t, `apiVersion: projectcalico.org/v3
+kind: BGPConfiguration
+metadata: {name: default}
+spec: {serviceExternalIPs: [{cidr: 203.0.113.0/24}]}
+`, "exec", "-i", "-n", "kube-system", "ds/calico-node", "-c", "felix", "--", "calicoctl", "apply", "-f", "-")
+	anyNode, one := netip.MustParseAddr("203.0.113.11"), netip.MustParseAddr("203.0.113.10")
+	eventually(t, 20*time.Second, func() error {
+		all := both("external address", netip.AddrPortFrom(anyNode, 80), "", netip.Addr{})
+		all = append(all, both("external address, policy Local", netip.AddrPortFrom(one, 80), "local", hostAddr(cluster.OutsideHost(), false))...)
+		if wrong := probe(cluster.Outside, e.fromHost(t, cluster.Outside), all); len(wrong) > 0 {
+			return errors(wrong)
+		}
+		return e.routerHears(t, one.String()+"/32", 1)
+	})
+	if err := e.routerHears(t, "203.0.113.0/24", 3); err != nil {
+		t.Error(err)
+	}
+	e.kubectl(t, "delete", "-f", "tests/e2e/testdata/external.yaml")
+	eventually(t, 20*time.Second, func() error { return e.routerHears(t, one.String()+"/32", 0) })
+	e.calicoctl(t, "delete", "bgpconfiguration", "default")
+}
+
+// routerHears checks from how many nodes the router has a route.
+func (e *env) routerHears(t *testing.T, prefix string, nodes int) error {
+	t.Helper()
+	out, err := e.Machine(cluster.Router).Run(t.Context(), "birdc", "-s", "/run/bird/bird.ctl", "show", "route", prefix)
+	if got := strings.Count(out, "[AS"); err == nil && got != nodes {
+		err = fmt.Errorf("the router hears of %s from %d nodes, want %d:\n%s", prefix, got, nodes, out)
+	}
+	if nodes == 0 && strings.Contains(out, "not found") {
+		return nil
+	}
+	return err
+}
+
 // servicesWithIptables is services with kube-proxy in its other mode.
 func servicesWithIptables(t *testing.T, e *env) {
 	e.setProxyMode(t, "iptables")

@@ -32,6 +32,10 @@ type Config struct {
 	ProxyMode string `json:"proxyMode"`
 }
 
+// Dir is the folder of a cluster by its name. It is on a disk: containerd's layers
+// can't lie on an overlay, nor well in memory.
+func Dir(name string) string { return filepath.Join("/var/tmp/tortie-clusters", name) }
+
 // Cluster is one that runs.
 type Cluster struct {
 	cfg      Config

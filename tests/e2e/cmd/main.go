@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -56,13 +55,10 @@ func root() *cobra.Command {
 		SilenceUsage: true, SilenceErrors: true,
 	}
 	cmd.PersistentFlags().StringVar(&name, "name", "e2e", "name of the cluster")
-	dir := func() string { return Dir(name) }
-	cmd.AddCommand(upCommand(dir), downCommand(dir), loadCommand(dir), kubectlCommand(dir), execCommand(dir))
+	dir := func() string { return cluster.Dir(name) }
+	cmd.AddCommand(upCommand(dir), downCommand(dir), loadCommand(dir), shellCommand(dir), kubectlCommand(dir), execCommand(dir))
 	return cmd
 }
-
-// Dir is the folder of a cluster.
-func Dir(name string) string { return filepath.Join("/var/tmp/tortie-clusters", name) }
 
 func say(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
 
@@ -121,6 +117,25 @@ func loadCommand(dir func() string) *cobra.Command {
 			return c.LoadImages(cmd.Context(), c.Nodes()...)
 		},
 	}
+}
+
+func shellCommand(dir func() string) *cobra.Command {
+	var command string
+	cmd := &cobra.Command{
+		Use: "shell", Short: "Open a shell in which kubectl is the cluster's administrator's", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := cluster.Find(dir(), say)
+			if err != nil {
+				return fmt.Errorf("find the cluster: %w; start it with: bin/e2e up", err)
+			}
+			if command != "" {
+				return attach(c.Command(cmd.Context(), "bash", "-c", command))
+			}
+			return attach(c.Command(cmd.Context(), "bash"))
+		},
+	}
+	cmd.Flags().StringVarP(&command, "command", "c", "", "run this instead of a shell")
+	return cmd
 }
 
 func kubectlCommand(dir func() string) *cobra.Command {

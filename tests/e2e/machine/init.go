@@ -187,10 +187,10 @@ func (s Spec) bind(root string) error {
 func (s Spec) hide(root string) error {
 	for _, dir := range s.Hidden {
 		to := filepath.Join(root, dir)
-		if err := os.MkdirAll(to, 0o755); err != nil {
+		if err := os.RemoveAll(to); err != nil {
 			return err
 		}
-		if err := mount("tmpfs", to, "tmpfs", 0, "mode=755"); err != nil {
+		if err := os.MkdirAll(to, 0o755); err != nil {
 			return err
 		}
 	}
