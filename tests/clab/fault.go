@@ -184,7 +184,7 @@ func (l *Lab) Try(ctx context.Context, f Fault) (Loss, error) {
 	if err := loss.judge(f); err != nil {
 		return loss, err
 	}
-	if _, err := l.Converge(ctx); err != nil {
+	if err := l.Converge(ctx); err != nil {
 		return loss, fmt.Errorf("after %q: %w", f.Name, err)
 	}
 	if f.Mend == nil {

@@ -2,6 +2,7 @@ package clab
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -256,11 +257,15 @@ func (l *Lab) Check(ctx context.Context) ([]matrix.Check, error) {
 	return checks, matrix.Run(ctx, l, checks)
 }
 
-// Converge waits until every check passes and returns the checks.
-func (l *Lab) Converge(ctx context.Context) (checks []matrix.Check, err error) {
-	err = await(ctx, "every path works", func() error {
-		var err error
-		if checks, err = l.Check(ctx); err != nil {
+// Converge waits until every BGP session is up and every check passes. The sessions
+// count, too: paths also work by routes that are only kept for a peer that restarts.
+func (l *Lab) Converge(ctx context.Context) error {
+	return await(ctx, "every session is up and every path works", func() error {
+		if err := l.sessions(ctx); err != nil {
+			return err
+		}
+		checks, err := l.Check(ctx)
+		if err != nil {
 			return err
 		}
 		for _, c := range checks {
@@ -270,7 +275,49 @@ func (l *Lab) Converge(ctx context.Context) (checks []matrix.Check, err error) {
 		}
 		return nil
 	})
-	return checks, err
+}
+
+// sessions says which sessions of the nodes are down, if any, but those with nodes
+// that are gone.
+func (l *Lab) sessions(ctx context.Context) error {
+	for _, n := range l.nodes {
+		out, err := l.docker.Exec(ctx, l.container(n.Name+"-felix"), "calicoctl", "bgp", "peers", "-o", "json")
+		if err != nil {
+			return err
+		}
+		if err := down(out, l.gone); err != nil {
+			return fmt.Errorf("%s: %w", n.Name, err)
+		}
+	}
+	return nil
+}
+
+// gone: the address is that of a node that is not there any more.
+func (l *Lab) gone(a netip.Addr) bool {
+	has := func(m Machine) bool { return m.V4.Addr() == a || m.V6.Addr() == a }
+	return slices.ContainsFunc(l.Nodes, has) && !slices.ContainsFunc(l.nodes, has)
+}
+
+// down reads what `calicoctl bgp peers -o json` prints; the error names a session that
+// is not up.
+func down(out string, gone func(netip.Addr) bool) error {
+	var peers []struct {
+		Name    string     `json:"name"`
+		Address netip.Addr `json:"address"`
+		State   string     `json:"state"`
+	}
+	if err := json.Unmarshal([]byte(out), &peers); err != nil {
+		return fmt.Errorf("calicoctl bgp peers: %w", err)
+	}
+	if len(peers) == 0 {
+		return errors.New("it has no BGP peers")
+	}
+	for _, p := range peers {
+		if p.State != "Established" && !gone(p.Address) {
+			return fmt.Errorf("the session with %s (%s) is %s", p.Address, p.Name, p.State)
+		}
+	}
+	return nil
 }
 
 // crash kills the first process of a container, as a crash does: Docker starts it

@@ -188,3 +188,23 @@ func TestPodsAreReadFromWhatANodeLists(t *testing.T) {
 		}
 	}
 }
+
+func TestSessionsThatAreDownAreNamedUnlessTheirNodeIsGone(t *testing.T) {
+	const up = `{"name":"n2","address":"10.40.0.4","state":"Established"}`
+	topology, _ := load(t, "reflectors")
+	l := &Lab{Topology: topology, nodes: slices.Clone(topology.Nodes)}
+	l.forget("rr1")
+	for _, tt := range []struct{ name, out, want string }{
+		{"all up", "[" + up + "]", ""},
+		{"none", "[]", "no BGP peers"},
+		{"one down", `[` + up + `,{"name":"border","address":"fd40::fe","state":"Active"}]`, "fd40::fe (border) is Active"},
+		{"that of a node that is gone", `[` + up + `,{"name":"reflectors","address":"10.40.0.1","state":"Idle"}]`, ""},
+		{"that of a node that is there", `[` + up + `,{"name":"reflectors","address":"10.40.0.2","state":"Idle"}]`, "10.40.0.2"},
+		{"no JSON", "bgpd is away", "calicoctl bgp peers"},
+	} {
+		err := down(tt.out, l.gone)
+		if (err != nil) != (tt.want != "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+	}
+}

@@ -44,7 +44,7 @@ func (t *tools) deploy(ctx context.Context, topology *clab.Topology) (lab *clab.
 	if lab, err = clab.Open(ctx, t.docker, topology); err != nil {
 		return nil, err
 	}
-	if _, err = lab.Converge(ctx); err != nil {
+	if err = lab.Converge(ctx); err != nil {
 		return nil, err
 	}
 	t.note("\n%s: %d nodes; deployed in %.1f s, all paths work after %.1f s", topology.Name, len(topology.Nodes), deployed.Seconds(), time.Since(began).Seconds())
