@@ -32,6 +32,8 @@ var keep = flag.Bool("keep", false, "use the cluster that bin/e2e up has started
 type env struct {
 	*cluster.Cluster
 	client kubernetes.Interface
+	// tunnels carry packets between nodes.
+	tunnels bool
 }
 
 // start brings a cluster up; it is taken down when the test ends.

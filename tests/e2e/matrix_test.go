@@ -117,7 +117,7 @@ func (e *env) matrix(t *testing.T, pods []pod) {
 	}
 	for name, h := range hosts(t) {
 		if name != cluster.Outside {
-			run(name, e.fromHost(t, name), expectationsOfNode(h, pods))
+			run(name, e.fromHost(t, name), e.expectationsOfNode(h, pods))
 		}
 	}
 	go func() { _ = g.Wait(); close(problems) }()
@@ -133,6 +133,9 @@ func (e *env) expectationsOfPod(t *testing.T, from pod, pods []pod) []expectatio
 	var all []expectation
 	for _, v6 := range []bool{false, true} {
 		own := from.addr(v6)
+		if !own.IsValid() {
+			continue
+		}
 		for _, to := range pods {
 			if to.name != from.name {
 				all = append(all, both(to.name, netip.AddrPortFrom(to.addr(v6), agentwire.Port), to.name, own)...)
@@ -140,8 +143,11 @@ func (e *env) expectationsOfPod(t *testing.T, from pod, pods []pod) []expectatio
 		}
 		for name, h := range hosts(t) {
 			seen := own
-			if name == cluster.Outside && !v6 { // the IPv4 pool is natOutgoing
+			switch {
+			case name == cluster.Outside && !v6: // the IPv4 pool is natOutgoing
 				seen = hostAddr(hosts(t)[from.node], false)
+			case e.tunnels && name != from.node: // as its node, or its tunnel, is seen
+				seen = netip.Addr{}
 			}
 			all = append(all, both(name, netip.AddrPortFrom(hostAddr(h, v6), agentwire.Port), name, seen)...)
 		}
@@ -149,11 +155,17 @@ func (e *env) expectationsOfPod(t *testing.T, from pod, pods []pod) []expectatio
 	return all
 }
 
-func expectationsOfNode(h cluster.Host, pods []pod) []expectation {
+func (e *env) expectationsOfNode(h cluster.Host, pods []pod) []expectation {
 	var all []expectation
 	for _, v6 := range []bool{false, true} {
 		for _, to := range pods {
-			all = append(all, both(to.name, netip.AddrPortFrom(to.addr(v6), agentwire.Port), to.name, hostAddr(h, v6))...)
+			seen := hostAddr(h, v6)
+			if e.tunnels && to.node != h.Name {
+				seen = netip.Addr{} // the tunnel's
+			}
+			if to.addr(v6).IsValid() {
+				all = append(all, both(to.name, netip.AddrPortFrom(to.addr(v6), agentwire.Port), to.name, seen)...)
+			}
 		}
 	}
 	return all
@@ -165,6 +177,9 @@ func (e *env) localhost(t *testing.T, pods []pod) {
 	for _, p := range pods {
 		for _, address := range []string{"127.0.0.1", "::1"} {
 			a := netip.MustParseAddr(address)
+			if a.Is6() && !p.v6.IsValid() {
+				continue // a pod without IPv6 has none on its loopback either
+			}
 			check(t, p.name, e.fromPod(t, p), both("the other container", netip.AddrPortFrom(a, agentwire.Port+1), p.name+"-second", a))
 		}
 	}
@@ -189,6 +204,9 @@ func (e *env) stream(t *testing.T, pods []pod) *streams {
 		for hop, to := range []pod{pods[(i+1)%len(pods)], pods[(i+len(pods)/2)%len(pods)]} {
 			for _, network := range []string{"udp", "tcp"} {
 				for _, v6 := range []bool{false, true} {
+					if !from.addr(v6).IsValid() {
+						continue
+					}
 					id := fmt.Sprintf("%s-%s-%d-%s-%t", t.Name(), from.name, hop, network, v6)
 					_, err := e.askPod(t.Context(), from, from.name, agentwire.Request{StartStream: &agentwire.Stream{
 						ID: id, Network: network, Target: netip.AddrPortFrom(to.addr(v6), agentwire.Port), Interval: streamInterval,
