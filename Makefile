@@ -17,7 +17,7 @@ BUILD := $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 # The unit tests are everything but the whole-program tests on the lab.
 UNIT = $(shell $(GO) list ./... | grep -Ev '^tortie/tests/(fv|e2e)$$')
 
-.PHONY: help build image-programs e2e-tools images manifests lab lab-down clab test unit fv e2e e2e-short race bench fmt lint check generate clean
+.PHONY: help build image-programs e2e-tools images manifests lab lab-down clab test unit fv cluster cluster-down e2e e2e-short race bench fmt lint check generate clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,14 @@ fv: image-programs ## Run the whole programs on a lab: faults under traffic, etc
 e2e-tools: images
 	@tests/install.sh containerd:containerd runc:runc bird:bird2 nft:nftables ip:iproute2 iptables:iptables /usr/lib/cni/ptp:containernetworking-plugins
 	@$(BUILD) -o bin/e2e ./tests/e2e/cmd
+
+cluster: e2e-tools ## Start a real Kubernetes cluster without a network on this machine, images loaded; bin/e2e shell.
+	@bin/e2e down
+	@bin/e2e up
+	@echo 'Three nodes are up. Go on with: bin/e2e shell'
+
+cluster-down: ## Take the cluster down; nothing of it is left.
+	@bin/e2e down
 
 e2e: e2e-tools ## Install on a real Kubernetes cluster (built once, 10 to 30 minutes), break it, measure it.
 	$(GO) test -timeout 90m -count 1 -v ./tests/e2e
