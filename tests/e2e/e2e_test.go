@@ -9,7 +9,7 @@ import (
 // TestKubernetes runs everything on one cluster, one after another: what a step
 // leaves is what the next one finds, as in life.
 func TestKubernetes(t *testing.T) {
-	e := start(t, "e2e")
+	e := start(t, "test")
 	for _, step := range steps() {
 		if testing.Short() && !step.short {
 			continue

@@ -36,9 +36,13 @@ type env struct {
 	tunnels bool
 }
 
-// start brings a cluster up; it is taken down when the test ends.
+// start brings a cluster up; it is taken down when the test ends. It is apart from the
+// one that a developer may have up, unless that one is asked for.
 func start(t *testing.T, name string) *env {
 	t.Helper()
+	if *keep {
+		name = "e2e"
+	}
 	source, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)

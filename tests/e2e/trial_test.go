@@ -11,7 +11,7 @@ import (
 // TestTrial is the README's first way, word for word, in its variant with tunnels:
 // an etcd of its own, and a network that knows nothing of pods.
 func TestTrial(t *testing.T) {
-	e := start(t, "trial")
+	e := start(t, "test-trial")
 	e.tunnels = true
 	t.Cleanup(func() {
 		if t.Failed() {
