@@ -9,7 +9,7 @@ import (
 )
 
 // Change is one change of the kernel's state, for [Handle.Apply]: a [LinkUp],
-// [LinkGroup], [LinkName], [LinkAddress], [Neighbour] or [RouteChange].
+// [LinkGroup], [LinkName], [LinkAddress], [Neighbour], [FDBEntry] or [RouteChange].
 type Change interface {
 	// Subject names operation and object as an error of the change does.
 	Subject() (op, object string)

@@ -4,6 +4,7 @@ package kerneltest
 
 import (
 	"errors"
+	"net/netip"
 	"os"
 	"os/exec"
 	"testing"
@@ -19,6 +20,7 @@ type Feature string
 const (
 	Netns    Feature = "network namespaces (run as root)"
 	Veth     Feature = "veth devices (CONFIG_VETH)"
+	Vxlan    Feature = "VXLAN devices (CONFIG_VXLAN)"
 	IPv6     Feature = "IPv6 (CONFIG_IPV6, ipv6.disable=0)"
 	Nftables Feature = "nftables (the nft command and CONFIG_NF_TABLES)"
 	NftNAT   Feature = "masquerading in nftables (CONFIG_NFT_MASQ)"
@@ -52,6 +54,14 @@ func probe(f Feature) error {
 		}
 		defer h.Close()
 		_, err = h.CreateVeth(kernel.VethSpec{Host: "probe0", Peer: "probe1"})
+		return err
+	case Vxlan:
+		h, err := ns.Open()
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		_, err = h.CreateVxlan(kernel.VxlanSpec{Name: "probe0", Vxlan: kernel.Vxlan{VNI: 1, Port: 4789, Local: netip.IPv6Loopback()}})
 		return err
 	case IPv6:
 		return ns.Do(func() error {
