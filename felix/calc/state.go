@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"tortie/internal/api"
+	"tortie/internal/overlay"
 )
 
 // InterfacePrefix starts the name of every host end of a pod's veth pair. An
@@ -40,6 +41,13 @@ type State struct {
 	// Nodes are the addresses of every node of the cluster. What a pod sends to
 	// them keeps its own address: nodes and pods see one another without NAT.
 	Nodes []netip.Prefix
+	// Remote are the routes to pods of other nodes that an IP pool's mode asks for, by
+	// destination.
+	Remote []Remote
+	// Tunnels are this node's ends of VXLAN and the others', IPv4 first.
+	Tunnels []overlay.Tunnel
+	// TunnelPools are the pools that have this node take part in VXLAN.
+	TunnelPools []TunnelPool
 	// Problems are the objects that could not be honoured, and why.
 	Problems []Problem
 }

@@ -34,16 +34,15 @@ func (n Node) End(a netip.Addr) End {
 	return n.V6
 }
 
-// ReadNode reads a Node. What can't be read is as if it weren't there.
-func ReadNode(n *api.Node) Node {
+// ReadNode reads the Node of that name. What can't be read is as if it weren't there.
+func ReadNode(name string, s *api.NodeSpec) Node {
 	bgp := api.NodeBGPSpec{}
-	if n.Spec.BGP != nil {
-		bgp = *n.Spec.BGP
+	if s.BGP != nil {
+		bgp = *s.BGP
 	}
-	s := n.Spec
 	return Node{
-		V4: readEnd(bgp.IPv4Address, s.IPv4VXLANTunnelAddr, s.VXLANTunnelMACAddr, DefaultMAC(n.Name, false), netip.Addr.Is4),
-		V6: readEnd(bgp.IPv6Address, s.IPv6VXLANTunnelAddr, s.VXLANTunnelMACAddrV6, DefaultMAC(n.Name, true), netip.Addr.Is6),
+		V4: readEnd(bgp.IPv4Address, s.IPv4VXLANTunnelAddr, s.VXLANTunnelMACAddr, DefaultMAC(name, false), netip.Addr.Is4),
+		V6: readEnd(bgp.IPv6Address, s.IPv6VXLANTunnelAddr, s.VXLANTunnelMACAddrV6, DefaultMAC(name, true), netip.Addr.Is6),
 	}
 }
 

@@ -23,7 +23,7 @@ func node(name, v4, v6, tunnel4, tunnel6 string) *api.Node {
 func view(self string, pools []overlay.Pool, nodes ...*api.Node) overlay.View {
 	read := map[string]overlay.Node{}
 	for _, n := range nodes {
-		read[n.Name] = overlay.ReadNode(n)
+		read[n.Name] = overlay.ReadNode(n.Name, &n.Spec)
 	}
 	return overlay.NewView(self, read, pools)
 }
@@ -131,7 +131,7 @@ const mac4, mac6 = "66:f9:37:c3:7e:94", "66:0f:35:f2:60:df"
 // the node's name.
 func TestMACIsUpstreamsUnlessTheNodeSaysAnother(t *testing.T) {
 	n := node("node1", "10.10.1.1/24", "fd10::1/64", "10.65.0.1", "fd65::1")
-	read := overlay.ReadNode(n)
+	read := overlay.ReadNode(n.Name, &n.Spec)
 	// printf node1 | sha1sum, printf node1-v6 | sha1sum
 	if got, want := read.V4.MAC.String(), mac4; got != want {
 		t.Errorf("IPv4 %s, want %s", got, want)
@@ -142,7 +142,7 @@ func TestMACIsUpstreamsUnlessTheNodeSaysAnother(t *testing.T) {
 	n.Spec.VXLANTunnelMACAddr = "02:00:5e:10:00:ff"
 	for given, want := range map[string]string{"02:00:5e:10:00:ff": "02:00:5e:10:00:ff", "01:00:5e:10:00:ff": mac4, "02005e1000ff": mac4, "x": mac4} {
 		n.Spec.VXLANTunnelMACAddr = given
-		if got := overlay.ReadNode(n).V4.MAC.String(); got != want {
+		if got := overlay.ReadNode(n.Name, &n.Spec).V4.MAC.String(); got != want {
 			t.Errorf("given %q: %s, want %s", given, got, want)
 		}
 	}
