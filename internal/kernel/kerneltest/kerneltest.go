@@ -24,6 +24,7 @@ const (
 	IPv6     Feature = "IPv6 (CONFIG_IPV6, ipv6.disable=0)"
 	Nftables Feature = "nftables (the nft command and CONFIG_NF_TABLES)"
 	NftNAT   Feature = "masquerading in nftables (CONFIG_NFT_MASQ)"
+	Ping     Feature = "the ping command (iputils-ping)"
 	IPRoute2 Feature = "the ip command (iproute2)"
 )
 
@@ -70,6 +71,9 @@ func probe(f Feature) error {
 		})
 	case IPRoute2:
 		_, err := exec.LookPath("ip")
+		return err
+	case Ping:
+		_, err := exec.LookPath("ping")
 		return err
 	case Nftables:
 		return nft(ns, "list", "ruleset")
