@@ -209,6 +209,7 @@ func (f *felix) run(ctx context.Context) error {
 	g.Go(func() error { return f.underlay.run(base) })
 	g.Go(func() error { return f.upkeep.run(base) })
 	g.Go(func() error { return f.registrar.Run(base) })
+	g.Go(func() error { return f.endpoint.Run(base) })
 	if f.cfg.HealthEnabled {
 		l, err := net.Listen("tcp", f.cfg.HealthAddress)
 		if err != nil {

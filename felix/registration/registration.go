@@ -91,7 +91,7 @@ func (r *Registrar) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		r.say(err)
+		tell(r.cfg.Log, &r.failed, err, "the node is not registered as it should be; trying again", "the node is registered as it should be again", "node", r.cfg.Node)
 		if err == nil {
 			pause = retryMin
 			continue
@@ -132,20 +132,20 @@ func (r *Registrar) follow(ctx context.Context) error {
 	return nil
 }
 
-// say logs what is wrong when that is news, and its end.
-func (r *Registrar) say(err error) {
+// tell logs what is wrong when that is news, and its end. told is what it was last.
+func tell(log *slog.Logger, told *string, err error, wrong, right string, attrs ...any) {
 	now := ""
 	if err != nil {
 		now = err.Error()
 	}
 	switch {
-	case now == r.failed:
+	case now == *told:
 	case err == nil:
-		r.cfg.Log.Info("the node is registered as it should be again")
+		log.Info(right)
 	default:
-		r.cfg.Log.Warn("the node is not registered as it should be; trying again", "node", r.cfg.Node, "err", now)
+		log.Warn(wrong, append(attrs, "err", now)...)
 	}
-	r.failed = now
+	*told = now
 }
 
 // Register writes what has changed, once.
