@@ -18,6 +18,7 @@ import (
 
 	"tortie/bgpd/speaker"
 	"tortie/internal/api"
+	"tortie/internal/overlay"
 )
 
 // Defaults of upstream.
@@ -86,7 +87,9 @@ type Output struct {
 	Blocks map[netip.Prefix]bool
 	// BlockOwners names the node of every confirmed block.
 	BlockOwners map[netip.Prefix]string
-	Problems    []string
+	// Overlay says which of the others' blocks are felix's to route.
+	Overlay  overlay.View
+	Problems []string
 }
 
 // Desired is the part a speaker is told.
@@ -110,6 +113,7 @@ func Compute(in Input) Output {
 	}
 	c.global()
 	c.exports()
+	c.overlay()
 	c.explicitPeers()
 	c.mesh()
 	return c.finish()

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
@@ -60,6 +61,7 @@ type Pool struct {
 type View struct {
 	self  string
 	nodes map[string]Node
+	at    map[netip.Addr]string // → node
 	pools []Pool
 }
 
@@ -67,7 +69,7 @@ type View struct {
 // order of the pools does not matter. Of two nodes with one tunnel address the first
 // by name has it, on whatever node that is asked.
 func NewView(self string, nodes map[string]Node, pools []Pool) View {
-	v := View{self: self, nodes: maps.Clone(nodes), pools: slices.Clone(pools)}
+	v := View{self: self, nodes: maps.Clone(nodes), at: map[netip.Addr]string{}, pools: slices.Clone(pools)}
 	slices.SortFunc(v.pools, func(a, b Pool) int { return cmp.Or(a.Prefix.Compare(b.Prefix), cmp.Compare(a.Mode, b.Mode)) })
 	taken := map[netip.Addr]bool{}
 	for _, name := range slices.Sorted(maps.Keys(nodes)) {
@@ -77,11 +79,20 @@ func NewView(self string, nodes map[string]Node, pools []Pool) View {
 				end.Tunnel = netip.Addr{}
 			}
 			taken[end.Tunnel] = end.Tunnel.IsValid()
+			if a := end.Address.Addr(); a.IsValid() && v.at[a] == "" {
+				v.at[a] = name
+			}
 		}
 		v.nodes[name] = n
 	}
 	return v
 }
+
+// Equal reports whether two Views say the same of everything.
+func (v View) Equal(o View) bool { return reflect.DeepEqual(v, o) }
+
+// NodeAt is the node with an address of its own; "" for none.
+func (v View) NodeAt(a netip.Addr) string { return v.at[a] }
 
 // Way is how packets to a destination go.
 type Way struct {
