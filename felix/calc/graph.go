@@ -30,6 +30,7 @@ type others struct {
 	viewKnown, remoteKnown bool
 	view                   overlay.View
 	tunnels                []overlay.Tunnel
+	masquerade             TunnelMasquerade
 	remote                 []Remote
 }
 
@@ -98,7 +99,7 @@ func (g *Graph) update(u datastore.SyncUpdate) (changed bool) {
 }
 
 // State is the desired state as of the updates so far. The caller owns the
-// result, but for Remote and Tunnels, which nobody changes.
+// result, but for Remote, Tunnels and TunnelMasquerade, which nobody changes.
 func (g *Graph) State() State {
 	s := State{}
 	var problems problemList
@@ -108,19 +109,21 @@ func (g *Graph) State() State {
 	around := surroundings{pools: s.Pools, own: s.NodeAddrs, nodes: s.Nodes}
 	s.Blocks = g.blocks.confirmed(around, &problems)
 	s.TunnelPools = g.pools.forTunnels(g.nodes.labels())
-	s.Tunnels, s.Remote = g.ofOthers(around)
+	g.others.compute(g, around)
+	s.Tunnels, s.TunnelMasquerade, s.Remote = g.others.tunnels, g.others.masquerade, g.others.remote
 	s.Problems = problems.sorted()
 	return s
 }
 
-func (g *Graph) ofOthers(around surroundings) ([]overlay.Tunnel, []Remote) {
-	o := &g.others
+// compute makes known what is not.
+func (o *others) compute(g *Graph, around surroundings) {
 	if !o.viewKnown {
-		o.view, o.viewKnown = overlay.NewView(g.node, g.nodes.ends(), g.pools.modes()), true
+		ends := g.nodes.ends()
+		o.view, o.viewKnown = overlay.NewView(g.node, ends, g.pools.modes()), true
 		o.tunnels = o.view.Tunnels()
+		o.masquerade = g.pools.toTunnels(o.view, ends)
 	}
 	if !o.remoteKnown {
 		o.remote, o.remoteKnown = g.remotes(o.view, around), true
 	}
-	return o.tunnels, o.remote
 }

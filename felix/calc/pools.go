@@ -94,6 +94,26 @@ func (p *pools) forTunnels(labels map[string]string) []TunnelPool {
 	return sortedTunnelPools(out)
 }
 
+// toTunnels are the pools whose pods go to some nodes' pods by VXLAN and to those nodes
+// themselves under this node's address.
+func (p *pools) toTunnels(view overlay.View, nodes map[string]overlay.Node) TunnelMasquerade {
+	var out TunnelMasquerade
+	for _, pool := range p.byKey {
+		if pool.err != nil || !pool.masquerade || pool.mode == overlay.Never {
+			continue
+		}
+		out.Pools = append(out.Pools, pool.prefix)
+		for name := range nodes {
+			if way := view.To(pool.prefix, name); way.Carrier == overlay.VXLAN {
+				a := way.There.Address.Addr()
+				out.Nodes = append(out.Nodes, netip.PrefixFrom(a, a.BitLen()))
+			}
+		}
+	}
+	out.Pools, out.Nodes = sortedPrefixes(out.Pools), sortedPrefixes(out.Nodes)
+	return out
+}
+
 func (p *pools) prefixes(problems *problemList) (all, masquerade []netip.Prefix) {
 	for key, pool := range p.byKey {
 		if pool.err != nil {

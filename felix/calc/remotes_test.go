@@ -185,6 +185,29 @@ func TestPoolsThatGiveTunnelAddresses(t *testing.T) {
 	}
 }
 
+func TestPodsGoToNodesBehindATunnelUnderTheNodesAddress(t *testing.T) {
+	nat := func(s *v3.IPPoolSpec) { s.NATOutgoing = true }
+	for _, tt := range []struct {
+		name  string
+		pool  datastore.SyncUpdate
+		pools []netip.Prefix
+		nodes []netip.Prefix
+	}{
+		{"always", vxlanPool("p", "10.65.0.0/16", v3.VXLANModeAlways, nat), prefixes("10.65.0.0/16"), prefixes("192.0.2.2/32", "198.51.100.3/32")},
+		{"cross-subnet", vxlanPool("p", "10.65.0.0/16", v3.VXLANModeCrossSubnet, nat), prefixes("10.65.0.0/16"), prefixes("198.51.100.3/32")},
+		{"IPv6", vxlanPool("p", "fd65::/48", v3.VXLANModeCrossSubnet, nat), prefixes("fd65::/48"), prefixes("2001:db8:1::3/128")},
+		{"without natOutgoing", vxlanPool("p", "10.65.0.0/16", v3.VXLANModeAlways), nil, nil},
+		{"without VXLAN", vxlanPool("p", "10.65.0.0/16", v3.VXLANModeNever, nat), nil, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := stateOf(t, append(threeTunnelNodes(), tt.pool)...)
+			if d := diff(calc.TunnelMasquerade{Pools: tt.pools, Nodes: tt.nodes}, s.TunnelMasquerade); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+}
+
 // BenchmarkStateAmongManyNodes is a pod's share of a State: what is said of the other
 // nodes is not computed anew.
 func BenchmarkStateAmongManyNodes(b *testing.B) {

@@ -48,8 +48,18 @@ type State struct {
 	Tunnels []overlay.Tunnel
 	// TunnelPools are the pools that have this node take part in VXLAN.
 	TunnelPools []TunnelPool
+	// TunnelMasquerade is where Masquerade goes for nodes too.
+	TunnelMasquerade TunnelMasquerade
 	// Problems are the objects that could not be honoured, and why.
 	Problems []Problem
+}
+
+// TunnelMasquerade says which packets to nodes leave under this node's address: the
+// network between the nodes of a tunnel need not know pods' addresses.
+type TunnelMasquerade struct {
+	// Pools have natOutgoing and VXLAN; Nodes are the addresses of those at the other
+	// ends.
+	Pools, Nodes []netip.Prefix
 }
 
 // EndpointID identifies a workload endpoint: the key of its WorkloadEndpoint.

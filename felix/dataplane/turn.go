@@ -95,7 +95,10 @@ func (l *Loop) take() work {
 	}
 	if l.natDue && l.inSync {
 		l.natDue = false
-		w.nat = &nat.State{MasqueradeCIDRs: l.state.Masquerade, ExemptCIDRs: slices.Concat(l.state.Pools, l.state.Nodes)}
+		w.nat = &nat.State{
+			MasqueradeCIDRs: l.state.Masquerade, ExemptCIDRs: slices.Concat(l.state.Pools, l.state.Nodes),
+			TunnelPools: l.state.TunnelMasquerade.Pools, TunnelNodes: l.state.TunnelMasquerade.Nodes,
+		}
 	}
 	return w
 }

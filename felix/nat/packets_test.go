@@ -216,6 +216,35 @@ func TestMasqueradingFollowsTheState(t *testing.T) {
 	}
 }
 
+// TestNodesBehindATunnelSeeTheNode: the packet itself goes outside of the tunnel.
+func TestNodesBehindATunnelSeeTheNode(t *testing.T) {
+	w := newWorld(t)
+	m := New(Config{})
+	s := podState()
+	s.TunnelPools, s.TunnelNodes = prefixes(masqueradedPools, masqueradedPoolIPv6), prefixes(node2+"/32", node26+"/128")
+	m.Set(s)
+	w.inNode(t, m.Apply)
+	for _, c := range []struct {
+		name         string
+		from         *kernel.Netns
+		source       string
+		to           *kernel.Netns
+		dest, seenAs string
+	}{
+		{"pod to the node behind the tunnel", w.podA, podA, w.outside, node2, nodeOut},
+		{"pod of a pool without natOutgoing to it", w.podB, podB, w.outside, node2, podB},
+		{"pod to pod of another pool", w.podA, podA, w.podB, podB, podA},
+		{"pod to its node", w.podA, podA, w.node, nodeOut, podA},
+		{"IPv6 pod to the node behind the tunnel", w.podA, podA6, w.outside, node26, nodeOut6},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := seenAs(t, c.from, c.source, c.to, c.dest); got != c.seenAs {
+				t.Errorf("the receiver sees %s, want %s", got, c.seenAs)
+			}
+		})
+	}
+}
+
 func TestResyncMendsTheRealTable(t *testing.T) {
 	w := newWorld(t)
 	m := New(Config{})
@@ -279,8 +308,8 @@ func TestRestartTakesOverTheTable(t *testing.T) {
 			return err
 		}
 		rules, err := nft.ListRules(ctx, chainName)
-		if len(rules) != 2 {
-			return errors.Join(err, errors.New("there are not just the two rules, one for each version of IP"))
+		if len(rules) != 4 {
+			return errors.Join(err, errors.New("there are not just the four rules, two for each version of IP"))
 		}
 		return err
 	})

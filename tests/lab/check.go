@@ -107,11 +107,11 @@ func (c Check) judge() string {
 
 // plan lists the checks.
 func (l *Lab) plan() ([]Check, error) {
-	masqueraded, err := l.masqueraded()
+	resources, err := l.cluster()
 	if err != nil {
 		return nil, err
 	}
-	p := planner{lab: l, masqueraded: masqueraded}
+	p := planner{lab: l, cluster: resources}
 	pods := l.Pods()
 	for _, v6 := range []bool{false, true} {
 		for _, pod := range pods {
@@ -129,9 +129,9 @@ func (l *Lab) plan() ([]Check, error) {
 
 // planner collects checks.
 type planner struct {
-	lab         *Lab
-	masqueraded func(netip.Addr) bool
-	checks      []Check
+	lab     *Lab
+	cluster cluster
+	checks  []Check
 }
 
 // add checks TCP and UDP; without a target, which is to say without an address of
@@ -164,23 +164,36 @@ func (p *planner) within(pod *Pod, v6 bool) {
 func (p *planner) between(from, to *Pod, v6 bool) {
 	p.add(Check{
 		Path: p.lab.pathBetween(from, to), From: from.Agent(0), To: to.Agent(0), Want: from.Addr(v6),
-		Node: from.Node, Via: p.lab.via(from, to, v6),
+		Node: from.Node, Via: p.cluster.via(from, to, v6),
 	}, to.Addr(v6), agentwire.Port)
 }
 
 // withHosts has a pod reach every node and be reached from it, and reach the
-// outside host, which sees the node instead when the pod's pool is masqueraded.
+// outside host, which sees the node instead when the pod's pool is masqueraded. Where a
+// tunnel leads from a node to the pod, the pod sees the tunnel's address, and the
+// node that of the pod's node, if its pool is masqueraded.
 func (p *planner) withHosts(pod *Pod, v6 bool) {
 	t, own := p.lab.st.Topology, pod.Addr(v6)
 	for _, n := range t.Nodes {
-		p.add(Check{Path: PathNodeToPod, From: n.Name, To: pod.Agent(0), Want: n.addr(v6)}, own, agentwire.Port)
-		p.add(Check{Path: PathPodToNode, From: pod.Agent(0), To: n.Name, Want: own}, n.addr(v6), agentwire.Port)
+		seen, back := n.addr(v6), own
+		if p.cluster.tunneled(n.Name, pod.Node, own) {
+			seen = p.cluster.tunnel(n.Name, v6)
+			back = p.outsideAs(pod, v6)
+		}
+		p.add(Check{Path: PathNodeToPod, From: n.Name, To: pod.Agent(0), Want: seen}, own, agentwire.Port)
+		p.add(Check{Path: PathPodToNode, From: pod.Agent(0), To: n.Name, Want: back}, n.addr(v6), agentwire.Port)
 	}
-	seen := own
-	if n, err := t.Node(pod.Node); err == nil && p.masqueraded(own) {
-		seen = n.addr(v6)
-	}
+	seen := p.outsideAs(pod, v6)
 	p.add(Check{Path: PathOutside, From: pod.Agent(0), To: t.Outside.Name, Want: seen}, t.Outside.addr(v6), agentwire.Port)
+}
+
+// outsideAs is what a pod is seen as outside of the cluster.
+func (p *planner) outsideAs(pod *Pod, v6 bool) netip.Addr {
+	own := pod.Addr(v6)
+	if n, err := p.lab.st.Topology.Node(pod.Node); err == nil && p.cluster.poolOf(own).NATOutgoing {
+		return n.addr(v6)
+	}
+	return own
 }
 
 func (h Host) addr(v6 bool) netip.Addr {

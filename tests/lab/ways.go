@@ -1,8 +1,6 @@
 package lab
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
 	"net"
 	"net/netip"
@@ -11,18 +9,21 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// via is the next hop that p's node must use towards q: q's node when both are on
-// one segment, the router when they aren't; invalid on one node.
-func (l *Lab) via(p, q *Pod, v6 bool) netip.Addr {
-	a, errA := l.st.Topology.Node(p.Node)
-	b, errB := l.st.Topology.Node(q.Node)
+// via is the next hop that p's node must use towards q: the far end of a tunnel where
+// q's pool asks for it, else q's node when both are on one segment, the router when they
+// aren't; invalid on one node.
+func (c cluster) via(p, q *Pod, v6 bool) netip.Addr {
+	a, errA := c.topology.Node(p.Node)
+	b, errB := c.topology.Node(q.Node)
 	switch {
 	case errA != nil || errB != nil || a.Name == b.Name:
 		return netip.Addr{}
+	case c.tunneled(a.Name, b.Name, q.Addr(v6)):
+		return c.tunnel(b.Name, v6)
 	case a.Segment == b.Segment:
 		return b.addr(v6)
 	}
-	s := l.st.Topology.Segment(a.Segment)
+	s := c.topology.Segment(a.Segment)
 	if v6 {
 		return s.RouterV6
 	}
@@ -75,33 +76,4 @@ func (w *ways) nextHop(node string, dst netip.Addr) (netip.Addr, error) {
 	})
 	w.seen[key] = hop.Unmap()
 	return hop.Unmap(), err
-}
-
-// masqueraded asks calicoctl which pools say natOutgoing and returns whether an
-// address is in one of them.
-func (l *Lab) masqueraded() (func(netip.Addr) bool, error) {
-	var out, errs bytes.Buffer
-	err := l.onNode(l.st.Topology.Nodes[0].Name, []string{"calicoctl", "get", "ippools", "-o", "json"}, Stdio{Out: &out, Err: &errs})
-	if err != nil {
-		return nil, fmt.Errorf("which pools are masqueraded: %w: %s", err, bytes.TrimSpace(errs.Bytes()))
-	}
-	var pools struct {
-		Items []struct {
-			Spec struct {
-				CIDR        netip.Prefix `json:"cidr"`
-				NATOutgoing bool         `json:"natOutgoing"`
-			} `json:"spec"`
-		} `json:"items"`
-	}
-	if err := json.Unmarshal(out.Bytes(), &pools); err != nil {
-		return nil, fmt.Errorf("which pools are masqueraded: %w", err)
-	}
-	return func(a netip.Addr) bool {
-		for _, p := range pools.Items {
-			if p.Spec.CIDR.Contains(a) {
-				return p.Spec.NATOutgoing
-			}
-		}
-		return false
-	}, nil
 }
