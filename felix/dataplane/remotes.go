@@ -94,7 +94,7 @@ func (l *Loop) updateRemotes(ctx context.Context) error {
 			l.withdraw(r.Dst)
 			continue
 		}
-		l.establish(remoteRoute(r, link))
+		l.establish(remoteRoute(r, link, l.tunnelAddr(r)))
 	}
 	for dst, r := range l.remotes.declared {
 		if wanted[dst] {
@@ -143,11 +143,22 @@ func (l *Loop) giveUp(dst netip.Prefix) {
 	l.cfg.Routes.Remove(dst)
 }
 
+// tunnelAddr is the source of this node's own packets on a route into a tunnel: the
+// answers to it come back through the tunnel.
+func (l *Loop) tunnelAddr(r calc.Remote) netip.Addr {
+	for _, t := range l.state.Tunnels {
+		if r.Carrier == overlay.VXLAN && t.Here.Tunnel.Is6() == r.Dst.Addr().Is6() {
+			return t.Here.Tunnel
+		}
+	}
+	return netip.Addr{}
+}
+
 // remoteRoute: the next hop of a tunnel is on no subnet of this node.
-func remoteRoute(r calc.Remote, link int) kernel.Route {
+func remoteRoute(r calc.Remote, link int, src netip.Addr) kernel.Route {
 	route := kernel.Route{
 		Dst: r.Dst, Table: kernel.TableMain, Protocol: kernel.ProtocolFelix, Type: kernel.RouteUnicast,
-		Link: link, Gateway: r.Via, OnLink: r.Carrier == overlay.VXLAN, Priority: remoteMetric,
+		Link: link, Gateway: r.Via, OnLink: r.Carrier == overlay.VXLAN, Src: src, Priority: remoteMetric,
 	}
 	if !r.Via.IsValid() {
 		route.Scope = kernel.ScopeLink

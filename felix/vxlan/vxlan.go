@@ -33,7 +33,6 @@ type Kernel interface {
 	SetMAC(index int, mac kernel.MAC) error
 	SetUp(index int) error
 	Addresses(link int) ([]kernel.Address, error)
-	AddAddress(link int, prefix netip.Prefix) error
 	DeleteAddress(link int, prefix netip.Prefix) error
 	Neighbours(link int) ([]kernel.Neighbour, error)
 	DeleteNeighbour(link int, ip netip.Addr) error
@@ -280,7 +279,9 @@ func (r *run) create(want kernel.VxlanSpec) (err error) {
 }
 
 // ensureAddress gives the device its one address before it takes another away, but
-// leaves those of the link alone.
+// leaves those of the link alone. The routes into the tunnel name it as their source.
+// An IPv6 one is deprecated, or it would be the source of packets to this node's own
+// pods, too, which have an address like it.
 func (r *run) ensureAddress(tunnel netip.Addr) error {
 	want := netip.PrefixFrom(tunnel, tunnel.BitLen())
 	have, err := r.cfg.Kernel.Addresses(r.link.Index)
@@ -292,14 +293,14 @@ func (r *run) ensureAddress(tunnel netip.Addr) error {
 	for _, a := range have {
 		switch {
 		case a.Prefix == want:
-			there = true
+			there = a.Deprecated == r.v6
 		case !a.Prefix.Addr().IsLinkLocalUnicast():
 			extra = append(extra, a.Prefix)
 		}
 	}
 	if !there {
 		r.did("address %s", want)
-		if err := r.cfg.Kernel.AddAddress(r.link.Index, want); err != nil {
+		if err := errors.Join(r.cfg.Kernel.Apply(kernel.LinkAddress{Link: r.link.Index, Prefix: want, Deprecated: r.v6})...); err != nil {
 			return err
 		}
 	}

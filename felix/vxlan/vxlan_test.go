@@ -24,6 +24,7 @@ import (
 type kern interface {
 	vxlan.Kernel
 	CreateVeth(kernel.VethSpec) (kernel.Link, error)
+	AddAddress(link int, prefix netip.Prefix) error
 	SetDown(int) error
 	SetFDB(kernel.FDBEntry) error
 	SetNeighbour(kernel.Neighbour) error
@@ -105,7 +106,7 @@ func (w *world) read(name string) string {
 	w.ok(err)
 	for _, a := range addrs {
 		if !a.Prefix.Addr().IsLinkLocalUnicast() {
-			lines = append(lines, "address "+a.Prefix.String())
+			lines = append(lines, "address "+a.Prefix.String()+map[bool]string{true: " deprecated"}[a.Deprecated])
 		}
 	}
 	fdb, err := w.FDB(l.Index)
@@ -130,7 +131,7 @@ fdb 66:00:00:00:00:03 198.51.100.3
 neighbour 10.65.2.1 66:00:00:00:00:02
 neighbour 10.65.3.1 66:00:00:00:00:03`
 	want6 = `vxlan-v6.calico 66:00:00:00:00:61 mtu 1430 up true {VNI:4096 Port:4789 Local:2001:db8::1 Learning:false}
-address fd65::1/128
+address fd65::1/128 deprecated
 fdb 66:00:00:00:00:62 2001:db8::2
 neighbour fd65::2 66:00:00:00:00:62`
 )

@@ -18,6 +18,8 @@ type Address struct {
 	// Tentative: an IPv6 address that cannot be used until duplicate address
 	// detection is over. It is read only.
 	Tentative bool
+	// Deprecated: an IPv6 address that is not chosen as a source.
+	Deprecated bool
 }
 
 // Addresses reads the addresses of a link, of both families; link 0 is every
@@ -48,7 +50,14 @@ func (h *Handle) DeleteAddress(link int, prefix netip.Prefix) error {
 	return NewError("delete address", fmt.Sprintf("%s of link %d", prefix, link), err)
 }
 
-func encodeAddress(link int, prefix netip.Prefix) (header, attrs []byte) {
+// deprecatedLifetimes is struct ifa_cacheinfo: preferred for no time, valid for ever.
+func deprecatedLifetimes() []byte {
+	b := make([]byte, 16)
+	binary.NativeEndian.PutUint32(b[4:], 0xffffffff)
+	return b
+}
+
+func encodeAddress(link int, prefix netip.Prefix) (header []byte, attrs attributes) {
 	addr := prefix.Addr()
 	header = make([]byte, unix.SizeofIfAddrmsg)
 	header[0] = byte(FamilyOf(addr))
@@ -94,6 +103,7 @@ func decodeAddress(msg []byte) (a Address, ok bool, err error) {
 	}
 	a.Prefix = netip.PrefixFrom(local, int(msg[1]))
 	a.Tentative = flags&unix.IFA_F_TENTATIVE != 0
+	a.Deprecated = flags&unix.IFA_F_DEPRECATED != 0
 	return a, local.IsValid(), err
 }
 

@@ -205,7 +205,7 @@ func (k *Kernel) apply(c kernel.Change) error {
 	case kernel.LinkName:
 		return k.Rename(c.Link, c.Name)
 	case kernel.LinkAddress:
-		return k.AddAddress(c.Link, c.Prefix)
+		return k.addAddress(c)
 	case kernel.Neighbour:
 		return k.SetNeighbour(c)
 	case kernel.FDBEntry:

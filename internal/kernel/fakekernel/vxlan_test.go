@@ -114,3 +114,23 @@ func TestRouteIntoATunnel(t *testing.T) {
 		diff(t, "routes", []string{"10.65.2.0/26", "10.65.2.1/32", "fd65::240/122", "fd65::241/128"}, got)
 	})
 }
+
+func TestDeprecatedAddressServesTheRoutesThatNameIt(t *testing.T) {
+	kerneltest.Require(t, kerneltest.Vxlan)
+	onBoth(t, func(t *testing.T, w world) {
+		w.underlay(t)
+		l := must(w.CreateVxlan(vxlanSpec("vxlan-v6.calico", "2001:db8::1")))(t)
+		want := kernel.Address{Link: l.Index, Prefix: netip.MustParsePrefix("fd65::1/128")}
+		for _, deprecated := range []bool{true, false, true} {
+			want.Deprecated = deprecated
+			ok(t, w.Apply(kernel.LinkAddress{Link: l.Index, Prefix: want.Prefix, Deprecated: deprecated})[0])
+			diff(t, "addresses", []kernel.Address{want}, must(w.Addresses(l.Index))(t))
+		}
+		ok(t, w.SetUp(l.Index))
+		r := kernel.Route{
+			Dst: netip.MustParsePrefix("fd65::240/122"), Protocol: kernel.ProtocolFelix, Link: l.Index, Src: want.Prefix.Addr(), Priority: 2048,
+		}
+		ok(t, w.AddRoute(r))
+		diff(t, "routes", []kernel.Route{r.Normal()}, w.ours(t))
+	})
+}
