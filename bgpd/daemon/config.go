@@ -28,7 +28,10 @@ type Config struct {
 	// Lock is held so that a node has one bgpd (BGPD_LOCK).
 	Lock string
 	// LogLevel is the least level logged (BGPD_LOG_LEVEL: debug, info, warn, error).
-	LogLevel  slog.Level
+	LogLevel slog.Level
+	// Off is why BGP is off on this node, as CALICO_NETWORKING_BACKEND says it; empty
+	// when it is on.
+	Off       string
 	Datastore datastore.Config
 	Version   string
 }
@@ -43,6 +46,13 @@ func Load(getenv func(string) string, version string) (Config, error) {
 		if err := cfg.LogLevel.UnmarshalText([]byte(level)); err != nil {
 			return Config{}, fmt.Errorf("BGPD_LOG_LEVEL %q: want debug, info, warn or error", level)
 		}
+	}
+	switch backend := getenv("CALICO_NETWORKING_BACKEND"); backend {
+	case "", "bird":
+	case "vxlan", "none":
+		cfg.Off = "BGP is off on this node: CALICO_NETWORKING_BACKEND is " + backend
+	default:
+		return Config{}, fmt.Errorf("CALICO_NETWORKING_BACKEND %q: want bird for BGP, or vxlan or none for a node without it", backend)
 	}
 	var err error
 	if cfg.Node, err = nodeName(getenv("NODENAME")); err != nil {

@@ -31,6 +31,9 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		return err
 	}
 	defer release()
+	if cfg.Off != "" {
+		return RunOff(ctx, cfg.Node, cfg.Socket, cfg.Off, log)
+	}
 	client, err := etcd.New(ctx, etcd.Config{Config: cfg.Datastore}, api.NewRegistry(), log)
 	if err != nil {
 		return err
@@ -40,6 +43,31 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		Name: cfg.Node, Client: client, Socket: cfg.Socket, Version: cfg.Version, Log: log,
 		Datastore: cfg.Datastore.String(),
 	})
+}
+
+// RunOff is bgpd on a node without BGP, until ctx is done: it takes away the routes of
+// an earlier run, which would stand before felix's, and tells whoever asks for its
+// status why there is none.
+func RunOff(ctx context.Context, node, socket, why string, log *slog.Logger) error {
+	k, err := openKernel()
+	if err != nil {
+		return err
+	}
+	e := newEngine(k, gobgp.New(gobgp.Config{Log: log}), log, time.Now)
+	if err := e.fib.Clear(ctx); err != nil {
+		return err
+	}
+	l, err := listenStatus(socket)
+	if err != nil {
+		return err
+	}
+	unread, fine := func() bool { return false }, func() error { return nil }
+	defer serveStatus(l, &statusService{engine: e, node: node, inSync: unread, datastore: fine})()
+	log.Info("bgpd idles", "node", node, "cause", why)
+	plans := make(chan plan, 1)
+	plans <- plan{Output: topology.Output{Missing: why}}
+	e.missing = why // said already
+	return e.run(ctx, plans)
 }
 
 // Node is what RunNode runs.
@@ -97,9 +125,9 @@ func (s *syncSink) OnStatus(st datastore.Status) {
 
 // build makes an engine in the network namespace of the process.
 func build(ctx context.Context, log *slog.Logger) (*engine, error) {
-	k, err := kernel.Open()
+	k, err := openKernel()
 	if err != nil {
-		return nil, fmt.Errorf("open netlink: %w (bgpd needs CAP_NET_ADMIN)", err)
+		return nil, err
 	}
 	leftover, err := fib.Leftover(ctx, k)
 	if err != nil {
@@ -110,6 +138,14 @@ func build(ctx context.Context, log *slog.Logger) (*engine, error) {
 	}
 	s := gobgp.New(gobgp.Config{Restarting: leftover, Log: log})
 	return newEngine(k, s, log, time.Now), nil
+}
+
+func openKernel() (*kernel.Handle, error) {
+	k, err := kernel.Open()
+	if err != nil {
+		return nil, fmt.Errorf("open netlink: %w (bgpd needs CAP_NET_ADMIN)", err)
+	}
+	return k, nil
 }
 
 // Static is a speaker with a fixed configuration: a router that isn't a node of

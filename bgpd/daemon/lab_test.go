@@ -75,6 +75,7 @@ type child struct {
 	Name, Socket string
 	Store        map[string]string // datastore path → value; a node
 	Static       *daemon.Static    // a router
+	Off          string            // why BGP is off; a node without it
 }
 
 func runChild(path string) error {
@@ -92,6 +93,9 @@ func runChild(path string) error {
 	if c.Static != nil {
 		c.Static.Log = log
 		return daemon.RunStatic(ctx, *c.Static)
+	}
+	if c.Off != "" {
+		return daemon.RunOff(ctx, c.Name, c.Socket, c.Off, log)
 	}
 	store := memory.New(api.NewRegistry())
 	for path, value := range c.Store {

@@ -231,7 +231,13 @@ func TestLoad(t *testing.T) {
 	if err != nil || cfg.Node != "node7" || cfg.Socket != "/tmp/s" || cfg.Lock != DefaultLock || cfg.LogLevel.String() != "DEBUG" {
 		t.Errorf("config %+v, %v", cfg, err)
 	}
-	for key, bad := range map[string]string{"NODENAME": "a/b", "BGPD_LOG_LEVEL": "loud", "ETCD_ENDPOINTS": "ftp://x"} {
+	for backend, off := range map[string]bool{"": false, "bird": false, "vxlan": true, "none": true} {
+		env["CALICO_NETWORKING_BACKEND"] = backend
+		if cfg, err := Load(func(k string) string { return env[k] }, "v1"); err != nil || (cfg.Off != "") != off {
+			t.Errorf("backend %q: BGP is off: %q, %v", backend, cfg.Off, err)
+		}
+	}
+	for key, bad := range map[string]string{"NODENAME": "a/b", "BGPD_LOG_LEVEL": "loud", "CALICO_NETWORKING_BACKEND": "brid", "ETCD_ENDPOINTS": "ftp://x"} {
 		_, err := Load(func(k string) string {
 			if k == key {
 				return bad

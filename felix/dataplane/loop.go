@@ -107,12 +107,12 @@ type Loop struct {
 	// tunnelsDue, remotesDue: what state says of them has not been carried out yet.
 	tunnelsDue, remotesDue bool
 	remotes                remotes
-	inSync    bool
-	waiters   []*waiter
-	hints     hints
-	status    Status
-	desired   map[netip.Prefix]claim
-	known     map[int]knownLink // the devices as last read, by index
+	inSync                 bool
+	waiters                []*waiter
+	hints                  hints
+	status                 Status
+	desired                map[netip.Prefix]claim
+	known                  map[int]knownLink // the devices as last read, by index
 	// foreignAt is when route events last asked for a resync; foreignDue says that
 	// another is waiting for its time.
 	foreignAt  time.Time
@@ -123,8 +123,8 @@ type Loop struct {
 	missing map[calc.EndpointID]*absence
 	// Of the last attempt.
 	natErr, tunnelErr, remoteErr error
-	retry   backoff
-	sweeper sweeper
+	retry                        backoff
+	sweeper                      sweeper
 }
 
 // New makes a Loop. It does nothing before Run.

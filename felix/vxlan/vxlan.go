@@ -62,7 +62,7 @@ type Tunnels struct {
 	// prepared are ends that are not desired yet: nobody is told of a tunnel address
 	// before the device is there to receive.
 	prepared map[bool]overlay.End
-	links   map[bool]int            // the devices that are up, as of the last Apply
+	links    map[bool]int // the devices that are up, as of the last Apply
 	// settled: the last Apply made the kernel as desired, so that a difference found
 	// later is somebody else's doing.
 	settled bool
