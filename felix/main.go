@@ -23,8 +23,8 @@ func main() {
 	os.Exit(run(os.Args[1:]))
 }
 
-const help = `felix is the dataplane daemon of a node: it wires pods for the CNI plugin, routes to them, and
-masquerades what leaves the IP pools with natOutgoing. It takes no arguments but --help and --version.
+const help = `felix is the dataplane daemon of a node: it wires pods for the CNI plugin, routes to them, keeps
+the tunnels of IP pools with vxlanMode, and masquerades what leaves the pools with natOutgoing. It takes no arguments but --help and --version.
 
 Configuration, the strongest first:
   FELIX_<PARAMETER>         environment, for example FELIX_LOGSEVERITYSCREEN=debug

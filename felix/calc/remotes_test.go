@@ -177,8 +177,10 @@ func TestPoolsThatGiveTunnelAddresses(t *testing.T) {
 		vxlanPool("g", "10.70.0.0/16", v3.VXLANModeAlways, func(s *v3.IPPoolSpec) { s.NodeSelector = "has(" }),
 	)
 	want := []calc.TunnelPool{
-		{netip.MustParsePrefix("10.65.0.0/16"), true}, {netip.MustParsePrefix("10.66.0.0/16"), false},
-		{netip.MustParsePrefix("10.67.0.0/16"), false}, {netip.MustParsePrefix("fd65::/48"), true},
+		{netip.MustParsePrefix("10.65.0.0/16"), true},
+		{netip.MustParsePrefix("10.66.0.0/16"), false},
+		{netip.MustParsePrefix("10.67.0.0/16"), false},
+		{netip.MustParsePrefix("fd65::/48"), true},
 	}
 	if d := diff(want, s.TunnelPools); d != "" {
 		t.Error(d)

@@ -214,6 +214,7 @@ func TestVXLANModeIsChangedUnderTraffic(t *testing.T) {
 			tr := startTraffic(t, l)
 			setVXLANMode(t, l, mode)
 			mustConverge(t, l)
+			time.Sleep(500 * time.Millisecond) // whatever is taken away late goes in this time
 			tr.stopAndDemandNoLoss(t)
 		})
 	}
@@ -261,6 +262,7 @@ func TestVXLANIsMendedAndOutlivesFelix(t *testing.T) {
 		})
 	}
 	t.Run("tunnels are taken down when no pool asks for them", func(t *testing.T) {
+		tr := startTraffic(t, l)
 		setVXLANMode(t, l, "Never")
 		mustConverge(t, l)
 		for end := time.Now().Add(time.Minute); ; time.Sleep(time.Second) {
@@ -272,9 +274,38 @@ func TestVXLANIsMendedAndOutlivesFelix(t *testing.T) {
 				t.Fatalf("after a minute there is still %s", left)
 			}
 		}
+		tr.stopAndDemandNoLoss(t)
 		waitStoreSound(t, l, 6)
 		mustConverge(t, l)
 	})
+}
+
+// TestVXLANNeedsNoBGP: a cluster without bgpd, as with CALICO_NETWORKING_BACKEND=vxlan.
+func TestVXLANNeedsNoBGP(t *testing.T) {
+	l := up(t, "vxlanonly", 3)
+	for _, n := range l.Topology().Nodes {
+		if err := l.KillDaemon("bgpd", n.Name, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		for _, family := range []string{"-4", "-6"} {
+			err := l.Exec(n.Name, []string{"ip", family, "route", "flush", "proto", "81"}, lab.Stdio{})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	addPods(t, l, 6, 1)
+	for _, mode := range []string{"CrossSubnet", "Always"} {
+		setVXLANMode(t, l, mode)
+		mustConverge(t, l)
+	}
+	if _, err := l.AddPod(t.Context(), lab.PodSpec{Name: "late", Node: "node1", Containers: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if out := run(t, l, "", "ip", "-o", "link", "show", "type", "veth"); !strings.Contains(out, "mtu 1430") {
+		t.Errorf("no pod's device leaves room for the encapsulation:\n%s", out)
+	}
+	mustConverge(t, l)
 }
 
 // whatIsLeftOfVXLAN names one thing, or nothing.
