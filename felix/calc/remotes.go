@@ -103,23 +103,7 @@ func (g *Graph) remotes(view overlay.View, around surroundings) []Remote {
 	if !g.pools.overlaid() {
 		return nil
 	}
-	owners := map[netip.Prefix]string{}
-	add := func(dst netip.Prefix, node string) {
-		// Two owners are damage that no allocator does; the same one counts everywhere.
-		if other, twice := owners[dst]; node != g.node && (!twice || node < other) {
-			owners[dst] = node
-		}
-	}
-	for _, block := range g.blocks.byKey {
-		if block.err == nil && block.confirmed && block.node != g.node {
-			add(block.prefix, block.node)
-		}
-	}
-	for _, addrs := range g.borrowed.byKey {
-		for a, node := range addrs {
-			add(netip.PrefixFrom(a, a.BitLen()), node)
-		}
-	}
+	owners := g.owners()
 	out := make([]Remote, 0, len(owners))
 	gateways := map[netip.Addr]bool{}
 	for dst, node := range owners {
@@ -142,6 +126,28 @@ func (g *Graph) remotes(view overlay.View, around surroundings) []Remote {
 	}
 	slices.SortFunc(out, func(a, b Remote) int { return comparePrefix(a.Dst, b.Dst) })
 	return out
+}
+
+// owners are the other nodes that have a block or a borrowed address, by that.
+func (g *Graph) owners() map[netip.Prefix]string {
+	owners := map[netip.Prefix]string{}
+	add := func(dst netip.Prefix, node string) {
+		// Two owners are damage that no allocator does; the same one counts everywhere.
+		if other, twice := owners[dst]; node != g.node && (!twice || node < other) {
+			owners[dst] = node
+		}
+	}
+	for _, block := range g.blocks.byKey {
+		if block.err == nil && block.confirmed {
+			add(block.prefix, block.node)
+		}
+	}
+	for _, addrs := range g.borrowed.byKey {
+		for a, node := range addrs {
+			add(netip.PrefixFrom(a, a.BitLen()), node)
+		}
+	}
+	return owners
 }
 
 // TunnelPool is an IP pool from which this node has, or may take, its tunnel address.

@@ -179,7 +179,7 @@ func TestPodsMTUIsLessByWhatTheOverlaysInUseAdd(t *testing.T) {
 	var log bytes.Buffer
 	u := &underlay{kernel: nineThousand{}, vxlan: config.VXLAN{MTU4: 8951}, log: slog.New(slog.NewTextHandler(&log, nil))}
 	u.set([]netip.Prefix{netip.MustParsePrefix("10.0.0.1/24")}, nil)
-	if !strings.Contains(log.String(), "vxlanMTU is too large") {
+	if !strings.Contains(log.String(), "parameter=vxlanMTU ") {
 		t.Errorf("an MTU that does not fit is not told:\n%s", &log)
 	}
 }

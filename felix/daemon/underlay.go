@@ -114,8 +114,8 @@ func (u *underlay) refresh() {
 		u.log.Info("MTU of new pods", "mtu", u.MTU())
 		for name, excess := range map[string]int{"vxlanMTU": u.vxlan.MTU4 - mtu + overhead4, "vxlanMTUV6": u.vxlan.MTU6 - mtu + overhead6} {
 			if excess > 0 {
-				u.log.Warn(name+" is too large for the node's device: full packets of pods through VXLAN are fragmented or lost; leave it out, or lower it",
-					"mtu-of-device", mtu, "too-large-by", excess)
+				u.log.Warn("the MTU of VXLAN is too large for the node's device: full packets of pods are fragmented or lost; leave it out, or lower it",
+					"parameter", name, "mtu-of-device", mtu, "too-large-by", excess)
 			}
 		}
 	}

@@ -29,12 +29,14 @@ type remotes struct {
 	declared map[netip.Prefix]kernel.Route
 	// retired are the declared ones that nothing asks for any more: since when.
 	retired map[netip.Prefix]time.Time
+	// links are those they lead out of.
+	links map[int]bool
 	// complete: all of them have been declared once.
 	complete bool
 }
 
 func newRemotes() remotes {
-	return remotes{declared: map[netip.Prefix]kernel.Route{}, retired: map[netip.Prefix]time.Time{}}
+	return remotes{declared: map[netip.Prefix]kernel.Route{}, retired: map[netip.Prefix]time.Time{}, links: map[int]bool{}}
 }
 
 // same spares the comparison of what calc has not computed anew.
@@ -109,6 +111,10 @@ func (l *Loop) updateRemotes(ctx context.Context) error {
 			delete(l.remotes.retired, dst)
 			l.withdraw(dst)
 		}
+	}
+	clear(l.remotes.links)
+	for _, r := range l.remotes.declared {
+		l.remotes.links[r.Link] = true
 	}
 	return nil
 }
@@ -277,13 +283,5 @@ func (l *Loop) heedSuccessor(ev kernel.RouteEvent) bool {
 // heedRemoteLink is called with the lock held for a device that is no pod's: the kernel drops the routes over a device that goes down without a
 // word, and a tunnel's device that somebody changed is to be mended.
 func (l *Loop) heedRemoteLink(link kernel.Link) bool {
-	if vxlan.Owns(link.Name) {
-		return l.heedForeign()
-	}
-	for _, r := range l.remotes.declared {
-		if r.Link == link.Index {
-			return l.heedForeign()
-		}
-	}
-	return false
+	return (vxlan.Owns(link.Name) || l.remotes.links[link.Index]) && l.heedForeign()
 }

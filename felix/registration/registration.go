@@ -91,7 +91,13 @@ func (r *Registrar) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		tell(r.cfg.Log, &r.failed, err, "the node is not registered as it should be; trying again", "the node is registered as it should be again", "node", r.cfg.Node)
+		switch news(&r.failed, err) {
+		case worse:
+			r.cfg.Log.Warn("the node is not registered as it should be; trying again", "node", r.cfg.Node, "err", err)
+		case better:
+			r.cfg.Log.Info("the node is registered as it should be again")
+		case asBefore:
+		}
 		if err == nil {
 			pause = retryMin
 			continue
@@ -132,20 +138,29 @@ func (r *Registrar) follow(ctx context.Context) error {
 	return nil
 }
 
-// tell logs what is wrong when that is news, and its end. told is what it was last.
-func tell(log *slog.Logger, told *string, err error, wrong, right string, attrs ...any) {
-	now := ""
+// change is what the outcome of an attempt is to those before.
+type change int
+
+const (
+	asBefore change = iota
+	worse           // it failed, or for another reason than before
+	better          // it no longer fails
+)
+
+// news compares an outcome with the last one, of which told is the text.
+func news(told *string, err error) change {
+	before := *told
+	*told = ""
 	if err != nil {
-		now = err.Error()
+		*told = err.Error()
 	}
 	switch {
-	case now == *told:
+	case *told == before:
+		return asBefore
 	case err == nil:
-		log.Info(right)
-	default:
-		log.Warn(wrong, append(attrs, "err", now)...)
+		return better
 	}
-	*told = now
+	return worse
 }
 
 // Register writes what has changed, once.

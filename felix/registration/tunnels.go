@@ -110,7 +110,13 @@ func (t *Tunnels) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		tell(t.cfg.Log, &t.failed, err, "the node's VXLAN tunnel addresses are not as they should be; trying again", "the node's VXLAN tunnel addresses are as they should be again")
+		switch news(&t.failed, err) {
+		case worse:
+			t.cfg.Log.Warn("the node's VXLAN tunnel addresses are not as they should be; trying again", "err", err)
+		case better:
+			t.cfg.Log.Info("the node's VXLAN tunnel addresses are as they should be again")
+		case asBefore:
+		}
 		if err == nil {
 			pause = retryMin
 		} else {

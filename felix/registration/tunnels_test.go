@@ -44,9 +44,13 @@ func newSite(t *testing.T) *site {
 func (s *site) start() {
 	s.tunnels = NewTunnels(TunnelConfig{
 		Node: "node1", Client: s.store, Registry: api.NewRegistry(), Addresses: s.allocator, Forget: func(bool) {},
-		Prepare: func(_ context.Context, end overlay.End) error {
+		Prepare: func(ctx context.Context, end overlay.End) error {
+			e, err := s.store.Get(ctx, api.Key{Kind: api.KindNode, Name: "node1"})
+			if err != nil {
+				return err
+			}
 			// Nobody may have been told of the address yet.
-			if n := s.stored(); n.Spec.IPv4VXLANTunnelAddr == end.Tunnel.String() || n.Spec.IPv6VXLANTunnelAddr == end.Tunnel.String() {
+			if spec := e.Object.(*api.Node).Spec; spec.IPv4VXLANTunnelAddr == end.Tunnel.String() || spec.IPv6VXLANTunnelAddr == end.Tunnel.String() {
 				s.Errorf("%s was published before its device was made", end.Tunnel)
 			}
 			s.prepared = append(s.prepared, end.Tunnel.String())
