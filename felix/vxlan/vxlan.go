@@ -315,65 +315,80 @@ func (r *run) ensureAddress(tunnel netip.Addr) error {
 
 // ensureFDB says where each other node is.
 func (r *run) ensureFDB(peers []overlay.End) error {
-	have, err := r.cfg.Kernel.FDB(r.link.Index)
+	entries, err := r.cfg.Kernel.FDB(r.link.Index)
 	if err != nil {
 		return err
 	}
-	missing := make(map[kernel.MAC]netip.Addr, len(peers))
+	have, want := map[kernel.MAC]netip.Addr{}, map[kernel.MAC]netip.Addr{}
+	for _, e := range entries {
+		have[e.MAC] = e.Remote
+	}
 	for _, p := range peers {
-		missing[kernel.MAC(p.MAC)] = p.Address.Addr()
+		want[kernel.MAC(p.MAC)] = p.Address.Addr()
 	}
-	wanted := len(missing)
 	var errs []error
-	for _, e := range have {
-		remote, known := missing[e.MAC]
-		switch {
-		case known && remote == e.Remote:
-			delete(missing, e.MAC)
-		case !known:
-			r.did("no fdb entry %s", e)
-			errs = append(errs, r.cfg.Kernel.DeleteFDB(r.link.Index, e.MAC))
-		}
-	}
-	changes := make([]kernel.Change, 0, len(missing))
-	for mac, remote := range missing {
-		e := kernel.FDBEntry{Link: r.link.Index, MAC: mac, Remote: remote}
-		r.did("fdb entry %s", e)
-		changes = append(changes, e)
-	}
-	if wanted < len(peers) {
+	if len(want) < len(peers) {
 		errs = append(errs, errors.New("two nodes have one MAC address of VXLAN; unset spec.vxlanTunnelMACAddr of one of the Nodes"))
 	}
-	return errors.Join(append(errs, r.cfg.Kernel.Apply(changes...)...)...)
+	missing, extra := difference(want, have)
+	changes := make([]kernel.Change, 0, len(missing))
+	for _, mac := range missing {
+		changes = append(changes, kernel.FDBEntry{Link: r.link.Index, MAC: mac, Remote: want[mac]})
+	}
+	for _, mac := range extra {
+		r.did("no fdb entry %s", mac)
+		errs = append(errs, r.cfg.Kernel.DeleteFDB(r.link.Index, mac))
+	}
+	return errors.Join(append(errs, r.change(changes))...)
 }
 
 // ensureNeighbours says which node has which tunnel address. Permanent entries are
 // never asked for, nor counted against the kernel's one table of 1,024.
 func (r *run) ensureNeighbours(peers []overlay.End) error {
-	have, err := r.cfg.Kernel.Neighbours(r.link.Index)
+	entries, err := r.cfg.Kernel.Neighbours(r.link.Index)
 	if err != nil {
 		return err
 	}
-	missing := make(map[netip.Addr]kernel.MAC, len(peers))
+	have, want := map[netip.Addr]kernel.MAC{}, map[netip.Addr]kernel.MAC{}
+	for _, n := range entries {
+		have[n.IP] = n.MAC
+	}
 	for _, p := range peers {
-		missing[p.Tunnel] = kernel.MAC(p.MAC)
+		want[p.Tunnel] = kernel.MAC(p.MAC)
 	}
 	var errs []error
-	for _, n := range have {
-		mac, known := missing[n.IP]
-		switch {
-		case known && mac == n.MAC:
-			delete(missing, n.IP)
-		case !known:
-			r.did("no neighbour %s", n)
-			errs = append(errs, r.cfg.Kernel.DeleteNeighbour(r.link.Index, n.IP))
+	missing, extra := difference(want, have)
+	changes := make([]kernel.Change, 0, len(missing))
+	for _, ip := range missing {
+		changes = append(changes, kernel.Neighbour{Link: r.link.Index, IP: ip, MAC: want[ip]})
+	}
+	for _, ip := range extra {
+		r.did("no neighbour %s", ip)
+		errs = append(errs, r.cfg.Kernel.DeleteNeighbour(r.link.Index, ip))
+	}
+	return errors.Join(append(errs, r.change(changes))...)
+}
+
+// change has the kernel work off changes, all at once.
+func (r *run) change(changes []kernel.Change) error {
+	for _, c := range changes {
+		_, object := c.Subject()
+		r.did("%s", object)
+	}
+	return errors.Join(r.cfg.Kernel.Apply(changes...)...)
+}
+
+// difference is what of want is missing or another in have, and what have has besides.
+func difference[K, V comparable](want, have map[K]V) (missing, extra []K) {
+	for k, v := range want {
+		if got, there := have[k]; !there || got != v {
+			missing = append(missing, k)
 		}
 	}
-	changes := make([]kernel.Change, 0, len(missing))
-	for ip, mac := range missing {
-		n := kernel.Neighbour{Link: r.link.Index, IP: ip, MAC: mac}
-		r.did("neighbour %s", n)
-		changes = append(changes, n)
+	for k := range have {
+		if _, wanted := want[k]; !wanted {
+			extra = append(extra, k)
+		}
 	}
-	return errors.Join(append(errs, r.cfg.Kernel.Apply(changes...)...)...)
+	return missing, extra
 }

@@ -169,6 +169,12 @@ func decodeNeighbour(msg []byte) (n Neighbour, ok bool, err error) {
 	if binary.NativeEndian.Uint16(msg[8:])&unix.NUD_PERMANENT == 0 {
 		return Neighbour{}, false, nil
 	}
+	n, err = decodeNdMsg(msg)
+	return n, n.IP.IsValid(), err
+}
+
+// decodeNdMsg reads what is in struct ndmsg and behind it, whatever the table.
+func decodeNdMsg(msg []byte) (n Neighbour, err error) {
 	n.Link = int(binary.NativeEndian.Uint32(msg[4:]))
 	err = eachAttribute(msg[sizeofNdMsg:], func(kind uint16, value []byte) (err error) {
 		switch kind {
@@ -181,5 +187,5 @@ func decodeNeighbour(msg []byte) (n Neighbour, ok bool, err error) {
 		}
 		return err
 	})
-	return n, n.IP.IsValid(), err
+	return n, err
 }

@@ -228,17 +228,7 @@ func decodeFDB(msg []byte) (e FDBEntry, ok bool, err error) {
 	if msg[0] != unix.AF_BRIDGE {
 		return e, false, nil
 	}
-	e.Link = int(binary.NativeEndian.Uint32(msg[4:]))
-	err = eachAttribute(msg[sizeofNdMsg:], func(kind uint16, value []byte) (err error) {
-		switch kind {
-		case unix.NDA_DST:
-			e.Remote, err = address(value)
-		case unix.NDA_LLADDR:
-			if len(value) == len(e.MAC) {
-				e.MAC = MAC(value)
-			}
-		}
-		return err
-	})
+	n, err := decodeNdMsg(msg)
+	e = FDBEntry{Link: n.Link, MAC: n.MAC, Remote: n.IP}
 	return e, e.MAC != (MAC{}) && e.Remote.IsValid(), err
 }

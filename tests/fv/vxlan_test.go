@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"tortie/tests/lab"
@@ -233,32 +232,7 @@ func TestVXLANIsMendedAndOutlivesFelix(t *testing.T) {
 	}
 	for _, programs := range [][]string{{"felix"}, {"bgpd"}, {"felix", "bgpd"}} {
 		t.Run(strings.Join(programs, " and ")+" killed", func(t *testing.T) {
-			before := routesOf(t, l)
-			tr := startTraffic(t, l)
-			for _, n := range l.Topology().Nodes {
-				for _, p := range programs {
-					if err := l.KillDaemon(p, n.Name, syscall.SIGKILL); err != nil {
-						t.Fatal(err)
-					}
-				}
-			}
-			time.Sleep(time.Second) // traffic flows with nobody at home
-			for _, n := range l.Topology().Nodes {
-				for _, p := range programs {
-					if err := l.StartDaemon(p, n.Name); err != nil {
-						t.Fatal(err)
-					}
-				}
-			}
-			if err := l.WaitReady(t.Context()); err != nil {
-				t.Error(err)
-			}
-			time.Sleep(3 * time.Second) // End-of-RIB, sweeps and resyncs fall into this time
-			tr.stopAndDemandNoLoss(t)
-			mustConverge(t, l)
-			if diff := cmp.Diff(before, routesOf(t, l)); diff != "" {
-				t.Errorf("routes differ from before (-before +after):\n%s", diff)
-			}
+			demandNoLossWhileKilled(t, l, programs, []string{"node1", "node2", "node3"})
 		})
 	}
 	t.Run("tunnels are taken down when no pool asks for them", func(t *testing.T) {
