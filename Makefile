@@ -14,9 +14,9 @@ export CGO_ENABLED := 0
 BUILD := $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 
 # The unit tests are everything but the whole-program tests on the lab.
-UNIT = $(shell $(GO) list ./... | grep -v '^tortie/tests/fv$$')
+UNIT = $(shell $(GO) list ./... | grep -Ev '^tortie/tests/(fv|e2e)$$')
 
-.PHONY: help build images lab lab-down test unit fv race bench fmt lint check generate clean
+.PHONY: help build image-programs e2e-tools images manifests lab lab-down test unit fv e2e e2e-short race bench fmt lint check generate clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,14 +28,21 @@ build: ## Build every program, static, into bin/.
 	@$(BUILD) -o bin/bgpd ./bgpd
 	@$(BUILD) -o bin/calico ./cni-plugin && ln -sf calico bin/calico-ipam
 	@$(BUILD) -o bin/install-cni ./cni-plugin/install
+	@$(BUILD) -o bin/ $(addprefix github.com/containernetworking/plugins/plugins/,main/loopback meta/bandwidth meta/portmap meta/tuning)
 	@$(BUILD) -o bin/calicoctl ./calicoctl
 	@$(BUILD) -o bin/kube-controllers ./kube-controllers
 	@$(BUILD) -o bin/lab ./tests/lab/cmd
 	@$(BUILD) -o bin/lab-agent ./tests/lab/agent
 
-images: build ## Build the OCI images into bin/images/: for docker load and ctr images import.
+image-programs: build
+	@$(BUILD) -o bin/etcd go.etcd.io/etcd/server/v3
+
+images: image-programs ## Build the OCI images into bin/images/: for docker load and ctr images import.
 	@tests/install.sh nft:nftables
 	@$(GO) run ./manifests/images -bin bin -out bin/images -version $(VERSION) -revision $$(git rev-parse HEAD) -created $$(git show -s --format=%ct)
+
+manifests: ## Make the single files manifests/*.yaml of their kustomizations.
+	@UPDATE_MANIFESTS=1 $(GO) test -count 1 -run TestSingleFilesAreWhatTheOverlaysMake ./manifests
 
 lab: build ## Bring up a fresh lab (NODES=3 PODS=2), show it, check every path; it stays up.
 	@tests/install.sh nft:nftables ip:iproute2
@@ -54,9 +61,19 @@ unit: build ## Run the tests of every package (no lab).
 	@tests/install.sh nft:nftables ip:iproute2 bird:bird2 ping:iputils-ping
 	$(GO) test -timeout 20m $(UNIT)
 
-fv: build ## Run the whole programs on a lab: faults under traffic, etcd away, bad input.
-	@tests/install.sh nft:nftables ip:iproute2
+fv: image-programs ## Run the whole programs on a lab: faults under traffic, etcd away, bad input.
+	@tests/install.sh nft:nftables ip:iproute2 runc:runc curl:curl ping:iputils-ping
 	$(GO) test -timeout 25m -count 1 ./tests/fv
+
+e2e-tools: images
+	@tests/install.sh containerd:containerd runc:runc etcd:etcd-server bird:bird2 nft:nftables ip:iproute2 iptables:iptables /usr/lib/cni/ptp:containernetworking-plugins
+	@$(BUILD) -o bin/e2e ./tests/e2e/cmd
+
+e2e: e2e-tools ## Install on a real Kubernetes cluster (built once, 10 to 30 minutes), break it, measure it.
+	$(GO) test -timeout 90m -count 1 -v ./tests/e2e
+
+e2e-short: e2e-tools ## The part of it that takes minutes.
+	$(GO) test -timeout 60m -count 1 -v -short ./tests/e2e
 
 # GoBGP's StopBgp races with its own receive loops: what tests the library itself is left out.
 race: ## Run the package tests under the race detector (needs gcc).

@@ -26,7 +26,8 @@ const usage = `bgpd speaks BGP for this node. It has no arguments but --version;
   NODENAME                  the name of this node's Node resource (default: the host's name)
   ETCD_ENDPOINTS            where the datastore is; ETCD_CA_CERT_FILE, ETCD_CERT_FILE, ETCD_KEY_FILE,
                             ETCD_USERNAME, ETCD_PASSWORD as for calicoctl
-  CALICO_NETWORKING_BACKEND bird (default): BGP; vxlan or none: bgpd idles on this node
+  CALICO_NETWORKING_BACKEND bird (default): BGP; vxlan, none: no session and no route, the program waits
+  BGPD_HEALTH_ADDRESS       host:port of /liveness and /readiness, such as localhost:9097 (default: none)
   BGPD_SOCKET, BGPD_LOCK    default /var/run/calico/bgpd.sock and bgpd.lock
   BGPD_LOG_LEVEL            debug, info (default), warn, error`
 

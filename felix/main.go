@@ -24,7 +24,12 @@ func main() {
 }
 
 const help = `felix is the dataplane daemon of a node: it wires pods for the CNI plugin, routes to them, keeps
-the tunnels of IP pools with vxlanMode, and masquerades what leaves the pools with natOutgoing. It takes no arguments but --help and --version.
+the tunnels of IP pools with vxlanMode, and masquerades what leaves the pools with natOutgoing. It takes no arguments but --help, --version and
+  --cleanup                 take away from this node all that felix and bgpd left, which must not run any more:
+                            routes, the nftables table, tunnels, files. Pods that still run keep their devices,
+                            which go with them
+  --cleanup --pods          these, too
+  --cleanup --root=/host    where the node's files are mounted; --wait: do not end when it is done
 
 Configuration, the strongest first:
   FELIX_<PARAMETER>         environment, for example FELIX_LOGSEVERITYSCREEN=debug
@@ -72,6 +77,8 @@ func flags(args []string, stdout, stderr io.Writer) int {
 		_, _ = fmt.Fprintln(stdout, "felix", version)
 	case len(args) == 1 && slices.Contains([]string{"--help", "-help", "-h"}, args[0]):
 		_, _ = fmt.Fprintf(stdout, help, config.DefaultFile, config.DefaultNodeNameFile, cniwire.DefaultSocket, config.DefaultLockFile, config.DefaultJournalDir)
+	case args[0] == "--cleanup":
+		return cleanUp(args[1:], stdout, stderr)
 	default:
 		_, _ = fmt.Fprintf(stderr, "felix: unknown argument %q: see felix --help\n", args[0])
 		return 2

@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"testing"
 
+	"tortie/internal/api"
 	"tortie/internal/kernel/kerneltest"
 )
 
@@ -72,19 +73,23 @@ func (l *lab) startBIRD(flags ...string) {
 }
 
 // upBIRD is the lab with BIRD in the place of node2's bgpd.
-func upBIRD(t *testing.T) (*lab, map[string]string) {
+func upBIRD(t *testing.T, more ...api.Object) (*lab, map[string]string) {
 	if _, err := exec.LookPath("bird"); err != nil {
 		kerneltest.Require(t, "the BIRD routing daemon (Debian package bird2)")
 	}
 	l := newLab(t)
-	objects := resources()
-	store := stored(t, objects)
+	store := stored(t, append(resources(), more...))
 	l.startNode("node1", store)
 	l.startNode("node3", store)
 	l.startRouter()
 	l.startBIRD()
 	l.birdConverged()
 	return l, store
+}
+
+func (l *lab) birdc(command ...string) string {
+	l.t.Helper()
+	return l.run("node2", append([]string{"birdc", "-s", filepath.Join(l.dir, "bird.ctl")}, command...)...)
 }
 
 func (l *lab) birdConverged() {
@@ -132,7 +137,7 @@ func TestBIRDKeepsForwardingWhileBgpdIsKilled(t *testing.T) {
 	for session, family := range map[string]string{
 		"node1v4": "ipv4", "node1v6": "ipv6", "node3v4": "ipv4", "node3v6": "ipv6",
 	} {
-		out := l.run("node2", "birdc", "-s", filepath.Join(l.dir, "bird.ctl"), "show", "protocols", "all", session)
+		out := l.birdc("show", "protocols", "all", session)
 		_, neighbor, _ := strings.Cut(out, "Neighbor capabilities")
 		neighbor, _, _ = strings.Cut(neighbor, "Session:")
 		if !strings.Contains(neighbor, "Restart recovery") || !strings.Contains(neighbor, "AF preserved: "+family) {

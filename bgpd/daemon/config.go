@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"os"
 	"strings"
 
@@ -29,37 +30,51 @@ type Config struct {
 	Lock string
 	// LogLevel is the least level logged (BGPD_LOG_LEVEL: debug, info, warn, error).
 	LogLevel slog.Level
-	// Off is why BGP is off on this node, as CALICO_NETWORKING_BACKEND says it; empty
-	// when it is on.
-	Off       string
-	Datastore datastore.Config
-	Version   string
+	// Off is the setting by which this node speaks no BGP: CALICO_NETWORKING_BACKEND
+	// none or vxlan. Empty when it does.
+	Off string
+	// HealthAddress is host:port of /liveness and /readiness (BGPD_HEALTH_ADDRESS);
+	// empty for none.
+	HealthAddress string
+	Datastore     datastore.Config
+	Version       string
 }
 
 // Load reads the configuration.
 func Load(getenv func(string) string, version string) (Config, error) {
 	cfg := Config{
 		Socket: or(getenv("BGPD_SOCKET"), nodestatus.DefaultSocket), Lock: or(getenv("BGPD_LOCK"), DefaultLock),
-		Version: version,
+		Version: version, HealthAddress: getenv("BGPD_HEALTH_ADDRESS"),
 	}
 	if level := getenv("BGPD_LOG_LEVEL"); level != "" {
 		if err := cfg.LogLevel.UnmarshalText([]byte(level)); err != nil {
 			return Config{}, fmt.Errorf("BGPD_LOG_LEVEL %q: want debug, info, warn or error", level)
 		}
 	}
-	switch backend := getenv("CALICO_NETWORKING_BACKEND"); backend {
-	case "", "bird":
-	case "vxlan", "none":
-		cfg.Off = "BGP is off on this node: CALICO_NETWORKING_BACKEND is " + backend
-	default:
-		return Config{}, fmt.Errorf("CALICO_NETWORKING_BACKEND %q: want bird for BGP, or vxlan or none for a node without it", backend)
-	}
 	var err error
+	if cfg.Off, err = off(getenv("CALICO_NETWORKING_BACKEND")); err != nil {
+		return Config{}, err
+	}
+	if _, _, err := net.SplitHostPort(cfg.HealthAddress); cfg.HealthAddress != "" && err != nil {
+		return Config{}, fmt.Errorf("BGPD_HEALTH_ADDRESS %q: want host:port, such as localhost:9097", cfg.HealthAddress)
+	}
 	if cfg.Node, err = nodeName(getenv("NODENAME")); err != nil {
 		return Config{}, err
 	}
 	cfg.Datastore, err = datastore.LoadConfig("", getenv)
 	return cfg, err
+}
+
+// off is empty where the backend of pods' routes is BGP. Upstream's name for that is
+// the program it has for it.
+func off(backend string) (string, error) {
+	switch backend {
+	case "", "bird":
+		return "", nil
+	case "vxlan", "none":
+		return "CALICO_NETWORKING_BACKEND=" + backend, nil
+	}
+	return "", fmt.Errorf("CALICO_NETWORKING_BACKEND %q: want bird (BGP), vxlan or none", backend)
 }
 
 func or(s, def string) string {

@@ -3,13 +3,14 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"tortie/bgpd/fib"
 	"tortie/bgpd/speaker"
@@ -32,7 +33,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	}
 	defer release()
 	if cfg.Off != "" {
-		return RunOff(ctx, cfg.Node, cfg.Socket, cfg.Off, log)
+		return runOff(ctx, cfg, log)
 	}
 	client, err := etcd.New(ctx, etcd.Config{Config: cfg.Datastore}, api.NewRegistry(), log)
 	if err != nil {
@@ -41,33 +42,8 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	defer client.Close()
 	return RunNode(ctx, Node{
 		Name: cfg.Node, Client: client, Socket: cfg.Socket, Version: cfg.Version, Log: log,
-		Datastore: cfg.Datastore.String(),
+		Datastore: cfg.Datastore.String(), HealthAddress: cfg.HealthAddress,
 	})
-}
-
-// RunOff is bgpd on a node without BGP, until ctx is done: it takes away the routes of
-// an earlier run, which would stand before felix's, and tells whoever asks for its
-// status why there is none.
-func RunOff(ctx context.Context, node, socket, why string, log *slog.Logger) error {
-	k, err := openKernel()
-	if err != nil {
-		return err
-	}
-	e := newEngine(k, gobgp.New(gobgp.Config{Log: log}), log, time.Now)
-	if err := e.fib.Clear(ctx); err != nil {
-		return err
-	}
-	l, err := listenStatus(socket)
-	if err != nil {
-		return err
-	}
-	unread, fine := func() bool { return false }, func() error { return nil }
-	defer serveStatus(l, &statusService{engine: e, node: node, inSync: unread, datastore: fine})()
-	log.Info("bgpd idles", "node", node, "cause", why)
-	plans := make(chan plan, 1)
-	plans <- plan{Output: topology.Output{Missing: why}}
-	e.missing = why // said already
-	return e.run(ctx, plans)
 }
 
 // Node is what RunNode runs.
@@ -77,7 +53,9 @@ type Node struct {
 	Datastore string // where it is, for the log
 	Socket    string
 	Version   string
-	Log       *slog.Logger
+	// HealthAddress is host:port of the probes; empty for none.
+	HealthAddress string
+	Log           *slog.Logger
 }
 
 // RunNode runs a node's speaker from a datastore, until ctx is done.
@@ -100,11 +78,11 @@ func RunNode(ctx context.Context, n Node) error {
 	})
 	defer stop()
 	n.Log.Info("bgpd started, waiting for the datastore", "node", n.Name, "datastore", n.Datastore, "version", n.Version)
-	failed := make(chan error, 1)
-	go func() { failed <- syncer.Run(ctx) }()
-	err = e.run(ctx, s.plans)
-	cancel()
-	return errors.Join(err, <-failed)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return syncer.Run(ctx) })
+	g.Go(func() error { return serveHealth(ctx, n.HealthAddress, e.probes(ctx)) })
+	g.Go(func() error { defer cancel(); return e.run(ctx, s.plans) })
+	return g.Wait()
 }
 
 // syncSink notes for others that the store is in sync.
@@ -125,9 +103,9 @@ func (s *syncSink) OnStatus(st datastore.Status) {
 
 // build makes an engine in the network namespace of the process.
 func build(ctx context.Context, log *slog.Logger) (*engine, error) {
-	k, err := openKernel()
+	k, err := kernel.Open()
 	if err != nil {
-		return nil, err
+		return nil, needsNetAdmin(err)
 	}
 	leftover, err := fib.Leftover(ctx, k)
 	if err != nil {
@@ -140,12 +118,8 @@ func build(ctx context.Context, log *slog.Logger) (*engine, error) {
 	return newEngine(k, s, log, time.Now), nil
 }
 
-func openKernel() (*kernel.Handle, error) {
-	k, err := kernel.Open()
-	if err != nil {
-		return nil, fmt.Errorf("open netlink: %w (bgpd needs CAP_NET_ADMIN)", err)
-	}
-	return k, nil
+func needsNetAdmin(err error) error {
+	return fmt.Errorf("open netlink: %w (bgpd needs CAP_NET_ADMIN)", err)
 }
 
 // Static is a speaker with a fixed configuration: a router that isn't a node of

@@ -4,7 +4,6 @@
 package daemon_test
 
 import (
-	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -18,8 +17,6 @@ import (
 
 	"tortie/internal/api"
 	"tortie/internal/control/nodestatus"
-	"tortie/internal/kernel"
-	"tortie/internal/kernel/kerneltest"
 )
 
 // upLab is the lab with everything running and converged.
@@ -222,38 +219,6 @@ func TestNodeWithoutResourceWaitsAndSaysSo(t *testing.T) {
 	}
 	if fi, err := os.Stat(l.socket("node1")); err != nil || fi.Mode().Perm() != 0o600 {
 		t.Errorf("status socket %v, %v: want mode 0600", fi, err)
-	}
-}
-
-// TestBGPThatIsOffSaysSoAndLeavesNoRoute: one of an earlier run would stand before
-// felix's.
-func TestBGPThatIsOffSaysSoAndLeavesNoRoute(t *testing.T) {
-	l := newLab(t)
-	k := kerneltest.Open(t, l.ns["node1"])
-	eth, err := k.LinkByName("eth0")
-	if err == nil {
-		err = k.AddRoute(kernel.Route{
-			Dst: netip.MustParsePrefix("10.65.2.0/26"), Protocol: kernel.ProtocolBGP, Link: eth.Index, Gateway: netip.MustParseAddr("10.1.1.12"),
-		})
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	const why = "BGP is off on this node: CALICO_NETWORKING_BACKEND is vxlan"
-	l.start(child{Name: "node1", Socket: l.socket("node1"), Off: why})
-	client := l.status("node1")
-	l.until("the status to say that BGP is off", func() (bool, string) {
-		st, err := client.Status(t.Context(), &nodestatus.StatusRequest{})
-		if err != nil {
-			return false, err.Error()
-		}
-		return len(st.Problems) == 1 && st.Problems[0] == why, st.String()
-	})
-	if routes, err := client.Routes(t.Context(), &nodestatus.RoutesRequest{}); err != nil || len(routes.Routes) != 0 {
-		t.Errorf("routes %v, %v", routes, err)
-	}
-	if left, err := k.Routes(t.Context(), kernel.RouteFilter{Protocol: kernel.ProtocolBGP}); err != nil || len(left) != 0 {
-		t.Errorf("left in the kernel: %v, %v", left, err)
 	}
 }
 

@@ -215,7 +215,7 @@ func (e *engine) logProblems(now []string) {
 
 func scopeOf(plan plan) filter.Scope {
 	s := filter.Scope{
-		Pools: plan.Pools, Blocks: plan.Blocks, OwnBlocks: plan.OwnBlocks, Addresses: plan.Addresses,
+		Pools: plan.Pools, Blocks: plan.Blocks, OwnBlocks: plan.OwnBlocks, Services: plan.ServiceRanges, Addresses: plan.Addresses,
 		Nodes: map[netip.Addr]bool{}, Mesh: map[netip.Addr]bool{},
 		Overlay: plan.Overlay, Owners: plan.BlockOwners,
 	}

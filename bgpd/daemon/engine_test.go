@@ -281,6 +281,11 @@ func routesBench(t *testing.T) *bench {
 			claim("node4", "10.65.4.0/26"), claim("node5", "10.65.5.0/26"), claim("node3", "10.65.6.0/26"),
 		},
 		Blocks: []*api.IPAMBlock{blockWith("10.65.2.0/26", "host:node2", "node1")},
+		Configs: []*v3.BGPConfiguration{{ObjectMeta: metav1.ObjectMeta{Name: "default"}, Spec: v3.BGPConfigurationSpec{
+			ServiceClusterIPs: []v3.ServiceClusterIPBlock{{CIDR: "10.96.0.0/12"}}, ServiceExternalIPs: []v3.ServiceExternalIPBlock{{CIDR: "203.0.113.7/32"}},
+			ServiceLoadBalancerIPs: []v3.ServiceLoadBalancerIPBlock{{CIDR: "203.0.113.128/25"}},
+		}}},
+		Services: []*api.AdvertisedService{localService("web", "203.0.113.130", "node1"), localService("far", "203.0.113.131", "node2"), localService("idle", "203.0.113.132")},
 	})
 	node2, node3, rack := netip.MustParseAddr("10.1.1.12"), netip.MustParseAddr("10.1.2.13"), netip.MustParseAddr("10.1.1.254")
 	b.s.states = []speaker.PeerState{
@@ -311,6 +316,9 @@ func routesBench(t *testing.T) *bench {
 	add(best, "198.51.0.0/16", rack) // the fabric's
 	add(speaker.Path{Best: true, NextHop: netip.MustParseAddr("10.9.9.9")}, "198.51.100.0/24", rack)
 	add(speaker.Path{}, "10.65.1.0/26", rack)
+	add(speaker.Path{}, "10.96.0.0/12", node2)
+	add(best, "203.0.113.131/32", node2)
+	add(best, "10.96.7.0/24", rack)
 	b.e.fib.Update(changes, time.Now())
 	return b
 }
@@ -337,10 +345,27 @@ func TestRoutesSayWhatTheyAreAndWhyTheyAreNotInstalled(t *testing.T) {
 		"198.51.0.0/16 from 10.1.1.254":   "prefix of no block, BGPPeer rack",
 		"198.51.100.0/24 from 10.1.1.254": "prefix of no block, BGPPeer rack, not installed: next hop 10.9.9.9 is unreachable: no route to it",
 		"10.65.1.0/26 from 10.1.1.254":    "block of this node, BGPPeer rack, loses to this node's own",
+
+		"10.96.0.0/12 from ":              "range of service cluster addresses",
+		"10.96.0.0/12 from 10.1.1.12":     "range of service cluster addresses, node-to-node mesh, loses to this node's own",
+		"10.96.7.0/24 from 10.1.1.254":    "part of 10.96.0.0/12, a range of service addresses, BGPPeer rack, not installed: inside 10.96.0.0/12, a range of service addresses: kube-proxy handles them on every node",
+		"203.0.113.128/25 from ":          "range of service load balancer addresses",
+		"203.0.113.130/32 from ":          "service default/web, load balancer address",
+		"203.0.113.131/32 from 10.1.1.12": "service default/far, load balancer address, node-to-node mesh, not installed: inside 203.0.113.128/25, a range of service addresses: kube-proxy handles them on every node",
 	}
 	if d := gocmp.Diff(want, got); d != "" {
 		t.Errorf("reasons (-want +got):\n%s", d)
 	}
+}
+
+// localService is one of policy Local.
+func localService(name, loadBalancer string, nodes ...string) *api.AdvertisedService {
+	s := &api.AdvertisedService{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}}
+	s.Spec = api.AdvertisedServiceSpec{LoadBalancerIPs: []string{loadBalancer}, ExternalTrafficPolicy: api.TrafficPolicyLocal}
+	if len(nodes) > 0 {
+		s.Spec.IPv4Endpoints = &api.ServiceEndpoints{Nodes: nodes}
+	}
+	return s
 }
 
 func TestRoutesToAnAddress(t *testing.T) {
@@ -361,6 +386,10 @@ func TestRoutesToAnAddress(t *testing.T) {
 		{"10.65.5.1", "", "no route to 10.65.5.1: it is in block 10.65.5.0/26 of node5, which no peer announces: the session with 10.9.9.5 is not configured in the speaker"},
 		{"10.65.9.1", "", "no route to 10.65.9.1: it is in the IP pool 10.65.0.0/16, but in no block that a node has"},
 		{"203.0.113.1", "", "no route to 203.0.113.1: it is outside every IP pool and block, and no peer announces it"},
+		{"203.0.113.130", "203.0.113.130/32", ""},
+		{"203.0.113.132", "203.0.113.128/25", ""},
+		{"203.0.113.132/32", "", "no route to 203.0.113.132/32: service default/idle, load balancer address: the nodes with a ready endpoint announce it, those excepted that have the label node.kubernetes.io/exclude-from-external-load-balancers, and this node hears of none"},
+		{"203.0.113.7", "", "no route to 203.0.113.7: it is in 203.0.113.7/32, a range of service addresses, and belongs to no service that is announced by itself"},
 		{"10.1.1.11", "", "no route to 10.1.1.11: it is this node's own address"},
 	} {
 		resp, err := s.Routes(t.Context(), &nodestatus.RoutesRequest{Prefix: tt.ask})

@@ -75,16 +75,19 @@ type child struct {
 	Name, Socket string
 	Store        map[string]string // datastore path → value; a node
 	Static       *daemon.Static    // a router
-	Off          string            // why BGP is off; a node without it
+}
+
+func readChild(path string) (c child, err error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return c, err
+	}
+	return c, json.Unmarshal(text, &c)
 }
 
 func runChild(path string) error {
-	text, err := os.ReadFile(path)
+	c, err := readChild(path)
 	if err != nil {
-		return err
-	}
-	var c child
-	if err := json.Unmarshal(text, &c); err != nil {
 		return err
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
@@ -94,14 +97,35 @@ func runChild(path string) error {
 		c.Static.Log = log
 		return daemon.RunStatic(ctx, *c.Static)
 	}
-	if c.Off != "" {
-		return daemon.RunOff(ctx, c.Name, c.Socket, c.Off, log)
-	}
+	changed := make(chan os.Signal, 1)
+	signal.Notify(changed, syscall.SIGHUP)
 	store := memory.New(api.NewRegistry())
-	for path, value := range c.Store {
-		store.RawPut(path, []byte(value))
-	}
+	fill(store, c.Store)
+	go func() {
+		for range changed {
+			c, err := readChild(path)
+			if err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+			fill(store, c.Store)
+		}
+	}()
 	return daemon.RunNode(ctx, daemon.Node{Name: c.Name, Client: store, Socket: c.Socket, Version: "test", Log: log})
+}
+
+// fill makes a store hold just this content.
+func fill(store *memory.Store, content map[string]string) {
+	for _, path := range store.Paths("/") {
+		if _, keep := content[path]; !keep {
+			store.RawDelete(path)
+		}
+	}
+	for path, value := range content {
+		if old, ok := store.RawGet(path); !ok || string(old) != value {
+			store.RawPut(path, []byte(value))
+		}
+	}
 }
 
 type lab struct {
@@ -177,14 +201,7 @@ func (l *lab) run(ns string, argv ...string) string {
 // start starts a process in the namespace of its name.
 func (l *lab) start(c child) {
 	l.t.Helper()
-	text, err := json.Marshal(c)
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	path := filepath.Join(l.dir, c.Name+".json")
-	if err := os.WriteFile(path, text, 0o600); err != nil {
-		l.t.Fatal(err)
-	}
+	path := l.describe(c)
 	self, err := os.Executable()
 	if err != nil {
 		l.t.Fatal(err)
@@ -197,6 +214,29 @@ func (l *lab) start(c child) {
 	}
 	l.proc[c.Name] = cmd
 	l.t.Cleanup(func() { l.end(c.Name, syscall.SIGKILL) })
+}
+
+// describe writes down what a process has to be, and returns where.
+func (l *lab) describe(c child) (path string) {
+	l.t.Helper()
+	text, err := json.Marshal(c)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	path = filepath.Join(l.dir, c.Name+".json")
+	if err := os.WriteFile(path, text, 0o600); err != nil {
+		l.t.Fatal(err)
+	}
+	return path
+}
+
+// store gives the datastore of a node that runs another content.
+func (l *lab) store(name string, content map[string]string) {
+	l.t.Helper()
+	l.describe(child{Name: name, Socket: l.socket(name), Store: content})
+	if err := l.proc[name].Process.Signal(syscall.SIGHUP); err != nil {
+		l.t.Fatal(err)
+	}
 }
 
 // end ends a process and waits for it.

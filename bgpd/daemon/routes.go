@@ -13,6 +13,7 @@ import (
 
 	"tortie/bgpd/fib"
 	"tortie/bgpd/speaker"
+	"tortie/bgpd/topology"
 	"tortie/internal/control/nodestatus"
 )
 
@@ -104,12 +105,42 @@ func (v view) noPath(prefix netip.Prefix, states map[netip.Addr]speaker.PeerStat
 	case owner != "":
 		return fmt.Sprintf("it is in block %s of %s, which no peer announces: %s", block, owner, v.sessionWith(owner, prefix.Addr(), states))
 	}
+	if why := v.noService(prefix); why != "" {
+		return why
+	}
 	for _, pool := range v.plan.Pools {
 		if pool.Bits() <= prefix.Bits() && pool.Contains(prefix.Addr()) {
 			return fmt.Sprintf("it is in the IP pool %s, but in no block that a node has", pool)
 		}
 	}
 	return "it is outside every IP pool and block, and no peer announces it"
+}
+
+// noService says why nobody announces a service's address; empty when it is in no
+// range of such.
+func (v view) noService(prefix netip.Prefix) string {
+	service, ok := v.serviceRange(prefix)
+	if !ok {
+		return ""
+	}
+	const excepted = ", those excepted that have the label " + topology.ExcludeLabel + ", and this node hears of none"
+	switch what := v.plan.Services[prefix]; {
+	case what == "":
+		return fmt.Sprintf("it is in %s, a range of service addresses, and belongs to no service that is announced by itself", service)
+	case prefix.IsSingleIP():
+		return what + ": the nodes with a ready endpoint announce it" + excepted
+	default:
+		return what + ": all nodes announce it" + excepted
+	}
+}
+
+func (v view) serviceRange(prefix netip.Prefix) (netip.Prefix, bool) {
+	for _, service := range v.plan.ServiceRanges {
+		if service.Bits() <= prefix.Bits() && service.Contains(prefix.Addr()) {
+			return service, true
+		}
+	}
+	return netip.Prefix{}, false
 }
 
 // sessionWith says what is known of the session by which a node's blocks of the
@@ -169,10 +200,8 @@ func seconds(t time.Time) int64 {
 }
 
 func (v view) exportReason(prefix netip.Prefix) string {
-	for _, e := range v.plan.Exports {
-		if e.Prefix == prefix {
-			return e.Reason
-		}
+	if e, ok := v.plan.Export(prefix); ok {
+		return e.Reason
 	}
 	return "no longer advertised by this node"
 }
@@ -221,7 +250,7 @@ func (v view) what(p speaker.Path) string {
 	block, owner := v.ownerOf(p.Prefix)
 	switch {
 	case owner == "":
-		return "prefix of no block"
+		return v.whatElse(p.Prefix)
 	case block == p.Prefix:
 		return "block of " + v.called(owner)
 	case !p.Prefix.IsSingleIP():
@@ -231,6 +260,17 @@ func (v view) what(p speaker.Path) string {
 		return fmt.Sprintf("borrowed address of %s, from a block of %s", borrower, v.called(owner))
 	}
 	return "address from a block of " + v.called(owner)
+}
+
+// whatElse names a learned prefix that is none of pods' addresses.
+func (v view) whatElse(prefix netip.Prefix) string {
+	if what := v.plan.Services[prefix]; what != "" {
+		return what
+	}
+	if service, ok := v.serviceRange(prefix); ok && service.Bits() > 0 {
+		return fmt.Sprintf("part of %s, a range of service addresses", service)
+	}
+	return "prefix of no block"
 }
 
 func (v view) called(node string) string {

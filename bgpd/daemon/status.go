@@ -50,7 +50,7 @@ func listenStatus(path string) (net.Listener, error) {
 }
 
 // serveStatus serves until the returned function is called.
-func serveStatus(l net.Listener, s *statusService) (stop func()) {
+func serveStatus(l net.Listener, s nodestatus.NodeStatusServer) (stop func()) {
 	srv := grpc.NewServer()
 	nodestatus.RegisterNodeStatusServer(srv, s)
 	done := make(chan struct{})

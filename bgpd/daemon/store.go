@@ -19,6 +19,10 @@ import (
 // advertised by its affinity: so nothing else waits.
 const blockPace = 100 * time.Millisecond
 
+// servicePace bounds how often plans are made while the endpoints of many services
+// move: all that changes within that time makes one.
+const servicePace = 100 * time.Millisecond
+
 // ranges is what a bgpd reads of the datastore.
 func ranges() []datastore.Range {
 	return []datastore.Range{
@@ -29,6 +33,7 @@ func ranges() []datastore.Range {
 		{Kind: api.KindBlockAffinity, NamePrefix: string(api.AffinityHost) + ":"},
 		{Kind: api.KindIPAMBlock, Coalesce: blockPace},
 		{Kind: api.KindIPPool},
+		{Kind: api.KindAdvertisedService, Delay: servicePace},
 	}
 }
 
@@ -38,7 +43,7 @@ func ranges() []datastore.Range {
 type store struct {
 	node    string
 	plans   chan plan // one slot
-	objects map[api.Kind]map[string]api.Object
+	objects map[api.Kind]map[api.Key]api.Object
 	invalid map[string]string // by key, or by the path of what has none
 	inSync  bool
 	last    *plan
@@ -49,10 +54,10 @@ var _ datastore.Sink = (*store)(nil)
 func newStore(node string) *store {
 	s := &store{
 		node: node, plans: make(chan plan, 1),
-		objects: map[api.Kind]map[string]api.Object{}, invalid: map[string]string{},
+		objects: map[api.Kind]map[api.Key]api.Object{}, invalid: map[string]string{},
 	}
 	for _, r := range ranges() {
-		s.objects[r.Kind] = map[string]api.Object{}
+		s.objects[r.Kind] = map[api.Key]api.Object{}
 	}
 	return s
 }
@@ -84,7 +89,7 @@ func (s *store) OnUpdates(updates []datastore.SyncUpdate) {
 func (s *store) update(u datastore.SyncUpdate) bool {
 	objects, ok := s.objects[u.Key.Kind]
 	if !ok {
-		objects = map[string]api.Object{} // an unreadable key is of no kind
+		objects = map[api.Key]api.Object{} // an unreadable key is of no kind
 	}
 	name := or(keyName(u.Key), u.Path)
 	_, wasProblem := s.invalid[name]
@@ -92,18 +97,18 @@ func (s *store) update(u datastore.SyncUpdate) bool {
 	if u.Invalid != nil {
 		s.invalid[name] = fmt.Sprintf("%s can't be read and is ignored: %v", u.Invalid.Path, u.Invalid.Err)
 	}
-	old, known := objects[u.Key.Name]
+	old, known := objects[u.Key]
 	if u.Entry == nil {
-		delete(objects, u.Key.Name)
+		delete(objects, u.Key)
 		return known || wasProblem || u.Invalid != nil
 	}
 	// Every pod of the cluster changes a block: those without an address of this
 	// node are of no interest and are not kept.
 	if block, ok := u.Entry.Object.(*api.IPAMBlock); ok && !s.concerns(block) {
-		delete(objects, u.Key.Name)
+		delete(objects, u.Key)
 		return known || wasProblem
 	}
-	objects[u.Key.Name] = u.Entry.Object
+	objects[u.Key] = u.Entry.Object
 	return old == nil || !reflect.DeepEqual(old, u.Entry.Object)
 }
 
@@ -136,6 +141,7 @@ func (s *store) compute() {
 		Affinities: of[*api.BlockAffinity](s, api.KindBlockAffinity),
 		Blocks:     of[*api.IPAMBlock](s, api.KindIPAMBlock),
 		Pools:      of[*v3.IPPool](s, api.KindIPPool),
+		Services:   of[*api.AdvertisedService](s, api.KindAdvertisedService),
 	})}
 	self := api.Key{Kind: api.KindNode, Name: s.node}
 	if _, broken := s.invalid[self.String()]; broken && out.NoNode {

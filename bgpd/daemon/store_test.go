@@ -231,13 +231,7 @@ func TestLoad(t *testing.T) {
 	if err != nil || cfg.Node != "node7" || cfg.Socket != "/tmp/s" || cfg.Lock != DefaultLock || cfg.LogLevel.String() != "DEBUG" {
 		t.Errorf("config %+v, %v", cfg, err)
 	}
-	for backend, off := range map[string]bool{"": false, "bird": false, "vxlan": true, "none": true} {
-		env["CALICO_NETWORKING_BACKEND"] = backend
-		if cfg, err := Load(func(k string) string { return env[k] }, "v1"); err != nil || (cfg.Off != "") != off {
-			t.Errorf("backend %q: BGP is off: %q, %v", backend, cfg.Off, err)
-		}
-	}
-	for key, bad := range map[string]string{"NODENAME": "a/b", "BGPD_LOG_LEVEL": "loud", "CALICO_NETWORKING_BACKEND": "brid", "ETCD_ENDPOINTS": "ftp://x"} {
+	for key, bad := range map[string]string{"NODENAME": "a/b", "BGPD_LOG_LEVEL": "loud", "ETCD_ENDPOINTS": "ftp://x"} {
 		_, err := Load(func(k string) string {
 			if k == key {
 				return bad
@@ -247,5 +241,25 @@ func TestLoad(t *testing.T) {
 		if err == nil || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s=%s: %v, want an error of one line", key, bad, err)
 		}
+	}
+}
+
+// TestServicesOfOneNameInTwoNamespacesAreTwo: all else has no namespace.
+func TestServicesOfOneNameInTwoNamespacesAreTwo(t *testing.T) {
+	s := newStore("node1")
+	config := &v3.BGPConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "default"}}
+	config.Spec.ServiceLoadBalancerIPs = []v3.ServiceLoadBalancerIPBlock{{CIDR: "198.51.100.0/24"}}
+	one, two := localService("web", "198.51.100.1", "node1"), localService("web", "198.51.100.2", "node1")
+	two.Namespace = "other"
+	s.OnUpdates([]datastore.SyncUpdate{updateOf(node("node1", "10.1.1.11/24")), updateOf(config), updateOf(one), updateOf(two)})
+	s.OnStatus(datastore.InSync)
+	if p, ok := taken(s); !ok || len(p.Exports) != 3 {
+		t.Errorf("plan %+v, %v; want the range and both", p, ok)
+	}
+	gone := updateOf(one)
+	gone.Entry = nil
+	s.OnUpdates([]datastore.SyncUpdate{gone})
+	if p, ok := taken(s); !ok || len(p.Exports) != 2 || p.Services[netip.MustParsePrefix("198.51.100.2/32")] != "service other/web, load balancer address" {
+		t.Errorf("plan %+v, %v; want the other to stay", p, ok)
 	}
 }

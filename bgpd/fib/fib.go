@@ -206,19 +206,6 @@ func (f *FIB) Apply(ctx context.Context, now time.Time) error {
 	return errors.Join(errs...)
 }
 
-// Clear takes away every route of protocol 81, also those held.
-func (f *FIB) Clear(ctx context.Context) error {
-	var errs []error
-	for _, t := range f.tables {
-		t.HoldStale(false)
-		errs = append(errs, t.Apply(ctx))
-	}
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("remove the routes of an earlier run: %w", err)
-	}
-	return nil
-}
-
 // Holding reports whether routes of an earlier run are still held.
 func (f *FIB) Holding() bool {
 	if f.restart.done() {

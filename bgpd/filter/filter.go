@@ -30,6 +30,9 @@ type Scope struct {
 	Blocks map[netip.Prefix]bool
 	// OwnBlocks are the node's own.
 	OwnBlocks []netip.Prefix
+	// Services are the ranges of service addresses: kube-proxy handles them on every
+	// node, and a route to another node, or out of the cluster, would only mislead.
+	Services []netip.Prefix
 	// Addresses are the node's own.
 	Addresses []netip.Addr
 	Segments  []Segment
@@ -72,6 +75,9 @@ func (s *Scope) Import(p speaker.Path) (rejected string) {
 		if p.Prefix.Overlaps(segment.Prefix) {
 			return fmt.Sprintf("overlaps %s, a segment of this node on %s", segment.Prefix, segment.Link)
 		}
+	}
+	if service, ok := s.service(p.Prefix); ok {
+		return fmt.Sprintf("inside %s, a range of service addresses: kube-proxy handles them on every node", service)
 	}
 	if s.Mesh[p.Peer] && !within(p.Prefix, s.Pools) && !s.ofBlock(p.Prefix) {
 		return "outside every IP pool and block: from the node-to-node mesh only pods' addresses are taken"
@@ -129,6 +135,17 @@ func (s *Scope) ofBlock(p netip.Prefix) bool {
 		}
 	}
 	return false
+}
+
+// service is the range of service addresses that p lies in. A block is none, though
+// the range be set too wide; nor are all addresses a range.
+func (s *Scope) service(p netip.Prefix) (netip.Prefix, bool) {
+	for _, service := range s.Services {
+		if service.Bits() > 0 && service.Bits() <= p.Bits() && service.Contains(p.Addr()) {
+			return service, !s.ofBlock(p)
+		}
+	}
+	return netip.Prefix{}, false
 }
 
 func within(p netip.Prefix, pools []netip.Prefix) bool {

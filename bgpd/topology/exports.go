@@ -94,8 +94,8 @@ func exported(pools []pool, p netip.Prefix, reason string) (string, bool) {
 	return reason + "; its pool is gone", true
 }
 
-// exports finds the node's blocks and the addresses it borrows from the blocks
-// of others.
+// exports finds the node's blocks, the addresses it borrows from the blocks of
+// others, and the services.
 func (c *computation) exports() {
 	pools := c.pools()
 	reasons := map[netip.Prefix]string{}
@@ -123,6 +123,11 @@ func (c *computation) exports() {
 			if reason, ok := exported(pools, p, c.borrowReason(block)); ok {
 				reasons[p] = reason
 			}
+		}
+	}
+	for p, reason := range c.services() {
+		if _, pods := reasons[p]; !pods {
+			reasons[p] = reason
 		}
 	}
 	for p, reason := range reasons {

@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"cmp"
 	"encoding/binary"
 	"net/netip"
 	"strconv"
@@ -9,6 +10,7 @@ import (
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 
+	"tortie/internal/advertise"
 	"tortie/internal/api"
 )
 
@@ -23,6 +25,8 @@ type settings struct {
 	meshRefused string
 	// ports has the listen port of nodes with a BGPConfiguration of their own.
 	ports map[string]uint16
+	// services are the ranges of service addresses.
+	services advertise.Ranges
 }
 
 const nodeConfigPrefix = "node."
@@ -40,7 +44,7 @@ func (c *computation) readSettings() {
 			}
 			continue
 		}
-		if name == "default" {
+		if name == advertise.ConfigName {
 			c.readDefault(&conf.Spec)
 		}
 	}
@@ -67,6 +71,10 @@ func (c *computation) readDefault(spec *v3.BGPConfigurationSpec) {
 	if spec.NodeMeshPassword != nil {
 		s.meshRefused = "spec.nodeMeshPassword: passwords can't be read by this version; the mesh is off until it is unset"
 	}
+	s.services = advertise.RangesOf(spec)
+	for _, problem := range s.services.Problems {
+		c.problem("BGPConfiguration default: %s", problem)
+	}
 	const ignored = "BGPConfiguration default: spec.%s is not carried out by this version"
 	for _, field := range api.UnservedBGPFields(spec) {
 		c.problem(ignored, field)
@@ -76,6 +84,7 @@ func (c *computation) readDefault(spec *v3.BGPConfigurationSpec) {
 // node is a Node with at least one BGP address, read once.
 type node struct {
 	name       string
+	kubernetes string // its name there
 	labels     map[string]string
 	ipv4, ipv6 netip.Addr
 	asn        uint32
@@ -88,7 +97,7 @@ func (c *computation) readNode(in *api.Node) *node {
 	if in.Spec.BGP == nil {
 		return nil
 	}
-	n := &node{name: in.Name, labels: in.Labels, asn: c.settings.asn, port: c.settings.port}
+	n := &node{name: in.Name, kubernetes: cmp.Or(in.KubernetesName(), in.Name), labels: in.Labels, asn: c.settings.asn, port: c.settings.port}
 	n.ipv4 = c.readAddress(in.Name, "ipv4Address", in.Spec.BGP.IPv4Address, netip.Addr.Is4)
 	n.ipv6 = c.readAddress(in.Name, "ipv6Address", in.Spec.BGP.IPv6Address, netip.Addr.Is6)
 	if !n.ipv4.IsValid() && !n.ipv6.IsValid() {

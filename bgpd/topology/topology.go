@@ -37,6 +37,7 @@ type Input struct {
 	Affinities []*api.BlockAffinity
 	Blocks     []*api.IPAMBlock
 	Pools      []*v3.IPPool
+	Services   []*api.AdvertisedService
 }
 
 // PeerType is what a peer is called in status output.
@@ -88,7 +89,13 @@ type Output struct {
 	// BlockOwners names the node of every confirmed block.
 	BlockOwners map[netip.Prefix]string
 	// Overlay says which of the others' blocks are felix's to route.
-	Overlay  overlay.View
+	Overlay overlay.View
+	// ServiceRanges are the ranges of service addresses, which kube-proxy handles on
+	// every node.
+	ServiceRanges []netip.Prefix
+	// Services says what the ranges are, and the addresses in them that any node
+	// announces by themselves: "service default/web, external address".
+	Services map[netip.Prefix]string
 	Problems []string
 }
 
@@ -102,6 +109,15 @@ func (o Output) Desired() speaker.Desired {
 		d.Exports = append(d.Exports, speaker.Export{Prefix: e.Prefix})
 	}
 	return d
+}
+
+// Export finds the export of a prefix: there may be as many as there are services.
+func (o Output) Export(p netip.Prefix) (Export, bool) {
+	i, found := slices.BinarySearchFunc(o.Exports, p, func(e Export, p netip.Prefix) int { return comparePrefix(e.Prefix, p) })
+	if !found {
+		return Export{}, false
+	}
+	return o.Exports[i], true
 }
 
 // Compute makes the output of an input.
@@ -133,6 +149,7 @@ type computation struct {
 func newComputation(in Input) *computation {
 	c := &computation{in: in, byAddr: map[netip.Addr]*node{}, peers: map[netip.Addr]Peer{}}
 	c.out.BlockOwners, c.out.Blocks = map[netip.Prefix]string{}, map[netip.Prefix]bool{}
+	c.out.Services = map[netip.Prefix]string{}
 	c.readSettings()
 	for _, n := range in.Nodes {
 		parsed := c.readNode(n)
@@ -196,6 +213,7 @@ func (c *computation) finish() Output {
 	slices.SortFunc(c.out.Exports, func(a, b Export) int { return comparePrefix(a.Prefix, b.Prefix) })
 	slices.SortFunc(c.out.Pools, comparePrefix)
 	slices.SortFunc(c.out.OwnBlocks, comparePrefix)
+	slices.SortFunc(c.out.ServiceRanges, comparePrefix)
 	slices.Sort(c.out.Problems)
 	c.out.Problems = slices.Compact(c.out.Problems)
 	return c.out

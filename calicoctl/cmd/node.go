@@ -158,6 +158,11 @@ func explainNode(socket string, err error) error {
 
 // printNodeStatus shows a bgpd's state, and its sessions unless peers is nil.
 func (a *app) printNodeStatus(state *nodestatus.StatusResponse, peers *nodestatus.PeersResponse) {
+	if off := state.GetOff(); off != "" {
+		a.printf("Node %s speaks no BGP (%s); bgpd %s, up since %s.\n", state.GetNode(), off, state.GetVersion(), a.since(state.GetStarted()))
+		a.printProblems(nodeProblems(state))
+		return
+	}
 	a.printf("Node %s, AS %d, router ID %s, node-to-node mesh %s; bgpd %s, up since %s.\n",
 		state.GetNode(), state.GetAsn(), state.GetRouterId(), onOff(state.GetMesh()), state.GetVersion(), a.since(state.GetStarted()))
 	for _, family := range []int{4, 6} {
@@ -167,11 +172,16 @@ func (a *app) printNodeStatus(state *nodestatus.StatusResponse, peers *nodestatu
 		a.printf("\nIPv%d BGP status\n", family)
 		a.printPeerTable(family, peers.GetPeers())
 	}
-	if problems := nodeProblems(state); len(problems) > 0 {
-		a.printf("\nProblems\n")
-		for _, problem := range problems {
-			a.printf("  %s\n", oneLine(problem))
-		}
+	a.printProblems(nodeProblems(state))
+}
+
+func (a *app) printProblems(problems []string) {
+	if len(problems) == 0 {
+		return
+	}
+	a.printf("\nProblems\n")
+	for _, problem := range problems {
+		a.printf("  %s\n", oneLine(problem))
 	}
 }
 

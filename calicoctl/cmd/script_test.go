@@ -186,7 +186,12 @@ func TestScripts(t *testing.T) {
 			"etcd": func(ts *testscript.TestScript, _ bool, args []string) {
 				worldOf(ts).store.SetUnavailable(args[0] == "down")
 			},
-			"bgpd":  func(ts *testscript.TestScript, _ bool, _ []string) { worldOf(ts).bgpd = sampleNode() },
+			"bgpd": func(ts *testscript.TestScript, _ bool, _ []string) { worldOf(ts).bgpd = sampleNode() },
+			"nobgp": func(ts *testscript.TestScript, _ bool, _ []string) {
+				worldOf(ts).bgpd = &fakeNode{status: &nodestatus.StatusResponse{
+					Node: "node1", Version: "v0.1.0", Started: now().Add(-time.Hour).Unix(), Off: "CALICO_NETWORKING_BACKEND=vxlan", DatastoreInSync: true,
+				}}
+			},
 			"felix": func(ts *testscript.TestScript, _ bool, _ []string) { worldOf(ts).felix = true },
 			"masked": func(ts *testscript.TestScript, _ bool, _ []string) {
 				fmt.Fprint(ts.Stdout(), mask(ts.ReadFile("stdout")))

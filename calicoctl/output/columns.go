@@ -2,6 +2,7 @@ package output
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -80,7 +81,34 @@ func layouts() map[api.Kind]layout {
 	}
 	addPolicies(all)
 	addIPAM(all)
+	all[api.KindAdvertisedService] = serviceLayout()
 	return all
+}
+
+// serviceLayout shows which addresses of a Service nodes announce one by one.
+func serviceLayout() layout {
+	return layout{
+		narrow: []string{"NAMESPACE", "NAME", "POLICY", "ADDRESSES"}, wide: []string{"NAMESPACE", "NAME", "POLICY", "ADDRESSES", "NODES"},
+		columns: []column{
+			namespaceColumn(), nameColumn(),
+			of("POLICY", func(o *api.AdvertisedService) string {
+				return textOr(o.Spec.ExternalTrafficPolicy, string(api.TrafficPolicyCluster))
+			}),
+			of("ADDRESSES", func(o *api.AdvertisedService) string {
+				return strings.Join(slices.Concat(o.Spec.ClusterIPs, o.Spec.ExternalIPs, o.Spec.LoadBalancerIPs), ",")
+			}),
+			of("NODES", func(o *api.AdvertisedService) string {
+				var nodes []string
+				for _, e := range []*api.ServiceEndpoints{o.Spec.IPv4Endpoints, o.Spec.IPv6Endpoints} {
+					if e != nil {
+						nodes = append(nodes, e.Nodes...)
+					}
+				}
+				slices.Sort(nodes)
+				return truncate(strings.Join(slices.Compact(nodes), ","), 80)
+			}),
+		},
+	}
 }
 
 func filterLayout() layout {

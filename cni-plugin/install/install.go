@@ -11,8 +11,13 @@ import (
 	"strings"
 )
 
-// plugins are the names under which the plugin is installed.
-func plugins() []string { return []string{"calico", "calico-ipam"} }
+// plugins are the names of what is installed.
+func plugins() []string { return append([]string{"calico", "calico-ipam"}, shared()...) }
+
+// shared are CNI's own: loopback, which containerd runs for every pod, portmap for
+// host ports, and what is often chained. Another network's installation has files
+// of these names, too.
+func shared() []string { return []string{"bandwidth", "loopback", "portmap", "tuning"} }
 
 // install puts the plugins and then, last, the configuration on the host: from
 // the moment a runtime sees that, it starts pods. Each file is whole at any
@@ -32,7 +37,7 @@ func (s settings) install(say func(format string, args ...any)) error {
 			say("%s: left as it is, as UPDATE_CNI_BINARIES says", name)
 			continue
 		}
-		if err := replaceByCopy(filepath.Join(s.source, name), to); err != nil {
+		if err := s.put(name, say); err != nil {
 			return fmt.Errorf("install the CNI plugin %s: %w", name, err)
 		}
 		say("%s: installed", to)
@@ -45,6 +50,15 @@ func (s settings) install(say func(format string, args ...any)) error {
 	}
 	say("%s: installed, on the host in %s; the runtime uses it from now on", filepath.Join(s.netDir, s.confName), s.netDirOnHost)
 	return nil
+}
+
+// put installs a plugin. Of a shared one, what was there before stays beside it.
+func (s settings) put(name string, say func(format string, args ...any)) error {
+	from, to := filepath.Join(s.source, name), filepath.Join(s.binDir, name)
+	if !slices.Contains(shared(), name) {
+		return replaceByCopy(from, to)
+	}
+	return s.borrowed(name).put(from, say)
 }
 
 // refuseOthers: a runtime takes the first configuration by name.
@@ -72,23 +86,39 @@ func (s settings) refuseOthers() error {
 // uninstall takes everything away again, the configuration first. What is absent
 // is a success.
 func (s settings) uninstall(say func(format string, args ...any)) error {
-	paths := []string{filepath.Join(s.netDir, s.confName)}
+	var paths []string
 	for _, name := range plugins() {
-		if !s.skip[name] {
+		if !s.skip[name] && !slices.Contains(shared(), name) {
 			paths = append(paths, filepath.Join(s.binDir, name))
 		}
 	}
-	for _, path := range paths {
-		err := os.Remove(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
+	for _, path := range append([]string{filepath.Join(s.netDir, s.confName)}, paths...) {
+		gone, err := remove(path)
 		if err != nil {
 			return fmt.Errorf("uninstall: %w", err)
 		}
-		say("%s: removed", path)
+		if gone {
+			say("%s: removed", path)
+		}
+	}
+	for _, name := range shared() {
+		if s.skip[name] {
+			continue
+		}
+		if err := s.borrowed(name).giveBack(say); err != nil {
+			return fmt.Errorf("uninstall: %w", err)
+		}
 	}
 	return nil
+}
+
+// remove is false for what is absent.
+func remove(path string) (bool, error) {
+	err := os.Remove(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 func replaceByCopy(from, to string) error {

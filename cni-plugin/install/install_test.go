@@ -55,7 +55,7 @@ func (h *host) run(args ...string) (code int, stdout, stderr string) {
 func TestInstallAndUninstall(t *testing.T) {
 	h := newHost(t)
 	h.write("bin/calico", "old")
-	h.write("bin/portmap", "another's")
+	h.write("bin/bridge", "another's")
 	if code, _, stderr := h.run(); code != 0 {
 		t.Fatal(stderr)
 	}
@@ -78,8 +78,8 @@ func TestInstallAndUninstall(t *testing.T) {
 	if h.content("bin/calico")+h.content("bin/calico-ipam")+h.content("net.d/10-calico.conflist") != "" || len(left) > 0 {
 		t.Errorf("something is left: %v", left)
 	}
-	if h.content("bin/portmap") != "another's" {
-		t.Error("another's plugin is gone")
+	if h.content("bin/bridge") != "another's" || h.content("bin/portmap") != "" {
+		t.Error("another's plugin is gone, or one of ours is left")
 	}
 }
 
@@ -136,5 +136,44 @@ func TestSkippedAndKeptPlugins(t *testing.T) {
 	}
 	if h.content("bin/calico") != "mine" || h.content("bin/calico-ipam") != "" {
 		t.Errorf("calico %q, calico-ipam %q", h.content("bin/calico"), h.content("bin/calico-ipam"))
+	}
+}
+
+func TestSharedPluginIsGivenBack(t *testing.T) {
+	for name, tc := range map[string]struct {
+		meanwhile func(*host)
+		want      string
+	}{
+		"as it was":                     {func(*host) {}, "the distribution's"},
+		"after an update of ours":       {func(h *host) { h.write("image/portmap", "newer"); h.run() }, "the distribution's"},
+		"another has installed its own": {func(h *host) { h.write("bin/portmap", "a third's") }, "a third's"},
+		"and ours has come again":       {func(h *host) { h.write("bin/portmap", "a third's"); h.run() }, "a third's"},
+		"an update of ours was cut short": {func(h *host) {
+			h.write("image/portmap", "newer")
+			h.run()
+			h.write("bin/portmap", "new portmap") // what it was to replace
+			h.run()
+		}, "the distribution's"},
+		"somebody has removed it": {func(h *host) { _ = os.Remove(filepath.Join(h.dir, "bin/portmap")) }, "the distribution's"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t)
+			h.write("bin/portmap", "the distribution's")
+			if code, _, stderr := h.run(); code != 0 || h.content("bin/portmap") != "new portmap" {
+				t.Fatal(stderr)
+			}
+			tc.meanwhile(h)
+			for range 2 {
+				if code, _, stderr := h.run("--uninstall"); code != 0 {
+					t.Fatal(stderr)
+				}
+			}
+			if got := h.content("bin/portmap"); got != tc.want {
+				t.Errorf("left %q, want %q", got, tc.want)
+			}
+			if left, _ := filepath.Glob(filepath.Join(h.dir, "bin", ".*")); len(left) > 0 {
+				t.Errorf("left behind: %v", left)
+			}
+		})
 	}
 }

@@ -15,7 +15,8 @@ func main() {
 	os.Exit(run(os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
 }
 
-const help = `install-cni puts the CNI plugins calico and calico-ipam, and then their configuration, on a node.
+const help = `install-cni puts the CNI plugins calico and calico-ipam, CNI's own bandwidth, loopback, portmap and tuning,
+and then the configuration, on a node.
   install-cni                install, and end
   install-cni --uninstall    take everything away again
 
@@ -24,7 +25,7 @@ Environment, named as upstream's installer has it; the first is required:
   CNI_CONF_NAME              its name on the host (10-calico.conflist)
   CNI_NET_DIR                the host's folder for it, for messages (/etc/cni/net.d)
   KUBERNETES_NODE_NAME, CNI_MTU, LOG_LEVEL   fill in __KUBERNETES_NODE_NAME__, __CNI_MTU__, __LOG_LEVEL__
-  SKIP_CNI_BINARIES          plugins to leave out: calico,calico-ipam
+  SKIP_CNI_BINARIES          plugins to leave out, for example: loopback,portmap
   UPDATE_CNI_BINARIES        false leaves plugins that are there (true)
 and, where it does not run as a container's first process, the folders to write to and to take the plugins from:
   CNI_HOST_BIN_DIR, CNI_HOST_NET_DIR, CNI_SOURCE_DIR  (%s, %s, %s)

@@ -97,7 +97,7 @@ func (f *felix) build() (err error) {
 func (f *felix) buildDataplane() (err error) {
 	if f.cfg.IPForwarding {
 		if err := podnet.EnsureForwarding(f.kernel); err != nil {
-			return fmt.Errorf("%w; run felix as root, or set FELIX_IPFORWARDING=Disabled and switch forwarding on yourself", err)
+			return fmt.Errorf("%w; run felix as root, and in a container with the node's /proc/sys/net at /host/proc/sys/net, or set FELIX_IPFORWARDING=Disabled and switch forwarding on yourself", err)
 		}
 	}
 	if f.pods, err = podnet.New(podnet.Config{Kernel: f.kernel, Log: f.log}); err != nil {
@@ -131,7 +131,9 @@ func (f *felix) program(s calc.State) {
 	f.loop.SetState(s)
 }
 
-// ready is nil once the kernel has been made to agree with the datastore.
+// ready is nil once the kernel has been made to agree with the datastore. Not being
+// in touch with the datastore doesn't make a running felix unready: pods run on, and
+// its restart would mend nothing.
 func (f *felix) ready() error {
 	if err := f.state.Ready(); err != nil {
 		return err

@@ -24,6 +24,7 @@ import (
 	"tortie/internal/api"
 	"tortie/internal/datastore"
 	"tortie/internal/datastore/etcd"
+	"tortie/internal/health"
 	"tortie/internal/kernel"
 	"tortie/internal/lockfile"
 )
@@ -65,7 +66,7 @@ func Run(ctx context.Context, p Process) error {
 		return err
 	}
 	cfg, problems := config.Resolve(local...)
-	if err := reportProblems(log, problems); err != nil {
+	if err := reportProblems(log, append(problems, config.FromUpstream(p.getenv)...)); err != nil {
 		return err
 	}
 	level.Set(cfg.LogLevel)
@@ -216,7 +217,7 @@ func (f *felix) run(ctx context.Context) error {
 			stop()
 			return errors.Join(fmt.Errorf("serve health: %w", err), g.Wait())
 		}
-		g.Go(func() error { return serveHealth(base, l, f.ready) })
+		g.Go(func() error { return health.Serve(base, l, health.Probes{Live: f.loop.Live, Ready: f.ready}.Handler()) })
 	}
 	g.Go(func() error {
 		defer stop()

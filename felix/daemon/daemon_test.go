@@ -3,10 +3,7 @@ package daemon
 import (
 	"bytes"
 	"context"
-	"errors"
 	"log/slog"
-	"net/http"
-	"net/http/httptest"
 	"net/netip"
 	"path/filepath"
 	"strings"
@@ -191,27 +188,6 @@ func (nineThousand) Links() ([]kernel.Link, error) { return []kernel.Link{{Index
 
 func (nineThousand) Addresses(int) ([]kernel.Address, error) {
 	return []kernel.Address{{Link: 2, Prefix: netip.MustParsePrefix("10.0.0.1/24")}}, nil
-}
-
-func TestHealthProbes(t *testing.T) {
-	var notReady error
-	server := httptest.NewServer(healthHandler(func() error { return notReady }))
-	defer server.Close()
-	get := func(path string) int {
-		resp, err := http.Get(server.URL + path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_ = resp.Body.Close()
-		return resp.StatusCode
-	}
-	if get("/liveness") != 200 || get("/readiness") != 200 {
-		t.Error("a ready felix is not")
-	}
-	notReady = errors.New("still reading")
-	if get("/liveness") != 200 || get("/readiness") != 503 {
-		t.Error("an unready felix is ready, or dead")
-	}
 }
 
 func TestConfigurationFollowsTheDatastore(t *testing.T) {

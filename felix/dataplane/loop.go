@@ -103,7 +103,8 @@ type Loop struct {
 	mu        sync.Mutex
 	endpoints endpoints
 	state     calc.State
-	natDue    bool // state has not been handed to NAT yet
+	natDue    bool      // state has not been handed to NAT yet
+	turnBegan time.Time // of the turn that is at work; zero between turns
 	// tunnelsDue, remotesDue: what state says of them has not been carried out yet.
 	tunnelsDue, remotesDue bool
 	remotes                remotes
@@ -300,6 +301,26 @@ func (l *Loop) Status() Status {
 	return s
 }
 
+// stuck is longer than the slowest turn: the kernel answers a request within half a
+// minute.
+const stuck = 5 * time.Minute
+
+// Live fails when the Loop hangs: nothing but a restart helps.
+func (l *Loop) Live() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if at := time.Since(l.turnBegan); !l.turnBegan.IsZero() && at > stuck {
+		return fmt.Errorf("the dataplane has been at one change of the kernel for %s", at.Round(time.Second))
+	}
+	return nil
+}
+
+func (l *Loop) turns(began time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.turnBegan = began
+}
+
 // Run makes the kernel as it should be, until ctx ends. It leaves the kernel as it
 // is then: traffic flows on. It is called once.
 func (l *Loop) Run(ctx context.Context) error {
@@ -333,7 +354,10 @@ func (l *Loop) Run(ctx context.Context) error {
 			l.mu.Unlock()
 			resync.Reset(l.resyncPause())
 		}
-		again.Reset(l.turn(ctx, retry))
+		l.turns(time.Now())
+		next := l.turn(ctx, retry)
+		l.turns(time.Time{})
+		again.Reset(next)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -394,6 +395,36 @@ func TestRoutesStayWhileTheDevicesCannotBeRead(t *testing.T) {
 		w.wantRoutes("10.65.0.1/32 " + if1)
 		if err := w.loop.Status().LastError; err != nil {
 			t.Errorf("status %v", err)
+		}
+	})
+}
+
+// hanging is a kernel whose answer to the first question takes an hour.
+type hanging struct {
+	*fakekernel.Kernel
+	once sync.Once
+}
+
+func (k *hanging) Links() ([]kernel.Link, error) {
+	k.once.Do(func() { time.Sleep(time.Hour) })
+	return k.Kernel.Links()
+}
+
+func TestLoopThatHangsIsNotAlive(t *testing.T) {
+	inBubble(t, func(w *world, k *fakekernel.Kernel) {
+		w.cfg.Kernel = &hanging{Kernel: k}
+		w.start()
+		after(4 * time.Minute)
+		if err := w.loop.Live(); err != nil {
+			t.Errorf("a slow kernel: %v", err)
+		}
+		after(2 * time.Minute)
+		if err := w.loop.Live(); err == nil || !strings.Contains(err.Error(), "for 6m") {
+			t.Errorf("a kernel that hangs: %v", err)
+		}
+		after(time.Hour)
+		if err := w.loop.Live(); err != nil {
+			t.Errorf("it answered after all: %v", err)
 		}
 	})
 }

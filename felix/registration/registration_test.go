@@ -301,16 +301,28 @@ func TestFirstPools(t *testing.T) {
 func TestSettingsThatCanNotBeNameTheVariable(t *testing.T) {
 	for variable, value := range map[string]string{
 		"IP": "fd10::1", "IP6": "10.0.0.1", "IP_AUTODETECTION_METHOD": "first", "AS": "70000.1", "NO_DEFAULT_POOLS": "maybe",
-		"CALICO_IPV4POOL_CIDR": "fd65::/48",
+		"CALICO_IPV4POOL_CIDR": "fd65::/48", "CALICO_IPV4POOL_IPIP": "Sometimes", "CALICO_IPV4POOL_VXLAN": "true", "CALICO_IPV4POOL_BLOCK_SIZE": "/26",
 	} {
 		_, err := FromEnv(func(name string) string {
 			if name == variable {
 				return value
+			}
+			if name == "CALICO_IPV4POOL_CIDR" {
+				return "10.65.0.0/16"
 			}
 			return ""
 		})
 		if err == nil || !strings.HasPrefix(err.Error(), variable) || !strings.Contains(err.Error(), value) {
 			t.Errorf("%s=%s: %v", variable, value, err)
 		}
+	}
+}
+
+func TestUpstreamsOffIsNever(t *testing.T) {
+	s, err := FromEnv(func(name string) string {
+		return map[string]string{"CALICO_IPV4POOL_CIDR": "10.65.0.0/16", "CALICO_IPV4POOL_IPIP": "Off", "CALICO_IPV4POOL_VXLAN": "CrossSubnet"}[name]
+	})
+	if err != nil || len(s.Pools) != 1 || s.Pools[0].Spec.IPIPMode != v3.IPIPModeNever || s.Pools[0].Spec.VXLANMode != v3.VXLANModeCrossSubnet {
+		t.Errorf("%+v, %v", s.Pools, err)
 	}
 }

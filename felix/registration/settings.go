@@ -156,13 +156,26 @@ func (e *env) pool(prefix, name string, ipv6 bool) []*v3.IPPool {
 	p.Spec = v3.IPPoolSpec{
 		CIDR:             cidr,
 		BlockSize:        e.blockSize(prefix+"_BLOCK_SIZE", ipv6),
-		IPIPMode:         v3.IPIPMode(e.text(prefix+"_IPIP", string(v3.IPIPModeNever))),
-		VXLANMode:        v3.VXLANMode(e.text(prefix+"_VXLAN", string(v3.VXLANModeNever))),
+		IPIPMode:         v3.IPIPMode(e.mode(prefix + "_IPIP")),
+		VXLANMode:        v3.VXLANMode(e.mode(prefix + "_VXLAN")),
 		NATOutgoing:      e.flag(prefix+"_NAT_OUTGOING", !ipv6),
 		DisableBGPExport: e.flag(prefix+"_DISABLE_BGP_EXPORT", false),
 		NodeSelector:     e.text(prefix+"_NODE_SELECTOR", "all()"),
 	}
 	return []*v3.IPPool{p}
+}
+
+// mode is that of an encapsulation; upstream also takes Off for Never.
+func (e *env) mode(variable string) string {
+	value := e.text(variable, string(v3.IPIPModeNever))
+	switch value {
+	case string(v3.IPIPModeNever), string(v3.IPIPModeAlways), string(v3.IPIPModeCrossSubnet):
+		return value
+	case "Off", "off":
+		return string(v3.IPIPModeNever)
+	}
+	e.fail(variable, "Always, CrossSubnet or Never")
+	return ""
 }
 
 func (e *env) blockSize(variable string, ipv6 bool) int {

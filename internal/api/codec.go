@@ -73,7 +73,7 @@ func (r *Registry) Encode(obj Object, unknown Unknown) ([]byte, error) {
 
 func (d *definition) encode(obj Object, storedName string) ([]byte, error) {
 	p := d.parts(obj)
-	if d.ipam {
+	if d.bare {
 		return json.Marshal(p.spec)
 	}
 	meta := storedMeta(*p.meta)
@@ -135,10 +135,11 @@ func (d *definition) decode(obj Object, key Key, value []byte) (Unknown, error) 
 	if err != nil {
 		return Unknown{}, err
 	}
-	if !d.ipam {
+	if !d.bare {
 		unknown.storedName = d.restoreName(obj, key)
 		return unknown, d.checkStoredKind(obj)
 	}
+	obj.SetNamespace(key.Namespace)
 	obj.SetName(key.Name)
 	if d.identify != nil {
 		return unknown, d.identify(obj, key)

@@ -83,6 +83,21 @@ func (h *IPAMHandle) DeepCopyObject() runtime.Object {
 	return &out
 }
 
+// DeepCopyObject copies the service and all it refers to.
+func (s *AdvertisedService) DeepCopyObject() runtime.Object {
+	out := *s
+	s.ObjectMeta.DeepCopyInto(&out.ObjectMeta)
+	out.Spec.ClusterIPs = slices.Clone(s.Spec.ClusterIPs)
+	out.Spec.ExternalIPs = slices.Clone(s.Spec.ExternalIPs)
+	out.Spec.LoadBalancerIPs = slices.Clone(s.Spec.LoadBalancerIPs)
+	for _, e := range []**ServiceEndpoints{&out.Spec.IPv4Endpoints, &out.Spec.IPv6Endpoints} {
+		if *e != nil {
+			*e = &ServiceEndpoints{Nodes: slices.Clone((*e).Nodes)}
+		}
+	}
+	return &out
+}
+
 // DeepCopyObject copies the configuration.
 func (c *IPAMConfig) DeepCopyObject() runtime.Object {
 	out := *c

@@ -22,10 +22,10 @@ func (r *Registry) Default(obj Object) {
 }
 
 // Prepare gives an object that is about to be created its UID and creation time
-// (in seconds, UTC) where it has none. IPAM records have neither.
+// (in seconds, UTC) where it has none. Bare records have neither.
 func (r *Registry) Prepare(obj Object, now time.Time, newUID func() string) {
 	d, err := r.definitionOf(obj)
-	if err != nil || d.ipam {
+	if err != nil || d.bare {
 		return
 	}
 	if obj.GetUID() == "" {

@@ -11,7 +11,7 @@ import (
 type definition struct {
 	info Info
 	// parts gives what is stored: metadata and spec, and for a few kinds a
-	// status (nil otherwise). For IPAM kinds only spec is used.
+	// status (nil otherwise). For bare kinds only spec is used.
 	parts func(Object) parts
 	// target is what a stored value is decoded into. It points into the object,
 	// so that decoding fills the object.
@@ -23,11 +23,12 @@ type definition struct {
 	// writePlain gives the stored value that encoding parts would, or false for an
 	// object that it does not write. nil for kinds that are not written often.
 	writePlain func(Object) ([]byte, bool)
-	// ipam marks the kinds whose stored value is the bare spec.
-	ipam bool
-	// identify completes an object of an IPAM kind from its key after decoding.
+	// bare marks the kinds whose stored value is the bare spec: all but those of
+	// upstream's resources.
+	bare bool
+	// identify completes an object of a bare kind from its key after decoding.
 	identify func(Object, Key) error
-	// nameOf derives an IPAM object's name from its spec.
+	// nameOf derives a bare object's name from its spec.
 	nameOf func(Object) string
 	// policy gives access to the tier for kinds whose name is kept in the
 	// projectcalico.org/metadata annotation.

@@ -10,7 +10,8 @@ func definitions() []definition {
 	all = append(all, policyDefinitions()...)
 	all = append(all, endpointDefinitions()...)
 	sortDefinitions(all)
-	return append(all, ipamDefinitions()...)
+	all = append(all, ipamDefinitions()...)
+	return append(all, serviceDefinition())
 }
 
 // configurationDefinitions are the kinds that configure the cluster's network.

@@ -54,7 +54,7 @@ func ipamDefinitions() []definition {
 
 	all := []definition{affinity, block, config, handle}
 	for i := range all {
-		all[i].ipam = true
+		all[i].bare = true
 	}
 	return all
 }

@@ -1,6 +1,9 @@
 package api
 
-import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+import (
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
 
 // Node is what the network knows of one machine.
 type Node struct {
@@ -68,4 +71,15 @@ type NodeStatus struct {
 	WireguardPublicKey   string   `json:"wireguardPublicKey,omitempty"`
 	WireguardPublicKeyV6 string   `json:"wireguardPublicKeyV6,omitempty"`
 	PodCIDRs             []string `json:"podCIDRs,omitempty"`
+}
+
+// KubernetesName is the node's name in Kubernetes; empty for a node that isn't one
+// of Kubernetes's.
+func (n *Node) KubernetesName() string {
+	for _, ref := range n.Spec.OrchRefs {
+		if ref.Orchestrator == v3.OrchestratorKubernetes {
+			return ref.NodeName
+		}
+	}
+	return ""
 }

@@ -14,6 +14,9 @@ const (
 	configPath   = ipamRoot + "config"
 	handleRoot   = ipamRoot + "handle/"
 	blockRoot    = ipamRoot + "assignment/"
+	// serviceRoot is below /calico/, where etcd users have their permissions, in a
+	// place where upstream looks for nothing.
+	serviceRoot = "/calico/tortie/v1/services/"
 )
 
 // checkKey refuses a key that has no place in the store: a missing or superfluous
@@ -63,9 +66,17 @@ func (r *Registry) Path(key Key) (string, error) {
 		return affinityPath(key)
 	}
 	if key.Namespace != "" {
-		return resourceRoot + d.info.Plural + "/" + key.Namespace + "/" + key.Name, nil
+		return d.root() + key.Namespace + "/" + key.Name, nil
 	}
-	return resourceRoot + d.info.Plural + "/" + key.Name, nil
+	return d.root() + key.Name, nil
+}
+
+// root is where the objects of a kind lie that is none of IPAM's.
+func (d *definition) root() string {
+	if d.info.Kind == KindAdvertisedService {
+		return serviceRoot
+	}
+	return resourceRoot + d.info.Plural + "/"
 }
 
 func affinityPath(key Key) (string, error) {
@@ -135,9 +146,12 @@ func (r *Registry) parsePath(path string) (Key, error) {
 	if rest, ok := strings.CutPrefix(path, resourceRoot); ok {
 		return r.parseResourcePath(rest)
 	}
+	if rest, ok := strings.CutPrefix(path, serviceRoot); ok {
+		return r.defs[r.byKind[KindAdvertisedService]].parseRest(rest)
+	}
 	rest, ok := strings.CutPrefix(path, ipamRoot)
 	if !ok {
-		return Key{}, fmt.Errorf("not below %s or %s", resourceRoot, ipamRoot)
+		return Key{}, fmt.Errorf("not below %s, %s or %s", resourceRoot, ipamRoot, serviceRoot)
 	}
 	if rest == "config" {
 		return IPAMConfigKey(), nil
@@ -172,14 +186,19 @@ func (r *Registry) parsePath(path string) (Key, error) {
 func (r *Registry) parseResourcePath(rest string) (Key, error) {
 	plural, rest, _ := strings.Cut(rest, "/")
 	i, ok := r.byName[plural]
-	if !ok || r.kinds[i].Plural != plural || r.defs[i].ipam {
+	if !ok || r.kinds[i].Plural != plural || r.defs[i].bare {
 		return Key{}, fmt.Errorf("unknown kind of resource %q", plural)
 	}
-	key := Key{Kind: r.kinds[i].Kind, Name: rest}
-	if r.kinds[i].Namespaced {
+	return r.defs[i].parseRest(rest)
+}
+
+// parseRest reads what follows root.
+func (d *definition) parseRest(rest string) (Key, error) {
+	key := Key{Kind: d.info.Kind, Name: rest}
+	if d.info.Namespaced {
 		key.Namespace, key.Name, _ = strings.Cut(rest, "/")
 	}
-	if err := r.defs[i].checkKey(key); err != nil {
+	if err := d.checkKey(key); err != nil {
 		return Key{}, err
 	}
 	return key, nil
@@ -215,7 +234,7 @@ func (r *Registry) Prefix(kind Kind, namespace, namePrefix string) (string, erro
 	case KindBlockAffinity:
 		return affinityPrefix(namePrefix), nil
 	}
-	prefix := resourceRoot + d.info.Plural + "/"
+	prefix := d.root()
 	if namespace != "" {
 		prefix += namespace + "/"
 	}

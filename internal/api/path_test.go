@@ -21,6 +21,7 @@ func TestPathsOfIPAMRecords(t *testing.T) {
 		"/calico/ipam/v2/host/node1/ipv4/block/10.20.166.128-26":             api.BlockAffinityKey(api.HostAffinity("node1"), block),
 		"/calico/ipam/v2/host/node1/ipv6/block/fd00:20:0:df9b::-122":         api.BlockAffinityKey(api.HostAffinity("node1"), block6),
 		"/calico/ipam/v2/virtual/load-balancer/ipv4/block/10.20.166.128-26":  api.BlockAffinityKey(api.Affinity{Type: api.AffinityVirtual, Name: "load-balancer"}, block),
+		"/calico/tortie/v1/services/default/web":                             api.AdvertisedServiceKey("default", "web"),
 		"/calico/resources/v3/projectcalico.org/networksets/ns1/netset1":     {Kind: api.KindNetworkSet, Namespace: "ns1", Name: "netset1"},
 		"/calico/resources/v3/projectcalico.org/felixconfigurations/node.n1": {Kind: api.KindFelixConfiguration, Name: "node.n1"},
 	}
@@ -52,6 +53,8 @@ func TestParsePathRefusesWhatPathDoesNotMake(t *testing.T) {
 		"/calico/ipam/v2/assignment/ipv6/block/10.0.0.0-26", "/calico/ipam/v2/assignment/ipv6/block/fd00:0::-122",
 		"/calico/ipam/v2/assignment/ipv6/block/FD00::-122", "/calico/ipam/v2/assignment/ipv6/block/::ffff:10.0.0.0-122",
 		"/calico/ipam/v2/assignment/ipv5/block/10.0.0.0-26",
+		"/calico/resources/v3/projectcalico.org/advertisedservices/ns/a", "/calico/tortie/v1/", "/calico/tortie/v1/services/a",
+		"/calico/tortie/v1/services//a", "/calico/tortie/v1/services/ns/", "/calico/tortie/v1/services/ns/a/b",
 		"/calico/ipam/v2/host/node1", "/calico/ipam/v2/host/node1/ipv4/block/", "/calico/ipam/v2/host//ipv4/block/10.0.0.0-26",
 	} {
 		key, err := reg.ParsePath(path)
@@ -98,6 +101,8 @@ func TestPrefix(t *testing.T) {
 		{api.KindWorkloadEndpoint, "", "", resources + "workloadendpoints/"},
 		{api.KindWorkloadEndpoint, "ns1", "", resources + "workloadendpoints/ns1/"},
 		{api.KindWorkloadEndpoint, "ns1", "node1-k8s-mypod-", resources + "workloadendpoints/ns1/node1-k8s-mypod-"},
+		{api.KindAdvertisedService, "", "", "/calico/tortie/v1/services/"},
+		{api.KindAdvertisedService, "ns1", "we", "/calico/tortie/v1/services/ns1/we"},
 		{api.KindIPAMConfig, "", "", "/calico/ipam/v2/config"},
 		{api.KindIPAMHandle, "", "", "/calico/ipam/v2/handle/"},
 		{api.KindIPAMHandle, "", "net1.", "/calico/ipam/v2/handle/net1."},

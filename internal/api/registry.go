@@ -66,7 +66,7 @@ func (r *Registry) Lookup(name string) (Info, bool) {
 }
 
 // Kinds lists every kind: resources first, then the IPAM records, each group
-// by name.
+// by name, then what upstream hasn't.
 func (r *Registry) Kinds() []Info { return append([]Info(nil), r.kinds...) }
 
 // New makes an empty object of a kind with its TypeMeta set.

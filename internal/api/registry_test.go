@@ -41,6 +41,7 @@ func TestLookupKnowsEveryNameOfCalicoctl(t *testing.T) {
 		"IPAMBlock":                     "ipamblock ipamblocks",
 		"IPAMConfig":                    "ipamconfig ipamconfigs",
 		"IPAMHandle":                    "ipamhandle ipamhandles",
+		"AdvertisedService":             "advertisedservice advertisedservices",
 	}
 	reg := api.NewRegistry()
 	for kind, list := range names {
@@ -79,7 +80,7 @@ func TestNamespacedKinds(t *testing.T) {
 			got = append(got, info.Kind)
 		}
 	}
-	want := []api.Kind{"NetworkPolicy", "NetworkSet", "StagedKubernetesNetworkPolicy", "StagedNetworkPolicy", "WorkloadEndpoint"}
+	want := []api.Kind{"NetworkPolicy", "NetworkSet", "StagedKubernetesNetworkPolicy", "StagedNetworkPolicy", "WorkloadEndpoint", "AdvertisedService"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
@@ -236,5 +237,15 @@ func pointers(v reflect.Value, path string, report func(string, uintptr)) {
 		}
 	case reflect.Map:
 		report(path, v.Pointer())
+	}
+}
+
+func TestKubernetesName(t *testing.T) {
+	node := &api.Node{Spec: api.NodeSpec{OrchRefs: []api.OrchRef{{Orchestrator: "x", NodeName: "no"}, {Orchestrator: "k8s", NodeName: "yes"}}}}
+	if got := node.KubernetesName(); got != "yes" {
+		t.Errorf("%q", got)
+	}
+	if got := (&api.Node{}).KubernetesName(); got != "" {
+		t.Errorf("%q", got)
 	}
 }

@@ -19,9 +19,6 @@ func UnservedPeerFields(s *v3.BGPPeerSpec) []string {
 // version. With nodeMeshPassword, which is not among them, the mesh is off.
 func UnservedBGPFields(s *v3.BGPConfigurationSpec) []string {
 	return setFields([]field{
-		{"serviceClusterIPs", len(s.ServiceClusterIPs) > 0},
-		{"serviceExternalIPs", len(s.ServiceExternalIPs) > 0},
-		{"serviceLoadBalancerIPs", len(s.ServiceLoadBalancerIPs) > 0},
 		{"prefixAdvertisements", len(s.PrefixAdvertisements) > 0},
 		{"ignoredInterfaces", len(s.IgnoredInterfaces) > 0},
 		{"localWorkloadPeeringIPV4", s.LocalWorkloadPeeringIPV4 != ""},

@@ -23,10 +23,10 @@ func (r *Registry) Validate(obj Object) error {
 	return c.err(key.String())
 }
 
-// metadata checks what all kinds have in common. The names of IPAM records are
+// metadata checks what all kinds have in common. The names of bare records are
 // checked with their content.
 func (c *checker) metadata(d *definition, obj Object) {
-	if d.ipam {
+	if d.bare {
 		return
 	}
 	switch {

@@ -226,6 +226,12 @@ func TestValidateBGP(t *testing.T) {
 			`spec.serviceClusterIPs[0].cidr: "10.96.0.0": want a CIDR such as 10.65.0.0/16`,
 			`spec.serviceLoadBalancerAggregation: "On": want one of Enabled, Disabled`,
 			`spec.localWorkloadPeeringIPV4: "fd00::1": want an IPv4 address`)},
+		{"AdvertisedService", "web", `"clusterIPs":["10.96.0.10"],"externalTrafficPolicy":"Local","ipv4Endpoints":{"nodes":["node1"]}`, nil},
+		{"AdvertisedService", "web", `"externalIPs":["192.0.2.0/24"],"loadBalancerIPs":["x"],"externalTrafficPolicy":"Near","ipv6Endpoints":{"nodes":["a/b"]}`, bad(
+			`spec.externalIPs[0]: "192.0.2.0/24": want an IP address such as 10.0.0.1`,
+			`spec.externalTrafficPolicy: "Near": want one of Cluster, Local`,
+			`spec.ipv6Endpoints.nodes[0]: "a/b": must not contain a slash; want lower-case letters, digits, '-' and '.'`,
+			`spec.loadBalancerIPs[0]: "x": want an IP address such as 10.0.0.1`)},
 		{"BGPFilter", "f", `"exportV4":[{"cidr":"10.0.0.0/8","matchOperator":"In","prefixLength":{"min":8,"max":32},"action":"Accept"},{"action":"Reject"}],"importV6":[{"cidr":"fd00::/8","matchOperator":"Equal","action":"Reject"}]`, nil},
 		{"BGPFilter", "f", `"exportV4":[{"cidr":"fd00::/8","matchOperator":"Is","action":"Drop","source":"Local","interface":"a b","prefixLength":{"min":33,"max":9}}]`, bad(
 			`spec.exportV4[0].action: "Drop": want one of Accept, Reject`,

@@ -90,13 +90,9 @@ func (h *Handle) subscribe(topics Topics, ignore Ignore) (*eventSocket, error) {
 	if err := ignore.Validate(); err != nil {
 		return nil, err
 	}
-	ns, err := h.Netns()
-	if err != nil {
-		return nil, err
-	}
-	defer ns.Close()
+	// Not by entering the namespace that the process is in: bgpd may not enter any.
 	var socket *eventSocket
-	err = ns.Do(func() (err error) {
+	err := h.inside(func() (err error) {
 		socket, err = openEventSocket()
 		return err
 	})

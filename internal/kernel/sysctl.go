@@ -92,7 +92,13 @@ type sysctlDirs struct {
 	closed     bool
 }
 
-const sysctlRoot = "/proc/sys/net/"
+const (
+	sysctlRoot = "/proc/sys/net/"
+	// A container that isn't privileged has a read-only /proc/sys. Its manifest mounts
+	// the node's /proc/sys/net here; what is seen below it is, as below the other,
+	// that of the namespace of the thread that looks.
+	mountedSysctlRoot = "/host/proc/sys/net/"
+)
 
 func (d *sysctlDirs) close() {
 	d.mu.Lock()
@@ -130,10 +136,10 @@ func (h *Handle) openSysctl(name string, mode int) (fd int, err error) {
 	case "ipv6":
 		dir = &h.sysctls.ipv6
 	default: // may come and go with a module
-		return h.openInside(sysctlRoot+name, mode)
+		return h.openInside(name, mode)
 	}
 	if *dir == nil {
-		fd, err := h.openInside(sysctlRoot+top, unix.O_PATH|unix.O_DIRECTORY)
+		fd, err := h.openInside(top, unix.O_PATH|unix.O_DIRECTORY)
 		if err != nil {
 			return -1, err
 		}
@@ -142,10 +148,12 @@ func (h *Handle) openSysctl(name string, mode int) (fd int, err error) {
 	return openAt(int((*dir).Fd()), rest, mode)
 }
 
-// openInside opens a file in the Handle's namespace.
-func (h *Handle) openInside(path string, mode int) (fd int, err error) {
+// openInside opens what is below /proc/sys/net in the Handle's namespace.
+func (h *Handle) openInside(name string, mode int) (fd int, err error) {
 	err = h.inside(func() (err error) {
-		fd, err = openAt(unix.AT_FDCWD, path, mode)
+		if fd, err = openAt(unix.AT_FDCWD, mountedSysctlRoot+name, mode); errors.Is(err, unix.ENOENT) {
+			fd, err = openAt(unix.AT_FDCWD, sysctlRoot+name, mode)
+		}
 		return err
 	})
 	return fd, err

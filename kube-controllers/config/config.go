@@ -25,11 +25,12 @@ const (
 	ServiceAccount   Controller = "serviceaccount"
 	Policy           Controller = "policy"
 	WorkloadEndpoint Controller = "workloadendpoint"
+	Service          Controller = "service" // not upstream's: there each node watches Services itself
 )
 
 // Controllers are all controllers.
 func Controllers() []Controller {
-	return []Controller{Namespace, Node, Policy, ServiceAccount, WorkloadEndpoint}
+	return []Controller{Namespace, Node, Policy, Service, ServiceAccount, WorkloadEndpoint}
 }
 
 // Config is what the environment says.

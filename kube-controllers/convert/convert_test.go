@@ -145,13 +145,3 @@ func TestNodeLabels(t *testing.T) {
 		t.Errorf("annotation %s", got.Annotations[key])
 	}
 }
-
-func TestKubernetesName(t *testing.T) {
-	node := &api.Node{Spec: api.NodeSpec{OrchRefs: []api.OrchRef{{Orchestrator: "x", NodeName: "no"}, {Orchestrator: "k8s", NodeName: "yes"}}}}
-	if got := KubernetesName(node); got != "yes" {
-		t.Errorf("%q", got)
-	}
-	if got := KubernetesName(&api.Node{}); got != "" {
-		t.Errorf("%q", got)
-	}
-}

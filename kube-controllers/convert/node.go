@@ -5,25 +5,12 @@ import (
 	"fmt"
 	"maps"
 
-	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
-
 	"tortie/internal/api"
 )
 
 // kubeLabels is the annotation of a Node that remembers which of its labels came
 // from Kubernetes, as a JSON object.
 const kubeLabels = "projectcalico.org/kube-labels"
-
-// KubernetesName is a node's name in Kubernetes; empty for a node that isn't one
-// of Kubernetes's.
-func KubernetesName(node *api.Node) string {
-	for _, ref := range node.Spec.OrchRefs {
-		if ref.Orchestrator == v3.OrchestratorKubernetes {
-			return ref.NodeName
-		}
-	}
-	return ""
-}
 
 // NodeLabels is a Node with the labels it has in Kubernetes. Those that came from
 // there before and are gone are removed; an operator's own labels stay. changed is

@@ -41,6 +41,9 @@ func (p *program) buildController(name config.Controller, metrics *queue.Metrics
 			Workers: p.Config.WorkloadEndpointWorkers, Log: p.Log, Metrics: metrics,
 		})
 		return []controller{c}, err
+	case config.Service:
+		m, err := mirror.Services(env, p.cluster.Services(), p.cluster.EndpointSlices())
+		return []controller{m}, err
 	default:
 		return p.buildNode(metrics)
 	}

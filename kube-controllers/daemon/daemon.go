@@ -23,6 +23,7 @@ import (
 	"tortie/internal/api"
 	"tortie/internal/datastore"
 	"tortie/internal/datastore/etcd"
+	"tortie/internal/health"
 	"tortie/kube-controllers/config"
 	"tortie/kube-controllers/kube"
 	"tortie/kube-controllers/queue"
@@ -88,11 +89,11 @@ func RunOn(ctx context.Context, c Cluster) error {
 		if err != nil {
 			return fmt.Errorf("serve metrics and probes: %w (PROMETHEUS_METRICS_PORT chooses the port)", err)
 		}
-		var probe *probes
+		var probe *health.Probes
 		if c.Config.Health {
-			probe = &probes{live: p.live, ready: p.ready}
+			probe = &health.Probes{Live: p.live, Ready: p.ready}
 		}
-		g.Go(func() error { return serve(ctx, l, handler(p.metrics, probe)) })
+		g.Go(func() error { return health.Serve(ctx, l, handler(p.metrics, probe)) })
 	}
 	g.Go(func() error { return p.syncer.Run(ctx) })
 	g.Go(func() error { p.cluster.Run(ctx); return nil })

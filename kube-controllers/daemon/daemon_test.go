@@ -25,6 +25,7 @@ import (
 	"tortie/internal/api"
 	"tortie/internal/datastore"
 	"tortie/internal/datastore/memory"
+	"tortie/internal/health"
 	"tortie/kube-controllers/config"
 )
 
@@ -243,7 +244,7 @@ func TestReadyWhenEverythingHasBeenRead(t *testing.T) {
 		if p.ready() == nil {
 			t.Error("ready without a datastore")
 		}
-		h := handler(p.metrics, &probes{live: p.live, ready: p.ready})
+		h := handler(p.metrics, &health.Probes{Live: p.live, Ready: p.ready})
 		for path, want := range map[string]string{"/liveness": "live", "/readiness": "unavailable", "/metrics": "go_goroutines"} {
 			rec := httptest.NewRecorder()
 			h.ServeHTTP(rec, httptest.NewRequest("GET", path, nil))

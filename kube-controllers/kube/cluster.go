@@ -12,6 +12,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -91,6 +92,22 @@ func (c *Cluster) Nodes() *Resource[*corev1.Node] {
 func (c *Cluster) NetworkPolicies() *Resource[*networkingv1.NetworkPolicy] {
 	return follow(c, "networkpolicies", c.factory.Networking().V1().NetworkPolicies().Informer(), func(ctx context.Context, namespace, name string) (*networkingv1.NetworkPolicy, error) {
 		return c.client.NetworkingV1().NetworkPolicies(namespace).Get(ctx, name, metav1.GetOptions{})
+	})
+}
+
+// Services are the services of all namespaces, in the cache with no more than the
+// controllers need.
+func (c *Cluster) Services() *Resource[*corev1.Service] {
+	return follow(c, "services", c.factory.Core().V1().Services().Informer(), func(ctx context.Context, namespace, name string) (*corev1.Service, error) {
+		return c.client.CoreV1().Services(namespace).Get(ctx, name, metav1.GetOptions{})
+	})
+}
+
+// EndpointSlices are the endpoint slices of all namespaces, in the cache with no
+// more than the controllers need.
+func (c *Cluster) EndpointSlices() *Resource[*discoveryv1.EndpointSlice] {
+	return follow(c, "endpointslices", c.factory.Discovery().V1().EndpointSlices().Informer(), func(ctx context.Context, namespace, name string) (*discoveryv1.EndpointSlice, error) {
+		return c.client.DiscoveryV1().EndpointSlices(namespace).Get(ctx, name, metav1.GetOptions{})
 	})
 }
 
@@ -216,24 +233,4 @@ func explain(resource string, err error) error {
 		return fmt.Errorf("%s: no answer: look at KUBECONFIG, or at KUBERNETES_SERVICE_HOST and the certificate: %w", resource, err)
 	}
 	return fmt.Errorf("%s: %w", resource, err)
-}
-
-// trim drops what no controller reads: a large cluster's pods are the largest
-// part of this program's memory.
-func trim(obj any) (any, error) {
-	if o, ok := obj.(metav1.Object); ok {
-		o.SetManagedFields(nil)
-	}
-	pod, ok := obj.(*corev1.Pod)
-	if !ok {
-		return obj, nil
-	}
-	return &corev1.Pod{
-		TypeMeta: pod.TypeMeta,
-		ObjectMeta: metav1.ObjectMeta{
-			Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID, ResourceVersion: pod.ResourceVersion, Labels: pod.Labels,
-		},
-		Spec:   corev1.PodSpec{NodeName: pod.Spec.NodeName, ServiceAccountName: pod.Spec.ServiceAccountName, HostNetwork: pod.Spec.HostNetwork},
-		Status: corev1.PodStatus{Phase: pod.Status.Phase, PodIPs: pod.Status.PodIPs},
-	}, nil
 }

@@ -56,19 +56,74 @@ func (r *Resource[T]) Live(ctx context.Context, namespace, name string) (obj T, 
 // Empty reports whether the cache holds no object at all.
 func (r *Resource[T]) Empty() bool { return len(r.informer.GetStore().ListKeys()) == 0 }
 
+// Index lets objects be found by something they say, under a name. It must be
+// called before the Cluster runs.
+func (r *Resource[T]) Index(name string, values func(T) []string) error {
+	err := r.informer.AddIndexers(cache.Indexers{name: func(item any) ([]string, error) {
+		if obj, ok := item.(T); ok {
+			return values(obj), nil
+		}
+		return nil, nil
+	}})
+	if err != nil {
+		return fmt.Errorf("index %s: %w", r.name, err)
+	}
+	return nil
+}
+
+// Find lists the objects that an index has for a value, in no order.
+func (r *Resource[T]) Find(index, value string) []T {
+	items, err := r.informer.GetIndexer().ByIndex(index, value)
+	if err != nil {
+		return nil // there is no such index
+	}
+	var out []T
+	for _, item := range items {
+		if obj, ok := item.(T); ok {
+			out = append(out, obj)
+		}
+	}
+	return out
+}
+
+// Each calls f for each object of the cache, in no order.
+func (r *Resource[T]) Each(f func(T)) {
+	for _, item := range r.informer.GetStore().List() {
+		if obj, ok := item.(T); ok {
+			f(obj)
+		}
+	}
+}
+
 // Watch has f called whenever the cache's view of an object has changed. It must
 // be called before the Cluster runs; f must be quick.
 func (r *Resource[T]) Watch(f func(namespace, name string)) error {
-	call := func(obj any) {
-		if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
-			obj = gone.Obj
+	call := func(obj T) { f(obj.GetNamespace(), obj.GetName()) }
+	return r.handle(call, func(_, after T) { call(after) })
+}
+
+// WatchVersions is Watch for those to whom it matters what an object said before:
+// f is called with both versions after a change, with the last after a deletion.
+func (r *Resource[T]) WatchVersions(f func(T)) error {
+	return r.handle(f, func(before, after T) { f(before); f(after) })
+}
+
+func (r *Resource[T]) handle(changed func(T), updated func(before, after T)) error {
+	call := func(item any) {
+		if gone, ok := item.(cache.DeletedFinalStateUnknown); ok {
+			item = gone.Obj
 		}
-		if o, ok := obj.(metav1.Object); ok {
-			f(o.GetNamespace(), o.GetName())
+		if obj, ok := item.(T); ok {
+			changed(obj)
 		}
 	}
 	_, err := r.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: call, DeleteFunc: call, UpdateFunc: func(_, obj any) { call(obj) },
+		AddFunc: call, DeleteFunc: call, UpdateFunc: func(old, item any) {
+			before, ok := old.(T)
+			if after, also := item.(T); ok && also {
+				updated(before, after)
+			}
+		},
 	})
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", r.name, err)

@@ -70,12 +70,12 @@ func (c *Controller) reconcile(ctx context.Context, key api.Key) error {
 		return nil
 	}
 	node, ok := entry.Object.(*api.Node)
-	if !ok || convert.KubernetesName(node) == "" {
+	if !ok || node.KubernetesName() == "" {
 		return nil // a machine that is none of Kubernetes's
 	}
-	kubernetes, ok := c.cfg.Nodes.Get("", convert.KubernetesName(node))
+	kubernetes, ok := c.cfg.Nodes.Get("", node.KubernetesName())
 	if !ok {
-		return c.remove(ctx, entry, convert.KubernetesName(node))
+		return c.remove(ctx, entry, node.KubernetesName())
 	}
 	if !c.cfg.SyncLabels() {
 		return nil

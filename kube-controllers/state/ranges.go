@@ -6,10 +6,10 @@ import (
 	"net/netip"
 	"slices"
 
+	"tortie/internal/advertise"
 	"tortie/internal/api"
 	"tortie/internal/datastore"
 	"tortie/ipam"
-	"tortie/kube-controllers/convert"
 )
 
 // The indexes of the program's Cache.
@@ -43,6 +43,8 @@ func Ranges() []datastore.Range {
 		{Kind: api.KindNode},
 		{Kind: api.KindIPAMBlock},
 		{Kind: api.KindKubeControllersConfiguration},
+		{Kind: api.KindBGPConfiguration, NamePrefix: advertise.ConfigName},
+		{Kind: api.KindAdvertisedService},
 	}
 }
 
@@ -78,8 +80,8 @@ func Indexes() map[string]Index {
 		BlocksByPod:    block(func(_ string, a ipam.Allocation) string { return PodOf(a) }),
 		BlocksByNode:   block(func(owner string, a ipam.Allocation) string { return cmp.Or(a.Attrs[api.AttributeNode], owner) }),
 		NodesByKubernetesName: {Kind: api.KindNode, Values: func(obj api.Object) []string {
-			if node, ok := obj.(*api.Node); ok && convert.KubernetesName(node) != "" {
-				return []string{convert.KubernetesName(node)}
+			if node, ok := obj.(*api.Node); ok && node.KubernetesName() != "" {
+				return []string{node.KubernetesName()}
 			}
 			return nil
 		}},
@@ -136,8 +138,8 @@ func PodOf(a ipam.Allocation) string {
 // may have another name here.
 func (c *Cache) IsNode(kubernetesName, node string) bool {
 	if e, ok := c.Get(api.Key{Kind: api.KindNode, Name: node}); ok {
-		if n, ok := e.Object.(*api.Node); ok && convert.KubernetesName(n) != "" {
-			return convert.KubernetesName(n) == kubernetesName
+		if n, ok := e.Object.(*api.Node); ok && n.KubernetesName() != "" {
+			return n.KubernetesName() == kubernetesName
 		}
 	}
 	return kubernetesName == node

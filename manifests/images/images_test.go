@@ -20,7 +20,7 @@ import (
 // testBuild is a build of programs that are only names.
 func testBuild(t *testing.T) build {
 	bin := t.TempDir()
-	for _, p := range []string{"felix", "bgpd", "calicoctl", "install-cni", "calico", "kube-controllers"} {
+	for _, p := range []string{"felix", "bgpd", "calicoctl", "install-cni", "calico", "bandwidth", "loopback", "portmap", "tuning", "kube-controllers", "etcd"} {
 		if err := os.WriteFile(filepath.Join(bin, p), []byte("program "+p), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -65,7 +65,7 @@ func TestImagesHaveProgramsLabelsAndUser(t *testing.T) {
 			t.Fatal(err)
 		}
 		a := open(t, path)
-		if !slices.Equal(a.manifest.RepoTags, []string{"tortie/" + img.name + ":v1"}) {
+		if !slices.Equal(a.manifest.RepoTags, []string{"tortie/" + img.name + ":v1", "tortie/" + img.name + ":dev"}) {
 			t.Errorf("tags %v", a.manifest.RepoTags)
 		}
 		c := a.config.Config
@@ -76,6 +76,60 @@ func TestImagesHaveProgramsLabelsAndUser(t *testing.T) {
 			t.Errorf("%s: its entry point %s is not in it", img.name, entry)
 		}
 	}
+}
+
+// TestDockerfileBuildsTheSame: the files come from the same list, and what else an
+// image is stands in the Dockerfile again.
+func TestDockerfileBuildsTheSame(t *testing.T) {
+	dockerfile, err := os.ReadFile("Dockerfile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, img := range withoutTools(testBuild(t).images()) {
+		dir, path := t.TempDir(), filepath.Join(t.TempDir(), "image.tar")
+		if _, err := img.write(path); err != nil {
+			t.Fatal(err)
+		}
+		if err := img.unpack(dir); err != nil {
+			t.Fatal(err)
+		}
+		inArchive, unpacked := open(t, path).files, tree(t, dir)
+		if !maps.Equal(inArchive, unpacked) {
+			t.Errorf("%s: unpacked %v, in the archive %v", img.name, slices.Sorted(maps.Keys(unpacked)), slices.Sorted(maps.Keys(inArchive)))
+		}
+		entry, err := json.Marshal(img.command)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stage := "FROM scratch AS " + img.name + "\nCOPY --from=build /images/" + img.name + " /\nUSER " + img.user + "\n" +
+			"ENV PATH=" + searchPath + "\nENTRYPOINT " + string(entry) + "\n"
+		if !strings.Contains(string(dockerfile), stage) {
+			t.Errorf("the Dockerfile has no\n%s", stage)
+		}
+	}
+}
+
+// tree is what untar would give of a folder.
+func tree(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	files := map[string]string{}
+	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil || path == dir {
+			return err
+		}
+		name, content := strings.TrimPrefix(path, dir+"/"), []byte(nil)
+		if d.IsDir() {
+			name += "/"
+		} else if d.Type().IsRegular() {
+			content, err = os.ReadFile(path)
+		}
+		files[name] = string(content)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
 }
 
 func TestMissingProgramIsNamed(t *testing.T) {

@@ -22,18 +22,23 @@ type file struct {
 
 // image is one image to be built.
 type image struct {
-	name      string
-	reference string // name and tag
-	user      string // of the processes, when the manifest says nothing
-	command   []string
-	labels    map[string]string
-	created   time.Time
+	name string
+	// references are names with tags: the build's version, and that of the manifests.
+	references []string
+	user       string // of the processes, when the manifest says nothing
+	command    []string
+	labels     map[string]string
+	created    time.Time
 	// layers from the one that changes least.
 	layers [][]file
 	// tools are programs of the build machine that the image needs, with the
 	// libraries they load.
 	tools []string
 }
+
+// manifestTag is the tag that the manifests name, so that they find what was built
+// last. A release names its version in both.
+const manifestTag = "dev"
 
 // nobody is the user of what needs no rights: the number that distroless images
 // use as well.
@@ -54,17 +59,24 @@ func (b build) images() []image {
 		program("calicoctl", "usr/bin/calicoctl"),
 		program("install-cni", "usr/bin/install-cni"),
 		program("calico", "opt/cni/bin/calico"),
+		program("bandwidth", "opt/cni/bin/bandwidth"),
+		program("loopback", "opt/cni/bin/loopback"),
+		program("portmap", "opt/cni/bin/portmap"),
+		program("tuning", "opt/cni/bin/tuning"),
 		{path: "opt/cni/bin/calico-ipam", link: "calico"},
 	}}
 	controllers := b.image("kube-controllers", "Kubernetes objects into Tortie's datastore, and clean-up after what is gone")
 	controllers.user, controllers.command = nobody, []string{"/usr/bin/kube-controllers"}
 	controllers.layers = [][]file{base(), {program("kube-controllers", "usr/bin/kube-controllers")}}
-	return []image{node, controllers}
+	etcd := b.image("etcd", "etcd as it is published, to try Tortie with")
+	etcd.user, etcd.command = "0:0", []string{"/usr/local/bin/etcd"}
+	etcd.layers = [][]file{base(), {program("etcd", "usr/local/bin/etcd")}}
+	return []image{node, controllers, etcd}
 }
 
 func (b build) image(name, description string) image {
 	return image{
-		name: name, reference: b.repository + "/" + name + ":" + b.version, created: b.created,
+		name: name, references: []string{b.repository + "/" + name + ":" + b.version, b.repository + "/" + name + ":" + manifestTag}, created: b.created,
 		labels: map[string]string{
 			"org.opencontainers.image.title":       b.repository + "/" + name,
 			"org.opencontainers.image.description": description,
@@ -81,6 +93,7 @@ func base() []file {
 	return []file{
 		{path: "etc/passwd", data: []byte("root:x:0:0:root:/:/sbin/nologin\nnobody:x:65532:65532:nobody:/:/sbin/nologin\n")},
 		{path: "etc/group", data: []byte("root:x:0:\nnobody:x:65532:\n")},
+		{path: "etc/hosts", data: []byte("127.0.0.1 localhost\n::1 localhost\n")}, // a kubelet puts the node's there
 		{path: "tmp", dir: true},
 		{path: "run", dir: true},
 		{path: "var/run", link: "../run"},

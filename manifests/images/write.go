@@ -3,6 +3,7 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,7 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
@@ -26,13 +26,9 @@ func (i image) write(path string) (digest string, err error) {
 	if err != nil {
 		return "", err
 	}
-	ref, err := name.NewTag(i.reference)
-	if err != nil {
-		return "", fmt.Errorf("reference %s: %w", i.reference, err)
-	}
 	temp := path + ".new"
 	defer func() { _ = os.Remove(temp) }()
-	if err := tarball.WriteToFile(temp, ref, img); err != nil {
+	if err := writeArchive(temp, img, i.references, i.created); err != nil {
 		return "", fmt.Errorf("write %s: %w", temp, err)
 	}
 	hash, err := img.Digest()
@@ -41,6 +37,52 @@ func (i image) write(path string) (digest string, err error) {
 	}
 	return hash.String(), os.Rename(temp, path)
 }
+
+// writeArchive makes a docker-archive. The library's own writer of several tags has
+// them in another order each time.
+func writeArchive(path string, img v1.Image, references []string, modified time.Time) (err error) {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	w := tar.NewWriter(f)
+	config, err := img.RawConfigFile()
+	if err != nil {
+		return err
+	}
+	about := tarball.Descriptor{Config: "config.json", RepoTags: references}
+	parts := []file{{path: about.Config, data: config}}
+	layers, err := img.Layers()
+	if err != nil {
+		return err
+	}
+	for n, layer := range layers {
+		content, err := layer.Compressed()
+		if err != nil {
+			return err
+		}
+		data, err := io.ReadAll(content)
+		if err = errors.Join(err, content.Close()); err != nil {
+			return err
+		}
+		about.Layers = append(about.Layers, fmt.Sprintf("layer-%d.tar.gz", n))
+		parts = append(parts, file{path: about.Layers[n], data: data})
+	}
+	manifest, err := json.Marshal(tarball.Manifest{about})
+	if err != nil {
+		return err
+	}
+	for _, part := range append(parts, file{path: "manifest.json", data: manifest}) {
+		if err := part.add(w, modified); err != nil {
+			return err
+		}
+	}
+	return w.Close()
+}
+
+// searchPath is the images' PATH.
+const searchPath = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 func (i image) assemble() (v1.Image, error) {
 	layers := slices.Clone(i.layers)
@@ -71,7 +113,7 @@ func (i image) assemble() (v1.Image, error) {
 	cfg.Architecture, cfg.OS, cfg.Created = architecture(), "linux", v1.Time{Time: i.created}
 	cfg.Config = v1.Config{
 		User: i.user, Entrypoint: i.command, Labels: i.labels, WorkingDir: "/",
-		Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"},
+		Env: []string{"PATH=" + searchPath},
 	}
 	return mutate.ConfigFile(img, cfg)
 }

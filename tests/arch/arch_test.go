@@ -39,6 +39,7 @@ func rules() []rule {
 		{from: "tortie/internal/overlay", deny: pure, why: "what carries packets is decided by the cluster's resources alone"},
 		{from: "tortie/internal/selector", deny: pure, why: "selectors are pure"},
 		{from: "tortie/internal/delta", deny: pure, why: "delta is pure"},
+		{from: "tortie/internal/advertise", deny: append([]string{"tortie/internal/datastore"}, pure...), why: "what is announced is decided without I/O"},
 		{from: "tortie/internal/api", deny: pure, why: "the vocabulary is pure"},
 		{
 			from: "tortie", deny: []string{"github.com/osrg/gobgp"},

@@ -73,7 +73,9 @@ type StatusResponse struct {
 	// restarting: End-of-RIB is still awaited, so stale routes are kept.
 	Restarting bool `protobuf:"varint,8,opt,name=restarting,proto3" json:"restarting,omitempty"`
 	// problems are conditions that someone should look at, one clear line each.
-	Problems      []string `protobuf:"bytes,9,rep,name=problems,proto3" json:"problems,omitempty"`
+	Problems []string `protobuf:"bytes,9,rep,name=problems,proto3" json:"problems,omitempty"`
+	// off is by what setting this node speaks no BGP; empty when it does.
+	Off           string `protobuf:"bytes,10,opt,name=off,proto3" json:"off,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -169,6 +171,13 @@ func (x *StatusResponse) GetProblems() []string {
 		return x.Problems
 	}
 	return nil
+}
+
+func (x *StatusResponse) GetOff() string {
+	if x != nil {
+		return x.Off
+	}
+	return ""
 }
 
 type PeersRequest struct {
@@ -611,7 +620,7 @@ var File_internal_control_nodestatus_nodestatus_proto protoreflect.FileDescripto
 const file_internal_control_nodestatus_nodestatus_proto_rawDesc = "" +
 	"\n" +
 	",internal/control/nodestatus/nodestatus.proto\x12\x14tortie.nodestatus.v1\"\x0f\n" +
-	"\rStatusRequest\"\x83\x02\n" +
+	"\rStatusRequest\"\x95\x02\n" +
 	"\x0eStatusResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x18\n" +
@@ -623,7 +632,9 @@ const file_internal_control_nodestatus_nodestatus_proto_rawDesc = "" +
 	"\n" +
 	"restarting\x18\b \x01(\bR\n" +
 	"restarting\x12\x1a\n" +
-	"\bproblems\x18\t \x03(\tR\bproblems\"\x0e\n" +
+	"\bproblems\x18\t \x03(\tR\bproblems\x12\x10\n" +
+	"\x03off\x18\n" +
+	" \x01(\tR\x03off\"\x0e\n" +
 	"\fPeersRequest\"A\n" +
 	"\rPeersResponse\x120\n" +
 	"\x05peers\x18\x01 \x03(\v2\x1a.tortie.nodestatus.v1.PeerR\x05peers\"\xb2\x02\n" +

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"time"
 
 	"tortie/tests/lab/agentwire"
 )
@@ -20,6 +21,9 @@ type server struct {
 	host    string
 	port    int
 }
+
+// lookupTimeout bounds the resolution of a name.
+const lookupTimeout = 10 * time.Second
 
 // serve answers probes and requests until ctx ends. Its control socket appears
 // only when both probe listeners are up, so that who sees the socket may probe.
@@ -143,6 +147,16 @@ func do(req agentwire.Request, streams *streams) agentwire.Response {
 			resp.Err = err.Error()
 		}
 		resp.Stream = report
+	case req.Lookup != "":
+		ctx, cancel := context.WithTimeout(context.Background(), lookupTimeout)
+		defer cancel()
+		addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", req.Lookup)
+		if err != nil {
+			resp.Err = err.Error()
+		}
+		for _, a := range addrs {
+			resp.Addresses = append(resp.Addresses, a.Unmap())
+		}
 	default:
 		resp.Results = probeAll(req.Probes)
 	}

@@ -19,6 +19,8 @@ type Request struct {
 	StartStream *Stream `json:"startStream,omitempty"`
 	// StopStream ends a stream and asks for its report.
 	StopStream string `json:"stopStream,omitempty"`
+	// Lookup is a name to be resolved.
+	Lookup string `json:"lookup,omitempty"`
 }
 
 // Probe is one exchange with another agent.
@@ -62,7 +64,9 @@ type StreamReport struct {
 type Response struct {
 	Results []Result      `json:"results,omitempty"`
 	Stream  *StreamReport `json:"stream,omitempty"`
-	Err     string        `json:"err,omitempty"`
+	// Addresses are those of the name.
+	Addresses []netip.Addr `json:"addresses,omitempty"`
+	Err       string       `json:"err,omitempty"`
 }
 
 // Answer is what a probed agent sends back.

@@ -1,0 +1,113 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"tortie/internal/control/nodestatus"
+	"tortie/internal/health"
+	"tortie/internal/kernel"
+	"tortie/internal/routetable"
+)
+
+// runOff is bgpd on a node that speaks no BGP: no session, no route in the kernel,
+// not even one of the time when it did. It answers probes and calicoctl.
+func runOff(ctx context.Context, cfg Config, log *slog.Logger) error {
+	k, err := kernel.Open()
+	if err != nil {
+		return needsNetAdmin(err)
+	}
+	defer k.Close()
+	routes := routetable.New(routetable.Config{Kernel: k, Protocol: kernel.ProtocolBGP, Log: log})
+	o := &noBGP{node: cfg.Node, version: cfg.Version, off: cfg.Off, started: time.Now()}
+	l, err := listenStatus(cfg.Socket)
+	if err != nil {
+		return err
+	}
+	defer serveStatus(l, o)()
+	log.Info("no BGP on this node", "because", cfg.Off, "node", cfg.Node, "version", cfg.Version)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return serveHealth(ctx, cfg.HealthAddress, o.probes()) })
+	g.Go(func() error { o.sweep(ctx, routes, log); return nil })
+	return g.Wait()
+}
+
+// noBGP tells how far the sweep has come.
+type noBGP struct {
+	nodestatus.UnimplementedNodeStatusServer
+	node, version, off string
+	started            time.Time
+
+	mu    sync.Mutex
+	tried bool
+	err   error // of the last try
+}
+
+// reconciler makes the kernel have what it was told; *routetable.Table is one, which
+// here was told of no route.
+type reconciler interface {
+	Apply(ctx context.Context) error
+}
+
+// sweep takes away the routes of the time when there was BGP, and comes again as
+// long as that fails.
+func (o *noBGP) sweep(ctx context.Context, routes reconciler, log *slog.Logger) {
+	for {
+		err := routes.Apply(ctx)
+		o.mu.Lock()
+		news := isNews(o.err, err)
+		o.tried, o.err = true, err
+		o.mu.Unlock()
+		if news {
+			log.Error("routes of an earlier run can't be removed, trying again", "err", err)
+		}
+		again := time.After(tick)
+		if err == nil {
+			again = nil
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-again:
+		}
+	}
+}
+
+func (o *noBGP) problem() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.tried {
+		return errors.New("routes of an earlier run have not been looked for yet")
+	}
+	return o.err
+}
+
+func (o *noBGP) probes() health.Probes {
+	return health.Probes{Live: func() error { return nil }, Ready: o.problem}
+}
+
+// Status implements nodestatus.NodeStatusServer.
+func (o *noBGP) Status(context.Context, *nodestatus.StatusRequest) (*nodestatus.StatusResponse, error) {
+	out := &nodestatus.StatusResponse{
+		Node: o.node, Version: o.version, Started: o.started.Unix(), Off: o.off, DatastoreInSync: true,
+	}
+	if err := o.problem(); err != nil {
+		out.Problems = append(out.Problems, err.Error())
+	}
+	return out, nil
+}
+
+// Peers implements nodestatus.NodeStatusServer.
+func (o *noBGP) Peers(context.Context, *nodestatus.PeersRequest) (*nodestatus.PeersResponse, error) {
+	return &nodestatus.PeersResponse{}, nil
+}
+
+// Routes implements nodestatus.NodeStatusServer.
+func (o *noBGP) Routes(context.Context, *nodestatus.RoutesRequest) (*nodestatus.RoutesResponse, error) {
+	return &nodestatus.RoutesResponse{}, nil
+}

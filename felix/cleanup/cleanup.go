@@ -1,0 +1,165 @@
+// Package cleanup takes away what Tortie has on a node, for good: an uninstallation,
+// after which no program of ours runs there. What it finds is known by its marks, so
+// it needs neither the datastore nor a memory, and may be repeated.
+package cleanup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"sigs.k8s.io/knftables"
+
+	"tortie/felix/podnet"
+	"tortie/felix/vxlan"
+	"tortie/internal/kernel"
+	"tortie/internal/lockfile"
+)
+
+// Kernel is what is read and changed; *kernel.Handle is one.
+type Kernel interface {
+	Links() ([]kernel.Link, error)
+	Routes(ctx context.Context, f kernel.RouteFilter) ([]kernel.Route, error)
+	DeleteRoute(r kernel.Route) error
+	DeleteLink(index int) error
+}
+
+// Config says what to take away, and where.
+type Config struct {
+	Kernel Kernel
+	// NFT is the table; nil where there is no nft command, and so nothing of ours.
+	NFT knftables.Interface
+	// Root is what stands before the paths of files: where the node's are mounted.
+	Root string
+	// Pods: also what the pods that still run use, so that they lose the network. Else
+	// their devices and the routes to them stay, and go with the pods.
+	Pods bool
+	// Say tells, line by line, what was taken away.
+	Say func(format string, args ...any)
+}
+
+// folders hold files of ours and nothing else.
+func folders() []string {
+	return []string{"/var/run/calico", "/var/lib/calico", "/var/lib/calico-etcd"}
+}
+
+// Run takes everything away. What fails keeps nothing else from going. It refuses
+// while felix or bgpd runs, which would put things back.
+func Run(ctx context.Context, cfg Config) error {
+	for _, program := range []string{"felix", "bgpd"} {
+		release, err := lockfile.Acquire(filepath.Join(cfg.Root, folders()[0], program+".lock"), program)
+		if err != nil {
+			return fmt.Errorf("clean up: %w", err)
+		}
+		defer release()
+	}
+	pods, err := cfg.devices()
+	return errors.Join(err, cfg.routes(ctx, pods), cfg.rules(ctx), cfg.files())
+}
+
+// devices takes away tunnels and left-over ends of pods' devices, and returns those
+// of pods, which are only taken away when asked for.
+func (cfg Config) devices() (pods map[int]string, err error) {
+	links, err := cfg.Kernel.Links()
+	if err != nil {
+		return nil, fmt.Errorf("look for devices: %w", err)
+	}
+	pods = map[int]string{}
+	var errs []error
+	for _, l := range links {
+		switch pod := l.Kind == "veth" && podnet.IsDeviceName(l.Name); {
+		case pod && !cfg.Pods:
+			pods[l.Index] = l.Name
+			cfg.Say("device %s: left to its pod, with which it goes", l.Name)
+			continue
+		case !pod && !isAside(l) && !isTunnel(l):
+			continue
+		}
+		err := cfg.Kernel.DeleteLink(l.Index)
+		if err != nil && !errors.Is(err, kernel.ErrNotFound) {
+			errs = append(errs, fmt.Errorf("remove device %s: %w", l.Name, err))
+			continue
+		}
+		cfg.Say("device %s: removed", l.Name)
+	}
+	return pods, errors.Join(errs...)
+}
+
+// isAside: felix had taken it out of service.
+func isAside(l kernel.Link) bool {
+	return l.Kind == "veth" && strings.HasPrefix(l.Name, kernel.PodLinkAside)
+}
+
+func isTunnel(l kernel.Link) bool {
+	return l.Kind == "vxlan" && vxlan.Owns(l.Name)
+}
+
+// routes takes away all routes of ours but those over the devices of pods.
+func (cfg Config) routes(ctx context.Context, pods map[int]string) error {
+	var errs []error
+	for _, protocol := range []kernel.Protocol{kernel.ProtocolFelix, kernel.ProtocolBGP} {
+		routes, err := cfg.Kernel.Routes(ctx, kernel.RouteFilter{Protocol: protocol})
+		if err != nil {
+			errs = append(errs, err)
+		}
+		for _, r := range routes {
+			if _, used := pods[r.Link]; used {
+				continue
+			}
+			if err := cfg.Kernel.DeleteRoute(r); err != nil && !errors.Is(err, kernel.ErrNotFound) {
+				errs = append(errs, err)
+				continue
+			}
+			cfg.Say("route to %s: removed", r.Dst)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// rules takes away the whole table: no one else's is in it.
+func (cfg Config) rules(ctx context.Context) error {
+	if cfg.NFT == nil {
+		return nil
+	}
+	tx := cfg.NFT.NewTransaction()
+	tx.Add(&knftables.Table{}) // one that is absent can't be deleted
+	tx.Delete(&knftables.Table{})
+	if err := cfg.NFT.Run(ctx, tx); err != nil {
+		return fmt.Errorf("remove the nftables table %s %s: %w", Family, Table, err)
+	}
+	cfg.Say("nftables table %s %s: removed", Family, Table)
+	return nil
+}
+
+// The name of the table.
+const (
+	Family = knftables.InetFamily
+	Table  = "tortie"
+)
+
+func (cfg Config) files() error {
+	var errs []error
+	for _, folder := range folders() {
+		path := filepath.Join(cfg.Root, folder)
+		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		err := os.RemoveAll(path)
+		// A folder with a file system of its own can't go; that it is empty is enough.
+		if entries, readErr := os.ReadDir(path); errors.Is(err, syscall.EBUSY) && readErr == nil && len(entries) == 0 {
+			cfg.Say("%s: emptied; it stays, for a file system is mounted there", path)
+			continue
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("remove files: %w", err))
+			continue
+		}
+		cfg.Say("%s: removed", path)
+	}
+	return errors.Join(errs...)
+}
