@@ -31,8 +31,19 @@ type remotes struct {
 	retired map[netip.Prefix]time.Time
 	// links are those they lead out of.
 	links map[int]bool
-	// complete: all of them have been declared once.
+	// complete: all of them have been declared once. begun is when that was first tried.
 	complete bool
+	begun    time.Time
+}
+
+// unknown reports whether a restarted felix can't tell yet what leads to other nodes,
+// and so must leave alone what it found. What keeps failing does not count for ever.
+func (r *remotes) unknown(err error) bool {
+	r.complete = r.complete || err == nil
+	if r.begun.IsZero() {
+		r.begun = time.Now()
+	}
+	return !r.complete && time.Since(r.begun) < successorWait
 }
 
 func newRemotes() remotes {
@@ -72,7 +83,6 @@ func (l *Loop) declareRemotes(ctx context.Context, w *work, retry bool) error {
 		return l.remoteErr
 	}
 	l.remoteErr = l.updateRemotes(ctx)
-	l.remotes.complete = l.remotes.complete || l.remoteErr == nil
 	return l.remoteErr
 }
 

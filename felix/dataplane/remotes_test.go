@@ -177,7 +177,7 @@ func TestRouteThatIsWantedAgainStays(t *testing.T) {
 
 // TestRestartedLoopThatCannotReadLeavesRoutesAlone: nothing goes before all is known.
 func TestRestartedLoopThatCannotReadLeavesRoutesAlone(t *testing.T) {
-	for _, broken := range []string{"read addresses", "read link", "read fdb"} {
+	for _, broken := range []string{"read addresses of link", "read link", "read vxlan", "read fdb of link"} {
 		t.Run(broken, func(t *testing.T) {
 			inBubble(t, func(w *world, k *fakekernel.Kernel) {
 				tunnels := w.withTunnels()
@@ -191,7 +191,7 @@ func TestRestartedLoopThatCannotReadLeavesRoutesAlone(t *testing.T) {
 				tunnels.Set(overlaid().Tunnels)
 				w.cfg.Tunnels = tunnels
 				k.SetFault(func(op fakekernel.Op) error {
-					if len(op.Name) >= len(broken) && op.Name[:len(broken)] == broken {
+					if op.Name == broken {
 						return errors.New("out of luck")
 					}
 					return nil
@@ -205,6 +205,29 @@ func TestRestartedLoopThatCannotReadLeavesRoutesAlone(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestTunnelsThatKeepFailingHoldWhatWasFoundForAWhile: not for ever, or what a former
+// life left of pods that are gone would stay.
+func TestTunnelsThatKeepFailingHoldWhatWasFoundForAWhile(t *testing.T) {
+	inBubble(t, func(w *world, k *fakekernel.Kernel) {
+		w.withTunnels()
+		eth, err := k.LinkByName("eth0")
+		if err == nil {
+			err = k.AddRoute(kernel.Route{Dst: netip.MustParsePrefix("10.65.9.9/32"), Protocol: kernel.ProtocolFelix, Link: eth.Index, Scope: kernel.ScopeLink})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.cfg.Tunnels = &brokenTunnels{}
+		s := overlaid()
+		s.Remote = s.Remote[:1]
+		w.startInSync(s)
+		after(5 * time.Second)
+		w.wantRoutes("10.65.9.9/32 eth0", "10.65.2.0/26 eth0")
+		after(20 * time.Second)
+		w.wantRoutes("10.65.2.0/26 eth0")
+	})
 }
 
 // TestTunnelsThatFailHoldUpNoPod and are tried again by themselves.

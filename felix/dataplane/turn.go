@@ -43,8 +43,7 @@ func (l *Loop) turn(ctx context.Context, retry bool) time.Duration {
 	overlayErr := l.applyTunnels(ctx, &w, retry)
 	l.declare(&w)
 	overlayErr = errors.Join(overlayErr, l.declareRemotes(ctx, &w, retry))
-	// A restarted felix that can't tell yet what leads to other nodes leaves it alone.
-	l.cfg.Routes.HoldStale(!w.inSync || overlayErr != nil && !l.remotes.complete)
+	l.cfg.Routes.HoldStale(!w.inSync || l.remotes.unknown(overlayErr))
 	if w.hints.resync {
 		l.cfg.Routes.QueueResync()
 	}

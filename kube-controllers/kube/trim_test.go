@@ -18,7 +18,8 @@ func TestSliceIsKeptAsWhereItsServiceIsReady(t *testing.T) {
 		},
 		AddressType: discoveryv1.AddressTypeIPv6,
 		Endpoints: []discoveryv1.Endpoint{
-			{NodeName: &a, Addresses: []string{"fd65::1"}}, {NodeName: &a, Addresses: []string{"fd65::2"}},
+			{NodeName: &a, Addresses: []string{"fd65::1"}},
+			{NodeName: &a, Addresses: []string{"fd65::2"}},
 			{NodeName: &b, Addresses: []string{"fd65::3"}, Conditions: discoveryv1.EndpointConditions{Ready: &no}},
 			{Addresses: []string{"fd65::4"}},
 		},
