@@ -20,6 +20,7 @@ import (
 
 	"tortie/calicoctl/cmd"
 	"tortie/internal/api"
+	"tortie/internal/control/felixstatus"
 	"tortie/internal/control/nodestatus"
 	"tortie/internal/datastore"
 	"tortie/internal/datastore/etcd"
@@ -49,6 +50,9 @@ func run() int {
 		OpenStore: openStore(reg),
 		DialNode:  dialNode,
 		Connect:   connect,
+		FelixStatus: func(socket string) (felixstatus.Status, error) {
+			return felixstatus.Read(felixstatus.Path(socket))
+		},
 		Stdin:     os.Stdin,
 		Stdout:    os.Stdout,
 		Stderr:    os.Stderr,

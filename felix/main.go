@@ -47,10 +47,17 @@ This node's entry in the datastore, from variables as upstream has them:
   CALICO_IPV4POOL_CIDR      the first pool, where there is none (CALICO_IPV4POOL_BLOCK_SIZE, _NAT_OUTGOING,
                             _NODE_SELECTOR, _DISABLE_BGP_EXPORT, _IPIP, _VXLAN; CALICO_IPV6POOL_…)
 
+In a cluster of Kubernetes, found by its pod's service account or KUBECONFIG; without one felix does without:
+  CALICO_K8S_NODE_REF       the node's name in Kubernetes (NODENAME)
+  POD_NAMESPACE, POD_NAME, POD_UID   this pod, by the downward API: what is wrong is an Event of it and of the node
+  kubernetes-internal-ip    is one more method for IP_AUTODETECTION_METHOD
+
 Files, with the parameter that moves them:
   %-32s socket for the CNI plugin (CNISocket)
   %-32s keeps a second felix off the node (LockFile)
   %-32s what must be remembered of pods (JournalDir)
+
+What is wrong stands in felix-status.json beside the socket, for calicoctl node status.
 
 It needs root, and the nft command for natOutgoing. Logs go to standard error. Health probes, when
 HealthEnabled is true: http://localhost:9099/liveness and /readiness.

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -61,22 +62,45 @@ func (a *app) nodeStatus(ctx context.Context, bgpd, felix string) error {
 		peers, err = node.Peers(ctx, &nodestatus.PeersRequest{})
 		return err
 	})
-	felixErr := a.askFelix(ctx, felix)
+	said, saidErr := a.FelixStatus(felix)
+	felixErr := a.askFelix(ctx, felix, said.Ended)
 	if state != nil {
 		a.println("Calico process is running.")
 	}
+	var problems []string
 	if felixErr == nil {
 		a.println("felix is running.")
+		problems = said.Problems
 	}
 	if state != nil {
 		a.printNodeStatus(state, peers)
+		problems = append(problems, nodeProblems(state)...)
+	}
+	a.printProblems(problems)
+	if state != nil {
 		a.printf("\nNetwork policies are stored but not enforced yet on this node.\n")
 	}
-	return errors.Join(bgpdErr, felixErr)
+	if felixErr != nil {
+		saidErr = nil // what it said before is not the question
+	}
+	return errors.Join(bgpdErr, felixErr, saidErr)
 }
 
-// askFelix finds out whether felix takes calls of the CNI plugin.
-func (a *app) askFelix(ctx context.Context, socket string) error {
+func (a *app) printProblems(problems []string) {
+	if len(problems) == 0 {
+		return
+	}
+	a.printf("\nProblems\n")
+	for i, problem := range problems {
+		if slices.Index(problems, problem) == i { // what both daemons say is said once
+			a.printf("  %s\n", oneLine(problem))
+		}
+	}
+}
+
+// askFelix finds out whether felix takes calls of the CNI plugin. ended is why one
+// that ran before has ended, as far as is known.
+func (a *app) askFelix(ctx context.Context, socket, ended string) error {
 	ctx, cancel := context.WithTimeout(ctx, a.OpTimeout)
 	defer cancel()
 	err := a.Connect(ctx, socket)
@@ -94,6 +118,9 @@ func (a *app) askFelix(ctx context.Context, socket string) error {
 		return fmt.Errorf("felix on %s does not answer: pods can't be added; look at its log", socket)
 	default:
 		cause = kernelReason(err)
+	}
+	if ended != "" {
+		return fmt.Errorf("felix is not running on this node (socket %s: %s): pods can't be added; the reason: %s", socket, cause, oneLine(ended))
 	}
 	return fmt.Errorf("felix is not running on this node (socket %s: %s): pods can't be added; start it and look at its log", socket, cause)
 }
@@ -160,7 +187,6 @@ func explainNode(socket string, err error) error {
 func (a *app) printNodeStatus(state *nodestatus.StatusResponse, peers *nodestatus.PeersResponse) {
 	if off := state.GetOff(); off != "" {
 		a.printf("Node %s speaks no BGP (%s); bgpd %s, up since %s.\n", state.GetNode(), off, state.GetVersion(), a.since(state.GetStarted()))
-		a.printProblems(nodeProblems(state))
 		return
 	}
 	a.printf("Node %s, AS %d, router ID %s, node-to-node mesh %s; bgpd %s, up since %s.\n",
@@ -171,17 +197,6 @@ func (a *app) printNodeStatus(state *nodestatus.StatusResponse, peers *nodestatu
 		}
 		a.printf("\nIPv%d BGP status\n", family)
 		a.printPeerTable(family, peers.GetPeers())
-	}
-	a.printProblems(nodeProblems(state))
-}
-
-func (a *app) printProblems(problems []string) {
-	if len(problems) == 0 {
-		return
-	}
-	a.printf("\nProblems\n")
-	for _, problem := range problems {
-		a.printf("  %s\n", oneLine(problem))
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"tortie/internal/api"
+	"tortie/internal/control/felixstatus"
 	"tortie/internal/control/nodestatus"
 	"tortie/internal/datastore"
 )
@@ -30,10 +31,13 @@ type Deps struct {
 	// Connect connects to a Unix socket and leaves again: nil means that somebody
 	// listens there. Its errors are those of the kernel.
 	Connect func(ctx context.Context, socket string) error
-	Stdin   io.Reader
-	Stdout  io.Writer
-	Stderr  io.Writer
-	Getenv  func(string) string
+	// FelixStatus is what felix, whose socket that is, has last said of itself; empty
+	// where it never ran.
+	FelixStatus func(socket string) (felixstatus.Status, error)
+	Stdin       io.Reader
+	Stdout      io.Writer
+	Stderr      io.Writer
+	Getenv      func(string) string
 	// Now is the clock; its location is the one times are shown in.
 	Now func() time.Time
 	// Settle is how long an IP pool stays disabled before it is deleted.

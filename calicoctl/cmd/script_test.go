@@ -21,6 +21,7 @@ import (
 
 	"tortie/calicoctl/cmd"
 	"tortie/internal/api"
+	"tortie/internal/control/felixstatus"
 	"tortie/internal/control/nodestatus"
 	"tortie/internal/datastore"
 	"tortie/internal/datastore/memory"
@@ -36,6 +37,8 @@ type world struct {
 	store *memory.Store
 	bgpd  *fakeNode
 	felix bool // whether it runs
+	// said is what felix has last said of itself.
+	said felixstatus.Status
 }
 
 // fakeNode is the status service of a bgpd.
@@ -105,7 +108,8 @@ func (w *world) deps(stdin io.Reader, stdout, stderr io.Writer) cmd.Deps {
 			}
 			return ctx.Err()
 		},
-		Stdin: stdin, Stdout: stdout, Stderr: stderr,
+		FelixStatus: func(string) (felixstatus.Status, error) { return w.said, nil },
+		Stdin:       stdin, Stdout: stdout, Stderr: stderr,
 		Getenv:    func(string) string { return "" },
 		Now:       now,
 		OpTimeout: 5 * time.Second,
@@ -129,7 +133,8 @@ var samplesFile = filepath.Join("..", "..", "internal", "api", "testdata", "samp
 //	paths [PREFIX]         the paths of the store on stdout, or "none"
 //	etcd up|down           make the store answer or not
 //	bgpd                   start a bgpd with two peers and three routes
-//	felix                  start a felix
+//	felix [PROBLEM…]       start a felix with these problems
+//	felix ended WHY        a felix that could not go on
 //	masked                 the last stdout again, with UIDs, GUIDs and revisions masked
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -192,7 +197,14 @@ func TestScripts(t *testing.T) {
 					Node: "node1", Version: "v0.1.0", Started: now().Add(-time.Hour).Unix(), Off: "CALICO_NETWORKING_BACKEND=vxlan", DatastoreInSync: true,
 				}}
 			},
-			"felix": func(ts *testscript.TestScript, _ bool, _ []string) { worldOf(ts).felix = true },
+			"felix": func(ts *testscript.TestScript, _ bool, args []string) {
+				w := worldOf(ts)
+				w.felix = len(args) == 0 || args[0] != "ended"
+				w.said = felixstatus.Status{Node: "node1", Problems: args}
+				if !w.felix {
+					w.said = felixstatus.Status{Node: "node1", Ended: strings.Join(args[1:], " ")}
+				}
+			},
 			"masked": func(ts *testscript.TestScript, _ bool, _ []string) {
 				fmt.Fprint(ts.Stdout(), mask(ts.ReadFile("stdout")))
 			},

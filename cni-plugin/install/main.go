@@ -27,6 +27,7 @@ Environment, named as upstream's installer has it; the first is required:
   KUBERNETES_NODE_NAME, CNI_MTU, LOG_LEVEL   fill in __KUBERNETES_NODE_NAME__, __CNI_MTU__, __LOG_LEVEL__
   SKIP_CNI_BINARIES          plugins to leave out, for example: loopback,portmap
   UPDATE_CNI_BINARIES        false leaves plugins that are there (true)
+  POD_NAMESPACE, POD_NAME, POD_UID   this pod, for the Event that says why nothing was installed
 and, where it does not run as a container's first process, the folders to write to and to take the plugins from:
   CNI_HOST_BIN_DIR, CNI_HOST_NET_DIR, CNI_SOURCE_DIR  (%s, %s, %s)
 `
@@ -56,6 +57,12 @@ func run(args []string, getenv func(string) string, stdout, stderr io.Writer) in
 	}
 	if err != nil {
 		_, _ = fmt.Fprintln(stderr, "install-cni:", trimmed(err))
+		if err := tell(getenv, "", err); err != nil {
+			_, _ = fmt.Fprintln(stderr, "install-cni: no Event says so:", trimmed(err))
+		}
+		if err := leaveWord(getenv, getenv("FELIX_CNISOCKET"), err); err != nil {
+			_, _ = fmt.Fprintln(stderr, "install-cni: calicoctl node status doesn't say so:", trimmed(err))
+		}
 		return 1
 	}
 	return 0

@@ -27,7 +27,7 @@ import (
 // add carries out ADD. Its entry in the journal precedes everything else, so
 // that a death at any point leaves a note of what may have to be taken back.
 func (s *Server) add(ctx context.Context, c call) (json.RawMessage, error) {
-	if err := s.ready(); err != nil {
+	if err := s.Ready(); err != nil {
 		return nil, err
 	}
 	unlock, err := s.lockSettled(ctx, c)

@@ -92,7 +92,7 @@ func resultDifferences(e journal.Entry, result *types100.Result) []string {
 // not be asked.
 func (a *addition) recordDifferences(ctx context.Context) ([]string, error) {
 	s := a.server
-	if err := s.ready(); err != nil {
+	if err := s.Ready(); err != nil {
 		return nil, err
 	}
 	var wrong []string

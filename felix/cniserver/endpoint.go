@@ -9,11 +9,13 @@ import (
 	"time"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	corev1 "k8s.io/api/core/v1"
 
 	"tortie/felix/calc"
 	"tortie/felix/journal"
 	"tortie/internal/api"
 	"tortie/internal/datastore"
+	"tortie/internal/podendpoint"
 )
 
 // maxConflicts bounds how often a write is tried again because someone else
@@ -27,6 +29,7 @@ type endpointStore struct {
 	node     string
 	now      func() time.Time
 	newUID   func() string
+	pod      Pod
 }
 
 // put writes the endpoint of an attachment. The one that stands there, perhaps
@@ -87,16 +90,28 @@ func (s *endpointStore) fill(wep *api.WorkloadEndpoint, c call, e journal.Entry)
 	if c.args.IsPod() {
 		spec.Orchestrator, spec.Pod = orchestratorK8s, c.args.K8sPod
 		if c.conf.PolicyK8s {
-			// The pod's service account, and with it ksa.<namespace>.<account>, is
-			// known to Kubernetes alone: naming one here would grant its rights.
-			spec.Profiles = []string{"kns." + c.args.K8sNamespace}
+			// Of a pod that isn't known (yet) no service account is named: that would
+			// grant its rights. Whoever hears of the pod puts it in.
+			spec.Profiles = []string{podendpoint.NamespaceProfile(c.args.K8sNamespace)}
 		}
 	}
 	spec.IPNetworks = nil
 	for _, a := range e.Addrs {
 		spec.IPNetworks = append(spec.IPNetworks, netip.PrefixFrom(a, a.BitLen()).String())
 	}
+	if pod, ok := s.known(c); ok {
+		with, _ := podendpoint.With(wep, pod)
+		*wep = *with
+	}
 	s.registry.Default(wep)
+}
+
+// known is what Kubernetes has told of the pod by now: nobody waits for it.
+func (s *endpointStore) known(c call) (*corev1.Pod, bool) {
+	if s.pod == nil || !c.args.IsPod() {
+		return nil, false
+	}
+	return s.pod(c.args.K8sNamespace, c.args.K8sPod, c.args.K8sUID)
 }
 
 // remove deletes the endpoint if it is that container's. One that can't be read

@@ -16,7 +16,7 @@ import (
 // all. Attachments whose ADD began after the list was made are left alone.
 func (s *Server) gc(ctx context.Context, c call) error {
 	started := s.now()
-	if err := s.ready(); err != nil {
+	if err := s.Ready(); err != nil {
 		return err // what is in the datastore alone can't be told
 	}
 	valid := map[journal.ID]bool{}

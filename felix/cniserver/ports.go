@@ -4,6 +4,8 @@ import (
 	"context"
 	"net/netip"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"tortie/felix/calc"
 	"tortie/felix/podnet"
 	"tortie/ipam"
@@ -19,6 +21,10 @@ type Addresses interface {
 	// ByHandle lists the addresses of a handle.
 	ByHandle(ctx context.Context, handle ipam.HandleID) ([]netip.Addr, error)
 }
+
+// Pod is what Kubernetes has told of a pod that the runtime knows by that UID. It
+// answers at once.
+type Pod func(namespace, name, uid string) (*corev1.Pod, bool)
 
 // Pods wires pods; *podnet.Net is one.
 type Pods interface {

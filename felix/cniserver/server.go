@@ -41,6 +41,8 @@ type Config struct {
 	// Health is not nil while the connection to the datastore is lost.
 	Health func() error
 	Now    func() time.Time
+	// Pod is nil where there is no Kubernetes.
+	Pod Pod
 	// AddTimeout bounds ADD, CHECK and GC: then the answer is "try again later".
 	// Default 10 s.
 	AddTimeout time.Duration
@@ -105,7 +107,7 @@ func New(cfg Config) (*Server, error) {
 		node: cfg.Node, state: cfg.State, client: cfg.Client, journal: cfg.Journal, addresses: cfg.Addresses,
 		pods: cfg.Pods, routes: cfg.Routes, mtu: cfg.MTU, health: cfg.Health, now: cfg.Now, log: cfg.Log,
 		addTimeout: cfg.AddTimeout, delTimeout: cfg.DelTimeout, adds: make(chan struct{}, cfg.MaxAdds),
-		endpoints: &endpointStore{client: cfg.Client, registry: cfg.Registry, node: cfg.Node, now: cfg.Now, newUID: cfg.NewUID},
+		endpoints: &endpointStore{client: cfg.Client, registry: cfg.Registry, node: cfg.Node, now: cfg.Now, newUID: cfg.NewUID, pod: cfg.Pod},
 	}
 	s.releaser = newReleaser(s)
 	for _, e := range s.journal.Entries() {
@@ -122,8 +124,8 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// ready is nil when ADD can be served, else it says why not, with the cause.
-func (s *Server) ready() error {
+// Ready is nil when ADD can be served, else it says why not, with the cause.
+func (s *Server) Ready() error {
 	err := s.state.Ready()
 	var wait *notReadyError
 	if cause := s.health(); errors.As(err, &wait) && cause != nil {

@@ -5,7 +5,7 @@ import "tortie/internal/control/cniwire"
 // status answers STATUS: nil when an ADD could be served now.
 func (s *Server) status() error {
 	reason := ""
-	if err := s.ready(); err != nil {
+	if err := s.Ready(); err != nil {
 		reason = err.Error()
 	} else if err := s.health(); err != nil {
 		reason = "felix on node " + s.node + " is without its datastore: " + err.Error()

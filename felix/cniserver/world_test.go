@@ -16,6 +16,7 @@ import (
 	"time"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	corev1 "k8s.io/api/core/v1"
 
 	"tortie/felix/calc"
 	"tortie/felix/journal"
@@ -24,6 +25,7 @@ import (
 	"tortie/internal/control/cniwire"
 	"tortie/internal/datastore"
 	"tortie/internal/datastore/memory"
+	"tortie/internal/podendpoint"
 	"tortie/ipam"
 )
 
@@ -48,6 +50,8 @@ type world struct {
 	fault func(step string) error
 	// dead: felix was killed. No effect comes through any more.
 	dead bool
+	// pods are those that Kubernetes has told of.
+	pods map[string]*corev1.Pod
 
 	server  *Server
 	state   *State
@@ -115,6 +119,10 @@ func (w *world) start() {
 		Node: testNode, State: w.state, Client: faultyClient{w.store, w}, Registry: w.reg, Journal: book,
 		Addresses: (*fakeIPAM)(w), Pods: (*fakePods)(w), Routes: (*fakeRoutes)(w),
 		MTU: func() int { return 1450 }, NewUID: func() string { return "uid" }, Log: log, AddTimeout: 5 * time.Second,
+		Pod: func(namespace, name, uid string) (*corev1.Pod, bool) {
+			pod, ok := w.pods[namespace+"/"+name]
+			return pod, ok && podendpoint.IsUID(pod, uid)
+		},
 	})
 	if err != nil {
 		w.t.Fatal(err)

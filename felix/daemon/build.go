@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"sync/atomic"
 
 	"tortie/felix/calc"
 	"tortie/felix/cniserver"
@@ -12,6 +13,7 @@ import (
 	"tortie/felix/dataplane"
 	"tortie/felix/journal"
 	"tortie/felix/podnet"
+	"tortie/felix/problems"
 	"tortie/felix/registration"
 	"tortie/felix/vxlan"
 	"tortie/internal/api"
@@ -33,6 +35,12 @@ type felix struct {
 	settings registration.Settings
 	log      *slog.Logger
 
+	kubernetes *kubernetes              // nil where there is none
+	without    error                    // why there is none, though this is a cluster
+	missing    func() error             // what the kernel lacks
+	show       func([]problems.Problem) // tells what is wrong; all of it
+	programmed atomic.Pointer[calc.State]
+
 	kernel *kernel.Handle // of the node's network namespace
 	nat    dataplane.NAT
 
@@ -46,6 +54,8 @@ type felix struct {
 	registrar *registration.Registrar
 	state     *cniserver.State
 	problems  problemLog
+	policies  *policies
+	board     *problems.Board
 	server    *cniserver.Server
 	listener  net.Listener
 	syncer    *datastore.Syncer
@@ -63,21 +73,27 @@ func (f *felix) build() (err error) {
 	}
 	tracker := ipam.NewTracker(f.node)
 	f.allocator = ipam.New(ipam.Config{Client: f.client, Node: f.node, View: tracker, Log: f.log})
-	f.registrar = registration.New(registration.Config{
-		Node: f.node, Settings: f.settings, Client: f.client, Registry: f.registry, Kernel: f.kernel, Log: f.log,
-	})
 	f.endpoint = registration.NewTunnels(registration.TunnelConfig{
 		Node: f.node, Client: f.client, Registry: f.registry, Addresses: f.allocator,
 		Prepare: f.tunnels.Prepare, Forget: f.tunnels.Forget, Log: f.log,
 	})
-	f.state = cniserver.NewState(f.node)
+	f.state, f.policies = cniserver.NewState(f.node), &policies{}
 	f.problems.log = f.log
+	follow, known := f.buildKubernetes()
+	registered := registration.Config{
+		Node: f.node, Settings: f.settings, Client: f.client, Registry: f.registry, Kernel: f.kernel, Log: f.log,
+	}
+	if f.kubernetes != nil {
+		registered.InternalIPs = f.kubernetes.node.InternalIPs
+	}
+	f.registrar = registration.New(registered)
+	f.board = problems.New(f.log, f.show, f.sources()...)
 	graph := calc.New(f.node)
 	f.syncer = datastore.NewSyncer(datastore.SyncerConfig{
 		Client: f.client,
-		Ranges: ranges(tracker.Ranges(), f.state.Ranges(), graph.Ranges(), f.config.Ranges()),
+		Ranges: ranges(tracker.Ranges(), f.state.Ranges(), graph.Ranges(), f.config.Ranges(), f.policies.Ranges()),
 		Sink: &sink{
-			graph: graph, follow: []follower{tracker, f.state, f.config},
+			graph: graph, follow: append(follow, tracker, f.state, f.config, f.policies),
 			program: f.program, complete: f.loop.InSync, onStatus: f.state.OnStatus,
 		},
 		Log: f.log,
@@ -85,13 +101,23 @@ func (f *felix) build() (err error) {
 	f.server, err = cniserver.New(cniserver.Config{
 		Node: f.node, State: f.state, Client: f.client, Registry: f.registry, Journal: f.journal,
 		Addresses: f.allocator, Pods: f.pods, Routes: f.loop, MTU: f.underlay.MTU, NewUID: f.newUID, Log: f.log,
-		Health: f.syncer.Health, AddTimeout: f.cfg.CNITimeout, DelTimeout: f.cfg.CNITimeout,
+		Health: f.syncer.Health, Pod: known, AddTimeout: f.cfg.CNITimeout, DelTimeout: f.cfg.CNITimeout,
 	})
 	if err != nil {
 		return err
 	}
 	f.listener, err = cniserver.Listen(f.cfg.CNISocket)
 	return err
+}
+
+// buildKubernetes makes what follows Kubernetes: who else hears of the datastore, and
+// who knows pods.
+func (f *felix) buildKubernetes() ([]follower, cniserver.Pod) {
+	if f.kubernetes == nil {
+		return nil, nil
+	}
+	f.kubernetes.build(f)
+	return []follower{f.kubernetes.keeper}, f.kubernetes.pods.Get
 }
 
 func (f *felix) buildDataplane() (err error) {
@@ -120,6 +146,7 @@ func (f *felix) buildDataplane() (err error) {
 
 // program hands a new desired state to those who act on it.
 func (f *felix) program(s calc.State) {
+	f.programmed.Store(&s)
 	f.problems.report(s.Problems)
 	if !f.cfg.VXLAN.Enabled {
 		s.TunnelPools = nil
@@ -135,7 +162,17 @@ func (f *felix) program(s calc.State) {
 // in touch with the datastore doesn't make a running felix unready: pods run on, and
 // its restart would mend nothing.
 func (f *felix) ready() error {
-	if err := f.state.Ready(); err != nil {
+	if err := f.server.Ready(); err != nil {
+		return err
+	}
+	if err := f.missing(); err != nil {
+		return err
+	}
+	if len(f.desired().NodeAddrs) == 0 {
+		err := fmt.Errorf("node %s has no address in the datastore, so that no other node could reach its pods", f.node)
+		if problem := f.registrar.Problem(); problem != nil {
+			err = fmt.Errorf("%w: %w", err, problem)
+		}
 		return err
 	}
 	if s := f.loop.Status(); !s.InSync || s.LastApply.IsZero() {

@@ -22,10 +22,12 @@ import (
 	"tortie/felix/nat"
 	"tortie/felix/registration"
 	"tortie/internal/api"
+	"tortie/internal/control/felixstatus"
 	"tortie/internal/datastore"
 	"tortie/internal/datastore/etcd"
 	"tortie/internal/health"
 	"tortie/internal/kernel"
+	"tortie/internal/kernel/feature"
 	"tortie/internal/lockfile"
 )
 
@@ -57,33 +59,71 @@ func (p Process) getenv(name string) string {
 }
 
 // Run is felix, until ctx ends. It leaves the kernel as it is: traffic flows on.
-// An error is one line for the operator.
+// An error is one line for the operator; it is told as far as there is anybody to
+// tell it to.
 func Run(ctx context.Context, p Process) error {
-	var level slog.LevelVar
-	log := slog.New(slog.NewTextHandler(p.Log, &slog.HandlerOptions{Level: &level}))
+	level := &slog.LevelVar{}
+	log := slog.New(slog.NewTextHandler(p.Log, &slog.HandlerOptions{Level: level}))
 	node, local, err := p.localConfig()
 	if err != nil {
 		return err
 	}
 	cfg, problems := config.Resolve(local...)
-	if err := reportProblems(log, append(problems, config.FromUpstream(p.getenv)...)); err != nil {
+	release, err := lockfile.Acquire(cfg.LockFile, "felix")
+	if err != nil {
+		return err // the other one's status stays
+	}
+	defer release()
+	t := &teller{log: log, status: felixstatus.Status{Node: node, Version: p.Version}}
+	t.own(felixstatus.Path(cfg.CNISocket))
+	s := start{node: node, local: local, cfg: cfg, teller: t, level: level, log: log}
+	if err = p.begin(&s, problems); err == nil {
+		err = p.serve(ctx, s)
+	}
+	t.ended(ctx, err)
+	return err
+}
+
+// begin finds Kubernetes, to which whatever else is wrong is told, and takes the
+// configuration into use.
+func (p Process) begin(s *start, problems []config.Problem) (err error) {
+	s.kubernetes, s.without, err = connectKubernetes(p, s.node, s.log)
+	if err != nil {
 		return err
 	}
-	level.Set(cfg.LogLevel)
+	if s.kubernetes != nil {
+		s.teller.events, s.teller.say = s.kubernetes.events, s.kubernetes.say
+	}
+	s.level.Set(s.cfg.LogLevel)
+	return reportProblems(s.log, append(problems, config.FromUpstream(p.getenv)...))
+}
+
+// start is what is known before the datastore is.
+type start struct {
+	node       string
+	local      []config.Layer
+	cfg        config.Config
+	kubernetes *kubernetes // nil without
+	without    error       // why there is none, though this is a cluster
+	teller     *teller
+	level      *slog.LevelVar
+	log        *slog.Logger
+}
+
+// serve builds felix and runs it.
+func (p Process) serve(ctx context.Context, s start) error {
+	node, local, log := s.node, s.local, s.log
 	settings, err := registration.FromEnv(p.getenv)
 	if err != nil {
 		return err
+	}
+	if s.kubernetes != nil && settings.NodeRef == "" {
+		settings.NodeRef = s.kubernetes.name
 	}
 	store, err := datastore.LoadConfig("", p.datastoreEnv(local))
 	if err != nil {
 		return err
 	}
-	release, err := lockfile.Acquire(cfg.LockFile, "felix")
-	if err != nil {
-		return err
-	}
-	defer release()
-
 	reg := api.NewRegistry()
 	client, err := etcd.New(context.WithoutCancel(ctx), etcd.Config{Config: store}, reg, log)
 	if err != nil {
@@ -94,8 +134,8 @@ func Run(ctx context.Context, p Process) error {
 		debug.SetGCPercent(gcPercent)
 	}
 	log.Info("felix starts", "version", p.Version, "node", node, "datastore", store.String(), "pid", os.Getpid())
-	running := readStored(ctx, client, node, local, cfg)
-	level.Set(running.LogLevel)
+	running := readStored(ctx, client, node, local, s.cfg)
+	s.level.Set(running.LogLevel)
 
 	book, err := journal.Open(journal.Config{Dir: running.JournalDir, Log: log})
 	if err != nil {
@@ -110,9 +150,9 @@ func Run(ctx context.Context, p Process) error {
 	f := &felix{
 		kernel: handle, nat: nat.New(nat.Config{Log: log}),
 		node: node, cfg: running, client: client, registry: reg, journal: book, log: log,
-		newUID: uuid.NewString, settings: settings,
+		newUID: uuid.NewString, settings: settings, kubernetes: s.kubernetes, without: s.without, missing: untilNil(func() error { return checkKernel(feature.Probe) }), show: s.teller.show,
 		config: &configFollower{
-			node: node, local: local, running: running, level: &level, log: log,
+			node: node, local: local, running: running, level: s.level, log: log,
 			stored: map[string]*v3.FelixConfiguration{}, warned: map[string]bool{},
 		},
 	}
@@ -211,6 +251,10 @@ func (f *felix) run(ctx context.Context) error {
 	g.Go(func() error { return f.upkeep.run(base) })
 	g.Go(func() error { return f.registrar.Run(base) })
 	g.Go(func() error { return f.endpoint.Run(base) })
+	g.Go(func() error { return f.board.Run(base) })
+	if f.kubernetes != nil {
+		f.kubernetes.run(ctx, base, g.Go)
+	}
 	if f.cfg.HealthEnabled {
 		l, err := net.Listen("tcp", f.cfg.HealthAddress)
 		if err != nil {

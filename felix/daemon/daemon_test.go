@@ -35,7 +35,8 @@ func TestSecondFelixIsRefusedByName(t *testing.T) {
 }
 
 func TestRunRefusesBadConfigurationInOneLine(t *testing.T) {
-	lock := "FELIX_LOCKFILE=" + filepath.Join(t.TempDir(), "lock")
+	dir := t.TempDir()
+	lock, socket := "FELIX_LOCKFILE="+filepath.Join(dir, "lock"), "FELIX_CNISOCKET="+filepath.Join(dir, "felix.sock")
 	for name, tc := range map[string]struct {
 		env  []string
 		says string
@@ -47,7 +48,7 @@ func TestRunRefusesBadConfigurationInOneLine(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var log bytes.Buffer
-			err := Run(context.Background(), Process{Version: "test", Environ: append(tc.env, lock), Log: &log})
+			err := Run(context.Background(), Process{Version: "test", Environ: append(tc.env, lock, socket), Log: &log})
 			if err == nil || !strings.Contains(err.Error(), tc.says) || strings.Contains(err.Error(), "\n") {
 				t.Errorf("error %v", err)
 			}

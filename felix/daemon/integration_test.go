@@ -22,11 +22,14 @@ import (
 	"tortie/felix/config"
 	"tortie/felix/journal"
 	"tortie/felix/nat"
+	"tortie/felix/problems"
 	"tortie/internal/api"
 	"tortie/internal/datastore"
 	"tortie/internal/datastore/memory"
 	"tortie/internal/kernel"
 	"tortie/internal/kernel/kerneltest"
+	"tortie/internal/kubeapi"
+	"tortie/internal/kubeapi/apitest"
 )
 
 // pluginBinary builds the CNI plugin once.
@@ -63,6 +66,8 @@ type node struct {
 	socket string
 	felix  *felix
 	stop   func()
+	// kubernetes is the API server, if the node has one.
+	kubernetes *apitest.Server
 }
 
 // noNAT leaves outgoing NAT out: nft works on the namespace of its process.
@@ -86,6 +91,7 @@ func newNode(t *testing.T) *node {
 	}
 	self := &api.Node{}
 	self.Kind, self.APIVersion, self.Name = string(api.KindNode), api.GroupVersion, "node1"
+	self.Spec.BGP = &api.NodeBGPSpec{IPv4Address: "10.10.1.1/24"}
 	n.put(self)
 	return n
 }
@@ -109,11 +115,18 @@ func (n *node) start(ready bool) {
 	cfg.CNISocket, cfg.CNITimeout = n.socket, 5*time.Second
 	n.felix = &felix{
 		node: "node1", cfg: cfg, client: n.store, registry: n.reg, journal: book, log: log, kernel: n.kernel, nat: noNAT{},
-		newUID: func() string { return "uid" },
+		newUID: func() string { return "uid" }, missing: func() error { return nil }, show: func([]problems.Problem) {},
 		config: &configFollower{
 			node: "node1", running: cfg, level: &slog.LevelVar{}, log: log,
 			stored: map[string]*v3.FelixConfiguration{}, warned: map[string]bool{},
 		},
+	}
+	if n.kubernetes != nil {
+		client, err := kubeapi.New(n.kubernetes.Config(), role)
+		if err != nil {
+			n.Fatal(err)
+		}
+		n.felix.kubernetes = newKubernetes(client, Process{Environ: []string{"CALICO_K8S_NODE_REF=worker-1"}}, "node1", log)
 	}
 	if err := n.felix.build(); err != nil {
 		n.Fatal(err)
@@ -150,6 +163,7 @@ func (n *node) await(what string, condition func() bool) {
 type pod struct {
 	*kernel.Handle
 	id, path string
+	args     string // CNI_ARGS
 }
 
 func (n *node) newPod(id string) pod {
@@ -170,7 +184,7 @@ func (n *node) cni(command string, p pod, conf string) (stdout string, err error
 	cmd := exec.Command(binary)
 	cmd.Env = []string{
 		"CNI_COMMAND=" + command, "CNI_CONTAINERID=" + p.id, "CNI_NETNS=" + p.path, "CNI_IFNAME=eth0",
-		"CNI_PATH=/opt/cni/bin", "CALICO_CNI_SOCKET=" + n.socket, "CALICO_CNI_WAIT=100ms",
+		"CNI_PATH=/opt/cni/bin", "CNI_ARGS=" + p.args, "CALICO_CNI_SOCKET=" + n.socket, "CALICO_CNI_WAIT=100ms",
 	}
 	cmd.Stdin = strings.NewReader(conf)
 	var out, errOut bytes.Buffer

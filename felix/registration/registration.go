@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"reflect"
+	"sync"
 	"time"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
@@ -43,12 +44,16 @@ type Config struct {
 
 // Registrar keeps the node's entry as the settings and the node's addresses say.
 type Registrar struct {
-	cfg    Config
-	write  *datastore.Resources
-	failed string // what was last said to be wrong
+	cfg   Config
+	write *datastore.Resources
+	wake  chan struct{} // holds one token when the node has to be looked at again
 	// seen are the devices as of the last success; nil when it has to be tried in
 	// any case.
 	seen []autodetect.Device
+
+	mu     sync.Mutex
+	failed error // what keeps the node from being registered as it should be
+	begun  bool  // failed says something
 }
 
 // New makes a Registrar; Run starts it.
@@ -56,7 +61,7 @@ func New(cfg Config) *Registrar {
 	if cfg.Source == nil {
 		cfg.Source = sourceAddress
 	}
-	return &Registrar{cfg: cfg, write: datastore.NewResources(cfg.Client, cfg.Registry, nil)}
+	return &Registrar{cfg: cfg, write: datastore.NewResources(cfg.Client, cfg.Registry, nil), wake: make(chan struct{}, 1)}
 }
 
 // The pauses of Run.
@@ -85,19 +90,17 @@ func (r *Registrar) Run(ctx context.Context) error {
 			}
 			due.Reset(settle)
 			continue
+		case <-r.wake:
+			r.seen = nil
+			due.Reset(0)
+			continue
 		case <-due.C:
 		}
 		err := r.followFrom(ctx, &events)
 		if ctx.Err() != nil {
 			return nil
 		}
-		switch news(&r.failed, err) {
-		case worse:
-			r.cfg.Log.Warn("the node is not registered as it should be; trying again", "node", r.cfg.Node, "err", err)
-		case better:
-			r.cfg.Log.Info("the node is registered as it should be again")
-		case asBefore:
-		}
+		r.say(err)
 		if err == nil {
 			pause = retryMin
 			continue
@@ -106,6 +109,28 @@ func (r *Registrar) Run(ctx context.Context) error {
 		pause = min(2*pause, retryMax)
 	}
 }
+
+// Again has Run look at the node once more, for something else than its devices has
+// changed.
+func (r *Registrar) Again() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Problem is what keeps the node from being registered as it should be; nil once it
+// is.
+func (r *Registrar) Problem() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.begun {
+		return errNotYet
+	}
+	return r.failed
+}
+
+var errNotYet = errors.New("it has not been tried yet")
 
 // followFrom is follow, with a subscription to what may change the node's addresses
 // from before on.
@@ -138,29 +163,18 @@ func (r *Registrar) follow(ctx context.Context) error {
 	return nil
 }
 
-// change is what the outcome of an attempt is to those before.
-type change int
-
-const (
-	asBefore change = iota
-	worse           // it failed, or for another reason than before
-	better          // it no longer fails
-)
-
-// news compares an outcome with the last one, of which told is the text.
-func news(told *string, err error) change {
-	before := *told
-	*told = ""
-	if err != nil {
-		*told = err.Error()
-	}
+// say logs what is wrong when that is news, and its end.
+func (r *Registrar) say(err error) {
+	r.mu.Lock()
+	before := r.failed
+	r.failed, r.begun = err, true
+	r.mu.Unlock()
 	switch {
-	case *told == before:
-		return asBefore
-	case err == nil:
-		return better
+	case err == nil && before != nil:
+		r.cfg.Log.Info("the node is registered as it should be again")
+	case err != nil && (before == nil || before.Error() != err.Error()):
+		r.cfg.Log.Warn("the node is not registered as it should be; trying again", "node", r.cfg.Node, "err", err)
 	}
-	return worse
 }
 
 // Register writes what has changed, once.

@@ -215,6 +215,39 @@ func TestNodeWithoutAnAddressIsNotRegistered(t *testing.T) {
 	}
 }
 
+func TestRunFollowsTheNodesInternalIP(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t, map[string]string{"IP": "autodetect", "IP_AUTODETECTION_METHOD": "kubernetes-internal-ip"})
+		n.has("10.10.1.1/24", "10.10.1.2/24")
+		var internal []netip.Addr
+		failed := errors.New("the Node is not known")
+		r := n.registrar()
+		r.cfg.InternalIPs = func(context.Context) ([]netip.Addr, error) { return internal, failed }
+		if r.Problem() == nil {
+			t.Error("no problem before anything was tried")
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- r.Run(ctx) }()
+		time.Sleep(10 * time.Minute) // simulated
+		if err := r.Problem(); !errors.Is(err, failed) {
+			t.Errorf("problem %v", err)
+		}
+		for _, addr := range []string{"10.10.1.1", "10.10.1.2"} {
+			internal, failed = []netip.Addr{netip.MustParseAddr(addr)}, nil
+			r.Again()
+			synctest.Wait()
+			if got := n.stored().Spec.BGP.IPv4Address; got != addr+"/24" || r.Problem() != nil {
+				t.Errorf("%q, want %s; problem %v", got, addr, r.Problem())
+			}
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestRunFollowsAddressesAndOutlivesAnOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNode(t, map[string]string{"IP": "autodetect"})

@@ -43,12 +43,12 @@ type TunnelConfig struct {
 // for them, written into the Node once the device is there, and given back when no
 // pool asks any more. An address outlives felix.
 type Tunnels struct {
-	cfg    TunnelConfig
-	write  *datastore.Resources
-	kick   chan struct{}
-	failed string // what was last said to be wrong
+	cfg   TunnelConfig
+	write *datastore.Resources
+	kick  chan struct{}
 
 	mu     sync.Mutex
+	failed error // of the last attempt
 	pools  []calc.TunnelPool
 	stored []overlay.End // as the Node has them
 
@@ -110,13 +110,7 @@ func (t *Tunnels) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		switch news(&t.failed, err) {
-		case worse:
-			t.cfg.Log.Warn("the node's VXLAN tunnel addresses are not as they should be; trying again", "err", err)
-		case better:
-			t.cfg.Log.Info("the node's VXLAN tunnel addresses are as they should be again")
-		case asBefore:
-		}
+		t.say(err)
 		if err == nil {
 			pause = retryMin
 		} else {
@@ -125,6 +119,27 @@ func (t *Tunnels) Run(ctx context.Context) error {
 		}
 		due.Reset(again)
 	}
+}
+
+// say logs what is wrong when that is news, and its end.
+func (t *Tunnels) say(err error) {
+	t.mu.Lock()
+	before := t.failed
+	t.failed = err
+	t.mu.Unlock()
+	switch {
+	case err == nil && before != nil:
+		t.cfg.Log.Info("the node's VXLAN tunnel addresses are as they should be again")
+	case err != nil && (before == nil || before.Error() != err.Error()):
+		t.cfg.Log.Warn("the node's VXLAN tunnel addresses are not as they should be; trying again", "err", err)
+	}
+}
+
+// Problem is why the last attempt failed; nil when it didn't.
+func (t *Tunnels) Problem() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.failed
 }
 
 // never is long enough for a timer that another event resets.

@@ -10,25 +10,24 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"tortie/internal/api"
+	"tortie/internal/podendpoint"
 )
 
-// The parts of the names and labels of profiles.
+// How the labels begin that profiles pass on.
 const (
-	namespaceProfile      = "kns."
-	serviceAccountProfile = "ksa."
-	namespaceLabel        = "pcns."
-	serviceAccountLabel   = "pcsa."
-	nameLabel             = "projectcalico.org/name"
+	namespaceLabel      = "pcns."
+	serviceAccountLabel = "pcsa."
+	nameLabel           = "projectcalico.org/name"
 )
 
 // NamespaceProfileKey is the key of a namespace's profile.
 func NamespaceProfileKey(namespace string) api.Key {
-	return api.Key{Kind: api.KindProfile, Name: namespaceProfile + namespace}
+	return api.Key{Kind: api.KindProfile, Name: podendpoint.NamespaceProfile(namespace)}
 }
 
 // NamespaceOf is the namespace that a profile stands for.
 func NamespaceOf(profile api.Key) (namespace string, ok bool) {
-	namespace, ok = strings.CutPrefix(profile.Name, namespaceProfile)
+	namespace, ok = strings.CutPrefix(profile.Name, podendpoint.NamespacePrefix)
 	return namespace, ok && profile.Kind == api.KindProfile
 }
 
@@ -36,7 +35,7 @@ func NamespaceOf(profile api.Key) (namespace string, ok bool) {
 // its endpoints the namespace's labels.
 func Namespace(ns *corev1.Namespace) *v3.Profile {
 	p := v3.NewProfile()
-	p.Name = namespaceProfile + ns.Name
+	p.Name = podendpoint.NamespaceProfile(ns.Name)
 	p.Spec = v3.ProfileSpec{
 		Ingress:       []v3.Rule{{Action: v3.Allow}},
 		Egress:        []v3.Rule{{Action: v3.Allow}},
@@ -47,13 +46,13 @@ func Namespace(ns *corev1.Namespace) *v3.Profile {
 
 // ServiceAccountProfileKey is the key of a service account's profile.
 func ServiceAccountProfileKey(namespace, name string) api.Key {
-	return api.Key{Kind: api.KindProfile, Name: serviceAccountProfile + namespace + "." + name}
+	return api.Key{Kind: api.KindProfile, Name: podendpoint.ServiceAccountProfile(namespace, name)}
 }
 
 // ServiceAccountOf is the service account that a profile stands for. A namespace
 // has no dot in its name, a service account may.
 func ServiceAccountOf(profile api.Key) (namespace, name string, ok bool) {
-	rest, ok := strings.CutPrefix(profile.Name, serviceAccountProfile)
+	rest, ok := strings.CutPrefix(profile.Name, podendpoint.ServiceAccountPrefix)
 	if !ok || profile.Kind != api.KindProfile {
 		return "", "", false
 	}

@@ -24,6 +24,7 @@ import (
 	"tortie/internal/datastore"
 	"tortie/internal/datastore/etcd"
 	"tortie/internal/health"
+	"tortie/internal/quietlog"
 	"tortie/kube-controllers/config"
 	"tortie/kube-controllers/kube"
 	"tortie/kube-controllers/queue"
@@ -49,7 +50,7 @@ func Run(ctx context.Context, p Process) error {
 		level.Set(*cfg.LogLevel)
 	}
 	log := slog.New(slog.NewTextHandler(p.Log, &slog.HandlerOptions{Level: level}))
-	klog.SetSlogLogger(slog.New(demoted{log.Handler()}).With("from", "client-go"))
+	klog.SetSlogLogger(quietlog.New(log).With("from", "client-go"))
 	for _, w := range cfg.Warnings {
 		log.Warn("a setting has no effect", "setting", w)
 	}

@@ -13,7 +13,7 @@ import (
 
 	"tortie/internal/api"
 	"tortie/internal/datastore"
-	"tortie/kube-controllers/convert"
+	"tortie/internal/podendpoint"
 	"tortie/kube-controllers/kube"
 	"tortie/kube-controllers/queue"
 	"tortie/kube-controllers/state"
@@ -79,7 +79,7 @@ func (c *Controller) reconcile(ctx context.Context, key api.Key) error {
 	if !ok || !c.cfg.Cache.IsNode(pod.Spec.NodeName, wep.Spec.Node) || pod.Spec.HostNetwork {
 		return nil
 	}
-	updated, changed := convert.Endpoint(wep, pod)
+	updated, changed := podendpoint.With(wep, pod)
 	if !changed {
 		return nil
 	}

@@ -19,6 +19,8 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
+
+	"tortie/internal/kubeapi"
 )
 
 // Cluster is one Kubernetes cluster. Ask for the resources, then Run it: what
@@ -224,13 +226,5 @@ func (c *Cluster) failed(name string, err error) {
 
 // explain adds what to do to the errors that an operator can do something about.
 func explain(resource string, err error) error {
-	switch {
-	case apierrors.IsForbidden(err):
-		return fmt.Errorf("%s: RBAC forbids it: give the ClusterRole of kube-controllers the verbs get, list and watch on %s: %w", resource, resource, err)
-	case apierrors.IsUnauthorized(err):
-		return fmt.Errorf("%s: the API server refuses the credentials: look at the service account's token or at KUBECONFIG: %w", resource, err)
-	case apierrors.ReasonForError(err) == metav1.StatusReasonUnknown:
-		return fmt.Errorf("%s: no answer: look at KUBECONFIG, or at KUBERNETES_SERVICE_HOST and the certificate: %w", resource, err)
-	}
-	return fmt.Errorf("%s: %w", resource, err)
+	return kubeapi.Access{Role: "ClusterRole of kube-controllers", Verbs: "get, list and watch", Resource: resource}.Explain(err)
 }

@@ -5,6 +5,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"tortie/internal/podendpoint"
 	"tortie/kube-controllers/convert"
 )
 
@@ -13,7 +14,7 @@ import (
 func trim(obj any) (any, error) {
 	switch o := obj.(type) {
 	case *corev1.Pod:
-		return trimPod(o), nil
+		return podendpoint.Trim(o), nil
 	case *corev1.Service:
 		return trimService(o), nil
 	case *discoveryv1.EndpointSlice:
@@ -22,16 +23,6 @@ func trim(obj any) (any, error) {
 		o.SetManagedFields(nil)
 	}
 	return obj, nil
-}
-
-func trimPod(pod *corev1.Pod) *corev1.Pod {
-	out := &corev1.Pod{
-		TypeMeta: pod.TypeMeta, ObjectMeta: identity(pod),
-		Spec:   corev1.PodSpec{NodeName: pod.Spec.NodeName, ServiceAccountName: pod.Spec.ServiceAccountName, HostNetwork: pod.Spec.HostNetwork},
-		Status: corev1.PodStatus{Phase: pod.Status.Phase, PodIPs: pod.Status.PodIPs},
-	}
-	out.Labels = pod.Labels
-	return out
 }
 
 func trimService(s *corev1.Service) *corev1.Service {

@@ -77,6 +77,21 @@ func rules() []rule {
 			why: "programs don't import one another, and this one runs on no node in particular",
 		},
 		{from: "tortie/kube-controllers/convert", deny: append([]string{"k8s.io/client-go", "tortie/internal/datastore"}, pure...), why: "conversion is pure"},
+		{from: "tortie/internal/podendpoint", deny: append([]string{"k8s.io/client-go", "tortie/internal/datastore"}, pure...), why: "conversion is pure"},
+		{
+			from: "tortie", deny: []string{"k8s.io/client-go"},
+			except: []string{"tortie/internal/kubeapi", "tortie/kube-controllers", "tortie/tests"},
+			why:    "programs on a node talk to the API server through internal/kubeapi, which does without the clientset",
+		},
+		{
+			from: "tortie/internal/kubeapi", deny: []string{"k8s.io/client-go/kubernetes", "k8s.io/client-go/informers"},
+			why: "the clientset is not for programs on a node: it is more code and memory than all they use",
+		},
+		{
+			from: "tortie/cni-plugin", deny: []string{"tortie/internal/kubeevent", "net/http"},
+			except: []string{"tortie/cni-plugin/install"},
+			why:    "the plugin is a thin client; only its installer tells Kubernetes",
+		},
 		{
 			from: "tortie/kube-controllers", deny: []string{"k8s.io/client-go/kubernetes", "k8s.io/client-go/informers", "k8s.io/client-go/tools"},
 			except: []string{"tortie/kube-controllers/kube", "tortie/kube-controllers/kubetest", "tortie/kube-controllers/daemon"},
@@ -214,7 +229,7 @@ func TestNoInitFunctions(t *testing.T) {
 // TestPurePackagesDoNotReadTheClock holds calc, topology and filter to their
 // input: whatever they need to know of the time is handed to them.
 func TestPurePackagesDoNotReadTheClock(t *testing.T) {
-	pure := []string{"tortie/felix/calc", "tortie/bgpd/topology", "tortie/bgpd/filter", "tortie/internal/selector", "tortie/internal/delta", "tortie/internal/overlay", "tortie/internal/api", "tortie/kube-controllers/convert"}
+	pure := []string{"tortie/felix/calc", "tortie/bgpd/topology", "tortie/bgpd/filter", "tortie/internal/selector", "tortie/internal/delta", "tortie/internal/overlay", "tortie/internal/api", "tortie/kube-controllers/convert", "tortie/internal/podendpoint"}
 	clock := regexp.MustCompile(`^(Now|Since|Until|Sleep|After|AfterFunc|Tick|NewTimer|NewTicker)$`)
 	for _, f := range parseAll(t) {
 		isPure := false

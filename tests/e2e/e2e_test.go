@@ -54,6 +54,7 @@ func steps() []step {
 		{"etcd away for 60 s", false, etcdAway},
 		{"node without power, then deleted, then back", false, nodeLost},
 		{"uninstall and reinstall", true, reinstall},
+		{"bad input", false, badInput},
 		{"numbers", false, numbers},
 	}
 }

@@ -238,6 +238,8 @@ func (l *Lab) nodeEnv(node string) []string {
 		"PATH=" + l.st.Bin + ":" + os.Getenv("PATH"),
 		"NODENAME=" + node,
 		"ETCD_ENDPOINTS=" + l.st.Etcd,
+		// The lab is no cluster of Kubernetes, wherever it runs.
+		"KUBECONFIG=", "KUBERNETES_SERVICE_HOST=",
 	}
 }
 

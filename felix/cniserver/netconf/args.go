@@ -9,6 +9,8 @@ import (
 type Args struct {
 	// K8sNamespace and K8sPod are both set when the container is a pod.
 	K8sNamespace, K8sPod string
+	// K8sUID is the pod's UID as its runtime knows it; empty where it isn't told.
+	K8sUID string
 }
 
 // IsPod reports whether the arguments name a Kubernetes pod.
@@ -40,7 +42,9 @@ func ParseArgs(s string) (Args, error) {
 			a.K8sNamespace = value
 		case "K8S_POD_NAME":
 			a.K8sPod = value
-		case "K8S_POD_INFRA_CONTAINER_ID", "K8S_POD_UID", "CNI_TEST_NAMESPACE":
+		case "K8S_POD_UID":
+			a.K8sUID = value
+		case "K8S_POD_INFRA_CONTAINER_ID", "CNI_TEST_NAMESPACE":
 		case "IgnoreUnknown":
 			switch value {
 			case "1", "true", "True", "TRUE":

@@ -194,7 +194,7 @@ func TestParseArgs(t *testing.T) {
 		says string
 	}{
 		{"", Args{}, ""},
-		{"IgnoreUnknown=1;K8S_POD_NAMESPACE=ns1;K8S_POD_NAME=web-0;K8S_POD_INFRA_CONTAINER_ID=abc;K8S_POD_UID=x;FOO=1", Args{K8sNamespace: "ns1", K8sPod: "web-0"}, ""},
+		{"IgnoreUnknown=1;K8S_POD_NAMESPACE=ns1;K8S_POD_NAME=web-0;K8S_POD_INFRA_CONTAINER_ID=abc;K8S_POD_UID=x;FOO=1", Args{K8sNamespace: "ns1", K8sPod: "web-0", K8sUID: "x"}, ""},
 		{"FOO=1", Args{}, `unknown key "FOO"`},
 		{"K8S_POD_NAME=web-0", Args{}, "give both"},
 		{"K8S_POD_NAMESPACE=1;K8S_POD_NAME=a.b-c.0", Args{K8sNamespace: "1", K8sPod: "a.b-c.0"}, ""},

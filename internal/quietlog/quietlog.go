@@ -1,13 +1,17 @@
-package daemon
+// Package quietlog demotes what a library logs. The lines of client-go are for
+// debugging: what an operator should know of a watch is said by whoever uses it, once
+// and with what to do.
+package quietlog
 
 import (
 	"context"
 	"log/slog"
 )
 
-// demoted makes every line one for debugging. The lines of client-go are that:
-// what an operator should know of a watch or of the election is said by package
-// kube, once, and with what to do.
+// New is a logger whose every line is one for debugging.
+func New(log *slog.Logger) *slog.Logger { return slog.New(demoted{log.Handler()}) }
+
+// demoted makes every line one for debugging.
 type demoted struct{ slog.Handler }
 
 // Enabled implements slog.Handler.

@@ -1,0 +1,220 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	corev1 "k8s.io/api/core/v1"
+
+	"tortie/internal/api"
+	"tortie/internal/datastore"
+	"tortie/internal/podendpoint"
+)
+
+// Keeper brings what Kubernetes says of this node's pods into their endpoints: of a
+// pod whose ADD was faster than its event, and of one that has changed.
+//
+// It writes when a pod changes, and when a container's endpoint is seen for the first
+// time: never because somebody else wrote. kube-controllers writes the same, at times
+// from an older view of the pod; to put that right is its own business, or the two
+// would write against each other.
+type Keeper struct {
+	node   string
+	client datastore.Client
+	pods   *Pods
+	log    *slog.Logger
+
+	mu        sync.Mutex
+	endpoints map[api.Key]datastore.Entry // this node's, of pods
+	byPod     map[podKey]map[api.Key]bool
+	due       map[api.Key]bool
+	wake      chan struct{} // holds one token when something is due
+}
+
+// NewKeeper makes a Keeper and the pods it looks at. Feed it with Apply, and Run it.
+func NewKeeper(node string, client datastore.Client, log *slog.Logger) (*Keeper, *Pods) {
+	k := &Keeper{
+		node: node, client: client, log: log,
+		endpoints: map[api.Key]datastore.Entry{}, byPod: map[podKey]map[api.Key]bool{}, due: map[api.Key]bool{}, wake: make(chan struct{}, 1),
+	}
+	k.pods = NewPods(k.podChanged)
+	return k, k.pods
+}
+
+// Apply takes in what the datastore tells of endpoints.
+func (k *Keeper) Apply(updates []datastore.SyncUpdate) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, u := range updates {
+		if u.Key.Kind == api.KindWorkloadEndpoint {
+			k.take(u)
+		}
+	}
+}
+
+func (k *Keeper) take(u datastore.SyncUpdate) {
+	before, known := k.endpoints[u.Key]
+	if known {
+		delete(k.endpoints, u.Key)
+		key := podOf(before)
+		if delete(k.byPod[key], u.Key); len(k.byPod[key]) == 0 {
+			delete(k.byPod, key)
+		}
+	}
+	if u.Entry == nil {
+		return
+	}
+	wep, ok := u.Entry.Object.(*api.WorkloadEndpoint)
+	if !ok || wep.Spec.Node != k.node || wep.Spec.Orchestrator != v3.OrchestratorKubernetes {
+		return
+	}
+	key := podKey{wep.Namespace, wep.Spec.Pod}
+	k.endpoints[u.Key] = *u.Entry
+	if k.byPod[key] == nil {
+		k.byPod[key] = map[api.Key]bool{}
+	}
+	k.byPod[key][u.Key] = true
+	if !known || before.Object.(*api.WorkloadEndpoint).Spec.ContainerID != wep.Spec.ContainerID {
+		k.mark(u.Key)
+	}
+}
+
+func podOf(e datastore.Entry) podKey {
+	wep := e.Object.(*api.WorkloadEndpoint)
+	return podKey{wep.Namespace, wep.Spec.Pod}
+}
+
+// podChanged marks the pod's endpoints.
+func (k *Keeper) podChanged(namespace, name string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for key := range k.byPod[podKey{namespace, name}] {
+		k.mark(key)
+	}
+}
+
+func (k *Keeper) mark(key api.Key) {
+	k.due[key] = true
+	select {
+	case k.wake <- struct{}{}:
+	default:
+	}
+}
+
+// The pauses after a failure.
+const (
+	pauseMin, pauseMax = time.Second, 30 * time.Second
+	writeTimeout       = 10 * time.Second
+)
+
+// Run writes what is due until ctx ends.
+func (k *Keeper) Run(ctx context.Context) error {
+	pause := pauseMin
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-k.wake:
+		}
+		failed := k.work(ctx)
+		if failed == nil {
+			pause = pauseMin
+			continue
+		}
+		if errors.Is(failed, context.Canceled) {
+			continue // ctx has ended
+		}
+		k.log.Warn("what Kubernetes says of a pod can't be written into its endpoint; trying again", "in", pause, "err", failed)
+		if !sleep(ctx, pause) {
+			return nil
+		}
+		pause = min(2*pause, pauseMax)
+	}
+}
+
+// sleep waits for d; false if ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+// work writes all that is due; what fails stays due.
+func (k *Keeper) work(ctx context.Context) error {
+	k.mu.Lock()
+	due := k.due
+	k.due = map[api.Key]bool{}
+	k.mu.Unlock()
+	var failed error
+	for key := range due {
+		if err := k.update(ctx, key); err != nil {
+			failed = errors.Join(failed, err)
+			k.mu.Lock()
+			k.mark(key)
+			k.mu.Unlock()
+		}
+	}
+	return failed
+}
+
+// maxConflicts bounds how often a write is tried again because someone else changed
+// the endpoint meanwhile.
+const maxConflicts = 8
+
+// update brings one endpoint up to date.
+func (k *Keeper) update(ctx context.Context, key api.Key) error {
+	k.mu.Lock()
+	entry, ok := k.endpoints[key]
+	k.mu.Unlock()
+	for range maxConflicts {
+		if !ok {
+			return nil
+		}
+		wanted, changed := k.wanted(entry)
+		if !changed {
+			return nil
+		}
+		entry.Object = wanted
+		writing, cancel := context.WithTimeout(ctx, writeTimeout)
+		_, err := k.client.Txn(writing, datastore.Update(entry))
+		cancel()
+		conflict, isConflict := errors.AsType[*datastore.ConflictError](err)
+		switch {
+		case err == nil:
+			return nil
+		case !isConflict:
+			return fmt.Errorf("update %s: %w", key, err)
+		}
+		entry, ok = conflict.Current[key]
+	}
+	return fmt.Errorf("update %s: %w again and again", key, datastore.ErrConflict)
+}
+
+// wanted is an endpoint with what is known of its pod. A pod that is being deleted
+// says nothing: a later one of its name may have the endpoint by now.
+func (k *Keeper) wanted(entry datastore.Entry) (*api.WorkloadEndpoint, bool) {
+	wep, ok := entry.Object.(*api.WorkloadEndpoint)
+	if !ok || wep.Spec.Node != k.node || wep.Spec.Orchestrator != v3.OrchestratorKubernetes {
+		return nil, false
+	}
+	pod, ok := k.pods.Get(wep.Namespace, wep.Spec.Pod, "")
+	if !ok || !speaks(pod) {
+		return nil, false
+	}
+	return podendpoint.With(wep, pod)
+}
+
+// speaks reports whether what is known of a pod is about its endpoint.
+func speaks(pod *corev1.Pod) bool {
+	return pod.DeletionTimestamp == nil && !pod.Spec.HostNetwork
+}

@@ -1,0 +1,226 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+
+	"tortie/felix/calc"
+	"tortie/felix/problems"
+	"tortie/felix/registration"
+	"tortie/internal/datastore"
+	"tortie/internal/kernel/feature"
+)
+
+// The reasons of problems, as Events have them.
+const (
+	reasonDatastore    = "DatastoreUnavailable"
+	reasonRefused      = "DatastoreRefused"
+	reasonNoAddress    = "NoNodeAddress"
+	reasonUnregistered = "NodeNotRegistered"
+	reasonTunnel       = "NoTunnelAddress"
+	reasonKernel       = "KernelUnsupported"
+	reasonDataplane    = "DataplaneFailed"
+	reasonPodCIDR      = "PodCIDROutsidePools"
+	reasonPolicies     = "PoliciesNotEnforced"
+	reasonKubernetes   = "KubernetesAccess"
+	reasonObject       = "ObjectNotHonoured"
+	reasonEnded        = "FelixFailed"
+)
+
+// sources are those who know what is wrong, the most important first.
+func (f *felix) sources() []problems.Source {
+	all := []problems.Source{f.kernelCheck, f.datastoreProblem, f.registrationProblem, f.tunnelProblem, f.dataplaneProblem}
+	switch {
+	case f.kubernetes != nil:
+		all = append(all, f.kubernetesProblems, f.podCIDRProblem)
+	case f.without != nil:
+		all = append(all, func() []problems.Problem {
+			return problem(reasonKubernetes, "felix goes on without Kubernetes: %v: give its pod a service account (automountServiceAccountToken)", f.without)
+		})
+	}
+	return append(all, f.policyProblem, f.objectProblems)
+}
+
+func problem(reason, format string, args ...any) []problems.Problem {
+	return []problems.Problem{{Reason: reason, Line: fmt.Sprintf(format, args...)}}
+}
+
+// kernelCheck says what the kernel can't do that no pod can do without.
+func (f *felix) kernelCheck() []problems.Problem {
+	if missing := f.missing(); missing != nil {
+		return problem(reasonKernel, "%v", missing)
+	}
+	return nil
+}
+
+// checkKernel is nil if pods can be wired with this kernel. What outgoing NAT needs
+// is told by the dataplane, where a pool asks for it.
+func checkKernel(probe func(feature.Feature) error) error {
+	for _, needed := range []struct {
+		feature feature.Feature
+		advice  string
+	}{
+		{feature.Netns, "run felix as root with CAP_SYS_ADMIN and CAP_NET_ADMIN, on a kernel with CONFIG_NET_NS"},
+		{feature.Veth, "load the module (modprobe veth), or take a kernel that has it"},
+	} {
+		if err := probe(needed.feature); err != nil {
+			return fmt.Errorf("the kernel (%s) doesn't do %s, so no pod can be attached: %w: %s", feature.Release(), needed.feature, err, needed.advice)
+		}
+	}
+	return nil
+}
+
+// untilNil asks until the answer is nil: what the kernel can do stays so.
+func untilNil(ask func() error) func() error {
+	var mu sync.Mutex
+	done := false
+	return func() error {
+		mu.Lock()
+		defer mu.Unlock()
+		if done {
+			return nil
+		}
+		err := ask()
+		done = err == nil
+		return err
+	}
+}
+
+// datastoreProblem names the endpoint and the file that are wrong, as far as etcd's
+// client can tell. While felix waits at its start it is repeated in the log; later the
+// Syncer has said that the datastore was lost.
+func (f *felix) datastoreProblem() []problems.Problem {
+	err := f.syncer.Health()
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, datastore.ErrUnauthorized):
+		return problem(reasonRefused, "%v", err)
+	case f.state.InSync():
+		return logged(problem(reasonDatastore, "%s: going on with what is known; pods can't be added meanwhile", withAdvice(err)))
+	default:
+		return problem(reasonDatastore, "waiting for the datastore: %s", withAdvice(err))
+	}
+}
+
+// withAdvice adds where to look, unless the error says it.
+func withAdvice(err error) string {
+	if text := err.Error(); strings.Contains(text, "ETCD_") {
+		return text
+	}
+	return err.Error() + ": look whether etcd runs and can be reached there, and at ETCD_ENDPOINTS"
+}
+
+func (f *felix) registrationProblem() []problems.Problem {
+	err := f.registrar.Problem()
+	switch {
+	case err == nil, errors.Is(err, datastore.ErrUnavailable), errors.Is(err, datastore.ErrUnauthorized):
+		return nil
+	case errors.Is(err, registration.ErrNoAddress):
+		return logged(problem(reasonNoAddress, "%v: set IP, or IP_AUTODETECTION_METHOD, to what the node has", err))
+	default:
+		return logged(problem(reasonUnregistered, "%v", err))
+	}
+}
+
+func (f *felix) tunnelProblem() []problems.Problem {
+	err := f.endpoint.Problem()
+	if err == nil || errors.Is(err, datastore.ErrUnavailable) || errors.Is(err, datastore.ErrUnauthorized) {
+		return nil
+	}
+	return logged(problem(reasonTunnel, "this node has no part in VXLAN: %v", err))
+}
+
+func (f *felix) dataplaneProblem() []problems.Problem {
+	if err := f.loop.Status().LastError; err != nil {
+		return logged(problem(reasonDataplane, "routes or rules of this node can't be programmed: %v", err))
+	}
+	return nil
+}
+
+// logged are problems that are in the log already.
+func logged(list []problems.Problem) []problems.Problem {
+	for i := range list {
+		list[i].Logged = true
+	}
+	return list
+}
+
+func (f *felix) kubernetesProblems() []problems.Problem {
+	var out []problems.Problem
+	for _, err := range f.kubernetes.client.Problems() {
+		line := "Kubernetes can't be followed: " + err.Error()
+		topic, _, _ := strings.Cut(err.Error(), ":")
+		out = append(out, problems.Problem{Reason: reasonKubernetes, Topic: topic, Line: line})
+	}
+	if err := f.kubernetes.events.Problem(); err != nil {
+		// Which can't be told by an Event, and is in the log.
+		out = append(out, problems.Problem{Reason: reasonKubernetes, Topic: "events", Line: "Events can't be written: " + err.Error(), Minor: true, Logged: true})
+	}
+	return out
+}
+
+func (f *felix) podCIDRProblem() []problems.Problem {
+	outside, pools := outsidePools(f.kubernetes.node.PodCIDRs(), f.desired().Pools)
+	if len(outside) == 0 {
+		return nil
+	}
+	return problem(reasonPodCIDR, "Kubernetes gives this node the pod addresses %s, which are in no IP pool (%s): kube-proxy and others take these pools' pods for strangers to the cluster; "+
+		"make an IP pool of the cluster CIDR, or give Kubernetes the pool's as --cluster-cidr", joined(outside), joined(pools))
+}
+
+// outsidePools are the prefixes that no pool overlaps, of families that have pools,
+// and those pools.
+func outsidePools(cidrs, pools []netip.Prefix) (outside, of []netip.Prefix) {
+	for _, cidr := range cidrs {
+		var family []netip.Prefix
+		for _, pool := range pools {
+			if pool.Addr().Is4() == cidr.Addr().Is4() {
+				family = append(family, pool)
+			}
+		}
+		if len(family) > 0 && !slices.ContainsFunc(family, cidr.Overlaps) {
+			outside, of = append(outside, cidr), append(of, family...)
+		}
+	}
+	return outside, of
+}
+
+func joined(prefixes []netip.Prefix) string {
+	texts := make([]string, len(prefixes))
+	for i, p := range prefixes {
+		texts[i] = p.String()
+	}
+	return strings.Join(texts, ", ")
+}
+
+func (f *felix) policyProblem() []problems.Problem {
+	n := f.policies.count()
+	if n == 0 {
+		return nil
+	}
+	return problem(reasonPolicies, "network policies are stored but not enforced by this version (there are %d): pods are open to whoever can reach the node; "+
+		"filter in the fabric, or in the pods, until they are", n)
+}
+
+// objectProblems are logged by the problemLog.
+func (f *felix) objectProblems() []problems.Problem {
+	var out []problems.Problem
+	for _, p := range f.desired().Problems {
+		line := p.Key.String() + ": " + p.Reason
+		out = append(out, problems.Problem{Reason: reasonObject, Topic: line, Line: line, Minor: true, Logged: true})
+	}
+	return out
+}
+
+// desired is the last state that was handed to the dataplane.
+func (f *felix) desired() calc.State {
+	if s := f.programmed.Load(); s != nil {
+		return *s
+	}
+	return calc.State{}
+}

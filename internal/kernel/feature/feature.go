@@ -1,0 +1,96 @@
+// Package feature finds out what the running kernel can do, by doing it in a network
+// namespace that is thrown away.
+package feature
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"tortie/internal/kernel"
+)
+
+// Feature is something of the kernel or the machine.
+type Feature string
+
+// The features one can ask for.
+const (
+	Netns    Feature = "network namespaces (run as root)"
+	Veth     Feature = "veth devices (CONFIG_VETH)"
+	Vxlan    Feature = "VXLAN devices (CONFIG_VXLAN)"
+	IPv6     Feature = "IPv6 (CONFIG_IPV6, ipv6.disable=0)"
+	Nftables Feature = "nftables (the nft command and CONFIG_NF_TABLES)"
+	NftNAT   Feature = "masquerading in nftables (CONFIG_NFT_MASQ)"
+	Ping     Feature = "the ping command (iputils-ping)"
+	IPRoute2 Feature = "the ip command (iproute2)"
+)
+
+// Probe is nil if the machine has the feature, else why not.
+func Probe(f Feature) error {
+	ns, err := kernel.CreateNetns()
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	switch f {
+	case Netns:
+		return nil
+	case Veth:
+		h, err := ns.Open()
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		_, err = h.CreateVeth(kernel.VethSpec{Host: "probe0", Peer: "probe1"})
+		return err
+	case Vxlan:
+		h, err := ns.Open()
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		_, err = h.CreateVxlan(kernel.VxlanSpec{Name: "probe0", Vxlan: kernel.Vxlan{VNI: 1, Port: 4789, Local: netip.IPv6Loopback()}})
+		return err
+	case IPv6:
+		return ns.Do(func() error {
+			_, err := os.Stat("/proc/sys/net/ipv6/conf/all/forwarding")
+			return err
+		})
+	case Ping:
+		_, err := exec.LookPath("ping")
+		return err
+	case IPRoute2:
+		_, err := exec.LookPath("ip")
+		return err
+	case Nftables:
+		return nft(ns, "list", "ruleset")
+	case NftNAT:
+		return nft(ns, "add table inet probe; add chain inet probe c { type nat hook postrouting priority 100; };"+
+			" add rule inet probe c masquerade")
+	}
+	return errors.New("unknown feature")
+}
+
+func nft(ns *kernel.Netns, args ...string) error {
+	return ns.Do(func() error {
+		out, err := exec.Command("nft", args...).CombinedOutput()
+		if text := strings.Join(strings.Fields(string(out)), " "); err != nil && text != "" {
+			return fmt.Errorf("%w: %s", err, text)
+		}
+		return err
+	})
+}
+
+// Release is the kernel's version, as uname -r has it.
+func Release() string {
+	var u unix.Utsname
+	if unix.Uname(&u) != nil {
+		return "unknown"
+	}
+	return unix.ByteSliceToString(u.Release[:])
+}
