@@ -33,7 +33,7 @@ const (
 
 // sources are those who know what is wrong, the most important first.
 func (f *felix) sources() []problems.Source {
-	all := []problems.Source{f.kernelCheck, f.datastoreProblem, f.registrationProblem, f.tunnelProblem, f.dataplaneProblem}
+	all := []problems.Source{f.kernelCheck, f.datastoreProblem, f.registrationProblem, f.dataplaneProblem}
 	switch {
 	case f.kubernetes != nil:
 		all = append(all, f.kubernetesProblems, f.podCIDRProblem)
@@ -42,7 +42,7 @@ func (f *felix) sources() []problems.Source {
 			return problem(reasonKubernetes, "felix goes on without Kubernetes: %v: give its pod a service account (automountServiceAccountToken)", f.without)
 		})
 	}
-	return append(all, f.policyProblem, f.objectProblems)
+	return append(all, f.tunnelProblem, f.policyProblem, f.objectProblems)
 }
 
 func problem(reason, format string, args ...any) []problems.Problem {
