@@ -9,7 +9,10 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"tortie/tests/lab/agentwire"
 )
@@ -20,6 +23,19 @@ type server struct {
 	control string
 	host    string
 	port    int
+}
+
+// roomy gives a socket room for what comes while a busy machine does not run the
+// agent: what is dropped there would count as lost on the way.
+func roomy(_, _ string, c syscall.RawConn) error {
+	var err error
+	if failed := c.Control(func(fd uintptr) {
+		const room = 8 << 20
+		err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, room)
+	}); failed != nil {
+		return failed
+	}
+	return err
 }
 
 // lookupTimeout bounds the resolution of a name.
@@ -34,7 +50,7 @@ func serve(ctx context.Context, s server) error {
 		return fmt.Errorf("listen for TCP probes on %s: %w", addr, err)
 	}
 	defer tcp.Close()
-	udp, err := net.ListenPacket("udp", addr)
+	udp, err := (&net.ListenConfig{Control: roomy}).ListenPacket(ctx, "udp", addr)
 	if err != nil {
 		return fmt.Errorf("listen for UDP probes on %s: %w", addr, err)
 	}
