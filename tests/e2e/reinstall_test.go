@@ -77,4 +77,3 @@ func (e *env) leftovers(t *testing.T, m *machine.Machine) (left []string) {
 	}
 	return left
 }
-
