@@ -23,8 +23,8 @@ func main() {
 	os.Exit(run(os.Args[1:]))
 }
 
-const help = `felix is the dataplane daemon of a node: it wires pods for the CNI plugin, routes to them, and
-masquerades what leaves the IP pools with natOutgoing. It takes no arguments but --help, --version and
+const help = `felix is the dataplane daemon of a node: it wires pods for the CNI plugin, routes to them, keeps
+the tunnels of IP pools with vxlanMode, and masquerades what leaves the pools with natOutgoing. It takes no arguments but --help, --version and
   --cleanup                 take away from this node all that felix and bgpd left, which must not run any more:
                             routes, the nftables table, tunnels, files. Pods that still run keep their devices,
                             which go with them

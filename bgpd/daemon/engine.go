@@ -217,6 +217,7 @@ func scopeOf(plan plan) filter.Scope {
 	s := filter.Scope{
 		Pools: plan.Pools, Blocks: plan.Blocks, OwnBlocks: plan.OwnBlocks, Services: plan.ServiceRanges, Addresses: plan.Addresses,
 		Nodes: map[netip.Addr]bool{}, Mesh: map[netip.Addr]bool{},
+		Overlay: plan.Overlay, Owners: plan.BlockOwners,
 	}
 	for _, p := range plan.Peers {
 		s.Nodes[p.Address] = p.Node != ""

@@ -214,6 +214,10 @@ func (v view) reason(p, best speaker.Path, e fib.Entry) string {
 	switch {
 	case !p.Best:
 		parts = append(parts, v.loses(p, best))
+	case e.Carried != "" && e.Problem != "":
+		parts = append(parts, e.Carried+", but "+e.Problem)
+	case e.Carried != "":
+		parts = append(parts, e.Carried)
 	case e.Problem != "":
 		parts = append(parts, "not installed: "+e.Problem)
 	case e.Gateway.IsValid():

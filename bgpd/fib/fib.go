@@ -13,6 +13,7 @@ import (
 	"tortie/bgpd/filter"
 	"tortie/bgpd/speaker"
 	"tortie/internal/kernel"
+	"tortie/internal/overlay"
 	"tortie/internal/routetable"
 )
 
@@ -52,6 +53,9 @@ type Entry struct {
 	// Gateway is the router the next hop is reached by; invalid when the next hop
 	// is on one of the node's segments, or not reached.
 	Gateway netip.Addr
+	// Carried says what of felix's carries packets to the prefix instead of a route of
+	// bgpd's; empty when nothing does.
+	Carried string
 	// Problem says why there is no route; empty when there is one.
 	Problem string
 }
@@ -149,6 +153,12 @@ func (f *FIB) Read(ctx context.Context) error {
 	if f.wasRead && p.equal(f.picture) {
 		return nil
 	}
+	p.felix = map[netip.Prefix]kernel.Route{}
+	for _, r := range p.routes {
+		if r.Protocol == kernel.ProtocolFelix && r.Gateway.IsValid() {
+			p.felix[r.Dst] = r
+		}
+	}
 	f.picture, f.wasRead = p, true
 	var own []netip.Addr
 	for _, a := range p.addresses {
@@ -173,8 +183,11 @@ func (f *FIB) QueueResync() {
 	}
 }
 
-// Installed reports whether a route to dst is desired.
-func (f *FIB) Installed(dst netip.Prefix) bool { return f.entries[dst].Kernel != "" }
+// Installed reports whether a route of bgpd's to dst is desired.
+func (f *FIB) Installed(dst netip.Prefix) bool {
+	e := f.entries[dst]
+	return e.Kernel != "" && e.Carried == ""
+}
 
 // Apply makes the kernel's routes as desired and, when all peers of a family
 // have been heard or the restart time is over, sweeps what is left of an earlier
@@ -244,6 +257,10 @@ func (f *FIB) decide(prefix netip.Prefix) {
 		table.Remove(prefix)
 		return
 	}
+	if way, node := f.filter.Way(path); way.Carrier != overlay.BGP {
+		f.leave(prefix, path, way, node)
+		return
+	}
 	e := Entry{Path: path, Problem: f.filter.Import(path)}
 	if e.Problem != "" {
 		f.entries[prefix] = e
@@ -265,6 +282,22 @@ func (f *FIB) decide(prefix netip.Prefix) {
 	table.Update(kernel.Route{
 		Dst: prefix, Type: kernel.RouteUnicast, Link: v.link, Gateway: v.gateway, OnLink: v.onLink,
 	})
+}
+
+// leave makes way for felix's route, once that is there: until then nothing is said of
+// ours, so that one which stands goes on carrying packets.
+func (f *FIB) leave(prefix netip.Prefix, path speaker.Path, way overlay.Way, node string) {
+	e := Entry{Path: path, Carried: "by VXLAN to " + node}
+	if way.Carrier == overlay.Segment {
+		e.Carried = "by felix's route along the segment to " + node
+	}
+	if route, there := f.picture.felix[prefix]; there {
+		e.Kernel = f.resolver.describe(via{link: route.Link, gateway: route.Gateway, onLink: route.OnLink})
+		f.tables[kernel.FamilyOf(prefix.Addr())].Remove(prefix)
+	} else {
+		e.Problem = "felix has not set it up yet"
+	}
+	f.entries[prefix] = e
 }
 
 // Entries is a copy of what has become of every best path, with the routes whose

@@ -16,6 +16,7 @@ import (
 	"tortie/bgpd/speaker"
 	"tortie/internal/kernel"
 	"tortie/internal/kernel/fakekernel"
+	"tortie/internal/overlay"
 )
 
 var (
@@ -335,4 +336,75 @@ func TestResolverTakesTheLongestMatchOfTheLeastMetricThatIsUp(t *testing.T) {
 	if v, why := r.resolve(netip.MustParseAddr("fe80::1%eth1")); why != "" || v.link != 2 || v.gateway.Zone() != "" {
 		t.Errorf("link-local next hop: %+v, %q", v, why)
 	}
+}
+
+// vxlanScope has the mesh's far block carried as the pool's mode says; both nodes have
+// a tunnel.
+func vxlanScope(mode overlay.Mode) filter.Scope {
+	node := func(address, tunnel string) overlay.Node {
+		return overlay.Node{V4: overlay.End{Address: pfx(address), Tunnel: netip.MustParseAddr(tunnel)}}
+	}
+	return filter.Scope{
+		Owners: map[netip.Prefix]string{pfx("10.65.2.0/26"): "near", pfx("10.65.3.0/26"): "far"},
+		Overlay: overlay.NewView("self", map[string]overlay.Node{
+			"self": node("10.1.1.11/24", "10.65.1.1"), "near": node("10.1.1.12/24", "10.65.2.1"), "far": node("10.1.2.13/24", "10.65.3.1"),
+		}, []overlay.Pool{{Prefix: pfx("10.65.0.0/16"), Mode: mode}}),
+	}
+}
+
+// felixRoute is one that felix writes, behind bgpd's.
+func (fx *fixture) felixRoute(dst, via string) kernel.Route {
+	return kernel.Route{Dst: pfx(dst), Protocol: kernel.ProtocolFelix, Link: fx.eth0, Gateway: netip.MustParseAddr(via), OnLink: true, Priority: 2048}
+}
+
+// TestWayIsMadeForFelixOnceItsRouteIsThere, and taken over again when the pool's mode is
+// Never: at no time is a destination without a route.
+func TestWayIsMadeForFelixOnceItsRouteIsThere(t *testing.T) {
+	fx := newFixture(t)
+	paths := map[netip.Prefix]*speaker.Path{
+		pfx("10.65.2.0/26"): {Prefix: pfx("10.65.2.0/26"), NextHop: near, Peer: near},
+		pfx("10.65.3.0/26"): {Prefix: pfx("10.65.3.0/26"), NextHop: far, Peer: far},
+		pfx("10.65.2.9/32"): {Prefix: pfx("10.65.2.9/32"), NextHop: far, Peer: far}, // borrowed
+	}
+	look := func(mode overlay.Mode) {
+		t.Helper()
+		must(t, fx.f.Read(t.Context()))
+		fx.f.Expect(nil, vxlanScope(mode), start)
+		fx.f.Update(speaker.Changes{Best: paths}, start)
+		fx.apply(start)
+	}
+	all := []string{"10.65.2.0/26 via 10.1.1.12", "10.65.2.9/32 via 10.1.1.254", "10.65.3.0/26 via 10.1.1.254"}
+	look(overlay.Never)
+	fx.want(all...)
+	look(overlay.CrossSubnet)
+	fx.want(all...) // felix is not there yet
+	if e := fx.f.Entries()[pfx("10.65.3.0/26")]; e.Carried != "by VXLAN to far" || e.Problem == "" || e.Kernel != "" {
+		t.Errorf("entry %+v, want one that waits for felix", e)
+	}
+	must(t, fx.k.AddRoute(fx.felixRoute("10.65.3.0/26", "10.65.3.1")))
+	look(overlay.CrossSubnet)
+	fx.want("10.65.2.0/26 via 10.1.1.12", "10.65.2.9/32 via 10.1.1.254")
+	must(t, fx.k.AddRoute(fx.felixRoute("10.65.2.0/26", "10.1.1.12")))
+	must(t, fx.k.AddRoute(fx.felixRoute("10.65.2.9/32", "10.65.3.1")))
+	look(overlay.CrossSubnet)
+	fx.want()
+	if e := fx.f.Entries()[pfx("10.65.2.0/26")]; e.Carried != "by felix's route along the segment to near" || e.Problem != "" || e.Kernel != "via 10.1.1.12 dev eth0" {
+		t.Errorf("entry %+v, want felix's", e)
+	}
+	if fx.f.Installed(pfx("10.65.2.0/26")) {
+		t.Error("felix's route counts as bgpd's")
+	}
+	look(overlay.Never)
+	fx.want(all...)
+}
+
+// TestRestartedBGPDDoesNotInstallWhatIsFelixs, though it finds no route of felix's yet.
+func TestRestartedBGPDDoesNotInstallWhatIsFelixs(t *testing.T) {
+	fx := newFixture(t)
+	fx.f.Expect(nil, vxlanScope(overlay.Always), start)
+	fx.f.Update(speaker.Changes{Best: map[netip.Prefix]*speaker.Path{
+		pfx("10.65.3.0/26"): {Prefix: pfx("10.65.3.0/26"), NextHop: far, Peer: far},
+	}}, start)
+	fx.apply(start)
+	fx.want()
 }

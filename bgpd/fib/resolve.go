@@ -100,6 +100,7 @@ type picture struct {
 	routes    []kernel.Route
 	links     []kernel.Link
 	addresses []kernel.Address
+	felix     map[netip.Prefix]kernel.Route // of routes, those that lead to other nodes
 }
 
 func (p picture) equal(q picture) bool {

@@ -12,6 +12,7 @@ import (
 	"slices"
 
 	"tortie/bgpd/speaker"
+	"tortie/internal/overlay"
 )
 
 // Segment is a subnet the node has an address in.
@@ -39,6 +40,22 @@ type Scope struct {
 	Nodes map[netip.Addr]bool
 	// Mesh are the peers of the node-to-node mesh.
 	Mesh map[netip.Addr]bool
+	// Overlay says what felix routes; Owners are the nodes of blocks.
+	Overlay overlay.View
+	Owners  map[netip.Prefix]string
+}
+
+// Way is what carries packets to a path's prefix, and the node they go to. Where it is
+// not BGP the route is felix's, and this package's other verdicts matter to nobody.
+func (s *Scope) Way(p speaker.Path) (way overlay.Way, node string) {
+	node, ok := s.Owners[p.Prefix]
+	if !ok && p.Prefix.IsSingleIP() {
+		node = s.Overlay.NodeAt(p.NextHop) // it has borrowed the address
+	}
+	if node == "" {
+		return overlay.Way{}, ""
+	}
+	return s.Overlay.To(p.Prefix, node), node
 }
 
 // Import returns "" for a path that may be installed, else the reason why not.

@@ -9,6 +9,7 @@ import (
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 
 	"tortie/internal/api"
+	"tortie/internal/overlay"
 )
 
 // pool is an IPPool, read once.
@@ -30,7 +31,7 @@ func (c *computation) pools() []pool {
 		// A disabled pool gives out no new addresses, but those in use stay reachable.
 		pools = append(pools, pool{name: p.Name, cidr: cidr, exported: !p.Spec.DisableBGPExport && forWorkloads(p)})
 		c.out.Pools = append(c.out.Pools, cidr)
-		c.encapsulation(p)
+		c.ipip(p)
 	}
 	// The pool that decides for a prefix is the first that has it.
 	slices.SortFunc(pools, func(a, b pool) int {
@@ -45,16 +46,27 @@ func (c *computation) pools() []pool {
 	return pools
 }
 
-// encapsulation names a mode of the pool that isn't carried out. Its pods are
-// routed all the same: a route that is announced is better than none.
-func (c *computation) encapsulation(p *v3.IPPool) {
-	const ignored = "IPPool %s: spec.%s %s is not carried out by this version: its pods are routed without encapsulation"
+// ipip names a mode of the pool that isn't carried out. Its pods are routed all the
+// same: a route that is announced is better than none.
+func (c *computation) ipip(p *v3.IPPool) {
 	if mode := p.Spec.IPIPMode; mode != "" && mode != v3.IPIPModeNever {
-		c.problem(ignored, p.Name, "ipipMode", mode)
+		c.problem("IPPool %s: spec.ipipMode %s is not carried out by this version: its pods are routed without encapsulation", p.Name, mode)
 	}
-	if mode := p.Spec.VXLANMode; mode != "" && mode != v3.VXLANModeNever {
-		c.problem(ignored, p.Name, "vxlanMode", mode)
+}
+
+// overlay is felix's view: what it routes, bgpd does not.
+func (c *computation) overlay() {
+	nodes := make(map[string]overlay.Node, len(c.in.Nodes))
+	for _, n := range c.in.Nodes {
+		nodes[n.Name] = overlay.ReadNode(n.Name, &n.Spec)
 	}
+	var pools []overlay.Pool
+	for _, p := range c.in.Pools {
+		if cidr, err := netip.ParsePrefix(p.Spec.CIDR); err == nil && cidr == cidr.Masked() {
+			pools = append(pools, overlay.Pool{Prefix: cidr, Mode: overlay.ModeOf(p.Spec)})
+		}
+	}
+	c.out.Overlay = overlay.NewView(c.in.Node, nodes, pools)
 }
 
 // forWorkloads: a pool of service addresses only is not routed by blocks.

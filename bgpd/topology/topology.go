@@ -18,6 +18,7 @@ import (
 
 	"tortie/bgpd/speaker"
 	"tortie/internal/api"
+	"tortie/internal/overlay"
 )
 
 // Defaults of upstream.
@@ -87,6 +88,8 @@ type Output struct {
 	Blocks map[netip.Prefix]bool
 	// BlockOwners names the node of every confirmed block.
 	BlockOwners map[netip.Prefix]string
+	// Overlay says which of the others' blocks are felix's to route.
+	Overlay overlay.View
 	// ServiceRanges are the ranges of service addresses, which kube-proxy handles on
 	// every node.
 	ServiceRanges []netip.Prefix
@@ -126,6 +129,7 @@ func Compute(in Input) Output {
 	}
 	c.global()
 	c.exports()
+	c.overlay()
 	c.explicitPeers()
 	c.mesh()
 	return c.finish()

@@ -15,15 +15,15 @@ func caveats(written []api.Object) []string {
 	var (
 		texts    []string
 		policies bool
-		overlays []string
+		ipip     []string
 	)
 	for _, obj := range written {
 		switch o := obj.(type) {
 		case *v3.NetworkPolicy, *v3.GlobalNetworkPolicy: // a staged policy enforces nothing anywhere
 			policies = true
 		case *v3.IPPool:
-			if overlay := overlayOf(o); overlay != "" {
-				overlays = append(overlays, fmt.Sprintf("%s (%s)", o.Name, overlay))
+			if mode := o.Spec.IPIPMode; mode != "" && mode != v3.IPIPModeNever {
+				ipip = append(ipip, fmt.Sprintf("%s (ipipMode %s)", o.Name, mode))
 			}
 		default:
 			texts = append(texts, bgpCaveats(o)...)
@@ -32,9 +32,9 @@ func caveats(written []api.Object) []string {
 	if policies {
 		texts = append(texts, "network policies are stored but not enforced yet; all traffic stays allowed, whatever they say")
 	}
-	if len(overlays) > 0 {
-		texts = append(texts, fmt.Sprintf("IP pool %s: the overlay is stored but not carried out yet; pods are routed without encapsulation, "+
-			"so routers between the nodes must know the routes to them", strings.Join(overlays, ", ")))
+	if len(ipip) > 0 {
+		texts = append(texts, fmt.Sprintf("IP pool %s: IPIP is stored but not carried out yet; pods are routed without encapsulation, "+
+			"so routers between the nodes must know the routes to them; vxlanMode is carried out", strings.Join(ipip, ", ")))
 	}
 	return texts
 }
@@ -58,15 +58,4 @@ func bgpCaveats(obj api.Object) (texts []string) {
 		texts = append(texts, fmt.Sprintf("BGPFilter %s: stored but not carried out yet", o.Name))
 	}
 	return texts
-}
-
-// overlayOf is the encapsulation that a pool asks for, empty for none.
-func overlayOf(pool *v3.IPPool) string {
-	switch ipip, vxlan := pool.Spec.IPIPMode, pool.Spec.VXLANMode; {
-	case ipip != "" && ipip != v3.IPIPModeNever:
-		return "ipipMode " + string(ipip)
-	case vxlan != "" && vxlan != v3.VXLANModeNever:
-		return "vxlanMode " + string(vxlan)
-	}
-	return ""
 }

@@ -4,46 +4,58 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"tortie/internal/api"
 	"tortie/internal/datastore"
 )
 
 type block struct {
+	node      string
 	prefix    netip.Prefix
 	confirmed bool
 	err       error
 }
 
-// blocks collects the blocks this node claims.
+// blocks collects the blocks that nodes claim.
 type blocks struct {
-	owner api.Affinity
+	node  string
+	own   string // how names of this node's affinities start
 	byKey map[api.Key]block
 }
 
 func newBlocks(node string) blocks {
-	return blocks{owner: api.HostAffinity(node), byKey: map[api.Key]block{}}
+	return blocks{node: node, own: api.HostAffinity(node).String() + "/", byKey: map[api.Key]block{}}
 }
 
-func (b *blocks) update(u datastore.SyncUpdate) {
+// update reports whether it was about a claim of this node.
+func (b *blocks) update(u datastore.SyncUpdate) (own bool) {
 	delete(b.byKey, u.Key)
 	owner, prefix, err := api.ParseBlockAffinityName(u.Key.Name)
-	if err == nil && owner != b.owner {
-		return
+	if own = strings.HasPrefix(u.Key.Name, b.own); err == nil {
+		own = owner == api.HostAffinity(b.node)
+	}
+	claim := block{node: owner.Name, prefix: prefix, err: err}
+	if own {
+		claim.node = b.node
 	}
 	switch {
+	case owner.Type != api.AffinityHost && !own:
 	case u.Invalid != nil:
-		b.byKey[u.Key] = block{err: u.Invalid.Err}
+		claim.err = u.Invalid.Err
+		b.byKey[u.Key] = claim
 	case u.Entry != nil:
 		obj, ok := u.Entry.Object.(*api.BlockAffinity)
 		if !ok {
-			return
+			break
 		}
 		if err == nil && prefix != prefix.Masked() {
-			err = fmt.Errorf("%s has host bits set", prefix)
+			claim.err = fmt.Errorf("%s has host bits set", prefix)
 		}
-		b.byKey[u.Key] = block{prefix: prefix, confirmed: isConfirmed(&obj.Spec), err: err}
+		claim.confirmed = isConfirmed(&obj.Spec)
+		b.byKey[u.Key] = claim
 	}
+	return own
 }
 
 // isConfirmed takes an empty state for confirmed: old stores hold affinities
@@ -64,7 +76,7 @@ const (
 type surroundings struct {
 	pools []netip.Prefix // of all readable pools
 	own   []netip.Prefix // this node's addresses with the length of their subnet
-	nodes []netip.Prefix // every node's address
+	nodes []netip.Prefix // every node's address, in order
 }
 
 // confirmed lists the blocks to blackhole. An affinity is data that anyone who may
@@ -73,6 +85,9 @@ type surroundings struct {
 func (b *blocks) confirmed(around surroundings, problems *problemList) []netip.Prefix {
 	var out []netip.Prefix
 	for key, block := range b.byKey {
+		if block.node != b.node {
+			continue // that node's to report
+		}
 		err := block.err
 		if err == nil && block.confirmed {
 			err = around.refuse(block.prefix)
@@ -104,10 +119,9 @@ func (a surroundings) refuse(block netip.Prefix) error {
 			return fmt.Errorf("%s overlaps this node's own network %s; take that out of the IP pool", block, p.Masked())
 		}
 	}
-	for _, p := range a.nodes {
-		if p.Overlaps(block) {
-			return fmt.Errorf("%s has the address of a node, %s, in it; take that out of the IP pool", block, p.Addr())
-		}
+	first, _ := slices.BinarySearchFunc(a.nodes, block.Masked().Addr(), func(p netip.Prefix, a netip.Addr) int { return p.Addr().Compare(a) })
+	if first < len(a.nodes) && block.Contains(a.nodes[first].Addr()) {
+		return fmt.Errorf("%s has the address of a node, %s, in it; take that out of the IP pool", block, a.nodes[first].Addr())
 	}
 	return nil
 }

@@ -5,8 +5,11 @@
 package calc
 
 import (
+	"time"
+
 	"tortie/internal/api"
 	"tortie/internal/datastore"
+	"tortie/internal/overlay"
 )
 
 // Graph holds what the datastore says that matters to one node. It is not safe
@@ -17,6 +20,18 @@ type Graph struct {
 	blocks    blocks
 	pools     pools
 	nodes     nodes
+	borrowed  borrowed
+	others    others
+}
+
+// others is what State says of other nodes, as long as nothing it depends on has
+// changed: there may be thousands, and State is asked for at every pod.
+type others struct {
+	viewKnown, remoteKnown bool
+	view                   overlay.View
+	tunnels                []overlay.Tunnel
+	masquerade             TunnelMasquerade
+	remote                 []Remote
 }
 
 // New makes an empty Graph for the node of that name.
@@ -27,8 +42,13 @@ func New(node string) *Graph {
 		blocks:    newBlocks(node),
 		pools:     newPools(),
 		nodes:     newNodes(node),
+		borrowed:  newBorrowed(node),
 	}
 }
+
+// blockPace bounds how often a block is read that changes with every pod: only
+// addresses borrowed from another node's block are found there.
+const blockPace = 100 * time.Millisecond
 
 // Ranges are the parts of the datastore that a Graph must be fed with.
 // Endpoints come from every namespace, so those of other nodes pass by too and
@@ -37,7 +57,8 @@ func (g *Graph) Ranges() []datastore.Range {
 	return []datastore.Range{
 		{Kind: api.KindIPPool},
 		{Kind: api.KindNode},
-		{Kind: api.KindBlockAffinity, NamePrefix: api.HostAffinity(g.node).String() + "/"},
+		{Kind: api.KindBlockAffinity, NamePrefix: string(api.AffinityHost) + ":"},
+		{Kind: api.KindIPAMBlock, Coalesce: blockPace},
 		{Kind: api.KindWorkloadEndpoint},
 	}
 }
@@ -47,32 +68,62 @@ func (g *Graph) Ranges() []datastore.Range {
 // keys that can't be parsed are ignored.
 func (g *Graph) Update(updates []datastore.SyncUpdate) (changed bool) {
 	for _, u := range updates {
-		switch u.Key.Kind {
-		case api.KindWorkloadEndpoint:
-			changed = g.endpoints.update(u) || changed
-		case api.KindBlockAffinity:
-			changed = true
-			g.blocks.update(u)
-		case api.KindIPPool:
-			changed = true
-			g.pools.update(u)
-		case api.KindNode:
-			changed = true
-			g.nodes.update(u)
-		}
+		changed = g.update(u) || changed
 	}
 	return changed
 }
 
+func (g *Graph) update(u datastore.SyncUpdate) (changed bool) {
+	switch u.Key.Kind {
+	case api.KindWorkloadEndpoint:
+		return g.endpoints.update(u)
+	case api.KindBlockAffinity:
+		own := g.blocks.update(u)
+		g.others.remoteKnown = g.others.remoteKnown && own
+		return own || g.pools.overlaid()
+	case api.KindIPAMBlock:
+		if !g.borrowed.update(u) {
+			return false
+		}
+		g.others.remoteKnown = false
+		return g.pools.overlaid()
+	case api.KindIPPool:
+		g.pools.update(u)
+	case api.KindNode:
+		g.nodes.update(u)
+	default:
+		return false
+	}
+	g.others = others{}
+	return true
+}
+
 // State is the desired state as of the updates so far. The caller owns the
-// result: nothing in it is shared with the Graph.
+// result, but for Remote, Tunnels and TunnelMasquerade, which nobody changes.
 func (g *Graph) State() State {
 	s := State{}
 	var problems problemList
 	s.Endpoints, s.HoldDevices = g.endpoints.resolve(&problems)
 	s.Pools, s.Masquerade = g.pools.prefixes(&problems)
 	s.NodeAddrs, s.Nodes = g.nodes.addrs(&problems)
-	s.Blocks = g.blocks.confirmed(surroundings{pools: s.Pools, own: s.NodeAddrs, nodes: s.Nodes}, &problems)
+	around := surroundings{pools: s.Pools, own: s.NodeAddrs, nodes: s.Nodes}
+	s.Blocks = g.blocks.confirmed(around, &problems)
+	s.TunnelPools = g.pools.forTunnels(g.nodes.labels())
+	g.others.compute(g, around)
+	s.Tunnels, s.TunnelMasquerade, s.Remote = g.others.tunnels, g.others.masquerade, g.others.remote
 	s.Problems = problems.sorted()
 	return s
+}
+
+// compute makes known what is not.
+func (o *others) compute(g *Graph, around surroundings) {
+	if !o.viewKnown {
+		ends := g.nodes.ends()
+		o.view, o.viewKnown = overlay.NewView(g.node, ends, g.pools.modes()), true
+		o.tunnels = o.view.Tunnels()
+		o.masquerade = g.pools.toTunnels(o.view, ends)
+	}
+	if !o.remoteKnown {
+		o.remote, o.remoteKnown = g.remotes(o.view, around), true
+	}
 }

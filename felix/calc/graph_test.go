@@ -372,13 +372,13 @@ func TestBrokenNodeAddressIsReported(t *testing.T) {
 	wantProblem(t, s, "Node(node-1)", "spec.bgp.ipv4Address", "everywhere")
 }
 
-func TestOverlayIsReportedAndThePoolCountsAllTheSame(t *testing.T) {
+func TestIPIPIsReportedAndThePoolCountsAllTheSame(t *testing.T) {
 	for _, tc := range []struct {
 		spec v3.IPPoolSpec
 		want string
 	}{
 		{v3.IPPoolSpec{IPIPMode: v3.IPIPModeAlways, VXLANMode: v3.VXLANModeNever}, "spec.ipipMode: Always"},
-		{v3.IPPoolSpec{VXLANMode: v3.VXLANModeCrossSubnet}, "spec.vxlanMode: CrossSubnet"},
+		{v3.IPPoolSpec{IPIPMode: v3.IPIPModeNever, VXLANMode: v3.VXLANModeCrossSubnet}, ""},
 		{v3.IPPoolSpec{IPIPMode: v3.IPIPModeNever, VXLANMode: v3.VXLANModeNever}, ""},
 		{v3.IPPoolSpec{}, ""},
 	} {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"testing"
 
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	"pgregory.net/rapid"
 
 	"tortie/felix/calc"
@@ -17,7 +18,7 @@ func anyUpdate() *rapid.Generator[datastore.SyncUpdate] {
 	return rapid.Custom(func(t *rapid.T) datastore.SyncUpdate {
 		n := rapid.IntRange(0, 3).Draw(t, "n")
 		var u datastore.SyncUpdate
-		switch rapid.SampledFrom([]string{"wep", "pool", "affinity", "node"}).Draw(t, "kind") {
+		switch rapid.SampledFrom([]string{"wep", "pool", "affinity", "node", "block"}).Draw(t, "kind") {
 		case "wep":
 			nets := rapid.SliceOfN(rapid.SampledFrom([]string{
 				"10.65.0.1/32", "10.65.0.2/32", "fd00::1/128", "fd00::2", "10.65.0.0/24", "junk",
@@ -30,12 +31,17 @@ func anyUpdate() *rapid.Generator[datastore.SyncUpdate] {
 			u = poolUpdate(fmt.Sprintf("p%d", n),
 				rapid.SampledFrom([]string{"10.65.0.0/16", "10.66.0.0/16", "fd00::/48", "10.0.0.1/8"}).Draw(t, "cidr"),
 				rapid.Bool().Draw(t, "nat"), rapid.Bool().Draw(t, "disabled"))
+			u.Entry.Object.(*v3.IPPool).Spec.VXLANMode = rapid.SampledFrom([]v3.VXLANMode{"", v3.VXLANModeAlways, v3.VXLANModeCrossSubnet}).Draw(t, "mode")
 		case "affinity":
 			u = affinity(rapid.SampledFrom([]string{"node-1", "node-2"}).Draw(t, "node"), fmt.Sprintf("10.65.%d.0/26", n),
 				rapid.SampledFrom([]api.AffinityState{api.AffinityConfirmed, api.AffinityPending, ""}).Draw(t, "state"))
 		case "node":
-			u = nodeUpdate(rapid.SampledFrom([]string{"node-1", "node-10"}).Draw(t, "node"),
-				rapid.SampledFrom([]string{"", "192.0.2.1/24", "junk"}).Draw(t, "v4"), "")
+			u = nodeUpdate(rapid.SampledFrom([]string{"node-1", "node-10", "node-2"}).Draw(t, "node"),
+				rapid.SampledFrom([]string{"", "192.0.2.1/24", "192.0.2.2/24", "junk"}).Draw(t, "v4"), "")
+			u.Entry.Object.(*api.Node).Spec.IPv4VXLANTunnelAddr = rapid.SampledFrom([]string{"", "10.65.0.9", "10.65.1.9", "junk"}).Draw(t, "tunnel")
+		case "block":
+			u = blockUpdate(fmt.Sprintf("10.65.%d.0/26", n), rapid.SampledFrom([]string{"node-1", "node-2", ""}).Draw(t, "owner"),
+				rapid.SliceOfN(rapid.SampledFrom([]string{"node-1", "node-2", "node-10", ""}), 0, 3).Draw(t, "holders")...)
 		}
 		switch rapid.SampledFrom([]string{"set", "set", "set", "gone", "unreadable"}).Draw(t, "what") {
 		case "gone":

@@ -3,17 +3,23 @@ package calc
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 
 	"tortie/internal/api"
 	"tortie/internal/datastore"
+	"tortie/internal/overlay"
+	"tortie/internal/selector"
 )
 
 type pool struct {
 	prefix     netip.Prefix
 	masquerade bool
-	overlay    string // the field and mode of its encapsulation; empty for none
+	ipip       v3.IPIPMode // not carried out; empty for none
+	mode       overlay.Mode
+	selector   string // of nodes
+	open       bool   // gives addresses to tunnels
 	err        error
 }
 
@@ -36,19 +42,76 @@ func (p *pools) update(u datastore.SyncUpdate) {
 		if err != nil {
 			err = fmt.Errorf("spec.cidr: %w", err)
 		}
-		p.byKey[u.Key] = pool{prefix: prefix, masquerade: obj.Spec.NATOutgoing, overlay: overlayOf(obj.Spec), err: err}
+		p.byKey[u.Key] = readPool(obj, prefix, err)
 	}
 }
 
-// overlayOf names the encapsulation a pool asks for.
-func overlayOf(spec v3.IPPoolSpec) string {
-	switch {
-	case spec.IPIPMode != "" && spec.IPIPMode != v3.IPIPModeNever:
-		return "spec.ipipMode: " + string(spec.IPIPMode)
-	case spec.VXLANMode != "" && spec.VXLANMode != v3.VXLANModeNever:
-		return "spec.vxlanMode: " + string(spec.VXLANMode)
+func readPool(obj *v3.IPPool, prefix netip.Prefix, err error) pool {
+	spec := obj.Spec
+	read := pool{
+		prefix: prefix, masquerade: spec.NATOutgoing, mode: overlay.ModeOf(spec), selector: spec.NodeSelector, err: err,
+		open: !spec.Disabled && obj.DeletionTimestamp == nil &&
+			(len(spec.AllowedUses) == 0 || slices.Contains(spec.AllowedUses, v3.IPPoolAllowedUseTunnel)),
 	}
-	return ""
+	if spec.IPIPMode != v3.IPIPModeNever {
+		read.ipip = spec.IPIPMode
+	}
+	return read
+}
+
+// overlaid reports whether any pool asks for VXLAN.
+func (p *pools) overlaid() bool {
+	for _, pool := range p.byKey {
+		if pool.err == nil && pool.mode != overlay.Never {
+			return true
+		}
+	}
+	return false
+}
+
+func (p *pools) modes() []overlay.Pool {
+	var out []overlay.Pool
+	for _, pool := range p.byKey {
+		if pool.err == nil {
+			out = append(out, overlay.Pool{Prefix: pool.prefix, Mode: pool.mode})
+		}
+	}
+	return out
+}
+
+// forTunnels are the pools with VXLAN that select a node with these labels. One whose
+// selector can't be read selects none: who takes addresses from it says so.
+func (p *pools) forTunnels(labels map[string]string) []TunnelPool {
+	var out []TunnelPool
+	for _, pool := range p.byKey {
+		if pool.err != nil || pool.mode == overlay.Never {
+			continue
+		}
+		if sel, err := selector.Parse(pool.selector); err == nil && sel.Matches(labels) {
+			out = append(out, TunnelPool{Prefix: pool.prefix, Open: pool.open})
+		}
+	}
+	return sortedTunnelPools(out)
+}
+
+// toTunnels are the pools whose pods go to some nodes' pods by VXLAN and to those nodes
+// themselves under this node's address.
+func (p *pools) toTunnels(view overlay.View, nodes map[string]overlay.Node) TunnelMasquerade {
+	var out TunnelMasquerade
+	for _, pool := range p.byKey {
+		if pool.err != nil || !pool.masquerade || pool.mode == overlay.Never {
+			continue
+		}
+		out.Pools = append(out.Pools, pool.prefix)
+		for name := range nodes {
+			if way := view.To(pool.prefix, name); way.Carrier == overlay.VXLAN {
+				a := way.There.Address.Addr()
+				out.Nodes = append(out.Nodes, netip.PrefixFrom(a, a.BitLen()))
+			}
+		}
+	}
+	out.Pools, out.Nodes = sortedPrefixes(out.Pools), sortedPrefixes(out.Nodes)
+	return out
 }
 
 func (p *pools) prefixes(problems *problemList) (all, masquerade []netip.Prefix) {
@@ -57,9 +120,9 @@ func (p *pools) prefixes(problems *problemList) (all, masquerade []netip.Prefix)
 			problems.add(key, "%v; the pool is left out of outgoing NAT", pool.err)
 			continue
 		}
-		if pool.overlay != "" {
-			problems.add(key, "%s is not carried out yet: packets between nodes are routed without encapsulation, so the network between them must "+
-				"let pod addresses pass; set the mode to Never to say that this is wanted", pool.overlay)
+		if pool.ipip != "" {
+			problems.add(key, "spec.ipipMode: %s is not carried out yet: packets between nodes are routed without encapsulation, so the network between "+
+				"them must let pod addresses pass; set the mode to Never to say that this is wanted, or use vxlanMode", pool.ipip)
 		}
 		all = append(all, pool.prefix)
 		if pool.masquerade {
@@ -76,8 +139,10 @@ type nodes struct {
 }
 
 type node struct {
-	bgp api.NodeBGPSpec
-	err error
+	bgp    api.NodeBGPSpec
+	ends   overlay.Node
+	labels map[string]string
+	err    error
 }
 
 func newNodes(self string) nodes { return nodes{self: self, byKey: map[api.Key]node{}} }
@@ -89,9 +154,30 @@ func (n *nodes) update(u datastore.SyncUpdate) {
 		n.byKey[u.Key] = node{err: u.Invalid.Err}
 	case u.Entry != nil:
 		if obj, ok := u.Entry.Object.(*api.Node); ok && obj.Spec.BGP != nil {
-			n.byKey[u.Key] = node{bgp: *obj.Spec.BGP}
+			n.byKey[u.Key] = readNode(u.Key.Name, n.self, obj)
 		}
 	}
+}
+
+func readNode(name, self string, obj *api.Node) node {
+	read := node{bgp: *obj.Spec.BGP, ends: overlay.ReadNode(name, &obj.Spec)}
+	if name == self {
+		read.labels = obj.Labels
+	}
+	return read
+}
+
+func (n *nodes) ends() map[string]overlay.Node {
+	out := make(map[string]overlay.Node, len(n.byKey))
+	for key, node := range n.byKey {
+		out[key.Name] = node.ends
+	}
+	return out
+}
+
+// labels are this node's.
+func (n *nodes) labels() map[string]string {
+	return n.byKey[api.Key{Kind: api.KindNode, Name: n.self}].labels
 }
 
 // addrs returns this node's addresses with the length of their subnet, IPv4

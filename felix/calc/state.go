@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"tortie/internal/api"
+	"tortie/internal/overlay"
 )
 
 // InterfacePrefix starts the name of every host end of a pod's veth pair. An
@@ -40,8 +41,25 @@ type State struct {
 	// Nodes are the addresses of every node of the cluster. What a pod sends to
 	// them keeps its own address: nodes and pods see one another without NAT.
 	Nodes []netip.Prefix
+	// Remote are the routes to pods of other nodes that an IP pool's mode asks for, by
+	// destination.
+	Remote []Remote
+	// Tunnels are this node's ends of VXLAN and the others', IPv4 first.
+	Tunnels []overlay.Tunnel
+	// TunnelPools are the pools that have this node take part in VXLAN.
+	TunnelPools []TunnelPool
+	// TunnelMasquerade is where Masquerade goes for nodes too.
+	TunnelMasquerade TunnelMasquerade
 	// Problems are the objects that could not be honoured, and why.
 	Problems []Problem
+}
+
+// TunnelMasquerade says which packets to nodes leave under this node's address: the
+// network between the nodes of a tunnel need not know pods' addresses.
+type TunnelMasquerade struct {
+	// Pools have natOutgoing and VXLAN; Nodes are the addresses of those at the other
+	// ends.
+	Pools, Nodes []netip.Prefix
 }
 
 // EndpointID identifies a workload endpoint: the key of its WorkloadEndpoint.

@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/knftables"
 
 	"tortie/felix/podnet"
+	"tortie/felix/vxlan"
 	"tortie/internal/kernel"
 	"tortie/internal/lockfile"
 )
@@ -95,7 +96,7 @@ func isAside(l kernel.Link) bool {
 }
 
 func isTunnel(l kernel.Link) bool {
-	return l.Kind == "vxlan" && (l.Name == "vxlan.calico" || l.Name == "vxlan-v6.calico")
+	return l.Kind == "vxlan" && vxlan.Owns(l.Name)
 }
 
 // routes takes away all routes of ours but those over the devices of pods.

@@ -33,6 +33,17 @@ type Config struct {
 	LockFile string
 	// JournalDir holds the journal of attachments.
 	JournalDir string
+	VXLAN      VXLAN
+}
+
+// VXLAN is what the IP pools don't say of it.
+type VXLAN struct {
+	// Enabled: the pools decide. Else this node has no part in it.
+	Enabled bool
+	VNI     uint32
+	Port    uint16
+	// MTU4 and MTU6 are the devices'; 0 is the underlay's less the encapsulation.
+	MTU4, MTU6 int
 }
 
 // The defaults of the paths that are not upstream's.
@@ -65,6 +76,11 @@ func parameters(h *health) []parameter {
 		{"HealthHost", "healthHost", false, func(_ *Config, v string) error { h.host = v; return nil }},
 		{"HealthPort", "healthPort", false, func(_ *Config, v string) error { h.port = v; return checkPort(v) }},
 		{"InterfacePrefix", "interfacePrefix", false, func(_ *Config, v string) error { return only(v, "cali") }},
+		{"VXLANEnabled", "vxlanEnabled", false, func(c *Config, v string) (err error) { c.VXLAN.Enabled, err = parseBool(v); return err }},
+		{"VXLANVNI", "vxlanVNI", false, func(c *Config, v string) (err error) { c.VXLAN.VNI, err = within[uint32](v, 1, 1<<24-1); return err }},
+		{"VXLANPort", "vxlanPort", false, func(c *Config, v string) (err error) { c.VXLAN.Port, err = within[uint16](v, 1, 65535); return err }},
+		{"VXLANMTU", "vxlanMTU", false, func(c *Config, v string) (err error) { c.VXLAN.MTU4, err = parseMTU(v, 576); return err }},
+		{"VXLANMTUV6", "vxlanMTUV6", false, func(c *Config, v string) (err error) { c.VXLAN.MTU6, err = parseMTU(v, 1280); return err }},
 		{"DatastoreType", "", false, func(_ *Config, v string) error { return only(v, "etcdv3") }},
 		{"CNISocket", "", false, func(c *Config, v string) error { c.CNISocket = v; return checkPath(v) }},
 		{"CNITimeout", "", false, func(c *Config, v string) (err error) { c.CNITimeout, err = parseSeconds(v); return err }},
@@ -79,6 +95,7 @@ func defaults() (Config, *health) {
 		LogLevel: slog.LevelInfo, IPForwarding: true, RouteRefreshInterval: 90 * time.Second,
 		CNISocket: cniwire.DefaultSocket, CNITimeout: 10 * time.Second,
 		LockFile: DefaultLockFile, JournalDir: DefaultJournalDir,
+		VXLAN: VXLAN{Enabled: true, VNI: 4096, Port: 4789},
 	}, &health{host: "localhost", port: "9099"}
 }
 
@@ -133,6 +150,11 @@ func NeedsRestart(running, wanted Config) []string {
 		"ipForwarding":         running.IPForwarding != wanted.IPForwarding,
 		"routeRefreshInterval": running.RouteRefreshInterval != wanted.RouteRefreshInterval,
 		"healthEnabled":        running.HealthEnabled != wanted.HealthEnabled,
+		"vxlanEnabled":         running.VXLAN.Enabled != wanted.VXLAN.Enabled,
+		"vxlanVNI":             running.VXLAN.VNI != wanted.VXLAN.VNI,
+		"vxlanPort":            running.VXLAN.Port != wanted.VXLAN.Port,
+		"vxlanMTU":             running.VXLAN.MTU4 != wanted.VXLAN.MTU4,
+		"vxlanMTUV6":           running.VXLAN.MTU6 != wanted.VXLAN.MTU6,
 		"healthHost/Port":      running.HealthAddress != wanted.HealthAddress,
 	} {
 		if differs {
@@ -197,6 +219,27 @@ func checkPort(v string) error {
 		return fmt.Errorf("is no port; want 0 to 65535")
 	}
 	return nil
+}
+
+// within reads a number of a range.
+func within[T uint16 | uint32](v string, least, most uint64) (T, error) {
+	n, err := strconv.ParseUint(v, 10, 32)
+	if err != nil || n < least || n > most {
+		return 0, fmt.Errorf("is not within %d to %d", least, most)
+	}
+	return T(n), nil
+}
+
+// parseMTU takes 0 for the one that is found.
+func parseMTU(v string, least uint64) (int, error) {
+	if v == "0" {
+		return 0, nil
+	}
+	mtu, err := within[uint16](v, least, 65535)
+	if err != nil {
+		return 0, fmt.Errorf("%w, nor 0 for the underlay's less the encapsulation", err)
+	}
+	return int(mtu), nil
 }
 
 func checkPath(v string) error {

@@ -86,8 +86,12 @@ func TestProblemsNameSourceParameterAndRemedy(t *testing.T) {
 		{FromEnv([]string{"FELIX_DATASTORETYPE=kubernetes"}), []string{"want etcdv3"}, true},
 		{FromEnv([]string{"FELIX_CNISOCKET=relative"}), []string{"absolute path"}, true},
 		{FromEnv([]string{"FELIX_BPFENABLED=true"}), []string{"known but has no effect"}, false},
-		{file(t, "VXLANMTU = 1400"), []string{"VXLANMTU", "no effect"}, false},
-		{resource(t, "default", func(s *v3.FelixConfigurationSpec) { n := 1400; s.VXLANMTU = &n }), []string{"FelixConfiguration default", "spec.vxlanMTU"}, false},
+		{file(t, "IpInIpMtu = 1400"), []string{"IpInIpMtu", "no effect"}, false},
+		{resource(t, "default", func(s *v3.FelixConfigurationSpec) { n := 1400; s.IPIPMTU = &n }), []string{"FelixConfiguration default", "spec.ipipMTU"}, false},
+		{FromEnv([]string{"FELIX_VXLANVNI=16777216"}), []string{"is not within 1 to 16777215"}, true},
+		{FromEnv([]string{"FELIX_VXLANPORT=0"}), []string{"is not within 1 to 65535"}, true},
+		{FromEnv([]string{"FELIX_VXLANMTU=500"}), []string{"is not within 576 to 65535, nor 0"}, true},
+		{resource(t, "default", func(s *v3.FelixConfigurationSpec) { n := 1000; s.VXLANMTUV6 = &n }), []string{"spec.vxlanMTUV6", "is not within 1280"}, true},
 	} {
 		_, problems := Resolve(tc.layer)
 		if len(problems) != 1 || problems[0].Bad != tc.bad {
@@ -99,6 +103,19 @@ func TestProblemsNameSourceParameterAndRemedy(t *testing.T) {
 				t.Errorf("problem %q does not say %q", problems[0], s)
 			}
 		}
+	}
+}
+
+func TestVXLANSettingsAreServed(t *testing.T) {
+	c, problems := Resolve(FromEnv([]string{"FELIX_VXLANPORT=8472"}), resource(t, "default", func(s *v3.FelixConfigurationSpec) {
+		off, vni, port, mtu := false, 7, 4790, 1400
+		s.VXLANEnabled, s.VXLANVNI, s.VXLANPort, s.VXLANMTU, s.VXLANMTUV6 = &off, &vni, &port, &mtu, &mtu
+	}))
+	if want := (VXLAN{Enabled: false, VNI: 7, Port: 8472, MTU4: 1400, MTU6: 1400}); c.VXLAN != want || len(problems) != 0 {
+		t.Errorf("%+v, want %+v; problems %v", c.VXLAN, want, problems)
+	}
+	if c, _ := Resolve(); c.VXLAN != (VXLAN{Enabled: true, VNI: 4096, Port: 4789}) {
+		t.Errorf("defaults %+v are not upstream's", c.VXLAN)
 	}
 }
 

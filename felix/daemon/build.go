@@ -15,6 +15,7 @@ import (
 	"tortie/felix/podnet"
 	"tortie/felix/problems"
 	"tortie/felix/registration"
+	"tortie/felix/vxlan"
 	"tortie/internal/api"
 	"tortie/internal/datastore"
 	"tortie/internal/kernel"
@@ -46,6 +47,8 @@ type felix struct {
 	pods      *podnet.Net
 	loop      *dataplane.Loop
 	allocator *ipam.Allocator
+	tunnels   *vxlan.Tunnels
+	endpoint  *registration.Tunnels // their addresses
 	underlay  *underlay
 	upkeep    *upkeep
 	registrar *registration.Registrar
@@ -70,6 +73,10 @@ func (f *felix) build() (err error) {
 	}
 	tracker := ipam.NewTracker(f.node)
 	f.allocator = ipam.New(ipam.Config{Client: f.client, Node: f.node, View: tracker, Log: f.log})
+	f.endpoint = registration.NewTunnels(registration.TunnelConfig{
+		Node: f.node, Client: f.client, Registry: f.registry, Addresses: f.allocator,
+		Prepare: f.tunnels.Prepare, Forget: f.tunnels.Forget, Log: f.log,
+	})
 	f.state, f.policies = cniserver.NewState(f.node), &policies{}
 	f.problems.log = f.log
 	follow, known := f.buildKubernetes()
@@ -122,12 +129,16 @@ func (f *felix) buildDataplane() (err error) {
 	if f.pods, err = podnet.New(podnet.Config{Kernel: f.kernel, Log: f.log}); err != nil {
 		return err
 	}
-	f.underlay = &underlay{kernel: f.kernel, log: f.log}
+	f.underlay = &underlay{kernel: f.kernel, vxlan: f.cfg.VXLAN, log: f.log}
+	f.tunnels = vxlan.New(vxlan.Config{
+		Kernel: f.kernel, VNI: f.cfg.VXLAN.VNI, Port: f.cfg.VXLAN.Port, MTU: f.underlay.tunnelMTU, Log: f.log,
+	})
 	f.upkeep = &upkeep{sysctls: f.kernel, pods: f.pods, forwarding: f.cfg.IPForwarding, every: f.cfg.RouteRefreshInterval, log: f.log}
 	f.loop, err = dataplane.New(dataplane.Config{
 		Kernel:  f.kernel,
 		Routes:  routetable.New(routetable.Config{Kernel: f.kernel, Protocol: kernel.ProtocolFelix, Log: f.log}),
 		NAT:     f.nat,
+		Tunnels: f.tunnels,
 		Devices: f.pods, Log: f.log, ResyncInterval: f.cfg.RouteRefreshInterval,
 	})
 	return err
@@ -137,7 +148,12 @@ func (f *felix) buildDataplane() (err error) {
 func (f *felix) program(s calc.State) {
 	f.programmed.Store(&s)
 	f.problems.report(s.Problems)
-	f.underlay.setAddrs(s.NodeAddrs)
+	if !f.cfg.VXLAN.Enabled {
+		s.TunnelPools = nil
+	}
+	f.underlay.set(s.NodeAddrs, s.TunnelPools)
+	f.tunnels.Set(s.Tunnels)
+	f.endpoint.Want(s.TunnelPools, s.Tunnels)
 	f.upkeep.setEndpoints(s.Endpoints)
 	f.loop.SetState(s)
 }

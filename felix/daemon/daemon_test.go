@@ -154,6 +154,43 @@ func TestPodsGetTheLowestMTUOfTheNodesDevices(t *testing.T) {
 	}
 }
 
+func TestPodsMTUIsLessByWhatTheOverlaysInUseAdd(t *testing.T) {
+	v4, v6 := calc.TunnelPool{Prefix: netip.MustParsePrefix("10.65.0.0/16")}, calc.TunnelPool{Prefix: netip.MustParsePrefix("fd65::/48")}
+	for _, tc := range []struct {
+		name                   string
+		tunnels                []calc.TunnelPool
+		vxlan                  config.VXLAN
+		pods, device4, device6 int
+	}{
+		{"none", nil, config.VXLAN{}, 9000, 8950, 8930},
+		{"IPv4", []calc.TunnelPool{v4}, config.VXLAN{}, 8950, 8950, 8930},
+		{"both", []calc.TunnelPool{v4, v6}, config.VXLAN{}, 8930, 8950, 8930},
+		{"as configured", []calc.TunnelPool{v4, v6}, config.VXLAN{MTU4: 1400, MTU6: 8000}, 1400, 1400, 8000},
+		{"configured for one that is not in use", []calc.TunnelPool{v6}, config.VXLAN{MTU4: 1400}, 8930, 1400, 8930},
+	} {
+		u := &underlay{kernel: nineThousand{}, vxlan: tc.vxlan, log: slog.New(slog.DiscardHandler)}
+		u.set([]netip.Prefix{netip.MustParsePrefix("10.0.0.1/24")}, tc.tunnels)
+		if u.MTU() != tc.pods || u.tunnelMTU(false) != tc.device4 || u.tunnelMTU(true) != tc.device6 {
+			t.Errorf("%s: pods %d, devices %d and %d; want %d, %d and %d", tc.name, u.MTU(), u.tunnelMTU(false), u.tunnelMTU(true), tc.pods, tc.device4, tc.device6)
+		}
+	}
+	var log bytes.Buffer
+	u := &underlay{kernel: nineThousand{}, vxlan: config.VXLAN{MTU4: 8951}, log: slog.New(slog.NewTextHandler(&log, nil))}
+	u.set([]netip.Prefix{netip.MustParsePrefix("10.0.0.1/24")}, nil)
+	if !strings.Contains(log.String(), "parameter=vxlanMTU ") {
+		t.Errorf("an MTU that does not fit is not told:\n%s", &log)
+	}
+}
+
+// nineThousand is a node with one device.
+type nineThousand struct{}
+
+func (nineThousand) Links() ([]kernel.Link, error) { return []kernel.Link{{Index: 2, MTU: 9000}}, nil }
+
+func (nineThousand) Addresses(int) ([]kernel.Address, error) {
+	return []kernel.Address{{Link: 2, Prefix: netip.MustParsePrefix("10.0.0.1/24")}}, nil
+}
+
 func TestConfigurationFollowsTheDatastore(t *testing.T) {
 	var log bytes.Buffer
 	running, _ := config.Resolve()

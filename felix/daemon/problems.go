@@ -21,6 +21,7 @@ const (
 	reasonRefused      = "DatastoreRefused"
 	reasonNoAddress    = "NoNodeAddress"
 	reasonUnregistered = "NodeNotRegistered"
+	reasonTunnel       = "NoTunnelAddress"
 	reasonKernel       = "KernelUnsupported"
 	reasonDataplane    = "DataplaneFailed"
 	reasonPodCIDR      = "PodCIDROutsidePools"
@@ -41,7 +42,7 @@ func (f *felix) sources() []problems.Source {
 			return problem(reasonKubernetes, "felix goes on without Kubernetes: %v: give its pod a service account (automountServiceAccountToken)", f.without)
 		})
 	}
-	return append(all, f.policyProblem, f.objectProblems)
+	return append(all, f.tunnelProblem, f.policyProblem, f.objectProblems)
 }
 
 func problem(reason, format string, args ...any) []problems.Problem {
@@ -124,6 +125,14 @@ func (f *felix) registrationProblem() []problems.Problem {
 	default:
 		return logged(problem(reasonUnregistered, "%v", err))
 	}
+}
+
+func (f *felix) tunnelProblem() []problems.Problem {
+	err := f.endpoint.Problem()
+	if err == nil || errors.Is(err, datastore.ErrUnavailable) || errors.Is(err, datastore.ErrUnauthorized) {
+		return nil
+	}
+	return logged(problem(reasonTunnel, "this node has no part in VXLAN: %v", err))
 }
 
 func (f *felix) dataplaneProblem() []problems.Problem {

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"tortie/felix/calc"
+	"tortie/felix/config"
 	"tortie/internal/kernel"
 )
 
@@ -24,12 +26,22 @@ type links interface {
 	Addresses(link int) ([]kernel.Address, error)
 }
 
+// What VXLAN adds to a packet: the outer headers of IP and UDP, its own, and the inner
+// one of Ethernet.
+const (
+	overhead4 = 50
+	overhead6 = 70
+)
+
 // underlay knows the MTU that pods may use: the least of the devices that carry
-// the node's own addresses.
+// the node's own addresses, less what the overlays in use add.
 type underlay struct {
 	kernel links
+	vxlan  config.VXLAN
 	log    *slog.Logger
-	mtu    atomic.Int64
+	mtu    atomic.Int64 // of the devices
+	// used: which overlays pods' packets may meet.
+	used4, used6 atomic.Bool
 
 	mu    sync.Mutex
 	addrs []netip.Prefix
@@ -37,20 +49,51 @@ type underlay struct {
 
 // MTU is the one for pods.
 func (u *underlay) MTU() int {
+	mtu := u.devices()
+	if u.used4.Load() {
+		mtu = min(mtu, u.tunnelMTU(false))
+	}
+	if u.used6.Load() {
+		mtu = min(mtu, u.tunnelMTU(true))
+	}
+	return mtu
+}
+
+func (u *underlay) devices() int {
 	if mtu := u.mtu.Load(); mtu != 0 {
 		return int(mtu)
 	}
 	return defaultMTU
 }
 
-// setAddrs tells the node's addresses as the datastore has them.
-func (u *underlay) setAddrs(addrs []netip.Prefix) {
+// tunnelMTU is that of a VXLAN device: as configured, else what the underlay lets
+// through whole.
+func (u *underlay) tunnelMTU(v6 bool) int {
+	given, fits := u.vxlan.MTU4, u.devices()-overhead4
+	if v6 {
+		given, fits = u.vxlan.MTU6, u.devices()-overhead6
+	}
+	if given != 0 {
+		return given
+	}
+	return fits
+}
+
+// set tells the node's addresses as the datastore has them, and from which pools it
+// has tunnels.
+func (u *underlay) set(addrs []netip.Prefix, tunnels []calc.TunnelPool) {
+	before := u.MTU()
+	u.used4.Store(slices.ContainsFunc(tunnels, func(p calc.TunnelPool) bool { return p.Prefix.Addr().Is4() }))
+	u.used6.Store(slices.ContainsFunc(tunnels, func(p calc.TunnelPool) bool { return p.Prefix.Addr().Is6() }))
 	u.mu.Lock()
 	same := slices.Equal(u.addrs, addrs)
 	u.addrs = addrs
 	u.mu.Unlock()
 	if !same {
 		u.refresh()
+	}
+	if mtu := u.MTU(); same && mtu != before {
+		u.log.Info("MTU of new pods", "mtu", mtu)
 	}
 }
 
@@ -68,7 +111,13 @@ func (u *underlay) refresh() {
 		return
 	}
 	if mtu := lowestMTU(all, held, u.addrs); mtu != 0 && int64(mtu) != u.mtu.Swap(int64(mtu)) {
-		u.log.Info("MTU of new pods", "mtu", mtu)
+		u.log.Info("MTU of new pods", "mtu", u.MTU())
+		for name, excess := range map[string]int{"vxlanMTU": u.vxlan.MTU4 - mtu + overhead4, "vxlanMTUV6": u.vxlan.MTU6 - mtu + overhead6} {
+			if excess > 0 {
+				u.log.Warn("the MTU of VXLAN is too large for the node's device: full packets of pods are fragmented or lost; leave it out, or lower it",
+					"parameter", name, "mtu-of-device", mtu, "too-large-by", excess)
+			}
+		}
 	}
 }
 

@@ -185,7 +185,7 @@ func (l *Loop) heed(ev kernel.Event) bool {
 	case kernel.LinkEvent:
 		return l.heedLink(ev.Link)
 	case kernel.RouteEvent:
-		return l.isForeign(ev) && l.heedForeign()
+		return l.heedSuccessor(ev) || l.isForeign(ev) && l.heedForeign()
 	}
 	return false
 }
@@ -222,7 +222,7 @@ func (l *Loop) heedLink(link kernel.Link) bool {
 		}
 	}
 	if !strings.HasPrefix(link.Name, calc.InterfacePrefix) {
-		return ours
+		return ours || l.heedRemoteLink(link)
 	}
 	l.hints.link(link.Name)
 	// The device of an ADD under way is worth no turn of its own: the ADD asks for
@@ -238,11 +238,14 @@ func (l *Loop) isForeign(ev kernel.RouteEvent) bool {
 	if r.Protocol != kernel.ProtocolFelix || r.Table != kernel.TableMain || !l.inSync {
 		return false
 	}
-	want, wanted := l.desired[r.Dst]
-	if ev.Gone {
-		return wanted && want.route == r
+	want, wanted := l.remotes.declared[r.Dst]
+	if own, is := l.desired[r.Dst]; is {
+		want, wanted = own.route, true
 	}
-	return !wanted || want.route != r
+	if ev.Gone {
+		return wanted && want == r
+	}
+	return !wanted || want != r
 }
 
 // pause waits and reports whether ctx still holds.

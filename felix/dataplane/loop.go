@@ -1,5 +1,6 @@
 // Package dataplane is the apply loop: the one place where the routes to local
-// workloads, the blackholes of local blocks and outgoing NAT are written. It
+// workloads, the blackholes of local blocks, the routes to other nodes that an overlay
+// asks for, and outgoing NAT are written. It
 // joins what CNI calls ask for with what the datastore says, and makes the kernel
 // so.
 package dataplane
@@ -11,6 +12,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,6 +27,7 @@ import (
 type Kernel interface {
 	Links() ([]kernel.Link, error)
 	LinkByName(name string) (kernel.Link, error)
+	Addresses(link int) ([]kernel.Address, error)
 	Routes(ctx context.Context, f kernel.RouteFilter) ([]kernel.Route, error)
 	Subscribe(ctx context.Context, topics kernel.Topics) (<-chan kernel.Event, error)
 }
@@ -48,6 +51,14 @@ type NAT interface {
 	Apply(ctx context.Context) error
 }
 
+// Tunnels are the node's VXLAN devices; *vxlan.Tunnels has them. Whoever gives the Loop
+// a State has told them first what of it is theirs.
+type Tunnels interface {
+	Apply(ctx context.Context) error
+	// Link is the device for addresses of a version of IP, and false when it is not up.
+	Link(v6 bool) (index int, up bool)
+}
+
 // Devices are the node's ends of the pods' veth pairs; *podnet.Net has them.
 type Devices interface {
 	Devices(ctx context.Context) ([]podnet.Device, error)
@@ -60,6 +71,7 @@ type Config struct {
 	Kernel  Kernel
 	Routes  Routes
 	NAT     NAT     // nil: outgoing NAT is not ours
+	Tunnels Tunnels // nil: no route leads into one
 	Devices Devices // nil: left-over devices stay
 	Log     *slog.Logger
 	// ResyncInterval is how often the kernel is read and compared in full, give or
@@ -93,12 +105,15 @@ type Loop struct {
 	state     calc.State
 	natDue    bool      // state has not been handed to NAT yet
 	turnBegan time.Time // of the turn that is at work; zero between turns
-	inSync    bool
-	waiters   []*waiter
-	hints     hints
-	status    Status
-	desired   map[netip.Prefix]claim
-	known     map[int]knownLink // the devices as last read, by index
+	// tunnelsDue, remotesDue: what state says of them has not been carried out yet.
+	tunnelsDue, remotesDue bool
+	remotes                remotes
+	inSync                 bool
+	waiters                []*waiter
+	hints                  hints
+	status                 Status
+	desired                map[netip.Prefix]claim
+	known                  map[int]knownLink // the devices as last read, by index
 	// foreignAt is when route events last asked for a resync; foreignDue says that
 	// another is waiting for its time.
 	foreignAt  time.Time
@@ -107,9 +122,10 @@ type Loop struct {
 	// Owned by the goroutine of Run.
 	links   links
 	missing map[calc.EndpointID]*absence
-	natErr  error // of the last attempt
-	retry   backoff
-	sweeper sweeper
+	// Of the last attempt.
+	natErr, tunnelErr, remoteErr error
+	retry                        backoff
+	sweeper                      sweeper
 }
 
 // New makes a Loop. It does nothing before Run.
@@ -127,6 +143,7 @@ func New(cfg Config) (*Loop, error) {
 		endpoints: newEndpoints(),
 		hints:     newHints(),
 		links:     newLinks(),
+		remotes:   newRemotes(),
 		missing:   map[calc.EndpointID]*absence{},
 		retry:     backoff{min: cfg.RetryMin, max: cfg.RetryMax},
 		sweeper:   newSweeper(cfg.SweepGrace),
@@ -211,6 +228,8 @@ func (l *Loop) wait(ctx context.Context, w *waiter) error {
 // Before InSync it is only remembered.
 func (l *Loop) SetState(s calc.State) {
 	l.mu.Lock()
+	l.tunnelsDue = l.tunnelsDue || !sameTunnels(l.state.Tunnels, s.Tunnels)
+	l.remotesDue = l.remotesDue || !same(l.state.Remote, s.Remote) || !slices.Equal(l.state.NodeAddrs, s.NodeAddrs)
 	l.state = s
 	l.endpoints.store(s.Endpoints, l.inSync)
 	l.natDue = true
@@ -225,7 +244,7 @@ func (l *Loop) SetState(s calc.State) {
 // here on is anything removed that nobody asked to remove.
 func (l *Loop) InSync() {
 	l.mu.Lock()
-	l.inSync = true
+	l.inSync, l.tunnelsDue, l.remotesDue = true, true, true
 	l.endpoints.store(l.state.Endpoints, true)
 	l.mu.Unlock()
 	l.wake()

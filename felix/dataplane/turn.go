@@ -26,6 +26,8 @@ type work struct {
 	inSync  bool
 	hold    bool       // devices may not be swept
 	nat     *nat.State // nil: as before
+	// tunnels, remotes: what should be of them has changed.
+	tunnels, remotes bool
 }
 
 // turn makes the kernel agree with what is asked for now, answers those who wait
@@ -38,18 +40,21 @@ func (l *Loop) turn(ctx context.Context, retry bool) time.Duration {
 		// Never read so far: every pod would count as gone, and its routes go.
 		return l.putOff(&w, linkErr)
 	}
+	overlayErr := l.applyTunnels(ctx, &w, retry)
 	l.declare(&w)
+	overlayErr = errors.Join(overlayErr, l.declareRemotes(ctx, &w, retry))
+	l.cfg.Routes.HoldStale(!w.inSync || l.remotes.unknown(overlayErr))
 	if w.hints.resync {
 		l.cfg.Routes.QueueResync()
 	}
 	routeErr := errors.Join(linkErr, l.cfg.Routes.Apply(ctx))
 	l.suspectLinks(routeErr)
 	l.answer(ctx, w.waiters, routeErr)
-	err := errors.Join(routeErr, l.applyNAT(ctx, &w, retry))
+	err := errors.Join(routeErr, overlayErr, l.applyNAT(ctx, &w, retry))
 	if ctx.Err() != nil {
 		return idle
 	}
-	next := l.untold()
+	next := min(l.untold(), l.nextRetirement())
 	if w.inSync && l.cfg.Devices != nil {
 		next = min(next, l.sweepDevices(ctx, &w))
 	}
@@ -67,6 +72,7 @@ func (l *Loop) putOff(w *work, err error) time.Duration {
 	l.mu.Lock()
 	l.hints.resync = l.hints.resync || w.hints.resync
 	l.natDue = l.natDue || w.nat != nil
+	l.tunnelsDue, l.remotesDue = l.tunnelsDue || w.tunnels, l.remotesDue || w.remotes
 	l.mu.Unlock()
 	for _, waiter := range w.waiters {
 		waiter.done <- err
@@ -82,9 +88,16 @@ func (l *Loop) take() work {
 		waiters: l.waiters, hints: l.hints, inSync: l.inSync, hold: l.state.HoldDevices,
 	}
 	l.waiters, l.hints = nil, newHints()
+	if l.inSync {
+		w.tunnels, w.remotes = l.tunnelsDue, l.remotesDue
+		l.tunnelsDue, l.remotesDue = false, false
+	}
 	if l.natDue && l.inSync {
 		l.natDue = false
-		w.nat = &nat.State{MasqueradeCIDRs: l.state.Masquerade, ExemptCIDRs: slices.Concat(l.state.Pools, l.state.Nodes)}
+		w.nat = &nat.State{
+			MasqueradeCIDRs: l.state.Masquerade, ExemptCIDRs: slices.Concat(l.state.Pools, l.state.Nodes),
+			TunnelPools: l.state.TunnelMasquerade.Pools, TunnelNodes: l.state.TunnelMasquerade.Nodes,
+		}
 	}
 	return w
 }
@@ -92,7 +105,6 @@ func (l *Loop) take() work {
 // declare tells the route table what changed about what should be. Before InSync
 // that is what CNI calls asked for, on top of what is found in the kernel.
 func (l *Loop) declare(w *work) {
-	l.cfg.Routes.HoldStale(!w.inSync)
 	l.mu.Lock()
 	desired, missing := l.desiredRoutes(w.inSync)
 	before := l.desired
@@ -100,7 +112,7 @@ func (l *Loop) declare(w *work) {
 	l.mu.Unlock()
 	for dst := range before {
 		if _, still := desired[dst]; !still {
-			l.cfg.Routes.Remove(dst)
+			l.giveUp(dst)
 		}
 	}
 	for dst, c := range desired {
@@ -111,7 +123,7 @@ func (l *Loop) declare(w *work) {
 	for _, waiter := range w.waiters {
 		for _, a := range waiter.endpoint.Addrs {
 			if _, wanted := desired[host(a)]; waiter.removed && !wanted {
-				l.cfg.Routes.Remove(host(a)) // also one that an earlier process wrote
+				l.giveUp(host(a)) // also one that an earlier process wrote
 			}
 		}
 	}

@@ -27,6 +27,7 @@ type kern interface {
 	routetable.Kernel
 	CreateVeth(kernel.VethSpec) (kernel.Link, error)
 	AddRoute(kernel.Route) error
+	AddAddress(link int, prefix netip.Prefix) error
 	DeleteRoute(kernel.Route) error
 	LinkByIndex(int) (kernel.Link, error)
 	SetUp(int) error

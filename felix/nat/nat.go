@@ -2,9 +2,11 @@
 // outside: packets from a pool with natOutgoing to a destination that is neither in
 // a pool nor a node of the cluster are masqueraded.
 //
-// It owns one chain and four sets in the nftables table "inet tortie" and touches
+// It owns one chain and eight sets in the nftables table "inet tortie" and touches
 // nothing else. A pod keeps its own address towards every other pod, on this node
-// or another, and towards every node; a node keeps its own towards pods.
+// or another, and towards every node, but for the nodes that only a tunnel leads to
+// from its pool: the network between them need not know pods' addresses. A node keeps
+// its own towards pods.
 package nat
 
 import (
@@ -39,6 +41,9 @@ type State struct {
 	// ExemptCIDRs are destinations that see the pod's own address: all pools,
 	// disabled ones included, and the addresses of the cluster's nodes.
 	ExemptCIDRs []netip.Prefix
+	// TunnelPools are the pools with natOutgoing whose pods reach other nodes' pods
+	// through a tunnel; TunnelNodes the addresses of the nodes at its other ends.
+	TunnelPools, TunnelNodes []netip.Prefix
 }
 
 // Config is what a Masquerade needs.
@@ -226,11 +231,24 @@ func (v version) rule() string {
 		v.keyword(), masqueradeSet(v), v.keyword(), exemptSet(v))
 }
 
+// tunnelRule is for what the first one exempts: a packet to a node itself goes
+// outside of the tunnel.
+func (v version) tunnelRule() string {
+	return fmt.Sprintf(`oifname != "lo" %s saddr @%s %s daddr @%s masquerade fully-random`,
+		v.keyword(), tunnelPoolSet(v), v.keyword(), tunnelNodeSet(v))
+}
+
+func tunnelPoolSet(v version) string { return fmt.Sprintf("tunnel-pools-ipv%d", v) }
+func tunnelNodeSet(v version) string { return fmt.Sprintf("tunnel-nodes-ipv%d", v) }
 func masqueradeSet(v version) string { return fmt.Sprintf("nat-outgoing-ipv%d", v) }
 func exemptSet(v version) string     { return fmt.Sprintf("exempt-ipv%d", v) }
 
 func setNames() []string {
-	return []string{masqueradeSet(v4), masqueradeSet(v6), exemptSet(v4), exemptSet(v6)}
+	return slices.Concat(v4.sets(), v6.sets())
+}
+
+func (v version) sets() []string {
+	return []string{masqueradeSet(v), exemptSet(v), tunnelPoolSet(v), tunnelNodeSet(v)}
 }
 
 // contentsOf gives every set the fewest prefixes that cover its addresses, for
@@ -244,6 +262,8 @@ func contentsOf(s State) contents {
 		c[masqueradeSet(v)] = v.cover(s.MasqueradeCIDRs)
 		// A pool that is masqueraded is a pool.
 		c[exemptSet(v)] = v.cover(slices.Concat(s.ExemptCIDRs, s.MasqueradeCIDRs))
+		c[tunnelPoolSet(v)] = v.cover(s.TunnelPools)
+		c[tunnelNodeSet(v)] = v.cover(s.TunnelNodes)
 	}
 	return c
 }

@@ -156,18 +156,32 @@ func podState() State {
 	}
 }
 
+// sight is what the receiver of a packet is to see of its source.
+type sight struct {
+	name         string
+	from         *kernel.Netns
+	source       string
+	to           *kernel.Netns
+	dest, seenAs string
+}
+
+func wantSeen(t *testing.T, sights []sight) {
+	t.Helper()
+	for _, c := range sights {
+		t.Run(c.name, func(t *testing.T) {
+			if got := seenAs(t, c.from, c.source, c.to, c.dest); got != c.seenAs {
+				t.Errorf("the receiver sees %s, want %s", got, c.seenAs)
+			}
+		})
+	}
+}
+
 func TestOnlyTrafficThatLeavesTheClusterIsMasqueraded(t *testing.T) {
 	w := newWorld(t)
 	m := New(Config{})
 	m.Set(podState())
 	w.inNode(t, m.Apply)
-	for _, c := range []struct {
-		name         string
-		from         *kernel.Netns
-		source       string
-		to           *kernel.Netns
-		dest, seenAs string
-	}{
+	wantSeen(t, []sight{
 		{"pod to outside", w.podA, podA, w.outside, outside, nodeOut},
 		{"pod of a pool without natOutgoing to outside", w.podB, podB, w.outside, outside, podB},
 		{"pod to pod of another pool", w.podA, podA, w.podB, podB, podA},
@@ -179,13 +193,7 @@ func TestOnlyTrafficThatLeavesTheClusterIsMasqueraded(t *testing.T) {
 		{"IPv6 pod to outside", w.podA, podA6, w.outside, outside6, nodeOut6},
 		{"IPv6 pod of a pool without natOutgoing to outside", w.podB, podB6, w.outside, outside6, podB6},
 		{"IPv6 pod to pod of another pool", w.podA, podA6, w.podB, podB6, podA6},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			if got := seenAs(t, c.from, c.source, c.to, c.dest); got != c.seenAs {
-				t.Errorf("the receiver sees %s, want %s", got, c.seenAs)
-			}
-		})
-	}
+	})
 }
 
 func TestMasqueradingFollowsTheState(t *testing.T) {
@@ -214,6 +222,23 @@ func TestMasqueradingFollowsTheState(t *testing.T) {
 			t.Errorf("%s: the receiver sees %s, want %s", step.name, got, step.seenAs)
 		}
 	}
+}
+
+// TestNodesBehindATunnelSeeTheNode: the packet itself goes outside of the tunnel.
+func TestNodesBehindATunnelSeeTheNode(t *testing.T) {
+	w := newWorld(t)
+	m := New(Config{})
+	s := podState()
+	s.TunnelPools, s.TunnelNodes = prefixes(masqueradedPools, masqueradedPoolIPv6), prefixes(node2+"/32", node26+"/128")
+	m.Set(s)
+	w.inNode(t, m.Apply)
+	wantSeen(t, []sight{
+		{"pod to the node behind the tunnel", w.podA, podA, w.outside, node2, nodeOut},
+		{"pod of a pool without natOutgoing to it", w.podB, podB, w.outside, node2, podB},
+		{"pod to pod of another pool", w.podA, podA, w.podB, podB, podA},
+		{"pod to its node", w.podA, podA, w.node, nodeOut, podA},
+		{"IPv6 pod to the node behind the tunnel", w.podA, podA6, w.outside, node26, nodeOut6},
+	})
 }
 
 func TestResyncMendsTheRealTable(t *testing.T) {
@@ -279,8 +304,8 @@ func TestRestartTakesOverTheTable(t *testing.T) {
 			return err
 		}
 		rules, err := nft.ListRules(ctx, chainName)
-		if len(rules) != 2 {
-			return errors.Join(err, errors.New("there are not just the two rules, one for each version of IP"))
+		if len(rules) != 4 {
+			return errors.Join(err, errors.New("there are not just the four rules, two for each version of IP"))
 		}
 		return err
 	})

@@ -157,7 +157,7 @@ func removeOurs(tx *knftables.Transaction, there map[string][]string) (others bo
 // write makes the chain, the sets and the rules from nothing.
 func write(tx *knftables.Transaction, want contents) {
 	for _, v := range []version{v4, v6} {
-		for _, name := range []string{masqueradeSet(v), exemptSet(v)} {
+		for _, name := range v.sets() {
 			tx.Add(&knftables.Set{Name: name, Type: v.setType(), Flags: []knftables.SetFlag{knftables.IntervalFlag}})
 			addElements(tx, name, want[name])
 		}
@@ -169,18 +169,38 @@ func write(tx *knftables.Transaction, want contents) {
 		Priority: knftables.PtrTo(knftables.SNATPriority),
 	})
 	for _, v := range []version{v4, v6} {
-		tx.Add(&knftables.Rule{Chain: chainName, Rule: v.rule(), Comment: knftables.PtrTo(v.comment())})
+		for _, r := range v.rules() {
+			tx.Add(&knftables.Rule{Chain: chainName, Rule: r.text, Comment: knftables.PtrTo(v.comment(r))})
+		}
+	}
+}
+
+// rule is one of the chain, and what it does.
+type rule struct{ text, does string }
+
+func (v version) rules() []rule {
+	return []rule{
+		{v.rule(), "from a pool with natOutgoing to neither a pool nor a node"},
+		{v.tunnelRule(), "from a pool with natOutgoing and VXLAN to a node at the other end"},
 	}
 }
 
 // comment tells people what the rule does, and us by a checksum whether it is the
 // one we would write, in a chain as we would make it.
-func (v version) comment() string {
-	made := fmt.Sprint(knftables.NATType, knftables.PostroutingHook, knftables.SNATPriority, v.setType(), v.rule())
-	return fmt.Sprintf("from a pool with natOutgoing to neither a pool nor a node (%08x)", crc32.ChecksumIEEE([]byte(made)))
+func (v version) comment(r rule) string {
+	made := fmt.Sprint(knftables.NATType, knftables.PostroutingHook, knftables.SNATPriority, v.setType(), r.text)
+	return fmt.Sprintf("%s (%08x)", r.does, crc32.ChecksumIEEE([]byte(made)))
 }
 
-func comments() []string { return []string{v4.comment(), v6.comment()} }
+func comments() []string {
+	var out []string
+	for _, v := range []version{v4, v6} {
+		for _, r := range v.rules() {
+			out = append(out, v.comment(r))
+		}
+	}
+	return out
+}
 
 func addElements(tx *knftables.Transaction, set string, prefixes []netip.Prefix) {
 	for _, p := range prefixes {

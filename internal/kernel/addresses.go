@@ -18,6 +18,8 @@ type Address struct {
 	// Tentative: an IPv6 address that cannot be used until duplicate address
 	// detection is over. It is read only.
 	Tentative bool
+	// Deprecated: an IPv6 address that is not chosen as a source.
+	Deprecated bool
 }
 
 // Addresses reads the addresses of a link, of both families; link 0 is every
@@ -48,7 +50,14 @@ func (h *Handle) DeleteAddress(link int, prefix netip.Prefix) error {
 	return NewError("delete address", fmt.Sprintf("%s of link %d", prefix, link), err)
 }
 
-func encodeAddress(link int, prefix netip.Prefix) (header, attrs []byte) {
+// deprecatedLifetimes is struct ifa_cacheinfo: preferred for no time, valid for ever.
+func deprecatedLifetimes() []byte {
+	b := make([]byte, 16)
+	binary.NativeEndian.PutUint32(b[4:], 0xffffffff)
+	return b
+}
+
+func encodeAddress(link int, prefix netip.Prefix) (header []byte, attrs attributes) {
 	addr := prefix.Addr()
 	header = make([]byte, unix.SizeofIfAddrmsg)
 	header[0] = byte(FamilyOf(addr))
@@ -94,6 +103,7 @@ func decodeAddress(msg []byte) (a Address, ok bool, err error) {
 	}
 	a.Prefix = netip.PrefixFrom(local, int(msg[1]))
 	a.Tentative = flags&unix.IFA_F_TENTATIVE != 0
+	a.Deprecated = flags&unix.IFA_F_DEPRECATED != 0
 	return a, local.IsValid(), err
 }
 
@@ -159,6 +169,12 @@ func decodeNeighbour(msg []byte) (n Neighbour, ok bool, err error) {
 	if binary.NativeEndian.Uint16(msg[8:])&unix.NUD_PERMANENT == 0 {
 		return Neighbour{}, false, nil
 	}
+	n, err = decodeNdMsg(msg)
+	return n, n.IP.IsValid(), err
+}
+
+// decodeNdMsg reads what is in struct ndmsg and behind it, whatever the table.
+func decodeNdMsg(msg []byte) (n Neighbour, err error) {
 	n.Link = int(binary.NativeEndian.Uint32(msg[4:]))
 	err = eachAttribute(msg[sizeofNdMsg:], func(kind uint16, value []byte) (err error) {
 		switch kind {
@@ -171,5 +187,5 @@ func decodeNeighbour(msg []byte) (n Neighbour, ok bool, err error) {
 		}
 		return err
 	})
-	return n, n.IP.IsValid(), err
+	return n, err
 }

@@ -9,7 +9,7 @@ import (
 )
 
 // Change is one change of the kernel's state, for [Handle.Apply]: a [LinkUp],
-// [LinkGroup], [LinkName], [LinkAddress], [Neighbour] or [RouteChange].
+// [LinkGroup], [LinkName], [LinkAddress], [Neighbour], [FDBEntry] or [RouteChange].
 type Change interface {
 	// Subject names operation and object as an error of the change does.
 	Subject() (op, object string)
@@ -36,6 +36,9 @@ type LinkName struct {
 type LinkAddress struct {
 	Link   int
 	Prefix netip.Prefix
+	// Deprecated keeps an IPv6 address from being chosen as the source of packets,
+	// other than by routes that name it.
+	Deprecated bool
 }
 
 // RouteOp is what is to be done with a route.
@@ -178,7 +181,11 @@ func (c LinkName) encode() (request, error) {
 
 func (c LinkAddress) encode() (request, error) {
 	req := request{kind: unix.RTM_NEWADDR, flags: unix.NLM_F_CREATE | unix.NLM_F_REPLACE}
-	req.header, req.attrs = encodeAddress(c.Link, c.Prefix)
+	header, attrs := encodeAddress(c.Link, c.Prefix)
+	if c.Deprecated {
+		attrs.bytes(unix.IFA_CACHEINFO, deprecatedLifetimes())
+	}
+	req.header, req.attrs = header, attrs
 	return req, nil
 }
 

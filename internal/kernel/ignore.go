@@ -15,7 +15,8 @@ import (
 // A link counts by the name it has in the event: one that is renamed to an ignored
 // name is not heard of any more, one that is renamed from it is.
 type Ignore struct {
-	// Protocol is that of the routes to ignore; 0 for none.
+	// Protocol is that of the routes to ignore, unless they have a gateway: those lead
+	// to other nodes. 0 for none.
 	Protocol Protocol
 	// LinkPrefixes are the beginnings of the names of the links to ignore. Their
 	// addresses and routes are told: the kernel does not name the link in those.
@@ -33,7 +34,7 @@ const (
 	PodLinkAside = "calx"
 )
 
-// Pods ignores the devices of pods, their routes, and what IPv6 sets up on every
+// Pods ignores the devices of pods, their routes and blackholes, and what IPv6 sets up on every
 // device: none of it says anything about the node's own network.
 func Pods() Ignore {
 	return Ignore{Protocol: ProtocolFelix, LinkPrefixes: []string{PodLink, PodLinkAside}, LinkLocal: true}
@@ -52,7 +53,7 @@ func (i Ignore) Covers(ev Event) bool {
 	case AddressEvent:
 		return i.LinkLocal && FamilyOf(ev.Address.Prefix.Addr()) == IPv6 && ev.Address.Scope == ScopeLink
 	case RouteEvent:
-		return i.Protocol != 0 && ev.Route.Protocol == i.Protocol || i.LinkLocal && staysOnLink(ev.Route.Dst.Addr())
+		return i.Protocol != 0 && ev.Route.Protocol == i.Protocol && !ev.Route.Gateway.IsValid() || i.LinkLocal && staysOnLink(ev.Route.Dst.Addr())
 	}
 	return false
 }
@@ -117,7 +118,11 @@ func (i Ignore) routes() (program []unix.SockFilter) {
 	if i.Protocol != 0 {
 		program = append(program,
 			load(unix.BPF_B, routeProtocol),
-			unlessEqual(uint32(i.Protocol), 1),
+			unlessEqual(uint32(i.Protocol), 5),
+			value(routeAttrs),
+			wanted(unix.RTA_GATEWAY),
+			load(unix.BPF_W, findAttr),
+			unlessEqual(0, 1),
 			verdictOf(drop),
 		)
 	}

@@ -93,6 +93,9 @@ func anyEventMessage(t *rapid.T) syscall.NetlinkMessage {
 		} else {
 			attrs.bytes(unix.RTA_DST, dst.AsSlice())
 		}
+		if rapid.Bool().Draw(t, "has gateway") {
+			attrs.bytes(unix.RTA_GATEWAY, dst.Next().AsSlice())
+		}
 	}
 	return syscall.NetlinkMessage{Header: syscall.NlMsghdr{Type: kind}, Data: append(header, attrs...)}
 }

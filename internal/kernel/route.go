@@ -14,7 +14,8 @@ const (
 	ProtocolKernel Protocol = 2
 	ProtocolBoot   Protocol = 3
 	ProtocolStatic Protocol = 4
-	// ProtocolFelix marks routes to local workloads and local block blackholes.
+	// ProtocolFelix marks routes to local workloads, local block blackholes and routes to
+	// other nodes that an overlay asks for.
 	ProtocolFelix Protocol = 80
 	// ProtocolBGP marks routes learned by BGP; bgpd is their only writer.
 	ProtocolBGP Protocol = 81

@@ -80,6 +80,8 @@ func (t *Table) write(ctx context.Context, failed *failures) {
 		}
 		changes = append(changes, kernel.RouteChange{Op: op, Route: r})
 	}
+	// A gateway may be reached by another of these routes.
+	slices.SortStableFunc(changes, func(a, b kernel.RouteChange) int { return hops(a.Route) - hops(b.Route) })
 	var taken []kernel.Route
 	t.change(ctx, changes, func(c kernel.RouteChange, err error) {
 		conflict, known := t.conflicts[keyOf(c.Route)]
@@ -96,6 +98,14 @@ func (t *Table) write(ctx context.Context, failed *failures) {
 	if len(taken) > 0 {
 		t.takeOver(ctx, taken, failed)
 	}
+}
+
+// hops is 1 for a route that leads to a gateway first.
+func hops(r kernel.Route) int {
+	if r.Gateway.IsValid() {
+		return 1
+	}
+	return 0
 }
 
 func (t *Table) wrote(c kernel.RouteChange, err error, failed *failures) {

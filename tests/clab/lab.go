@@ -244,10 +244,10 @@ func (l *Lab) NextHop(_ context.Context, node string, dst netip.Addr) (netip.Add
 func (l *Lab) Check(ctx context.Context) ([]matrix.Check, error) {
 	pools, err := l.docker.Exec(ctx, l.container(l.Programs["felix"][0]), "calicoctl", "get", "ippools", "-o", "json")
 	if err != nil {
-		return nil, fmt.Errorf("which pools are masqueraded: %w", err)
+		return nil, fmt.Errorf("read the IP pools: %w", err)
 	}
 	s := matrix.Setup{Outside: l.Outside.probed(), Pods: l.pods, Hop: l.hop}
-	if s.Masqueraded, err = matrix.Masqueraded([]byte(pools)); err != nil {
+	if s.Pools, err = matrix.ReadPools([]byte(pools)); err != nil {
 		return nil, err
 	}
 	for _, n := range l.nodes {

@@ -30,17 +30,20 @@ func TestMain(m *testing.M) { os.Exit(etcdtest.Main(m)) }
 
 // TestContainersOfTheManifestWork runs felix and bgpd by runc, confined as the
 // DaemonSet says: its capabilities and mounts, a read-only root, a read-only
-// /proc/sys. Were anything missing there, a pod could not be added, or bgpd not
-// listen.
+// /proc/sys. Were anything missing there, a pod could not be added, a tunnel not be
+// made, or bgpd not listen.
 func TestContainersOfTheManifestWork(t *testing.T) {
 	kerneltest.Require(t, kerneltest.Veth, kerneltest.IPv6, kerneltest.NftNAT)
 	w := newContainers(t)
 	felix := w.start("felix", map[string]string{
 		"IP6": "autodetect", "CALICO_IPV4POOL_CIDR": "10.65.0.0/16", "CALICO_IPV6POOL_CIDR": "fd65::/64",
+		"CALICO_IPV4POOL_VXLAN": "Always", "CALICO_IPV6POOL_VXLAN": "CrossSubnet",
 	})
 	bgpd := w.start("bgpd", nil)
 	felix.until("http://localhost:9099/readiness", "ready")
 	bgpd.until("http://localhost:9097/readiness", "ready") // it has its port 179
+	w.isUp("vxlan.calico")
+	w.isUp("vxlan-v6.calico")
 
 	pod, path := w.pod()
 	var result struct {
@@ -87,6 +90,21 @@ func (w *containers) must(err error) {
 	w.Helper()
 	if err != nil {
 		w.Fatal(err)
+	}
+}
+
+// isUp waits until the node has a device.
+func (w *containers) isUp(device string) {
+	w.Helper()
+	h := kerneltest.Open(w.T, w.node)
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		up, err := h.IsUp(device)
+		if up {
+			return
+		}
+		if time.Now().After(end) {
+			w.Fatalf("%s is not up: %v", device, err)
+		}
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"tortie/tests/lab"
 )
 
 // TestKilledDaemonsLoseNoPacket kills programs with SIGKILL under running traffic,
@@ -28,34 +30,41 @@ func TestKilledDaemonsLoseNoPacket(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			before := routesOf(t, l)
-			tr := startTraffic(t, l)
-			time.Sleep(500 * time.Millisecond)
-			for _, n := range c.nodes {
-				for _, p := range c.programs {
-					if err := l.KillDaemon(p, n, syscall.SIGKILL); err != nil {
-						t.Fatal(err)
-					}
-				}
-			}
-			time.Sleep(2 * time.Second) // traffic flows with nobody at home
-			for _, n := range c.nodes {
-				for _, p := range c.programs {
-					if err := l.StartDaemon(p, n); err != nil {
-						t.Fatal(err)
-					}
-				}
-			}
-			if err := l.WaitReady(t.Context()); err != nil {
-				t.Error(err)
-			}
-			time.Sleep(3 * time.Second) // End-of-RIB, sweeps and resyncs fall into this time
-			tr.stopAndDemandNoLoss(t)
-			mustConverge(t, l)
-			if diff := cmp.Diff(before, routesOf(t, l)); diff != "" {
-				t.Errorf("routes differ from before (-before +after):\n%s", diff)
-			}
+			demandNoLossWhileKilled(t, l, c.programs, c.nodes)
 		})
+	}
+}
+
+// demandNoLossWhileKilled kills programs on nodes under traffic and starts them again: no
+// packet is lost, and every node's routes are the same as before.
+func demandNoLossWhileKilled(t *testing.T, l *lab.Lab, programs, nodes []string) {
+	t.Helper()
+	before := routesOf(t, l)
+	tr := startTraffic(t, l)
+	time.Sleep(500 * time.Millisecond)
+	for _, n := range nodes {
+		for _, p := range programs {
+			if err := l.KillDaemon(p, n, syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	time.Sleep(2 * time.Second) // traffic flows with nobody at home
+	for _, n := range nodes {
+		for _, p := range programs {
+			if err := l.StartDaemon(p, n); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := l.WaitReady(t.Context()); err != nil {
+		t.Error(err)
+	}
+	time.Sleep(3 * time.Second) // End-of-RIB, sweeps and resyncs fall into this time
+	tr.stopAndDemandNoLoss(t)
+	mustConverge(t, l)
+	if diff := cmp.Diff(before, routesOf(t, l)); diff != "" {
+		t.Errorf("routes differ from before (-before +after):\n%s", diff)
 	}
 }
 

@@ -34,13 +34,29 @@ func (l *Lab) setup() (matrix.Setup, error) {
 		}
 		s.Pods = append(s.Pods, pod)
 	}
-	var out, errs bytes.Buffer
-	err := l.onNode(t.Nodes[0].Name, []string{"calicoctl", "get", "ippools", "-o", "json"}, Stdio{Out: &out, Err: &errs})
+	pools, err := l.resources("ippools")
 	if err != nil {
-		return s, fmt.Errorf("which pools are masqueraded: %w: %s", err, bytes.TrimSpace(errs.Bytes()))
+		return s, err
 	}
-	s.Masqueraded, err = matrix.Masqueraded(out.Bytes())
+	if s.Pools, err = matrix.ReadPools(pools); err != nil {
+		return s, err
+	}
+	nodes, err := l.resources("nodes")
+	if err != nil {
+		return s, err
+	}
+	s.Tunnels, err = matrix.ReadTunnels(nodes)
 	return s, err
+}
+
+// resources asks calicoctl for all resources of a kind.
+func (l *Lab) resources(kind string) ([]byte, error) {
+	var out, errs bytes.Buffer
+	err := l.onNode(l.st.Topology.Nodes[0].Name, []string{"calicoctl", "get", kind, "-o", "json"}, Stdio{Out: &out, Err: &errs})
+	if err != nil {
+		return nil, fmt.Errorf("read the %s: %w: %s", kind, err, bytes.TrimSpace(errs.Bytes()))
+	}
+	return out.Bytes(), nil
 }
 
 func (h Host) probed() matrix.Host {

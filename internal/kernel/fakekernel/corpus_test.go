@@ -38,6 +38,11 @@ type surface interface {
 	DeleteLink(int) error
 	DeleteGroup(uint32) error
 	CreateVeth(kernel.VethSpec) (kernel.Link, error)
+	CreateVxlan(kernel.VxlanSpec) (kernel.Link, error)
+	Vxlan(int) (kernel.Vxlan, error)
+	SetFDB(kernel.FDBEntry) error
+	DeleteFDB(int, kernel.MAC) error
+	FDB(int) ([]kernel.FDBEntry, error)
 	Addresses(int) ([]kernel.Address, error)
 	AddAddress(int, netip.Prefix) error
 	DeleteAddress(int, netip.Prefix) error

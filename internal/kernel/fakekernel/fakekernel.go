@@ -26,6 +26,8 @@ type Kernel struct {
 	peers   map[int]peer // the other end of each veth
 	addrs   []kernel.Address
 	neighs  []kernel.Neighbour
+	vxlans  map[int]kernel.Vxlan
+	fdb     []kernel.FDBEntry
 	routes  []kernel.Route // one place, one route; see place
 	sysctls map[string]string
 	fault   func(Op) error
@@ -66,6 +68,7 @@ func (m *machine) newNamespace() *Kernel {
 			1: {Index: 1, Name: "lo", MTU: 65536, Up: true, Running: true, PeerNetns: -1},
 		},
 		peers:   map[int]peer{},
+		vxlans:  map[int]kernel.Vxlan{},
 		sysctls: map[string]string{},
 		subs:    map[*subscriber]struct{}{},
 	}
@@ -202,9 +205,11 @@ func (k *Kernel) apply(c kernel.Change) error {
 	case kernel.LinkName:
 		return k.Rename(c.Link, c.Name)
 	case kernel.LinkAddress:
-		return k.AddAddress(c.Link, c.Prefix)
+		return k.addAddress(c)
 	case kernel.Neighbour:
 		return k.SetNeighbour(c)
+	case kernel.FDBEntry:
+		return k.SetFDB(c)
 	case kernel.RouteChange:
 		return k.ChangeRoutes([]kernel.RouteChange{c})[0]
 	}

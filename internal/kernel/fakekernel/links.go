@@ -220,8 +220,10 @@ func (k *Kernel) destroy(index int) {
 	k.dropRoutes(func(r kernel.Route) bool { return r.Link == index })
 	k.dropAddresses(func(a kernel.Address) bool { return a.Link == index })
 	k.neighs = slices.DeleteFunc(k.neighs, func(n kernel.Neighbour) bool { return n.Link == index })
+	k.fdb = slices.DeleteFunc(k.fdb, func(e kernel.FDBEntry) bool { return e.Link == index })
 	delete(k.links, index)
 	delete(k.peers, index)
+	delete(k.vxlans, index)
 	k.tell(kernel.LinkEvents, kernel.LinkEvent{Link: *l, Gone: true})
 	if paired {
 		far.kernel.destroy(far.index)

@@ -219,16 +219,23 @@ func (k *Kernel) Addresses(link int) (addrs []kernel.Address, err error) {
 
 // AddAddress is [kernel.Handle.AddAddress].
 func (k *Kernel) AddAddress(link int, prefix netip.Prefix) error {
-	return k.do("add address", fmt.Sprintf("%s to link %d", prefix, link), func() error {
-		if k.links[link] == nil {
+	return k.addAddress(kernel.LinkAddress{Link: link, Prefix: prefix})
+}
+
+func (k *Kernel) addAddress(c kernel.LinkAddress) error {
+	return k.do("add address", fmt.Sprintf("%s to link %d", c.Prefix, c.Link), func() error {
+		if k.links[c.Link] == nil {
 			return unix.ENODEV
 		}
-		a := kernel.Address{Link: link, Prefix: prefix}
-		if prefix.Addr().IsLinkLocalUnicast() {
+		a := kernel.Address{Link: c.Link, Prefix: c.Prefix, Deprecated: c.Deprecated && c.Prefix.Addr().Is6()}
+		if c.Prefix.Addr().IsLinkLocalUnicast() {
 			a.Scope = kernel.ScopeLink
 		}
-		if slices.Contains(k.addrs, a) {
-			return nil
+		for i, have := range k.addrs {
+			if have.Link == a.Link && have.Prefix == a.Prefix {
+				k.addrs[i] = a
+				return nil
+			}
 		}
 		k.addrs = append(k.addrs, a)
 		k.tell(kernel.AddressEvents, kernel.AddressEvent{Address: a})

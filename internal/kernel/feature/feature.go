@@ -5,6 +5,7 @@ package feature
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
@@ -21,9 +22,11 @@ type Feature string
 const (
 	Netns    Feature = "network namespaces (run as root)"
 	Veth     Feature = "veth devices (CONFIG_VETH)"
+	Vxlan    Feature = "VXLAN devices (CONFIG_VXLAN)"
 	IPv6     Feature = "IPv6 (CONFIG_IPV6, ipv6.disable=0)"
 	Nftables Feature = "nftables (the nft command and CONFIG_NF_TABLES)"
 	NftNAT   Feature = "masquerading in nftables (CONFIG_NFT_MASQ)"
+	Ping     Feature = "the ping command (iputils-ping)"
 	IPRoute2 Feature = "the ip command (iproute2)"
 )
 
@@ -45,11 +48,22 @@ func Probe(f Feature) error {
 		defer h.Close()
 		_, err = h.CreateVeth(kernel.VethSpec{Host: "probe0", Peer: "probe1"})
 		return err
+	case Vxlan:
+		h, err := ns.Open()
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		_, err = h.CreateVxlan(kernel.VxlanSpec{Name: "probe0", Vxlan: kernel.Vxlan{VNI: 1, Port: 4789, Local: netip.IPv6Loopback()}})
+		return err
 	case IPv6:
 		return ns.Do(func() error {
 			_, err := os.Stat("/proc/sys/net/ipv6/conf/all/forwarding")
 			return err
 		})
+	case Ping:
+		_, err := exec.LookPath("ping")
+		return err
 	case IPRoute2:
 		_, err := exec.LookPath("ip")
 		return err

@@ -17,9 +17,11 @@ type Feature = feature.Feature
 const (
 	Netns    = feature.Netns
 	Veth     = feature.Veth
+	Vxlan    = feature.Vxlan
 	IPv6     = feature.IPv6
 	Nftables = feature.Nftables
 	NftNAT   = feature.NftNAT
+	Ping     = feature.Ping
 	IPRoute2 = feature.IPRoute2
 )
 

@@ -58,8 +58,10 @@ type Setup struct {
 	// Hop is the next hop that one node must use towards another; when that is the
 	// other node itself, the two are on one segment.
 	Hop func(from, to Host, v6 bool) netip.Addr
-	// Masqueraded: packets from the address leave for the outside with the node's.
-	Masqueraded func(netip.Addr) bool
+	// Pools are those of the pods' addresses.
+	Pools []Pool
+	// Tunnels are the nodes' by name; needed where a pool's vxlanMode asks for them.
+	Tunnels map[string]Tunnel
 }
 
 // Check is one probe with what is expected of it.
@@ -148,29 +150,36 @@ func (p *planner) within(pod Pod, v6 bool) {
 	}
 }
 
-// between has one pod reach another, with its own address and by the right next hop.
+// between has one pod reach another, with its own address and by the right next hop:
+// the other end of a tunnel where the other pod's pool asks for one.
 func (p *planner) between(from, to Pod, v6 bool) {
 	c := Check{Path: PathSameNode, From: from.Agents[0], To: to.Agents[0], Want: from.Addr(v6), Node: from.Node}
 	if a, b := p.nodes[from.Node], p.nodes[to.Node]; a.Name != b.Name {
 		c.Path, c.Via = PathRouted, p.Hop(a, b, v6)
-		if c.Via == b.Addr(v6) {
+		if p.oneSegment(a, b, v6) {
 			c.Path = PathSameSegment
+		}
+		if p.tunneled(a, b, to.Addr(v6)) {
+			c.Via = p.tunnel(b, v6)
 		}
 	}
 	p.add(c, to.Addr(v6), agentwire.Port)
 }
 
 // withHosts has a pod reach every node and be reached from it, and reach the
-// outside host, which sees the node instead when the pod's pool is masqueraded.
+// outside host, which sees the node instead when the pod's pool is masqueraded. Where a
+// tunnel leads from a node to the pod, the pod sees the tunnel's address, and the
+// node sees the pod as the outside does.
 func (p *planner) withHosts(pod Pod, v6 bool) {
 	own := pod.Addr(v6)
+	outside := p.outsideAs(own, p.nodes[pod.Node])
 	for _, n := range p.Nodes {
-		p.add(Check{Path: PathNodeToPod, From: n.Name, To: pod.Agents[0], Want: n.Addr(v6)}, own, agentwire.Port)
-		p.add(Check{Path: PathPodToNode, From: pod.Agents[0], To: n.Name, Want: own}, n.Addr(v6), agentwire.Port)
+		seen, back := n.Addr(v6), own
+		if p.tunneled(n, p.nodes[pod.Node], own) {
+			seen, back = p.tunnel(n, v6), outside
+		}
+		p.add(Check{Path: PathNodeToPod, From: n.Name, To: pod.Agents[0], Want: seen}, own, agentwire.Port)
+		p.add(Check{Path: PathPodToNode, From: pod.Agents[0], To: n.Name, Want: back}, n.Addr(v6), agentwire.Port)
 	}
-	seen := own
-	if p.Masqueraded(own) {
-		seen = p.nodes[pod.Node].Addr(v6)
-	}
-	p.add(Check{Path: PathOutside, From: pod.Agents[0], To: p.Outside.Name, Want: seen}, p.Outside.Addr(v6), agentwire.Port)
+	p.add(Check{Path: PathOutside, From: pod.Agents[0], To: p.Outside.Name, Want: outside}, p.Outside.Addr(v6), agentwire.Port)
 }

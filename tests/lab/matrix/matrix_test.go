@@ -56,7 +56,7 @@ func setup() Setup {
 			}
 			return addr(map[bool]string{false: "10.1.0.254", true: "fd01::fe"}[v6])
 		},
-		Masqueraded: netip.Addr.Is4,
+		Pools: []Pool{{CIDR: netip.MustParsePrefix("10.65.0.0/16"), NATOutgoing: true}, {CIDR: netip.MustParsePrefix("fd65::/48")}},
 	}
 }
 
@@ -78,25 +78,35 @@ func TestEveryPathIsPlannedInBothFamiliesAndProtocols(t *testing.T) {
 	}
 }
 
-func TestWhatTheReceiverMustSeeAndTheNextHop(t *testing.T) {
-	for _, tt := range []struct{ path, from, to, want, via string }{
-		{PathSameNode, "p1.0", "p2.0", "10.65.0.1", ""},
-		{PathSameSegment, "p1.0", "p3.0", "10.65.0.1", "10.1.0.2"},
-		{PathRouted, "p1.0", "p4.0", "10.65.0.1", "10.1.0.254"},
-		{PathOutside, "p1.0", "outside", "10.1.0.1", ""}, // masqueraded
-		{PathOutside, "p1.0", "outside", "fd65::1", ""},
-		{PathNodeToPod, "b", "p1.0", "10.1.0.2", ""},
-	} {
-		if !slices.ContainsFunc(Plan(setup()), func(c Check) bool {
+// expectation is what a check must ask for; no via means that any will do.
+type expectation struct{ path, from, to, want, via string }
+
+func demand(t *testing.T, s Setup, wanted ...expectation) {
+	t.Helper()
+	for _, w := range wanted {
+		if !slices.ContainsFunc(Plan(s), func(c Check) bool {
 			via := ""
 			if c.Via.IsValid() {
 				via = c.Via.String()
 			}
-			return c.Path == tt.path && c.From == tt.from && c.To == tt.to && c.Want == addr(tt.want) && via == tt.via
+			return w == expectation{c.Path, c.From, c.To, c.Want.String(), via}
 		}) {
-			t.Errorf("no check %v", tt)
+			t.Errorf("no check %v", w)
 		}
 	}
+}
+
+func TestWhatTheReceiverMustSeeAndTheNextHop(t *testing.T) {
+	demand(
+		t, setup(),
+		expectation{PathSameNode, "p1.0", "p2.0", "10.65.0.1", ""},
+		expectation{PathSameSegment, "p1.0", "p3.0", "10.65.0.1", "10.1.0.2"},
+		expectation{PathRouted, "p1.0", "p4.0", "10.65.0.1", "10.1.0.254"},
+		expectation{PathOutside, "p1.0", "outside", "10.1.0.1", ""}, // masqueraded
+		expectation{PathOutside, "p1.0", "outside", "fd65::1", ""},
+		expectation{PathNodeToPod, "b", "p1.0", "10.1.0.2", ""},
+		expectation{PathPodToNode, "p1.0", "b", "10.65.0.1", ""},
+	)
 }
 
 // oneHop is a lab in which every probe is answered as it should be and every node
@@ -135,14 +145,86 @@ func TestAWrongNextHopFailsThoughTheProbeWentWell(t *testing.T) {
 	}
 }
 
-func TestMasqueradedFollowsThePoolOfTheAddress(t *testing.T) {
-	masqueraded, err := Masqueraded([]byte(`{"items":[{"spec":{"cidr":"10.65.0.0/16","natOutgoing":true}},{"spec":{"cidr":"10.66.0.0/16"}}]}`))
+// tunneledSetup is setup with a vxlanMode in both pools; node c has no IPv6 tunnel.
+func tunneledSetup(mode string) Setup {
+	s := setup()
+	for i := range s.Pools {
+		s.Pools[i].VXLANMode = mode
+	}
+	s.Tunnels = map[string]Tunnel{
+		"a": {addr("10.65.1.1"), addr("fd65::1:1")}, "b": {addr("10.65.1.2"), addr("fd65::1:2")}, "c": {V4: addr("10.65.1.3")},
+	}
+	return s
+}
+
+func TestVXLANAlwaysLeadsThroughATunnelToEveryOtherNode(t *testing.T) {
+	demand(
+		t, tunneledSetup("Always"),
+		expectation{PathSameNode, "p1.0", "p2.0", "10.65.0.1", ""},
+		expectation{PathSameSegment, "p1.0", "p3.0", "10.65.0.1", "10.65.1.2"},
+		expectation{PathSameSegment, "p1.0", "p3.0", "fd65::1", "fd65::1:2"},
+		expectation{PathRouted, "p1.0", "p4.0", "10.65.0.1", "10.65.1.3"},
+		expectation{PathNodeToPod, "a", "p1.0", "10.1.0.1", ""}, // its own node
+		expectation{PathNodeToPod, "b", "p1.0", "10.65.1.2", ""},
+		expectation{PathPodToNode, "p1.0", "a", "10.65.0.1", ""},
+		expectation{PathPodToNode, "p1.0", "b", "10.1.0.1", ""}, // masqueraded
+		expectation{PathPodToNode, "p1.0", "b", "fd65::1", ""},
+	)
+}
+
+func TestVXLANCrossSubnetTunnelsBehindTheRouterOnly(t *testing.T) {
+	demand(
+		t, tunneledSetup("CrossSubnet"),
+		expectation{PathSameSegment, "p1.0", "p3.0", "10.65.0.1", "10.1.0.2"},
+		expectation{PathRouted, "p1.0", "p4.0", "10.65.0.1", "10.65.1.3"},
+		expectation{PathNodeToPod, "b", "p1.0", "10.1.0.2", ""},
+		expectation{PathNodeToPod, "c", "p1.0", "10.65.1.3", ""},
+		expectation{PathPodToNode, "p1.0", "b", "10.65.0.1", ""},
+		expectation{PathPodToNode, "p1.0", "c", "10.1.0.1", ""}, // masqueraded
+	)
+}
+
+func TestVXLANNeverUsesNoTunnelThatIsThere(t *testing.T) {
+	if with, without := Plan(tunneledSetup("Never")), Plan(setup()); !slices.Equal(with, without) {
+		t.Errorf("with tunnels the checks are\n%v\nwithout\n%v", with, without)
+	}
+}
+
+// TestAMissingTunnelFailsItsChecks: no packet goes by the unspecified address, so
+// that a node which never made its tunnel can't pass for one that has it.
+func TestAMissingTunnelFailsItsChecks(t *testing.T) {
+	demand(
+		t, tunneledSetup("Always"),
+		expectation{PathRouted, "p1.0", "p4.0", "fd65::1", "0.0.0.0"},
+		expectation{PathNodeToPod, "c", "p1.0", "0.0.0.0", ""},
+	)
+}
+
+func TestPoolsAndTunnelsAreReadAsCalicoctlPrintsThem(t *testing.T) {
+	pools, err := ReadPools([]byte(`{"items":[
+		{"spec":{"cidr":"10.65.0.0/16","natOutgoing":true,"vxlanMode":"CrossSubnet"}},{"spec":{"cidr":"10.66.0.0/16"}}]}`))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for a, want := range map[string]bool{"10.65.1.1": true, "10.66.1.1": false, "10.67.1.1": false} {
-		if masqueraded(addr(a)) != want {
-			t.Errorf("%s: masqueraded is %v", a, !want)
+	s := Setup{Pools: pools}
+	for a, want := range map[string]Pool{
+		"10.65.1.1": {netip.MustParsePrefix("10.65.0.0/16"), true, "CrossSubnet"},
+		"10.66.1.1": {CIDR: netip.MustParsePrefix("10.66.0.0/16")},
+		"10.67.1.1": {},
+	} {
+		if got := s.pool(addr(a)); got != want {
+			t.Errorf("%s: pool %v, want %v", a, got, want)
 		}
+	}
+	s.Tunnels, err = ReadTunnels([]byte(`{"items":[
+		{"metadata":{"name":"a"},"spec":{"ipv4VXLANTunnelAddr":"10.65.1.1"}},{"metadata":{"name":"b"},"spec":{}}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := (Tunnel{V4: addr("10.65.1.1")}); s.Tunnels["a"] != want || s.Tunnels["b"] != (Tunnel{}) {
+		t.Errorf("tunnels %v", s.Tunnels)
+	}
+	if _, err := ReadPools([]byte("no such thing")); err == nil || !strings.Contains(err.Error(), "read the IP pools") {
+		t.Errorf("what is no JSON: %v", err)
 	}
 }

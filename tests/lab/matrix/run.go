@@ -2,7 +2,6 @@ package matrix
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/netip"
 	"sync"
@@ -103,28 +102,4 @@ func (h *hops) nextHop(ctx context.Context, node string, dst netip.Addr) (netip.
 		h.seen[key] = hop
 	}
 	return hop, err
-}
-
-// Masqueraded reads pools as `calicoctl get ippools -o json` prints them and tells
-// of an address whether its pool says natOutgoing.
-func Masqueraded(ippools []byte) (func(netip.Addr) bool, error) {
-	var pools struct {
-		Items []struct {
-			Spec struct {
-				CIDR        netip.Prefix `json:"cidr"`
-				NATOutgoing bool         `json:"natOutgoing"`
-			} `json:"spec"`
-		} `json:"items"`
-	}
-	if err := json.Unmarshal(ippools, &pools); err != nil {
-		return nil, fmt.Errorf("which pools are masqueraded: %w", err)
-	}
-	return func(a netip.Addr) bool {
-		for _, p := range pools.Items {
-			if p.Spec.CIDR.Contains(a) {
-				return p.Spec.NATOutgoing
-			}
-		}
-		return false
-	}, nil
 }

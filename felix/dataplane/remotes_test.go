@@ -1,0 +1,251 @@
+package dataplane_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"testing"
+	"time"
+
+	"tortie/felix/calc"
+	"tortie/felix/vxlan"
+	"tortie/internal/kernel"
+	"tortie/internal/kernel/fakekernel"
+	"tortie/internal/kernel/kerneltest"
+	"tortie/internal/overlay"
+)
+
+// withTunnels gives the node eth0 and real Tunnels, as if State had told them.
+func (w *world) withTunnels() *vxlan.Tunnels {
+	w.Helper()
+	kerneltest.Require(w, kerneltest.Vxlan)
+	l, err := w.kern.CreateVeth(kernel.VethSpec{Host: "eth0", Peer: "wire0"})
+	for _, err := range []error{
+		err, w.kern.SetUp(l.PeerIndex), w.kern.AddAddress(l.Index, netip.MustParsePrefix("192.0.2.1/24")),
+		w.kern.AddAddress(l.Index, netip.MustParsePrefix("2001:db8::1/64")),
+	} {
+		if err != nil {
+			w.Fatal(err)
+		}
+	}
+	tunnels := vxlan.New(vxlan.Config{
+		Kernel: w.kern.(vxlan.Kernel), VNI: 4096, Port: 4789, Log: slog.New(slog.DiscardHandler), MTU: func(bool) int { return 1400 },
+	})
+	w.cfg.Tunnels = tunnels
+	return tunnels
+}
+
+// overlaid is the State of a node with VXLAN to another behind a router, and one
+// on its segment.
+func overlaid() calc.State {
+	p, a := netip.MustParsePrefix, netip.MustParseAddr
+	return calc.State{
+		NodeAddrs: []netip.Prefix{p("192.0.2.1/24"), p("2001:db8::1/64")},
+		Tunnels: []overlay.Tunnel{
+			{
+				Here:  overlay.End{Address: p("192.0.2.1/24"), Tunnel: a("10.65.1.1"), MAC: overlay.MAC{0x66, 0, 0, 0, 0, 1}},
+				Peers: []overlay.End{{Address: p("198.51.100.3/24"), Tunnel: a("10.65.3.1"), MAC: overlay.MAC{0x66, 0, 0, 0, 0, 3}}},
+			},
+			{
+				Here:  overlay.End{Address: p("2001:db8::1/64"), Tunnel: a("fd65::1:1"), MAC: overlay.MAC{0x66, 0, 0, 0, 0, 1}},
+				Peers: []overlay.End{{Address: p("2001:db8:1::3/64"), Tunnel: a("fd65::3:1"), MAC: overlay.MAC{0x66, 0, 0, 0, 0, 3}}},
+			},
+		},
+		Remote: []calc.Remote{
+			{Dst: p("10.65.2.0/26"), Via: a("192.0.2.2"), Carrier: overlay.Segment},
+			{Dst: p("10.65.3.0/26"), Via: a("10.65.3.1"), Carrier: overlay.VXLAN},
+			{Dst: p("fd65::3:0/122"), Via: a("fd65::3:1"), Carrier: overlay.VXLAN},
+			{Dst: p("fd65::3:1/128"), Carrier: overlay.VXLAN},
+		},
+	}
+}
+
+func overlaidRoutes(more ...string) []string {
+	return append(more, "10.65.2.0/26 eth0", "10.65.3.0/26 vxlan.calico", "fd65::3:0/122 vxlan-v6.calico", "fd65::3:1/128 vxlan-v6.calico")
+}
+
+func TestRoutesToOtherNodesAreThereAndComeBack(t *testing.T) {
+	onEachKernel(t, func(w *world) {
+		tunnels := w.withTunnels()
+		tunnels.Set(overlaid().Tunnels)
+		w.startInSync(overlaid())
+		w.becomes(overlaidRoutes()...)
+		l, err := w.kern.LinkByName(vxlan.Device6)
+		if err != nil {
+			w.Fatal(err)
+		}
+		if err := w.kern.DeleteLink(l.Index); err != nil {
+			w.Fatal(err)
+		}
+		w.becomes(overlaidRoutes()...)
+		if again, err := w.kern.LinkByName(vxlan.Device6); err != nil || again.Index == l.Index {
+			w.Errorf("device %v (%v), want one made anew", again, err)
+		}
+		eth, err := w.kern.LinkByName("eth0")
+		if err != nil {
+			w.Fatal(err)
+		}
+		for _, err := range []error{w.kern.SetDown(eth.Index), w.kern.SetUp(eth.Index)} {
+			if err != nil {
+				w.Fatal(err)
+			}
+		}
+		w.becomes(overlaidRoutes()...)
+		tunnels.Set(nil)
+		without := overlaid()
+		without.Tunnels, without.Remote = nil, without.Remote[:1]
+		w.loop.SetState(without)
+		w.becomes("10.65.2.0/26 eth0")
+	})
+}
+
+// TestOwnComesBeforeAnotherNodes: a pod here with a borrowed address, and a block that
+// two nodes claim.
+func TestOwnComesBeforeAnotherNodes(t *testing.T) {
+	onEachKernel(t, func(w *world) {
+		tunnels := w.withTunnels()
+		tunnels.Set(overlaid().Tunnels)
+		s := overlaid()
+		s.Remote = append(s.Remote, calc.Remote{Dst: netip.MustParsePrefix("10.65.9.1/32"), Via: netip.MustParseAddr("10.65.3.1"), Carrier: overlay.VXLAN})
+		s.Blocks = []netip.Prefix{netip.MustParsePrefix("10.65.2.0/26")}
+		w.device(if1)
+		w.startInSync(s)
+		pod := endpoint("a", "c1", if1, "10.65.9.1")
+		w.upsert(pod)
+		own := []string{
+			"10.65.9.1/32 " + if1, "blackhole 10.65.2.0/26", "10.65.3.0/26 vxlan.calico", "fd65::3:0/122 vxlan-v6.calico", "fd65::3:1/128 vxlan-v6.calico",
+		}
+		w.becomes(own...)
+		w.remove(pod)
+		s.Blocks = nil
+		w.loop.SetState(s)
+		w.becomes(overlaidRoutes("10.65.9.1/32 vxlan.calico")...)
+	})
+}
+
+// bgpRoute is what bgpd writes to a destination.
+func (w *world) bgpRoute(dst string) {
+	w.Helper()
+	eth, err := w.kern.LinkByName("eth0")
+	if err == nil {
+		err = w.kern.AddRoute(kernel.Route{
+			Dst: netip.MustParsePrefix(dst), Protocol: kernel.ProtocolBGP, Link: eth.Index, Gateway: netip.MustParseAddr("192.0.2.254"),
+		})
+	}
+	if err != nil {
+		w.Fatal(err)
+	}
+}
+
+// TestRouteStaysUntilItsSuccessorIsThere: the mode of a pool is changed to Never.
+func TestRouteStaysUntilItsSuccessorIsThere(t *testing.T) {
+	inBubble(t, func(w *world, _ *fakekernel.Kernel) {
+		tunnels := w.withTunnels()
+		tunnels.Set(overlaid().Tunnels)
+		w.startInSync(overlaid())
+		after(time.Second)
+		w.wantRoutes(overlaidRoutes()...)
+		never := overlaid()
+		never.Remote = nil
+		w.loop.SetState(never)
+		after(2 * time.Second)
+		w.wantRoutes(overlaidRoutes()...)
+		w.bgpRoute("10.65.2.0/26")
+		w.bgpRoute("10.65.3.0/26")
+		after(100 * time.Millisecond)
+		w.wantRoutes("fd65::3:0/122 vxlan-v6.calico", "fd65::3:1/128 vxlan-v6.calico")
+		after(9 * time.Second) // nobody takes over the others
+		w.wantRoutes()
+	})
+}
+
+func TestRouteThatIsWantedAgainStays(t *testing.T) {
+	inBubble(t, func(w *world, _ *fakekernel.Kernel) {
+		tunnels := w.withTunnels()
+		tunnels.Set(overlaid().Tunnels)
+		w.startInSync(overlaid())
+		never := overlaid()
+		never.Remote = nil
+		w.loop.SetState(never)
+		after(5 * time.Second)
+		w.loop.SetState(overlaid())
+		after(time.Minute)
+		w.wantRoutes(overlaidRoutes()...)
+	})
+}
+
+// TestRestartedLoopThatCannotReadLeavesRoutesAlone: nothing goes before all is known.
+func TestRestartedLoopThatCannotReadLeavesRoutesAlone(t *testing.T) {
+	for _, broken := range []string{"read addresses of link", "read link", "read vxlan", "read fdb of link"} {
+		t.Run(broken, func(t *testing.T) {
+			inBubble(t, func(w *world, k *fakekernel.Kernel) {
+				tunnels := w.withTunnels()
+				tunnels.Set(overlaid().Tunnels)
+				w.startInSync(overlaid())
+				after(time.Second)
+				w.stop()
+				tunnels = vxlan.New(vxlan.Config{
+					Kernel: k, VNI: 4096, Port: 4789, Log: slog.New(slog.DiscardHandler), MTU: func(bool) int { return 1400 },
+				})
+				tunnels.Set(overlaid().Tunnels)
+				w.cfg.Tunnels = tunnels
+				k.SetFault(func(op fakekernel.Op) error {
+					if op.Name == broken {
+						return errors.New("out of luck")
+					}
+					return nil
+				})
+				w.startInSync(overlaid())
+				after(time.Second)
+				k.SetFault(nil)
+				w.wantRoutes(overlaidRoutes()...)
+				after(time.Minute)
+				w.wantRoutes(overlaidRoutes()...)
+			})
+		})
+	}
+}
+
+// TestTunnelsThatKeepFailingHoldWhatWasFoundForAWhile: not for ever, or what a former
+// life left of pods that are gone would stay.
+func TestTunnelsThatKeepFailingHoldWhatWasFoundForAWhile(t *testing.T) {
+	inBubble(t, func(w *world, k *fakekernel.Kernel) {
+		w.withTunnels()
+		eth, err := k.LinkByName("eth0")
+		if err == nil {
+			err = k.AddRoute(kernel.Route{Dst: netip.MustParsePrefix("10.65.9.9/32"), Protocol: kernel.ProtocolFelix, Link: eth.Index, Scope: kernel.ScopeLink})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.cfg.Tunnels = &brokenTunnels{}
+		s := overlaid()
+		s.Remote = s.Remote[:1]
+		w.startInSync(s)
+		after(5 * time.Second)
+		w.wantRoutes("10.65.9.9/32 eth0", "10.65.2.0/26 eth0")
+		after(20 * time.Second)
+		w.wantRoutes("10.65.2.0/26 eth0")
+	})
+}
+
+// TestTunnelsThatFailHoldUpNoPod and are tried again by themselves.
+func TestTunnelsThatFailHoldUpNoPod(t *testing.T) {
+	onEachKernel(t, func(w *world) {
+		tunnels := &brokenTunnels{}
+		w.cfg.Tunnels = tunnels
+		w.device(if1)
+		w.startInSync(overlaid())
+		w.upsert(endpoint("a", "c1", if1, "10.65.1.2"))
+		w.barrier()
+		if err := w.loop.Status().LastError; err == nil {
+			w.Error("the failure is not told")
+		}
+	})
+}
+
+type brokenTunnels struct{}
+
+func (*brokenTunnels) Apply(context.Context) error { return errors.New("out of luck") }
+func (*brokenTunnels) Link(bool) (int, bool)       { return 0, false }

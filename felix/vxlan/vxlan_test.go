@@ -1,0 +1,410 @@
+package vxlan_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"tortie/felix/vxlan"
+	"tortie/internal/kernel"
+	"tortie/internal/kernel/fakekernel"
+	"tortie/internal/kernel/kerneltest"
+	"tortie/internal/overlay"
+)
+
+// kern is a kernel, real or fake.
+type kern interface {
+	vxlan.Kernel
+	CreateVeth(kernel.VethSpec) (kernel.Link, error)
+	AddAddress(link int, prefix netip.Prefix) error
+	SetDown(int) error
+	SetFDB(kernel.FDBEntry) error
+	SetNeighbour(kernel.Neighbour) error
+	Links() ([]kernel.Link, error)
+}
+
+// world is a node with addresses on eth0 and the Tunnels under test.
+type world struct {
+	*testing.T
+	kern
+	cfg     vxlan.Config
+	tunnels *vxlan.Tunnels
+	log     *bytes.Buffer
+}
+
+func onEachKernel(t *testing.T, test func(*world)) {
+	start := func(t *testing.T, k kern) {
+		w := &world{T: t, kern: k, log: &bytes.Buffer{}}
+		w.cfg = vxlan.Config{
+			Kernel: k, VNI: 4096, Port: 4789, Log: slog.New(slog.NewTextHandler(w.log, nil)),
+			MTU: func(v6 bool) int { return map[bool]int{false: 1450, true: 1430}[v6] },
+		}
+		w.tunnels = vxlan.New(w.cfg)
+		eth := w.veth("eth0")
+		w.ok(k.AddAddress(eth.Index, netip.MustParsePrefix("192.0.2.1/24")))
+		w.ok(k.AddAddress(eth.Index, netip.MustParsePrefix("2001:db8::1/64")))
+		test(w)
+	}
+	t.Run("fake", func(t *testing.T) { start(t, fakekernel.New()) })
+	t.Run("real", func(t *testing.T) {
+		kerneltest.Require(t, kerneltest.Veth, kerneltest.IPv6, kerneltest.Vxlan)
+		start(t, kerneltest.New(t))
+	})
+}
+
+func (w *world) ok(err error) {
+	w.Helper()
+	if err != nil {
+		w.Fatal(err)
+	}
+}
+
+func (w *world) veth(name string) kernel.Link {
+	w.Helper()
+	l, err := w.CreateVeth(kernel.VethSpec{Host: name, Peer: "p-" + name})
+	w.ok(err)
+	w.ok(w.SetUp(l.PeerIndex))
+	return l
+}
+
+func end(address, tunnel string, mac byte) overlay.End {
+	return overlay.End{Address: netip.MustParsePrefix(address), Tunnel: netip.MustParseAddr(tunnel), MAC: overlay.MAC{0x66, 0, 0, 0, 0, mac}}
+}
+
+func both() []overlay.Tunnel {
+	return []overlay.Tunnel{
+		{Here: end("192.0.2.1/24", "10.65.1.1", 1), Peers: []overlay.End{end("192.0.2.2/24", "10.65.2.1", 2), end("198.51.100.3/24", "10.65.3.1", 3)}},
+		{Here: end("2001:db8::1/64", "fd65::1", 0x61), Peers: []overlay.End{end("2001:db8::2/64", "fd65::2", 0x62)}},
+	}
+}
+
+func (w *world) apply(tunnels []overlay.Tunnel) {
+	w.Helper()
+	w.tunnels.Set(tunnels)
+	w.ok(w.tunnels.Apply(w.Context()))
+}
+
+func (w *world) read(name string) string {
+	w.Helper()
+	l, err := w.LinkByName(name)
+	if errors.Is(err, kernel.ErrNotFound) {
+		return "no device"
+	}
+	w.ok(err)
+	settings, err := w.Vxlan(l.Index)
+	w.ok(err)
+	lines := []string{fmt.Sprintf("%s %s mtu %d up %v %+v", l.Name, l.MAC, l.MTU, l.Up, settings)}
+	addrs, err := w.Addresses(l.Index)
+	w.ok(err)
+	for _, a := range addrs {
+		if !a.Prefix.Addr().IsLinkLocalUnicast() {
+			lines = append(lines, "address "+a.Prefix.String()+map[bool]string{true: " deprecated"}[a.Deprecated])
+		}
+	}
+	fdb, err := w.FDB(l.Index)
+	w.ok(err)
+	for _, e := range fdb {
+		lines = append(lines, fmt.Sprintf("fdb %s %s", e.MAC, e.Remote))
+	}
+	neighbours, err := w.Neighbours(l.Index)
+	w.ok(err)
+	for _, n := range neighbours {
+		lines = append(lines, fmt.Sprintf("neighbour %s %s", n.IP, n.MAC))
+	}
+	slices.Sort(lines[1:])
+	return strings.Join(lines, "\n")
+}
+
+const (
+	want4 = `vxlan.calico 66:00:00:00:00:01 mtu 1450 up true {VNI:4096 Port:4789 Local:192.0.2.1 Learning:false}
+address 10.65.1.1/32
+fdb 66:00:00:00:00:02 192.0.2.2
+fdb 66:00:00:00:00:03 198.51.100.3
+neighbour 10.65.2.1 66:00:00:00:00:02
+neighbour 10.65.3.1 66:00:00:00:00:03`
+	want6 = `vxlan-v6.calico 66:00:00:00:00:61 mtu 1430 up true {VNI:4096 Port:4789 Local:2001:db8::1 Learning:false}
+address fd65::1/128 deprecated
+fdb 66:00:00:00:00:62 2001:db8::2
+neighbour fd65::2 66:00:00:00:00:62`
+)
+
+func (w *world) wants(want4, want6 string) {
+	w.Helper()
+	if d := cmp.Diff(want4, w.read(vxlan.Device4)); d != "" {
+		w.Errorf("IPv4 (-want +got):\n%s", d)
+	}
+	if d := cmp.Diff(want6, w.read(vxlan.Device6)); d != "" {
+		w.Errorf("IPv6 (-want +got):\n%s", d)
+	}
+}
+
+func TestTunnelsAreMadeChangedAndRemoved(t *testing.T) {
+	onEachKernel(t, func(w *world) {
+		w.apply(nil)
+		w.wants("no device", "no device")
+		w.apply(both())
+		w.wants(want4, want6)
+		first, up := w.tunnels.Link(false)
+		if l, err := w.LinkByName(vxlan.Device4); err != nil || !up || l.Index != first {
+			w.Errorf("link %d %v, want that of %v (%v)", first, up, l, err)
+		}
+		w.apply(both()[:1])
+		w.wants(want4, "no device")
+		if _, up := w.tunnels.Link(true); up {
+			w.Error("a link of a device that is gone")
+		}
+		moved := both()[:1]
+		moved[0].Here.Tunnel = netip.MustParseAddr("10.65.1.9")
+		moved[0].Peers = []overlay.End{end("192.0.2.7/24", "10.65.2.1", 2)}
+		w.apply(moved)
+		w.wants(`vxlan.calico 66:00:00:00:00:01 mtu 1450 up true {VNI:4096 Port:4789 Local:192.0.2.1 Learning:false}
+address 10.65.1.9/32
+fdb 66:00:00:00:00:02 192.0.2.7
+neighbour 10.65.2.1 66:00:00:00:00:02`, "no device")
+		if again, _ := w.tunnels.Link(false); again != first {
+			w.Error("the device was made anew for another address")
+		}
+		w.apply(nil)
+		w.wants("no device", "no device")
+	})
+}
+
+func TestPreparedDeviceIsThereBeforeItIsDesired(t *testing.T) {
+	onEachKernel(t, func(w *world) {
+		w.apply(nil)
+		alone := `vxlan.calico 66:00:00:00:00:01 mtu 1450 up true {VNI:4096 Port:4789 Local:192.0.2.1 Learning:false}
+address 10.65.1.1/32`
+		w.ok(w.tunnels.Prepare(w.Context(), both()[0].Here))
+		w.wants(alone, "no device")
+		w.apply(both()[1:]) // nothing is known yet of the one that is prepared
+		w.wants(alone, want6)
+		w.apply(both())
+		w.wants(want4, want6)
+		w.ok(w.tunnels.Prepare(w.Context(), end("192.0.2.1/24", "10.65.1.9", 1)))
+		w.wants(want4, want6)
+		w.apply(both())
+		w.apply(nil)
+		w.wants("no device", "no device")
+		w.ok(w.tunnels.Prepare(w.Context(), both()[0].Here))
+		w.tunnels.Forget(false)
+		w.ok(w.tunnels.Apply(w.Context()))
+		w.wants("no device", "no device")
+	})
+}
+
+func TestWhatIsRightIsNotTouched(t *testing.T) {
+	onEachKernel(t, func(w *world) {
+		w.apply(both())
+		before, err := w.Links()
+		w.ok(err)
+		w.log.Reset()
+		w.tunnels = vxlan.New(w.cfg) // felix was killed and started again
+		w.apply(both())
+		w.apply(both())
+		after, err := w.Links()
+		w.ok(err)
+		if d := cmp.Diff(before, after); d != "" {
+			w.Errorf("links (-before +after):\n%s", d)
+		}
+		w.wants(want4, want6)
+		if w.log.Len() > 0 {
+			w.Errorf("log of nothing:\n%s", w.log)
+		}
+	})
+}
+
+func TestDriftIsMended(t *testing.T) {
+	stranger := kernel.MAC{2, 9, 9, 9, 9, 9}
+	for name, tamper := range map[string]func(w *world, index int) error{
+		"device deleted":      func(w *world, index int) error { return w.DeleteLink(index) },
+		"device switched off": func(w *world, index int) error { return w.SetDown(index) },
+		"MTU":                 func(w *world, index int) error { return w.SetMTU(index, 1400) },
+		"MAC address":         func(w *world, index int) error { return w.SetMAC(index, stranger) },
+		"address removed": func(w *world, index int) error {
+			return w.DeleteAddress(index, netip.MustParsePrefix("10.65.1.1/32"))
+		},
+		"address added": func(w *world, index int) error { return w.AddAddress(index, netip.MustParsePrefix("10.99.0.1/32")) },
+		"entry removed": func(w *world, index int) error { return w.DeleteFDB(index, kernel.MAC{0x66, 0, 0, 0, 0, 2}) },
+		"entry changed": func(w *world, index int) error {
+			return w.SetFDB(kernel.FDBEntry{Link: index, MAC: kernel.MAC{0x66, 0, 0, 0, 0, 2}, Remote: netip.MustParseAddr("192.0.2.99")})
+		},
+		"entry added": func(w *world, index int) error {
+			return w.SetFDB(kernel.FDBEntry{Link: index, MAC: stranger, Remote: netip.MustParseAddr("192.0.2.99")})
+		},
+		"neighbour removed": func(w *world, index int) error { return w.DeleteNeighbour(index, netip.MustParseAddr("10.65.2.1")) },
+		"neighbour changed": func(w *world, index int) error {
+			return w.SetNeighbour(kernel.Neighbour{Link: index, IP: netip.MustParseAddr("10.65.2.1"), MAC: stranger})
+		},
+		"neighbour added": func(w *world, index int) error {
+			return w.SetNeighbour(kernel.Neighbour{Link: index, IP: netip.MustParseAddr("10.99.0.2"), MAC: stranger})
+		},
+		"made anew with another VNI": func(w *world, index int) error {
+			if err := w.DeleteLink(index); err != nil {
+				return err
+			}
+			_, err := w.CreateVxlan(kernel.VxlanSpec{Name: vxlan.Device4, Vxlan: kernel.Vxlan{VNI: 7, Port: 4789, Local: netip.MustParseAddr("192.0.2.1")}})
+			return err
+		},
+		"made anew with learning": func(w *world, index int) error {
+			if err := w.DeleteLink(index); err != nil {
+				return err
+			}
+			_, err := w.CreateVxlan(kernel.VxlanSpec{Name: vxlan.Device4, Vxlan: kernel.Vxlan{VNI: 4096, Port: 4789, Local: netip.MustParseAddr("192.0.2.1"), Learning: true}})
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			onEachKernel(t, func(w *world) {
+				w.apply(both())
+				index, _ := w.tunnels.Link(false)
+				w.ok(tamper(w, index))
+				if w.read(vxlan.Device4) == want4 {
+					w.Fatal("nothing was changed")
+				}
+				w.log.Reset()
+				w.ok(w.tunnels.Apply(w.Context()))
+				w.wants(want4, want6)
+				if !strings.Contains(w.log.String(), "someone had changed it") {
+					w.Errorf("it is not said:\n%s", w.log)
+				}
+			})
+		})
+	}
+}
+
+func TestStrangersAreLeftAlone(t *testing.T) {
+	onEachKernel(t, func(w *world) {
+		w.veth(vxlan.Device4)
+		other, err := w.CreateVxlan(kernel.VxlanSpec{Name: "flannel.1", Vxlan: kernel.Vxlan{VNI: 1, Port: 8472, Local: netip.MustParseAddr("192.0.2.1"), Learning: true}})
+		w.ok(err)
+		w.ok(w.SetFDB(kernel.FDBEntry{Link: other.Index, MAC: kernel.MAC{2, 1, 1, 1, 1, 1}, Remote: netip.MustParseAddr("192.0.2.50")}))
+		before, err := w.Links()
+		w.ok(err)
+		w.tunnels.Set(both()[:1])
+		if err := w.tunnels.Apply(w.Context()); err == nil || !strings.Contains(err.Error(), "rename or remove it") {
+			w.Errorf("error %v, want one that says what to do", err)
+		}
+		w.apply(nil)
+		after, err := w.Links()
+		w.ok(err)
+		if d := cmp.Diff(before, after); d != "" {
+			w.Errorf("links (-before +after):\n%s", d)
+		}
+		if fdb, err := w.FDB(other.Index); err != nil || len(fdb) != 1 {
+			w.Errorf("entries of another's device: %v %v", fdb, err)
+		}
+	})
+}
+
+func TestTakenVNIIsSaidAndTheOtherFamilyGoesOn(t *testing.T) {
+	onEachKernel(t, func(w *world) {
+		_, err := w.CreateVxlan(kernel.VxlanSpec{Name: "other", Vxlan: kernel.Vxlan{VNI: 4096, Port: 4789, Local: netip.MustParseAddr("192.0.2.1")}})
+		w.ok(err)
+		w.tunnels.Set(both())
+		err = w.tunnels.Apply(w.Context())
+		if err == nil || !strings.Contains(err.Error(), "another VXLAN device has VNI 4096 on port 4789") || !errors.Is(err, kernel.ErrExists) {
+			w.Errorf("error %v", err)
+		}
+		if d := cmp.Diff(want6, w.read(vxlan.Device6)); d != "" {
+			w.Errorf("IPv6 (-want +got):\n%s", d)
+		}
+	})
+}
+
+func TestTwoNodesWithOneMACAreSaid(t *testing.T) {
+	onEachKernel(t, func(w *world) {
+		tunnels := both()[:1]
+		tunnels[0].Peers[1].MAC = tunnels[0].Peers[0].MAC
+		w.tunnels.Set(tunnels)
+		if err := w.tunnels.Apply(w.Context()); err == nil || !strings.Contains(err.Error(), "two nodes have one MAC address") {
+			w.Errorf("error %v", err)
+		}
+	})
+}
+
+// TestFailureAtAnyRequestIsMadeGoodByTheNextApply fails each request in turn.
+func TestFailureAtAnyRequestIsMadeGoodByTheNextApply(t *testing.T) {
+	for n := 1; ; n++ {
+		k := fakekernel.New()
+		w := &world{T: t, kern: k, log: &bytes.Buffer{}}
+		w.cfg = vxlan.Config{
+			Kernel: k, VNI: 4096, Port: 4789, Log: slog.New(slog.DiscardHandler),
+			MTU: func(v6 bool) int { return map[bool]int{false: 1450, true: 1430}[v6] },
+		}
+		w.tunnels = vxlan.New(w.cfg)
+		w.veth("eth0")
+		w.tunnels.Set(both())
+		k.FailNth(n, "", errors.New("out of luck"))
+		err := w.tunnels.Apply(w.Context())
+		k.SetFault(nil)
+		if err == nil {
+			if n < 20 {
+				t.Fatalf("only %d requests could fail", n-1)
+			}
+			return
+		}
+		w.ok(w.tunnels.Apply(w.Context()))
+		w.wants(want4, want6)
+	}
+}
+
+// TestPacketsGoToWhereTheTablesSay is two nodes with nothing between them but VXLAN.
+func TestPacketsGoToWhereTheTablesSay(t *testing.T) {
+	kerneltest.Require(t, kerneltest.Veth, kerneltest.IPv6, kerneltest.Vxlan, kerneltest.Ping)
+	nsB := kerneltest.NewNetns(t)
+	nsA := kerneltest.NewNetns(t)
+	a, b := kerneltest.Open(t, nsA), kerneltest.Open(t, nsB)
+	eth, err := a.CreateVeth(kernel.VethSpec{Host: "eth0", Peer: "eth0", PeerNetns: nsB})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ends := [][]overlay.End{
+		{end("192.0.2.1/24", "10.65.1.1", 1), end("2001:db8::1/64", "fd65::1", 0x61)},
+		{end("192.0.2.2/24", "10.65.2.1", 2), end("2001:db8::2/64", "fd65::2", 0x62)},
+	}
+	for i, k := range []*kernel.Handle{a, b} {
+		link := []int{eth.Index, eth.PeerIndex}[i]
+		if err := k.SetUp(link); err != nil {
+			t.Fatal(err)
+		}
+		tunnels := vxlan.New(vxlan.Config{
+			Kernel: k, VNI: 4096, Port: 4789, Log: slog.New(slog.DiscardHandler), MTU: func(bool) int { return 1430 },
+		})
+		for _, here := range ends[i] {
+			if err := k.AddAddress(link, here.Address); err != nil {
+				t.Fatal(err)
+			}
+		}
+		tunnels.Set([]overlay.Tunnel{{Here: ends[i][0], Peers: ends[1-i][:1]}, {Here: ends[i][1], Peers: ends[1-i][1:]}})
+		if err := tunnels.Apply(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for _, v6 := range []bool{false, true} {
+			index, _ := tunnels.Link(v6)
+			via := ends[1-i][map[bool]int{true: 1}[v6]].Tunnel
+			if err := k.AddRoute(kernel.Route{Dst: netip.PrefixFrom(via, via.BitLen()), Protocol: kernel.ProtocolFelix, Link: index, Scope: kernel.ScopeLink}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, there := range ends[1] {
+		err := nsA.Do(func() error {
+			out, err := exec.Command("ping", "-c", "3", "-i", "0.05", "-W", "2", there.Tunnel.String()).CombinedOutput()
+			if err != nil {
+				return fmt.Errorf("%w\n%s", err, out)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -1,0 +1,94 @@
+package overlay
+
+import (
+	"crypto/sha1" //nolint:gosec // upstream's address of a device, no secret
+	"encoding/hex"
+	"net/netip"
+	"strings"
+
+	"tortie/internal/api"
+)
+
+// MAC is an Ethernet address.
+type MAC [6]byte
+
+// End is one node's end of VXLAN in one family of addresses.
+type End struct {
+	// Address is the node's own with the length of its subnet; invalid for none.
+	Address netip.Prefix
+	// Tunnel is the address of its VXLAN device; invalid for none.
+	Tunnel netip.Addr
+	MAC    MAC
+}
+
+func (e End) ready() bool { return e.Address.IsValid() && e.Tunnel.IsValid() }
+
+// Node is what a Node resource says of its ends.
+type Node struct{ V4, V6 End }
+
+// End is the one for addresses like a.
+func (n Node) End(a netip.Addr) End {
+	if a.Is4() {
+		return n.V4
+	}
+	return n.V6
+}
+
+// ReadNode reads the Node of that name. What can't be read is as if it weren't there.
+func ReadNode(name string, s *api.NodeSpec) Node {
+	bgp := api.NodeBGPSpec{}
+	if s.BGP != nil {
+		bgp = *s.BGP
+	}
+	return Node{
+		V4: readEnd(bgp.IPv4Address, s.IPv4VXLANTunnelAddr, s.VXLANTunnelMACAddr, DefaultMAC(name, false), netip.Addr.Is4),
+		V6: readEnd(bgp.IPv6Address, s.IPv6VXLANTunnelAddr, s.VXLANTunnelMACAddrV6, DefaultMAC(name, true), netip.Addr.Is6),
+	}
+}
+
+func readEnd(address, tunnel, mac string, byDefault MAC, family func(netip.Addr) bool) End {
+	e := End{MAC: byDefault}
+	if p, err := netip.ParsePrefix(address); err == nil && family(p.Addr()) {
+		e.Address = p
+	} else if a, err := netip.ParseAddr(address); err == nil && family(a) {
+		e.Address = netip.PrefixFrom(a, a.BitLen())
+	}
+	if a, err := netip.ParseAddr(tunnel); err == nil && family(a) && a.Zone() == "" {
+		e.Tunnel = a
+	}
+	if given, ok := parseMAC(mac); ok {
+		e.MAC = given
+	}
+	return e
+}
+
+// DefaultMAC is the address that a node's device has unless its Node says another.
+// It is upstream's, so that nodes of both systems find one another.
+func DefaultMAC(node string, v6 bool) MAC {
+	if v6 {
+		node += "-v6"
+	}
+	sum := sha1.Sum([]byte(node)) //nolint:gosec // see above
+	m := MAC{0x66}
+	copy(m[1:], sum[:])
+	return m
+}
+
+// String is the address as a Node has it.
+func (m MAC) String() string {
+	parts := make([]string, 0, len(m))
+	for i := range m {
+		parts = append(parts, hex.EncodeToString(m[i:i+1]))
+	}
+	return strings.Join(parts, ":")
+}
+
+// parseMAC reads six hexadecimal numbers between colons; an address of a group is
+// none that a device could have.
+func parseMAC(s string) (MAC, bool) {
+	raw, err := hex.DecodeString(strings.ReplaceAll(s, ":", ""))
+	if err != nil || len(raw) != len(MAC{}) || len(s) != 17 || raw[0]&1 != 0 {
+		return MAC{}, false
+	}
+	return MAC(raw), true
+}

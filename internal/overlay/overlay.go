@@ -1,0 +1,189 @@
+// Package overlay decides by what a node's packets reach the pods of another node:
+// by the route that BGP brings, by a route along a common segment, or by VXLAN.
+// felix writes the routes of the last two and bgpd those of the first; both ask
+// this package, so that no two settings can have them contradict each other.
+//
+// It is pure: what it says depends on the IP pools and Nodes alone.
+package overlay
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/netip"
+	"reflect"
+	"slices"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+)
+
+// Carrier is what brings packets to another node's pods, and so whose route it is.
+type Carrier int
+
+// The carriers.
+const (
+	// BGP: bgpd's route, as it was learned.
+	BGP Carrier = iota
+	// Segment: felix's route to the other node's address, on a segment both are on.
+	Segment
+	// VXLAN: felix's route into the tunnel to the other node.
+	VXLAN
+)
+
+// Mode is how far an IP pool's packets are encapsulated.
+type Mode int
+
+// The modes of a pool.
+const (
+	Never Mode = iota
+	CrossSubnet
+	Always
+)
+
+// ModeOf is the mode a pool asks for. IPIP, which is not carried out, is Never.
+func ModeOf(spec v3.IPPoolSpec) Mode {
+	switch spec.VXLANMode {
+	case v3.VXLANModeAlways:
+		return Always
+	case v3.VXLANModeCrossSubnet:
+		return CrossSubnet
+	}
+	return Never
+}
+
+// Pool is an IP pool. A disabled one counts like any other: its pods live on.
+type Pool struct {
+	Prefix netip.Prefix
+	Mode   Mode
+}
+
+// View is what is decided by. It does not change; equal clusters have equal Views.
+type View struct {
+	self  string
+	nodes map[string]Node
+	at    map[netip.Addr]string // → node
+	pools []Pool
+}
+
+// NewView is that of a node named self. Nodes are all of the cluster, by name; the
+// order of the pools does not matter. Of two nodes with one tunnel address the first
+// by name has it, on whatever node that is asked.
+func NewView(self string, nodes map[string]Node, pools []Pool) View {
+	v := View{self: self, nodes: maps.Clone(nodes), at: map[netip.Addr]string{}, pools: slices.Clone(pools)}
+	slices.SortFunc(v.pools, func(a, b Pool) int { return cmp.Or(a.Prefix.Compare(b.Prefix), cmp.Compare(a.Mode, b.Mode)) })
+	taken := map[netip.Addr]bool{}
+	for _, name := range slices.Sorted(maps.Keys(nodes)) {
+		n := nodes[name]
+		for _, end := range []*End{&n.V4, &n.V6} {
+			if taken[end.Tunnel] {
+				end.Tunnel = netip.Addr{}
+			}
+			taken[end.Tunnel] = end.Tunnel.IsValid()
+			if a := end.Address.Addr(); a.IsValid() && v.at[a] == "" {
+				v.at[a] = name
+			}
+		}
+		v.nodes[name] = n
+	}
+	return v
+}
+
+// Equal reports whether two Views say the same of everything.
+func (v View) Equal(o View) bool { return reflect.DeepEqual(v, o) }
+
+// NodeAt is the node with an address of its own; "" for none.
+func (v View) NodeAt(a netip.Addr) string { return v.at[a] }
+
+// Way is how packets to a destination go.
+type Way struct {
+	Carrier Carrier
+	// There is the other node's end; zero when the carrier is BGP.
+	There End
+	// Reason says why a pool that asks for VXLAN does not have it; else it is empty.
+	Reason string
+}
+
+// To is the way from this node to a block, or a single address, of another.
+//
+// VXLAN is used only between nodes that both have published a tunnel address, which
+// a node does when its device is ready: until then BGP carries on, so that a mode can
+// be changed under traffic. Both ends come to the same answer.
+func (v View) To(dst netip.Prefix, node string) Way {
+	mode := v.mode(dst)
+	if mode == Never || node == v.self {
+		return Way{}
+	}
+	here, there := v.nodes[v.self].End(dst.Addr()), v.nodes[node].End(dst.Addr())
+	if mode == CrossSubnet && sameSegment(here.Address, there.Address) {
+		return Way{Carrier: Segment, There: there}
+	}
+	for _, end := range []struct {
+		node string
+		End
+	}{{v.self, here}, {node, there}} {
+		switch {
+		case !end.Address.IsValid():
+			return Way{Reason: fmt.Sprintf("node %s has no %s address for VXLAN", or(end.node, "unknown"), version(dst))}
+		case !end.Tunnel.IsValid():
+			return Way{Reason: fmt.Sprintf("node %s has no %s VXLAN tunnel address yet", end.node, version(dst))}
+		}
+	}
+	return Way{Carrier: VXLAN, There: there}
+}
+
+func or(s, def string) string {
+	if s == "" {
+		return def
+	}
+	return s
+}
+
+func version(p netip.Prefix) string {
+	if p.Addr().Is4() {
+		return "IPv4"
+	}
+	return "IPv6"
+}
+
+// mode is that of the smallest pool around a destination; Never outside of all.
+func (v View) mode(dst netip.Prefix) Mode {
+	mode, bits := Never, -1
+	for _, p := range v.pools {
+		if p.Prefix.Bits() <= dst.Bits() && p.Prefix.Bits() > bits && p.Prefix.Contains(dst.Addr()) {
+			mode, bits = p.Mode, p.Prefix.Bits()
+		}
+	}
+	return mode
+}
+
+// sameSegment: each of two addresses lies in the other's subnet. Asking both makes
+// the answer the same on both nodes, whatever lengths they are registered with.
+func sameSegment(a, b netip.Prefix) bool {
+	return a.IsValid() && b.IsValid() && a.Contains(b.Addr()) && b.Contains(a.Addr())
+}
+
+// Tunnel is this node's end of VXLAN in one family, and the others'.
+type Tunnel struct {
+	Here End
+	// Peers are by their tunnel address.
+	Peers []End
+}
+
+// Tunnels are this node's, IPv4 first; none where it has no tunnel address.
+func (v View) Tunnels() []Tunnel {
+	var out []Tunnel
+	for _, family := range []func(Node) End{func(n Node) End { return n.V4 }, func(n Node) End { return n.V6 }} {
+		t := Tunnel{Here: family(v.nodes[v.self])}
+		if !t.Here.ready() {
+			continue
+		}
+		for name, n := range v.nodes {
+			if end := family(n); end.ready() && name != v.self {
+				t.Peers = append(t.Peers, end)
+			}
+		}
+		slices.SortFunc(t.Peers, func(a, b End) int { return a.Tunnel.Compare(b.Tunnel) })
+		out = append(out, t)
+	}
+	return out
+}

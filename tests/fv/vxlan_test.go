@@ -1,0 +1,295 @@
+package fv
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"tortie/tests/lab"
+)
+
+// setVXLANMode gives both pools a mode, and natOutgoing: without it, what answers on a
+// node by UDP from an unbound socket answers from the tunnel's address.
+func setVXLANMode(t *testing.T, l *lab.Lab, mode string) {
+	t.Helper()
+	apply(t, l, manifestHead+"kind: IPPool\nmetadata: {name: pool-v4}\nspec: {cidr: 10.65.0.0/16, blockSize: 26, natOutgoing: true, vxlanMode: "+mode+"}\n---\n"+
+		manifestHead+"kind: IPPool\nmetadata: {name: pool-v6}\nspec: {cidr: 'fd65::/48', blockSize: 122, natOutgoing: true, vxlanMode: "+mode+"}\n")
+}
+
+// TestVXLANCarriesWhatThePoolsModeSays goes through the modes: every path works, by
+// the right next hop, and what is on the wire between the nodes is what the mode says.
+func TestVXLANCarriesWhatThePoolsModeSays(t *testing.T) {
+	l := up(t, "vxlan", 3)
+	addPods(t, l, 6, 1)
+	mustConverge(t, l)
+	for _, tt := range []struct {
+		mode string
+		// On node1's and node2's wire, and on that of node3 behind the router.
+		plain, vxlan           bool
+		plainBehind, vxlanHere bool
+	}{
+		{mode: "Always", vxlan: true, vxlanHere: true},
+		{mode: "CrossSubnet", plain: true, vxlan: true},
+		{mode: "Never", plain: true, plainBehind: true},
+	} {
+		t.Run(tt.mode, func(t *testing.T) {
+			setVXLANMode(t, l, tt.mode)
+			mustConverge(t, l)
+			w := listen(t, l)
+			checks, err := l.CheckAll(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, c := range checks {
+				if c.Failure != "" {
+					t.Errorf("%s: %s → %s (%s %s): %s", c.Path, c.From, c.To, c.Probe.Network, c.Probe.Target, c.Failure)
+				}
+			}
+			seen := w.stop()
+			for _, family := range []string{"IPv4", "IPv6"} {
+				for node, want := range map[string]heard{
+					"node1": {tt.plain, tt.vxlan}, "node2": {tt.plain, tt.vxlan}, "node3": {tt.plainBehind, tt.vxlan},
+				} {
+					if got := seen[node+" "+family]; got != want {
+						t.Errorf("%s on the wire of %s: %+v, want %+v", family, node, got, want)
+					}
+				}
+			}
+			if got := seen["between node1 and node2"]; got.VXLAN != tt.vxlanHere {
+				t.Errorf("VXLAN on a segment: %v, want %v", got.VXLAN, tt.vxlanHere)
+			}
+		})
+	}
+}
+
+// heard is what was seen of packets from pod to pod on a node's device.
+type heard struct{ Plain, VXLAN bool }
+
+// wire listens on the nodes' own devices.
+type wire struct {
+	t    *testing.T
+	end  chan struct{}
+	done sync.WaitGroup
+	mu   sync.Mutex
+	seen map[string]heard // by node and family
+}
+
+func listen(t *testing.T, l *lab.Lab) *wire {
+	t.Helper()
+	w := &wire{t: t, end: make(chan struct{}), seen: map[string]heard{}}
+	for _, n := range l.Topology().Nodes {
+		fd := -1
+		err := l.In(n.Name, func() (err error) {
+			const all = unix.ETH_P_ALL<<8 | unix.ETH_P_ALL>>8 // in network order
+			if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, all&0xffff); err != nil {
+				return err
+			}
+			return unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 50_000})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		index := 0
+		if err := l.In(n.Name, func() error {
+			index = deviceIndex(t)
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		w.done.Go(func() {
+			defer unix.Close(fd)
+			w.read(n.Name, fd, index)
+		})
+	}
+	return w
+}
+
+// read takes what passes until stop.
+func (w *wire) read(node string, fd, device int) {
+	buf := make([]byte, 2048)
+	for {
+		size, from, err := unix.Recvfrom(fd, buf, 0)
+		if at, ok := from.(*unix.SockaddrLinklayer); err == nil && ok && at.Ifindex == device {
+			w.note(node, buf[:size])
+		}
+		select {
+		case <-w.end:
+			return
+		default:
+		}
+		if err != nil && !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
+}
+
+// note looks at one Ethernet frame.
+func (w *wire) note(node string, frame []byte) {
+	family, src, dst, port := dissect(frame)
+	pools := []netip.Prefix{netip.MustParsePrefix("10.65.0.0/16"), netip.MustParsePrefix("fd65::/48")}
+	isPod := func(a netip.Addr) bool { return pools[0].Contains(a) || pools[1].Contains(a) }
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	key := node + " " + family
+	h := w.seen[key]
+	switch {
+	case isPod(src) && isPod(dst):
+		h.Plain = true
+	case port == 4789:
+		h.VXLAN = true
+		first, second := netip.MustParseAddr("10.10.1.1"), netip.MustParseAddr("10.10.1.2")
+		if src == first && dst == second || src == second && dst == first {
+			w.seen["between node1 and node2"] = heard{VXLAN: true}
+		}
+	}
+	w.seen[key] = h
+}
+
+// dissect is the family and the addresses of a packet, and the port it goes to if
+// it is of UDP.
+func dissect(frame []byte) (family string, src, dst netip.Addr, port uint16) {
+	const ethernet, header4, header6 = 14, 20, 40
+	if len(frame) < ethernet+header4 {
+		return "", src, dst, 0
+	}
+	packet := frame[ethernet:]
+	switch kind := binary.BigEndian.Uint16(frame[12:]); {
+	case kind == unix.ETH_P_IP:
+		src, dst = netip.AddrFrom4([4]byte(packet[12:])), netip.AddrFrom4([4]byte(packet[16:]))
+		if udp := packet[int(packet[0]&15)*4:]; packet[9] == unix.IPPROTO_UDP && len(udp) >= 8 {
+			port = binary.BigEndian.Uint16(udp[2:])
+		}
+		return "IPv4", src, dst, port
+	case kind == unix.ETH_P_IPV6 && len(packet) >= header6+8:
+		src, dst = netip.AddrFrom16([16]byte(packet[8:])), netip.AddrFrom16([16]byte(packet[24:]))
+		if packet[6] == unix.IPPROTO_UDP {
+			port = binary.BigEndian.Uint16(packet[header6+2:])
+		}
+		return "IPv6", src, dst, port
+	}
+	return "", src, dst, 0
+}
+
+func (w *wire) stop() map[string]heard {
+	close(w.end)
+	w.done.Wait()
+	return w.seen
+}
+
+// deviceIndex is that of eth0 in the namespace of the thread.
+func deviceIndex(t *testing.T) int {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	req, err := unix.NewIfreq("eth0")
+	if err == nil {
+		err = unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, req)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return int(req.Uint32())
+}
+
+// TestVXLANModeIsChangedUnderTraffic goes from each mode to each other one, and back to
+// no tunnel at all.
+func TestVXLANModeIsChangedUnderTraffic(t *testing.T) {
+	l := up(t, "vxlanlive", 3)
+	addPods(t, l, 6, 1)
+	mustConverge(t, l)
+	for _, mode := range []string{"Always", "Never", "CrossSubnet", "Always", "CrossSubnet", "Never"} {
+		t.Run(mode, func(t *testing.T) {
+			tr := startTraffic(t, l)
+			setVXLANMode(t, l, mode)
+			mustConverge(t, l)
+			time.Sleep(500 * time.Millisecond) // whatever is taken away late goes in this time
+			tr.stopAndDemandNoLoss(t)
+		})
+	}
+}
+
+// TestVXLANIsMendedAndOutlivesFelix: what is removed by hand comes back, and daemons
+// that are killed lose no packet.
+func TestVXLANIsMendedAndOutlivesFelix(t *testing.T) {
+	l := up(t, "vxlanmend", 3)
+	setVXLANMode(t, l, "CrossSubnet")
+	addPods(t, l, 6, 1)
+	mustConverge(t, l)
+	for _, device := range []string{"vxlan.calico", "vxlan-v6.calico"} {
+		run(t, l, "", "ip", "link", "delete", device)
+		mustConverge(t, l)
+	}
+	for _, programs := range [][]string{{"felix"}, {"bgpd"}, {"felix", "bgpd"}} {
+		t.Run(strings.Join(programs, " and ")+" killed", func(t *testing.T) {
+			demandNoLossWhileKilled(t, l, programs, []string{"node1", "node2", "node3"})
+		})
+	}
+	t.Run("tunnels are taken down when no pool asks for them", func(t *testing.T) {
+		tr := startTraffic(t, l)
+		setVXLANMode(t, l, "Never")
+		mustConverge(t, l)
+		for end := time.Now().Add(time.Minute); ; time.Sleep(time.Second) {
+			left := whatIsLeftOfVXLAN(t, l)
+			if left == "" {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatalf("after a minute there is still %s", left)
+			}
+		}
+		tr.stopAndDemandNoLoss(t)
+		waitStoreSound(t, l, 6)
+		mustConverge(t, l)
+	})
+}
+
+// TestVXLANNeedsNoBGP: a cluster without bgpd, as with CALICO_NETWORKING_BACKEND=vxlan.
+func TestVXLANNeedsNoBGP(t *testing.T) {
+	l := up(t, "vxlanonly", 3)
+	for _, n := range l.Topology().Nodes {
+		if err := l.KillDaemon("bgpd", n.Name, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		for _, family := range []string{"-4", "-6"} {
+			err := l.Exec(n.Name, []string{"ip", family, "route", "flush", "proto", "81"}, lab.Stdio{})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	addPods(t, l, 6, 1)
+	for _, mode := range []string{"CrossSubnet", "Always"} {
+		setVXLANMode(t, l, mode)
+		mustConverge(t, l)
+	}
+	if _, err := l.AddPod(t.Context(), lab.PodSpec{Name: "late", Node: "node1", Containers: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if out := run(t, l, "", "ip", "-o", "link", "show", "type", "veth"); !strings.Contains(out, "mtu 1430") {
+		t.Errorf("no pod's device leaves room for the encapsulation:\n%s", out)
+	}
+	mustConverge(t, l)
+}
+
+// whatIsLeftOfVXLAN names one thing, or nothing.
+func whatIsLeftOfVXLAN(t *testing.T, l *lab.Lab) string {
+	t.Helper()
+	if nodes := run(t, l, "", "calicoctl", "get", "nodes", "-o", "yaml"); strings.Contains(nodes, "VXLAN") || strings.Contains(nodes, "vxlan") {
+		return "a tunnel in the Nodes"
+	}
+	if links := run(t, l, "", "ip", "-br", "link"); strings.Contains(links, "vxlan") {
+		return fmt.Sprintf("a device: %s", links)
+	}
+	return ""
+}
