@@ -50,6 +50,16 @@ spec:
 			return nil
 		})
 	}
+	// A policy that is stored and not enforced is a trap, unless everybody is told.
+	e.eachNode(t, func(m *machine.Machine) error {
+		return cluster.Until(t.Context(), 30*time.Second, func() error {
+			out, err := e.Kubectl(t.Context(), "describe", "node", m.Spec.Name)
+			if err == nil && lineWith(out, []string{"PoliciesNotEnforced"}) == "" {
+				err = fmt.Errorf("no Event of %s says that policies are not enforced", m.Spec.Name)
+			}
+			return err
+		})
+	})
 	e.kubectl(t, "delete", "networkpolicy", "only-red")
 	eventually(t, 15*time.Second, func() error {
 		if out := e.calicoctl(t, "get", "networkpolicies", "-A"); strings.Contains(out, "only-red") {
