@@ -76,7 +76,6 @@ e2e-tools: images
 	@$(BUILD) -o bin/e2e ./tests/e2e/cmd
 
 cluster: e2e-tools ## Start a real Kubernetes cluster without a network on this machine, images loaded; bin/e2e shell.
-	@bin/e2e down
 	@bin/e2e up
 	@echo 'Three nodes are up. Go on with: bin/e2e shell'
 

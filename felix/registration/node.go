@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 
 	"tortie/felix/autodetect"
 	"tortie/internal/api"
@@ -35,7 +36,10 @@ func update(node *api.Node, s Settings, host autodetect.Host) (changed bool, err
 	bgp.IPv6Address, err = address(node, ipv6, bgp.IPv6Address, s.IPv6, host)
 	failed = errors.Join(failed, err)
 	if bgp.IPv4Address == "" && bgp.IPv6Address == "" {
-		return false, errors.Join(ErrNoAddress, failed)
+		if failed != nil {
+			return false, fmt.Errorf("%w: %s", ErrNoAddress, strings.ReplaceAll(failed.Error(), "\n", "; "))
+		}
+		return false, ErrNoAddress
 	}
 	if s.ASN != nil {
 		bgp.ASNumber = s.ASN

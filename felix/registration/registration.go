@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"reflect"
+	"strings"
 	"sync"
 	"time"
 
@@ -50,6 +51,7 @@ type Registrar struct {
 	// seen are the devices as of the last success; nil when it has to be tried in
 	// any case.
 	seen []autodetect.Device
+	told string // the CIDR of the pool that was last said not to be made
 
 	mu     sync.Mutex
 	failed error // what keeps the node from being registered as it should be
@@ -283,6 +285,7 @@ func (r *Registrar) ensurePools(ctx context.Context) error {
 	}
 	for _, p := range r.cfg.Settings.Pools {
 		if has[isIPv6(p.Spec.CIDR)] || len(snap.Invalid) > 0 {
+			r.tellOfOthers(p, snap.Entries)
 			continue
 		}
 		_, err := r.write.Create(ctx, p.DeepCopy())
@@ -295,6 +298,26 @@ func (r *Registrar) ensurePools(ctx context.Context) error {
 		r.cfg.Log.Info("IP pool made", "pool", p.Name, "cidr", p.Spec.CIDR)
 	}
 	return nil
+}
+
+// tellOfOthers says, once, that the settings ask for a pool which isn't made, since
+// there are others: who has changed the setting would expect it.
+func (r *Registrar) tellOfOthers(wanted *v3.IPPool, stored []datastore.Entry) {
+	var others []string
+	for _, e := range stored {
+		p, ok := e.Object.(*v3.IPPool)
+		if ok && p.Spec.CIDR == wanted.Spec.CIDR {
+			return
+		}
+		if ok && isIPv6(p.Spec.CIDR) == isIPv6(wanted.Spec.CIDR) {
+			others = append(others, p.Name+" "+p.Spec.CIDR)
+		}
+	}
+	if r.told == wanted.Spec.CIDR || len(others) == 0 {
+		return
+	}
+	r.told = wanted.Spec.CIDR
+	r.cfg.Log.Warn("the pool of the settings is not made, since the cluster has pools; change them with calicoctl", "cidr", wanted.Spec.CIDR, "pools", strings.Join(others, ", "))
 }
 
 func isIPv6(cidr string) bool {

@@ -329,6 +329,9 @@ func TestFirstPools(t *testing.T) {
 	if _, err := n.store.Get(t.Context(), api.Key{Kind: api.KindIPPool, Name: "default-ipv6-ippool"}); !errors.Is(err, datastore.ErrNotFound) {
 		t.Errorf("a pool beside the operator's of that family: %v", err)
 	}
+	if log := n.log.String(); !strings.Contains(log, `cidr=fd65::/48 pools="operators fd99::/48"`) || strings.Contains(log, "cidr=10.65.0.0/16 pools=") {
+		t.Errorf("whose setting made no pool isn't told so:\n%s", log)
+	}
 }
 
 func TestSettingsThatCanNotBeNameTheVariable(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -82,7 +83,30 @@ func (c Containerlab) Destroy(ctx context.Context, t *Topology) error {
 		_, rmErr := c.Docker.Run(ctx, append([]string{"rm", "--force", "--volumes"}, ids...)...)
 		err = errors.Join(err, rmErr)
 	}
-	return errors.Join(err, listErr, os.RemoveAll(filepath.Join(c.Dir, "clab-"+t.Name)))
+	return errors.Join(err, listErr, c.awaitGone(ctx, t.Name), removeLinks(t.Name), os.RemoveAll(filepath.Join(c.Dir, "clab-"+t.Name)))
+}
+
+// awaitGone waits until Docker knows no container of a lab any more, for it may
+// still be removing some.
+func (c Containerlab) awaitGone(ctx context.Context, lab string) error {
+	return await(ctx, "docker ps", func() error {
+		out, err := c.Docker.Run(ctx, "ps", "--all", "--quiet", "--filter", "label=containerlab="+lab)
+		if err == nil && out != "" {
+			err = fmt.Errorf("containers %s of lab %s are still there", strings.Join(strings.Fields(out), " "), lab)
+		}
+		return err
+	})
+}
+
+// removeLinks removes containerlab's links to network namespaces that are gone.
+func removeLinks(lab string) error {
+	links, err := filepath.Glob("/run/netns/clab-" + lab + "-*")
+	for _, link := range links {
+		if _, gone := os.Stat(link); errors.Is(gone, fs.ErrNotExist) {
+			err = errors.Join(err, os.Remove(link))
+		}
+	}
+	return err
 }
 
 // Open is the lab of a topology that is deployed, with the pods it has. Machines that

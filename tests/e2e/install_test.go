@@ -86,10 +86,6 @@ func (e *env) install(t *testing.T) {
 	e.kubectl(t, "rollout", "status", "-n", "kube-system", "deploy/calico-kube-controllers", "--timeout=120s")
 	e.kubectl(t, "wait", "--for=condition=Ready", "nodes", "--all", "--timeout=60s")
 	t.Logf("installed in %v", time.Since(began).Round(100*time.Millisecond))
-	for n := 1; n <= 3; n++ {
-		h := cluster.NodeHost(n)
-		e.kubectl(t, "label", "node", "--overwrite", h.Name, "topology.kubernetes.io/zone="+h.Segment)
-	}
 	e.pipe(t, peers, "exec", "-i", "-n", "kube-system", "ds/calico-node", "-c", "felix", "--", "calicoctl", "apply", "-f", "-")
 	e.apply(t, "coredns.yaml")
 	e.kubectl(t, "rollout", "status", "-n", "kube-system", "deploy/coredns", "--timeout=60s")

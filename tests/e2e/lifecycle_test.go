@@ -363,10 +363,7 @@ func nodeLost(t *testing.T, e *env) {
 	if err := e.LoadImagesWhenUp(t.Context(), "node3"); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, time.Minute, func() error {
-		_, err := e.Kubectl(t.Context(), "label", "node", "--overwrite", "node3", "topology.kubernetes.io/zone=b")
-		return err
-	})
+	e.kubectl(t, "wait", "--for=create", "node/node3", "--timeout=60s")
 	e.kubectl(t, "wait", "--for=condition=Ready", "node/node3", "--timeout=60s")
 	e.kubectl(t, "rollout", "status", "-n", "kube-system", "ds/calico-node", "--timeout=120s")
 	e.kubectl(t, "rollout", "restart", "deploy/agent")

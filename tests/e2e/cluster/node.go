@@ -87,6 +87,7 @@ func nodeServices(h Host) []machine.Service {
 		{Name: ServiceKubelet, Args: []string{
 			"kubelet", "--config=/etc/kubernetes/kubelet.yaml", "--kubeconfig=" + pkiOnMachine + "/" + h.Name + ".kubeconfig",
 			fmt.Sprintf("--node-ip=%s,%s", h.V4.Addr(), h.V6.Addr()), "--hostname-override=" + h.Name,
+			"--node-labels=topology.kubernetes.io/zone=" + h.Segment,
 			"--root-dir=/var/lib/kubelet", "--cert-dir=/var/lib/kubelet/pki", "--v=2",
 		}},
 		{Name: ServiceProxy, Args: []string{"kube-proxy", "--config=" + ProxyConfigFile, "--v=2"}},

@@ -159,7 +159,7 @@ func (m *Machine) Path(path string) string {
 
 // Command is a program on the machine.
 func (m *Machine) Command(ctx context.Context, args ...string) *exec.Cmd {
-	all := []string{"--target", strconv.Itoa(m.PID), "--mount", "--pid", "--ipc", "--uts", "--net", "--root", "--wd=/", "--", "env"}
+	all := []string{"--target", strconv.Itoa(m.PID), "--mount", "--pid", "--ipc", "--uts", "--net", "--root", "--wdns=/", "--", "env"}
 	all = append(all, m.Spec.environ()...)
 	return exec.CommandContext(ctx, "nsenter", append(all, args...)...)
 }
