@@ -316,11 +316,13 @@ func TestPodWithoutAServiceAccountGoesOn(t *testing.T) {
 func TestKernelIsAskedUntilItCan(t *testing.T) {
 	asked, answer := 0, errors.New("no")
 	ask := untilNil(func() error { asked++; return answer })
-	if ask() == nil || ask() == nil || asked != 2 {
-		t.Errorf("asked %d times", asked)
-	}
-	answer = nil
-	if ask() != nil || ask() != nil || asked != 3 {
-		t.Errorf("asked %d times", asked)
+	for i, want := range []struct {
+		answer error
+		asked  int
+	}{{answer, 1}, {answer, 2}, {nil, 3}, {nil, 3}} {
+		answer = want.answer
+		if err := ask(); !errors.Is(err, want.answer) || asked != want.asked {
+			t.Errorf("call %d: %v, asked %d times, want %v, %d times", i, err, asked, want.answer, want.asked)
+		}
 	}
 }

@@ -26,7 +26,7 @@ import (
 
 // keep is for whoever works on the tests: a cluster that is there is used, and
 // stays.
-var keep = flag.Bool("keep", false, "use the cluster that bin/e2e up has started, if there is one, and leave it") //nolint:gochecknoglobals // a flag
+var keep = flag.Bool("keep", false, "use the cluster that bin/e2e up has started, if there is one, and leave it")
 
 // env is the cluster under test.
 type env struct {
@@ -135,7 +135,6 @@ func eventually(t *testing.T, limit time.Duration, try func() error) {
 // pod is a pod that runs.
 type pod struct {
 	name, node string
-	node4      netip.Addr
 	v4, v6     netip.Addr
 	restarts   int32
 }
