@@ -6,14 +6,13 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"tortie/tests/process"
 )
 
 // Process is one process the lab started. PID and Start together identify it: a
@@ -61,7 +60,7 @@ func start(c command) (Process, error) {
 	}
 	// Reap it when it ends, so that its PID does not stay as a zombie of ours.
 	go func() { _ = cmd.Wait() }()
-	begun, err := startTime(cmd.Process.Pid)
+	begun, err := process.StartTime(cmd.Process.Pid)
 	if err != nil {
 		return Process{}, fmt.Errorf("start %s: it ended at once; see %s", c.name, c.log)
 	}
@@ -155,27 +154,12 @@ func inNetns(path string, fn func() error) error {
 	return command{net: path}.enter(fn)
 }
 
-// startTime reads when a process started; an error means there is none (a zombie
-// counts as none).
-func startTime(pid int) (uint64, error) {
-	stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
-	if err != nil {
-		return 0, err
-	}
-	// The command name in parentheses may hold anything; fields count from behind it.
-	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-	if len(fields) < 20 || fields[0] == "Z" || fields[0] == "X" {
-		return 0, fmt.Errorf("process %d has ended", pid)
-	}
-	return strconv.ParseUint(fields[19], 10, 64)
-}
-
 // Alive reports whether the process still runs.
 func (p Process) Alive() bool {
 	if p.PID == 0 {
 		return false
 	}
-	begun, err := startTime(p.PID)
+	begun, err := process.StartTime(p.PID)
 	return err == nil && begun == p.Start
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"tortie/tests/lab/agentwire"
 	"tortie/tests/lab/progress"
+	"tortie/tests/process"
 )
 
 // Names of namespaces that are not nodes.
@@ -276,7 +277,7 @@ func strangers(holders []Process) []Process {
 		if err != nil || nsErr != nil || known[pid] || inside[ns] == "" {
 			continue
 		}
-		if begun, err := startTime(pid); err == nil {
+		if begun, err := process.StartTime(pid); err == nil {
 			found = append(found, Process{Name: "process in " + inside[ns], PID: pid, Start: begun})
 		}
 	}

@@ -8,7 +8,7 @@ import (
 	"strings"
 
 	"tortie/tests/e2e/machine"
-	"tortie/tests/e2e/pki"
+	"tortie/tests/pki"
 )
 
 // Where the machines see what belongs to the cluster.

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tortie/internal/kernel"
+	"tortie/tests/process"
 )
 
 // Machine is one that runs.
@@ -70,7 +71,7 @@ func Up(ctx context.Context, program string, s Spec) (*Machine, error) {
 	ended := make(chan struct{})
 	go func() { _ = cmd.Wait(); close(ended) }()
 	m := &Machine{Spec: s, PID: cmd.Process.Pid}
-	if m.Start, err = startTime(m.PID); err == nil {
+	if m.Start, err = process.StartTime(m.PID); err == nil {
 		err = m.save()
 	}
 	if err == nil {
@@ -127,7 +128,7 @@ func Find(dir string) (*Machine, error) {
 
 // Alive reports whether it runs.
 func (m *Machine) Alive() bool {
-	start, err := startTime(m.PID)
+	start, err := process.StartTime(m.PID)
 	return err == nil && start == m.Start
 }
 
@@ -333,18 +334,4 @@ func copyFile(from, to string) error {
 		return err
 	}
 	return os.WriteFile(to, text, 0o600)
-}
-
-// startTime is when a process started, in clock ticks since boot: field 22 of its
-// stat. A zombie counts as none.
-func startTime(pid int) (uint64, error) {
-	stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
-	if err != nil {
-		return 0, err
-	}
-	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-	if len(fields) < 20 || fields[0] == "Z" || fields[0] == "X" {
-		return 0, fmt.Errorf("process %d has ended", pid)
-	}
-	return strconv.ParseUint(fields[19], 10, 64)
 }

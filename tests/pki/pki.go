@@ -1,4 +1,4 @@
-// Package pki makes the certificates of a test cluster: short-lived, with keys
+// Package pki makes certificates for tests: short-lived, with keys
 // that never leave its folder.
 package pki
 
