@@ -48,8 +48,28 @@ func folders() []string {
 	return []string{"/var/run/calico", "/var/lib/calico", "/var/lib/calico-etcd"}
 }
 
+// trialEtcd is the database of the trial's etcd, which it has locked while it runs.
+const trialEtcd = "/var/lib/calico-etcd/member/snap/db"
+
+// refuseWhileEtcdRuns: its data would be gone from under it, and with them all that
+// is known of pods that still run.
+func refuseWhileEtcdRuns(path string) error {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("clean up: %w", err)
+	}
+	defer f.Close()
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return fmt.Errorf("clean up: the trial's etcd still runs (it has locked %s): delete what the overlay made first: kubectl delete -k", path)
+	}
+	return nil
+}
+
 // Run takes everything away. What fails keeps nothing else from going. It refuses
-// while felix or bgpd runs, which would put things back.
+// while felix or bgpd runs, which would put things back, and while the trial's etcd does.
 func Run(ctx context.Context, cfg Config) error {
 	for _, program := range []string{"felix", "bgpd"} {
 		release, err := lockfile.Acquire(filepath.Join(cfg.Root, folders()[0], program+".lock"), program)
@@ -57,6 +77,9 @@ func Run(ctx context.Context, cfg Config) error {
 			return fmt.Errorf("clean up: %w", err)
 		}
 		defer release()
+	}
+	if err := refuseWhileEtcdRuns(filepath.Join(cfg.Root, trialEtcd)); err != nil {
+		return err
 	}
 	pods, err := cfg.devices()
 	return errors.Join(err, cfg.routes(ctx, pods), cfg.rules(ctx), cfg.files())

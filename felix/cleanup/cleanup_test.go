@@ -168,6 +168,25 @@ func TestCleanupLeavesWhatIsOthersAndWhatPodsUse(t *testing.T) {
 	}
 }
 
+func TestCleanupRefusesWhileTheTrialsEtcdRuns(t *testing.T) {
+	n := newNode(t)
+	path := filepath.Join(n.root, trialEtcd)
+	n.must(os.MkdirAll(filepath.Dir(path), 0o755))
+	db, err := os.Create(path)
+	n.must(err)
+	defer db.Close()
+	n.must(syscall.Flock(int(db.Fd()), syscall.LOCK_EX)) // as etcd has it
+	before := n.left()
+	if err := n.clean(true); err == nil || !strings.Contains(err.Error(), "etcd still runs") || !strings.Contains(err.Error(), "kubectl delete -k") {
+		t.Errorf("error %v", err)
+	}
+	if got := n.left(); !slices.Equal(got, before) {
+		t.Errorf("left %v, want %v", got, before)
+	}
+	n.must(db.Close())
+	n.must(n.clean(true))
+}
+
 func TestAFolderWithAFileSystemOfItsOwnIsEmptied(t *testing.T) {
 	n := newNode(t)
 	dir := filepath.Join(n.root, "var/lib/calico")

@@ -33,6 +33,7 @@ type felix struct {
 	config   *configFollower
 	newUID   func() string
 	settings registration.Settings
+	backend  string // CALICO_NETWORKING_BACKEND
 	log      *slog.Logger
 
 	kubernetes *kubernetes              // nil where there is none

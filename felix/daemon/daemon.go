@@ -117,9 +117,6 @@ func (p Process) serve(ctx context.Context, s start) error {
 	if err != nil {
 		return err
 	}
-	if s.kubernetes != nil && settings.NodeRef == "" {
-		settings.NodeRef = s.kubernetes.name
-	}
 	store, err := datastore.LoadConfig("", p.datastoreEnv(local))
 	if err != nil {
 		return err
@@ -150,7 +147,7 @@ func (p Process) serve(ctx context.Context, s start) error {
 	f := &felix{
 		kernel: handle, nat: nat.New(nat.Config{Log: log}),
 		node: node, cfg: running, client: client, registry: reg, journal: book, log: log,
-		newUID: uuid.NewString, settings: settings, kubernetes: s.kubernetes, without: s.without, missing: untilNil(func() error { return checkKernel(feature.Probe) }), show: s.teller.show,
+		newUID: uuid.NewString, settings: settings, backend: p.getenv("CALICO_NETWORKING_BACKEND"), kubernetes: s.kubernetes, without: s.without, missing: untilNil(func() error { return checkKernel(feature.Probe) }), show: s.teller.show,
 		config: &configFollower{
 			node: node, local: local, running: running, level: s.level, log: log,
 			stored: map[string]*v3.FelixConfiguration{}, warned: map[string]bool{},

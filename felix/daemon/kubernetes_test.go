@@ -142,6 +142,11 @@ func TestEveryProblemReachesTheBoard(t *testing.T) {
 	f := n.felix
 	has(f.kubernetesProblems, "KubernetesAccess: Kubernetes can't be followed: pods: RBAC forbids it", "give the ClusterRole calico-node the verbs list and watch on pods")
 	has(f.podCIDRProblem, "PodCIDROutsidePools: Kubernetes gives this node the pod addresses 10.244.1.0/24, which are in no IP pool (10.65.0.0/16)")
+	if got := f.backendProblem(); got != nil {
+		t.Errorf("with BGP: %v", got)
+	}
+	f.backend = backendVXLAN
+	has(f.backendProblem, "PoolNotCarried: CALICO_NETWORKING_BACKEND is vxlan", "10.65.0.0/16", "vxlanMode: Always")
 	has(f.policyProblem, "PoliciesNotEnforced: network policies are stored but not enforced by this version (there are 1)")
 	n.store.SetUnavailable(true)
 	has(f.datastoreProblem, "DatastoreUnavailable: ", "datastore unavailable", "going on with what is known")

@@ -25,6 +25,7 @@ const (
 	reasonKernel       = "KernelUnsupported"
 	reasonDataplane    = "DataplaneFailed"
 	reasonPodCIDR      = "PodCIDROutsidePools"
+	reasonBackend      = "PoolNotCarried"
 	reasonPolicies     = "PoliciesNotEnforced"
 	reasonKubernetes   = "KubernetesAccess"
 	reasonObject       = "ObjectNotHonoured"
@@ -42,7 +43,7 @@ func (f *felix) sources() []problems.Source {
 			return problem(reasonKubernetes, "felix goes on without Kubernetes: %v: give its pod a service account (automountServiceAccountToken)", f.without)
 		})
 	}
-	return append(all, f.tunnelProblem, f.policyProblem, f.objectProblems)
+	return append(all, f.tunnelProblem, f.backendProblem, f.policyProblem, f.objectProblems)
 }
 
 func problem(reason, format string, args ...any) []problems.Problem {
@@ -133,6 +134,31 @@ func (f *felix) tunnelProblem() []problems.Problem {
 		return nil
 	}
 	return logged(problem(reasonTunnel, "this node has no part in VXLAN: %v", err))
+}
+
+// backendProblem: where bgpd is told to be idle, a pool without VXLAN is one whose
+// pods reach nobody on other nodes. So it is with a cluster of BGP that the manifest
+// with VXLAN was applied to: its pools stay as they are.
+func (f *felix) backendProblem() []problems.Problem {
+	left := untunneled(f.desired())
+	if f.backend != backendVXLAN || len(left) == 0 {
+		return nil
+	}
+	return problem(reasonBackend, "CALICO_NETWORKING_BACKEND is vxlan, so there is no BGP, and nothing carries packets between nodes for the IP pools %s, which don't ask for VXLAN on this node: "+
+		"set vxlanMode: Always in them with calicoctl, or the backend bird", joined(left))
+}
+
+// backendVXLAN is upstream's word for a network without BGP.
+const backendVXLAN = "vxlan"
+
+// untunneled are the pools that don't use VXLAN on this node.
+func untunneled(s calc.State) (left []netip.Prefix) {
+	for _, pool := range s.Pools {
+		if !slices.ContainsFunc(s.TunnelPools, func(t calc.TunnelPool) bool { return t.Prefix == pool }) {
+			left = append(left, pool)
+		}
+	}
+	return left
 }
 
 func (f *felix) dataplaneProblem() []problems.Problem {

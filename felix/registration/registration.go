@@ -307,6 +307,7 @@ func (r *Registrar) tellOfOthers(wanted *v3.IPPool, stored []datastore.Entry) {
 	for _, e := range stored {
 		p, ok := e.Object.(*v3.IPPool)
 		if ok && p.Spec.CIDR == wanted.Spec.CIDR {
+			r.tellOfDifference(wanted, p)
 			return
 		}
 		if ok && isIPv6(p.Spec.CIDR) == isIPv6(wanted.Spec.CIDR) {
@@ -318,6 +319,24 @@ func (r *Registrar) tellOfOthers(wanted *v3.IPPool, stored []datastore.Entry) {
 	}
 	r.told = wanted.Spec.CIDR
 	r.cfg.Log.Warn("the pool of the settings is not made, since the cluster has pools; change them with calicoctl", "cidr", wanted.Spec.CIDR, "pools", strings.Join(others, ", "))
+}
+
+// tellOfDifference says, once, that a pool stays as it is though the settings have
+// changed how it is carried.
+func (r *Registrar) tellOfDifference(wanted, stored *v3.IPPool) {
+	const same = "Never" // and empty
+	mode := func(m string) string {
+		if m == "" {
+			return same
+		}
+		return m
+	}
+	asked, is := mode(string(wanted.Spec.VXLANMode)), mode(string(stored.Spec.VXLANMode))
+	if asked == is || r.told == wanted.Spec.CIDR {
+		return
+	}
+	r.told = wanted.Spec.CIDR
+	r.cfg.Log.Warn("the pool stays as it is: the settings are for its making; change it with calicoctl", "pool", stored.Name, "cidr", stored.Spec.CIDR, "vxlanMode", is, "asked", asked)
 }
 
 func isIPv6(cidr string) bool {

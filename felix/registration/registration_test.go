@@ -334,6 +334,25 @@ func TestFirstPools(t *testing.T) {
 	}
 }
 
+// TestPoolStaysWhenTheSettingsChange: whoever applies the manifest with VXLAN to a
+// cluster of BGP must hear that the pool is as it was.
+func TestPoolStaysWhenTheSettingsChange(t *testing.T) {
+	n := newNode(t, map[string]string{"CALICO_IPV4POOL_CIDR": "10.65.0.0/16"})
+	if err := n.registrar().Register(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	n.env["CALICO_IPV4POOL_VXLAN"] = "Always"
+	r := n.registrar()
+	for range 2 {
+		if err := r.Register(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if log := n.log.String(); strings.Count(log, "pool=default-ipv4-ippool cidr=10.65.0.0/16 vxlanMode=Never asked=Always") != 1 {
+		t.Errorf("it isn't told once:\n%s", log)
+	}
+}
+
 func TestSettingsThatCanNotBeNameTheVariable(t *testing.T) {
 	for variable, value := range map[string]string{
 		"IP": "fd10::1", "IP6": "10.0.0.1", "IP_AUTODETECTION_METHOD": "first", "AS": "70000.1", "NO_DEFAULT_POOLS": "maybe",
