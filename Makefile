@@ -20,7 +20,7 @@ UNIT = $(shell $(GO) list ./... | grep -Ev '^tortie/tests/(fv|e2e)$$')
 .PHONY: help build image-programs e2e-tools images manifests lab lab-down clab test unit fv cluster cluster-down e2e e2e-short race bench fmt lint check generate clean
 
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## Build every program, static, into bin/.
 	@mkdir -p bin
