@@ -99,6 +99,36 @@ func TestWhatComesAndGoesIsNotSaidEachTime(t *testing.T) {
 	})
 }
 
+func TestWhatComesBackIsSaidAfterTheQuietTime(t *testing.T) {
+	inWorld(t, func(w *world) {
+		lost := []kubeevent.Warning{warning("DatastoreUnavailable", "lost")}
+		w.recorder.Set(lost)
+		pass(3 * time.Second)
+		w.recorder.Set(nil)
+		pass(3 * time.Second)
+		w.recorder.Set(lost)
+		pass(time.Minute)
+		if got := w.server.Events(); len(got) != 1 || got[0].Count != 2 {
+			t.Errorf("back after seconds: %+v", got)
+		}
+		w.recorder.Set(nil)
+		pass(5 * time.Minute) // the Recorder is waiting for something to say
+		w.recorder.Set(lost)
+		synctest.Wait()
+		if got := w.server.Events(); got[0].Count != 3 {
+			t.Errorf("back after minutes: %+v", got)
+		}
+		for range 200 { // ten minutes
+			w.recorder.Set(nil)
+			w.recorder.Set(lost)
+			pass(3 * time.Second)
+		}
+		if got := w.server.Events(); got[0].Count < 12 || got[0].Count > 14 || w.server.Requests() > 16 {
+			t.Errorf("always coming and going: %d requests, %+v", w.server.Requests(), got)
+		}
+	})
+}
+
 func TestManyWarningsStayBounded(t *testing.T) {
 	inWorld(t, func(w *world) {
 		var many []kubeevent.Warning

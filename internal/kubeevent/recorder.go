@@ -43,6 +43,7 @@ type series struct {
 	about   Object
 	warning Warning
 	holds   bool
+	held    bool      // it held before Set was last called
 	count   int       // how often it has been written
 	sent    time.Time // when it was last written
 	next    time.Time // when it is to be written next
@@ -68,7 +69,7 @@ func (r *Recorder) Set(now []Warning) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, s := range r.series {
-		s.holds = false
+		s.held, s.holds = s.holds, false
 	}
 	news := false
 	for _, w := range now[:min(len(now), maxSeries/max(len(r.about), 1))] {
@@ -86,7 +87,8 @@ func (r *Recorder) Set(now []Warning) {
 	}
 }
 
-// hold notes that a Warning holds, and reports whether there is something new to say.
+// hold notes that a Warning holds, and reports whether there is something new to say:
+// that it is back is new, too.
 func (r *Recorder) hold(about Object, w Warning) (news bool) {
 	i := slices.IndexFunc(r.series, func(s *series) bool {
 		return s.about == about && s.warning.Reason == w.Reason && s.warning.Topic == w.Topic
@@ -96,7 +98,7 @@ func (r *Recorder) hold(about Object, w Warning) (news bool) {
 		return true
 	}
 	s := r.series[i]
-	news = s.warning.Message != w.Message
+	news = !s.held && !s.holds || s.warning.Message != w.Message // not of one that is given twice
 	if news && s.count > 0 {
 		s.next = s.sent.Add(quiet)
 	}
