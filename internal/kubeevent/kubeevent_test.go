@@ -224,6 +224,34 @@ func TestMissingVerbIsNamedAndHoldsUpNothingElse(t *testing.T) {
 	})
 }
 
+func TestRefusalThatGoesOnIsLoggedOnceInEachOfItsWords(t *testing.T) {
+	server, log := &eventtest.Server{}, &strings.Builder{}
+	server.Fail(func(_, path string) int {
+		if strings.Contains(path, "/kube-system/") { // the text of a refusal names the namespace
+			return http.StatusUnprocessableEntity
+		}
+		return http.StatusForbidden
+	})
+	synctest.Test(t, func(t *testing.T) {
+		recorder := kubeevent.New(kubeevent.Config{
+			API: server.API(), About: []kubeevent.Object{kubeevent.Node("worker-1"), kubeevent.Pod("kube-system", "calico-node-x", "u1")},
+			Role: "ClusterRole calico-node", Log: slog.New(slog.NewTextHandler(log, nil)),
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- recorder.Run(ctx) }()
+		recorder.Set([]kubeevent.Warning{warning("A", "a"), warning("B", "b")})
+		pass(10 * time.Minute)
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	if n := strings.Count(log.String(), "\n"); n != 2 {
+		t.Errorf("%d lines in the log after %d requests:\n%s", n, server.Requests(), log)
+	}
+}
+
 func TestLongMessagesAreShortened(t *testing.T) {
 	server := &eventtest.Server{}
 	about := []kubeevent.Object{kubeevent.Node("worker-1")}

@@ -202,7 +202,7 @@ func (r *Recorder) due() (*series, Warning, int) {
 func (r *Recorder) wrote(s *series, w Warning, count int, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err != nil && (r.problem() == nil || r.problem().Error() != err.Error()) {
+	if err != nil && !r.met(s, err) {
 		r.log.Warn("an Event can't be written: trying again", "err", err)
 	}
 	now := time.Now()
@@ -216,6 +216,14 @@ func (r *Recorder) wrote(s *series, w Warning, count int, err error) {
 	default:
 		s.count, s.sent, s.next = count, now, now.Add(again)
 	}
+}
+
+// met reports whether a failure is known: of this series from the last time, or of
+// another one that goes on. The words may differ between series, each keeping its own.
+func (r *Recorder) met(of *series, err error) bool {
+	return slices.ContainsFunc(r.series, func(s *series) bool {
+		return (s == of || s.holds) && s.failed != nil && s.failed.Error() == err.Error()
+	})
 }
 
 // Problem is why Events can't be written at present; nil when they can.
