@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -268,6 +269,25 @@ func TestEndpointThatIsRefusedHoldsUpNoOther(t *testing.T) {
 		cancel()
 		if err := <-ended; err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+func TestPortsThatAreLeftOutAreToldOfOnce(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.add("c1")
+		for _, app := range []string{"web", "db"} {
+			p := pod("worker-1", app)
+			for i := range 10000 {
+				p.Spec.Containers[0].Ports = append(p.Spec.Containers[0].Ports, corev1.ContainerPort{Name: fmt.Sprint("p", i), ContainerPort: 1})
+			}
+			w.server.Put(p)
+			if got := w.endpoint(); got.Labels["app"] != app || len(got.Spec.Ports) > 9000 {
+				w.Errorf("labels %v, %d ports", got.Labels, len(got.Spec.Ports))
+			}
+		}
+		if n := strings.Count(w.log.String(), "a pod has more ports than its endpoint has room for"); n != 1 {
+			w.Errorf("said %d times:\n%s", n, &w.log)
 		}
 	})
 }

@@ -33,14 +33,15 @@ type Keeper struct {
 	endpoints map[api.Key]datastore.Entry // this node's, of pods
 	byPod     map[podKey]map[api.Key]bool
 	due       map[api.Key]attempt
-	wake      chan struct{} // holds one token when something is due
+	said      map[api.Key]string // the container whose missing ports have been told of
+	wake      chan struct{}      // holds one token when something is due
 }
 
 // NewKeeper makes a Keeper and the pods it looks at. Feed it with Apply, and Run it.
 func NewKeeper(node string, client datastore.Client, log *slog.Logger) (*Keeper, *Pods) {
 	k := &Keeper{
 		node: node, client: client, log: log,
-		endpoints: map[api.Key]datastore.Entry{}, byPod: map[podKey]map[api.Key]bool{}, due: map[api.Key]attempt{}, wake: make(chan struct{}, 1),
+		endpoints: map[api.Key]datastore.Entry{}, byPod: map[podKey]map[api.Key]bool{}, due: map[api.Key]attempt{}, said: map[api.Key]string{}, wake: make(chan struct{}, 1),
 	}
 	k.pods = NewPods(k.podChanged)
 	return k, k.pods
@@ -67,6 +68,7 @@ func (k *Keeper) take(u datastore.SyncUpdate) {
 		}
 	}
 	if u.Entry == nil {
+		delete(k.said, u.Key)
 		return
 	}
 	wep, ok := u.Entry.Object.(*api.WorkloadEndpoint)
@@ -252,7 +254,25 @@ func (k *Keeper) wanted(entry datastore.Entry) (*api.WorkloadEndpoint, bool) {
 	if !ok || !speaks(pod) {
 		return nil, false
 	}
+	k.sayLeftOut(entry.Key, wep.Spec.ContainerID, pod)
 	return podendpoint.With(wep, pod)
+}
+
+// sayLeftOut tells once of each container of the ports that its endpoint has no room
+// for.
+func (k *Keeper) sayLeftOut(key api.Key, container string, pod *corev1.Pod) {
+	n := podendpoint.PortsLeftOut(pod)
+	if n == 0 {
+		return
+	}
+	k.mu.Lock()
+	before, said := k.said[key]
+	k.said[key] = container
+	k.mu.Unlock()
+	if !said || before != container {
+		k.log.Warn("a pod has more ports than its endpoint has room for: policies don't know the last of them by name; name fewer",
+			"pod", pod.Namespace+"/"+pod.Name, "left_out", n)
+	}
 }
 
 // speaks reports whether what is known of a pod is about its endpoint.
