@@ -35,13 +35,54 @@ func (c *computation) services() map[netip.Prefix]string {
 	for _, r := range ranges.Whole() {
 		announce(r.Prefix, r.What, true)
 	}
+	routers := c.peerAddresses()
 	for _, s := range c.sortedServices() {
 		for _, a := range ranges.Addresses(&s.Spec) {
+			if a.Unchecked {
+				if owner := c.owner(a.Addr, routers); owner != "" {
+					c.problem("Service %s/%s: the %s %s is %s and is not announced: take it out of spec.externalIPs", s.Namespace, s.Name, a.What, a.Addr, owner)
+					continue
+				}
+			}
 			p := netip.PrefixFrom(a.Addr, a.Addr.BitLen())
 			announce(p, fmt.Sprintf("service %s/%s, %s", s.Namespace, s.Name, a.What), c.drawn(a))
 		}
 	}
 	return own
+}
+
+// owner says whose an address is, that no service may draw to itself; empty for
+// nobody's. A pool of service addresses alone owns none.
+func (c *computation) owner(a netip.Addr, routers map[netip.Addr]string) string {
+	if n := c.byAddr[a]; n != nil {
+		return "that of Node " + n.name
+	}
+	if peer, ok := routers[a]; ok {
+		return "that of BGPPeer " + peer
+	}
+	for _, p := range c.in.Pools {
+		if cidr, err := netip.ParsePrefix(p.Spec.CIDR); err == nil && forWorkloads(p) && cidr.Contains(a) {
+			return "in IPPool " + p.Name
+		}
+	}
+	for bits := range a.BitLen() + 1 {
+		if block, err := a.Prefix(bits); err == nil && c.out.Blocks[block] {
+			return "in the pods' block " + block.String()
+		}
+	}
+	return ""
+}
+
+// peerAddresses are the addresses of the routers that any node peers with, with the
+// first BGPPeer by name.
+func (c *computation) peerAddresses() map[netip.Addr]string {
+	out := map[netip.Addr]string{}
+	for _, p := range c.in.Peers {
+		if a, _, err := parsePeerIP(p.Spec.PeerIP); err == nil && (out[a] == "" || p.Name < out[a]) {
+			out[a] = p.Name
+		}
+	}
+	return out
 }
 
 // drawn: packets to the address may come to this node.

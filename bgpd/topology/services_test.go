@@ -124,6 +124,44 @@ func TestRangeOfAllAddressesIsAProblemAndNoDefaultRoute(t *testing.T) {
 	}
 }
 
+// TestExternalAddressOfSomebodyElseIsNotAnnounced: whoever may make a Service may give
+// it any address.
+func TestExternalAddressOfSomebodyElseIsNotAnnounced(t *testing.T) {
+	balancers := aPool("balancers", "10.77.0.0/16")
+	balancers.Spec.AllowedUses = []v3.IPPoolAllowedUse{v3.IPPoolAllowedUseLoadBalancer}
+	in := Input{
+		Node: "node1", Nodes: threeNodes(), Pools: []*v3.IPPool{aPool("pods", "10.65.0.0/16"), balancers},
+		Peers:      []*v3.BGPPeer{aPeer("tor", v3.BGPPeerSpec{Node: "node3", PeerIP: "10.1.2.1:1790", ASNumber: 64999})},
+		Affinities: []*api.BlockAffinity{affinity("node2", "10.66.1.0/26", api.AffinityPending)},
+		Configs:    defaultConfig(v3.BGPConfigurationSpec{ServiceExternalIPs: []v3.ServiceExternalIPBlock{{CIDR: "10.0.0.0/8"}, {CIDR: "10.1.1.11/32"}, {CIDR: "fd01::/64"}}}),
+	}
+	everywhere := service("everywhere", api.AdvertisedServiceSpec{ExternalIPs: []string{"10.1.1.11"}})
+	web := service("web", api.AdvertisedServiceSpec{
+		ExternalIPs:           []string{"10.1.1.12", "fd01::12", "10.1.2.1", "10.65.1.5", "10.66.1.5", "10.77.0.5", "10.9.9.9"},
+		ExternalTrafficPolicy: api.TrafficPolicyLocal, IPv4Endpoints: &api.ServiceEndpoints{Nodes: []string{"node1"}}, IPv6Endpoints: &api.ServiceEndpoints{Nodes: []string{"node1"}},
+	})
+	in.Services = []*api.AdvertisedService{web, everywhere}
+	out := Compute(in)
+	want := []string{
+		"10.0.0.0/8 range of service external addresses", "10.9.9.9/32 service default/web, external address",
+		"10.77.0.5/32 service default/web, external address", "fd01::/64 range of service external addresses",
+	}
+	if d := cmp.Diff(want, exportLines(out)); d != "" {
+		t.Errorf("exports (-want +got):\n%s", d)
+	}
+	var problems []string
+	for _, line := range []string{
+		"everywhere: the external address 10.1.1.11 is that of Node node1", "web: the external address 10.1.1.12 is that of Node node2",
+		"web: the external address 10.1.2.1 is that of BGPPeer tor", "web: the external address 10.65.1.5 is in IPPool pods",
+		"web: the external address 10.66.1.5 is in the pods' block 10.66.1.0/26", "web: the external address fd01::12 is that of Node node2",
+	} {
+		problems = append(problems, "Service default/"+line+" and is not announced: take it out of spec.externalIPs")
+	}
+	if d := cmp.Diff(problems, out.Problems); d != "" {
+		t.Errorf("problems (-want +got):\n%s", d)
+	}
+}
+
 // TestPodsGoBeforeServices: whatever ranges are set, what pods need is announced as
 // before, with its own reason.
 func TestPodsGoBeforeServices(t *testing.T) {

@@ -2,6 +2,8 @@ package cluster
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -209,6 +211,84 @@ func TestDatastoreAwayIsMadeUpFor(t *testing.T) {
 		w.store.SetUnavailable(false)
 		pass(time.Minute)
 		w.want("c1", "web")
+	})
+}
+
+// refusing is a datastore that refuses one endpoint's writes, as etcd does what is
+// too large for it.
+type refusing struct {
+	datastore.Client
+	key     api.Key
+	refused int
+}
+
+func (r *refusing) Txn(ctx context.Context, ops ...datastore.Op) (datastore.Revision, error) {
+	if ops[0].Key == r.key {
+		r.refused++
+		return 0, errors.New("the request is too large for etcd")
+	}
+	return r.Client.Txn(ctx, ops...)
+}
+
+func TestEndpointThatIsRefusedHoldsUpNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := memory.New(api.NewRegistry())
+		bad := api.Key{Kind: api.KindWorkloadEndpoint, Namespace: "ns1", Name: "node--1-k8s-bad-eth0"}
+		client := &refusing{Client: store.Client(), key: bad}
+		var log strings.Builder
+		keeper, pods := NewKeeper("node-1", client, slog.New(slog.NewTextHandler(&log, nil)))
+		w := &world{T: t, reg: api.NewRegistry(), store: store, keeper: keeper, pods: pods}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- keeper.Run(ctx) }()
+
+		w.add("c1")
+		good, err := store.Client().Get(ctx, key())
+		if err != nil {
+			t.Fatal(err)
+		}
+		hostile := datastore.Entry{Key: bad, Object: good.Object.DeepCopyObject().(api.Object), Revision: good.Revision}
+		wep := hostile.Object.(*api.WorkloadEndpoint)
+		wep.Name, wep.Spec.Pod = bad.Name, "bad"
+		keeper.Apply([]datastore.SyncUpdate{{Key: key(), Entry: &good}, {Key: bad, Entry: &hostile}})
+		other := pod("worker-1", "web")
+		other.Name = "bad"
+		pods.Put(other)
+		pass(time.Hour)
+		if lines := strings.Count(log.String(), "\n"); client.refused < 5 || client.refused > 20 || lines > 20 {
+			t.Errorf("%d writes and %d lines in an hour", client.refused, lines)
+		}
+		pods.Put(pod("worker-1", "web"))
+		w.want("c1", "web") // at once
+		before := client.refused
+		pods.Put(other)
+		synctest.Wait()
+		if client.refused != before+1 {
+			t.Errorf("%d writes when the refused one's pod changed", client.refused-before)
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestPortsThatAreLeftOutAreToldOfOnce(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.add("c1")
+		for _, app := range []string{"web", "db"} {
+			p := pod("worker-1", app)
+			for i := range 10000 {
+				p.Spec.Containers[0].Ports = append(p.Spec.Containers[0].Ports, corev1.ContainerPort{Name: fmt.Sprint("p", i), ContainerPort: 1})
+			}
+			w.server.Put(p)
+			if got := w.endpoint(); got.Labels["app"] != app || len(got.Spec.Ports) > 9000 {
+				w.Errorf("labels %v, %d ports", got.Labels, len(got.Spec.Ports))
+			}
+		}
+		if n := strings.Count(w.log.String(), "a pod has more ports than its endpoint has room for"); n != 1 {
+			w.Errorf("said %d times:\n%s", n, &w.log)
+		}
 	})
 }
 

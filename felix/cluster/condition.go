@@ -99,3 +99,15 @@ func (c *Condition) set(ctx context.Context, status corev1.ConditionStatus, reas
 	defer cancel()
 	return c.API.PatchNodeStatus(ctx, c.Node.name, fmt.Appendf(nil, `{"status":{"conditions":%s}}`, raw))
 }
+
+// sleep waits for d; false if ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}

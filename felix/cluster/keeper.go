@@ -32,15 +32,16 @@ type Keeper struct {
 	mu        sync.Mutex
 	endpoints map[api.Key]datastore.Entry // this node's, of pods
 	byPod     map[podKey]map[api.Key]bool
-	due       map[api.Key]bool
-	wake      chan struct{} // holds one token when something is due
+	due       map[api.Key]attempt
+	said      map[api.Key]string // the container whose missing ports have been told of
+	wake      chan struct{}      // holds one token when something is due
 }
 
 // NewKeeper makes a Keeper and the pods it looks at. Feed it with Apply, and Run it.
 func NewKeeper(node string, client datastore.Client, log *slog.Logger) (*Keeper, *Pods) {
 	k := &Keeper{
 		node: node, client: client, log: log,
-		endpoints: map[api.Key]datastore.Entry{}, byPod: map[podKey]map[api.Key]bool{}, due: map[api.Key]bool{}, wake: make(chan struct{}, 1),
+		endpoints: map[api.Key]datastore.Entry{}, byPod: map[podKey]map[api.Key]bool{}, due: map[api.Key]attempt{}, said: map[api.Key]string{}, wake: make(chan struct{}, 1),
 	}
 	k.pods = NewPods(k.podChanged)
 	return k, k.pods
@@ -67,6 +68,7 @@ func (k *Keeper) take(u datastore.SyncUpdate) {
 		}
 	}
 	if u.Entry == nil {
+		delete(k.said, u.Key)
 		return
 	}
 	wep, ok := u.Entry.Object.(*api.WorkloadEndpoint)
@@ -98,17 +100,33 @@ func (k *Keeper) podChanged(namespace, name string) {
 	}
 }
 
+// mark makes an endpoint due at once: whatever was refused before, there is news.
 func (k *Keeper) mark(key api.Key) {
-	k.due[key] = true
+	k.due[key] = attempt{}
 	select {
 	case k.wake <- struct{}{}:
 	default:
 	}
 }
 
-// The pauses after a failure.
+// attempt is when an endpoint is to be written, and how long it then waits if it is
+// refused once more. The zero value is due at once.
+type attempt struct {
+	next  time.Time
+	pause time.Duration
+}
+
+// after is the attempt that follows a refusal.
+func (a attempt) after(now time.Time) attempt {
+	pause := max(a.pause, pauseMin)
+	return attempt{next: now.Add(pause), pause: min(2*pause, refusedMax)}
+}
+
+// The pauses after a failure. What is refused of one endpoint waits up to refusedMax,
+// or for its pod to change; nothing else waits for it.
 const (
 	pauseMin, pauseMax = time.Second, 30 * time.Second
+	refusedMax         = 10 * time.Minute
 	writeTimeout       = 10 * time.Second
 )
 
@@ -116,55 +134,80 @@ const (
 func (k *Keeper) Run(ctx context.Context) error {
 	pause := pauseMin
 	for {
+		err := k.work(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		away := errors.Is(err, datastore.ErrUnavailable)
+		wait, wake := k.untilNext(pause, away), k.wake
+		if err != nil {
+			k.log.Warn("what Kubernetes says of a pod can't be written into its endpoint; trying again", "in", wait, "err", err)
+		}
+		if away { // what is new can't be written, either
+			wake, pause = nil, min(2*pause, pauseMax)
+		} else {
+			pause = pauseMin
+		}
+		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
+			timer.Stop()
 			return nil
-		case <-k.wake:
+		case <-wake:
+			timer.Stop()
+		case <-timer.C:
 		}
-		failed := k.work(ctx)
-		if failed == nil {
-			pause = pauseMin
-			continue
-		}
-		if errors.Is(failed, context.Canceled) {
-			continue // ctx has ended
-		}
-		k.log.Warn("what Kubernetes says of a pod can't be written into its endpoint; trying again", "in", pause, "err", failed)
-		if !sleep(ctx, pause) {
-			return nil
-		}
-		pause = min(2*pause, pauseMax)
 	}
 }
 
-// sleep waits for d; false if ctx ended first.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
+// untilNext is how long nothing is to be written: for a pause while the datastore is
+// away.
+func (k *Keeper) untilNext(pause time.Duration, away bool) time.Duration {
+	if away {
+		return pause
 	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	wait := refusedMax
+	for _, a := range k.due {
+		wait = min(wait, max(time.Until(a.next), 0))
+	}
+	return wait
 }
 
 // work writes all that is due; what fails stays due.
 func (k *Keeper) work(ctx context.Context) error {
-	k.mu.Lock()
-	due := k.due
-	k.due = map[api.Key]bool{}
-	k.mu.Unlock()
 	var failed error
-	for key := range due {
-		if err := k.update(ctx, key); err != nil {
-			failed = errors.Join(failed, err)
-			k.mu.Lock()
-			k.mark(key)
-			k.mu.Unlock()
+	for key, tried := range k.takeDue(time.Now()) {
+		err := k.update(ctx, key)
+		if err == nil {
+			continue
 		}
+		failed = errors.Join(failed, err)
+		if !errors.Is(err, datastore.ErrUnavailable) {
+			tried = tried.after(time.Now())
+		}
+		k.mu.Lock()
+		if _, news := k.due[key]; !news {
+			k.due[key] = tried
+		}
+		k.mu.Unlock()
 	}
 	return failed
+}
+
+// takeDue takes out what is due by now.
+func (k *Keeper) takeDue(now time.Time) map[api.Key]attempt {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	due := map[api.Key]attempt{}
+	for key, a := range k.due {
+		if !now.Before(a.next) {
+			due[key] = a
+			delete(k.due, key)
+		}
+	}
+	return due
 }
 
 // maxConflicts bounds how often a write is tried again because someone else changed
@@ -211,7 +254,25 @@ func (k *Keeper) wanted(entry datastore.Entry) (*api.WorkloadEndpoint, bool) {
 	if !ok || !speaks(pod) {
 		return nil, false
 	}
+	k.sayLeftOut(entry.Key, wep.Spec.ContainerID, pod)
 	return podendpoint.With(wep, pod)
+}
+
+// sayLeftOut tells once of each container of the ports that its endpoint has no room
+// for.
+func (k *Keeper) sayLeftOut(key api.Key, container string, pod *corev1.Pod) {
+	n := podendpoint.PortsLeftOut(pod)
+	if n == 0 {
+		return
+	}
+	k.mu.Lock()
+	before, said := k.said[key]
+	k.said[key] = container
+	k.mu.Unlock()
+	if !said || before != container {
+		k.log.Warn("a pod has more ports than its endpoint has room for: policies don't know the last of them by name; name fewer",
+			"pod", pod.Namespace+"/"+pod.Name, "left_out", n)
+	}
 }
 
 // speaks reports whether what is known of a pod is about its endpoint.

@@ -92,6 +92,8 @@ func (r Ranges) Whole() []Range {
 type Address struct {
 	Addr netip.Addr
 	What string // "external address"
+	// Unchecked: whoever may make a Service may give it any such address.
+	Unchecked bool
 	// Everywhere: by every node; otherwise by Nodes, which are named as in Kubernetes.
 	Everywhere bool
 	Nodes      []string
@@ -126,8 +128,9 @@ func (r Ranges) Addresses(s *api.AdvertisedServiceSpec) []Address {
 // add adds an address as its service's policy wants it; everywhere says whether
 // every node has to announce it under the policy Cluster.
 func add(out []Address, s *api.AdvertisedServiceSpec, a netip.Addr, what string, everywhere bool) []Address {
+	unchecked := what == externalAddress
 	if s.ExternalTrafficPolicy == api.TrafficPolicyLocal {
-		address := Address{Addr: a, What: what}
+		address := Address{Addr: a, What: what, Unchecked: unchecked}
 		if e := endpoints(s, a); e != nil {
 			address.Nodes = e.Nodes
 		}
@@ -136,7 +139,7 @@ func add(out []Address, s *api.AdvertisedServiceSpec, a netip.Addr, what string,
 	if !everywhere {
 		return out
 	}
-	return append(out, Address{Addr: a, What: what, Everywhere: true})
+	return append(out, Address{Addr: a, What: what, Unchecked: unchecked, Everywhere: true})
 }
 
 // endpoints are those that can serve an address: of its family.

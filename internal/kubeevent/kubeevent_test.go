@@ -99,6 +99,36 @@ func TestWhatComesAndGoesIsNotSaidEachTime(t *testing.T) {
 	})
 }
 
+func TestWhatComesBackIsSaidAfterTheQuietTime(t *testing.T) {
+	inWorld(t, func(w *world) {
+		lost := []kubeevent.Warning{warning("DatastoreUnavailable", "lost")}
+		w.recorder.Set(lost)
+		pass(3 * time.Second)
+		w.recorder.Set(nil)
+		pass(3 * time.Second)
+		w.recorder.Set(lost)
+		pass(time.Minute)
+		if got := w.server.Events(); len(got) != 1 || got[0].Count != 2 {
+			t.Errorf("back after seconds: %+v", got)
+		}
+		w.recorder.Set(nil)
+		pass(5 * time.Minute) // the Recorder is waiting for something to say
+		w.recorder.Set(lost)
+		synctest.Wait()
+		if got := w.server.Events(); got[0].Count != 3 {
+			t.Errorf("back after minutes: %+v", got)
+		}
+		for range 200 { // ten minutes
+			w.recorder.Set(nil)
+			w.recorder.Set(lost)
+			pass(3 * time.Second)
+		}
+		if got := w.server.Events(); got[0].Count < 12 || got[0].Count > 14 || w.server.Requests() > 16 {
+			t.Errorf("always coming and going: %d requests, %+v", w.server.Requests(), got)
+		}
+	})
+}
+
 func TestManyWarningsStayBounded(t *testing.T) {
 	inWorld(t, func(w *world) {
 		var many []kubeevent.Warning
@@ -192,6 +222,34 @@ func TestMissingVerbIsNamedAndHoldsUpNothingElse(t *testing.T) {
 			t.Errorf("%+v, %v", got, w.recorder.Problem())
 		}
 	})
+}
+
+func TestRefusalThatGoesOnIsLoggedOnceInEachOfItsWords(t *testing.T) {
+	server, log := &eventtest.Server{}, &strings.Builder{}
+	server.Fail(func(_, path string) int {
+		if strings.Contains(path, "/kube-system/") { // the text of a refusal names the namespace
+			return http.StatusUnprocessableEntity
+		}
+		return http.StatusForbidden
+	})
+	synctest.Test(t, func(t *testing.T) {
+		recorder := kubeevent.New(kubeevent.Config{
+			API: server.API(), About: []kubeevent.Object{kubeevent.Node("worker-1"), kubeevent.Pod("kube-system", "calico-node-x", "u1")},
+			Role: "ClusterRole calico-node", Log: slog.New(slog.NewTextHandler(log, nil)),
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- recorder.Run(ctx) }()
+		recorder.Set([]kubeevent.Warning{warning("A", "a"), warning("B", "b")})
+		pass(10 * time.Minute)
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	if n := strings.Count(log.String(), "\n"); n != 2 {
+		t.Errorf("%d lines in the log after %d requests:\n%s", n, server.Requests(), log)
+	}
 }
 
 func TestLongMessagesAreShortened(t *testing.T) {

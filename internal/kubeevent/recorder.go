@@ -43,6 +43,7 @@ type series struct {
 	about   Object
 	warning Warning
 	holds   bool
+	held    bool      // it held before Set was last called
 	count   int       // how often it has been written
 	sent    time.Time // when it was last written
 	next    time.Time // when it is to be written next
@@ -68,7 +69,7 @@ func (r *Recorder) Set(now []Warning) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, s := range r.series {
-		s.holds = false
+		s.held, s.holds = s.holds, false
 	}
 	news := false
 	for _, w := range now[:min(len(now), maxSeries/max(len(r.about), 1))] {
@@ -86,7 +87,8 @@ func (r *Recorder) Set(now []Warning) {
 	}
 }
 
-// hold notes that a Warning holds, and reports whether there is something new to say.
+// hold notes that a Warning holds, and reports whether there is something new to say:
+// that it is back is new, too.
 func (r *Recorder) hold(about Object, w Warning) (news bool) {
 	i := slices.IndexFunc(r.series, func(s *series) bool {
 		return s.about == about && s.warning.Reason == w.Reason && s.warning.Topic == w.Topic
@@ -96,7 +98,7 @@ func (r *Recorder) hold(about Object, w Warning) (news bool) {
 		return true
 	}
 	s := r.series[i]
-	news = s.warning.Message != w.Message
+	news = !s.held && !s.holds || s.warning.Message != w.Message // not of one that is given twice
 	if news && s.count > 0 {
 		s.next = s.sent.Add(quiet)
 	}
@@ -200,7 +202,7 @@ func (r *Recorder) due() (*series, Warning, int) {
 func (r *Recorder) wrote(s *series, w Warning, count int, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err != nil && (r.problem() == nil || r.problem().Error() != err.Error()) {
+	if err != nil && !r.met(s, err) {
 		r.log.Warn("an Event can't be written: trying again", "err", err)
 	}
 	now := time.Now()
@@ -214,6 +216,14 @@ func (r *Recorder) wrote(s *series, w Warning, count int, err error) {
 	default:
 		s.count, s.sent, s.next = count, now, now.Add(again)
 	}
+}
+
+// met reports whether a failure is known: of this series from the last time, or of
+// another one that goes on. The words may differ between series, each keeping its own.
+func (r *Recorder) met(of *series, err error) bool {
+	return slices.ContainsFunc(r.series, func(s *series) bool {
+		return (s == of || s.holds) && s.failed != nil && s.failed.Error() == err.Error()
+	})
 }
 
 // Problem is why Events can't be written at present; nil when they can.

@@ -83,20 +83,35 @@ func withServiceAccount(profiles []string, namespace, account string) []string {
 	return out
 }
 
+// maxPorts bounds the ports of an endpoint: with more it would be too large for etcd,
+// and nothing that changes of the pod could be written at all.
+const maxPorts = 8192
+
 // endpointPorts are the ports by whose names policies may call them, and those that
-// are mapped to ports of the node.
+// are mapped to ports of the node; no more than maxPorts.
 func endpointPorts(pod *corev1.Pod) []api.WorkloadEndpointPort {
 	var out []api.WorkloadEndpointPort
+	all := countedPorts(pod)
+	for _, p := range all[:min(len(all), maxPorts)] {
+		out = append(out, api.WorkloadEndpointPort{
+			Name: p.Name, Protocol: protocol(p.Protocol),
+			Port: uint16(p.ContainerPort), HostPort: uint16(p.HostPort), HostIP: p.HostIP, //nolint:gosec // the API server admits ports alone
+		})
+	}
+	return out
+}
+
+// PortsLeftOut is how many of a pod's ports its endpoint has no room for.
+func PortsLeftOut(pod *corev1.Pod) int { return max(len(countedPorts(pod))-maxPorts, 0) }
+
+func countedPorts(pod *corev1.Pod) []corev1.ContainerPort {
+	var out []corev1.ContainerPort
 	for _, list := range [][]corev1.Container{sidecars(pod.Spec.InitContainers), pod.Spec.Containers} {
 		for _, container := range list {
 			for _, p := range container.Ports {
-				if !counts(p) {
-					continue
+				if counts(p) {
+					out = append(out, p)
 				}
-				out = append(out, api.WorkloadEndpointPort{
-					Name: p.Name, Protocol: protocol(p.Protocol),
-					Port: uint16(p.ContainerPort), HostPort: uint16(p.HostPort), HostIP: p.HostIP, //nolint:gosec // the API server admits ports alone
-				})
 			}
 		}
 	}

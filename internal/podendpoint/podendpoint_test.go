@@ -1,6 +1,7 @@
 package podendpoint
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -101,6 +102,29 @@ func TestEndpointTakesNamedAndMappedPorts(t *testing.T) {
 	without, _ := With(got, pod("", nil))
 	if without.Spec.Ports != nil {
 		t.Errorf("ports that are gone stay: %v", without.Spec.Ports)
+	}
+}
+
+func TestEndpointOfAPodWithTooManyPortsFitsIntoEtcd(t *testing.T) {
+	p := pod("", nil)
+	ports := make([]corev1.ContainerPort, 20000)
+	for i := range ports {
+		ports[i] = corev1.ContainerPort{
+			Name: fmt.Sprintf("port-%010d", i), ContainerPort: 65535, HostPort: 65535, Protocol: corev1.ProtocolSCTP,
+			HostIP: "ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255",
+		}
+	}
+	p.Spec.Containers = []corev1.Container{{Name: "web", Ports: ports[:10000]}, {Name: "more", Ports: ports[10000:]}}
+	got, _ := With(endpoint(nil, "kns.ns1"), p)
+	value, err := api.NewRegistry().Encode(got, api.Unknown{})
+	if err != nil || len(value) > 5<<18 { // of 1.5 MiB, a sixth is left to labels
+		t.Errorf("%d bytes, %v", len(value), err)
+	}
+	if kept := len(got.Spec.Ports); kept+PortsLeftOut(p) != len(ports) || got.Spec.Ports[0].Name != ports[0].Name {
+		t.Errorf("%d ports, %d are said to be left out", kept, PortsLeftOut(p))
+	}
+	if again, changed := With(got, p); changed || again != got {
+		t.Error("a second time it changes again")
 	}
 }
 

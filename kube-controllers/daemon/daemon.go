@@ -104,11 +104,13 @@ func RunOn(ctx context.Context, c Cluster) error {
 		case <-ctx.Done():
 			return nil
 		}
-		if !p.cluster.WaitForSync(ctx) {
-			return nil
-		}
-		c.Log.Info("datastore and Kubernetes have been read")
 		return p.election.Run(ctx)
+	})
+	g.Go(func() error {
+		if p.cluster.WaitForSync(ctx) {
+			c.Log.Info("Kubernetes has been read")
+		}
+		return nil
 	})
 	return g.Wait()
 }
@@ -121,7 +123,7 @@ type program struct {
 	cache       *state.Cache
 	syncer      *datastore.Syncer
 	cluster     *kube.Cluster
-	controllers []controller
+	controllers []following
 	election    *kube.Election
 }
 
@@ -130,6 +132,30 @@ type controller interface {
 	Run(ctx context.Context)
 	Health() error
 	Close()
+}
+
+// following is a controller and the resources of Kubernetes without which it can't
+// work. It waits for them alone: one that may not be read must not keep the other
+// controllers from their work.
+type following struct {
+	controller
+	name      config.Controller
+	resources []kube.Synced
+}
+
+// sayWaiting is how long a controller waits without a word.
+const sayWaiting = 15 * time.Second
+
+// run runs the controller once what it follows has been read.
+func (f following) run(ctx context.Context, log *slog.Logger) {
+	waiting := time.AfterFunc(sayWaiting, func() {
+		log.Warn("a controller waits until what it follows of Kubernetes has been read", "controller", f.name)
+	})
+	read := kube.WaitForSync(ctx, f.resources...)
+	waiting.Stop()
+	if read {
+		f.Run(ctx)
+	}
 }
 
 func build(c Cluster) (*program, error) {
@@ -172,7 +198,7 @@ func (p *program) lead(ctx context.Context) {
 	}
 	var g errgroup.Group
 	for _, c := range p.controllers {
-		g.Go(func() error { c.Run(ctx); return nil })
+		g.Go(func() error { c.run(ctx, p.Log); return nil })
 	}
 	_ = g.Wait() // they return nothing
 }

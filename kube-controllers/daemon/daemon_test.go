@@ -19,6 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes/fake"
 	k8stesting "k8s.io/client-go/testing"
 
@@ -180,6 +181,67 @@ func TestMissingRightsAreOneClearLineAndNotReady(t *testing.T) {
 			t.Errorf("live: %v", err)
 		}
 	})
+}
+
+// TestResourceThatMayNotBeReadStopsItsControllerAlone: a ClusterRole may be older than
+// the program.
+func TestResourceThatMayNotBeReadStopsItsControllerAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		var allowed atomic.Bool
+		forbidden := apierrors.NewForbidden(schema.GroupResource{Resource: "services"}, "", nil)
+		r.api.PrependReactor("list", "services", func(k8stesting.Action) (bool, runtime.Object, error) {
+			return !allowed.Load(), nil, forbidden
+		})
+		r.api.PrependWatchReactor("services", func(k8stesting.Action) (bool, watch.Interface, error) {
+			return !allowed.Load(), nil, forbidden
+		})
+		r.run("one")
+		settle(10 * time.Second)
+		r.namespace("a")
+		settle(10 * time.Second)
+		if !r.has("kns.a") {
+			t.Errorf("kns.a was not made:\n%s", r.logs)
+		}
+		const waits = `msg="a controller waits until what it follows of Kubernetes has been read" controller=service`
+		for _, want := range []string{waits + "\n", "give the ClusterRole of kube-controllers the verbs get, list and watch on services"} {
+			if n := strings.Count(r.logs.String(), want); n != 1 {
+				t.Errorf("%q is said %d times:\n%s", want, n, r.logs)
+			}
+		}
+		r.serve("198.51.100.7")
+		settle(10 * time.Second)
+		if r.announced() {
+			t.Error("a service is recorded that can't be read")
+		}
+		allowed.Store(true)
+		settle(2 * time.Minute)
+		if !r.announced() {
+			t.Errorf("the controller doesn't work when its resource can be read:\n%s", r.logs)
+		}
+	})
+}
+
+// serve makes a Service with an address that is to be announced.
+func (r *rig) serve(address string) {
+	r.Helper()
+	config := v3.NewBGPConfiguration()
+	config.Name = "default"
+	config.Spec.ServiceLoadBalancerIPs = []v3.ServiceLoadBalancerIPBlock{{CIDR: address + "/32"}}
+	if _, _, err := datastore.NewResources(r.store, api.NewRegistry(), nil).Apply(context.Background(), config); err != nil {
+		r.Fatal(err)
+	}
+	s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web"}}
+	s.Spec.Type, s.Spec.ClusterIP = corev1.ServiceTypeLoadBalancer, "10.96.0.1"
+	s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: address}}
+	if _, err := r.api.CoreV1().Services("default").Create(context.Background(), s, metav1.CreateOptions{}); err != nil {
+		r.Fatal(err)
+	}
+}
+
+func (r *rig) announced() bool {
+	_, err := r.store.Get(context.Background(), api.Key{Kind: api.KindAdvertisedService, Namespace: "default", Name: "web"})
+	return err == nil
 }
 
 // TestUnreachableAPIServerIsOneClearLineAndNotReady: a watch that can't connect

@@ -164,7 +164,21 @@ func (c *Cluster) probe(ctx context.Context) {
 // WaitForSync waits until everything has been read once; false if ctx ended first.
 func (c *Cluster) WaitForSync(ctx context.Context) bool {
 	for _, informer := range c.informers() {
-		if !cache.WaitForCacheSync(ctx.Done(), informer.HasSynced) {
+		if !WaitForSync(ctx, informer) {
+			return false
+		}
+	}
+	return true
+}
+
+// Synced is a Resource of any kind.
+type Synced interface{ HasSynced() bool }
+
+// WaitForSync waits until the resources have been read once; false if ctx ended
+// first.
+func WaitForSync(ctx context.Context, resources ...Synced) bool {
+	for _, r := range resources {
+		if !cache.WaitForCacheSync(ctx.Done(), r.HasSynced) {
 			return false
 		}
 	}

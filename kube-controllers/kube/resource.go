@@ -53,6 +53,9 @@ func (r *Resource[T]) Live(ctx context.Context, namespace, name string) (obj T, 
 	return obj, true, nil
 }
 
+// HasSynced reports whether the cache has been filled once.
+func (r *Resource[T]) HasSynced() bool { return r.informer.HasSynced() }
+
 // Empty reports whether the cache holds no object at all.
 func (r *Resource[T]) Empty() bool { return len(r.informer.GetStore().ListKeys()) == 0 }
 
