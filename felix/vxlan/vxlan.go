@@ -5,11 +5,13 @@
 package vxlan
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 
@@ -378,8 +380,12 @@ func (r *run) change(changes []kernel.Change) error {
 	return errors.Join(r.cfg.Kernel.Apply(changes...)...)
 }
 
-// difference is what of want is missing or another in have, and what have has besides.
-func difference[K, V comparable](want, have map[K]V) (missing, extra []K) {
+// difference is what of want is missing or another in have, and what have has besides,
+// in an order that is the same each time: an error in another order would be news.
+func difference[K interface {
+	comparable
+	fmt.Stringer
+}, V comparable](want, have map[K]V) (missing, extra []K) {
 	for k, v := range want {
 		if got, there := have[k]; !there || got != v {
 			missing = append(missing, k)
@@ -389,6 +395,9 @@ func difference[K, V comparable](want, have map[K]V) (missing, extra []K) {
 		if _, wanted := want[k]; !wanted {
 			extra = append(extra, k)
 		}
+	}
+	for _, keys := range [][]K{missing, extra} {
+		slices.SortFunc(keys, func(a, b K) int { return cmp.Compare(a.String(), b.String()) })
 	}
 	return missing, extra
 }

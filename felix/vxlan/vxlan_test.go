@@ -60,6 +60,17 @@ func onEachKernel(t *testing.T, test func(*world)) {
 	})
 }
 
+// onFake is a node without an address.
+func onFake(t *testing.T, k *fakekernel.Kernel) *world {
+	w := &world{T: t, kern: k, log: &bytes.Buffer{}}
+	w.cfg = vxlan.Config{
+		Kernel: k, VNI: 4096, Port: 4789, Log: slog.New(slog.DiscardHandler),
+		MTU: func(v6 bool) int { return map[bool]int{false: 1450, true: 1430}[v6] },
+	}
+	w.tunnels = vxlan.New(w.cfg)
+	return w
+}
+
 func (w *world) ok(err error) {
 	w.Helper()
 	if err != nil {
@@ -330,16 +341,38 @@ func TestTwoNodesWithOneMACAreSaid(t *testing.T) {
 	})
 }
 
+// TestFailureIsToldInTheSameWordsEachTime: other words would be news at every retry.
+func TestFailureIsToldInTheSameWordsEachTime(t *testing.T) {
+	k := fakekernel.New()
+	w := onFake(t, k)
+	w.veth("eth0")
+	tunnels := both()[:1]
+	for i := range byte(20) {
+		tunnels[0].Peers = append(tunnels[0].Peers, end(fmt.Sprintf("192.0.2.%d/24", 10+i), fmt.Sprintf("10.65.%d.1", 10+i), 10+i))
+	}
+	w.tunnels.Set(tunnels)
+	k.SetFault(func(op fakekernel.Op) error {
+		if op.Name == "set fdb entry" || op.Name == "set neighbour" {
+			return errors.New("out of luck")
+		}
+		return nil
+	})
+	first := w.tunnels.Apply(w.Context())
+	if first == nil {
+		t.Fatal("nothing failed")
+	}
+	for range 5 {
+		if again := w.tunnels.Apply(w.Context()); again == nil || again.Error() != first.Error() {
+			t.Fatalf("at first:\n%v\nthen:\n%v", first, again)
+		}
+	}
+}
+
 // TestFailureAtAnyRequestIsMadeGoodByTheNextApply fails each request in turn.
 func TestFailureAtAnyRequestIsMadeGoodByTheNextApply(t *testing.T) {
 	for n := 1; ; n++ {
 		k := fakekernel.New()
-		w := &world{T: t, kern: k, log: &bytes.Buffer{}}
-		w.cfg = vxlan.Config{
-			Kernel: k, VNI: 4096, Port: 4789, Log: slog.New(slog.DiscardHandler),
-			MTU: func(v6 bool) int { return map[bool]int{false: 1450, true: 1430}[v6] },
-		}
-		w.tunnels = vxlan.New(w.cfg)
+		w := onFake(t, k)
 		w.veth("eth0")
 		w.tunnels.Set(both())
 		k.FailNth(n, "", errors.New("out of luck"))
