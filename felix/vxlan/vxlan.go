@@ -41,7 +41,7 @@ type Kernel interface {
 	FDB(link int) ([]kernel.FDBEntry, error)
 	DeleteFDB(link int, mac kernel.MAC) error
 	Apply(changes ...kernel.Change) []error
-	SetSysctl(name, value string) error
+	SwapSysctls(settings []kernel.Setting) (old []kernel.Setting, err error)
 }
 
 // Config is what Tunnels work with; all of it is required.
@@ -209,16 +209,17 @@ func (r *run) make(tunnel overlay.Tunnel) (int, error) {
 	if err := r.ensureDevice(tunnel.Here); err != nil {
 		return 0, err
 	}
+	forwarding := r.ensureForwarding()
 	if err := r.ensureAddress(tunnel.Here.Tunnel); err != nil {
-		return 0, err
+		return 0, errors.Join(forwarding, err)
 	}
 	if !r.link.Up {
 		r.did("switched on")
 		if err := r.cfg.Kernel.SetUp(r.link.Index); err != nil {
-			return 0, err
+			return 0, errors.Join(forwarding, err)
 		}
 	}
-	return r.link.Index, errors.Join(r.ensureFDB(tunnel.Peers), r.ensureNeighbours(tunnel.Peers))
+	return r.link.Index, errors.Join(forwarding, r.ensureFDB(tunnel.Peers), r.ensureNeighbours(tunnel.Peers))
 }
 
 func (r *run) ensureDevice(here overlay.End) (err error) {
@@ -273,11 +274,19 @@ func (r *run) create(want kernel.VxlanSpec) (err error) {
 		return fmt.Errorf("another VXLAN device has VNI %d on port %d already (ip -d link show type vxlan); remove it, "+
 			"or set vxlanVNI or vxlanPort in the FelixConfiguration default: %w", want.VNI, want.Port, err)
 	}
-	if err != nil || r.v6 {
-		return err
+	return err
+}
+
+// ensureForwarding: IPv6 forwards by one switch for all devices, IPv4 by one for each.
+func (r *run) ensureForwarding() error {
+	if r.v6 {
+		return nil
 	}
-	// IPv6 forwards by one switch for all devices, IPv4 by one for each.
-	return r.cfg.Kernel.SetSysctl("ipv4/conf/"+r.device+"/forwarding", "1")
+	old, err := r.cfg.Kernel.SwapSysctls([]kernel.Setting{{Name: "ipv4/conf/" + r.device + "/forwarding", Value: "1"}})
+	if len(old) > 0 {
+		r.did("forwarding")
+	}
+	return err
 }
 
 // ensureAddress gives the device its one address before it takes another away, but

@@ -29,6 +29,8 @@ type kern interface {
 	SetFDB(kernel.FDBEntry) error
 	SetNeighbour(kernel.Neighbour) error
 	Links() ([]kernel.Link, error)
+	Sysctl(name string) (string, error)
+	SetSysctl(name, value string) error
 }
 
 // world is a node with addresses on eth0 and the Tunnels under test.
@@ -112,6 +114,8 @@ func (w *world) read(name string) string {
 	w.ok(err)
 	settings, err := w.Vxlan(l.Index)
 	w.ok(err)
+	forwarding, err := w.Sysctl("ipv4/conf/" + name + "/forwarding")
+	w.ok(err)
 	lines := []string{fmt.Sprintf("%s %s mtu %d up %v %+v", l.Name, l.MAC, l.MTU, l.Up, settings)}
 	addrs, err := w.Addresses(l.Index)
 	w.ok(err)
@@ -129,6 +133,9 @@ func (w *world) read(name string) string {
 	w.ok(err)
 	for _, n := range neighbours {
 		lines = append(lines, fmt.Sprintf("neighbour %s %s", n.IP, n.MAC))
+	}
+	if name == vxlan.Device4 && forwarding != "1" {
+		lines = append(lines, "does not forward")
 	}
 	slices.Sort(lines[1:])
 	return strings.Join(lines, "\n")
@@ -236,6 +243,7 @@ func TestDriftIsMended(t *testing.T) {
 	stranger := kernel.MAC{2, 9, 9, 9, 9, 9}
 	for name, tamper := range map[string]func(w *world, index int) error{
 		"device deleted":      func(w *world, index int) error { return w.DeleteLink(index) },
+		"forwarding":          func(w *world, _ int) error { return w.SetSysctl("ipv4/conf/"+vxlan.Device4+"/forwarding", "0") },
 		"device switched off": func(w *world, index int) error { return w.SetDown(index) },
 		"MTU":                 func(w *world, index int) error { return w.SetMTU(index, 1400) },
 		"MAC address":         func(w *world, index int) error { return w.SetMAC(index, stranger) },
