@@ -204,22 +204,24 @@ func (r *run) remove() error {
 	return nil
 }
 
-// make returns the device's index once it is up, whatever becomes of the rest.
+// make returns the device's index once packets can go through it, whatever becomes of
+// the rest: without it all routes into the tunnel are withdrawn.
 func (r *run) make(tunnel overlay.Tunnel) (int, error) {
 	if err := r.ensureDevice(tunnel.Here); err != nil {
 		return 0, err
 	}
-	forwarding := r.ensureForwarding()
-	if err := r.ensureAddress(tunnel.Here.Tunnel); err != nil {
-		return 0, errors.Join(forwarding, err)
+	err := r.ensureForwarding()
+	there, addressErr := r.ensureAddress(tunnel.Here.Tunnel)
+	if err = errors.Join(err, addressErr); !there {
+		return 0, err
 	}
 	if !r.link.Up {
 		r.did("switched on")
-		if err := r.cfg.Kernel.SetUp(r.link.Index); err != nil {
-			return 0, errors.Join(forwarding, err)
+		if upErr := r.cfg.Kernel.SetUp(r.link.Index); upErr != nil {
+			return 0, errors.Join(err, upErr)
 		}
 	}
-	return r.link.Index, errors.Join(forwarding, r.ensureFDB(tunnel.Peers), r.ensureNeighbours(tunnel.Peers))
+	return r.link.Index, errors.Join(err, r.ensureFDB(tunnel.Peers), r.ensureNeighbours(tunnel.Peers))
 }
 
 func (r *run) ensureDevice(here overlay.End) (err error) {
@@ -292,36 +294,36 @@ func (r *run) ensureForwarding() error {
 // ensureAddress gives the device its one address before it takes another away, but
 // leaves those of the link alone. The routes into the tunnel name it as their source.
 // An IPv6 one is deprecated, or it would be the source of packets to this node's own
-// pods, too, which have an address like it.
-func (r *run) ensureAddress(tunnel netip.Addr) error {
+// pods, too, which have an address like it. A device that is up is taken to have
+// its address when that can't be read.
+func (r *run) ensureAddress(tunnel netip.Addr) (there bool, err error) {
 	want := netip.PrefixFrom(tunnel, tunnel.BitLen())
 	have, err := r.cfg.Kernel.Addresses(r.link.Index)
 	if err != nil {
-		return err
+		return r.link.Up, err
 	}
 	var extra []netip.Prefix
-	there := false
+	right := false
 	for _, a := range have {
 		switch {
 		case a.Prefix == want:
-			there = a.Deprecated == r.v6
+			there, right = true, a.Deprecated == r.v6
 		case !a.Prefix.Addr().IsLinkLocalUnicast():
 			extra = append(extra, a.Prefix)
 		}
 	}
-	if !there {
+	if !right {
 		r.did("address %s", want)
 		if err := errors.Join(r.cfg.Kernel.Apply(kernel.LinkAddress{Link: r.link.Index, Prefix: want, Deprecated: r.v6})...); err != nil {
-			return err
+			return there, err
 		}
 	}
+	var errs []error
 	for _, p := range extra {
 		r.did("no address %s", p)
-		if err := r.cfg.Kernel.DeleteAddress(r.link.Index, p); err != nil {
-			return err
-		}
+		errs = append(errs, r.cfg.Kernel.DeleteAddress(r.link.Index, p))
 	}
-	return nil
+	return true, errors.Join(errs...)
 }
 
 // ensureFDB says where each other node is.

@@ -349,6 +349,34 @@ func TestTwoNodesWithOneMACAreSaid(t *testing.T) {
 	})
 }
 
+// TestWhatFailsOnADeviceThatCarriesLeavesItInUse: what goes through it goes on, and the
+// rest of it is seen to.
+func TestWhatFailsOnADeviceThatCarriesLeavesItInUse(t *testing.T) {
+	for _, op := range []string{"set sysctl", "read addresses", "delete address", "read fdb", "read neighbours"} {
+		t.Run(op, func(t *testing.T) {
+			k := fakekernel.New()
+			w := onFake(t, k)
+			w.veth("eth0")
+			w.apply(both()[:1])
+			index, _ := w.tunnels.Link(false)
+			w.ok(w.AddAddress(index, netip.MustParsePrefix("10.99.0.1/32")))
+			w.ok(w.DeleteFDB(index, kernel.MAC{0x66, 0, 0, 0, 0, 2}))
+			w.ok(w.DeleteNeighbour(index, netip.MustParseAddr("10.65.2.1")))
+			k.FailNth(1, op, errors.New("out of luck"))
+			if err := w.tunnels.Apply(w.Context()); err == nil || !strings.Contains(err.Error(), "out of luck") {
+				t.Fatalf("error %v", err)
+			}
+			k.SetFault(nil)
+			if got, up := w.tunnels.Link(false); !up || got != index {
+				t.Errorf("link %d %v, want %d: its routes would be withdrawn", got, up, index)
+			}
+			if fdb, err := w.FDB(index); err != nil || len(fdb) != 2 && op != "read fdb" {
+				t.Errorf("forwarding table %v %v", fdb, err)
+			}
+		})
+	}
+}
+
 // TestFailureIsToldInTheSameWordsEachTime: other words would be news at every retry.
 func TestFailureIsToldInTheSameWordsEachTime(t *testing.T) {
 	k := fakekernel.New()
