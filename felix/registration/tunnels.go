@@ -148,7 +148,7 @@ const never = 24 * time.Hour
 // reconcile sees to both versions of IP and returns when to come again.
 func (t *Tunnels) reconcile(ctx context.Context) (again time.Duration, err error) {
 	t.mu.Lock()
-	all := t.pools
+	all, stored := t.pools, t.stored
 	t.mu.Unlock()
 	again = never
 	for _, v6 := range []bool{false, true} {
@@ -162,6 +162,9 @@ func (t *Tunnels) reconcile(ctx context.Context) (again time.Duration, err error
 			delete(t.idle, v6)
 			err = errors.Join(err, t.ensure(ctx, tunnelOf(t.cfg.Node, v6), pools))
 			continue
+		}
+		if idle := t.idle[v6]; idle != nil && idle.gone && slices.ContainsFunc(stored, func(e overlay.End) bool { return e.Tunnel.Is6() == v6 }) {
+			idle.gone = false // it has come back, with a restored datastore
 		}
 		wait, failed := t.retire(ctx, tunnelOf(t.cfg.Node, v6))
 		again, err = min(again, wait), errors.Join(err, failed)

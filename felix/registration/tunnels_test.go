@@ -187,6 +187,27 @@ func TestTunnelAddressIsReleasedWhenNoPoolAsksForLong(t *testing.T) {
 	})
 }
 
+func TestTunnelAddressThatComesBackWithoutAPoolIsTakenOutAgain(t *testing.T) {
+	inSite(t, func(s *site) {
+		s.pools("10.65.0.0/16")
+		after(time.Second)
+		backup := s.stored()
+		s.pools()
+		after(tunnelGrace + time.Second)
+		if got := s.stored().Spec.IPv4VXLANTunnelAddr; got != "" {
+			t.Fatalf("the address is %q, want none", got)
+		}
+		n := s.stored().DeepCopyObject().(*api.Node)
+		n.Spec = backup.Spec
+		s.put(n)
+		s.tunnels.Want(nil, []overlay.Tunnel{{Here: overlay.ReadNode("node1", &n.Spec).V4}})
+		after(time.Second)
+		if got := s.stored().Spec.IPv4VXLANTunnelAddr; got != "" {
+			t.Errorf("%q is back in the Node and stays", got)
+		}
+	})
+}
+
 func TestTunnelAddressIsAnotherWhenItsPoolIsGone(t *testing.T) {
 	inSite(t, func(s *site) {
 		s.pools("10.65.0.0/16")
