@@ -142,6 +142,10 @@ func (t *Tunnels) Problem() error {
 	return t.failed
 }
 
+// lookAgain is how often a tunnel that is as it should be is looked at: nobody tells of
+// an address that IPAM has lost, and it may be given to a pod.
+const lookAgain = 5 * time.Minute
+
 // never is long enough for a timer that another event resets.
 const never = 24 * time.Hour
 
@@ -160,6 +164,7 @@ func (t *Tunnels) reconcile(ctx context.Context) (again time.Duration, err error
 		}
 		if len(pools) > 0 {
 			delete(t.idle, v6)
+			again = min(again, lookAgain)
 			err = errors.Join(err, t.ensure(ctx, tunnelOf(t.cfg.Node, v6), pools))
 			continue
 		}

@@ -208,6 +208,20 @@ func TestTunnelAddressThatComesBackWithoutAPoolIsTakenOutAgain(t *testing.T) {
 	})
 }
 
+func TestTunnelAddressThatIPAMHasLostIsAssignedAgain(t *testing.T) {
+	inSite(t, func(s *site) {
+		s.pools("10.65.0.0/16")
+		after(time.Second)
+		if _, err := ipam.ReleaseHandle(t.Context(), s.store, handle4); err != nil {
+			t.Fatal(err)
+		}
+		after(lookAgain)
+		if got := s.stored().Spec.IPv4VXLANTunnelAddr; got == "" || s.held(handle4) != got {
+			t.Errorf("the Node says %q, the handle holds %q", got, s.held(handle4))
+		}
+	})
+}
+
 func TestTunnelAddressIsAnotherWhenItsPoolIsGone(t *testing.T) {
 	inSite(t, func(s *site) {
 		s.pools("10.65.0.0/16")
