@@ -67,7 +67,8 @@ type View struct {
 
 // NewView is that of a node named self. Nodes are all of the cluster, by name; the
 // order of the pools does not matter. Of two nodes with one tunnel address the first
-// by name has it, on whatever node that is asked.
+// by name has it, on whatever node that is asked; one without an address of its own,
+// which not everybody counts among the nodes, has none.
 func NewView(self string, nodes map[string]Node, pools []Pool) View {
 	v := View{self: self, nodes: maps.Clone(nodes), at: map[netip.Addr]string{}, pools: slices.Clone(pools)}
 	slices.SortFunc(v.pools, func(a, b Pool) int { return cmp.Or(a.Prefix.Compare(b.Prefix), cmp.Compare(a.Mode, b.Mode)) })
@@ -75,7 +76,7 @@ func NewView(self string, nodes map[string]Node, pools []Pool) View {
 	for _, name := range slices.Sorted(maps.Keys(nodes)) {
 		n := nodes[name]
 		for _, end := range []*End{&n.V4, &n.V6} {
-			if taken[end.Tunnel] {
+			if taken[end.Tunnel] || !end.Address.IsValid() {
 				end.Tunnel = netip.Addr{}
 			}
 			taken[end.Tunnel] = end.Tunnel.IsValid()

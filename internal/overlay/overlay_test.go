@@ -93,6 +93,19 @@ func TestTheWayToABlock(t *testing.T) {
 	}
 }
 
+// TestNodeWithoutAnAddressTakesNobodysTunnel: felix does not know of such a node, bgpd
+// does.
+func TestNodeWithoutAnAddressTakesNobodysTunnel(t *testing.T) {
+	a, b := node("a", "10.10.1.1/24", "", "10.65.0.1", ""), node("b", "10.10.1.2/24", "", "10.65.1.1", "")
+	absent := &api.Node{ObjectMeta: metav1.ObjectMeta{Name: "absent"}, Spec: api.NodeSpec{IPv4VXLANTunnelAddr: "10.65.1.1"}}
+	pools := []overlay.Pool{pool("10.65.0.0/16", overlay.Always)}
+	for _, v := range []overlay.View{view("a", pools, a, b), view("a", pools, a, b, absent)} {
+		if way := v.To(netip.MustParsePrefix("10.65.1.0/26"), "b"); way.Carrier != overlay.VXLAN {
+			t.Errorf("carrier %d: %s", way.Carrier, way.Reason)
+		}
+	}
+}
+
 // TestBothEndsAgree: one way by VXLAN and back by another would be dropped wherever
 // the kernel checks the reverse path.
 func TestBothEndsAgree(t *testing.T) {
