@@ -338,17 +338,6 @@ func TestTakenVNIIsSaidAndTheOtherFamilyGoesOn(t *testing.T) {
 	})
 }
 
-func TestTwoNodesWithOneMACAreSaid(t *testing.T) {
-	onEachKernel(t, func(w *world) {
-		tunnels := both()[:1]
-		tunnels[0].Peers[1].MAC = tunnels[0].Peers[0].MAC
-		w.tunnels.Set(tunnels)
-		if err := w.tunnels.Apply(w.Context()); err == nil || !strings.Contains(err.Error(), "two nodes have one MAC address") {
-			w.Errorf("error %v", err)
-		}
-	})
-}
-
 // TestWhatFailsOnADeviceThatCarriesLeavesItInUse: what goes through it goes on, and the
 // rest of it is seen to.
 func TestWhatFailsOnADeviceThatCarriesLeavesItInUse(t *testing.T) {
