@@ -33,14 +33,15 @@ type TunnelConfig struct {
 	Registry  *api.Registry
 	Addresses Addresses
 	// Prepare makes the device of an end that is about to be published: other nodes
-	// send to a tunnel address as soon as it stands in the Node. Forget undoes it.
+	// send to a tunnel address as soon as it stands in the Node. A device that is in use
+	// keeps its address until the Node says another. Forget undoes it.
 	Prepare func(ctx context.Context, end overlay.End) error
 	Forget  func(v6 bool)
 	Log     *slog.Logger
 }
 
 // Tunnels keep the node's VXLAN tunnel addresses: assigned from an IP pool that asks
-// for them, written into the Node once the device is there, and given back when no
+// for them, written into the Node once a device is there, and given back when no
 // pool asks any more. An address outlives felix.
 type Tunnels struct {
 	cfg   TunnelConfig

@@ -89,7 +89,8 @@ func (t *Tunnels) Set(tunnels []overlay.Tunnel) {
 }
 
 // Prepare makes the device of an end that is about to be published, unless one of that
-// version of IP is desired already. It stays until Set names that version, or Forget.
+// version of IP is desired already: that one stays as it is until Set, and has another
+// address only after that is published. It stays until Set names that version, or Forget.
 func (t *Tunnels) Prepare(ctx context.Context, here overlay.End) error {
 	t.mu.Lock()
 	t.prepared[here.Tunnel.Is6()] = here
