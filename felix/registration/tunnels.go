@@ -23,6 +23,7 @@ import (
 type Addresses interface {
 	AutoAssign(ctx context.Context, req ipam.Request) ([]ipam.Assignment, error)
 	ReleaseByHandle(ctx context.Context, handle ipam.HandleID) ([]netip.Addr, error)
+	Release(ctx context.Context, handle ipam.HandleID, addrs []netip.Addr) error
 	ByHandle(ctx context.Context, handle ipam.HandleID) ([]netip.Addr, error)
 }
 
@@ -226,7 +227,7 @@ func (t *Tunnels) ensure(ctx context.Context, tun tunnel, pools []calc.TunnelPoo
 		return err
 	}
 	if addr == stored.Tunnel {
-		return nil
+		return t.releaseOthers(ctx, tun, addr)
 	}
 	end := stored
 	end.Tunnel = addr
@@ -277,17 +278,37 @@ func (t *Tunnels) assigned(ctx context.Context, tun tunnel, shown netip.Addr, po
 	default:
 		req.Num4, req.Pools4 = 1, open
 	}
-	if len(held) > 0 { // in a pool that is gone
-		if _, err := t.cfg.Addresses.ReleaseByHandle(ctx, tun.handle); err != nil {
-			return netip.Addr{}, err
-		}
-	}
 	got, err := t.cfg.Addresses.AutoAssign(ctx, req)
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("assign a VXLAN tunnel address: %w", err)
 	}
 	t.cfg.Log.Info("VXLAN tunnel address assigned", "addr", got[0].Addr, "pool", got[0].Pool)
 	return got[0].Addr, nil
+}
+
+// releaseOthers gives back what the node had for the tunnel before addr, once felix has
+// heard that the Node shows addr: until then the device has the old one, and a pod that
+// got it would lose its packets to the node.
+func (t *Tunnels) releaseOthers(ctx context.Context, tun tunnel, addr netip.Addr) error {
+	t.mu.Lock()
+	heard := slices.ContainsFunc(t.stored, func(e overlay.End) bool { return e.Tunnel == addr })
+	t.mu.Unlock()
+	if !heard {
+		return nil
+	}
+	held, err := t.cfg.Addresses.ByHandle(ctx, tun.handle)
+	if err != nil {
+		return err
+	}
+	others := slices.DeleteFunc(held, func(a netip.Addr) bool { return a == addr })
+	if len(others) == 0 {
+		return nil
+	}
+	if err := t.cfg.Addresses.Release(ctx, tun.handle, others); err != nil {
+		return err
+	}
+	t.cfg.Log.Info("former VXLAN tunnel addresses released", "addrs", others)
+	return nil
 }
 
 // retire takes the tunnel out of the Node, and gives its address back, when no pool
