@@ -60,6 +60,16 @@ func (a *Allocator) ReleaseByHandle(ctx context.Context, handle HandleID) ([]net
 	return r.released, nil
 }
 
+// Release releases some addresses of a handle; the others stay with it. What the handle
+// does not hold is ignored. datastore.ErrUnavailable leaves open whether they are
+// released: repeat it.
+func (a *Allocator) Release(ctx context.Context, handle HandleID, addrs []netip.Addr) error {
+	if err := releaseSome(ctx, a.client, handle, addrs); err != nil {
+		return fmt.Errorf("release %v of handle %q: %w", addrs, handle, err)
+	}
+	return nil
+}
+
 // ByHandle reads the addresses a handle holds from the store.
 func (a *Allocator) ByHandle(ctx context.Context, handle HandleID) ([]netip.Addr, error) {
 	return AddressesOf(ctx, a.client, handle)

@@ -34,6 +34,54 @@ func ReleaseHandle(ctx context.Context, client datastore.Client, handle HandleID
 	return nil, fmt.Errorf("release addresses of handle %q: gave up after %d attempts: %w", handle, maxAttempts, datastore.ErrConflict)
 }
 
+// releaseSome releases some addresses of a handle; the others stay with it. What the
+// handle does not hold is ignored.
+func releaseSome(ctx context.Context, client datastore.Client, handle HandleID, addrs []netip.Addr) error {
+	for range maxAttempts {
+		entry, blocks, err := readHandle(ctx, client, handle)
+		if err != nil {
+			return err
+		}
+		if entry == nil {
+			return nil
+		}
+		ops := releaseSomeOps(handle, *entry, blocks, addrs)
+		if len(ops) == 0 {
+			return nil
+		}
+		if _, err = client.Txn(ctx, ops...); err == nil || isFailure(err) {
+			return err
+		}
+	}
+	return fmt.Errorf("gave up after %d attempts: %w", maxAttempts, datastore.ErrConflict)
+}
+
+func releaseSomeOps(handle HandleID, entry datastore.Entry, blocks []storedBlock, addrs []netip.Addr) (ops []datastore.Op) {
+	counts := handleCounts(entry)
+	for _, stored := range blocks {
+		b := stored.clone()
+		held := slices.DeleteFunc(b.held(handle), func(n int) bool { return !slices.Contains(addrs, b.addr(n)) })
+		if len(held) == 0 {
+			continue
+		}
+		b.release(held)
+		b.seal()
+		ops = append(ops, stored.write(b))
+		name := b.prefix.String()
+		if counts[name] -= len(held); counts[name] <= 0 {
+			delete(counts, name)
+		}
+	}
+	switch {
+	case len(ops) == 0:
+		return nil
+	case len(counts) == 0:
+		return append(ops, datastore.Delete(entry.Key, entry.Revision))
+	}
+	entry.Object = handleObject(entry.Key, counts)
+	return append(ops, datastore.Update(entry))
+}
+
 // releaseOps frees what a handle holds in blocks and deletes it, in the order of
 // plan.operations.
 func releaseOps(handle HandleID, entry datastore.Entry, blocks []storedBlock) (ops []datastore.Op, addrs []netip.Addr) {

@@ -342,7 +342,7 @@ func TestResolverTakesTheLongestMatchOfTheLeastMetricThatIsUp(t *testing.T) {
 // a tunnel.
 func vxlanScope(mode overlay.Mode) filter.Scope {
 	node := func(address, tunnel string) overlay.Node {
-		return overlay.Node{V4: overlay.End{Address: pfx(address), Tunnel: netip.MustParseAddr(tunnel)}}
+		return overlay.Node{V4: overlay.End{Address: pfx(address), Tunnel: netip.MustParseAddr(tunnel), MAC: overlay.DefaultMAC(tunnel, false)}}
 	}
 	return filter.Scope{
 		Owners: map[netip.Prefix]string{pfx("10.65.2.0/26"): "near", pfx("10.65.3.0/26"): "far"},

@@ -57,6 +57,7 @@ func blockUpdate(cidr, owner string, holders ...string) datastore.SyncUpdate {
 
 func threeTunnelNodes() []datastore.SyncUpdate {
 	return []datastore.SyncUpdate{
+		poolUpdate("wide", "fd65::/32", false, false),
 		tunnelNode("node-1", "192.0.2.1/24", "10.65.1.1", "2001:db8::1/64", "fd65::1:1"),
 		tunnelNode("node-2", "192.0.2.2/24", "10.65.2.1", "2001:db8::2/64", "fd65::2:1"),
 		tunnelNode("node-3", "198.51.100.3/24", "10.65.3.1", "2001:db8:1::3/64", "fd65::3:1"),
@@ -137,6 +138,29 @@ func TestRoutesToOtherNodesAreAsThePoolsModeAsks(t *testing.T) {
 			}
 			if len(s.Problems) != 0 {
 				t.Errorf("problems %v: what is wrong with another node is that node's to report", s.Problems)
+			}
+		})
+	}
+}
+
+// TestTunnelAddressThatIsNoPodsDrawsNothing: a Node may name etcd's address, or the
+// gateway's, as that of its tunnel.
+func TestTunnelAddressThatIsNoPodsDrawsNothing(t *testing.T) {
+	pools := []datastore.SyncUpdate{vxlanPool("p", "10.65.0.0/16", v3.VXLANModeAlways), vxlanPool("q", "fd65::/48", v3.VXLANModeAlways)}
+	for name, wrong := range map[string][2]string{
+		"in no pool": {"203.0.113.5", "2001:db8:9::5"}, "a gateway": {"192.0.2.254", "2001:db8::254"}, "a node": {"198.51.100.3", "2001:db8:1::3"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			updates := append(threeTunnelNodes(), pools...)
+			others := append(updates, tunnelNode("node-3", "198.51.100.3/24", wrong[0], "2001:db8:1::3/64", wrong[1]))
+			s := stateOf(t, others...)
+			if got, want := brief(s.Remote), "10.65.2.0/26 via 10.65.2.1 by vxlan"; got != want || len(s.Problems) != 0 {
+				t.Errorf("another's: routes %s, want %s; problems %v", got, want, s.Problems)
+			}
+			own := append(updates, tunnelNode("node-1", "192.0.2.1/24", wrong[0], "2001:db8::1/64", wrong[1]))
+			s = stateOf(t, own...)
+			if len(s.Remote) != 0 || len(s.Tunnels) != 0 || len(s.Problems) != 2 {
+				t.Errorf("its own: tunnels %v, routes %s, problems %v; want two problems alone", s.Tunnels, brief(s.Remote), s.Problems)
 			}
 		})
 	}

@@ -144,7 +144,8 @@ func (cfg Config) routes(ctx context.Context, pods map[int]string) error {
 	return errors.Join(errs...)
 }
 
-// rules takes away the whole table: no one else's is in it.
+// rules takes away the whole table, with what others may have put in it: felix, which
+// works on beside them, spares that, but a table of this name is ours.
 func (cfg Config) rules(ctx context.Context) error {
 	if cfg.NFT == nil {
 		return nil

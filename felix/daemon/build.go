@@ -147,11 +147,11 @@ func (f *felix) buildDataplane() (err error) {
 
 // program hands a new desired state to those who act on it.
 func (f *felix) program(s calc.State) {
-	f.programmed.Store(&s)
-	f.problems.report(s.Problems)
 	if !f.cfg.VXLAN.Enabled {
 		s.TunnelPools = nil
 	}
+	f.programmed.Store(&s) // from here on s is read by others
+	f.problems.report(s.Problems)
 	f.underlay.set(s.NodeAddrs, s.TunnelPools)
 	f.tunnels.Set(s.Tunnels)
 	f.endpoint.Want(s.TunnelPools, s.Tunnels)

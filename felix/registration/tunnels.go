@@ -23,6 +23,7 @@ import (
 type Addresses interface {
 	AutoAssign(ctx context.Context, req ipam.Request) ([]ipam.Assignment, error)
 	ReleaseByHandle(ctx context.Context, handle ipam.HandleID) ([]netip.Addr, error)
+	Release(ctx context.Context, handle ipam.HandleID, addrs []netip.Addr) error
 	ByHandle(ctx context.Context, handle ipam.HandleID) ([]netip.Addr, error)
 }
 
@@ -33,14 +34,15 @@ type TunnelConfig struct {
 	Registry  *api.Registry
 	Addresses Addresses
 	// Prepare makes the device of an end that is about to be published: other nodes
-	// send to a tunnel address as soon as it stands in the Node. Forget undoes it.
+	// send to a tunnel address as soon as it stands in the Node. A device that is in use
+	// keeps its address until the Node says another. Forget undoes it.
 	Prepare func(ctx context.Context, end overlay.End) error
 	Forget  func(v6 bool)
 	Log     *slog.Logger
 }
 
 // Tunnels keep the node's VXLAN tunnel addresses: assigned from an IP pool that asks
-// for them, written into the Node once the device is there, and given back when no
+// for them, written into the Node once a device is there, and given back when no
 // pool asks any more. An address outlives felix.
 type Tunnels struct {
 	cfg   TunnelConfig
@@ -142,13 +144,17 @@ func (t *Tunnels) Problem() error {
 	return t.failed
 }
 
+// lookAgain is how often a tunnel that is as it should be is looked at: nobody tells of
+// an address that IPAM has lost, and it may be given to a pod.
+const lookAgain = 5 * time.Minute
+
 // never is long enough for a timer that another event resets.
 const never = 24 * time.Hour
 
 // reconcile sees to both versions of IP and returns when to come again.
 func (t *Tunnels) reconcile(ctx context.Context) (again time.Duration, err error) {
 	t.mu.Lock()
-	all := t.pools
+	all, stored := t.pools, t.stored
 	t.mu.Unlock()
 	again = never
 	for _, v6 := range []bool{false, true} {
@@ -160,8 +166,12 @@ func (t *Tunnels) reconcile(ctx context.Context) (again time.Duration, err error
 		}
 		if len(pools) > 0 {
 			delete(t.idle, v6)
+			again = min(again, lookAgain)
 			err = errors.Join(err, t.ensure(ctx, tunnelOf(t.cfg.Node, v6), pools))
 			continue
+		}
+		if idle := t.idle[v6]; idle != nil && idle.gone && slices.ContainsFunc(stored, func(e overlay.End) bool { return e.Tunnel.Is6() == v6 }) {
+			idle.gone = false // it has come back, with a restored datastore
 		}
 		wait, failed := t.retire(ctx, tunnelOf(t.cfg.Node, v6))
 		again, err = min(again, wait), errors.Join(err, failed)
@@ -217,7 +227,7 @@ func (t *Tunnels) ensure(ctx context.Context, tun tunnel, pools []calc.TunnelPoo
 		return err
 	}
 	if addr == stored.Tunnel {
-		return nil
+		return t.releaseOthers(ctx, tun, addr)
 	}
 	end := stored
 	end.Tunnel = addr
@@ -268,17 +278,37 @@ func (t *Tunnels) assigned(ctx context.Context, tun tunnel, shown netip.Addr, po
 	default:
 		req.Num4, req.Pools4 = 1, open
 	}
-	if len(held) > 0 { // in a pool that is gone
-		if _, err := t.cfg.Addresses.ReleaseByHandle(ctx, tun.handle); err != nil {
-			return netip.Addr{}, err
-		}
-	}
 	got, err := t.cfg.Addresses.AutoAssign(ctx, req)
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("assign a VXLAN tunnel address: %w", err)
 	}
 	t.cfg.Log.Info("VXLAN tunnel address assigned", "addr", got[0].Addr, "pool", got[0].Pool)
 	return got[0].Addr, nil
+}
+
+// releaseOthers gives back what the node had for the tunnel before addr, once felix has
+// heard that the Node shows addr: until then the device has the old one, and a pod that
+// got it would lose its packets to the node.
+func (t *Tunnels) releaseOthers(ctx context.Context, tun tunnel, addr netip.Addr) error {
+	t.mu.Lock()
+	heard := slices.ContainsFunc(t.stored, func(e overlay.End) bool { return e.Tunnel == addr })
+	t.mu.Unlock()
+	if !heard {
+		return nil
+	}
+	held, err := t.cfg.Addresses.ByHandle(ctx, tun.handle)
+	if err != nil {
+		return err
+	}
+	others := slices.DeleteFunc(held, func(a netip.Addr) bool { return a == addr })
+	if len(others) == 0 {
+		return nil
+	}
+	if err := t.cfg.Addresses.Release(ctx, tun.handle, others); err != nil {
+		return err
+	}
+	t.cfg.Log.Info("former VXLAN tunnel addresses released", "addrs", others)
+	return nil
 }
 
 // retire takes the tunnel out of the Node, and gives its address back, when no pool

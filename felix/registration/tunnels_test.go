@@ -187,13 +187,58 @@ func TestTunnelAddressIsReleasedWhenNoPoolAsksForLong(t *testing.T) {
 	})
 }
 
+func TestTunnelAddressThatComesBackWithoutAPoolIsTakenOutAgain(t *testing.T) {
+	inSite(t, func(s *site) {
+		s.pools("10.65.0.0/16")
+		after(time.Second)
+		backup := s.stored()
+		s.pools()
+		after(tunnelGrace + time.Second)
+		if got := s.stored().Spec.IPv4VXLANTunnelAddr; got != "" {
+			t.Fatalf("the address is %q, want none", got)
+		}
+		n := s.stored().DeepCopyObject().(*api.Node)
+		n.Spec = backup.Spec
+		s.put(n)
+		s.tunnels.Want(nil, []overlay.Tunnel{{Here: overlay.ReadNode("node1", &n.Spec).V4}})
+		after(time.Second)
+		if got := s.stored().Spec.IPv4VXLANTunnelAddr; got != "" {
+			t.Errorf("%q is back in the Node and stays", got)
+		}
+	})
+}
+
+func TestTunnelAddressThatIPAMHasLostIsAssignedAgain(t *testing.T) {
+	inSite(t, func(s *site) {
+		s.pools("10.65.0.0/16")
+		after(time.Second)
+		if _, err := ipam.ReleaseHandle(t.Context(), s.store, handle4); err != nil {
+			t.Fatal(err)
+		}
+		after(lookAgain)
+		if got := s.stored().Spec.IPv4VXLANTunnelAddr; got == "" || s.held(handle4) != got {
+			t.Errorf("the Node says %q, the handle holds %q", got, s.held(handle4))
+		}
+	})
+}
+
 func TestTunnelAddressIsAnotherWhenItsPoolIsGone(t *testing.T) {
 	inSite(t, func(s *site) {
 		s.pools("10.65.0.0/16")
 		after(time.Second)
+		old := s.stored().Spec.IPv4VXLANTunnelAddr
 		s.pools("10.66.0.0/16")
 		after(time.Second)
 		got := s.stored().Spec.IPv4VXLANTunnelAddr
+		if want := old + " " + got; s.held(handle4) != want {
+			t.Errorf("the handle holds %q, want %q: the device has the old address until felix hears of the new one", s.held(handle4), want)
+		}
+		shown := overlay.Tunnel{Here: overlay.ReadNode("node1", &s.stored().Spec).V4}
+		s.tunnels.Want([]calc.TunnelPool{{Prefix: netip.MustParsePrefix("10.66.0.0/16"), Open: true}}, []overlay.Tunnel{shown})
+		after(time.Second)
+		if info, err := ipam.Lookup(t.Context(), s.store, netip.MustParseAddr(old)); err != nil || info.Assigned {
+			t.Errorf("the old address: %v %v", info, err)
+		}
 		if !strings.HasPrefix(got, "10.66.") || s.held(handle4) != got {
 			t.Errorf("address %q, the handle holds %q", got, s.held(handle4))
 		}

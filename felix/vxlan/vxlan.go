@@ -5,11 +5,13 @@
 package vxlan
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 
@@ -39,7 +41,7 @@ type Kernel interface {
 	FDB(link int) ([]kernel.FDBEntry, error)
 	DeleteFDB(link int, mac kernel.MAC) error
 	Apply(changes ...kernel.Change) []error
-	SetSysctl(name, value string) error
+	SwapSysctls(settings []kernel.Setting) (old []kernel.Setting, err error)
 }
 
 // Config is what Tunnels work with; all of it is required.
@@ -87,7 +89,8 @@ func (t *Tunnels) Set(tunnels []overlay.Tunnel) {
 }
 
 // Prepare makes the device of an end that is about to be published, unless one of that
-// version of IP is desired already. It stays until Set names that version, or Forget.
+// version of IP is desired already: that one stays as it is until Set, and has another
+// address only after that is published. It stays until Set names that version, or Forget.
 func (t *Tunnels) Prepare(ctx context.Context, here overlay.End) error {
 	t.mu.Lock()
 	t.prepared[here.Tunnel.Is6()] = here
@@ -202,21 +205,24 @@ func (r *run) remove() error {
 	return nil
 }
 
-// make returns the device's index once it is up, whatever becomes of the rest.
+// make returns the device's index once packets can go through it, whatever becomes of
+// the rest: without it all routes into the tunnel are withdrawn.
 func (r *run) make(tunnel overlay.Tunnel) (int, error) {
 	if err := r.ensureDevice(tunnel.Here); err != nil {
 		return 0, err
 	}
-	if err := r.ensureAddress(tunnel.Here.Tunnel); err != nil {
+	err := r.ensureForwarding()
+	there, addressErr := r.ensureAddress(tunnel.Here.Tunnel)
+	if err = errors.Join(err, addressErr); !there {
 		return 0, err
 	}
 	if !r.link.Up {
 		r.did("switched on")
-		if err := r.cfg.Kernel.SetUp(r.link.Index); err != nil {
-			return 0, err
+		if upErr := r.cfg.Kernel.SetUp(r.link.Index); upErr != nil {
+			return 0, errors.Join(err, upErr)
 		}
 	}
-	return r.link.Index, errors.Join(r.ensureFDB(tunnel.Peers), r.ensureNeighbours(tunnel.Peers))
+	return r.link.Index, errors.Join(err, r.ensureFDB(tunnel.Peers), r.ensureNeighbours(tunnel.Peers))
 }
 
 func (r *run) ensureDevice(here overlay.End) (err error) {
@@ -271,46 +277,54 @@ func (r *run) create(want kernel.VxlanSpec) (err error) {
 		return fmt.Errorf("another VXLAN device has VNI %d on port %d already (ip -d link show type vxlan); remove it, "+
 			"or set vxlanVNI or vxlanPort in the FelixConfiguration default: %w", want.VNI, want.Port, err)
 	}
-	if err != nil || r.v6 {
-		return err
+	return err
+}
+
+// ensureForwarding: IPv6 forwards by one switch for all devices, IPv4 by one for each.
+func (r *run) ensureForwarding() error {
+	if r.v6 {
+		return nil
 	}
-	// IPv6 forwards by one switch for all devices, IPv4 by one for each.
-	return r.cfg.Kernel.SetSysctl("ipv4/conf/"+r.device+"/forwarding", "1")
+	old, err := r.cfg.Kernel.SwapSysctls([]kernel.Setting{{Name: "ipv4/conf/" + r.device + "/forwarding", Value: "1"}})
+	if len(old) > 0 {
+		r.did("forwarding")
+	}
+	return err
 }
 
 // ensureAddress gives the device its one address before it takes another away, but
 // leaves those of the link alone. The routes into the tunnel name it as their source.
 // An IPv6 one is deprecated, or it would be the source of packets to this node's own
-// pods, too, which have an address like it.
-func (r *run) ensureAddress(tunnel netip.Addr) error {
+// pods, too, which have an address like it. A device that is up is taken to have
+// its address when that can't be read.
+func (r *run) ensureAddress(tunnel netip.Addr) (there bool, err error) {
 	want := netip.PrefixFrom(tunnel, tunnel.BitLen())
 	have, err := r.cfg.Kernel.Addresses(r.link.Index)
 	if err != nil {
-		return err
+		return r.link.Up, err
 	}
 	var extra []netip.Prefix
-	there := false
+	right := false
 	for _, a := range have {
 		switch {
 		case a.Prefix == want:
-			there = a.Deprecated == r.v6
+			there, right = true, a.Deprecated == r.v6
 		case !a.Prefix.Addr().IsLinkLocalUnicast():
 			extra = append(extra, a.Prefix)
 		}
 	}
-	if !there {
+	if !right {
 		r.did("address %s", want)
 		if err := errors.Join(r.cfg.Kernel.Apply(kernel.LinkAddress{Link: r.link.Index, Prefix: want, Deprecated: r.v6})...); err != nil {
-			return err
+			return there, err
 		}
 	}
+	var errs []error
 	for _, p := range extra {
 		r.did("no address %s", p)
-		if err := r.cfg.Kernel.DeleteAddress(r.link.Index, p); err != nil {
-			return err
-		}
+		errs = append(errs, r.cfg.Kernel.DeleteAddress(r.link.Index, p))
 	}
-	return nil
+	return true, errors.Join(errs...)
 }
 
 // ensureFDB says where each other node is.
@@ -327,9 +341,6 @@ func (r *run) ensureFDB(peers []overlay.End) error {
 		want[kernel.MAC(p.MAC)] = p.Address.Addr()
 	}
 	var errs []error
-	if len(want) < len(peers) {
-		errs = append(errs, errors.New("two nodes have one MAC address of VXLAN; unset spec.vxlanTunnelMACAddr of one of the Nodes"))
-	}
 	missing, extra := difference(want, have)
 	changes := make([]kernel.Change, 0, len(missing))
 	for _, mac := range missing {
@@ -378,8 +389,12 @@ func (r *run) change(changes []kernel.Change) error {
 	return errors.Join(r.cfg.Kernel.Apply(changes...)...)
 }
 
-// difference is what of want is missing or another in have, and what have has besides.
-func difference[K, V comparable](want, have map[K]V) (missing, extra []K) {
+// difference is what of want is missing or another in have, and what have has besides,
+// in an order that is the same each time: an error in another order would be news.
+func difference[K interface {
+	comparable
+	fmt.Stringer
+}, V comparable](want, have map[K]V) (missing, extra []K) {
 	for k, v := range want {
 		if got, there := have[k]; !there || got != v {
 			missing = append(missing, k)
@@ -389,6 +404,9 @@ func difference[K, V comparable](want, have map[K]V) (missing, extra []K) {
 		if _, wanted := want[k]; !wanted {
 			extra = append(extra, k)
 		}
+	}
+	for _, keys := range [][]K{missing, extra} {
+		slices.SortFunc(keys, func(a, b K) int { return cmp.Compare(a.String(), b.String()) })
 	}
 	return missing, extra
 }

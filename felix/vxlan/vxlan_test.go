@@ -29,6 +29,8 @@ type kern interface {
 	SetFDB(kernel.FDBEntry) error
 	SetNeighbour(kernel.Neighbour) error
 	Links() ([]kernel.Link, error)
+	Sysctl(name string) (string, error)
+	SetSysctl(name, value string) error
 }
 
 // world is a node with addresses on eth0 and the Tunnels under test.
@@ -58,6 +60,17 @@ func onEachKernel(t *testing.T, test func(*world)) {
 		kerneltest.Require(t, kerneltest.Veth, kerneltest.IPv6, kerneltest.Vxlan)
 		start(t, kerneltest.New(t))
 	})
+}
+
+// onFake is a node without an address.
+func onFake(t *testing.T, k *fakekernel.Kernel) *world {
+	w := &world{T: t, kern: k, log: &bytes.Buffer{}}
+	w.cfg = vxlan.Config{
+		Kernel: k, VNI: 4096, Port: 4789, Log: slog.New(slog.DiscardHandler),
+		MTU: func(v6 bool) int { return map[bool]int{false: 1450, true: 1430}[v6] },
+	}
+	w.tunnels = vxlan.New(w.cfg)
+	return w
 }
 
 func (w *world) ok(err error) {
@@ -101,6 +114,8 @@ func (w *world) read(name string) string {
 	w.ok(err)
 	settings, err := w.Vxlan(l.Index)
 	w.ok(err)
+	forwarding, err := w.Sysctl("ipv4/conf/" + name + "/forwarding")
+	w.ok(err)
 	lines := []string{fmt.Sprintf("%s %s mtu %d up %v %+v", l.Name, l.MAC, l.MTU, l.Up, settings)}
 	addrs, err := w.Addresses(l.Index)
 	w.ok(err)
@@ -118,6 +133,9 @@ func (w *world) read(name string) string {
 	w.ok(err)
 	for _, n := range neighbours {
 		lines = append(lines, fmt.Sprintf("neighbour %s %s", n.IP, n.MAC))
+	}
+	if name == vxlan.Device4 && forwarding != "1" {
+		lines = append(lines, "does not forward")
 	}
 	slices.Sort(lines[1:])
 	return strings.Join(lines, "\n")
@@ -225,6 +243,7 @@ func TestDriftIsMended(t *testing.T) {
 	stranger := kernel.MAC{2, 9, 9, 9, 9, 9}
 	for name, tamper := range map[string]func(w *world, index int) error{
 		"device deleted":      func(w *world, index int) error { return w.DeleteLink(index) },
+		"forwarding":          func(w *world, _ int) error { return w.SetSysctl("ipv4/conf/"+vxlan.Device4+"/forwarding", "0") },
 		"device switched off": func(w *world, index int) error { return w.SetDown(index) },
 		"MTU":                 func(w *world, index int) error { return w.SetMTU(index, 1400) },
 		"MAC address":         func(w *world, index int) error { return w.SetMAC(index, stranger) },
@@ -319,27 +338,66 @@ func TestTakenVNIIsSaidAndTheOtherFamilyGoesOn(t *testing.T) {
 	})
 }
 
-func TestTwoNodesWithOneMACAreSaid(t *testing.T) {
-	onEachKernel(t, func(w *world) {
-		tunnels := both()[:1]
-		tunnels[0].Peers[1].MAC = tunnels[0].Peers[0].MAC
-		w.tunnels.Set(tunnels)
-		if err := w.tunnels.Apply(w.Context()); err == nil || !strings.Contains(err.Error(), "two nodes have one MAC address") {
-			w.Errorf("error %v", err)
+// TestWhatFailsOnADeviceThatCarriesLeavesItInUse: what goes through it goes on, and the
+// rest of it is seen to.
+func TestWhatFailsOnADeviceThatCarriesLeavesItInUse(t *testing.T) {
+	for _, op := range []string{"set sysctl", "read addresses", "delete address", "read fdb", "read neighbours"} {
+		t.Run(op, func(t *testing.T) {
+			k := fakekernel.New()
+			w := onFake(t, k)
+			w.veth("eth0")
+			w.apply(both()[:1])
+			index, _ := w.tunnels.Link(false)
+			w.ok(w.AddAddress(index, netip.MustParsePrefix("10.99.0.1/32")))
+			w.ok(w.DeleteFDB(index, kernel.MAC{0x66, 0, 0, 0, 0, 2}))
+			w.ok(w.DeleteNeighbour(index, netip.MustParseAddr("10.65.2.1")))
+			k.FailNth(1, op, errors.New("out of luck"))
+			if err := w.tunnels.Apply(w.Context()); err == nil || !strings.Contains(err.Error(), "out of luck") {
+				t.Fatalf("error %v", err)
+			}
+			k.SetFault(nil)
+			if got, up := w.tunnels.Link(false); !up || got != index {
+				t.Errorf("link %d %v, want %d: its routes would be withdrawn", got, up, index)
+			}
+			if fdb, err := w.FDB(index); err != nil || len(fdb) != 2 && op != "read fdb" {
+				t.Errorf("forwarding table %v %v", fdb, err)
+			}
+		})
+	}
+}
+
+// TestFailureIsToldInTheSameWordsEachTime: other words would be news at every retry.
+func TestFailureIsToldInTheSameWordsEachTime(t *testing.T) {
+	k := fakekernel.New()
+	w := onFake(t, k)
+	w.veth("eth0")
+	tunnels := both()[:1]
+	for i := range byte(20) {
+		tunnels[0].Peers = append(tunnels[0].Peers, end(fmt.Sprintf("192.0.2.%d/24", 10+i), fmt.Sprintf("10.65.%d.1", 10+i), 10+i))
+	}
+	w.tunnels.Set(tunnels)
+	k.SetFault(func(op fakekernel.Op) error {
+		if op.Name == "set fdb entry" || op.Name == "set neighbour" {
+			return errors.New("out of luck")
 		}
+		return nil
 	})
+	first := w.tunnels.Apply(w.Context())
+	if first == nil {
+		t.Fatal("nothing failed")
+	}
+	for range 5 {
+		if again := w.tunnels.Apply(w.Context()); again == nil || again.Error() != first.Error() {
+			t.Fatalf("at first:\n%v\nthen:\n%v", first, again)
+		}
+	}
 }
 
 // TestFailureAtAnyRequestIsMadeGoodByTheNextApply fails each request in turn.
 func TestFailureAtAnyRequestIsMadeGoodByTheNextApply(t *testing.T) {
 	for n := 1; ; n++ {
 		k := fakekernel.New()
-		w := &world{T: t, kern: k, log: &bytes.Buffer{}}
-		w.cfg = vxlan.Config{
-			Kernel: k, VNI: 4096, Port: 4789, Log: slog.New(slog.DiscardHandler),
-			MTU: func(v6 bool) int { return map[bool]int{false: 1450, true: 1430}[v6] },
-		}
-		w.tunnels = vxlan.New(w.cfg)
+		w := onFake(t, k)
 		w.veth("eth0")
 		w.tunnels.Set(both())
 		k.FailNth(n, "", errors.New("out of luck"))

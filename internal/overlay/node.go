@@ -19,6 +19,8 @@ type End struct {
 	// Tunnel is the address of its VXLAN device; invalid for none.
 	Tunnel netip.Addr
 	MAC    MAC
+	// Refused is why a View does not use the Tunnel that the Node names.
+	Refused string
 }
 
 func (e End) ready() bool { return e.Address.IsValid() && e.Tunnel.IsValid() }

@@ -66,26 +66,64 @@ type View struct {
 }
 
 // NewView is that of a node named self. Nodes are all of the cluster, by name; the
-// order of the pools does not matter. Of two nodes with one tunnel address the first
-// by name has it, on whatever node that is asked.
+// order of the pools does not matter. Of two nodes with one tunnel address, or one MAC
+// address, the first by name has it, on whatever node that is asked; one without an address of its own,
+// which not everybody counts among the nodes, has none.
 func NewView(self string, nodes map[string]Node, pools []Pool) View {
 	v := View{self: self, nodes: maps.Clone(nodes), at: map[netip.Addr]string{}, pools: slices.Clone(pools)}
 	slices.SortFunc(v.pools, func(a, b Pool) int { return cmp.Or(a.Prefix.Compare(b.Prefix), cmp.Compare(a.Mode, b.Mode)) })
-	taken := map[netip.Addr]bool{}
-	for _, name := range slices.Sorted(maps.Keys(nodes)) {
-		n := nodes[name]
-		for _, end := range []*End{&n.V4, &n.V6} {
-			if taken[end.Tunnel] {
-				end.Tunnel = netip.Addr{}
-			}
-			taken[end.Tunnel] = end.Tunnel.IsValid()
+	names := slices.Sorted(maps.Keys(nodes))
+	for _, name := range names {
+		for _, end := range []End{nodes[name].V4, nodes[name].V6} {
 			if a := end.Address.Addr(); a.IsValid() && v.at[a] == "" {
 				v.at[a] = name
 			}
 		}
+	}
+	taken := taken{addrs: map[netip.Addr]string{}, macs: [2]map[MAC]string{{}, {}}}
+	for _, name := range names {
+		n := nodes[name]
+		for i, end := range []*End{&n.V4, &n.V6} {
+			if !end.ready() {
+				end.Tunnel = netip.Addr{}
+				continue
+			}
+			if end.Refused = v.refuse(*end, taken, i); end.Refused != "" {
+				end.Tunnel = netip.Addr{}
+				continue
+			}
+			taken.addrs[end.Tunnel], taken.macs[i][end.MAC] = name, name
+		}
 		v.nodes[name] = n
 	}
 	return v
+}
+
+// taken is what nodes have for their tunnels: a MAC address counts in its version of
+// IP, which has a device of its own.
+type taken struct {
+	addrs map[netip.Addr]string
+	macs  [2]map[MAC]string
+}
+
+// refuse says why an end's tunnel can't be used; "" when it can. A Node is data that
+// others can write: what it names must draw no packets into a tunnel but those to pods.
+// It depends on nothing that is another on another node.
+func (v View) refuse(end End, taken taken, family int) string {
+	a := end.Tunnel
+	switch inPool := func(p Pool) bool { return p.Prefix.Contains(a) }; {
+	case !slices.ContainsFunc(v.pools, inPool):
+		return fmt.Sprintf("the VXLAN tunnel address %s lies in no IP pool", a)
+	case v.at[a] != "":
+		return fmt.Sprintf("the VXLAN tunnel address %s is that of node %s itself", a, v.at[a])
+	case end.Address.Contains(a):
+		return fmt.Sprintf("the VXLAN tunnel address %s lies in the node's own network %s", a, end.Address.Masked())
+	case taken.addrs[a] != "":
+		return fmt.Sprintf("node %s has the VXLAN tunnel address %s already", taken.addrs[a], a)
+	case taken.macs[family][end.MAC] != "":
+		return fmt.Sprintf("node %s has the MAC address %s of VXLAN already", taken.macs[family][end.MAC], end.MAC)
+	}
+	return ""
 }
 
 // Equal reports whether two Views say the same of everything.
@@ -93,6 +131,17 @@ func (v View) Equal(o View) bool { return reflect.DeepEqual(v, o) }
 
 // NodeAt is the node with an address of its own; "" for none.
 func (v View) NodeAt(a netip.Addr) string { return v.at[a] }
+
+// Refused is why this node's tunnels that its Node names are not used.
+func (v View) Refused() []string {
+	var out []string
+	for _, end := range []End{v.nodes[v.self].V4, v.nodes[v.self].V6} {
+		if end.Refused != "" {
+			out = append(out, end.Refused)
+		}
+	}
+	return out
+}
 
 // Way is how packets to a destination go.
 type Way struct {
@@ -124,8 +173,17 @@ func (v View) To(dst netip.Prefix, node string) Way {
 		switch {
 		case !end.Address.IsValid():
 			return Way{Reason: fmt.Sprintf("node %s has no %s address for VXLAN", or(end.node, "unknown"), version(dst))}
+		case end.Refused != "":
+			return Way{Reason: fmt.Sprintf("node %s: %s", end.node, end.Refused)}
 		case !end.Tunnel.IsValid():
 			return Way{Reason: fmt.Sprintf("node %s has no %s VXLAN tunnel address yet", end.node, version(dst))}
+		}
+	}
+	// The routes name each other's tunnel: on neither node may that be a neighbour.
+	for _, pair := range [][2]End{{here, there}, {there, here}} {
+		if pair[0].Address.Contains(pair[1].Tunnel) {
+			return Way{Reason: fmt.Sprintf("the VXLAN tunnel address %s lies in the network %s of the node at the other end",
+				pair[1].Tunnel, pair[0].Address.Masked())}
 		}
 	}
 	return Way{Carrier: VXLAN, There: there}
@@ -165,7 +223,7 @@ func sameSegment(a, b netip.Prefix) bool {
 // Tunnel is this node's end of VXLAN in one family, and the others'.
 type Tunnel struct {
 	Here End
-	// Peers are by their tunnel address.
+	// Peers are by their tunnel address; no two have one MAC address.
 	Peers []End
 }
 

@@ -93,6 +93,50 @@ func TestTheWayToABlock(t *testing.T) {
 	}
 }
 
+// TestNodeWithoutAnAddressTakesNobodysTunnel: felix does not know of such a node, bgpd
+// does.
+func TestNodeWithoutAnAddressTakesNobodysTunnel(t *testing.T) {
+	a, b := node("a", "10.10.1.1/24", "", "10.65.0.1", ""), node("b", "10.10.1.2/24", "", "10.65.1.1", "")
+	absent := &api.Node{ObjectMeta: metav1.ObjectMeta{Name: "absent"}, Spec: api.NodeSpec{IPv4VXLANTunnelAddr: "10.65.1.1"}}
+	pools := []overlay.Pool{pool("10.65.0.0/16", overlay.Always)}
+	for _, v := range []overlay.View{view("a", pools, a, b), view("a", pools, a, b, absent)} {
+		if way := v.To(netip.MustParsePrefix("10.65.1.0/26"), "b"); way.Carrier != overlay.VXLAN {
+			t.Errorf("carrier %d: %s", way.Carrier, way.Reason)
+		}
+	}
+}
+
+// TestTunnelThatCouldDrawOthersPacketsIsRefused by the nodes at both ends: BGP carries.
+func TestTunnelThatCouldDrawOthersPacketsIsRefused(t *testing.T) {
+	pools := []overlay.Pool{pool("10.65.0.0/16", overlay.Always), pool("10.10.0.0/16", overlay.Always)}
+	other := node("c", "10.10.3.3/24", "", "10.65.2.1", "")
+	for _, tt := range []struct {
+		name, tunnel, mac, reason string
+		pairOnly                  bool
+	}{
+		{"in no pool", "192.0.2.9", "", "lies in no IP pool", false},
+		{"a node's address", "10.10.3.3", "", "is that of node c itself", false},
+		{"in the node's own network", "10.10.2.254", "", "lies in the node's own network 10.10.2.0/24", false},
+		{"in the other's network", "10.10.1.254", "", "lies in the network 10.10.1.0/24 of the node at the other end", true},
+		{"another's address", "10.65.0.1", "", "node a has the VXLAN tunnel address 10.65.0.1 already", false},
+		{"another's MAC address", "10.65.1.1", overlay.DefaultMAC("a", false).String(), "node a has the MAC address", false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			a, b := node("a", "10.10.1.1/24", "", "10.65.0.1", ""), node("b", "10.10.2.2/24", "", tt.tunnel, "")
+			b.Spec.VXLANTunnelMACAddr = tt.mac
+			for self, dst := range map[string][2]string{"a": {"10.65.1.0/26", "b"}, "b": {"10.65.0.0/26", "a"}} {
+				way := view(self, pools, a, b, other).To(netip.MustParsePrefix(dst[0]), dst[1])
+				if way.Carrier != overlay.BGP || !strings.Contains(way.Reason, tt.reason) {
+					t.Errorf("on %s: carrier %d for %q", self, way.Carrier, way.Reason)
+				}
+			}
+			if v := view("b", pools, a, b, other); (len(v.Tunnels()) == 0) == tt.pairOnly || (len(v.Refused()) == 1) == tt.pairOnly {
+				t.Errorf("its own: %v, refused: %v", v.Tunnels(), v.Refused())
+			}
+		})
+	}
+}
+
 // TestBothEndsAgree: one way by VXLAN and back by another would be dropped wherever
 // the kernel checks the reverse path.
 func TestBothEndsAgree(t *testing.T) {
@@ -149,7 +193,7 @@ func TestMACIsUpstreamsUnlessTheNodeSaysAnother(t *testing.T) {
 }
 
 func TestTunnelsNameEveryOtherReadyNodeOnce(t *testing.T) {
-	v := view("a", nil,
+	v := view("a", []overlay.Pool{pool("10.65.0.0/16", overlay.Never)},
 		node("a", "10.10.1.1/24", "fd10::1/64", "10.65.0.1", ""),
 		node("d", "10.10.1.4/24", "", "10.65.0.4", ""),
 		node("b", "10.10.1.2/24", "", "10.65.0.9", ""),
