@@ -3,6 +3,7 @@ package ipam_test
 import (
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -113,6 +114,35 @@ func TestClaimDependsOnThePool(t *testing.T) {
 	if _, err := a.AutoAssign(t.Context(), ipam.Request{Handle: "h2", Num4: 10}); !errors.Is(err, ipam.ErrNoPool) && !errors.Is(err, ipam.ErrPoolFull) {
 		t.Errorf("got %v", err)
 	}
+}
+
+func TestSomeAddressesOfAHandleAreReleased(t *testing.T) {
+	c := newCluster(t, newPool("p", "10.0.0.0/24", blockSize(31)), newNode("n", nil))
+	a := c.allocator("n")
+	assign(t, a, "h", 3, 0) // of two blocks
+	assign(t, a, "other", 1, 0)
+	all, err := a.ByHandle(t.Context(), "h")
+	if err != nil || len(all) != 3 {
+		t.Fatal(all, err)
+	}
+	others, err := a.ByHandle(t.Context(), "other")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for left := 2; left >= 0; left-- {
+		if err := a.Release(t.Context(), "h", slices.Concat(others, all[left:left+1])); err != nil {
+			t.Fatal(err)
+		}
+		c.check()
+		if got, err := a.ByHandle(t.Context(), "h"); err != nil || !slices.Equal(got, all[:left]) {
+			t.Errorf("left are %v %v, want %v", got, err, all[:left])
+		}
+	}
+	if got, err := a.ByHandle(t.Context(), "other"); err != nil || len(got) != 1 {
+		t.Errorf("the other's: %v %v", got, err)
+	}
+	assign(t, a, "h", 3, 0) // the allocator goes on with what it did not write itself
+	c.check()
 }
 
 func TestFullBlocksThatSomeoneFreedAreUsedBeforeANewClaim(t *testing.T) {

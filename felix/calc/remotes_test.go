@@ -3,6 +3,7 @@ package calc_test
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -151,13 +152,13 @@ func TestTunnelAddressThatIsNoPodsDrawsNothing(t *testing.T) {
 		"in no pool": {"203.0.113.5", "2001:db8:9::5"}, "a gateway": {"192.0.2.254", "2001:db8::254"}, "a node": {"198.51.100.3", "2001:db8:1::3"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			updates := append(threeTunnelNodes(), pools...)
-			others := append(updates, tunnelNode("node-3", "198.51.100.3/24", wrong[0], "2001:db8:1::3/64", wrong[1]))
+			updates := slices.Concat(threeTunnelNodes(), pools)
+			others := slices.Concat(updates, []datastore.SyncUpdate{tunnelNode("node-3", "198.51.100.3/24", wrong[0], "2001:db8:1::3/64", wrong[1])})
 			s := stateOf(t, others...)
 			if got, want := brief(s.Remote), "10.65.2.0/26 via 10.65.2.1 by vxlan"; got != want || len(s.Problems) != 0 {
 				t.Errorf("another's: routes %s, want %s; problems %v", got, want, s.Problems)
 			}
-			own := append(updates, tunnelNode("node-1", "192.0.2.1/24", wrong[0], "2001:db8::1/64", wrong[1]))
+			own := slices.Concat(updates, []datastore.SyncUpdate{tunnelNode("node-1", "192.0.2.1/24", wrong[0], "2001:db8::1/64", wrong[1])})
 			s = stateOf(t, own...)
 			if len(s.Remote) != 0 || len(s.Tunnels) != 0 || len(s.Problems) != 2 {
 				t.Errorf("its own: tunnels %v, routes %s, problems %v; want two problems alone", s.Tunnels, brief(s.Remote), s.Problems)
