@@ -340,17 +340,11 @@ func (r *run) ensureFDB(peers []overlay.End) error {
 	for _, p := range peers {
 		want[kernel.MAC(p.MAC)] = p.Address.Addr()
 	}
-	var errs []error
-	missing, extra := difference(want, have)
-	changes := make([]kernel.Change, 0, len(missing))
-	for _, mac := range missing {
-		changes = append(changes, kernel.FDBEntry{Link: r.link.Index, MAC: mac, Remote: want[mac]})
-	}
-	for _, mac := range extra {
-		r.did("no fdb entry %s", mac)
-		errs = append(errs, r.cfg.Kernel.DeleteFDB(r.link.Index, mac))
-	}
-	return errors.Join(append(errs, r.change(changes))...)
+	return settle(r, "fdb entry", want, have,
+		func(mac kernel.MAC) kernel.Change {
+			return kernel.FDBEntry{Link: r.link.Index, MAC: mac, Remote: want[mac]}
+		},
+		func(mac kernel.MAC) error { return r.cfg.Kernel.DeleteFDB(r.link.Index, mac) })
 }
 
 // ensureNeighbours says which node has which tunnel address. Permanent entries are
@@ -367,15 +361,31 @@ func (r *run) ensureNeighbours(peers []overlay.End) error {
 	for _, p := range peers {
 		want[p.Tunnel] = kernel.MAC(p.MAC)
 	}
-	var errs []error
+	return settle(r, "neighbour", want, have,
+		func(ip netip.Addr) kernel.Change {
+			return kernel.Neighbour{Link: r.link.Index, IP: ip, MAC: want[ip]}
+		},
+		func(ip netip.Addr) error { return r.cfg.Kernel.DeleteNeighbour(r.link.Index, ip) })
+}
+
+// key is what a table of the device is kept by.
+type key interface {
+	comparable
+	fmt.Stringer
+}
+
+// settle makes a table of the device what it should be: what is missing or other in
+// one go, what is too much one by one.
+func settle[K key, V comparable](r *run, what string, want, have map[K]V, set func(K) kernel.Change, remove func(K) error) error {
 	missing, extra := difference(want, have)
 	changes := make([]kernel.Change, 0, len(missing))
-	for _, ip := range missing {
-		changes = append(changes, kernel.Neighbour{Link: r.link.Index, IP: ip, MAC: want[ip]})
+	for _, k := range missing {
+		changes = append(changes, set(k))
 	}
-	for _, ip := range extra {
-		r.did("no neighbour %s", ip)
-		errs = append(errs, r.cfg.Kernel.DeleteNeighbour(r.link.Index, ip))
+	var errs []error
+	for _, k := range extra {
+		r.did("no %s %s", what, k)
+		errs = append(errs, remove(k))
 	}
 	return errors.Join(append(errs, r.change(changes))...)
 }
@@ -391,10 +401,7 @@ func (r *run) change(changes []kernel.Change) error {
 
 // difference is what of want is missing or another in have, and what have has besides,
 // in an order that is the same each time: an error in another order would be news.
-func difference[K interface {
-	comparable
-	fmt.Stringer
-}, V comparable](want, have map[K]V) (missing, extra []K) {
+func difference[K key, V comparable](want, have map[K]V) (missing, extra []K) {
 	for k, v := range want {
 		if got, there := have[k]; !there || got != v {
 			missing = append(missing, k)

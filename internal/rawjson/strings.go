@@ -66,7 +66,7 @@ func unescapeByte(c byte) byte {
 	return c
 }
 
-// unescapeRune reads \uXXXX, or two of them that are one surrogate pair, and
+// unescapeRune reads \u and four hexadecimal digits, or two of them that are one surrogate pair, and
 // returns how long it was. Half a pair is the replacement character.
 func unescapeRune(b []byte) (r rune, n int) {
 	r = hex4(b[2:])
