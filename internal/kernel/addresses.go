@@ -121,11 +121,17 @@ func (h *Handle) SetNeighbour(n Neighbour) error { return h.one(n) }
 // DeleteNeighbour removes a neighbour entry. One that is absent is a success.
 func (h *Handle) DeleteNeighbour(link int, ip netip.Addr) error {
 	header, attrs := encodeNeighbour(Neighbour{Link: link, IP: ip})
+	return h.deleteNeighbour("delete neighbour", fmt.Sprintf("%s of link %d", ip, link), header, attrs)
+}
+
+// deleteNeighbour removes an entry of a neighbour table, or of a device's own; one
+// that is absent is a success.
+func (h *Handle) deleteNeighbour(op, object string, header, attrs []byte) error {
 	err := h.do(unix.RTM_DELNEIGH, header, attrs)
 	if isAbsent(err) {
 		return nil
 	}
-	return NewError("delete neighbour", fmt.Sprintf("%s of link %d", ip, link), err)
+	return NewError(op, object, err)
 }
 
 // Neighbours reads the permanent neighbour entries of a link.

@@ -199,11 +199,7 @@ func (h *Handle) SetFDB(e FDBEntry) error { return h.one(e) }
 // success.
 func (h *Handle) DeleteFDB(link int, mac MAC) error {
 	header, attrs := FDBEntry{Link: link, MAC: mac}.encodeKey()
-	err := h.do(unix.RTM_DELNEIGH, header, attrs)
-	if isAbsent(err) {
-		return nil
-	}
-	return NewError("delete fdb entry", fmt.Sprintf("%s of link %d", mac, link), err)
+	return h.deleteNeighbour("delete fdb entry", fmt.Sprintf("%s of link %d", mac, link), header, attrs)
 }
 
 // FDB reads where a VXLAN device sends, but for a default destination.
