@@ -147,6 +147,8 @@ func TestEveryProblemReachesTheBoard(t *testing.T) {
 	}
 	f.backend = backendVXLAN
 	has(f.backendProblem, "PoolNotCarried: CALICO_NETWORKING_BACKEND is vxlan", "10.65.0.0/16", "vxlanMode: Always")
+	f.backend = "quagga"
+	has(f.backendProblem, "UnknownBackend: CALICO_NETWORKING_BACKEND is \"quagga\", which bgpd refuses", "bird, vxlan or none")
 	has(f.policyProblem, "PoliciesNotEnforced: network policies are stored but not enforced by this version (there are 1)")
 	n.store.SetUnavailable(true)
 	has(f.datastoreProblem, "DatastoreUnavailable: ", "datastore unavailable", "going on with what is known")

@@ -26,10 +26,12 @@ const (
 	reasonDataplane    = "DataplaneFailed"
 	reasonPodCIDR      = "PodCIDROutsidePools"
 	reasonBackend      = "PoolNotCarried"
-	reasonPolicies     = "PoliciesNotEnforced"
-	reasonKubernetes   = "KubernetesAccess"
-	reasonObject       = "ObjectNotHonoured"
-	reasonEnded        = "FelixFailed"
+
+	reasonUnknownBackend = "UnknownBackend"
+	reasonPolicies       = "PoliciesNotEnforced"
+	reasonKubernetes     = "KubernetesAccess"
+	reasonObject         = "ObjectNotHonoured"
+	reasonEnded          = "FelixFailed"
 )
 
 // sources are those who know what is wrong, the most important first.
@@ -140,6 +142,9 @@ func (f *felix) tunnelProblem() []problems.Problem {
 // pods reach nobody on other nodes. So it is with a cluster of BGP that the manifest
 // with VXLAN was applied to: its pools stay as they are.
 func (f *felix) backendProblem() []problems.Problem {
+	if !slices.Contains([]string{"", "bird", "none", backendVXLAN}, f.backend) {
+		return problem(reasonUnknownBackend, "CALICO_NETWORKING_BACKEND is %q, which bgpd refuses, so this node has no routes to others: make it bird, vxlan or none (calico_backend in the ConfigMap calico-config)", f.backend)
+	}
 	left := untunneled(f.desired())
 	if f.backend != backendVXLAN || len(left) == 0 {
 		return nil
