@@ -11,6 +11,7 @@ import (
 	"tortie/felix/cniserver"
 	"tortie/felix/config"
 	"tortie/felix/dataplane"
+	"tortie/felix/hostports"
 	"tortie/felix/journal"
 	"tortie/felix/podnet"
 	"tortie/felix/problems"
@@ -51,6 +52,7 @@ type felix struct {
 	tunnels   *vxlan.Tunnels
 	endpoint  *registration.Tunnels // their addresses
 	underlay  *underlay
+	hostPorts *hostports.Ports
 	upkeep    *upkeep
 	registrar *registration.Registrar
 	state     *cniserver.State
@@ -101,7 +103,7 @@ func (f *felix) build() (err error) {
 	})
 	f.server, err = cniserver.New(cniserver.Config{
 		Node: f.node, State: f.state, Client: f.client, Registry: f.registry, Journal: f.journal,
-		Addresses: f.allocator, Pods: f.pods, Routes: f.loop, MTU: f.underlay.MTU, NewUID: f.newUID, Log: f.log,
+		Addresses: f.allocator, Pods: f.pods, Routes: f.loop, HostPorts: f.hostPorts, MTU: f.underlay.MTU, NewUID: f.newUID, Log: f.log,
 		Health: f.syncer.Health, Pod: known, AddTimeout: f.cfg.CNITimeout, DelTimeout: f.cfg.CNITimeout,
 	})
 	if err != nil {
@@ -134,7 +136,11 @@ func (f *felix) buildDataplane() (err error) {
 	f.tunnels = vxlan.New(vxlan.Config{
 		Kernel: f.kernel, VNI: f.cfg.VXLAN.VNI, Port: f.cfg.VXLAN.Port, MTU: f.underlay.tunnelMTU, Log: f.log,
 	})
-	f.upkeep = &upkeep{sysctls: f.kernel, pods: f.pods, forwarding: f.cfg.IPForwarding, every: f.cfg.RouteRefreshInterval, log: f.log}
+	f.hostPorts = hostports.New(hostports.Config{Forget: f.kernel.ForgetDatagrams, Log: f.log})
+	f.upkeep = &upkeep{
+		sysctls: f.kernel, pods: f.pods, hostPorts: f.hostPorts,
+		forwarding: f.cfg.IPForwarding, every: f.cfg.RouteRefreshInterval, failed: map[string]string{}, log: f.log,
+	}
 	f.loop, err = dataplane.New(dataplane.Config{
 		Kernel:  f.kernel,
 		Routes:  routetable.New(routetable.Config{Kernel: f.kernel, Protocol: kernel.ProtocolFelix, Log: f.log}),

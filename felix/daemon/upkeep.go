@@ -17,11 +17,19 @@ type mender interface {
 	Mend(hostIf string, addrs []netip.Addr) (mended []string, err error)
 }
 
+// hostPortRules are the rules that lead ports of the node to pods; *hostports.Ports
+// has them.
+type hostPortRules interface {
+	QueueResync()
+	Apply(ctx context.Context) error
+}
+
 // upkeep looks now and then at what tells nobody when it is changed: forwarding,
-// and the settings of the pods' devices.
+// the settings of the pods' devices, and the rules for host ports.
 type upkeep struct {
 	sysctls    podnet.Sysctls
 	pods       mender
+	hostPorts  hostPortRules
 	forwarding bool // is ours to keep on
 	every      time.Duration
 	log        *slog.Logger
@@ -37,8 +45,9 @@ func (u *upkeep) setEndpoints(endpoints map[calc.EndpointID]calc.Endpoint) {
 	u.endpoints = endpoints
 }
 
-// run looks every so often until ctx ends.
+// run looks every so often until ctx ends, and at its start at what an earlier felix left.
 func (u *upkeep) run(ctx context.Context) error {
+	u.lookAtHostPorts(ctx, u.failed)
 	ticker := time.NewTicker(u.every) // the edge: run is the ticking alone
 	defer ticker.Stop()
 	for {
@@ -62,6 +71,8 @@ func (u *upkeep) look(ctx context.Context) {
 			u.log.Warn("forwarding had been switched off, so that pods were cut off; it is on again", "was", strings.Join(mended, ", "))
 		}
 	}
+	u.hostPorts.QueueResync()
+	u.lookAtHostPorts(ctx, failed)
 	for id, ep := range endpoints {
 		if ctx.Err() != nil {
 			return
@@ -73,6 +84,13 @@ func (u *upkeep) look(ctx context.Context) {
 		}
 	}
 	u.failed = failed
+}
+
+// lookAtHostPorts mends their rules, which logs by itself what it found.
+func (u *upkeep) lookAtHostPorts(ctx context.Context, failed map[string]string) {
+	if err := u.hostPorts.Apply(ctx); ctx.Err() == nil {
+		u.succeeded(failed, "host ports", err)
+	}
 }
 
 // succeeded logs an error unless the same was there the last time.
