@@ -3,10 +3,12 @@ package cniserver
 import (
 	"context"
 	"net/netip"
+	"strings"
 
 	"tortie/felix/cniserver/netconf"
 	"tortie/felix/hostports"
 	"tortie/felix/journal"
+	"tortie/internal/api"
 )
 
 // remembered is the form of a configuration's host ports in the journal.
@@ -43,15 +45,57 @@ func mappings(e journal.Entry) []hostports.Mapping {
 	return out
 }
 
+// portOwner is by what an attachment's ports are known. An endpoint in the datastore
+// doesn't say its network.
+func portOwner(e journal.Entry) string { return e.ContainerID + "/" + e.IfName }
+
 // restoreHostPorts declares those of an attachment that an earlier felix made.
 func (s *Server) restoreHostPorts(e journal.Entry) {
 	if len(e.HostPorts) > 0 {
-		s.hostPorts.Set(e.String(), mappings(e))
+		s.hostPorts.Set(portOwner(e), mappings(e))
 	}
 }
 
+// InSync is called once the datastore has been read: pods that the journal doesn't
+// know, because it was lost or another system attached them, have their ports by their
+// endpoints.
+func (s *Server) InSync(ctx context.Context) error {
+	journaled := map[string]bool{}
+	for _, e := range s.journal.Entries() {
+		journaled[portOwner(e)] = true
+	}
+	for _, wep := range s.state.own() {
+		e := journal.Entry{
+			ID:    journal.ID{ContainerID: wep.Spec.ContainerID, IfName: wep.Spec.Endpoint},
+			Addrs: addressesOf(wep), HostPorts: portsOf(wep),
+		}
+		if !journaled[portOwner(e)] {
+			s.restoreHostPorts(e)
+		}
+	}
+	s.hostPorts.InSync()
+	return s.hostPorts.Apply(ctx)
+}
+
+// portsOf are the ports of the node that an endpoint has.
+func portsOf(wep *api.WorkloadEndpoint) []journal.HostPort {
+	var out []journal.HostPort
+	for _, p := range wep.Spec.Ports {
+		protocol := strings.ToLower(p.Protocol.String())
+		if p.HostPort == 0 || protocol != "tcp" && protocol != "udp" && protocol != "sctp" {
+			continue
+		}
+		addr, err := netip.ParseAddr(p.HostIP)
+		if err != nil && p.HostIP != "" {
+			continue
+		}
+		out = append(out, journal.HostPort{Protocol: protocol, HostIP: addr, HostPort: p.HostPort, Port: p.Port})
+	}
+	return out
+}
+
 func (a *addition) mapPorts(ctx context.Context) error {
-	s, owner := a.server, a.entry.String()
+	s, owner := a.server, portOwner(a.entry)
 	wanted := mappings(a.entry)
 	for _, m := range wanted {
 		if other, taken := s.hostPorts.Takes(owner, m); taken {
@@ -68,6 +112,6 @@ func (s *Server) unmapPorts(ctx context.Context, e journal.Entry) error {
 	if len(e.HostPorts) == 0 {
 		return nil
 	}
-	s.hostPorts.Remove(e.String())
+	s.hostPorts.Remove(portOwner(e))
 	return s.hostPorts.Apply(ctx)
 }

@@ -2,13 +2,17 @@ package cniserver
 
 import (
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/projectcalico/api/pkg/lib/numorstring"
 	"sigs.k8s.io/knftables"
 
+	"tortie/internal/api"
 	"tortie/internal/control/cniwire"
 )
 
@@ -142,5 +146,31 @@ func TestCheckNamesAHostPortThatIsGone(t *testing.T) {
 		if msg := w.fails(check, cniwire.CodeInternal); !strings.Contains(msg, "elements of map host-ports-ipv4") {
 			t.Errorf("message %q", msg)
 		}
+	})(t)
+}
+
+// TestLostJournalTakesNoHostPortAway: an uninstallation takes the journal with it, and a
+// migration comes without one.
+func TestLostJournalTakesNoHostPortAway(t *testing.T) {
+	inWorld(func(t *testing.T, w *world) {
+		r := podRequest("ADD", "c1", "web-0")
+		r.Config = portRequest("ADD", "c1", web).Config
+		w.ok(r)
+		wep := *w.endpoint("ns1", "node1-k8s-web--0-eth0")
+		wep.Spec.Ports = []api.WorkloadEndpointPort{
+			{Name: "http", Protocol: numorstring.ProtocolFromString("TCP"), Port: 80, HostPort: 8080},
+			{Name: "other", Protocol: numorstring.ProtocolFromString("TCP"), Port: 81},
+		}
+		w.put(&wep)
+		w.kill()
+		if err := os.Remove(filepath.Join(w.dir, "attachments.log")); err != nil {
+			t.Fatal(err)
+		}
+		w.restart()
+		w.wantPorts("tcp 8080 10.65.0.1 80")
+		del := podRequest("DEL", "c1", "web-0")
+		w.ok(del)
+		w.settled()
+		w.wantPorts()
 	})(t)
 }

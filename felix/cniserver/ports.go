@@ -59,6 +59,8 @@ type HostPorts interface {
 	Remove(owner string)
 	// Takes names another owner that has a port of the mapping.
 	Takes(owner string, m hostports.Mapping) (other string, taken bool)
+	// InSync says that all that run have been declared; before, Apply does nothing.
+	InSync()
 	// Apply returns when the kernel has what was declared.
 	Apply(ctx context.Context) error
 	// Check names what in the kernel is not as declared.

@@ -135,7 +135,7 @@ func (w *world) start() {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	syncer := datastore.NewSyncer(datastore.SyncerConfig{
-		Client: w.store, Ranges: w.state.Ranges(), Sink: stateSink{w.state}, Log: log,
+		Client: w.store, Ranges: w.state.Ranges(), Sink: stateSink{w.state, w.server}, Log: log,
 		Backoff: func(int) time.Duration { return time.Millisecond },
 	})
 	var wg sync.WaitGroup
@@ -230,7 +230,18 @@ func (w *world) through(ctx context.Context, before, after string, change func()
 	return w.at(after)
 }
 
-type stateSink struct{ *State }
+// stateSink hands on as the daemon does.
+type stateSink struct {
+	*State
+	server *Server
+}
+
+func (s stateSink) OnStatus(status datastore.Status) {
+	if status == datastore.InSync {
+		_ = s.server.InSync(context.Background()) // a fault of the test's
+	}
+	s.State.OnStatus(status)
+}
 
 func (s stateSink) OnUpdates(u []datastore.SyncUpdate) { s.Apply(u) }
 

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -97,7 +98,7 @@ func (f *felix) build() (err error) {
 		Ranges: ranges(tracker.Ranges(), f.state.Ranges(), graph.Ranges(), f.config.Ranges(), f.policies.Ranges()),
 		Sink: &sink{
 			graph: graph, follow: append(follow, tracker, f.state, f.config, f.policies),
-			program: f.program, complete: f.loop.InSync, onStatus: f.state.OnStatus,
+			program: f.program, complete: f.complete, onStatus: f.state.OnStatus,
 		},
 		Log: f.log,
 	})
@@ -163,6 +164,15 @@ func (f *felix) program(s calc.State) {
 	f.endpoint.Want(s.TunnelPools, s.Tunnels)
 	f.upkeep.setEndpoints(s.Endpoints)
 	f.loop.SetState(s)
+}
+
+// complete is called when all of the datastore has been read, before whoever serves CNI
+// calls learns of it.
+func (f *felix) complete() {
+	f.loop.InSync()
+	if err := f.server.InSync(context.Background()); err != nil { // tried again by the upkeep
+		f.log.Warn("settings of the node are not as they should be", "err", err)
+	}
 }
 
 // ready is nil once the kernel has been made to agree with the datastore. Not being

@@ -45,9 +45,8 @@ func (u *upkeep) setEndpoints(endpoints map[calc.EndpointID]calc.Endpoint) {
 	u.endpoints = endpoints
 }
 
-// run looks every so often until ctx ends, and at its start at what an earlier felix left.
+// run looks every so often until ctx ends.
 func (u *upkeep) run(ctx context.Context) error {
-	u.lookAtHostPorts(ctx, u.failed)
 	ticker := time.NewTicker(u.every) // the edge: run is the ticking alone
 	defer ticker.Stop()
 	for {
@@ -72,7 +71,9 @@ func (u *upkeep) look(ctx context.Context) {
 		}
 	}
 	u.hostPorts.QueueResync()
-	u.lookAtHostPorts(ctx, failed)
+	if err := u.hostPorts.Apply(ctx); ctx.Err() == nil { // logs by itself what it mended
+		u.succeeded(failed, "host ports", err)
+	}
 	for id, ep := range endpoints {
 		if ctx.Err() != nil {
 			return
@@ -84,13 +85,6 @@ func (u *upkeep) look(ctx context.Context) {
 		}
 	}
 	u.failed = failed
-}
-
-// lookAtHostPorts mends their rules, which logs by itself what it found.
-func (u *upkeep) lookAtHostPorts(ctx context.Context, failed map[string]string) {
-	if err := u.hostPorts.Apply(ctx); ctx.Err() == nil {
-		u.succeeded(failed, "host ports", err)
-	}
 }
 
 // succeeded logs an error unless the same was there the last time.

@@ -54,6 +54,7 @@ type Ports struct {
 	applying sync.Mutex
 
 	mu     sync.Mutex
+	inSync bool
 	owners []owned // the oldest first
 	stale  map[uint16]bool
 }
@@ -133,12 +134,25 @@ func (m Mapping) key() string {
 // QueueResync makes the next Apply read the kernel, and mend what differs.
 func (p *Ports) QueueResync() { p.rules.QueueResync() }
 
+// InSync says that the ports of all pods that run have been declared. Before, Apply
+// leaves the kernel alone: an earlier process may have left the ports of pods that
+// nobody has spoken of yet.
+func (p *Ports) InSync() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.inSync = true
+}
+
 // Apply makes the kernel's rules as declared; see [ruleset.Owner.Apply].
 // ruleset.ErrNoNft when there are ports and nft is missing.
 func (p *Ports) Apply(ctx context.Context) error {
 	p.applying.Lock()
 	defer p.applying.Unlock()
 	p.mu.Lock()
+	if !p.inSync {
+		p.mu.Unlock()
+		return nil
+	}
 	stale := p.stale
 	p.stale = map[uint16]bool{}
 	p.mu.Unlock()

@@ -46,6 +46,27 @@ func world(t *testing.T) podworld.World {
 	return w
 }
 
+func inSync(p *Ports) *Ports {
+	p.InSync()
+	return p
+}
+
+// TestNothingIsTakenAwayBeforeAllIsKnown: an earlier process' ports stay until then.
+func TestNothingIsTakenAwayBeforeAllIsKnown(t *testing.T) {
+	w := world(t)
+	echo(t, w.PodA, "tcp", podworld.PodA+":80")
+	p := inSync(New(Config{}))
+	p.Set("web", both("tcp", 8080, 80))
+	w.InNode(t, p.Apply)
+
+	next := New(Config{})
+	w.InNode(t, next.Apply)
+	ask(t, w.Outside, "tcp", "", podworld.NodeOut+":8080")
+	next.InSync()
+	w.InNode(t, next.Apply)
+	wantRefused(t, w.Outside, podworld.NodeOut+":8080")
+}
+
 // echo answers with the address of who asks, until stop is called or the test is over.
 func echo(t *testing.T, ns *kernel.Netns, network, at string) (stop func()) {
 	t.Helper()
@@ -132,7 +153,7 @@ func answer(t *testing.T, c net.Conn) string {
 
 func TestHostPortLeadsToThePodFromEverywhere(t *testing.T) {
 	w := world(t)
-	p := New(Config{})
+	p := inSync(New(Config{}))
 	p.Set("web", append(both("tcp", 8080, 80), both("udp", 5300, 53)...))
 	w.InNode(t, p.Apply)
 	for network, port := range map[string]string{"tcp": "80", "udp": "53"} {
@@ -167,7 +188,7 @@ func TestHostPortLeadsToThePodFromEverywhere(t *testing.T) {
 func TestHostIPBindsThePortToOneAddress(t *testing.T) {
 	w := world(t)
 	echo(t, w.PodA, "tcp", podworld.PodA+":80")
-	p := New(Config{})
+	p := inSync(New(Config{}))
 	p.Set("web", []Mapping{{Protocol: "tcp", HostIP: addr("127.0.0.1"), HostPort: 8080, Pod: addr(podworld.PodA), Port: 80}})
 	w.InNode(t, p.Apply)
 	ask(t, w.Node, "tcp", "", "127.0.0.1:8080")
@@ -188,7 +209,7 @@ func wantRefused(t *testing.T, ns *kernel.Netns, to string) {
 func TestRemovedHostPortIsTheNodesAgain(t *testing.T) {
 	w := world(t)
 	echo(t, w.PodA, "tcp", podworld.PodA+":80")
-	p := New(Config{})
+	p := inSync(New(Config{}))
 	p.Set("web", both("tcp", 8080, 80))
 	p.Set("other", both("tcp", 8081, 80))
 	w.InNode(t, p.Apply)
@@ -221,7 +242,7 @@ func wantNoTable(t *testing.T, w podworld.World) {
 func TestDatagramsGoToTheNewPod(t *testing.T) {
 	w := world(t)
 	node := kerneltest.Open(t, w.Node)
-	p := New(Config{Forget: node.ForgetDatagrams})
+	p := inSync(New(Config{Forget: node.ForgetDatagrams}))
 	p.Set("old", []Mapping{{Protocol: "udp", HostPort: 5300, Pod: addr(podworld.PodB), Port: 53}})
 	w.InNode(t, p.Apply)
 	client, err := dial(w.Outside, "udp", podworld.Outside, podworld.NodeOut+":5300")
@@ -250,7 +271,7 @@ func TestNoPodReachesTheNodesLoopback(t *testing.T) {
 		Dst: netip.MustParsePrefix("127.0.0.1/32"), Protocol: kernel.ProtocolBoot, Link: eth0.Index,
 		Gateway: addr("169.254.1.1"), OnLink: true,
 	}))
-	p := New(Config{})
+	p := inSync(New(Config{}))
 	heard := make(chan string, 8)
 	for name, at := range map[string]string{"loopback": "127.0.0.1:999", "node": podworld.NodeOut + ":998"} {
 		var c net.PacketConn
@@ -302,7 +323,7 @@ func TestRestartAndResyncOfWhatIsRightWriteNothing(t *testing.T) {
 			if nft == nil {
 				nft = &counting{Interface: inner}
 			}
-			p := New(Config{NFT: nft})
+			p := inSync(New(Config{NFT: nft}))
 			p.Set("web", ports)
 			if err := p.Apply(ctx); err != nil {
 				return err
@@ -331,7 +352,7 @@ func TestDamageIsNamedAndMended(t *testing.T) {
 	w := world(t)
 	echo(t, w.PodA, "tcp", podworld.PodA+":80")
 	var log bytes.Buffer
-	p := New(Config{Log: slog.New(slog.NewTextHandler(&log, nil))})
+	p := inSync(New(Config{Log: slog.New(slog.NewTextHandler(&log, nil))}))
 	p.Set("web", both("tcp", 8080, 80))
 	w.InNode(t, p.Apply)
 	for name, c := range map[string]struct {
@@ -376,7 +397,7 @@ func TestDamageIsNamedAndMended(t *testing.T) {
 // TestManyPods: a port for each of a node's pods, one after another.
 func TestManyPods(t *testing.T) {
 	w := world(t)
-	p := New(Config{})
+	p := inSync(New(Config{}))
 	for n := range 100 {
 		p.Set("pod"+strconv.Itoa(n), both("tcp", uint16(10000+n), 80))
 		w.InNode(t, p.Apply)

@@ -106,4 +106,3 @@ func (w World) InNode(t *testing.T, f func(context.Context) error) {
 	t.Helper()
 	Check(t, w.Node.Do(func() error { return f(t.Context()) }))
 }
-
