@@ -366,15 +366,7 @@ func TestDamageIsNamedAndMended(t *testing.T) {
 		"rules flushed": {func(tx *knftables.Transaction) { tx.Flush(&knftables.Chain{Name: "host-ports"}) }, "rules of chain host-ports"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w.InNode(t, func(ctx context.Context) error {
-				nft, err := knftables.New(ruleset.Family, ruleset.Table)
-				if err != nil {
-					return err
-				}
-				tx := nft.NewTransaction()
-				c.damage(tx)
-				return nft.Run(ctx, tx)
-			})
+			w.InTable(t, ruleset.Family, ruleset.Table, c.damage)
 			w.InNode(t, func(ctx context.Context) error {
 				differences, err := p.Check(ctx)
 				if !strings.Contains(strings.Join(differences, "\n"), c.says) {

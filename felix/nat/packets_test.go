@@ -181,15 +181,7 @@ func TestResyncMendsTheRealTable(t *testing.T) {
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			w.InNode(t, func(ctx context.Context) error {
-				nft, err := knftables.New(ruleset.Family, ruleset.Table)
-				if err != nil {
-					return err
-				}
-				tx := nft.NewTransaction()
-				c.damage(tx)
-				return nft.Run(ctx, tx)
-			})
+			w.InTable(t, ruleset.Family, ruleset.Table, c.damage)
 			if got := seenAs(t, w.PodA, podworld.PodA, w.Outside, podworld.Outside); got != podworld.PodA {
 				t.Fatalf("the damage does nothing: the receiver sees %s", got)
 			}

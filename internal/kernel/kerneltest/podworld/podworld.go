@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"testing"
 
+	"sigs.k8s.io/knftables"
+
 	"tortie/internal/kernel"
 	"tortie/internal/kernel/kerneltest"
 )
@@ -105,4 +107,18 @@ func Check(t *testing.T, err error) {
 func (w World) InNode(t *testing.T, f func(context.Context) error) {
 	t.Helper()
 	Check(t, w.Node.Do(func() error { return f(t.Context()) }))
+}
+
+// InTable changes an nftables table of the node.
+func (w World) InTable(t *testing.T, family knftables.Family, table string, change func(*knftables.Transaction)) {
+	t.Helper()
+	w.InNode(t, func(ctx context.Context) error {
+		nft, err := knftables.New(family, table)
+		if err != nil {
+			return err
+		}
+		tx := nft.NewTransaction()
+		change(tx)
+		return nft.Run(ctx, tx)
+	})
 }
