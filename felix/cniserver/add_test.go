@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"strings"
 	"sync"
 	"testing"
@@ -92,8 +93,12 @@ func TestEndpointOfAnAddIsEncodedTheQuickWay(t *testing.T) {
 		r.Config = json.RawMessage(`{"cniVersion": "1.0.0", "name": "k8s-pod-network", "type": "calico", "ipam": {"type": "calico-ipam", "assign_ipv6": "true"}, "policy": {"type": "k8s"}}`)
 		w.ok(r)
 		for _, wep := range []*api.WorkloadEndpoint{w.endpoint("default", "node1-cni-cont1-eth0"), w.endpoint("ns1", "node1-k8s-my--pod-eth0")} {
-			if n := testing.AllocsPerRun(100, func() { _, _ = w.reg.Encode(wep, api.Unknown{}) }); n > 1 {
-				t.Errorf("%s is encoded in %v pieces of memory", wep.Name, n)
+			least := math.Inf(1)
+			for range 10 { // felix' own goroutines are counted, too, where they run meanwhile
+				least = min(least, testing.AllocsPerRun(20, func() { _, _ = w.reg.Encode(wep, api.Unknown{}) }))
+			}
+			if least > 1 {
+				t.Errorf("%s is encoded in %v pieces of memory", wep.Name, least)
 			}
 		}
 	})(t)
