@@ -9,7 +9,8 @@ import (
 )
 
 // Change is one change of the kernel's state, for [Handle.Apply]: a [LinkUp],
-// [LinkGroup], [LinkName], [LinkAddress], [Neighbour], [FDBEntry] or [RouteChange].
+// [LinkGroup], [LinkName], [LinkAddress], [Neighbour], [FDBEntry], [RouteChange] or
+// [NextHopChange].
 type Change interface {
 	// Subject names operation and object as an error of the change does.
 	Subject() (op, object string)
@@ -123,7 +124,8 @@ func applyBatch[C Change](h *Handle, changes []C, errs []error) {
 		sent = append(sent, i)
 	}
 	for j, err := range h.exchangeAll(requests) {
-		if err == nil || requests[j].kind == unix.RTM_DELROUTE && isAbsent(err) {
+		deletes := requests[j].kind == unix.RTM_DELROUTE || requests[j].kind == unix.RTM_DELNEXTHOP
+		if err == nil || deletes && isAbsent(err) {
 			continue
 		}
 		errs[sent[j]] = changeError(changes[sent[j]], err)

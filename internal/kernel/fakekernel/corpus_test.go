@@ -53,6 +53,7 @@ type surface interface {
 	SetSysctl(name, value string) error
 	SetSysctls([]kernel.Setting) error
 	SwapSysctls([]kernel.Setting) ([]kernel.Setting, error)
+	NextHopObjects(context.Context, kernel.Protocol) ([]kernel.NextHopObject, error)
 	Subscribe(context.Context, kernel.Topics) (<-chan kernel.Event, error)
 	SubscribeExcept(context.Context, kernel.Topics, kernel.Ignore) (<-chan kernel.Event, error)
 }

@@ -23,6 +23,7 @@ const (
 	NftNAT   = feature.NftNAT
 	Ping     = feature.Ping
 	IPRoute2 = feature.IPRoute2
+	NextHops = feature.NextHops
 )
 
 // Require skips the test unless the machine has every feature. It is the only
