@@ -13,6 +13,7 @@ import (
 	"tortie/bgpd/filter"
 	"tortie/bgpd/speaker"
 	"tortie/internal/kernel"
+	"tortie/internal/nexthop"
 	"tortie/internal/overlay"
 	"tortie/internal/routetable"
 )
@@ -20,6 +21,7 @@ import (
 // Kernel is what a FIB needs of [kernel.Handle].
 type Kernel interface {
 	routetable.Kernel
+	nexthop.Kernel
 	Links() ([]kernel.Link, error)
 	Addresses(link int) ([]kernel.Address, error)
 }
@@ -30,6 +32,10 @@ type FIB struct {
 	kernel Kernel
 	log    *slog.Logger
 	tables map[kernel.Family]*routetable.Table
+	// objects are the kernel's next-hop groups, one for each of groups; see multipath.go.
+	objects *nexthop.Table
+	groups  *groups
+	dead    map[netip.Addr]bool // peers whose next hops lead nowhere
 
 	best     map[netip.Prefix]speaker.Path
 	entries  map[netip.Prefix]Entry // what was made of each best path
@@ -58,6 +64,10 @@ type Entry struct {
 	Carried string
 	// Problem says why there is no route; empty when there is one.
 	Problem string
+	// Lacking says which of several equal next hops are not used, and why.
+	Lacking string
+
+	group *group
 }
 
 // New makes a FIB that holds every route of protocol 81 it finds.
@@ -65,6 +75,9 @@ func New(k Kernel, log *slog.Logger) *FIB {
 	f := &FIB{
 		kernel: k, log: log,
 		tables:   map[kernel.Family]*routetable.Table{},
+		objects:  nexthop.New(k, kernel.ProtocolBGP),
+		groups:   newGroups(),
+		dead:     map[netip.Addr]bool{},
 		best:     map[netip.Prefix]speaker.Path{},
 		entries:  map[netip.Prefix]Entry{},
 		resolver: NewResolver(nil, nil, nil),
@@ -102,6 +115,7 @@ func (f *FIB) Update(c speaker.Changes, now time.Time) {
 	for addr, s := range c.Peers {
 		f.restart.session(addr, s, now)
 		f.keep.lost(addr, s, now)
+		f.PeerDead(addr, !s.Established && !s.Restarting && !s.Removed)
 	}
 	for prefix, path := range c.Best {
 		f.setBest(prefix, path)
@@ -149,6 +163,9 @@ func (f *FIB) Read(ctx context.Context) error {
 	if p.addresses, err = f.kernel.Addresses(0); err != nil {
 		return fmt.Errorf("resolve next hops: %w", err)
 	}
+	if err := f.objects.Read(ctx); err != nil {
+		return fmt.Errorf("resolve next hops: %w", err)
+	}
 	p.routes = slices.DeleteFunc(p.routes, func(r kernel.Route) bool { return r.Protocol == kernel.ProtocolBGP })
 	if f.wasRead && p.equal(f.picture) {
 		return nil
@@ -171,6 +188,7 @@ func (f *FIB) Read(ctx context.Context) error {
 
 // LinkChanged tells that routes over a link may have gone without a word.
 func (f *FIB) LinkChanged(index int) {
+	f.objects.QueueResync()
 	for _, t := range f.tables {
 		t.LinkChanged(index)
 	}
@@ -178,6 +196,7 @@ func (f *FIB) LinkChanged(index int) {
 
 // QueueResync makes the next Apply read the kernel's routes of protocol 81.
 func (f *FIB) QueueResync() {
+	f.objects.QueueResync()
 	for _, t := range f.tables {
 		t.QueueResync()
 	}
@@ -199,11 +218,38 @@ func (f *FIB) Apply(ctx context.Context, now time.Time) error {
 			"family", family.String(), "stale", f.tables[family].Stale())
 		f.tables[family].HoldStale(false)
 	}
-	var errs []error
+	for _, key := range f.groups.empty() {
+		f.objects.Remove(key)
+	}
+	// Next hops first: routes refer to them, and those that are there already move by it.
+	errs := []error{f.objects.Apply(ctx)}
 	for _, family := range families() {
 		errs = append(errs, f.tables[family].Apply(ctx))
 	}
-	return errors.Join(errs...)
+	err := errors.Join(errs...)
+	if err != nil {
+		f.objects.QueueResync()
+		if len(f.groups.byKey) > 0 {
+			// The kernel may have dropped objects with a link, or another program taken
+			// their numbers: the next Read decides anew.
+			f.picture = picture{}
+		}
+		return err
+	}
+	return f.sweepObjects()
+}
+
+// sweepObjects deletes the next-hop objects that no route refers to, be it one that is
+// held.
+func (f *FIB) sweepObjects() error {
+	if !f.objects.Idle() {
+		return nil
+	}
+	referred := map[int]bool{}
+	for _, t := range f.tables {
+		maps.Copy(referred, t.NextHopIDs())
+	}
+	return f.objects.Sweep(func(id int) bool { return referred[id] })
 }
 
 // Holding reports whether routes of an earlier run are still held.
@@ -239,6 +285,7 @@ func (f *FIB) decideAll() {
 				filter.Segment{Prefix: a.Prefix.Masked(), Link: f.resolver.linkName(a.Link)})
 		}
 	}
+	f.settleAll()
 	for prefix := range f.best {
 		f.decide(prefix)
 	}
@@ -254,34 +301,29 @@ func (f *FIB) decide(prefix netip.Prefix) {
 	path, ok := f.best[prefix]
 	if !ok {
 		delete(f.entries, prefix)
+		f.groups.leave(prefix)
 		table.Remove(prefix)
 		return
 	}
 	if way, node := f.filter.Way(path); way.Carrier != overlay.BGP {
+		f.groups.leave(prefix)
 		f.leave(prefix, path, way, node)
 		return
 	}
-	e := Entry{Path: path, Problem: f.filter.Import(path)}
-	if e.Problem != "" {
-		f.entries[prefix] = e
+	paths, rejected := f.usable(path)
+	if rejected != "" {
+		f.groups.leave(prefix)
+		f.entries[prefix] = Entry{Path: path, Problem: rejected}
 		table.Remove(prefix)
 		return
 	}
-	v, unreachable := f.resolver.resolve(path.NextHop)
-	if unreachable != "" {
-		e.Problem = unreachable
-		f.entries[prefix] = e
-		table.Remove(prefix)
-		return
-	}
-	e.Kernel = f.resolver.describe(v)
-	if v.gateway != path.NextHop.WithZone("") {
-		e.Gateway = v.gateway
-	}
+	route, e := f.routeVia(path, paths)
 	f.entries[prefix] = e
-	table.Update(kernel.Route{
-		Dst: prefix, Type: kernel.RouteUnicast, Link: v.link, Gateway: v.gateway, OnLink: v.onLink,
-	})
+	if e.Problem != "" {
+		table.Remove(prefix)
+		return
+	}
+	table.Update(route)
 }
 
 // leave makes way for felix's route, once that is there: until then nothing is said of
@@ -292,7 +334,7 @@ func (f *FIB) leave(prefix netip.Prefix, path speaker.Path, way overlay.Way, nod
 		e.Carried = "by felix's route along the segment to " + node
 	}
 	if route, there := f.picture.felix[prefix]; there {
-		e.Kernel = f.resolver.describe(via{link: route.Link, gateway: route.Gateway, onLink: route.OnLink})
+		e.Kernel = f.resolver.describe(kernel.NextHop{Link: route.Link, Gateway: route.Gateway})
 		f.tables[kernel.FamilyOf(prefix.Addr())].Remove(prefix)
 	} else {
 		e.Problem = "felix has not set it up yet"
@@ -304,7 +346,16 @@ func (f *FIB) leave(prefix netip.Prefix, path speaker.Path, way overlay.Way, nod
 // place another program holds marked as problems.
 func (f *FIB) Entries() map[netip.Prefix]Entry {
 	out := make(map[netip.Prefix]Entry, len(f.entries))
-	maps.Copy(out, f.entries)
+	for prefix, e := range f.entries {
+		if e.group != nil {
+			// Which the prefix was not told of when a peer died.
+			e.Kernel, e.Lacking = e.group.words, e.group.lacking
+		}
+		if e.Problem != "" {
+			e.Kernel, e.Lacking = "", ""
+		}
+		out[prefix] = e
+	}
 	for _, t := range f.tables {
 		for _, c := range t.Conflicts() {
 			e := out[c.Desired.Dst]

@@ -109,6 +109,9 @@ type Path struct {
 	// Stale: kept while the peer restarts (RFC 4724).
 	Stale   bool
 	Learned time.Time
+	// Equals are the further paths that are as good, the best one's alone (ECMP). They
+	// are told by Changes; Routes gives every path by itself.
+	Equals []Path
 }
 
 // Local reports whether the path is one of our exports.

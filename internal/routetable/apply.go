@@ -43,6 +43,7 @@ func (t *Table) dump(ctx context.Context, protocol kernel.Protocol) (map[key]ker
 			return nil, err
 		}
 		for _, r := range routes {
+			r = r.ByObject()
 			if _, ok := found[keyOf(r)]; !ok {
 				found[keyOf(r)] = r
 			}
@@ -102,7 +103,7 @@ func (t *Table) write(ctx context.Context, failed *failures) {
 
 // hops is 1 for a route that leads to a gateway first.
 func hops(r kernel.Route) int {
-	if r.Gateway.IsValid() {
+	if r.Gateway.IsValid() || several(r) {
 		return 1
 	}
 	return 0

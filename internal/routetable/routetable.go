@@ -189,8 +189,12 @@ func (t *Table) LinkChanged(index int) {
 	defer t.mu.Unlock()
 	var doubtful []key
 	for k, r := range t.routes.AllDesired() {
-		if r.Link == index {
+		switch {
+		case r.Link == index:
 			doubtful = append(doubtful, k)
+		case several(r):
+			t.needsRead = true // it may be over that link, too
+			return
 		}
 	}
 	if len(doubtful) > rereadAbove {
@@ -200,6 +204,23 @@ func (t *Table) LinkChanged(index int) {
 	for _, k := range doubtful {
 		t.routes.DeleteActual(k)
 	}
+}
+
+// several reports that a route's next hops are more than its Link and Gateway say.
+func several(r kernel.Route) bool { return r.NextHopID != 0 || r.NextHops.Len() > 0 }
+
+// NextHopIDs are the next-hop objects that routes of ours in the kernel refer to, as far
+// as is known.
+func (t *Table) NextHopIDs() map[int]bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	ids := map[int]bool{}
+	for _, r := range t.routes.AllActual() {
+		if r.NextHopID != 0 {
+			ids[r.NextHopID] = true
+		}
+	}
+	return ids
 }
 
 // Pending is how many routes are not yet as desired; held ones do not count.

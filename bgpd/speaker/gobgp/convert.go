@@ -44,7 +44,7 @@ func globalToAPI(g speaker.Global) *gobgpapi.Global {
 		Families:   []uint32{familiesIPv4, familiesIPv6},
 		// These two end up in variables of the package, shared by all speakers of
 		// the process: they are the same for every one.
-		UseMultiplePaths:      false,
+		UseMultiplePaths:      true,
 		RouteSelectionOptions: &gobgpapi.RouteSelectionOptionsConfig{ExternalCompareRouterId: true},
 	}
 	for _, a := range g.Listen {

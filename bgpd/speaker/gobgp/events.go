@@ -176,8 +176,8 @@ func (s *Speaker) watched(r *gobgpapi.WatchEventResponse) {
 }
 
 func (s *Speaker) watchedPaths(in []*gobgpapi.Path) {
-	var paths []*speaker.Path
-	var prefixes []netip.Prefix
+	paths := make([]*speaker.Path, 0, len(in))
+	prefixes := make([]netip.Prefix, 0, len(in))
 	for _, p := range in {
 		if p.Nlri == nil { // an End-of-RIB
 			if addr, err := netip.ParseAddr(p.NeighborIp); err == nil {
@@ -190,9 +190,14 @@ func (s *Speaker) watchedPaths(in []*gobgpapi.Path) {
 			s.log.Warn("ignored a BGP path that can't be read", "peer", p.NeighborIp, "err", err)
 			continue
 		}
+		gone := p.IsWithdraw || path.Local() // what we export ourselves has no learned best path
+		if n := len(paths); n > 0 && prefixes[n-1] == path.Prefix && paths[n-1] != nil && !gone {
+			// The paths that are equally good come one after another, the best first.
+			paths[n-1].Equals = append(paths[n-1].Equals, path)
+			continue
+		}
 		prefixes = append(prefixes, path.Prefix)
-		if p.IsWithdraw || path.Local() {
-			// A prefix we export ourselves has no learned best path.
+		if gone {
 			paths = append(paths, nil)
 			continue
 		}
