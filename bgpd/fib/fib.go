@@ -37,9 +37,8 @@ type FIB struct {
 	groups  *groups
 	dead    map[netip.Addr]bool // peers whose next hops lead nowhere
 
-	best     map[netip.Prefix]speaker.Path
-	entries  map[netip.Prefix]Entry // what was made of each best path
-	scope    filter.Scope           // without Segments and the links' addresses
+	best     map[netip.Prefix]*dest
+	scope    filter.Scope // without Segments and the links' addresses
 	picture  picture
 	resolver *Resolver
 	filter   filter.Scope // scope and what was read of the kernel
@@ -66,8 +65,27 @@ type Entry struct {
 	Problem string
 	// Lacking says which of several equal next hops are not used, and why.
 	Lacking string
+}
 
-	group *group
+// dest is a prefix with its best path, and what has become of it.
+type dest struct {
+	path *speaker.Path
+	fate
+}
+
+// fate is an Entry without what several have in common: there may be very many.
+type fate struct {
+	kernel, carried, problem string
+	gateway                  netip.Addr
+	group                    *group
+}
+
+func (d *dest) entry() Entry {
+	e := Entry{Path: *d.path, Kernel: d.kernel, Gateway: d.gateway, Carried: d.carried, Problem: d.problem}
+	if d.group != nil && d.problem == "" {
+		e.Kernel, e.Lacking = d.group.words, d.group.lacking
+	}
+	return e
 }
 
 // New makes a FIB that holds every route of protocol 81 it finds.
@@ -78,8 +96,7 @@ func New(k Kernel, log *slog.Logger) *FIB {
 		objects:  nexthop.New(k, kernel.ProtocolBGP),
 		groups:   newGroups(),
 		dead:     map[netip.Addr]bool{},
-		best:     map[netip.Prefix]speaker.Path{},
-		entries:  map[netip.Prefix]Entry{},
+		best:     map[netip.Prefix]*dest{},
 		resolver: NewResolver(nil, nil, nil),
 		restart:  newRestart(),
 		keep:     newKeep(),
@@ -128,14 +145,19 @@ func (f *FIB) Update(c speaker.Changes, now time.Time) {
 // setBest takes over a best path. A path that was withdrawn while its peer
 // restarts stays, as stale, unless there is another.
 func (f *FIB) setBest(prefix netip.Prefix, path *speaker.Path) {
-	old, known := f.best[prefix]
+	d, known := f.best[prefix]
 	switch {
 	case path != nil:
 		f.keep.replaced(prefix)
-		f.best[prefix] = *path
-	case known && f.keep.keeps(prefix, old.Peer):
-		old.Stale = true
-		f.best[prefix] = old
+		if !known {
+			d = &dest{}
+			f.best[prefix] = d
+		}
+		d.path = path
+	case known && f.keep.keeps(prefix, d.path.Peer):
+		stale := *d.path
+		stale.Stale = true
+		d.path = &stale
 	default:
 		delete(f.best, prefix)
 	}
@@ -204,8 +226,8 @@ func (f *FIB) QueueResync() {
 
 // Installed reports whether a route of bgpd's to dst is desired.
 func (f *FIB) Installed(dst netip.Prefix) bool {
-	e := f.entries[dst]
-	return e.Kernel != "" && e.Carried == ""
+	d, ok := f.best[dst]
+	return ok && d.kernel != "" && d.carried == ""
 }
 
 // Apply makes the kernel's routes as desired and, when all peers of a family
@@ -298,28 +320,27 @@ func (f *FIB) decide(prefix netip.Prefix) {
 		return
 	}
 	table := f.tables[kernel.FamilyOf(prefix.Addr())]
-	path, ok := f.best[prefix]
+	d, ok := f.best[prefix]
 	if !ok {
-		delete(f.entries, prefix)
 		f.groups.leave(prefix)
 		table.Remove(prefix)
 		return
 	}
-	if way, node := f.filter.Way(path); way.Carrier != overlay.BGP {
+	if way, node := f.filter.Way(*d.path); way.Carrier != overlay.BGP {
 		f.groups.leave(prefix)
-		f.leave(prefix, path, way, node)
+		d.fate = f.leave(prefix, way, node)
 		return
 	}
-	paths, rejected := f.usable(path)
+	paths, rejected := f.usable(d.path)
 	if rejected != "" {
 		f.groups.leave(prefix)
-		f.entries[prefix] = Entry{Path: path, Problem: rejected}
+		d.fate = fate{problem: rejected}
 		table.Remove(prefix)
 		return
 	}
-	route, e := f.routeVia(path, paths)
-	f.entries[prefix] = e
-	if e.Problem != "" {
+	var route kernel.Route
+	route, d.fate = f.routeVia(d.path, paths)
+	if d.problem != "" {
 		table.Remove(prefix)
 		return
 	}
@@ -328,33 +349,30 @@ func (f *FIB) decide(prefix netip.Prefix) {
 
 // leave makes way for felix's route, once that is there: until then nothing is said of
 // ours, so that one which stands goes on carrying packets.
-func (f *FIB) leave(prefix netip.Prefix, path speaker.Path, way overlay.Way, node string) {
-	e := Entry{Path: path, Carried: "by VXLAN to " + node}
+func (f *FIB) leave(prefix netip.Prefix, way overlay.Way, node string) fate {
+	out := fate{carried: "by VXLAN to " + node}
 	if way.Carrier == overlay.Segment {
-		e.Carried = "by felix's route along the segment to " + node
+		out.carried = "by felix's route along the segment to " + node
 	}
-	if route, there := f.picture.felix[prefix]; there {
-		e.Kernel = f.resolver.describe(kernel.NextHop{Link: route.Link, Gateway: route.Gateway})
-		f.tables[kernel.FamilyOf(prefix.Addr())].Remove(prefix)
-	} else {
-		e.Problem = "felix has not set it up yet"
+	route, there := f.picture.felix[prefix]
+	if !there {
+		out.problem = "felix has not set it up yet"
+		return out
 	}
-	f.entries[prefix] = e
+	out.kernel = f.resolver.describe(kernel.NextHop{Link: route.Link, Gateway: route.Gateway})
+	f.tables[kernel.FamilyOf(prefix.Addr())].Remove(prefix)
+	return out
 }
 
 // Entries is a copy of what has become of every best path, with the routes whose
 // place another program holds marked as problems.
 func (f *FIB) Entries() map[netip.Prefix]Entry {
-	out := make(map[netip.Prefix]Entry, len(f.entries))
-	for prefix, e := range f.entries {
-		if e.group != nil {
-			// Which the prefix was not told of when a peer died.
-			e.Kernel, e.Lacking = e.group.words, e.group.lacking
-		}
-		if e.Problem != "" {
-			e.Kernel, e.Lacking = "", ""
-		}
-		out[prefix] = e
+	out := make(map[netip.Prefix]Entry, len(f.best))
+	if !f.wasRead || !f.wasTold {
+		return out
+	}
+	for prefix, d := range f.best {
+		out[prefix] = d.entry()
 	}
 	for _, t := range f.tables {
 		for _, c := range t.Conflicts() {

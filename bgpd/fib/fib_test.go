@@ -325,12 +325,12 @@ func TestResolverTakesTheLongestMatchOfTheLeastMetricThatIsUp(t *testing.T) {
 	}, links, []netip.Addr{netip.MustParseAddr("10.1.1.11")})
 	for nextHop, want := range map[string]string{
 		"10.1.1.12": "via 10.1.1.12 dev eth0",
-		"192.0.2.1": "via 10.1.1.1 dev eth0",                                     // least metric
-		"10.2.2.2":  "via 10.1.1.1 dev eth0",                                     // not by a learned route
-		"10.3.0.1":  "via 10.1.1.1 dev eth0",                                     // eth2 is down
+		"192.0.2.1": "via 10.1.1.1 dev eth0", // least metric
+		"10.2.2.2":  "via 10.1.1.1 dev eth0", // not by a learned route
+		"10.3.0.1":  "via 10.1.1.1 dev eth0", // eth2 is down
 		"10.4.0.1":  "next hop 10.4.0.1 is unreachable: the route to it",
-		"10.5.0.1":  "via 10.1.1.1 dev eth0, via 10.1.2.1 dev eth1 weight 2", // eth2 is down
-		"10.6.0.1":  "via 10.1.1.1 dev eth0",                                 // the longest match's are all down
+		"10.5.0.1":  "via 10.1.1.1 dev eth0, via 10.1.2.1 dev eth1 weight 2",     // eth2 is down
+		"10.6.0.1":  "via 10.1.1.1 dev eth0",                                     // the longest match's are all down
 		"10.66.1.1": "next hop 10.66.1.1 is unreachable: the way to it is black", // blackhole
 		"10.1.1.11": "next hop 10.1.1.11 is an address of this node",
 		"fd01::1":   "next hop fd01::1 is unreachable: no route to it",

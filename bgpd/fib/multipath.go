@@ -174,11 +174,11 @@ func (f *FIB) PeerDead(peer netip.Addr, dead bool) {
 
 // usable are the paths to a prefix that may be imported, the best first; else why that
 // one may not.
-func (f *FIB) usable(best speaker.Path) (paths []speaker.Path, rejected string) {
+func (f *FIB) usable(best *speaker.Path) (paths []speaker.Path, rejected string) {
 	if len(best.Equals) == 0 {
-		return nil, f.filter.Import(best)
+		return nil, f.filter.Import(*best)
 	}
-	for _, p := range append([]speaker.Path{best}, best.Equals...) {
+	for _, p := range append([]speaker.Path{*best}, best.Equals...) {
 		reason := f.filter.Import(p)
 		if reason == "" {
 			paths = append(paths, p)
@@ -192,46 +192,45 @@ func (f *FIB) usable(best speaker.Path) (paths []speaker.Path, rejected string) 
 	return paths, rejected
 }
 
-// routeVia makes the route to a prefix by one way or several, and its entry.
-func (f *FIB) routeVia(best speaker.Path, paths []speaker.Path) (kernel.Route, Entry) {
-	e := Entry{Path: best}
-	route := kernel.Route{Dst: best.Prefix, Type: kernel.RouteUnicast}
+// routeVia makes the route to a prefix by one way or several, and says what becomes of
+// it. There are no paths besides the best if none are given.
+func (f *FIB) routeVia(best *speaker.Path, paths []speaker.Path) (kernel.Route, fate) {
 	first := best
 	if len(paths) > 0 {
-		first = paths[0]
+		first = &paths[0]
 	}
-	w := f.resolver.resolve(first.NextHop)
-	if sameNextHop(paths) && len(w.hops) < 2 {
+	if w := f.resolver.resolve(first.NextHop); sameNextHop(paths) && len(w.hops) < 2 {
 		f.groups.leave(best.Prefix)
-		if w.unreachable != "" {
-			e.Problem = w.unreachable
-			return route, e
-		}
-		h := w.hops[0]
-		e.Kernel = w.words[0]
-		if h.Gateway != first.NextHop.WithZone("") {
-			e.Gateway = h.Gateway
-		}
-		route.Link, route.Gateway, route.OnLink = h.Link, h.Gateway, h.OnLink
-		return route, e
+		return oneWay(first, w)
 	}
 	if len(paths) == 0 {
-		paths = []speaker.Path{best}
+		paths = []speaker.Path{*best}
 	}
 	key, g, made := f.groups.enter(best.Prefix, paths)
 	if made {
 		f.settle(key, g)
 	}
-	e.group = g
 	if g.hops.Len() == 0 {
-		e.Problem = g.lacking
-		return route, e
+		return kernel.Route{}, fate{group: g, problem: g.lacking}
 	}
-	e.Kernel = g.words
-	if route.NextHopID = g.id; g.id == 0 {
+	route := kernel.Route{Dst: best.Prefix, Type: kernel.RouteUnicast, NextHopID: g.id}
+	if g.id == 0 {
 		route.NextHops = g.hops
 	}
-	return route, e
+	return route, fate{group: g, kernel: g.words}
+}
+
+// oneWay is the route of a path whose next hop is reached by one way, or by none.
+func oneWay(p *speaker.Path, w way) (kernel.Route, fate) {
+	if w.unreachable != "" {
+		return kernel.Route{}, fate{problem: w.unreachable}
+	}
+	h := w.hops[0]
+	out := fate{kernel: w.words[0]}
+	if h.Gateway != p.NextHop.WithZone("") {
+		out.gateway = h.Gateway
+	}
+	return kernel.Route{Dst: p.Prefix, Type: kernel.RouteUnicast, Link: h.Link, Gateway: h.Gateway, OnLink: h.OnLink}, out
 }
 
 // sameNextHop reports that all paths lead to one next hop, as the same route told by

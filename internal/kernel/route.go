@@ -53,9 +53,9 @@ type Route struct {
 	Protocol Protocol
 	Type     RouteType
 	Scope    Scope
+	OnLink   bool       // the gateway is reachable on Link though no route says so
 	Link     int        // interface index; 0 where there is none (blackhole)
 	Gateway  netip.Addr // invalid for a route without next hop
-	OnLink   bool       // the gateway is reachable on Link though no route says so
 	Src      netip.Addr // preferred source; invalid for none
 	Priority int        // metric; 0 is the kernel's default (1024 for IPv6)
 	// NextHops are the next hops of a route that has several, which Link and Gateway

@@ -20,6 +20,8 @@ type events struct {
 	causes  *causes
 	changed chan struct{} // one slot: "pending is not empty"
 
+	decoder decoder // of the watch's goroutine
+
 	mu       sync.Mutex
 	pending  speaker.Changes
 	sessions map[netip.Addr]session // of the configured peers
@@ -185,7 +187,7 @@ func (s *Speaker) watchedPaths(in []*gobgpapi.Path) {
 			}
 			continue
 		}
-		path, err := pathFromAPI(p)
+		path, err := s.events.decoder.path(p)
 		if err != nil {
 			s.log.Warn("ignored a BGP path that can't be read", "peer", p.NeighborIp, "err", err)
 			continue
