@@ -120,8 +120,11 @@ func (e *events) state(addr netip.Addr, state speaker.State, gr gracefulness) {
 	switch {
 	case now.Established:
 		now.Graceful = gr.capable
-	case old.Established: // lost
+	case old.Established && old.Graceful: // lost
 		now.Restarting, now.RestartTime = gr.restarting, gr.restartTime
+	case old.Established:
+		// GoBGP says that one restarts which only helps others, and so has kept nothing.
+		now.Restarting, now.RestartTime = false, 0
 	}
 	if old.state == state {
 		now.since = old.since

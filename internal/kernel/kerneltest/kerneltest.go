@@ -37,6 +37,9 @@ func Require(t testing.TB, features ...Feature) {
 	}
 }
 
+// Has reports whether the machine has a feature, for what a test looks at besides.
+func Has(f Feature) bool { return feature.Probe(f) == nil }
+
 // NewNetns gives an empty network namespace, with its loopback up, that lasts as
 // long as the test.
 func NewNetns(t testing.TB) *kernel.Netns {
