@@ -261,7 +261,8 @@ func (t *Table) renumber(id int, err error) {
 	}
 }
 
-// Sweep deletes the objects of ours that nothing is declared for and no route refers to.
+// Sweep deletes the objects of ours that, since the last Apply, nothing is declared for
+// and no route refers to.
 func (t *Table) Sweep(referred func(id int) bool) error {
 	var groups, singles []kernel.Change
 	kept := map[int]bool{}

@@ -127,3 +127,32 @@ func TestNextHopsOfALinkThatGoesDownLeaveTheirGroups(t *testing.T) {
 		wantClass(t, w.applied(single(1, f.hops[0])), kernel.ErrLinkDown)
 	})
 }
+
+// TestRouteOfAnyKindReplacesOneOfAnother: with one next hop, several, or an object.
+func TestRouteOfAnyKindReplacesOneOfAnother(t *testing.T) {
+	kerneltest.Require(t, kerneltest.NextHops)
+	onBoth(t, func(t *testing.T, w world) {
+		for name, f := range families(w.underlay(t), w.second(t)) {
+			t.Run(name, func(t *testing.T) {
+				ok(t, w.applied(single(1, f.hops[0]), group(kernel.Add, 9, kernel.GroupMember{ID: 1})))
+				base := kernel.Route{Dst: netip.MustParsePrefix(f.dst), Protocol: kernel.ProtocolFelix}
+				one, several, object := base, base, base
+				one.NextHops = kernel.NewNextHops(f.hops[1])
+				several.NextHops = kernel.NewNextHops(f.hops[:]...)
+				object.NextHopID = 9
+				kinds := []kernel.Route{one.Normal(), several.Normal(), object.Normal()}
+				for _, from := range kinds {
+					for _, to := range kinds {
+						ok(t, w.ReplaceRoute(from))
+						ok(t, w.ReplaceRoute(to))
+						if got := w.ours(t); len(got) != 1 || got[0].ByObject() != to {
+							t.Errorf("%s after %s: routes %v", to, from, got)
+						}
+					}
+				}
+				ok(t, w.DeleteRoute(w.ours(t)[0]))
+				ok(t, w.applied(group(kernel.Delete, 9), group(kernel.Delete, 1)))
+			})
+		}
+	})
+}
