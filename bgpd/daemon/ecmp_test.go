@@ -99,8 +99,12 @@ func (l *lab) startSpine(i int) {
 	for n := range fabricRoutes {
 		fmt.Fprintf(&more, "route 10.66.%d.0/24 blackhole; ", n)
 	}
-	conf := strings.NewReplacer("SPINE", fmt.Sprint(i), "MORE", more.String()).Replace(spineConfig)
-	name := fmt.Sprint("spine", i)
+	l.bird(fmt.Sprint("spine", i), strings.NewReplacer("SPINE", fmt.Sprint(i), "MORE", more.String()).Replace(spineConfig))
+}
+
+// bird starts BIRD in the namespace of its name.
+func (l *lab) bird(name, conf string) {
+	l.t.Helper()
 	path := filepath.Join(l.dir, name+".conf")
 	if err := os.WriteFile(path, []byte(conf), 0o600); err != nil {
 		l.t.Fatal(err)
@@ -114,6 +118,7 @@ func (l *lab) startSpine(i int) {
 	l.t.Cleanup(func() { l.end(name, syscall.SIGKILL) })
 }
 
+// startLeaf starts bgpd as a peer of the spines.
 func (l *lab) startLeaf() {
 	st := daemon.Static{Name: "leaf", Socket: l.socket("leaf"), Global: speaker.Global{
 		ASN: 64512, RouterID: netip.MustParseAddr("10.1.1.2"), Port: 179,
