@@ -129,6 +129,9 @@ func (f *FIB) Expect(peers []speaker.Peer, scope filter.Scope, now time.Time) {
 
 // Update takes over what has changed at the speaker.
 func (f *FIB) Update(c speaker.Changes, now time.Time) {
+	for addr := range c.Lost {
+		f.PeerDead(addr, true)
+	}
 	for addr, s := range c.Peers {
 		f.restart.session(addr, s, now)
 		f.keep.lost(addr, s, now)

@@ -142,9 +142,11 @@ func TestPeersDeathMovesAllItsRoutesByOneChange(t *testing.T) {
 	fx.apply(start)
 	fx.ways(want...)
 	n := fx.writes()
-	fx.f.Update(session(near, speaker.Session{}), start) // before any withdrawal is told
+	fx.f.Update(speaker.Changes{Lost: map[netip.Addr]bool{near: true}}, start) // before any withdrawal is told
 	fx.apply(start)
 	fx.ways(after...)
+	fx.f.Update(session(near, speaker.Session{}), start)
+	fx.apply(start)
 	if d := cmp.Diff(map[string]int{"replace next-hop object": 1, "delete next-hop object": 1}, n); d != "" {
 		t.Errorf("written: want -, got +\n%s", d)
 	}

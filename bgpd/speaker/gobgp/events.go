@@ -31,6 +31,7 @@ type session struct {
 	speaker.Session
 	state speaker.State
 	since time.Time
+	lost  bool // told by lost, and not up again since
 }
 
 func newEvents(now func() time.Time, c *causes) *events {
@@ -43,7 +44,9 @@ func newEvents(now func() time.Time, c *causes) *events {
 }
 
 func noChanges() speaker.Changes {
-	return speaker.Changes{Best: map[netip.Prefix]*speaker.Path{}, Peers: map[netip.Addr]speaker.Session{}}
+	return speaker.Changes{
+		Best: map[netip.Prefix]*speaker.Path{}, Peers: map[netip.Addr]speaker.Session{}, Lost: map[netip.Addr]bool{},
+	}
 }
 
 // Changed implements speaker.Speaker.
@@ -94,11 +97,24 @@ func (e *events) best(paths []*speaker.Path, prefixes []netip.Prefix) {
 	e.signal()
 }
 
+// lost notes that a session has ended. GoBGP's watch says so only after it has said of
+// every path what becomes of it, which may take a second.
+func (e *events) lost(addr netip.Addr) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if s, ok := e.sessions[addr]; ok {
+		s.lost = true
+		e.sessions[addr] = s
+		e.pending.Lost[addr] = true
+		e.signal()
+	}
+}
+
 func (e *events) endOfRIB(addr netip.Addr) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	s, ok := e.sessions[addr]
-	if !ok || !s.Established {
+	if !ok || !s.Established || s.lost {
 		return
 	}
 	s.EndOfRIB, s.Restarting, s.RestartTime = true, false, 0
@@ -116,6 +132,7 @@ func (e *events) state(addr netip.Addr, state speaker.State, gr gracefulness) {
 	}
 	now := session{state: state, since: e.now()}
 	now.Established = state == speaker.Established
+	now.lost = old.lost && !now.Established
 	now.Restarting, now.RestartTime = old.Restarting, old.RestartTime
 	switch {
 	case now.Established:
@@ -131,13 +148,13 @@ func (e *events) state(addr netip.Addr, state speaker.State, gr gracefulness) {
 	}
 	if now.Established {
 		e.causes.clear(addr)
-		if old.Established { // no transition: keep what the peer has said
+		if old.Established && !old.lost { // no transition: keep what the peer has said
 			now.Session, now.since = old.Session, old.since
 		}
 	}
 	e.sessions[addr] = now
 	e.causes.setDown(e.countDown())
-	if old.Established != now.Established {
+	if old.Established != now.Established || old.lost != now.lost {
 		e.pending.Peers[addr] = now.Session
 		e.signal()
 	}
