@@ -52,7 +52,9 @@ func TestWithoutBGPNoLearnedRouteStays(t *testing.T) {
 	group := kernel.NextHopObject{ID: 9, Protocol: kernel.ProtocolBGP, Group: []kernel.GroupMember{{ID: 8}}}
 	others := kernel.NextHopObject{ID: 7, Protocol: kernel.ProtocolStatic, NextHop: hop.NextHop}
 	for _, c := range []kernel.Change{
-		kernel.NextHopChange{Op: kernel.Add, Object: hop}, kernel.NextHopChange{Op: kernel.Add, Object: group}, kernel.NextHopChange{Op: kernel.Add, Object: others},
+		kernel.NextHopChange{Op: kernel.Add, Object: hop},
+		kernel.NextHopChange{Op: kernel.Add, Object: group},
+		kernel.NextHopChange{Op: kernel.Add, Object: others},
 		kernel.RouteChange{Op: kernel.Add, Route: kernel.Route{Dst: learned, Protocol: kernel.ProtocolBGP, NextHopID: 9}},
 	} {
 		if err := b.k.Apply(c)[0]; err != nil {
