@@ -79,12 +79,12 @@ func replace[K, V comparable](have iter.Seq2[K, V], get func(K) (V, bool), want 
 	}
 }
 
-// change changes a key's item, which is made if it may be, and keeps the counts. An item
+// change changes a key's item, which may be a new one, and keeps the counts. An item
 // that is neither desired nor actual any more goes.
-func (t *Tracker[K, V]) change(key K, make bool, f func(*item[K, V])) {
+func (t *Tracker[K, V]) change(key K, mayBeNew bool, f func(*item[K, V])) {
 	i, ok := t.items[key]
 	if !ok {
-		if !make {
+		if !mayBeNew {
 			return
 		}
 		i = &item[K, V]{key: key}

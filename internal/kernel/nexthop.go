@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -190,17 +191,23 @@ func (o NextHopObject) Equal(p NextHopObject) bool {
 
 // String is the object as ip(8) would print it.
 func (o NextHopObject) String() string {
-	s := fmt.Sprintf("id %d", o.ID)
-	for i, m := range o.Group {
-		s += []string{" group ", "/"}[min(i, 1)] + fmt.Sprint(m.ID)
-		if m.Weight > 1 {
-			s += fmt.Sprintf(",%d", m.Weight)
+	what := o.NextHop.String()
+	if len(o.Group) > 0 {
+		members := make([]string, 0, len(o.Group))
+		for _, m := range o.Group {
+			members = append(members, m.String())
 		}
+		what = "group " + strings.Join(members, "/")
 	}
-	if len(o.Group) == 0 {
-		s += " " + o.NextHop.String()
+	return fmt.Sprintf("id %d %s proto %d", o.ID, what, o.Protocol)
+}
+
+// String is "7", or "7,2" with a weight of 2.
+func (m GroupMember) String() string {
+	if m.Weight > 1 {
+		return fmt.Sprintf("%d,%d", m.ID, m.Weight)
 	}
-	return s + fmt.Sprintf(" proto %d", o.Protocol)
+	return strconv.Itoa(m.ID)
 }
 
 // Constants of linux/nexthop.h.
@@ -251,16 +258,12 @@ func (c NextHopChange) encode() (request, error) {
 		return request{}, err
 	}
 	o := c.Object.Normal()
-	req := request{kind: unix.RTM_NEWNEXTHOP, header: make([]byte, sizeofNhMsg)}
+	req := request{kind: unix.RTM_NEWNEXTHOP, flags: c.Op.flags(), header: make([]byte, sizeofNhMsg)}
 	var a attributes
 	a.uint32(nhaID, uint32(o.ID))
-	switch c.Op {
-	case Add:
-		req.flags = unix.NLM_F_CREATE | unix.NLM_F_EXCL
-	case Replace:
-		req.flags = unix.NLM_F_CREATE | unix.NLM_F_REPLACE
-	case Delete:
-		return request{kind: unix.RTM_DELNEXTHOP, header: req.header, attrs: a}, nil
+	if c.Op == Delete {
+		req.kind, req.attrs = unix.RTM_DELNEXTHOP, a
+		return req, nil
 	}
 	req.header[2] = byte(o.Protocol)
 	if o.Group != nil {

@@ -15,11 +15,7 @@ func hop(link int, gateway string) kernel.NextHop {
 // second is another underlay, eth1 with 198.51.100.1/24 and 2001:db8:1::1/64.
 func (w world) second(t testing.TB) kernel.Link {
 	t.Helper()
-	l := must(w.CreateVeth(kernel.VethSpec{Host: "eth1", Peer: "far1", PeerNetns: w.podNS}))(t)
-	ok(t, w.pod.SetUp(l.PeerIndex))
-	ok(t, w.AddAddress(l.Index, netip.MustParsePrefix("198.51.100.1/24")))
-	ok(t, w.AddAddress(l.Index, netip.MustParsePrefix("2001:db8:1::1/64")))
-	return must(w.LinkByIndex(l.Index))(t)
+	return w.segment(t, kernel.VethSpec{Host: "eth1", Peer: "far1"}, "198.51.100.1/24", "2001:db8:1::1/64")
 }
 
 func (w world) objects(t testing.TB) []kernel.NextHopObject {
