@@ -157,14 +157,25 @@ func (f *FIB) setBest(prefix netip.Prefix, path *speaker.Path) {
 			f.best[prefix] = d
 		}
 		d.path = path
-	case known && f.keep.keeps(prefix, d.path.Peer):
-		stale := *d.path
-		stale.Stale = true
-		d.path = &stale
+	case known && f.keepSome(d):
 	default:
 		delete(f.best, prefix)
 	}
 	f.decide(prefix)
+}
+
+// keepSome leaves a prefix what peers that restart have told of it, as stale, if anything.
+func (f *FIB) keepSome(d *dest) bool {
+	told := slices.DeleteFunc(append([]speaker.Path{*d.path}, d.path.Equals...), func(p speaker.Path) bool {
+		return !f.keep.restarting(p.Peer)
+	})
+	if len(told) == 0 {
+		return false
+	}
+	f.keep.note(d.path.Prefix, told[0].Peer)
+	told[0].Stale, told[0].Equals = true, told[1:]
+	d.path = &told[0]
+	return true
 }
 
 func (f *FIB) drop(prefixes []netip.Prefix) {
@@ -213,7 +224,10 @@ func (f *FIB) Read(ctx context.Context) error {
 
 // LinkChanged tells that routes over a link may have gone without a word.
 func (f *FIB) LinkChanged(index int) {
-	f.objects.QueueResync()
+	if f.groups.over(index) {
+		f.QueueResync()
+		return
+	}
 	for _, t := range f.tables {
 		t.LinkChanged(index)
 	}

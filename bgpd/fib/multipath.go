@@ -100,6 +100,16 @@ func (gs *groups) ofPeer(peer netip.Addr) map[string]*group {
 	return out
 }
 
+// over reports whether a group has a next hop over a link, as far as it was resolved.
+func (gs *groups) over(link int) bool {
+	for _, g := range gs.byKey {
+		if g.hops.Over(link) {
+			return true
+		}
+	}
+	return false
+}
+
 // choose says what becomes of a group: the ways to all its next hops together, but for
 // those that are unreachable and those of dead peers, unless all are.
 func (f *FIB) choose(g *group) (o outcome) {

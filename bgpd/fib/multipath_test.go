@@ -89,7 +89,7 @@ func TestSeveralBestPathsAreOneRouteAndShareAGroup(t *testing.T) {
 			fx, _ := twoLinks(t)
 			if !objects {
 				fx.k.WithoutNextHopObjects()
-				fx.f.LinkChanged(fx.eth0)
+				fx.f.QueueResync()
 				must(t, fx.f.Read(t.Context()))
 			}
 			fx.f.Update(ecmp("10.65.2.0/26", near, side), start)
@@ -204,6 +204,21 @@ func TestNextHopsOfAGroupAreResolvedAgainWhenLinksChange(t *testing.T) {
 	if e := fx.f.Entries()[pfx("10.65.2.0/26")]; e.Kernel != "" || !strings.Contains(e.Problem, "10.1.1.12 is unreachable") || !strings.Contains(e.Problem, "10.1.3.13 is unreachable") {
 		t.Errorf("entry %+v", e)
 	}
+}
+
+// TestWhatARestartingPeerToldIsKeptOfSeveral: the others' next hops go.
+func TestWhatARestartingPeerToldIsKeptOfSeveral(t *testing.T) {
+	fx, _ := twoLinks(t)
+	fx.f.Update(ecmp("10.65.2.0/26", near, side), start)
+	fx.apply(start)
+	c := gone("10.65.2.0/26")
+	c.Peers = map[netip.Addr]speaker.Session{near: {}, side: lost}
+	fx.f.Update(c, start)
+	fx.apply(start)
+	fx.ways("10.65.2.0/26: 10.1.3.13")
+	fx.f.Update(session(side, eor), start)
+	fx.apply(start)
+	fx.ways()
 }
 
 // TestOwnRouteOfSeveralNextHopsCarriesALearnedNextHop, which then has them all.

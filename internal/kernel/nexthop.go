@@ -59,8 +59,16 @@ func (n NextHops) Len() int { return len(n.packed) / nextHopSize }
 // Equal is ==, for those who compare by reflection.
 func (n NextHops) Equal(m NextHops) bool { return n == m }
 
+// Over reports whether one of them is over a link.
+func (n NextHops) Over(link int) bool {
+	return slices.ContainsFunc(n.All(), func(h NextHop) bool { return h.Link == link })
+}
+
 // All are the next hops one by one.
 func (n NextHops) All() []NextHop {
+	if n.packed == "" {
+		return nil
+	}
 	out := make([]NextHop, 0, n.Len())
 	for b := []byte(n.packed); len(b) > 0; b = b[nextHopSize:] {
 		h := NextHop{Link: int(binary.BigEndian.Uint32(b)), Weight: int(binary.BigEndian.Uint16(b[4:])), OnLink: b[6] == 1}

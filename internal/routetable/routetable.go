@@ -198,18 +198,15 @@ const rereadAbove = 32
 
 // LinkChanged tells that a link appeared, vanished, or went up or down: the
 // kernel drops the routes of a link that goes down without a word, so the next
-// Apply makes sure of those that are desired over it.
+// Apply makes sure of those that are desired over it. Of routes by next-hop objects
+// only their owner knows the links: it calls QueueResync.
 func (t *Table) LinkChanged(index int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var doubtful []key
 	for k, r := range t.routes.AllDesired() {
-		switch {
-		case r.Link == index:
+		if r.Link == index || r.NextHops.Over(index) {
 			doubtful = append(doubtful, k)
-		case several(r):
-			t.needsRead = true // it may be over that link, too
-			return
 		}
 	}
 	if len(doubtful) > rereadAbove {
