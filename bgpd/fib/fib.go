@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"tortie/bgpd/filter"
@@ -76,14 +77,20 @@ type dest struct {
 // fate is an Entry without what several have in common: there may be very many.
 type fate struct {
 	kernel, carried, problem string
+	refused                  string // why some of several paths may not be imported
 	gateway                  netip.Addr
 	group                    *group
 }
 
 func (d *dest) entry() Entry {
 	e := Entry{Path: *d.path, Kernel: d.kernel, Gateway: d.gateway, Carried: d.carried, Problem: d.problem}
-	if d.group != nil && d.problem == "" {
-		e.Kernel, e.Lacking = d.group.words, d.group.lacking
+	if d.problem != "" {
+		return e
+	}
+	e.Lacking = d.refused
+	if d.group != nil {
+		e.Kernel = d.group.words
+		e.Lacking = strings.Join(slices.DeleteFunc([]string{d.group.lacking, d.refused}, func(s string) bool { return s == "" }), "; ")
 	}
 	return e
 }
@@ -166,6 +173,9 @@ func (f *FIB) setBest(prefix netip.Prefix, path *speaker.Path) {
 
 // keepSome leaves a prefix what peers that restart have told of it, as stale, if anything.
 func (f *FIB) keepSome(d *dest) bool {
+	if f.keep.empty() {
+		return false
+	}
 	told := slices.DeleteFunc(append([]speaker.Path{*d.path}, d.path.Equals...), func(p speaker.Path) bool {
 		return !f.keep.restarting(p.Peer)
 	})
@@ -348,15 +358,16 @@ func (f *FIB) decide(prefix netip.Prefix) {
 		d.fate = f.leave(prefix, way, node)
 		return
 	}
-	paths, rejected := f.usable(d.path)
-	if rejected != "" {
+	paths, refused, ok := f.usable(d.path)
+	if !ok {
 		f.groups.leave(prefix)
-		d.fate = fate{problem: rejected}
+		d.fate = fate{problem: refused}
 		table.Remove(prefix)
 		return
 	}
 	var route kernel.Route
 	route, d.fate = f.routeVia(d.path, paths)
+	d.refused = refused
 	if d.problem != "" {
 		table.Remove(prefix)
 		return

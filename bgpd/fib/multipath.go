@@ -1,6 +1,7 @@
 package fib
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -182,24 +183,22 @@ func (f *FIB) PeerDead(peer netip.Addr, dead bool) {
 	}
 }
 
-// usable are the paths to a prefix that may be imported, the best first; else why that
-// one may not.
-func (f *FIB) usable(best *speaker.Path) (paths []speaker.Path, rejected string) {
+// usable are the paths to a prefix that may be imported, none where there is only the
+// best; and why some, or all, may not. It is not ok when none may.
+func (f *FIB) usable(best *speaker.Path) (paths []speaker.Path, refused string, ok bool) {
 	if len(best.Equals) == 0 {
-		return nil, f.filter.Import(*best)
+		refused = f.filter.Import(*best)
+		return nil, refused, refused == ""
 	}
+	var reasons []string
 	for _, p := range append([]speaker.Path{*best}, best.Equals...) {
-		reason := f.filter.Import(p)
-		if reason == "" {
-			paths = append(paths, p)
-		} else if rejected == "" {
-			rejected = reason
+		if reason := f.filter.Import(p); reason != "" {
+			reasons = append(reasons, fmt.Sprintf("that of %s: %s", p.Peer, reason))
+			continue
 		}
+		paths = append(paths, p)
 	}
-	if len(paths) > 0 {
-		rejected = ""
-	}
-	return paths, rejected
+	return paths, strings.Join(reasons, "; "), len(paths) > 0
 }
 
 // routeVia makes the route to a prefix by one way or several, and says what becomes of

@@ -271,4 +271,7 @@ func TestRefusedOneOfSeveralPathsIsLeftOut(t *testing.T) {
 	fx.f.Update(ecmp("10.65.2.0/26", near, side), start)
 	fx.apply(start)
 	fx.ways("10.65.2.0/26: 10.1.3.13")
+	if e := fx.f.Entries()[pfx("10.65.2.0/26")]; e.Lacking != "that of 10.1.1.12: its next hop is this node itself" {
+		t.Errorf("entry %+v", e)
+	}
 }
