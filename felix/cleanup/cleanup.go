@@ -74,6 +74,9 @@ func refuseWhileEtcdRuns(path string) error {
 // while felix or bgpd runs, which would put things back, and while the trial's etcd does.
 func Run(ctx context.Context, cfg Config) error {
 	for _, program := range []string{"felix", "bgpd"} {
+		if _, err := os.Stat(filepath.Join(cfg.Root, folders()[0])); errors.Is(err, fs.ErrNotExist) {
+			break // nobody has a lock where its folder isn't, and it is not to be made
+		}
 		release, err := lockfile.Acquire(filepath.Join(cfg.Root, folders()[0], program+".lock"), program)
 		if err != nil {
 			return fmt.Errorf("clean up: %w", err)

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"sigs.k8s.io/knftables"
 
@@ -248,6 +249,21 @@ func TestCleanupRefusesWhileADaemonRuns(t *testing.T) {
 		}
 		release()
 		n.must(n.clean(true))
+	}
+}
+
+// TestCleanNodeIsNotTouched: not for a moment is there a folder that someone could find.
+func TestCleanNodeIsNotTouched(t *testing.T) {
+	n := newNode(t)
+	n.must(n.clean(true))
+	run := filepath.Join(n.root, "var/run")
+	long := time.Now().Add(-time.Hour)
+	n.must(os.Chtimes(run, long, long))
+	n.must(n.clean(true))
+	info, err := os.Stat(run)
+	n.must(err)
+	if !info.ModTime().Equal(long) {
+		t.Errorf("something was made or removed in %s", run)
 	}
 }
 

@@ -113,7 +113,7 @@ func (s *Server) addition(ctx context.Context, c call) (*addition, error) {
 	if c.plugin == pluginIPAM {
 		return a, nil
 	}
-	a.entry.MAC = newMAC()
+	a.entry.MAC, a.entry.HostPorts = newMAC(), remembered(c.conf.HostPorts)
 	wep, attached, err := s.attachedElsewhere(ctx, c)
 	if !attached || err != nil {
 		return a, err
@@ -157,15 +157,22 @@ func (a *addition) steps() []step {
 		}
 		return append(begin, finish)
 	}
-	if a.known {
-		return []step{{"wire the pod", a.wire, nil}, {"route to the pod", a.route, nil}, finish}
+	steps := []step{{"wire the pod", a.wire, nil}, {"route to the pod", a.route, nil}}
+	if !a.known {
+		steps = []step{
+			begin[0],
+			{"attach the pod", a.attach, a.unwire},
+			{"route to the pod", a.route, a.unroute},
+		}
 	}
-	return []step{
-		begin[0],
-		{"attach the pod", a.attach, a.unwire},
-		{"route to the pod", a.route, a.unroute},
-		finish,
+	if len(a.entry.HostPorts) > 0 {
+		ports := step{"lead the node's ports to the pod", a.mapPorts, nil}
+		if !a.known {
+			ports.undo = a.unmapPorts
+		}
+		steps = append(steps, ports)
 	}
+	return append(steps, finish)
 }
 
 // begin writes the entry. When assign returns it is durable, or the endpoint is
@@ -391,6 +398,7 @@ func (a *addition) attachment() podnet.Attachment {
 	return podnet.Attachment{
 		Netns: a.entry.Netns, IfName: a.entry.IfName, HostIf: a.entry.HostIf, MAC: a.entry.MAC, Addrs: a.entry.Addrs,
 		MTU: mtu, NumQueues: a.call.conf.NumQueues, AllowIPForwarding: a.call.conf.AllowIPForwarding,
+		FromLoopback: len(a.entry.HostPorts) > 0,
 	}
 }
 

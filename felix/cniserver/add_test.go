@@ -216,13 +216,7 @@ func TestFailedAddLeavesNothingBehind(t *testing.T) {
 func TestKillDuringAddLeavesNothingBehindAfterRestart(t *testing.T) {
 	for _, step := range addSteps() {
 		t.Run(step, inWorld(func(t *testing.T, w *world) {
-			w.fault = func(s string) error {
-				if s == step {
-					w.kill()
-					return errDead
-				}
-				return nil
-			}
+			w.fault = w.killAt(step)
 			w.call(request("ADD", "c1"))
 			w.restart()
 			w.wantNothing()

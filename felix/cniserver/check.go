@@ -57,6 +57,16 @@ func (a *addition) kernelDifferences(ctx context.Context) []string {
 	if err != nil {
 		wrong = append(wrong, err.Error())
 	}
+	if len(a.entry.HostPorts) == 0 {
+		return wrong
+	}
+	ports, err := a.server.hostPorts.Check(ctx)
+	if err != nil {
+		wrong = append(wrong, err.Error())
+	}
+	for _, p := range ports {
+		wrong = append(wrong, "host ports: "+p+" are not as they should be")
+	}
 	return wrong
 }
 

@@ -69,7 +69,7 @@ func (s *Server) entryToRelease(c call) journal.Entry {
 		return e
 	}
 	if _, wep, ok := s.state.endpoint(c.endpoint); ok && wep.Spec.ContainerID == c.id.ContainerID {
-		e.HostIf, e.Addrs = wep.Spec.InterfaceName, addressesOf(wep)
+		e.HostIf, e.Addrs, e.HostPorts = wep.Spec.InterfaceName, addressesOf(wep), portsOf(wep)
 	}
 	return e
 }

@@ -119,7 +119,7 @@ func (s *Server) orphan(c call, container string) journal.Entry {
 	for id, wep := range s.state.own() {
 		if wep.Spec.ContainerID == container {
 			e.Plugin, e.IfName = pluginCalico, wep.Spec.Endpoint
-			e.Namespace, e.Endpoint, e.HostIf = id.Namespace, id.Name, wep.Spec.InterfaceName
+			e.Namespace, e.Endpoint, e.HostIf, e.HostPorts = id.Namespace, id.Name, wep.Spec.InterfaceName, portsOf(wep)
 		}
 	}
 	return e

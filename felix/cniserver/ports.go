@@ -7,6 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"tortie/felix/calc"
+	"tortie/felix/hostports"
 	"tortie/felix/podnet"
 	"tortie/ipam"
 )
@@ -49,4 +50,19 @@ type Routes interface {
 	// Check names the routes of the endpoint that are not in the kernel as they
 	// should be.
 	Check(ctx context.Context, ep calc.Endpoint) (differences []string, err error)
+}
+
+// HostPorts leads ports of the node to pods; *hostports.Ports is one.
+type HostPorts interface {
+	// Set replaces what an owner had.
+	Set(owner string, mappings []hostports.Mapping)
+	Remove(owner string)
+	// Takes names another owner that has a port of the mapping.
+	Takes(owner string, m hostports.Mapping) (other string, taken bool)
+	// InSync says that all that run have been declared; before, Apply does nothing.
+	InSync()
+	// Apply returns when the kernel has what was declared.
+	Apply(ctx context.Context) error
+	// Check names what in the kernel is not as declared.
+	Check(ctx context.Context) (differences []string, err error)
 }

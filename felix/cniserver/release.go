@@ -224,7 +224,7 @@ func (s *Server) detach(ctx context.Context, e *journal.Entry) error {
 	if _, wep, ok := s.state.endpoint(endpointOf(*e)); !fromJournal && ok && wep.Spec.ContainerID == e.ContainerID {
 		e.HostIf = wep.Spec.InterfaceName
 	}
-	err := s.routes.Remove(ctx, endpointOf(*e), e.ContainerID)
+	err := errors.Join(s.unmapPorts(ctx, *e), s.routes.Remove(ctx, endpointOf(*e), e.ContainerID))
 	if s.ownsDevice(*e) {
 		err = errors.Join(err, s.removeDevice(ctx, e.HostIf))
 	}

@@ -32,6 +32,7 @@ type Config struct {
 	Addresses Addresses
 	Pods      Pods
 	Routes    Routes
+	HostPorts HostPorts
 	// MTU is what a pod gets whose network configuration names none.
 	MTU func() int
 	// NewUID makes the UID of a resource.
@@ -71,6 +72,7 @@ type Server struct {
 	addresses Addresses
 	pods      Pods
 	routes    Routes
+	hostPorts HostPorts
 	mtu       func() int
 	health    func() error
 	now       func() time.Time
@@ -105,13 +107,14 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		node: cfg.Node, state: cfg.State, client: cfg.Client, journal: cfg.Journal, addresses: cfg.Addresses,
-		pods: cfg.Pods, routes: cfg.Routes, mtu: cfg.MTU, health: cfg.Health, now: cfg.Now, log: cfg.Log,
+		pods: cfg.Pods, routes: cfg.Routes, hostPorts: cfg.HostPorts, mtu: cfg.MTU, health: cfg.Health, now: cfg.Now, log: cfg.Log,
 		addTimeout: cfg.AddTimeout, delTimeout: cfg.DelTimeout, adds: make(chan struct{}, cfg.MaxAdds),
 		endpoints: &endpointStore{client: cfg.Client, registry: cfg.Registry, node: cfg.Node, now: cfg.Now, newUID: cfg.NewUID, pod: cfg.Pod},
 	}
 	s.releaser = newReleaser(s)
 	for _, e := range s.journal.Entries() {
 		if e.State == journal.StateAttached {
+			s.restoreHostPorts(e)
 			continue
 		}
 		// The routes are removed once more, also where that was done: the apply loop

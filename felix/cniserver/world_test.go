@@ -17,10 +17,13 @@ import (
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/knftables"
 
 	"tortie/felix/calc"
+	"tortie/felix/hostports"
 	"tortie/felix/journal"
 	"tortie/felix/podnet"
+	"tortie/felix/ruleset"
 	"tortie/internal/api"
 	"tortie/internal/control/cniwire"
 	"tortie/internal/datastore"
@@ -45,6 +48,7 @@ type world struct {
 	next    int
 	devices map[string]podnet.Attachment
 	routes  map[calc.EndpointID]calc.Endpoint
+	nft     *knftables.Fake // the node's table
 	// fault is asked at every step, before ("assign") and after ("assigned") its
 	// effect; an error is what the step returns.
 	fault func(step string) error
@@ -81,6 +85,7 @@ func newWorld(t *testing.T) *world {
 		t: t, reg: reg, store: memory.New(reg), dir: t.TempDir(),
 		held: map[ipam.HandleID][]netip.Addr{}, owner: map[netip.Addr]ipam.HandleID{},
 		devices: map[string]podnet.Attachment{}, routes: map[calc.EndpointID]calc.Endpoint{},
+		nft: knftables.NewFake(ruleset.Family, ruleset.Table),
 	}
 	pool := v3.NewIPPool()
 	pool.Name, pool.Spec.CIDR = "pool1", "10.65.0.0/16"
@@ -118,7 +123,8 @@ func (w *world) start() {
 	w.server, err = New(Config{
 		Node: testNode, State: w.state, Client: faultyClient{w.store, w}, Registry: w.reg, Journal: book,
 		Addresses: (*fakeIPAM)(w), Pods: (*fakePods)(w), Routes: (*fakeRoutes)(w),
-		MTU: func() int { return 1450 }, NewUID: func() string { return "uid" }, Log: log, AddTimeout: 5 * time.Second,
+		HostPorts: faultyHostPorts{hostports.New(hostports.Config{NFT: w.nft, Log: log}), w},
+		MTU:       func() int { return 1450 }, NewUID: func() string { return "uid" }, Log: log, AddTimeout: 5 * time.Second,
 		Pod: func(namespace, name, uid string) (*corev1.Pod, bool) {
 			pod, ok := w.pods[namespace+"/"+name]
 			return pod, ok && podendpoint.IsUID(pod, uid)
@@ -129,7 +135,7 @@ func (w *world) start() {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	syncer := datastore.NewSyncer(datastore.SyncerConfig{
-		Client: w.store, Ranges: w.state.Ranges(), Sink: stateSink{w.state}, Log: log,
+		Client: w.store, Ranges: w.state.Ranges(), Sink: stateSink{w.state, w.server}, Log: log,
 		Backoff: func(int) time.Duration { return time.Millisecond },
 	})
 	var wg sync.WaitGroup
@@ -224,7 +230,18 @@ func (w *world) through(ctx context.Context, before, after string, change func()
 	return w.at(after)
 }
 
-type stateSink struct{ *State }
+// stateSink hands on as the daemon does.
+type stateSink struct {
+	*State
+	server *Server
+}
+
+func (s stateSink) OnStatus(status datastore.Status) {
+	if status == datastore.InSync {
+		_ = s.server.InSync(context.Background()) // a fault of the test's
+	}
+	s.State.OnStatus(status)
+}
 
 func (s stateSink) OnUpdates(u []datastore.SyncUpdate) { s.Apply(u) }
 
@@ -373,6 +390,16 @@ func (f *fakeRoutes) Check(_ context.Context, ep calc.Endpoint) ([]string, error
 	return nil, nil
 }
 
+// faultyHostPorts are the real ones on a table that is none.
+type faultyHostPorts struct {
+	*hostports.Ports
+	w *world
+}
+
+func (f faultyHostPorts) Apply(ctx context.Context) error {
+	return f.w.through(ctx, "map", "mapped", func() error { return f.Ports.Apply(ctx) })
+}
+
 // request is a CNI call for a container that is no pod.
 func request(command, container string) cniwire.Request {
 	return cniwire.Request{
@@ -427,6 +454,9 @@ func (w *world) wantNothing() {
 	defer w.mu.Unlock()
 	if len(w.held) > 0 || len(w.devices) > 0 || len(w.routes) > 0 {
 		w.t.Errorf("left behind: addresses %v, devices %v, routes %v", w.held, w.devices, w.routes)
+	}
+	if w.nft.Table != nil {
+		w.t.Errorf("left behind: rules\n%s", w.nft.Dump())
 	}
 	if weps := w.endpoints(); len(weps) > 0 {
 		w.t.Errorf("left behind: endpoints %v", weps)

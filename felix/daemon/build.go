@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,6 +12,7 @@ import (
 	"tortie/felix/cniserver"
 	"tortie/felix/config"
 	"tortie/felix/dataplane"
+	"tortie/felix/hostports"
 	"tortie/felix/journal"
 	"tortie/felix/podnet"
 	"tortie/felix/problems"
@@ -51,6 +53,7 @@ type felix struct {
 	tunnels   *vxlan.Tunnels
 	endpoint  *registration.Tunnels // their addresses
 	underlay  *underlay
+	hostPorts *hostports.Ports
 	upkeep    *upkeep
 	registrar *registration.Registrar
 	state     *cniserver.State
@@ -95,13 +98,13 @@ func (f *felix) build() (err error) {
 		Ranges: ranges(tracker.Ranges(), f.state.Ranges(), graph.Ranges(), f.config.Ranges(), f.policies.Ranges()),
 		Sink: &sink{
 			graph: graph, follow: append(follow, tracker, f.state, f.config, f.policies),
-			program: f.program, complete: f.loop.InSync, onStatus: f.state.OnStatus,
+			program: f.program, complete: f.complete, onStatus: f.state.OnStatus,
 		},
 		Log: f.log,
 	})
 	f.server, err = cniserver.New(cniserver.Config{
 		Node: f.node, State: f.state, Client: f.client, Registry: f.registry, Journal: f.journal,
-		Addresses: f.allocator, Pods: f.pods, Routes: f.loop, MTU: f.underlay.MTU, NewUID: f.newUID, Log: f.log,
+		Addresses: f.allocator, Pods: f.pods, Routes: f.loop, HostPorts: f.hostPorts, MTU: f.underlay.MTU, NewUID: f.newUID, Log: f.log,
 		Health: f.syncer.Health, Pod: known, AddTimeout: f.cfg.CNITimeout, DelTimeout: f.cfg.CNITimeout,
 	})
 	if err != nil {
@@ -134,7 +137,11 @@ func (f *felix) buildDataplane() (err error) {
 	f.tunnels = vxlan.New(vxlan.Config{
 		Kernel: f.kernel, VNI: f.cfg.VXLAN.VNI, Port: f.cfg.VXLAN.Port, MTU: f.underlay.tunnelMTU, Log: f.log,
 	})
-	f.upkeep = &upkeep{sysctls: f.kernel, pods: f.pods, forwarding: f.cfg.IPForwarding, every: f.cfg.RouteRefreshInterval, log: f.log}
+	f.hostPorts = hostports.New(hostports.Config{Forget: f.kernel.ForgetDatagrams, Log: f.log})
+	f.upkeep = &upkeep{
+		sysctls: f.kernel, pods: f.pods, hostPorts: f.hostPorts,
+		forwarding: f.cfg.IPForwarding, every: f.cfg.RouteRefreshInterval, failed: map[string]string{}, log: f.log,
+	}
 	f.loop, err = dataplane.New(dataplane.Config{
 		Kernel:  f.kernel,
 		Routes:  routetable.New(routetable.Config{Kernel: f.kernel, Protocol: kernel.ProtocolFelix, Log: f.log}),
@@ -157,6 +164,15 @@ func (f *felix) program(s calc.State) {
 	f.endpoint.Want(s.TunnelPools, s.Tunnels)
 	f.upkeep.setEndpoints(s.Endpoints)
 	f.loop.SetState(s)
+}
+
+// complete is called when all of the datastore has been read, before whoever serves CNI
+// calls learns of it.
+func (f *felix) complete() {
+	f.loop.InSync()
+	if err := f.server.InSync(context.Background()); err != nil { // tried again by the upkeep
+		f.log.Warn("settings of the node are not as they should be", "err", err)
+	}
 }
 
 // ready is nil once the kernel has been made to agree with the datastore. Not being

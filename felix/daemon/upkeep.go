@@ -17,11 +17,19 @@ type mender interface {
 	Mend(hostIf string, addrs []netip.Addr) (mended []string, err error)
 }
 
+// hostPortRules are the rules that lead ports of the node to pods; *hostports.Ports
+// has them.
+type hostPortRules interface {
+	QueueResync()
+	Apply(ctx context.Context) error
+}
+
 // upkeep looks now and then at what tells nobody when it is changed: forwarding,
-// and the settings of the pods' devices.
+// the settings of the pods' devices, and the rules for host ports.
 type upkeep struct {
 	sysctls    podnet.Sysctls
 	pods       mender
+	hostPorts  hostPortRules
 	forwarding bool // is ours to keep on
 	every      time.Duration
 	log        *slog.Logger
@@ -61,6 +69,10 @@ func (u *upkeep) look(ctx context.Context) {
 		if u.succeeded(failed, "", err) && len(mended) > 0 {
 			u.log.Warn("forwarding had been switched off, so that pods were cut off; it is on again", "was", strings.Join(mended, ", "))
 		}
+	}
+	u.hostPorts.QueueResync()
+	if err := u.hostPorts.Apply(ctx); ctx.Err() == nil { // logs by itself what it mended
+		u.succeeded(failed, "host ports", err)
 	}
 	for id, ep := range endpoints {
 		if ctx.Err() != nil {

@@ -12,9 +12,17 @@ import (
 	"testing/synctest"
 	"time"
 
+	"sigs.k8s.io/knftables"
+
 	"tortie/felix/calc"
+	"tortie/felix/hostports"
+	"tortie/felix/ruleset"
 	"tortie/internal/kernel"
 )
+
+func noHostPorts() *hostports.Ports {
+	return hostports.New(hostports.Config{NFT: knftables.NewFake(ruleset.Family, ruleset.Table)})
+}
 
 // settings are the sysctls of a node; err is what writing them fails with.
 type settings struct {
@@ -60,7 +68,7 @@ func TestForwardingThatWasSwitchedOffIsSwitchedOnAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
 		node := &settings{values: map[string]string{"ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1"}}
-		u := &upkeep{sysctls: node, pods: menders{}, forwarding: true, every: 90 * time.Second, log: slog.New(slog.NewTextHandler(&out, nil))}
+		u := &upkeep{sysctls: node, pods: menders{}, hostPorts: noHostPorts(), forwarding: true, every: 90 * time.Second, log: slog.New(slog.NewTextHandler(&out, nil))}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- u.run(ctx) }()
@@ -89,7 +97,7 @@ func TestForwardingThatWasSwitchedOffIsSwitchedOnAgain(t *testing.T) {
 
 func TestForwardingIsLeftToTheOperatorWhereItIsHis(t *testing.T) {
 	node := &settings{values: map[string]string{"ipv4/ip_forward": "0"}}
-	u := &upkeep{sysctls: node, pods: menders{}, log: slog.New(slog.DiscardHandler)}
+	u := &upkeep{sysctls: node, pods: menders{}, hostPorts: noHostPorts(), log: slog.New(slog.DiscardHandler)}
 	u.look(t.Context())
 	if node.values["ipv4/ip_forward"] != "0" {
 		t.Error("forwarding was switched on")
@@ -100,7 +108,7 @@ func TestChangedDevicesAndFailuresAreLoggedOnce(t *testing.T) {
 	var out bytes.Buffer
 	node := &settings{values: map[string]string{"ipv4/ip_forward": "0"}, err: errors.New("read-only file system")}
 	u := &upkeep{
-		sysctls: node, pods: menders{"cali00000000001": {"net/ipv4/conf/cali00000000001/rp_filter=0"}}, forwarding: true,
+		hostPorts: noHostPorts(), sysctls: node, pods: menders{"cali00000000001": {"net/ipv4/conf/cali00000000001/rp_filter=0"}}, forwarding: true,
 		log: slog.New(slog.NewTextHandler(&out, nil)),
 	}
 	id := calc.EndpointID{Namespace: "ns1", Name: "pod1"}

@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"tortie/felix/calc"
-	"tortie/felix/nat"
+	"tortie/felix/ruleset"
 	"tortie/internal/kernel"
 	"tortie/internal/kernel/fakekernel"
 )
@@ -333,7 +333,7 @@ func TestNATFollowsTheDatastoreAndHoldsNobodyUp(t *testing.T) {
 		if n, _ := w.nat.look(); n != 0 {
 			t.Error("NAT was touched before InSync")
 		}
-		w.nat.fail(nat.ErrNoNft)
+		w.nat.fail(ruleset.ErrNoNft)
 		w.loop.InSync()
 		synctest.Wait()
 		failed, _ := w.nat.look()
@@ -343,7 +343,7 @@ func TestNATFollowsTheDatastoreAndHoldsNobodyUp(t *testing.T) {
 		if n, _ := w.nat.look(); n != failed {
 			t.Errorf("%d CNI calls tried NAT again", n-failed)
 		}
-		if err := w.loop.Status().LastError; !errors.Is(err, nat.ErrNoNft) {
+		if err := w.loop.Status().LastError; !errors.Is(err, ruleset.ErrNoNft) {
 			t.Errorf("status %v", err)
 		}
 		w.nat.fail(nil)

@@ -47,11 +47,21 @@ type Entry struct {
 	Addrs  []netip.Addr `json:"addrs,omitempty"`
 	// BlockBits has the prefix length of each address's block.
 	BlockBits []int `json:"blockBits,omitempty"`
+	// HostPorts are the ports of the node that lead to the pod.
+	HostPorts []HostPort `json:"hostPorts,omitempty"`
 	// Detached says that the route and the device are gone, so that the addresses
 	// may be released. Meaningful in StateReleasing.
 	Detached bool `json:"detached,omitempty"`
 	// Since is when the entry came into its state.
 	Since time.Time `json:"since"`
+}
+
+// HostPort is a port of the node that leads to one of the pod.
+type HostPort struct {
+	Protocol string     `json:"protocol"`
+	HostIP   netip.Addr `json:"hostIP,omitzero"` // invalid: all addresses of the node
+	HostPort uint16     `json:"hostPort"`
+	Port     uint16     `json:"port"`
 }
 
 // valid reports whether an entry read from disk can be acted upon.

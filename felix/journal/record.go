@@ -82,6 +82,14 @@ func (e *Entry) appendJSON(dst []byte) []byte {
 	dst = appendList(dst, `,"blockBits":`, e.BlockBits, func(dst []byte, n int) []byte {
 		return strconv.AppendInt(dst, int64(n), 10)
 	})
+	dst = appendList(dst, `,"hostPorts":`, e.HostPorts, func(dst []byte, p HostPort) []byte {
+		dst = rawjson.AppendString(append(dst, `{"protocol":`...), p.Protocol)
+		if p.HostIP.IsValid() {
+			dst = append(p.HostIP.AppendTo(append(dst, `,"hostIP":"`...)), '"')
+		}
+		dst = strconv.AppendUint(append(dst, `,"hostPort":`...), uint64(p.HostPort), 10)
+		return append(strconv.AppendUint(append(dst, `,"port":`...), uint64(p.Port), 10), '}')
+	})
 	if e.Detached {
 		dst = append(dst, `,"detached":true`...)
 	}

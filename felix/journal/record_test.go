@@ -19,6 +19,10 @@ func TestNoFieldOfAnEntryIsForgotten(t *testing.T) {
 		ID: ID{Network: "net1", ContainerID: "c1", IfName: "eth0"}, State: StateReleasing, Plugin: "calico",
 		Namespace: "ns1", Endpoint: "node1-k8s-web-eth0", HostIf: "cali0123456789a", Netns: "/run/netns/a", MAC: "02:00:00:00:00:01", MTU: 1450,
 		Addrs: []netip.Addr{netip.MustParseAddr("10.65.0.1"), netip.MustParseAddr("fd65::1")}, BlockBits: []int{26, 122},
+		HostPorts: []HostPort{
+			{Protocol: "tcp", HostIP: netip.MustParseAddr("192.0.2.1"), HostPort: 8080, Port: 80},
+			{Protocol: "udp", HostPort: 53, Port: 5353},
+		},
 		Detached: true, Since: time.Date(2026, 11, 26, 14, 0, 0, 123456789, time.UTC),
 	}
 	least := Entry{ID: whole.ID, State: StateAdding, Plugin: "calico"}

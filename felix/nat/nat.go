@@ -11,27 +11,20 @@ package nat
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"os/exec"
 	"slices"
 	"sync"
 
 	"go4.org/netipx"
 	"sigs.k8s.io/knftables"
+
+	"tortie/felix/ruleset"
 )
 
-// The names of what is ours in the kernel.
-const (
-	family    = knftables.InetFamily
-	tableName = "tortie"
-	chainName = "nat-outgoing"
-)
-
-// ErrNoNft says that the nft command, or the kernel's side of it, is missing.
-var ErrNoNft = errors.New("nftables is not available")
+// chainName is the one chain.
+const chainName = "nat-outgoing"
 
 // State is what is to be masqueraded. It may be given in any order and with
 // overlaps.
@@ -57,23 +50,12 @@ type Config struct {
 // Masquerade reconciles the rules with a State. Its methods may be called from
 // any goroutine; while Apply runs the others wait.
 type Masquerade struct {
-	log *slog.Logger
+	log   *slog.Logger
+	rules *ruleset.Owner
 
 	mu      sync.Mutex
-	nft     knftables.Interface // nil until the nft command was needed
-	desired contents
-	// applied is what was last made to stand in the kernel; begun is false before
-	// the first time.
-	applied contents
-	begun   bool
-	// known: applied is what the kernel has, as far as nobody else changed it. It
-	// is not after a failure, and when a resync is asked for.
-	known bool
+	desired ruleset.Contents
 }
-
-// contents are the elements of every set, by its name; nil when there is nothing
-// to masquerade and so neither chain nor sets.
-type contents map[string][]netip.Prefix
 
 // New makes a Masquerade with nothing to masquerade. Nothing is read or written
 // before the first Apply.
@@ -81,7 +63,7 @@ func New(cfg Config) *Masquerade {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Masquerade{nft: cfg.NFT, log: cfg.Log}
+	return &Masquerade{log: cfg.Log, rules: ruleset.New(cfg.NFT, shape(), ", or set natOutgoing: false in the IP pools")}
 }
 
 // Set makes s the desired state.
@@ -89,54 +71,37 @@ func (m *Masquerade) Set(s State) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.desired = contentsOf(s)
+	m.rules.Set(m.desired)
 }
 
 // QueueResync makes the next Apply read the kernel, and mend what differs.
-func (m *Masquerade) QueueResync() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.known = false
-}
+func (m *Masquerade) QueueResync() { m.rules.QueueResync() }
 
 // InSync reports that the kernel has what is desired, as far as is known.
-func (m *Masquerade) InSync() bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.inSync()
-}
+func (m *Masquerade) InSync() bool { return m.rules.InSync() }
 
-func (m *Masquerade) inSync() bool { return m.known && m.applied.equal(m.desired) }
-
-// Apply makes the kernel's rules as desired, in one transaction: every packet
-// meets the old rules or the new ones. What is right is not written again, also
-// after a restart or resync. An error leaves the old rules in force and the next
-// Apply starts from reading the kernel. ErrNoNft when masquerading is wanted and
-// nft is missing.
+// Apply makes the kernel's rules as desired; see [ruleset.Owner.Apply].
+// ruleset.ErrNoNft when masquerading is wanted and nft is missing.
 func (m *Masquerade) Apply(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.inSync() {
-		return nil
-	}
-	differed, err := m.apply(ctx, m.desired)
+	out, err := m.rules.Apply(ctx)
 	if err != nil {
-		m.known = false
 		return fmt.Errorf("masquerade traffic that leaves the pools: %w", err)
 	}
-	m.report(differed)
-	m.applied, m.begun, m.known = m.desired, true, true
+	m.report(out)
 	return nil
 }
 
-// report logs what became of an Apply that found differed.
-func (m *Masquerade) report(differed []string) {
+// report logs what became of an Apply.
+func (m *Masquerade) report(out ruleset.Outcome) {
 	cidrs := []any{"cidrs", m.desired[masqueradeSet(v4)], "cidrs-ipv6", m.desired[masqueradeSet(v6)]}
 	switch {
-	case m.begun && !m.applied.equal(m.desired), !m.begun && len(differed) > 0:
+	case out.Changed, out.First && len(out.Differed) > 0:
 		m.log.Info("masquerading changed", cidrs...)
-	case len(differed) > 0:
-		m.log.Warn("masquerading mended: someone had changed it", "differed", differed)
-	case !m.begun && m.desired != nil:
+	case len(out.Differed) > 0:
+		m.log.Warn("masquerading mended: someone had changed it", "differed", out.Differed)
+	case out.First && m.desired != nil:
 		m.log.Info("masquerading found as it should be", cidrs...)
 	}
 }
@@ -144,62 +109,9 @@ func (m *Masquerade) report(differed []string) {
 // Cleanup removes what is ours, and the table when nothing else is in it. What is
 // desired stays and is written again by the next Apply.
 func (m *Masquerade) Cleanup(ctx context.Context) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.known = false
-	if _, err := m.apply(ctx, nil); err != nil {
+	if err := m.rules.Cleanup(ctx); err != nil {
 		return fmt.Errorf("remove masquerading: %w", err)
 	}
-	m.applied = nil
-	return nil
-}
-
-// apply brings the kernel to want and returns what differed there.
-func (m *Masquerade) apply(ctx context.Context, want contents) (differed []string, err error) {
-	if err := m.open(); err != nil {
-		if want == nil && errors.Is(err, ErrNoNft) {
-			return nil, nil // then there is nothing of ours to remove
-		}
-		return nil, err
-	}
-	tx := m.nft.NewTransaction()
-	if want != nil && m.applied != nil && m.known {
-		for _, name := range setNames() {
-			if !slices.Equal(want[name], m.applied[name]) {
-				differed = append(differed, "elements of set "+name)
-				tx.Flush(&knftables.Set{Name: name})
-				addElements(tx, name, want[name])
-			}
-		}
-	} else {
-		there, err := m.read(ctx)
-		if err != nil {
-			return nil, fmt.Errorf("read table %s %s: %w", family, tableName, err)
-		}
-		if differed = there.differences(want); len(differed) > 0 {
-			rebuild(tx, there, want)
-		}
-	}
-	if tx.NumOperations() == 0 {
-		return nil, nil
-	}
-	return differed, m.nft.Run(ctx, tx)
-}
-
-// open finds the nft command when it is first needed.
-func (m *Masquerade) open() error {
-	if m.nft != nil {
-		return nil
-	}
-	nft, err := knftables.New(family, tableName)
-	switch {
-	case errors.Is(err, exec.ErrNotFound):
-		return fmt.Errorf("%w: install the nft command (apt-get install nftables, dnf install nftables), "+
-			"or set natOutgoing: false in the IP pools: %w", ErrNoNft, err)
-	case err != nil:
-		return fmt.Errorf("%w: %w", ErrNoNft, err)
-	}
-	m.nft = nft
 	return nil
 }
 
@@ -218,9 +130,6 @@ func (v version) keyword() string {
 	}
 	return "ip6"
 }
-
-// setType is the type of the version's sets.
-func (v version) setType() string { return fmt.Sprintf("ipv%d_addr", v) }
 
 // rule is Calico's, from a pool with natOutgoing to a destination in no pool, less
 // the nodes of the cluster: a host they know should see who is talking to it.
@@ -243,21 +152,31 @@ func tunnelNodeSet(v version) string { return fmt.Sprintf("tunnel-nodes-ipv%d", 
 func masqueradeSet(v version) string { return fmt.Sprintf("nat-outgoing-ipv%d", v) }
 func exemptSet(v version) string     { return fmt.Sprintf("exempt-ipv%d", v) }
 
-func setNames() []string {
-	return slices.Concat(v4.sets(), v6.sets())
-}
-
-func (v version) sets() []string {
-	return []string{masqueradeSet(v), exemptSet(v), tunnelPoolSet(v), tunnelNodeSet(v)}
+// shape is our share of the table.
+func shape() ruleset.Shape {
+	chain := ruleset.Chain{
+		Name: chainName, Type: knftables.NATType, Hook: knftables.PostroutingHook, Priority: knftables.SNATPriority,
+	}
+	s := ruleset.Shape{}
+	for _, v := range []version{v4, v6} {
+		for _, name := range []string{masqueradeSet(v), exemptSet(v), tunnelPoolSet(v), tunnelNodeSet(v)} {
+			s.Sets = append(s.Sets, ruleset.Set{Name: name, Type: fmt.Sprintf("ipv%d_addr", v), Intervals: true})
+		}
+		chain.Rules = append(chain.Rules,
+			ruleset.Rule{Text: v.rule(), Does: "from a pool with natOutgoing to neither a pool nor a node"},
+			ruleset.Rule{Text: v.tunnelRule(), Does: "from a pool with natOutgoing and VXLAN to a node at the other end"})
+	}
+	s.Chains = []ruleset.Chain{chain}
+	return s
 }
 
 // contentsOf gives every set the fewest prefixes that cover its addresses, for
 // nft refuses overlaps.
-func contentsOf(s State) contents {
+func contentsOf(s State) ruleset.Contents {
 	if len(s.MasqueradeCIDRs) == 0 {
 		return nil
 	}
-	c := contents{}
+	c := ruleset.Contents{}
 	for _, v := range []version{v4, v6} {
 		c[masqueradeSet(v)] = v.cover(s.MasqueradeCIDRs)
 		// A pool that is masqueraded is a pool.
@@ -268,8 +187,8 @@ func contentsOf(s State) contents {
 	return c
 }
 
-// cover is the fewest prefixes of the version with the same addresses, in order.
-func (v version) cover(prefixes []netip.Prefix) []netip.Prefix {
+// cover is the fewest prefixes of the version with the same addresses, sorted as text.
+func (v version) cover(prefixes []netip.Prefix) []string {
 	var b netipx.IPSetBuilder
 	for _, p := range prefixes {
 		if p.IsValid() && p.Addr().Is4() == (v == v4) {
@@ -281,17 +200,10 @@ func (v version) cover(prefixes []netip.Prefix) []netip.Prefix {
 	if err != nil {
 		return nil
 	}
-	return set.Prefixes()
-}
-
-func (c contents) equal(o contents) bool {
-	if (c == nil) != (o == nil) {
-		return false
+	var list []string
+	for _, p := range set.Prefixes() {
+		list = append(list, p.String())
 	}
-	for name, prefixes := range c {
-		if !slices.Equal(prefixes, o[name]) {
-			return false
-		}
-	}
-	return true
+	slices.Sort(list)
+	return list
 }

@@ -9,6 +9,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"sigs.k8s.io/knftables"
+
+	"tortie/felix/ruleset"
 )
 
 func prefixes(s ...string) []netip.Prefix {
@@ -50,7 +52,7 @@ func diff(t *testing.T, what string, want, got any) {
 }
 
 func TestSetsHoldTheFewestPrefixesOfEachFamily(t *testing.T) {
-	nft := knftables.NewFake(family, tableName)
+	nft := knftables.NewFake(ruleset.Family, ruleset.Table)
 	m := New(Config{NFT: nft})
 	m.Set(State{
 		MasqueradeCIDRs: prefixes("10.65.7.9/16", "10.65.1.0/24", "fd00:65::/64"),
@@ -73,7 +75,7 @@ func TestResultDependsOnTheStateOnly(t *testing.T) {
 	}
 	for _, from := range states {
 		for _, to := range states {
-			fresh, moved := knftables.NewFake(family, tableName), knftables.NewFake(family, tableName)
+			fresh, moved := knftables.NewFake(ruleset.Family, ruleset.Table), knftables.NewFake(ruleset.Family, ruleset.Table)
 			once := New(Config{NFT: fresh})
 			once.Set(to)
 			apply(t, once)
@@ -111,7 +113,7 @@ func (c *countingNFT) Run(ctx context.Context, tx *knftables.Transaction) error 
 }
 
 func TestApplyWithoutChangeWritesNothing(t *testing.T) {
-	nft := &countingNFT{Interface: knftables.NewFake(family, tableName)}
+	nft := &countingNFT{Interface: knftables.NewFake(ruleset.Family, ruleset.Table)}
 	m := New(Config{NFT: nft})
 	state := State{MasqueradeCIDRs: prefixes("10.65.0.0/16", "10.66.0.0/16")}
 	m.Set(state)
@@ -125,7 +127,7 @@ func TestApplyWithoutChangeWritesNothing(t *testing.T) {
 
 func TestFailedApplyStaysPending(t *testing.T) {
 	refused := errors.New("refused")
-	nft := &countingNFT{Interface: knftables.NewFake(family, tableName), fail: refused}
+	nft := &countingNFT{Interface: knftables.NewFake(ruleset.Family, ruleset.Table), fail: refused}
 	m := New(Config{NFT: nft})
 	m.Set(State{MasqueradeCIDRs: prefixes("10.65.0.0/16")})
 	if err := m.Apply(t.Context()); !errors.Is(err, refused) {
@@ -140,7 +142,7 @@ func TestFailedApplyStaysPending(t *testing.T) {
 }
 
 func TestResyncMendsWhatOthersChanged(t *testing.T) {
-	nft := knftables.NewFake(family, tableName)
+	nft := knftables.NewFake(ruleset.Family, ruleset.Table)
 	m := New(Config{NFT: nft})
 	m.Set(State{MasqueradeCIDRs: prefixes("10.65.0.0/16")})
 	apply(t, m)
@@ -168,7 +170,7 @@ func TestResyncMendsWhatOthersChanged(t *testing.T) {
 }
 
 func TestCleanupLeavesWhatIsNotOurs(t *testing.T) {
-	nft := knftables.NewFake(family, tableName)
+	nft := knftables.NewFake(ruleset.Family, ruleset.Table)
 	tx := nft.NewTransaction()
 	tx.Add(&knftables.Table{})
 	tx.Add(&knftables.Chain{Name: "policy"})
@@ -186,7 +188,7 @@ func TestCleanupLeavesWhatIsNotOurs(t *testing.T) {
 }
 
 func TestCleanupRemovesTheTableWhenItIsEmpty(t *testing.T) {
-	nft := knftables.NewFake(family, tableName)
+	nft := knftables.NewFake(ruleset.Family, ruleset.Table)
 	m := New(Config{NFT: nft})
 	m.Set(State{MasqueradeCIDRs: prefixes("10.65.0.0/16")})
 	apply(t, m)
@@ -208,12 +210,19 @@ func TestMissingNftSaysWhatToInstall(t *testing.T) {
 	}
 	m.Set(State{MasqueradeCIDRs: prefixes("10.65.0.0/16")})
 	err := m.Apply(t.Context())
-	if !errors.Is(err, ErrNoNft) {
+	if !errors.Is(err, ruleset.ErrNoNft) {
 		t.Fatalf("error is %v, want ErrNoNft", err)
 	}
 	for _, word := range []string{"install", "nftables", "natOutgoing"} {
 		if !strings.Contains(err.Error(), word) {
 			t.Errorf("error does not mention %q: %v", word, err)
 		}
+	}
+}
+
+// addElements is somebody else's doing.
+func addElements(tx *knftables.Transaction, set string, prefixes []netip.Prefix) {
+	for _, p := range prefixes {
+		tx.Add(&knftables.Element{Set: set, Key: []string{p.String()}})
 	}
 }

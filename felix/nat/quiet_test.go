@@ -8,7 +8,9 @@ import (
 
 	"sigs.k8s.io/knftables"
 
+	"tortie/felix/ruleset"
 	"tortie/internal/kernel/kerneltest"
+	"tortie/internal/kernel/kerneltest/podworld"
 )
 
 // messages are the log's lines without their time.
@@ -42,8 +44,8 @@ func TestResyncAndRestartOfWhatIsRightWriteNothing(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			node := kerneltest.NewNetns(t)
-			check(t, node.Do(func() error {
-				inner, err := knftables.New(family, tableName)
+			podworld.Check(t, node.Do(func() error {
+				inner, err := knftables.New(ruleset.Family, ruleset.Table)
 				if err != nil {
 					return err
 				}
@@ -66,7 +68,7 @@ func TestResyncAndRestartOfWhatIsRightWriteNothing(t *testing.T) {
 
 func TestLogTellsOwnChangesFromForeignOnes(t *testing.T) {
 	var log bytes.Buffer
-	nft := knftables.NewFake(family, tableName)
+	nft := knftables.NewFake(ruleset.Family, ruleset.Table)
 	m := New(Config{NFT: nft, Log: logTo(&log)})
 	expect := func(what string, want ...string) {
 		t.Helper()
@@ -86,7 +88,7 @@ func TestLogTellsOwnChangesFromForeignOnes(t *testing.T) {
 	tx := nft.NewTransaction()
 	tx.Flush(&knftables.Chain{Name: chainName})
 	addElements(tx, "exempt-ipv4", prefixes("192.0.2.0/24"))
-	check(t, nft.Run(t.Context(), tx))
+	podworld.Check(t, nft.Run(t.Context(), tx))
 	m.QueueResync()
 	apply(t, m)
 	for _, want := range []string{"level=WARN", "masquerading mended", "rules of chain nat-outgoing", "elements of set exempt-ipv4"} {

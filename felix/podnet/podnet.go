@@ -117,6 +117,8 @@ type Attachment struct {
 	NumQueues int
 	// AllowIPForwarding lets the pod forward packets between its interfaces.
 	AllowIPForwarding bool
+	// FromLoopback lets the pod be reached from the node's 127.0.0.1, by a port of the node.
+	FromLoopback bool
 }
 
 // Attached is how an Attachment turned out.

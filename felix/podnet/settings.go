@@ -18,6 +18,8 @@ import (
 //   - proxy_arp and proxy_delay: the pod's permanent neighbour makes ARP needless,
 //     but sandboxes that copy only addresses and routes (gVisor), arping, and
 //     whoever flushes the neighbours ask for 169.254.1.1, and get the answer at once.
+//   - route_localnet: packets from the node's 127.0.0.1 may take this device, where a
+//     port of the node leads to the pod.
 //   - IPv6: the device owns the gateway's link-local address, which the kernel makes
 //     from its MAC again after the device was down (addr_gen_mode 0) and may use at
 //     once (accept_dad 0); the pod is no router to listen to (accept_ra 0). A pod
@@ -33,6 +35,9 @@ func hostSettings(a Attachment, kernelHasIPv6 bool) []kernel.Setting {
 			kernel.Setting{Name: v4 + "proxy_arp", Value: "1"},
 			kernel.Setting{Name: "ipv4/neigh/" + a.HostIf + "/proxy_delay", Value: "0"},
 		)
+	}
+	if a.FromLoopback && a.has(kernel.IPv4) {
+		out = append(out, kernel.Setting{Name: v4 + "route_localnet", Value: "1"})
 	}
 	if !a.has(kernel.IPv6) {
 		if kernelHasIPv6 {

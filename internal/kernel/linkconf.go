@@ -69,6 +69,7 @@ const (
 	devconfForwarding = 1
 	devconfProxyARP   = 3
 	devconfRPFilter   = 8
+	devconfLocalnet   = 26
 	inetConf          = 1 // IFLA_INET_CONF
 	inet6AddrGenMode  = 8 // IFLA_INET6_ADDR_GEN_MODE
 	ndtaName          = 1
@@ -94,6 +95,8 @@ func messageConf(link string, s Setting) (c linkConf, ok bool) {
 		c.kind, c.attr = confIPv4, devconfProxyARP
 	case "ipv4/conf/rp_filter":
 		c.kind, c.attr = confIPv4, devconfRPFilter
+	case "ipv4/conf/route_localnet":
+		c.kind, c.attr = confIPv4, devconfLocalnet
 	case "ipv6/conf/addr_gen_mode":
 		c.kind, c.attr = confIPv6, inet6AddrGenMode
 	case "ipv4/neigh/proxy_delay":

@@ -18,6 +18,8 @@ import (
 // again as they were.
 func reinstall(t *testing.T, e *env) {
 	pods := e.agents(t)
+	e.apply(t, "services.yaml")
+	e.kubectl(t, "wait", "--for=condition=Ready", "pod/local", "pod/hostnet", "--timeout=60s")
 	overlay := e.overlay(t, "external-etcd", cluster.EtcdEndpoint())
 	e.kubectl(t, "delete", "-k", overlay, "--timeout=120s")
 	e.kubectl(t, "apply", "-k", "manifests/uninstall")
@@ -34,6 +36,7 @@ func reinstall(t *testing.T, e *env) {
 	}
 	e.settle(t, pods)
 	e.matrix(t, pods)
+	services(t, e) // host ports, too, of a pod that ran all the while
 }
 
 // leftovers is what a node still has of ours, but for the devices of pods that run

@@ -43,7 +43,7 @@ func (e *env) serviceProblems(t *testing.T, pods []pod) (wrong []string) {
 		for _, p := range pods {
 			// Whoever answers sees the pod itself, unless it is the pod itself.
 			all := both("service agent", netip.AddrPortFrom(cluster4, 80), "", netip.Addr{})
-			all = append(all, both("host port", netip.AddrPortFrom(hostAddr(cluster.NodeHost(1), v6), 8946), "local", netip.Addr{})...)
+			all = append(all, both("host port", netip.AddrPortFrom(hostAddr(cluster.NodeHost(1), v6), 8946), "local", p.addr(v6))...)
 			all = append(all, both("pod in the node's network", netip.AddrPortFrom(hostAddr(cluster.NodeHost(2), v6), 7950), "hostnet", p.addr(v6))...)
 			wrong = append(wrong, probe(p.name, e.fromPod(t, p), all)...)
 		}
@@ -64,6 +64,9 @@ func (e *env) serviceProblems(t *testing.T, pods []pod) (wrong []string) {
 		wrong = append(wrong, probe(cluster.Outside, e.fromHost(t, cluster.Outside), all)...)
 		wrong = append(wrong, e.sourceKept(t, pods, cluster4, v6)...)
 	}
+	// From the node itself, a hostPort is a port like any other.
+	loopback := both("host port of 127.0.0.1", netip.MustParseAddrPort("127.0.0.1:8946"), "local", netip.Addr{})
+	wrong = append(wrong, probe(cluster.NodeHost(1).Name, e.fromHost(t, cluster.NodeHost(1).Name), loopback)...)
 	return wrong
 }
 

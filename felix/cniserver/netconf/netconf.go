@@ -50,6 +50,8 @@ type Conf struct {
 	NumQueues         int // 0: the kernel's choice
 	AllowIPForwarding bool
 	DNS               types.DNS
+	// HostPorts are ports of the node that are to lead to the pod.
+	HostPorts []HostPort
 	// PrevResult is what the runtime says the attachment looks like; nil for none.
 	PrevResult *types100.Result
 }
@@ -82,10 +84,11 @@ type document struct {
 
 // runtimeConfig is what a runtime fills in for the capabilities of the plugin.
 type runtimeConfig struct {
-	DNS      *types.DNS      `json:"dns"`
-	IPs      json.RawMessage `json:"ips"`
-	MAC      string          `json:"mac"`
-	IPRanges json.RawMessage `json:"ipRanges"`
+	DNS       *types.DNS      `json:"dns"`
+	IPs       json.RawMessage `json:"ips"`
+	MAC       string          `json:"mac"`
+	IPRanges  json.RawMessage `json:"ipRanges"`
+	HostPorts []portMapping   `json:"portMappings"`
 }
 
 // Identity is the part of a configuration that DEL needs. It is read leniently:
@@ -191,6 +194,9 @@ func (d document) conf(plugin string) (Conf, error) {
 		return Conf{}, err
 	}
 	if c.AllowIPForwarding, err = parseContainer(d.Container); err != nil {
+		return Conf{}, err
+	}
+	if c.HostPorts, err = hostPorts(d.Runtime.HostPorts); err != nil {
 		return Conf{}, err
 	}
 	c.PrevResult, err = parsePrevResult(c.CNIVersion, d.PrevResult)

@@ -152,8 +152,8 @@ func kubectlCommand(dir func() string) *cobra.Command {
 }
 
 func execCommand(dir func() string) *cobra.Command {
-	return &cobra.Command{
-		Use: "exec MACHINE -- PROGRAM ARG…", Short: "Run a program on a machine: node1 …, cp, router, outside", Args: cobra.MinimumNArgs(2),
+	cmd := &cobra.Command{
+		Use: "exec MACHINE PROGRAM ARG…", Short: "Run a program on a machine: node1 …, cp, router, outside", Args: cobra.MinimumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := cluster.Find(dir(), say)
 			if err != nil {
@@ -161,11 +161,13 @@ func execCommand(dir func() string) *cobra.Command {
 			}
 			m := c.Machine(args[0])
 			if m == nil {
-				return fmt.Errorf("no machine %q", args[0])
+				return fmt.Errorf("no machine %q; there are cp, node1 to node3, router and outside", args[0])
 			}
 			return attach(m.Command(cmd.Context(), args[1:]...))
 		},
 	}
+	cmd.Flags().SetInterspersed(false) // the program's flags are its own
+	return cmd
 }
 
 // status is how a program ended that has said itself what was wrong.

@@ -169,11 +169,17 @@ func (s *supervisor) pids() map[string]int {
 // serve answers requests until ctx ends. That the socket is there says that the
 // machine is up.
 func (s *supervisor) serve(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+	// It gets its name when it listens, for whoever sees it connects at once.
+	unnamed := path + ".new"
+	if err := os.Remove(unnamed); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	l, err := net.Listen("unix", path)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: unnamed, Net: "unix"})
 	if err != nil {
+		return err
+	}
+	l.SetUnlinkOnClose(false)
+	if err := os.Rename(unnamed, path); err != nil {
 		return err
 	}
 	defer context.AfterFunc(s.ctx, func() { _ = l.Close() })()

@@ -1,0 +1,229 @@
+// Package ruleset reconciles one owner's share of an nftables table: chains with
+// fixed rules, and the elements of the sets and maps that the rules use. Several
+// owners share a table; each knows its objects by their names and touches no others.
+package ruleset
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"slices"
+	"sync"
+
+	"sigs.k8s.io/knftables"
+)
+
+// The table of all of felix' owners.
+const (
+	Family = knftables.InetFamily
+	Table  = "tortie"
+)
+
+// ErrNoNft says that the nft command, or the kernel's side of it, is missing.
+var ErrNoNft = errors.New("nftables is not available")
+
+// Shape is what an owner's share consists of, whenever there is something in it.
+type Shape struct {
+	Sets   []Set
+	Chains []Chain
+}
+
+// Set is a set, or a map when Map is true.
+type Set struct {
+	Name string
+	// Type is nft's: "ipv4_addr", or for a map "inet_proto . inet_service : ipv4_addr".
+	Type string
+	Map  bool
+	// Intervals: elements are prefixes, which must not overlap.
+	Intervals bool
+}
+
+// Chain is a chain; a base chain when Type is not empty.
+type Chain struct {
+	Name     string
+	Type     knftables.BaseChainType
+	Hook     knftables.BaseChainHook
+	Priority knftables.BaseChainPriority
+	Rules    []Rule
+}
+
+// Rule is one of a chain, and what it does in words.
+type Rule struct{ Text, Does string }
+
+// Contents are the elements of every set by its name, sorted, in nft's notation:
+// "10.0.0.0/8", or in a map "tcp . 80 : 10.0.0.1 . 8080". Nil: nothing of the share is
+// to be in the table, neither chains nor sets.
+type Contents map[string][]string
+
+// Outcome is what an Apply found.
+type Outcome struct {
+	// First: nothing had been made to stand before by this Owner.
+	First bool
+	// Changed: the contents are others than those last made to stand.
+	Changed bool
+	// Differed names what in the kernel was not as wanted.
+	Differed []string
+}
+
+// Owner reconciles its share. Its methods may be called from any goroutine; while
+// Apply runs the others wait.
+type Owner struct {
+	shape  Shape
+	advice string
+
+	mu      sync.Mutex
+	nft     knftables.Interface // nil until the nft command was needed
+	desired Contents
+	// applied is what was last made to stand in the kernel; begun is false before
+	// the first time.
+	applied Contents
+	begun   bool
+	// known: applied is what the kernel has, as far as nobody else changed it. It
+	// is not after a failure, and when a resync is asked for.
+	known bool
+}
+
+// New makes an Owner of nothing yet. Nothing is read or written before the first
+// Apply. nft is nil for the real one of the network namespace that Apply is called in,
+// through the nft command; advice says what to do where that is missing.
+func New(nft knftables.Interface, shape Shape, advice string) *Owner {
+	return &Owner{nft: nft, shape: shape, advice: advice}
+}
+
+// Set makes c the desired contents. The Owner keeps c.
+func (o *Owner) Set(c Contents) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.desired = c
+}
+
+// QueueResync makes the next Apply read the kernel, and mend what differs.
+func (o *Owner) QueueResync() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.known = false
+}
+
+// InSync reports that the kernel has what is desired, as far as is known.
+func (o *Owner) InSync() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.inSync()
+}
+
+func (o *Owner) inSync() bool { return o.known && o.applied.equal(o.desired) }
+
+// Apply makes the kernel's rules as desired, in one transaction: every packet
+// meets the old rules or the new ones. What is right is not written again, also
+// after a restart or resync. An error leaves the old rules in force and the next
+// Apply starts from reading the kernel. ErrNoNft when something is desired and nft
+// is missing.
+func (o *Owner) Apply(ctx context.Context) (Outcome, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.inSync() {
+		return Outcome{}, nil
+	}
+	differed, err := o.apply(ctx, o.desired)
+	if err != nil {
+		o.known = false
+		return Outcome{}, err
+	}
+	out := Outcome{First: !o.begun, Changed: o.begun && !o.applied.equal(o.desired), Differed: differed}
+	o.applied, o.begun, o.known = o.desired, true, true
+	return out, nil
+}
+
+// Cleanup removes the share, and the table when nothing else is in it. What is
+// desired stays and is written again by the next Apply.
+func (o *Owner) Cleanup(ctx context.Context) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.known = false
+	if _, err := o.apply(ctx, nil); err != nil {
+		return err
+	}
+	o.applied = nil
+	return nil
+}
+
+// Differences reads the kernel and names what is not as desired.
+func (o *Owner) Differences(ctx context.Context) ([]string, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if err := o.open(); err != nil {
+		if o.desired == nil && errors.Is(err, ErrNoNft) {
+			return nil, nil
+		}
+		return nil, err
+	}
+	there, err := o.read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return o.shape.differences(there, o.desired), nil
+}
+
+// apply brings the kernel to want and returns what differed there.
+func (o *Owner) apply(ctx context.Context, want Contents) (differed []string, err error) {
+	if err := o.open(); err != nil {
+		if want == nil && errors.Is(err, ErrNoNft) {
+			return nil, nil // then there is nothing of ours to remove
+		}
+		return nil, err
+	}
+	tx := o.nft.NewTransaction()
+	if want != nil && o.applied != nil && o.known {
+		for _, s := range o.shape.Sets {
+			if s.change(tx, o.applied[s.Name], want[s.Name]) {
+				differed = append(differed, s.what())
+			}
+		}
+	} else {
+		there, err := o.read(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if differed = o.shape.differences(there, want); len(differed) > 0 {
+			o.shape.rebuild(tx, there, want)
+		}
+	}
+	if tx.NumOperations() == 0 {
+		return nil, nil
+	}
+	return differed, o.nft.Run(ctx, tx)
+}
+
+// open finds the nft command when it is first needed.
+func (o *Owner) open() error {
+	if o.nft != nil {
+		return nil
+	}
+	nft, err := knftables.New(Family, Table)
+	switch {
+	case errors.Is(err, exec.ErrNotFound):
+		return fmt.Errorf("%w: install the nft command (apt-get install nftables, dnf install nftables)%s: %w", ErrNoNft, o.advice, err)
+	case err != nil:
+		return fmt.Errorf("%w: %w", ErrNoNft, err)
+	}
+	o.nft = nft
+	return nil
+}
+
+func (c Contents) equal(o Contents) bool {
+	if (c == nil) != (o == nil) {
+		return false
+	}
+	for name, elements := range c {
+		if !slices.Equal(elements, o[name]) {
+			return false
+		}
+	}
+	for name, elements := range o {
+		if len(elements) != len(c[name]) {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,124 @@
+// Package podworld is a node with two pods and a host outside, in network namespaces,
+// for tests of what happens to packets.
+package podworld
+
+import (
+	"context"
+	"net/netip"
+	"testing"
+
+	"sigs.k8s.io/knftables"
+
+	"tortie/internal/kernel"
+	"tortie/internal/kernel/kerneltest"
+)
+
+// The addresses of the little world: two pods behind a node, and a host Outside
+// that knows the way to the node and to the pods.
+const (
+	PodA, PodB         = "10.65.0.2", "10.66.0.2"
+	PodA6, PodB6       = "fd00:65::2", "fd00:66::2"
+	NodeOut, Outside   = "192.0.2.1", "192.0.2.2"
+	NodeOut6, Outside6 = "2001:db8::1", "2001:db8::2"
+	Node2, Node26      = "192.0.2.3", "2001:db8::3" // another node of the cluster, in the namespace Outside
+	gateway4, gateway6 = "169.254.1.1", "fe80::ecee:eeff:feee:eeee"
+)
+
+// World is the namespaces.
+type World struct {
+	Node, PodA, PodB, Outside *kernel.Netns
+}
+
+// New makes a World for the time of the test.
+func New(t *testing.T) World {
+	t.Helper()
+	kerneltest.Require(t, kerneltest.Veth, kerneltest.IPv6, kerneltest.Nftables, kerneltest.NftNAT)
+	w := World{
+		Node: kerneltest.NewNetns(t), PodA: kerneltest.NewNetns(t),
+		PodB: kerneltest.NewNetns(t), Outside: kerneltest.NewNetns(t),
+	}
+	node := kerneltest.Open(t, w.Node)
+	Check(t, node.SetSysctls([]kernel.Setting{
+		{Name: "ipv4/conf/all/forwarding", Value: "1"},
+		{Name: "ipv6/conf/all/forwarding", Value: "1"},
+		// No wait for the link-local addresses that neighbours are asked from.
+		{Name: "ipv6/conf/default/accept_dad", Value: "0"},
+	}))
+	w.wirePod(t, node, "cali0", w.PodA, PodA, PodA6)
+	w.wirePod(t, node, "cali1", w.PodB, PodB, PodB6)
+
+	out := kerneltest.Open(t, w.Outside)
+	Check(t, out.SetSysctl("ipv6/conf/default/accept_dad", "0"))
+	up, err := node.CreateVeth(kernel.VethSpec{Host: "eth0", Peer: "eth0", PeerNetns: w.Outside})
+	Check(t, err)
+	Check(t, out.SetUp(up.PeerIndex))
+	Check(t, node.AddAddress(up.Index, netip.MustParsePrefix(NodeOut+"/24")))
+	Check(t, node.AddAddress(up.Index, netip.MustParsePrefix(NodeOut6+"/64")))
+	Check(t, out.AddAddress(up.PeerIndex, netip.MustParsePrefix(Outside+"/24")))
+	Check(t, out.AddAddress(up.PeerIndex, netip.MustParsePrefix(Outside6+"/64")))
+	Check(t, out.AddAddress(up.PeerIndex, netip.MustParsePrefix(Node2+"/24")))
+	Check(t, out.AddAddress(up.PeerIndex, netip.MustParsePrefix(Node26+"/64")))
+	for dst, via := range map[string]string{"10.64.0.0/14": NodeOut, "fd00::/16": NodeOut6} {
+		Check(t, out.AddRoute(kernel.Route{
+			Dst: netip.MustParsePrefix(dst), Protocol: kernel.ProtocolStatic, Link: up.PeerIndex,
+			Gateway: netip.MustParseAddr(via),
+		}))
+	}
+	return w
+}
+
+// wirePod does by hand what felix does for a pod.
+func (w World) wirePod(t *testing.T, node *kernel.Handle, name string, ns *kernel.Netns, ip4, ip6 string) {
+	t.Helper()
+	mac := kernel.MAC{0xee, 0xee, 0xee, 0xee, 0xee, 0xee}
+	host, err := node.CreateVeth(kernel.VethSpec{Host: name, HostMAC: mac, Peer: "eth0", PeerNetns: ns})
+	Check(t, err)
+	pod := kerneltest.Open(t, ns)
+	eth0 := host.PeerIndex
+	peer, err := pod.LinkByIndex(eth0)
+	Check(t, err)
+	Check(t, pod.SetUp(eth0))
+	for _, ip := range []string{ip4, ip6} {
+		addr := netip.MustParseAddr(ip)
+		Check(t, pod.AddAddress(eth0, netip.PrefixFrom(addr, addr.BitLen())))
+		Check(t, node.AddRoute(kernel.Route{
+			Dst: netip.PrefixFrom(addr, addr.BitLen()), Protocol: kernel.ProtocolFelix, Link: host.Index,
+		}))
+		Check(t, node.SetNeighbour(kernel.Neighbour{Link: host.Index, IP: addr, MAC: peer.MAC}))
+	}
+	for gw, dst := range map[string]string{gateway4: "0.0.0.0/0", gateway6: "::/0"} {
+		Check(t, pod.SetNeighbour(kernel.Neighbour{Link: eth0, IP: netip.MustParseAddr(gw), MAC: mac}))
+		Check(t, pod.AddRoute(kernel.Route{
+			Dst: netip.MustParsePrefix(dst), Protocol: kernel.ProtocolBoot, Link: eth0,
+			Gateway: netip.MustParseAddr(gw), OnLink: true,
+		}))
+	}
+}
+
+// Check ends the test at an error.
+func Check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// InNode runs an Apply where the node is.
+func (w World) InNode(t *testing.T, f func(context.Context) error) {
+	t.Helper()
+	Check(t, w.Node.Do(func() error { return f(t.Context()) }))
+}
+
+// InTable changes an nftables table of the node.
+func (w World) InTable(t *testing.T, family knftables.Family, table string, change func(*knftables.Transaction)) {
+	t.Helper()
+	w.InNode(t, func(ctx context.Context) error {
+		nft, err := knftables.New(family, table)
+		if err != nil {
+			return err
+		}
+		tx := nft.NewTransaction()
+		change(tx)
+		return nft.Run(ctx, tx)
+	})
+}
