@@ -93,8 +93,8 @@ race: ## Run the package tests under the race detector (needs gcc).
 	@tests/install.sh nft:nftables ip:iproute2 bird:bird2 ping:iputils-ping gcc:gcc
 	CGO_ENABLED=1 $(GO) test -race -timeout 40m $(filter-out tortie/bgpd/speaker/gobgp,$(UNIT))
 
-bench: build ## Measure CNI ADD and DEL beside ptp + host-local, and beside their floors.
-	@tests/install.sh nft:nftables ip:iproute2 /usr/lib/cni/ptp:containernetworking-plugins
+bench: build ## Measure CNI ADD and DEL beside ptp + host-local and their floors, and a peer's routes beside BIRD.
+	@tests/install.sh nft:nftables ip:iproute2 bird:bird2 /usr/lib/cni/ptp:containernetworking-plugins
 	@$(GO) run ./tests/bench -bin bin
 
 fmt: ## Format the Go code.

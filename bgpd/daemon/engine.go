@@ -87,8 +87,11 @@ func (e *engine) do(ctx context.Context, f func()) error {
 // here goes on at the next start.
 func (e *engine) run(ctx context.Context, plans <-chan plan) error {
 	// What felix does for its pods resolves no next hop, and would wake bgpd a dozen
-	// times with each. A link-local next hop is found by its link alone.
-	events, err := e.kernel.SubscribeExcept(ctx, kernel.LinkEvents|kernel.AddressEvents|kernel.RouteEvents, kernel.Pods())
+	// times with each. A link-local next hop is found by its link alone. Nor is there
+	// anything to learn from our own routes, of which there may be very many.
+	ignore := kernel.Pods()
+	ignore.Self = true
+	events, err := e.kernel.SubscribeExcept(ctx, kernel.LinkEvents|kernel.AddressEvents|kernel.RouteEvents, ignore)
 	if err != nil {
 		return err
 	}

@@ -9,9 +9,11 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"tortie/bgpd/fib"
 	"tortie/internal/control/nodestatus"
 	"tortie/internal/health"
 	"tortie/internal/kernel"
+	"tortie/internal/nexthop"
 	"tortie/internal/routetable"
 )
 
@@ -23,7 +25,7 @@ func runOff(ctx context.Context, cfg Config, log *slog.Logger) error {
 		return needsNetAdmin(err)
 	}
 	defer k.Close()
-	routes := routetable.New(routetable.Config{Kernel: k, Protocol: kernel.ProtocolBGP, Log: log})
+	routes := newNoRoutes(k, log)
 	o := &noBGP{node: cfg.Node, version: cfg.Version, off: cfg.Off, started: time.Now()}
 	l, err := listenStatus(cfg.Socket)
 	if err != nil {
@@ -48,10 +50,34 @@ type noBGP struct {
 	err   error // of the last try
 }
 
-// reconciler makes the kernel have what it was told; *routetable.Table is one, which
-// here was told of no route.
+// reconciler makes the kernel have what it was told.
 type reconciler interface {
 	Apply(ctx context.Context) error
+}
+
+// noRoutes are the routes of bgpd and their next-hop objects, of which there are to be
+// none.
+type noRoutes struct {
+	routes  *routetable.Table
+	objects *nexthop.Table
+}
+
+func newNoRoutes(k fib.Kernel, log *slog.Logger) noRoutes {
+	return noRoutes{
+		routes:  routetable.New(routetable.Config{Kernel: k, Protocol: kernel.ProtocolBGP, Log: log}),
+		objects: nexthop.New(k, kernel.ProtocolBGP),
+	}
+}
+
+// Apply removes them, the routes first.
+func (n noRoutes) Apply(ctx context.Context) error {
+	if err := n.routes.Apply(ctx); err != nil {
+		return err
+	}
+	if err := n.objects.Read(ctx); err != nil {
+		return err
+	}
+	return n.objects.Sweep(func(int) bool { return false })
 }
 
 // sweep takes away the routes of the time when there was BGP, and comes again as

@@ -13,7 +13,6 @@ import (
 
 	"tortie/internal/control/nodestatus"
 	"tortie/internal/kernel"
-	"tortie/internal/routetable"
 )
 
 func TestBackendDecidesWhetherThereIsBGP(t *testing.T) {
@@ -49,14 +48,24 @@ func TestWithoutBGPNoLearnedRouteStays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := b.k.AddRoute(kernel.Route{Dst: learned, Protocol: kernel.ProtocolBGP, Link: link.Index, Gateway: netip.MustParseAddr("10.1.1.12")}); err != nil {
-		t.Fatal(err)
+	hop := kernel.NextHopObject{ID: 8, Protocol: kernel.ProtocolBGP, NextHop: kernel.NextHop{Link: link.Index, Gateway: netip.MustParseAddr("10.1.1.12")}}
+	group := kernel.NextHopObject{ID: 9, Protocol: kernel.ProtocolBGP, Group: []kernel.GroupMember{{ID: 8}}}
+	others := kernel.NextHopObject{ID: 7, Protocol: kernel.ProtocolStatic, NextHop: hop.NextHop}
+	for _, c := range []kernel.Change{
+		kernel.NextHopChange{Op: kernel.Add, Object: hop},
+		kernel.NextHopChange{Op: kernel.Add, Object: group},
+		kernel.NextHopChange{Op: kernel.Add, Object: others},
+		kernel.RouteChange{Op: kernel.Add, Route: kernel.Route{Dst: learned, Protocol: kernel.ProtocolBGP, NextHopID: 9}},
+	} {
+		if err := b.k.Apply(c)[0]; err != nil {
+			t.Fatal(err)
+		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	o := &noBGP{node: "node1", off: "CALICO_NETWORKING_BACKEND=vxlan"}
 	log := slog.New(slog.DiscardHandler)
-	o.sweep(ctx, contextless{routetable.New(routetable.Config{Kernel: b.k, Protocol: kernel.ProtocolBGP, Log: log})}, log)
+	o.sweep(ctx, contextless{newNoRoutes(b.k, log)}, log)
 	if err := o.probes().Ready(); err != nil {
 		t.Error(err)
 	}
@@ -71,6 +80,9 @@ func TestWithoutBGPNoLearnedRouteStays(t *testing.T) {
 	if has[learned] || !has[other] {
 		t.Errorf("learned route there: %v, another's: %v", has[learned], has[other])
 	}
+	if left, err := b.k.NextHopObjects(t.Context(), 0); err != nil || len(left) != 1 || !left[0].Equal(others) {
+		t.Errorf("next-hop objects left: %v, %v; want another's alone", left, err)
+	}
 	st, err := o.Status(t.Context(), nil)
 	if err != nil || st.GetOff() != o.off || len(st.GetProblems()) > 0 {
 		t.Errorf("%v, %v", st, err)
@@ -78,10 +90,10 @@ func TestWithoutBGPNoLearnedRouteStays(t *testing.T) {
 }
 
 // contextless works on although the test has ended the loop around it.
-type contextless struct{ table *routetable.Table }
+type contextless struct{ reconciler }
 
 func (c contextless) Apply(ctx context.Context) error {
-	return c.table.Apply(context.WithoutCancel(ctx))
+	return c.reconciler.Apply(context.WithoutCancel(ctx))
 }
 
 // refusing refuses a number of times.

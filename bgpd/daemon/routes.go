@@ -185,7 +185,8 @@ func (v view) routeMessage(p, best speaker.Path) *nodestatus.Route {
 	}
 	m.NextHop, m.Peer = p.NextHop.String(), p.Peer.String()
 	entry := v.entries[p.Prefix]
-	if p.Best {
+	m.Best = p.Best || isAmong(p, entry.Path.Equals)
+	if m.Best {
 		m.Kernel = entry.Kernel
 	}
 	m.Reason = v.reason(p, best, entry)
@@ -212,7 +213,7 @@ func (v view) exportReason(prefix netip.Prefix) string {
 func (v view) reason(p, best speaker.Path, e fib.Entry) string {
 	parts := []string{v.what(p), or(v.names[p.Peer].Reason, "no longer a peer")}
 	switch {
-	case !p.Best:
+	case !p.Best && !isAmong(p, e.Path.Equals):
 		parts = append(parts, v.loses(p, best))
 	case e.Carried != "" && e.Problem != "":
 		parts = append(parts, e.Carried+", but "+e.Problem)
@@ -223,10 +224,21 @@ func (v view) reason(p, best speaker.Path, e fib.Entry) string {
 	case e.Gateway.IsValid():
 		parts = append(parts, fmt.Sprintf("via router %s", e.Gateway))
 	}
+	if n := len(e.Path.Equals); n > 0 && (p.Best || isAmong(p, e.Path.Equals)) {
+		parts = append(parts, fmt.Sprintf("one of %d equal paths", n+1))
+		if e.Lacking != "" {
+			parts = append(parts, "not by all: "+e.Lacking)
+		}
+	}
 	if p.Stale {
 		parts = append(parts, "kept while the peer restarts")
 	}
 	return strings.Join(parts, ", ")
+}
+
+// isAmong reports that a path is one of those that are as good as the best.
+func isAmong(p speaker.Path, equals []speaker.Path) bool {
+	return slices.ContainsFunc(equals, func(q speaker.Path) bool { return q.Peer == p.Peer && q.NextHop == p.NextHop })
 }
 
 // loses says what a path is second to, and by which of the first rules that

@@ -8,11 +8,13 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"tortie/bgpd/filter"
 	"tortie/bgpd/speaker"
 	"tortie/internal/kernel"
+	"tortie/internal/nexthop"
 	"tortie/internal/overlay"
 	"tortie/internal/routetable"
 )
@@ -20,6 +22,7 @@ import (
 // Kernel is what a FIB needs of [kernel.Handle].
 type Kernel interface {
 	routetable.Kernel
+	nexthop.Kernel
 	Links() ([]kernel.Link, error)
 	Addresses(link int) ([]kernel.Address, error)
 }
@@ -30,10 +33,13 @@ type FIB struct {
 	kernel Kernel
 	log    *slog.Logger
 	tables map[kernel.Family]*routetable.Table
+	// objects are the kernel's next-hop groups, one for each of groups; see multipath.go.
+	objects *nexthop.Table
+	groups  *groups
+	dead    map[netip.Addr]bool // peers whose next hops lead nowhere
 
-	best     map[netip.Prefix]speaker.Path
-	entries  map[netip.Prefix]Entry // what was made of each best path
-	scope    filter.Scope           // without Segments and the links' addresses
+	best     map[netip.Prefix]*dest
+	scope    filter.Scope // without Segments and the links' addresses
 	picture  picture
 	resolver *Resolver
 	filter   filter.Scope // scope and what was read of the kernel
@@ -58,6 +64,35 @@ type Entry struct {
 	Carried string
 	// Problem says why there is no route; empty when there is one.
 	Problem string
+	// Lacking says which of several equal next hops are not used, and why.
+	Lacking string
+}
+
+// dest is a prefix with its best path, and what has become of it.
+type dest struct {
+	path *speaker.Path
+	fate
+}
+
+// fate is an Entry without what several have in common: there may be very many.
+type fate struct {
+	kernel, carried, problem string
+	refused                  string // why some of several paths may not be imported
+	gateway                  netip.Addr
+	group                    *group
+}
+
+func (d *dest) entry() Entry {
+	e := Entry{Path: *d.path, Kernel: d.kernel, Gateway: d.gateway, Carried: d.carried, Problem: d.problem}
+	if d.problem != "" {
+		return e
+	}
+	e.Lacking = d.refused
+	if d.group != nil {
+		e.Kernel = d.group.words
+		e.Lacking = strings.Join(slices.DeleteFunc([]string{d.group.lacking, d.refused}, func(s string) bool { return s == "" }), "; ")
+	}
+	return e
 }
 
 // New makes a FIB that holds every route of protocol 81 it finds.
@@ -65,8 +100,10 @@ func New(k Kernel, log *slog.Logger) *FIB {
 	f := &FIB{
 		kernel: k, log: log,
 		tables:   map[kernel.Family]*routetable.Table{},
-		best:     map[netip.Prefix]speaker.Path{},
-		entries:  map[netip.Prefix]Entry{},
+		objects:  nexthop.New(k, kernel.ProtocolBGP),
+		groups:   newGroups(),
+		dead:     map[netip.Addr]bool{},
+		best:     map[netip.Prefix]*dest{},
 		resolver: NewResolver(nil, nil, nil),
 		restart:  newRestart(),
 		keep:     newKeep(),
@@ -99,9 +136,13 @@ func (f *FIB) Expect(peers []speaker.Peer, scope filter.Scope, now time.Time) {
 
 // Update takes over what has changed at the speaker.
 func (f *FIB) Update(c speaker.Changes, now time.Time) {
+	for addr := range c.Lost {
+		f.PeerDead(addr, true)
+	}
 	for addr, s := range c.Peers {
 		f.restart.session(addr, s, now)
 		f.keep.lost(addr, s, now)
+		f.PeerDead(addr, !s.Established && !s.Restarting && !s.Removed)
 	}
 	for prefix, path := range c.Best {
 		f.setBest(prefix, path)
@@ -114,18 +155,37 @@ func (f *FIB) Update(c speaker.Changes, now time.Time) {
 // setBest takes over a best path. A path that was withdrawn while its peer
 // restarts stays, as stale, unless there is another.
 func (f *FIB) setBest(prefix netip.Prefix, path *speaker.Path) {
-	old, known := f.best[prefix]
+	d, known := f.best[prefix]
 	switch {
 	case path != nil:
 		f.keep.replaced(prefix)
-		f.best[prefix] = *path
-	case known && f.keep.keeps(prefix, old.Peer):
-		old.Stale = true
-		f.best[prefix] = old
+		if !known {
+			d = &dest{}
+			f.best[prefix] = d
+		}
+		d.path = path
+	case known && f.keepSome(d):
 	default:
 		delete(f.best, prefix)
 	}
 	f.decide(prefix)
+}
+
+// keepSome leaves a prefix what peers that restart have told of it, as stale, if anything.
+func (f *FIB) keepSome(d *dest) bool {
+	if f.keep.empty() {
+		return false
+	}
+	told := slices.DeleteFunc(append([]speaker.Path{*d.path}, d.path.Equals...), func(p speaker.Path) bool {
+		return !f.keep.restarting(p.Peer)
+	})
+	if len(told) == 0 {
+		return false
+	}
+	f.keep.note(d.path.Prefix, told[0].Peer)
+	told[0].Stale, told[0].Equals = true, told[1:]
+	d.path = &told[0]
+	return true
 }
 
 func (f *FIB) drop(prefixes []netip.Prefix) {
@@ -147,6 +207,9 @@ func (f *FIB) Read(ctx context.Context) error {
 		return fmt.Errorf("resolve next hops: %w", err)
 	}
 	if p.addresses, err = f.kernel.Addresses(0); err != nil {
+		return fmt.Errorf("resolve next hops: %w", err)
+	}
+	if err := f.objects.Read(ctx); err != nil {
 		return fmt.Errorf("resolve next hops: %w", err)
 	}
 	p.routes = slices.DeleteFunc(p.routes, func(r kernel.Route) bool { return r.Protocol == kernel.ProtocolBGP })
@@ -171,6 +234,10 @@ func (f *FIB) Read(ctx context.Context) error {
 
 // LinkChanged tells that routes over a link may have gone without a word.
 func (f *FIB) LinkChanged(index int) {
+	if f.groups.over(index) {
+		f.QueueResync()
+		return
+	}
 	for _, t := range f.tables {
 		t.LinkChanged(index)
 	}
@@ -178,6 +245,7 @@ func (f *FIB) LinkChanged(index int) {
 
 // QueueResync makes the next Apply read the kernel's routes of protocol 81.
 func (f *FIB) QueueResync() {
+	f.objects.QueueResync()
 	for _, t := range f.tables {
 		t.QueueResync()
 	}
@@ -185,8 +253,8 @@ func (f *FIB) QueueResync() {
 
 // Installed reports whether a route of bgpd's to dst is desired.
 func (f *FIB) Installed(dst netip.Prefix) bool {
-	e := f.entries[dst]
-	return e.Kernel != "" && e.Carried == ""
+	d, ok := f.best[dst]
+	return ok && d.kernel != "" && d.carried == ""
 }
 
 // Apply makes the kernel's routes as desired and, when all peers of a family
@@ -199,11 +267,38 @@ func (f *FIB) Apply(ctx context.Context, now time.Time) error {
 			"family", family.String(), "stale", f.tables[family].Stale())
 		f.tables[family].HoldStale(false)
 	}
-	var errs []error
+	for _, key := range f.groups.empty() {
+		f.objects.Remove(key)
+	}
+	// Next hops first: routes refer to them, and those that are there already move by it.
+	errs := []error{f.objects.Apply(ctx)}
 	for _, family := range families() {
 		errs = append(errs, f.tables[family].Apply(ctx))
 	}
-	return errors.Join(errs...)
+	err := errors.Join(errs...)
+	if err != nil {
+		f.objects.QueueResync()
+		if len(f.groups.byKey) > 0 {
+			// The kernel may have dropped objects with a link, or another program taken
+			// their numbers: the next Read decides anew.
+			f.picture = picture{}
+		}
+		return err
+	}
+	return f.sweepObjects()
+}
+
+// sweepObjects deletes the next-hop objects that no route refers to, be it one that is
+// held.
+func (f *FIB) sweepObjects() error {
+	if !f.objects.Idle() {
+		return nil
+	}
+	referred := map[int]bool{}
+	for _, t := range f.tables {
+		maps.Copy(referred, t.NextHopIDs())
+	}
+	return f.objects.Sweep(func(id int) bool { return referred[id] })
 }
 
 // Holding reports whether routes of an earlier run are still held.
@@ -239,6 +334,7 @@ func (f *FIB) decideAll() {
 				filter.Segment{Prefix: a.Prefix.Masked(), Link: f.resolver.linkName(a.Link)})
 		}
 	}
+	f.settleAll()
 	for prefix := range f.best {
 		f.decide(prefix)
 	}
@@ -251,60 +347,61 @@ func (f *FIB) decide(prefix netip.Prefix) {
 		return
 	}
 	table := f.tables[kernel.FamilyOf(prefix.Addr())]
-	path, ok := f.best[prefix]
+	d, ok := f.best[prefix]
 	if !ok {
-		delete(f.entries, prefix)
+		f.groups.leave(prefix)
 		table.Remove(prefix)
 		return
 	}
-	if way, node := f.filter.Way(path); way.Carrier != overlay.BGP {
-		f.leave(prefix, path, way, node)
+	if way, node := f.filter.Way(*d.path); way.Carrier != overlay.BGP {
+		f.groups.leave(prefix)
+		d.fate = f.leave(prefix, way, node)
 		return
 	}
-	e := Entry{Path: path, Problem: f.filter.Import(path)}
-	if e.Problem != "" {
-		f.entries[prefix] = e
+	paths, refused, ok := f.usable(d.path)
+	if !ok {
+		f.groups.leave(prefix)
+		d.fate = fate{problem: refused}
 		table.Remove(prefix)
 		return
 	}
-	v, unreachable := f.resolver.resolve(path.NextHop)
-	if unreachable != "" {
-		e.Problem = unreachable
-		f.entries[prefix] = e
+	var route kernel.Route
+	route, d.fate = f.routeVia(d.path, paths)
+	d.refused = refused
+	if d.problem != "" {
 		table.Remove(prefix)
 		return
 	}
-	e.Kernel = f.resolver.describe(v)
-	if v.gateway != path.NextHop.WithZone("") {
-		e.Gateway = v.gateway
-	}
-	f.entries[prefix] = e
-	table.Update(kernel.Route{
-		Dst: prefix, Type: kernel.RouteUnicast, Link: v.link, Gateway: v.gateway, OnLink: v.onLink,
-	})
+	table.Update(route)
 }
 
 // leave makes way for felix's route, once that is there: until then nothing is said of
 // ours, so that one which stands goes on carrying packets.
-func (f *FIB) leave(prefix netip.Prefix, path speaker.Path, way overlay.Way, node string) {
-	e := Entry{Path: path, Carried: "by VXLAN to " + node}
+func (f *FIB) leave(prefix netip.Prefix, way overlay.Way, node string) fate {
+	out := fate{carried: "by VXLAN to " + node}
 	if way.Carrier == overlay.Segment {
-		e.Carried = "by felix's route along the segment to " + node
+		out.carried = "by felix's route along the segment to " + node
 	}
-	if route, there := f.picture.felix[prefix]; there {
-		e.Kernel = f.resolver.describe(via{link: route.Link, gateway: route.Gateway, onLink: route.OnLink})
-		f.tables[kernel.FamilyOf(prefix.Addr())].Remove(prefix)
-	} else {
-		e.Problem = "felix has not set it up yet"
+	route, there := f.picture.felix[prefix]
+	if !there {
+		out.problem = "felix has not set it up yet"
+		return out
 	}
-	f.entries[prefix] = e
+	out.kernel = f.resolver.describe(kernel.NextHop{Link: route.Link, Gateway: route.Gateway})
+	f.tables[kernel.FamilyOf(prefix.Addr())].Remove(prefix)
+	return out
 }
 
 // Entries is a copy of what has become of every best path, with the routes whose
 // place another program holds marked as problems.
 func (f *FIB) Entries() map[netip.Prefix]Entry {
-	out := make(map[netip.Prefix]Entry, len(f.entries))
-	maps.Copy(out, f.entries)
+	out := make(map[netip.Prefix]Entry, len(f.best))
+	if !f.wasRead || !f.wasTold {
+		return out
+	}
+	for prefix, d := range f.best {
+		out[prefix] = d.entry()
+	}
 	for _, t := range f.tables {
 		for _, c := range t.Conflicts() {
 			e := out[c.Desired.Dst]

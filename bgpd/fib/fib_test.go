@@ -309,32 +309,44 @@ func TestResolverTakesTheLongestMatchOfTheLeastMetricThatIsUp(t *testing.T) {
 	learned := route("10.2.2.0/24", 1, "10.9.9.9", 0)
 	learned.Protocol = kernel.ProtocolBGP
 	blackhole := kernel.Route{Dst: pfx("10.66.0.0/16"), Type: kernel.RouteBlackhole, Protocol: kernel.ProtocolFelix}
+	several := unicast
+	several.Dst = pfx("10.5.0.0/16")
+	several.NextHops = kernel.NewNextHops(
+		kernel.NextHop{Link: 2, Gateway: netip.MustParseAddr("10.1.2.1"), Weight: 2},
+		kernel.NextHop{Link: 1, Gateway: netip.MustParseAddr("10.1.1.1")}, kernel.NextHop{Link: 3, Gateway: netip.MustParseAddr("10.1.3.1")})
+	dark := unicast
+	dark.Dst = pfx("10.6.0.0/16")
+	dark.NextHops = kernel.NewNextHops(
+		kernel.NextHop{Link: 3, Gateway: netip.MustParseAddr("10.1.3.1")}, kernel.NextHop{Link: 3, Gateway: netip.MustParseAddr("10.1.3.2")})
 	r := NewResolver([]kernel.Route{
+		several, dark,
 		route("0.0.0.0/0", 2, "10.1.2.1", 200), route("0.0.0.0/0", 1, "10.1.1.1", 100), route("10.1.1.0/24", 1, "", 0),
 		route("10.3.0.0/16", 3, "10.1.3.1", 0), route("10.4.0.0/16", 0, "", 0), learned, blackhole,
 	}, links, []netip.Addr{netip.MustParseAddr("10.1.1.11")})
 	for nextHop, want := range map[string]string{
 		"10.1.1.12": "via 10.1.1.12 dev eth0",
-		"192.0.2.1": "via 10.1.1.1 dev eth0",                                     // least metric
-		"10.2.2.2":  "via 10.1.1.1 dev eth0",                                     // not by a learned route
-		"10.3.0.1":  "via 10.1.1.1 dev eth0",                                     // eth2 is down
-		"10.4.0.1":  "next hop 10.4.0.1 is unreachable: the route to it",         // several next hops
+		"192.0.2.1": "via 10.1.1.1 dev eth0", // least metric
+		"10.2.2.2":  "via 10.1.1.1 dev eth0", // not by a learned route
+		"10.3.0.1":  "via 10.1.1.1 dev eth0", // eth2 is down
+		"10.4.0.1":  "next hop 10.4.0.1 is unreachable: the route to it",
+		"10.5.0.1":  "via 10.1.1.1 dev eth0, via 10.1.2.1 dev eth1 weight 2",     // eth2 is down
+		"10.6.0.1":  "via 10.1.1.1 dev eth0",                                     // the longest match's are all down
 		"10.66.1.1": "next hop 10.66.1.1 is unreachable: the way to it is black", // blackhole
 		"10.1.1.11": "next hop 10.1.1.11 is an address of this node",
 		"fd01::1":   "next hop fd01::1 is unreachable: no route to it",
 		"fe80::1":   "next hop fe80::1 is unreachable: it is link-local",
 	} {
-		v, unreachable := r.resolve(netip.MustParseAddr(nextHop))
-		got := unreachable
+		w := r.resolve(netip.MustParseAddr(nextHop))
+		got := w.unreachable
 		if got == "" {
-			got = r.describe(v)
+			got = strings.Join(w.words, ", ")
 		}
 		if !strings.HasPrefix(got, want) {
 			t.Errorf("%s: %q, want %q", nextHop, got, want)
 		}
 	}
-	if v, why := r.resolve(netip.MustParseAddr("fe80::1%eth1")); why != "" || v.link != 2 || v.gateway.Zone() != "" {
-		t.Errorf("link-local next hop: %+v, %q", v, why)
+	if w := r.resolve(netip.MustParseAddr("fe80::1%eth1")); w.unreachable != "" || w.hops[0].Link != 2 || w.hops[0].Gateway.Zone() != "" {
+		t.Errorf("link-local next hop: %+v", w)
 	}
 }
 

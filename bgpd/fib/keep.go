@@ -31,14 +31,14 @@ func (k *keep) lost(addr netip.Addr, s speaker.Session, now time.Time) {
 	}
 }
 
-// keeps reports, and notes, that a withdrawn path of a peer is kept.
-func (k *keep) keeps(prefix netip.Prefix, peer netip.Addr) bool {
-	if _, restarting := k.until[peer]; !restarting {
-		return false
-	}
-	k.kept[prefix] = peer
-	return true
+// restarting reports that what a peer has told is kept.
+func (k *keep) restarting(peer netip.Addr) bool {
+	_, ok := k.until[peer]
+	return ok
 }
+
+// note notes that a withdrawn path of a peer that restarts is kept.
+func (k *keep) note(prefix netip.Prefix, peer netip.Addr) { k.kept[prefix] = peer }
 
 func (k *keep) replaced(prefix netip.Prefix) { delete(k.kept, prefix) }
 

@@ -10,16 +10,18 @@ import (
 	"tortie/internal/kernel"
 )
 
-// via is how a next hop is reached: over a link, directly or by a gateway.
-type via struct {
-	link    int
-	gateway netip.Addr
-	onLink  bool
+// way is how a next hop is reached: over a link, directly or by a gateway, or several
+// of such. It is unreachable, with the reason, or has hops, and words for each.
+type way struct {
+	hops        []kernel.NextHop
+	words       []string
+	unreachable string
 }
 
 // Resolver finds the way to next hops over a picture of the kernel's routes. It
-// is pure and immutable.
+// is pure; what it has found it remembers.
 type Resolver struct {
+	found map[netip.Addr]way
 	table bart.Table[kernel.Route]
 	own   map[netip.Addr]bool
 	links map[int]kernel.Link
@@ -30,7 +32,7 @@ type Resolver struct {
 // two could hold up one another after both are gone. Routes over a link that is
 // switched off don't count either.
 func NewResolver(routes []kernel.Route, links []kernel.Link, addresses []netip.Addr) *Resolver {
-	r := &Resolver{own: map[netip.Addr]bool{}, links: map[int]kernel.Link{}}
+	r := &Resolver{found: map[netip.Addr]way{}, own: map[netip.Addr]bool{}, links: map[int]kernel.Link{}}
 	for _, a := range addresses {
 		r.own[a] = true
 	}
@@ -38,7 +40,8 @@ func NewResolver(routes []kernel.Route, links []kernel.Link, addresses []netip.A
 		r.links[l.Index] = l
 	}
 	for _, route := range routes {
-		if route.Protocol == kernel.ProtocolBGP || route.Link != 0 && !r.links[route.Link].Up {
+		route, ok := r.live(route)
+		if !ok || route.Protocol == kernel.ProtocolBGP {
 			continue
 		}
 		// Of several to one destination the kernel uses that of the least metric.
@@ -50,42 +53,80 @@ func NewResolver(routes []kernel.Route, links []kernel.Link, addresses []netip.A
 	return r
 }
 
-// resolve returns the way to a next hop, or why there is none. A zone of a
-// link-local next hop names its link.
-func (r *Resolver) resolve(nextHop netip.Addr) (v via, unreachable string) {
+// live is a route without the next hops over links that are switched off; it is not ok
+// when none is left.
+func (r *Resolver) live(route kernel.Route) (kernel.Route, bool) {
+	hops := route.NextHops.All()
+	left := slices.DeleteFunc(slices.Clone(hops), func(h kernel.NextHop) bool { return !r.links[h.Link].Up })
+	switch {
+	case len(left) < len(hops):
+		route.NextHops = kernel.NewNextHops(left...)
+		return route.Normal(), len(left) > 0
+	case route.Link != 0:
+		return route, r.links[route.Link].Up
+	}
+	return route, true
+}
+
+// resolve returns the way to a next hop. A zone of a link-local next hop names its link.
+func (r *Resolver) resolve(nextHop netip.Addr) way {
+	w, ok := r.found[nextHop]
+	if ok {
+		return w
+	}
+	w.hops, w.unreachable = r.find(nextHop)
+	for _, h := range w.hops {
+		w.words = append(w.words, r.describe(h))
+	}
+	r.found[nextHop] = w
+	return w
+}
+
+func (r *Resolver) find(nextHop netip.Addr) (hops []kernel.NextHop, unreachable string) {
 	if r.own[nextHop.WithZone("")] {
-		return via{}, fmt.Sprintf("next hop %s is an address of this node", nextHop)
+		return nil, fmt.Sprintf("next hop %s is an address of this node", nextHop)
 	}
 	if nextHop.IsLinkLocalUnicast() && nextHop.Is6() {
-		return r.resolveLinkLocal(nextHop)
+		return r.findLinkLocal(nextHop)
 	}
 	route, ok := r.table.Lookup(nextHop)
 	if !ok {
-		return via{}, fmt.Sprintf("next hop %s is unreachable: no route to it", nextHop)
+		return nil, fmt.Sprintf("next hop %s is unreachable: no route to it", nextHop)
 	}
-	switch {
-	case route.Type != kernel.RouteUnicast:
-		return via{}, fmt.Sprintf("next hop %s is unreachable: the way to it is %s", nextHop, route)
-	case route.Link == 0:
-		return via{}, fmt.Sprintf("next hop %s is unreachable: the route to it, %s, has several next hops", nextHop, route.Dst)
-	case !route.Gateway.IsValid():
-		return via{link: route.Link, gateway: nextHop}, ""
+	if route.Type != kernel.RouteUnicast {
+		return nil, fmt.Sprintf("next hop %s is unreachable: the way to it is %s", nextHop, route)
 	}
-	return via{link: route.Link, gateway: route.Gateway, onLink: route.OnLink}, ""
-}
-
-func (r *Resolver) resolveLinkLocal(nextHop netip.Addr) (via, string) {
-	for _, l := range r.links {
-		if l.Name == nextHop.Zone() && l.Up {
-			return via{link: l.Index, gateway: nextHop.WithZone("")}, ""
+	hops = route.NextHops.All()
+	if route.Link != 0 {
+		hops = []kernel.NextHop{{Link: route.Link, Gateway: route.Gateway, OnLink: route.OnLink}}
+	}
+	if len(hops) == 0 {
+		return nil, fmt.Sprintf("next hop %s is unreachable: the route to it, %s, names no next hop", nextHop, route.Dst)
+	}
+	for i := range hops {
+		if !hops[i].Gateway.IsValid() {
+			hops[i].Gateway = nextHop
 		}
 	}
-	return via{}, fmt.Sprintf("next hop %s is unreachable: it is link-local and its link is not known or down", nextHop)
+	return hops, ""
 }
 
-// describe is the way in words, without the gateway's part when there is none.
-func (r *Resolver) describe(v via) string {
-	return fmt.Sprintf("via %s dev %s", v.gateway, r.linkName(v.link))
+func (r *Resolver) findLinkLocal(nextHop netip.Addr) ([]kernel.NextHop, string) {
+	for _, l := range r.links {
+		if l.Name == nextHop.Zone() && l.Up {
+			return []kernel.NextHop{{Link: l.Index, Gateway: nextHop.WithZone("")}}, ""
+		}
+	}
+	return nil, fmt.Sprintf("next hop %s is unreachable: it is link-local and its link is not known or down", nextHop)
+}
+
+// describe is a next hop in words.
+func (r *Resolver) describe(h kernel.NextHop) string {
+	s := fmt.Sprintf("via %s dev %s", h.Gateway, r.linkName(h.Link))
+	if h.Weight > 1 {
+		s += fmt.Sprintf(" weight %d", h.Weight)
+	}
+	return s
 }
 
 func (r *Resolver) linkName(index int) string {

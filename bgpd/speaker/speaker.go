@@ -109,6 +109,9 @@ type Path struct {
 	// Stale: kept while the peer restarts (RFC 4724).
 	Stale   bool
 	Learned time.Time
+	// Equals are the further paths that are as good, the best one's alone (ECMP). They
+	// are told by Changes; Routes gives every path by itself.
+	Equals []Path
 }
 
 // Local reports whether the path is one of our exports.
@@ -123,10 +126,13 @@ type Changes struct {
 	Best map[netip.Prefix]*Path
 	// Peers has the present state of every peer whose session changed.
 	Peers map[netip.Addr]Session
+	// Lost are peers whose session was lost, and not for a restart. It is told at once,
+	// before what Best and Peers will say of it, and comes before them.
+	Lost map[netip.Addr]bool
 }
 
 // Empty reports whether there is nothing in it.
-func (c Changes) Empty() bool { return len(c.Best) == 0 && len(c.Peers) == 0 }
+func (c Changes) Empty() bool { return len(c.Best) == 0 && len(c.Peers) == 0 && len(c.Lost) == 0 }
 
 // Session is what the routes of a peer can be trusted for.
 type Session struct {

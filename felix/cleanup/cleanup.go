@@ -26,6 +26,8 @@ type Kernel interface {
 	Links() ([]kernel.Link, error)
 	Routes(ctx context.Context, f kernel.RouteFilter) ([]kernel.Route, error)
 	DeleteRoute(r kernel.Route) error
+	NextHopObjects(ctx context.Context, protocol kernel.Protocol) ([]kernel.NextHopObject, error)
+	Apply(changes ...kernel.Change) []error
 	DeleteLink(index int) error
 }
 
@@ -85,7 +87,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	pods, err := cfg.devices()
-	return errors.Join(err, cfg.routes(ctx, pods), cfg.rules(ctx), cfg.files())
+	return errors.Join(err, cfg.routes(ctx, pods), cfg.nextHops(ctx), cfg.rules(ctx), cfg.files())
 }
 
 // devices takes away tunnels and left-over ends of pods' devices, and returns those
@@ -142,6 +144,29 @@ func (cfg Config) routes(ctx context.Context, pods map[int]string) error {
 				continue
 			}
 			cfg.Say("route to %s: removed", r.Dst)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// nextHops takes away the next-hop objects that bgpd's routes referred to, groups before
+// their members.
+func (cfg Config) nextHops(ctx context.Context) error {
+	objects, err := cfg.Kernel.NextHopObjects(ctx, kernel.ProtocolBGP)
+	if err != nil && !errors.Is(err, kernel.ErrNotSupported) {
+		return err
+	}
+	var errs []error
+	for _, groups := range []bool{true, false} {
+		for _, o := range objects {
+			if (o.Group != nil) != groups {
+				continue
+			}
+			if err := cfg.Kernel.Apply(kernel.NextHopChange{Op: kernel.Delete, Object: o})[0]; err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			cfg.Say("next-hop object %d: removed", o.ID)
 		}
 	}
 	return errors.Join(errs...)

@@ -1,6 +1,7 @@
 package cleanup
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -39,6 +40,7 @@ func newNode(t *testing.T) *node {
 	n.must(n.h.AddAddress(n.link("eth0"), netip.MustParsePrefix("192.0.2.1/24")))
 	n.route("198.51.100.0/24", kernel.ProtocolStatic, "eth0", "192.0.2.9")
 	n.route("10.65.2.0/26", kernel.ProtocolBGP, "eth0", "192.0.2.2")
+	n.severalNextHops()
 	n.route("10.65.1.2/32", kernel.ProtocolFelix, podDevice, "")
 	n.must(n.h.AddRoute(kernel.Route{Dst: netip.MustParsePrefix("10.65.1.0/26"), Protocol: kernel.ProtocolFelix, Type: kernel.RouteBlackhole}))
 	n.must(n.h.AddRoute(kernel.Route{Dst: netip.MustParsePrefix("fd65::/122"), Protocol: kernel.ProtocolFelix, Type: kernel.RouteBlackhole}))
@@ -96,6 +98,38 @@ func (n *node) route(dst string, protocol kernel.Protocol, device, gateway strin
 		r.Gateway, r.Scope = netip.MustParseAddr(gateway), kernel.ScopeUniverse
 	}
 	n.must(n.h.AddRoute(r))
+}
+
+// severalNextHops is a route of bgpd's to a group of next hops, beside an object of
+// another program's; a kernel without such objects has none.
+func (n *node) severalNextHops() {
+	n.Helper()
+	if _, err := n.h.NextHopObjects(n.Context(), 0); errors.Is(err, kernel.ErrNotSupported) {
+		return
+	}
+	hop := func(id int, protocol kernel.Protocol, gateway string) kernel.Change {
+		return kernel.NextHopChange{Op: kernel.Add, Object: kernel.NextHopObject{
+			ID: id, Protocol: protocol, NextHop: kernel.NextHop{Link: n.link("eth0"), Gateway: netip.MustParseAddr(gateway)},
+		}}
+	}
+	n.must(errors.Join(n.h.Apply(
+		hop(1, kernel.ProtocolStatic, "192.0.2.9"), hop(2, kernel.ProtocolBGP, "192.0.2.2"), hop(3, kernel.ProtocolBGP, "192.0.2.3"),
+		kernel.NextHopChange{Op: kernel.Add, Object: kernel.NextHopObject{ID: 4, Protocol: kernel.ProtocolBGP, Group: []kernel.GroupMember{{ID: 2}, {ID: 3}}}},
+		kernel.RouteChange{Op: kernel.Add, Route: kernel.Route{Dst: netip.MustParsePrefix("10.65.3.0/26"), Protocol: kernel.ProtocolBGP, NextHopID: 4}},
+	)...))
+}
+
+// objects are the numbers of the next-hop objects that are left.
+func (n *node) objects() (ids []int) {
+	n.Helper()
+	left, err := n.h.NextHopObjects(n.Context(), 0)
+	if !errors.Is(err, kernel.ErrNotSupported) {
+		n.must(err)
+	}
+	for _, o := range left {
+		ids = append(ids, o.ID)
+	}
+	return ids
 }
 
 // clean runs the cleanup as the program does, inside the node's namespace.
@@ -158,6 +192,9 @@ func TestCleanupLeavesWhatIsOthersAndWhatPodsUse(t *testing.T) {
 				n.must(n.clean(tc.pods))
 				if got := n.left(); !slices.Equal(got, tc.want) {
 					t.Errorf("left %v, want %v", got, tc.want)
+				}
+				if ids := n.objects(); len(ids) > 0 && !slices.Equal(ids, []int{1}) {
+					t.Errorf("next-hop objects left: %v, want another's, 1", ids)
 				}
 			}
 			for _, want := range []string{"route to 10.65.2.0/26: removed", "device calx7: removed", "nftables table inet tortie: removed"} {

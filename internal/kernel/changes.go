@@ -9,7 +9,8 @@ import (
 )
 
 // Change is one change of the kernel's state, for [Handle.Apply]: a [LinkUp],
-// [LinkGroup], [LinkName], [LinkAddress], [Neighbour], [FDBEntry] or [RouteChange].
+// [LinkGroup], [LinkName], [LinkAddress], [Neighbour], [FDBEntry], [RouteChange] or
+// [NextHopChange].
 type Change interface {
 	// Subject names operation and object as an error of the change does.
 	Subject() (op, object string)
@@ -72,6 +73,17 @@ func (op RouteOp) String() string {
 	return fmt.Sprintf("route operation %d", uint8(op))
 }
 
+// flags are those of the request.
+func (op RouteOp) flags() uint16 {
+	switch op {
+	case Add:
+		return unix.NLM_F_CREATE | unix.NLM_F_EXCL
+	case Replace:
+		return unix.NLM_F_CREATE | unix.NLM_F_REPLACE
+	}
+	return 0
+}
+
 // RouteChange is one operation on one route.
 type RouteChange struct {
 	Op    RouteOp
@@ -123,7 +135,8 @@ func applyBatch[C Change](h *Handle, changes []C, errs []error) {
 		sent = append(sent, i)
 	}
 	for j, err := range h.exchangeAll(requests) {
-		if err == nil || requests[j].kind == unix.RTM_DELROUTE && isAbsent(err) {
+		deletes := requests[j].kind == unix.RTM_DELROUTE || requests[j].kind == unix.RTM_DELNEXTHOP
+		if err == nil || deletes && isAbsent(err) {
 			continue
 		}
 		errs[sent[j]] = changeError(changes[sent[j]], err)
@@ -215,13 +228,8 @@ func (c RouteChange) encode() (request, error) {
 	if err := c.Validate(); err != nil {
 		return request{}, err
 	}
-	req := request{kind: unix.RTM_NEWROUTE}
-	switch c.Op {
-	case Add:
-		req.flags = unix.NLM_F_CREATE | unix.NLM_F_EXCL
-	case Replace:
-		req.flags = unix.NLM_F_CREATE | unix.NLM_F_REPLACE
-	case Delete:
+	req := request{kind: unix.RTM_NEWROUTE, flags: c.Op.flags()}
+	if c.Op == Delete {
 		req.kind = unix.RTM_DELROUTE
 	}
 	req.header, req.attrs = encodeRoute(c.Route.Normal())

@@ -30,6 +30,7 @@ const (
 // [*Error].
 type Handle struct {
 	home NetnsID // the namespace; the socket keeps it alive
+	port uint32  // the socket's address, which marks what comes of our requests
 
 	mu     sync.Mutex // held from a request until its answer is complete
 	socket *socket
@@ -49,7 +50,12 @@ func Open() (*Handle, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Handle{socket: s, home: home}, nil
+	port, err := s.port()
+	if err != nil {
+		s.close()
+		return nil, NewError("open netlink socket", "", err)
+	}
+	return &Handle{socket: s, home: home, port: port}, nil
 }
 
 // OpenAt opens a Handle in the network namespace at path, for example

@@ -24,6 +24,11 @@ type Ignore struct {
 	// LinkLocal ignores what every link has of IPv6: addresses of the scope of a
 	// link, and routes to link-local and multicast destinations.
 	LinkLocal bool
+	// Self ignores what the Handle asks the kernel for itself. What becomes of a link
+	// that it changes is told.
+	Self bool
+
+	port uint32 // the Handle's, for Self
 }
 
 // How the names of the node's ends of pods begin, of which felix is the only maker.
@@ -75,6 +80,7 @@ func (i Ignore) Validate() error {
 // Where the program finds things in a netlink message.
 const (
 	messageType   = 4                                          // nlmsghdr.nlmsg_type
+	messagePort   = 12                                         // nlmsghdr.nlmsg_pid: whose request it comes from
 	family        = unix.SizeofNlMsghdr                        // rtmsg.rtm_family, ifaddrmsg.ifa_family
 	addressScope  = unix.SizeofNlMsghdr + 3                    // ifaddrmsg.ifa_scope
 	routeProtocol = unix.SizeofNlMsghdr + 5                    // rtmsg.rtm_protocol
@@ -94,7 +100,12 @@ const (
 // does not know, it keeps. A load beyond a message's end would drop it: so nothing
 // is read before it is known to be there.
 func (i Ignore) program() []unix.SockFilter {
-	program := []unix.SockFilter{load(unix.BPF_H, messageType)}
+	var program []unix.SockFilter
+	if i.Self {
+		port := binary.BigEndian.Uint32(binary.NativeEndian.AppendUint32(nil, i.port)) // as it is loaded
+		program = append(program, load(unix.BPF_W, messagePort), unlessEqual(port, 1), verdictOf(drop))
+	}
+	program = append(program, load(unix.BPF_H, messageType))
 	for _, part := range []struct {
 		a, b uint16
 		body []unix.SockFilter

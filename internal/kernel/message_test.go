@@ -166,7 +166,65 @@ func anyRoute(t *rapid.T) Route {
 	if rapid.Bool().Draw(t, "has source") {
 		r.Src = addr("source", v4)
 	}
+	if rapid.Bool().Draw(t, "has several next hops") {
+		r.NextHops = NewNextHops(anyNextHops(t, func() netip.Addr { return addr("gateway", v4) })...)
+	}
 	return r
+}
+
+func anyNextHops(t *rapid.T, gateway func() netip.Addr) (hops []NextHop) {
+	for range rapid.IntRange(1, 4).Draw(t, "next hops") {
+		h := NextHop{
+			Link: rapid.IntRange(1, 1<<30).Draw(t, "link"), OnLink: rapid.Bool().Draw(t, "onlink"),
+			Weight: rapid.SampledFrom([]int{0, 1, 2, 256}).Draw(t, "weight"),
+		}
+		if rapid.Bool().Draw(t, "has gateway") {
+			h.Gateway = gateway()
+		}
+		hops = append(hops, h)
+	}
+	return hops
+}
+
+// TestNextHopsAreTheSameInWhateverOrder, however often each is named.
+func TestNextHopsAreTheSameInWhateverOrder(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		hops := anyNextHops(t, func() netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, rapid.Byte().Draw(t, "gateway")}) })
+		n := NewNextHops(hops...)
+		if other := NewNextHops(slices.Concat(rapid.Permutation(hops).Draw(t, "order"), hops[:1])...); other != n {
+			t.Errorf("%v differs from %v", other.All(), n.All())
+		}
+		if again := NewNextHops(n.All()...); again != n || n.Len() > len(hops) || !n.Over(hops[0].Link) {
+			t.Errorf("%v of %v", n.All(), hops)
+		}
+	})
+}
+
+func TestNextHopMessageDecodesToTheNormalForm(t *testing.T) {
+	hop := NextHop{Link: 3, Gateway: netip.MustParseAddr("192.0.2.1"), OnLink: true}
+	for name, o := range map[string]NextHopObject{
+		"one":   {ID: 7, Protocol: ProtocolBGP, NextHop: hop},
+		"IPv6":  {ID: 7, Protocol: ProtocolBGP, NextHop: NextHop{Link: 3, Gateway: netip.MustParseAddr("2001:db8::1")}},
+		"group": {ID: 9, Protocol: ProtocolBGP, Group: []GroupMember{{ID: 8, Weight: 256}, {ID: 7, Weight: 1}}},
+	} {
+		req, err := NextHopChange{Op: Add, Object: o}.encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := decodeNextHop(slices.Concat(req.header, req.attrs)); err != nil || !got.Equal(o.Normal()) {
+			t.Errorf("%s: %v became %v, %v", name, o, got, err)
+		}
+	}
+	for name, c := range map[string]NextHopChange{
+		"no number":   {Op: Add, Object: NextHopObject{Protocol: ProtocolBGP, NextHop: hop}},
+		"no protocol": {Op: Add, Object: NextHopObject{ID: 7, NextHop: hop}},
+		"no gateway":  {Op: Replace, Object: NextHopObject{ID: 7, Protocol: ProtocolBGP, NextHop: NextHop{Link: 3}}},
+		"no op":       {Object: NextHopObject{ID: 7, Protocol: ProtocolBGP, NextHop: hop}},
+	} {
+		if _, err := c.encode(); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%s: error %v, want ErrInvalid", name, err)
+		}
+	}
 }
 
 func TestRouteMessageDecodesToTheNormalForm(t *testing.T) {
@@ -205,6 +263,8 @@ func TestMalformedMessagesAreErrorsNotPanics(t *testing.T) {
 		}
 		_, _, _ = decodeRoute(b)
 		_, _ = decodeLink(b)
+		_, _ = decodeNextHop(b)
+		_, _ = decodeMultipath(b)
 		_, _, _ = decodeAddress(b)
 		_, _, _ = decodeNeighbour(b)
 		_, _ = decodeEvent(syscall.NetlinkMessage{Header: syscall.NlMsghdr{Type: unix.RTM_NEWLINK}, Data: b})

@@ -99,6 +99,7 @@ func (h *Handle) subscribe(topics Topics, ignore Ignore) (*eventSocket, error) {
 	if err != nil {
 		return nil, err
 	}
+	ignore.port = h.port
 	if err = socket.filter(ignore.program()); err == nil {
 		err = socket.join(topics.groups())
 	}

@@ -399,3 +399,28 @@ func TestLinksAreReadWholeWhilePodsComeAndGo(t *testing.T) {
 		}
 	}
 }
+
+// TestOwnChangesAreIgnoredOthersAreTold: a Handle that writes a hundred thousand routes
+// must not be told of each.
+func TestOwnChangesAreIgnoredOthersAreTold(t *testing.T) {
+	kerneltest.Require(t, kerneltest.IPv6)
+	ns := kerneltest.NewNetns(t)
+	ours, theirs := kerneltest.Open(t, ns), kerneltest.Open(t, ns)
+	events, err := ours.SubscribeExcept(t.Context(), kernel.RouteEvents, kernel.Ignore{Self: true})
+	ok(t, err)
+	route := func(dst string) kernel.Route {
+		return kernel.Route{Dst: netip.MustParsePrefix(dst), Protocol: kernel.ProtocolBGP, Type: kernel.RouteBlackhole}
+	}
+	for _, step := range []error{
+		ours.AddRoute(route("10.1.0.0/16")), ours.AddRoute(route("fd01::/64")), ours.DeleteRoute(route("10.1.0.0/16")),
+		theirs.AddRoute(route("10.2.0.0/16")), ours.DeleteRoute(route("fd01::/64")), theirs.DeleteRoute(route("10.2.0.0/16")),
+	} {
+		ok(t, step)
+	}
+	for _, gone := range []bool{false, true} {
+		ev := <-events
+		if r, is := ev.(kernel.RouteEvent); !is || r.Route.Dst != netip.MustParsePrefix("10.2.0.0/16") || r.Gone != gone {
+			t.Errorf("told of %+v, want 10.2.0.0/16, gone: %v", ev, gone)
+		}
+	}
+}

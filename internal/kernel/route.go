@@ -53,13 +53,17 @@ type Route struct {
 	Protocol Protocol
 	Type     RouteType
 	Scope    Scope
+	OnLink   bool       // the gateway is reachable on Link though no route says so
 	Link     int        // interface index; 0 where there is none (blackhole)
 	Gateway  netip.Addr // invalid for a route without next hop
-	OnLink   bool       // the gateway is reachable on Link though no route says so
 	Src      netip.Addr // preferred source; invalid for none
 	Priority int        // metric; 0 is the kernel's default (1024 for IPv6)
-	// NextHopID is the kernel's next-hop object that Link and Gateway come from; 0
-	// for none. Other programs use them; here it is only read.
+	// NextHops are the next hops of a route that has several, which Link and Gateway
+	// then say nothing of.
+	NextHops NextHops
+	// NextHopID is the kernel's next-hop object that the next hops come from; 0 for
+	// none. What is written with one has nothing else of them; what is read has both,
+	// see [Route.ByObject].
 	NextHopID int
 }
 
@@ -105,6 +109,12 @@ func (r Route) String() string {
 	}
 	if r.Link != 0 {
 		s += fmt.Sprintf(" dev %d", r.Link)
+	}
+	if r.NextHopID != 0 {
+		s += fmt.Sprintf(" nhid %d", r.NextHopID)
+	}
+	for _, h := range r.NextHops.All() {
+		s += " nexthop " + h.String()
 	}
 	return s + fmt.Sprintf(" proto %d", r.Protocol)
 }

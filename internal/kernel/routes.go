@@ -25,7 +25,8 @@ const ipv6DefaultMetric = 1024
 //   - IPv6 has no scope;
 //   - a route that rejects (blackhole, unreachable, prohibit) has no link and no
 //     gateway, although the kernel shows IPv6 ones on the loopback;
-//   - OnLink means nothing without a gateway.
+//   - OnLink means nothing without a gateway;
+//   - one of several next hops is no route of several.
 func (r Route) Normal() Route {
 	r.Dst = normalPrefix(r.Dst)
 	r.Gateway = r.Gateway.Unmap().WithZone("")
@@ -37,6 +38,14 @@ func (r Route) Normal() Route {
 		r.Type = RouteUnicast
 	}
 	if r.rejects() {
+		r.Link, r.Gateway, r.NextHops = 0, netip.Addr{}, NextHops{}
+	}
+	switch r.NextHops.Len() {
+	case 0:
+	case 1:
+		h := r.NextHops.All()[0]
+		r.Link, r.Gateway, r.OnLink, r.NextHops = h.Link, h.Gateway, h.OnLink, NextHops{}
+	default:
 		r.Link, r.Gateway = 0, netip.Addr{}
 	}
 	if !r.Gateway.IsValid() {
@@ -47,6 +56,14 @@ func (r Route) Normal() Route {
 		if r.Priority == ipv6DefaultMetric {
 			r.Priority = 0
 		}
+	}
+	return r
+}
+
+// ByObject is the route without what it has from its next-hop object, as it is written.
+func (r Route) ByObject() Route {
+	if r.NextHopID != 0 {
+		r.Link, r.Gateway, r.OnLink, r.NextHops = 0, netip.Addr{}, false, NextHops{}
 	}
 	return r
 }
@@ -72,18 +89,18 @@ func (r Route) Validate() error {
 		return fmt.Errorf("no destination: %w", ErrInvalid)
 	case r.Protocol == 0:
 		return fmt.Errorf("no protocol, so nobody would own it: %w", ErrInvalid)
-	case !r.rejects() && r.Link == 0:
+	case !r.rejects() && r.Link == 0 && r.NextHopID == 0 && r.NextHops.Len() == 0:
 		return fmt.Errorf("no link: %w", ErrInvalid)
 	case r.Gateway.IsValid() && FamilyOf(r.Gateway) != family:
 		return fmt.Errorf("gateway %s is of another family: %w", r.Gateway, ErrInvalid)
 	case r.Src.IsValid() && FamilyOf(r.Src) != family:
 		return fmt.Errorf("source %s is of another family: %w", r.Src, ErrInvalid)
-	case r.NextHopID != 0:
-		return fmt.Errorf("next-hop objects are not for writing: %w", ErrInvalid)
+	case r.NextHopID < 0 || r.NextHopID != 0 && r != r.ByObject():
+		return fmt.Errorf("next hops beside those of next-hop object %d: %w", r.NextHopID, ErrInvalid)
 	case r.Priority < 0:
 		return fmt.Errorf("metric %d is negative: %w", r.Priority, ErrInvalid)
 	}
-	return nil
+	return r.NextHops.validate(family)
 }
 
 // RouteFilter says which routes to read. The zero value reads the main table of
@@ -95,9 +112,7 @@ type RouteFilter struct {
 }
 
 // Routes reads routes in their Normal form, the kernel doing the filtering.
-// Cached and cloned entries are left out. A route with several next hops, which
-// we never write, comes without Link and Gateway. A table that does not exist is
-// empty.
+// Cached and cloned entries are left out. A table that does not exist is empty.
 func (h *Handle) Routes(ctx context.Context, f RouteFilter) ([]Route, error) {
 	var out []Route
 	for _, family := range []Family{IPv4, IPv6} {
@@ -151,7 +166,7 @@ func encodeRoute(r Route) (header, attrs []byte) {
 	header[5] = byte(r.Protocol)
 	header[6] = byte(r.Scope)
 	header[7] = byte(r.Type)
-	if r.OnLink {
+	if r.OnLink && r.NextHopID == 0 {
 		binary.NativeEndian.PutUint32(header[8:], unix.RTNH_F_ONLINK)
 	}
 
@@ -162,7 +177,10 @@ func encodeRoute(r Route) (header, attrs []byte) {
 		// The kernel matches a deletion by the object or by link and gateway,
 		// never by both.
 		a.uint32(rtaNextHopID, uint32(r.NextHopID))
-		r.Link, r.Gateway = 0, netip.Addr{}
+		r = r.ByObject()
+	}
+	if r.NextHops.Len() > 0 {
+		a.bytes(unix.RTA_MULTIPATH, r.NextHops.encode())
 	}
 	if r.Link != 0 {
 		a.uint32(unix.RTA_OIF, uint32(r.Link))
@@ -230,6 +248,8 @@ func (r *Route) decodeAttribute(kind uint16, value []byte, dst *netip.Addr) (err
 	case unix.RTA_PRIORITY:
 		n, err = number(value)
 		r.Priority = int(n)
+	case unix.RTA_MULTIPATH:
+		r.NextHops, err = decodeMultipath(value)
 	case rtaNextHopID:
 		n, err = number(value)
 		r.NextHopID = int(n)

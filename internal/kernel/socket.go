@@ -68,6 +68,18 @@ func (s *socket) configure() error {
 	return unix.SetsockoptTimeval(s.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait)
 }
 
+// port is the socket's address, which the kernel has chosen.
+func (s *socket) port() (uint32, error) {
+	sa, err := unix.Getsockname(s.fd)
+	if err != nil {
+		return 0, err
+	}
+	if own, ok := sa.(*unix.SockaddrNetlink); ok {
+		return own.Pid, nil
+	}
+	return 0, unix.EAFNOSUPPORT
+}
+
 func (s *socket) close() { _ = unix.Close(s.fd) }
 
 // send hands messages to the kernel, which works them off before it returns.

@@ -43,6 +43,7 @@ func (t *Table) dump(ctx context.Context, protocol kernel.Protocol) (map[key]ker
 			return nil, err
 		}
 		for _, r := range routes {
+			r = r.ByObject()
 			if _, ok := found[keyOf(r)]; !ok {
 				found[keyOf(r)] = r
 			}
@@ -73,15 +74,19 @@ func (t *Table) change(ctx context.Context, changes []kernel.RouteChange, done f
 // between two reads is not noticed: the kernel has no "replace if it is mine".)
 func (t *Table) write(ctx context.Context, failed *failures) {
 	changes := make([]kernel.RouteChange, 0, t.routes.NumUpdates())
-	for k, r := range t.routes.PendingUpdates() {
-		op := kernel.Add
-		if _, ours := t.routes.Actual(k); ours {
-			op = kernel.Replace
+	// A gateway may be reached by another of these routes, so those with one come last.
+	for _, far := range []bool{false, true} {
+		for k, r := range t.routes.PendingUpdates() {
+			if isFar(r) != far {
+				continue
+			}
+			op := kernel.Add
+			if _, ours := t.routes.Actual(k); ours {
+				op = kernel.Replace
+			}
+			changes = append(changes, kernel.RouteChange{Op: op, Route: r})
 		}
-		changes = append(changes, kernel.RouteChange{Op: op, Route: r})
 	}
-	// A gateway may be reached by another of these routes.
-	slices.SortStableFunc(changes, func(a, b kernel.RouteChange) int { return hops(a.Route) - hops(b.Route) })
 	var taken []kernel.Route
 	t.change(ctx, changes, func(c kernel.RouteChange, err error) {
 		conflict, known := t.conflicts[keyOf(c.Route)]
@@ -100,13 +105,8 @@ func (t *Table) write(ctx context.Context, failed *failures) {
 	}
 }
 
-// hops is 1 for a route that leads to a gateway first.
-func hops(r kernel.Route) int {
-	if r.Gateway.IsValid() {
-		return 1
-	}
-	return 0
-}
+// isFar reports that a route leads to a gateway first.
+func isFar(r kernel.Route) bool { return r.Gateway.IsValid() || several(r) }
 
 func (t *Table) wrote(c kernel.RouteChange, err error, failed *failures) {
 	if err != nil {
@@ -174,7 +174,7 @@ func (t *Table) sweep(ctx context.Context, failed *failures) {
 // own: to the kernel an IPv4 deletion of metric 0 means any metric, so had the
 // route gone behind our back, the one of another metric went in its stead.
 func (t *Table) endangeredBy(deleted kernel.Route) (kernel.Route, bool) {
-	metric, wanted := t.metrics[deleted.Dst]
+	metric, wanted := t.metric(deleted.Dst)
 	if !wanted || deleted.Priority != 0 || !deleted.Dst.Addr().Is4() {
 		return kernel.Route{}, false
 	}

@@ -36,7 +36,7 @@ type Table struct {
 
 	mu     sync.Mutex
 	routes *delta.Tracker[key, kernel.Route]
-	// metrics has the metric of the one desired route to a destination.
+	// metrics has the metric of the one desired route to a destination, where it is not 0.
 	metrics map[netip.Prefix]int
 	// needsRead: the kernel is read before anything is written.
 	needsRead bool
@@ -88,10 +88,14 @@ func (t *Table) Set(routes []kernel.Route) {
 		r = t.own(r)
 		wanted[r.Dst] = r
 	}
-	for dst := range t.metrics {
-		if _, ok := wanted[dst]; !ok {
-			t.remove(dst)
+	var gone []netip.Prefix
+	for k := range t.routes.AllDesired() {
+		if _, ok := wanted[k.dst]; !ok {
+			gone = append(gone, k.dst)
 		}
+	}
+	for _, dst := range gone {
+		t.remove(dst)
 	}
 	for _, r := range wanted {
 		t.update(r)
@@ -121,26 +125,37 @@ func (t *Table) own(r kernel.Route) kernel.Route {
 }
 
 func (t *Table) update(r kernel.Route) {
-	if metric, ok := t.metrics[r.Dst]; ok && metric != r.Priority {
+	if metric, ok := t.metric(r.Dst); ok && metric != r.Priority {
 		t.forget(key{r.Dst, metric})
 	}
 	if c, ok := t.conflicts[keyOf(r)]; ok && c.Desired != r {
 		delete(t.conflicts, keyOf(r))
 	}
-	t.metrics[r.Dst] = r.Priority
+	if r.Priority != 0 {
+		t.metrics[r.Dst] = r.Priority
+	}
 	t.routes.SetDesired(keyOf(r), r)
 	t.speakOf(r.Dst)
 }
 
 func (t *Table) remove(dst netip.Prefix) {
-	if metric, ok := t.metrics[dst]; ok {
+	if metric, ok := t.metric(dst); ok {
 		t.forget(key{dst, metric})
-		delete(t.metrics, dst)
 	}
 	t.speakOf(dst)
 }
 
+// metric is that of the desired route to a destination; it is not ok when there is none.
+func (t *Table) metric(dst netip.Prefix) (metric int, ok bool) {
+	if metric, ok = t.metrics[dst]; ok {
+		return metric, true
+	}
+	_, ok = t.routes.Desired(key{dst, 0})
+	return 0, ok
+}
+
 func (t *Table) forget(k key) {
+	delete(t.metrics, k.dst)
 	t.routes.DeleteDesired(k)
 	delete(t.conflicts, k)
 }
@@ -165,8 +180,8 @@ func (t *Table) HoldStale(hold bool) {
 	if !hold {
 		return
 	}
-	for dst := range t.metrics {
-		t.spoken[dst] = struct{}{}
+	for k := range t.routes.AllDesired() {
+		t.spoken[k.dst] = struct{}{}
 	}
 }
 
@@ -183,13 +198,14 @@ const rereadAbove = 32
 
 // LinkChanged tells that a link appeared, vanished, or went up or down: the
 // kernel drops the routes of a link that goes down without a word, so the next
-// Apply makes sure of those that are desired over it.
+// Apply makes sure of those that are desired over it. Of routes by next-hop objects
+// only their owner knows the links: it calls QueueResync.
 func (t *Table) LinkChanged(index int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var doubtful []key
 	for k, r := range t.routes.AllDesired() {
-		if r.Link == index {
+		if r.Link == index || r.NextHops.Over(index) {
 			doubtful = append(doubtful, k)
 		}
 	}
@@ -200,6 +216,23 @@ func (t *Table) LinkChanged(index int) {
 	for _, k := range doubtful {
 		t.routes.DeleteActual(k)
 	}
+}
+
+// several reports that a route's next hops are more than its Link and Gateway say.
+func several(r kernel.Route) bool { return r.NextHopID != 0 || r.NextHops.Len() > 0 }
+
+// NextHopIDs are the next-hop objects that routes of ours in the kernel refer to, as far
+// as is known.
+func (t *Table) NextHopIDs() map[int]bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	ids := map[int]bool{}
+	for _, r := range t.routes.AllActual() {
+		if r.NextHopID != 0 {
+			ids[r.NextHopID] = true
+		}
+	}
+	return ids
 }
 
 // Pending is how many routes are not yet as desired; held ones do not count.

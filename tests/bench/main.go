@@ -1,7 +1,8 @@
 // Command bench measures what a pod's start and end cost: CNI ADD and DEL of the
 // whole process beside ptp + host-local, the plugin beside an empty program, and
 // the datastore's and the kernel's floors, all in one run on one lab node, so that
-// the ratios hold on any machine.
+// the ratios hold on any machine; and what it costs to bring the routes of a BGP peer
+// into the kernel, beside BIRD 2.
 package main
 
 import (
@@ -12,18 +13,31 @@ import (
 	"os/signal"
 	"syscall"
 
+	"tortie/tests/bench/onepeer"
 	"tortie/tests/lab"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
+	if len(os.Args) == 2 && os.Args[1] == serveBGPD {
+		if err := onepeer.ServeBGPD(ctx); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	onlyRoutes := flag.Bool("only-routes", false, "measure the routes of a BGP peer alone")
 	rounds := flag.Int("rounds", 60, "pods added and deleted one at a time, per plugin")
 	burst := flag.Int("burst", 64, "pods added and deleted 16 at once, per plugin")
 	bin := flag.String("bin", "bin", "directory of the programs")
 	flag.Parse()
 	*rounds, *burst = max(1, *rounds), max(1, *burst)
-	if err := run(ctx, *bin, *rounds, *burst); err != nil {
+	err := routesOfOnePeer(ctx, os.Stdout)
+	if err == nil && !*onlyRoutes {
+		err = run(ctx, *bin, *rounds, *burst)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}

@@ -118,7 +118,7 @@ func explainLost(why cause, p speaker.Peer, asn uint32) string {
 	case opening:
 		return fmt.Sprintf("the peer closed the connection before the session was up: "+
 			"check that it has a session for %s with AS %d", localName(p), asn)
-	case why.reason == "graceful-restart":
+	case why.reason == restartReason:
 		return "connection lost; the peer's routes are kept while it restarts"
 	case why.reason == "restart-timer-expired":
 		return "the peer did not come back within its restart time"

@@ -1,9 +1,11 @@
 package gobgp
 
 import (
+	"bytes"
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	gobgpapi "github.com/osrg/gobgp/v3/api"
@@ -44,7 +46,7 @@ func globalToAPI(g speaker.Global) *gobgpapi.Global {
 		Families:   []uint32{familiesIPv4, familiesIPv6},
 		// These two end up in variables of the package, shared by all speakers of
 		// the process: they are the same for every one.
-		UseMultiplePaths:      false,
+		UseMultiplePaths:      true,
 		RouteSelectionOptions: &gobgpapi.RouteSelectionOptionsConfig{ExternalCompareRouterId: true},
 	}
 	for _, a := range g.Listen {
@@ -136,29 +138,59 @@ func mustAny(a *anypb.Any, err error) *anypb.Any {
 }
 
 // pathFromAPI reads a path of the Loc-RIB or of a watch.
-func pathFromAPI(p *gobgpapi.Path) (speaker.Path, error) {
-	nlri, err := apiutil.GetNativeNlri(p)
+func pathFromAPI(p *gobgpapi.Path) (speaker.Path, error) { return (&decoder{}).path(p) }
+
+// decoder reads paths one after another. Most have the attributes, and the peer, of the
+// one before: those are read once, and shared.
+type decoder struct {
+	attrs []*anypb.Any
+	told  speaker.Path // what the attributes said
+	peer  string
+	addr  netip.Addr
+}
+
+func (d *decoder) path(p *gobgpapi.Path) (speaker.Path, error) {
+	prefix, err := prefixFromAPI(p.Nlri)
 	if err != nil {
 		return speaker.Path{}, fmt.Errorf("read BGP path: %w", err)
 	}
-	prefix, err := netip.ParsePrefix(nlri.String())
-	if err != nil {
-		return speaker.Path{}, fmt.Errorf("read BGP path: %w", err)
+	if d.attrs == nil || !slices.EqualFunc(d.attrs, p.Pattrs, sameAny) {
+		attrs, err := apiutil.GetNativePathAttributes(p)
+		if err != nil {
+			return speaker.Path{}, fmt.Errorf("read BGP path to %s: %w", prefix, err)
+		}
+		d.attrs, d.told = p.Pattrs, speaker.Path{}
+		for _, attr := range attrs {
+			readAttribute(&d.told, attr)
+		}
 	}
-	attrs, err := apiutil.GetNativePathAttributes(p)
-	if err != nil {
-		return speaker.Path{}, fmt.Errorf("read BGP path to %s: %w", prefix, err)
+	if d.peer != p.NeighborIp {
+		d.peer = p.NeighborIp
+		d.addr, _ = netip.ParseAddr(p.NeighborIp) // "<nil>" for our own
 	}
-	out := speaker.Path{
-		Prefix: prefix, PeerASN: p.SourceAsn, Best: p.Best, Stale: p.Stale, Learned: p.Age.AsTime(),
-	}
-	if peer, err := netip.ParseAddr(p.NeighborIp); err == nil { // "<nil>" for our own
-		out.Peer = peer
-	}
-	for _, attr := range attrs {
-		readAttribute(&out, attr)
-	}
+	out := d.told
+	out.Prefix, out.Peer, out.PeerASN = prefix, d.addr, p.SourceAsn
+	out.Best, out.Stale, out.Learned = p.Best, p.Stale, p.Age.AsTime()
 	return out, nil
+}
+
+func sameAny(a, b *anypb.Any) bool { return a.TypeUrl == b.TypeUrl && bytes.Equal(a.Value, b.Value) }
+
+// prefixFromAPI reads the destination of a path of unicast routes.
+func prefixFromAPI(nlri *anypb.Any) (netip.Prefix, error) {
+	var msg gobgpapi.IPAddressPrefix
+	if err := nlri.UnmarshalTo(&msg); err != nil {
+		return netip.Prefix{}, err
+	}
+	addr, err := netip.ParseAddr(msg.Prefix)
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	prefix := netip.PrefixFrom(addr, int(msg.PrefixLen))
+	if !prefix.IsValid() {
+		return netip.Prefix{}, fmt.Errorf("prefix length %d of %s", msg.PrefixLen, addr)
+	}
+	return prefix, nil
 }
 
 func readAttribute(out *speaker.Path, attr bgp.PathAttributeInterface) {

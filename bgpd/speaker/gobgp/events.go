@@ -20,6 +20,8 @@ type events struct {
 	causes  *causes
 	changed chan struct{} // one slot: "pending is not empty"
 
+	decoder decoder // of the watch's goroutine
+
 	mu       sync.Mutex
 	pending  speaker.Changes
 	sessions map[netip.Addr]session // of the configured peers
@@ -29,6 +31,7 @@ type session struct {
 	speaker.Session
 	state speaker.State
 	since time.Time
+	lost  bool // told by lost, and not up again since
 }
 
 func newEvents(now func() time.Time, c *causes) *events {
@@ -41,7 +44,9 @@ func newEvents(now func() time.Time, c *causes) *events {
 }
 
 func noChanges() speaker.Changes {
-	return speaker.Changes{Best: map[netip.Prefix]*speaker.Path{}, Peers: map[netip.Addr]speaker.Session{}}
+	return speaker.Changes{
+		Best: map[netip.Prefix]*speaker.Path{}, Peers: map[netip.Addr]speaker.Session{}, Lost: map[netip.Addr]bool{},
+	}
 }
 
 // Changed implements speaker.Speaker.
@@ -92,11 +97,24 @@ func (e *events) best(paths []*speaker.Path, prefixes []netip.Prefix) {
 	e.signal()
 }
 
+// lost notes that a session has ended. GoBGP's watch says so only after it has said of
+// every path what becomes of it, which may take a second.
+func (e *events) lost(addr netip.Addr) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if s, ok := e.sessions[addr]; ok {
+		s.lost = true
+		e.sessions[addr] = s
+		e.pending.Lost[addr] = true
+		e.signal()
+	}
+}
+
 func (e *events) endOfRIB(addr netip.Addr) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	s, ok := e.sessions[addr]
-	if !ok || !s.Established {
+	if !ok || !s.Established || s.lost {
 		return
 	}
 	s.EndOfRIB, s.Restarting, s.RestartTime = true, false, 0
@@ -114,25 +132,29 @@ func (e *events) state(addr netip.Addr, state speaker.State, gr gracefulness) {
 	}
 	now := session{state: state, since: e.now()}
 	now.Established = state == speaker.Established
+	now.lost = old.lost && !now.Established
 	now.Restarting, now.RestartTime = old.Restarting, old.RestartTime
 	switch {
 	case now.Established:
 		now.Graceful = gr.capable
-	case old.Established: // lost
+	case old.Established && old.Graceful: // lost
 		now.Restarting, now.RestartTime = gr.restarting, gr.restartTime
+	case old.Established:
+		// GoBGP says that one restarts which only helps others, and so has kept nothing.
+		now.Restarting, now.RestartTime = false, 0
 	}
 	if old.state == state {
 		now.since = old.since
 	}
 	if now.Established {
 		e.causes.clear(addr)
-		if old.Established { // no transition: keep what the peer has said
+		if old.Established && !old.lost { // no transition: keep what the peer has said
 			now.Session, now.since = old.Session, old.since
 		}
 	}
 	e.sessions[addr] = now
 	e.causes.setDown(e.countDown())
-	if old.Established != now.Established {
+	if old.Established != now.Established || old.lost != now.lost {
 		e.pending.Peers[addr] = now.Session
 		e.signal()
 	}
@@ -176,8 +198,8 @@ func (s *Speaker) watched(r *gobgpapi.WatchEventResponse) {
 }
 
 func (s *Speaker) watchedPaths(in []*gobgpapi.Path) {
-	var paths []*speaker.Path
-	var prefixes []netip.Prefix
+	paths := make([]*speaker.Path, 0, len(in))
+	prefixes := make([]netip.Prefix, 0, len(in))
 	for _, p := range in {
 		if p.Nlri == nil { // an End-of-RIB
 			if addr, err := netip.ParseAddr(p.NeighborIp); err == nil {
@@ -185,14 +207,19 @@ func (s *Speaker) watchedPaths(in []*gobgpapi.Path) {
 			}
 			continue
 		}
-		path, err := pathFromAPI(p)
+		path, err := s.events.decoder.path(p)
 		if err != nil {
 			s.log.Warn("ignored a BGP path that can't be read", "peer", p.NeighborIp, "err", err)
 			continue
 		}
+		gone := p.IsWithdraw || path.Local() // what we export ourselves has no learned best path
+		if n := len(paths); n > 0 && prefixes[n-1] == path.Prefix && paths[n-1] != nil && !gone {
+			// The paths that are equally good come one after another, the best first.
+			paths[n-1].Equals = append(paths[n-1].Equals, path)
+			continue
+		}
 		prefixes = append(prefixes, path.Prefix)
-		if p.IsWithdraw || path.Local() {
-			// A prefix we export ourselves has no learned best path.
+		if gone {
 			paths = append(paths, nil)
 			continue
 		}

@@ -57,12 +57,13 @@ func New(cfg Config) *Speaker {
 		cfg.Now = time.Now
 	}
 	c := newCauses()
+	e := newEvents(cfg.Now, c)
 	s := &Speaker{
 		restarting: cfg.Restarting,
 		log:        cfg.Log,
 		causes:     c,
-		events:     newEvents(cfg.Now, c),
-		server:     server.NewBgpServer(server.LoggerOption(&bridge{log: cfg.Log, causes: c})),
+		events:     e,
+		server:     server.NewBgpServer(server.LoggerOption(&bridge{log: cfg.Log, causes: c, lost: e.lost})),
 	}
 	go s.server.Serve()
 	return s

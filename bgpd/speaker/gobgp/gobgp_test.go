@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -75,10 +76,11 @@ type view struct {
 	s     speaker.Speaker
 	best  map[netip.Prefix]speaker.Path
 	peers map[netip.Addr]speaker.Session
+	lost  map[netip.Addr]bool
 }
 
 func watch(s speaker.Speaker) *view {
-	return &view{s: s, best: map[netip.Prefix]speaker.Path{}, peers: map[netip.Addr]speaker.Session{}}
+	return &view{s: s, best: map[netip.Prefix]speaker.Path{}, peers: map[netip.Addr]speaker.Session{}, lost: map[netip.Addr]bool{}}
 }
 
 func (v *view) until(t *testing.T, what string, ok func() bool) {
@@ -100,6 +102,7 @@ func (v *view) until(t *testing.T, what string, ok func() bool) {
 			}
 			v.best[p] = *path
 		}
+		maps.Copy(v.lost, c.Lost)
 		maps.Copy(v.peers, c.Peers)
 	}
 }
@@ -243,6 +246,61 @@ func TestRemovedPeerTakesItsRoutesAlong(t *testing.T) {
 
 // TestPeerRemovedOnBothSidesAndAddedAgainIsBackSoon is the mesh switched off and
 // on: a session that was ended on purpose has no Idle time to wait for.
+// TestLostSessionIsToldAndSoIsItsReturn: who moves routes away from a peer at the first
+// word of its death has to hear that it is back.
+func TestLostSessionIsToldAndSoIsItsReturn(t *testing.T) {
+	port := freePort(t)
+	a, b := newSpeaker(t, gobgp.Config{}), newSpeaker(t, gobgp.Config{})
+	passive := peer("127.0.0.2", "127.0.0.1", 64512, port)
+	passive.Passive = true
+	passive.RestartTime = 0 // so that its end is no restart
+	active := peer("127.0.0.1", "127.0.0.2", 64512, port)
+	active.RestartTime = 0
+	apply(t, b, speaker.Desired{Global: global("127.0.0.2", 64512, port), Peers: []speaker.Peer{passive}})
+	apply(t, a, speaker.Desired{Global: global("127.0.0.1", 64512, port), Peers: []speaker.Peer{active}})
+	v := watch(a)
+	v.until(t, "the session", v.established("127.0.0.2"))
+	apply(t, b, speaker.Desired{Global: global("127.0.0.2", 64512, port)})
+	v.until(t, "word of its end", func() bool { return v.lost[addr("127.0.0.2")] })
+	clear(v.peers)
+	apply(t, b, speaker.Desired{Global: global("127.0.0.2", 64512, port), Peers: []speaker.Peer{passive}})
+	v.until(t, "word of its return", v.established("127.0.0.2"))
+}
+
+// TestEquallyGoodPathsAreToldTogether (ECMP), and those that are not are left out.
+func TestEquallyGoodPathsAreToldTogether(t *testing.T) {
+	port := freePort(t)
+	a, b, c := newSpeaker(t, gobgp.Config{}), newSpeaker(t, gobgp.Config{}), newSpeaker(t, gobgp.Config{})
+	desired := func(local string, asn uint32, peers ...speaker.Peer) speaker.Desired {
+		return speaker.Desired{Global: global(local, asn, port), Peers: peers, Exports: []speaker.Export{{Prefix: prefix("10.65.1.0/26")}}}
+	}
+	external := func(local, remote string, asn uint32) speaker.Peer {
+		p := peer(local, remote, asn, port)
+		p.Passive = local != "127.0.0.1"
+		return p
+	}
+	apply(t, b, desired("127.0.0.2", 64602, external("127.0.0.2", "127.0.0.1", 64601)))
+	apply(t, c, desired("127.0.0.3", 64603, external("127.0.0.3", "127.0.0.1", 64601)))
+	d := desired("127.0.0.1", 64601, external("127.0.0.1", "127.0.0.2", 64602), external("127.0.0.1", "127.0.0.3", 64603))
+	d.Exports = nil
+	apply(t, a, d)
+	v := watch(a)
+	nextHops := func(want ...string) func() bool {
+		return func() bool {
+			p, ok := v.best[prefix("10.65.1.0/26")]
+			got := []string{p.NextHop.String()}
+			for _, q := range p.Equals {
+				got = append(got, q.NextHop.String())
+			}
+			slices.Sort(got)
+			return ok && slices.Equal(got, want)
+		}
+	}
+	v.until(t, "both paths", nextHops("127.0.0.2", "127.0.0.3"))
+	apply(t, c, speaker.Desired{Global: global("127.0.0.3", 64603, port), Peers: []speaker.Peer{external("127.0.0.3", "127.0.0.1", 64601)}})
+	v.until(t, "the path that is left", nextHops("127.0.0.2"))
+}
+
 func TestPeerRemovedOnBothSidesAndAddedAgainIsBackSoon(t *testing.T) {
 	a, b, da, db := pair(t, 64512, 64512)
 	apply(t, b, db)

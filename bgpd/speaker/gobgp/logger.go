@@ -14,7 +14,11 @@ import (
 type bridge struct {
 	log    *slog.Logger
 	causes *causes
+	lost   func(peer netip.Addr) // is told when a session that was up ends, and not for a restart
 }
+
+// restartReason is GoBGP's word for the end of a session whose peer is taken to restart.
+const restartReason = "graceful-restart"
 
 // fromLibrary is the message of what is passed on as it is.
 const fromLibrary = "message from the BGP library"
@@ -74,7 +78,7 @@ func (b *bridge) Debug(msg string, fields gobgplog.Fields) { b.learn(msg, fields
 
 func (b *bridge) learn(msg string, fields gobgplog.Fields) {
 	switch msg {
-	case "failed to connect", "state changed", "sent notification", "received notification", "hold timer expired":
+	case "failed to connect", "state changed", "sent notification", "received notification", "hold timer expired", "Peer Down":
 	default:
 		return
 	}
@@ -92,6 +96,10 @@ func (b *bridge) learn(msg string, fields gobgplog.Fields) {
 		if fields["new"] == bgp.BGP_FSM_IDLE.String() {
 			from, _ := fields["old"].(string)
 			b.causes.ended(addr, from, fmt.Sprint(fields["reason"]))
+		}
+	case "Peer Down":
+		if fields["Reason"] != restartReason {
+			b.lost(addr)
 		}
 	case "hold timer expired":
 		b.causes.notified(addr, notificationWords(bgp.BGP_ERROR_HOLD_TIMER_EXPIRED, 0)+

@@ -53,6 +53,7 @@ type surface interface {
 	SetSysctl(name, value string) error
 	SetSysctls([]kernel.Setting) error
 	SwapSysctls([]kernel.Setting) ([]kernel.Setting, error)
+	NextHopObjects(context.Context, kernel.Protocol) ([]kernel.NextHopObject, error)
 	Subscribe(context.Context, kernel.Topics) (<-chan kernel.Event, error)
 	SubscribeExcept(context.Context, kernel.Topics, kernel.Ignore) (<-chan kernel.Event, error)
 }
@@ -111,10 +112,17 @@ func wantClass(t testing.TB, err, class error) {
 // underlay is a veth that runs, with 192.0.2.1/24 and 2001:db8::1/64 on it.
 func (w world) underlay(t testing.TB) kernel.Link {
 	t.Helper()
-	l := must(w.CreateVeth(kernel.VethSpec{Host: "eth0", Peer: "far0", PeerNetns: w.podNS}))(t)
+	return w.segment(t, kernel.VethSpec{Host: "eth0", Peer: "far0"}, "192.0.2.1/24", "2001:db8::1/64")
+}
+
+func (w world) segment(t testing.TB, spec kernel.VethSpec, addresses ...string) kernel.Link {
+	t.Helper()
+	spec.PeerNetns = w.podNS
+	l := must(w.CreateVeth(spec))(t)
 	ok(t, w.pod.SetUp(l.PeerIndex))
-	ok(t, w.AddAddress(l.Index, netip.MustParsePrefix("192.0.2.1/24")))
-	ok(t, w.AddAddress(l.Index, netip.MustParsePrefix("2001:db8::1/64")))
+	for _, a := range addresses {
+		ok(t, w.AddAddress(l.Index, netip.MustParsePrefix(a)))
+	}
 	return must(w.LinkByIndex(l.Index))(t)
 }
 

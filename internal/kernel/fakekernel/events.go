@@ -22,7 +22,8 @@ func (k *Kernel) Subscribe(ctx context.Context, topics kernel.Topics) (<-chan ke
 	return k.SubscribeExcept(ctx, topics, kernel.Ignore{})
 }
 
-// SubscribeExcept is [kernel.Handle.SubscribeExcept].
+// SubscribeExcept is [kernel.Handle.SubscribeExcept], but for Self: a fake does not
+// know who asks it, and tells of everything.
 func (k *Kernel) SubscribeExcept(ctx context.Context, topics kernel.Topics, ignore kernel.Ignore) (<-chan kernel.Event, error) {
 	s := &subscriber{topics: topics, ignore: ignore, events: make(chan kernel.Event, backlog)}
 	err := k.do("subscribe to kernel events", "", func() error {

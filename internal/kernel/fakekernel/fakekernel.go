@@ -3,7 +3,7 @@
 // same rules, the same classes of errors. It needs no privileges.
 //
 // What it leaves out: the local table, IPv6 link-local addresses that appear by
-// themselves, several next hops, packets.
+// themselves, packets.
 package fakekernel
 
 import (
@@ -29,9 +29,12 @@ type Kernel struct {
 	vxlans  map[int]kernel.Vxlan
 	fdb     []kernel.FDBEntry
 	routes  []kernel.Route // one place, one route; see place
-	sysctls map[string]string
-	fault   func(Op) error
-	subs    map[*subscriber]struct{}
+	// nextHops are the next-hop objects by number, in their normal form.
+	nextHops   map[int]kernel.NextHopObject
+	noNextHops bool
+	sysctls    map[string]string
+	fault      func(Op) error
+	subs       map[*subscriber]struct{}
 }
 
 // machine is what the namespaces have in common. Its lock guards them all,
@@ -67,10 +70,11 @@ func (m *machine) newNamespace() *Kernel {
 		links: map[int]*kernel.Link{
 			1: {Index: 1, Name: "lo", MTU: 65536, Up: true, Running: true, PeerNetns: -1},
 		},
-		peers:   map[int]peer{},
-		vxlans:  map[int]kernel.Vxlan{},
-		sysctls: map[string]string{},
-		subs:    map[*subscriber]struct{}{},
+		peers:    map[int]peer{},
+		vxlans:   map[int]kernel.Vxlan{},
+		sysctls:  map[string]string{},
+		nextHops: map[int]kernel.NextHopObject{},
+		subs:     map[*subscriber]struct{}{},
 	}
 }
 
@@ -212,6 +216,8 @@ func (k *Kernel) apply(c kernel.Change) error {
 		return k.SetFDB(c)
 	case kernel.RouteChange:
 		return k.ChangeRoutes([]kernel.RouteChange{c})[0]
+	case kernel.NextHopChange:
+		return k.changeNextHop(c)
 	}
 	op, object := c.Subject()
 	return kernel.NewError(op, object, kernel.ErrInvalid)

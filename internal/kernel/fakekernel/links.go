@@ -101,7 +101,7 @@ func (k *Kernel) SetDown(index int) error {
 	return k.change("switch off link", index, func(l *kernel.Link) error {
 		l.Up = false
 		k.updateRunning(index)
-		k.dropRoutes(func(r kernel.Route) bool { return r.Link == index })
+		k.dropRoutesOver(index)
 		k.dropAddresses(func(a kernel.Address) bool {
 			return a.Link == index && kernel.FamilyOf(a.Prefix.Addr()) == kernel.IPv6
 		})
@@ -217,11 +217,11 @@ func (k *Kernel) destroy(index int) {
 		return
 	}
 	far, paired := k.peers[index]
-	k.dropRoutes(func(r kernel.Route) bool { return r.Link == index })
+	delete(k.links, index)
+	k.dropRoutesOver(index)
 	k.dropAddresses(func(a kernel.Address) bool { return a.Link == index })
 	k.neighs = slices.DeleteFunc(k.neighs, func(n kernel.Neighbour) bool { return n.Link == index })
 	k.fdb = slices.DeleteFunc(k.fdb, func(e kernel.FDBEntry) bool { return e.Link == index })
-	delete(k.links, index)
 	delete(k.peers, index)
 	delete(k.vxlans, index)
 	k.tell(kernel.LinkEvents, kernel.LinkEvent{Link: *l, Gone: true})

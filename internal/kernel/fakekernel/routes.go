@@ -34,7 +34,7 @@ func (k *Kernel) Routes(ctx context.Context, f kernel.RouteFilter) (routes []ker
 		for _, r := range k.routes {
 			if r.Table == f.Table && (f.Protocol == 0 || r.Protocol == f.Protocol) &&
 				(f.Family == 0 || f.Family == kernel.FamilyOf(r.Dst.Addr())) {
-				routes = append(routes, r)
+				routes = append(routes, k.shown(r))
 			}
 		}
 		return ctx.Err()
@@ -95,12 +95,12 @@ func (k *Kernel) put(r kernel.Route) {
 	} else {
 		k.routes = append(k.routes, r)
 	}
-	k.tell(kernel.RouteEvents, kernel.RouteEvent{Route: r})
+	k.tell(kernel.RouteEvents, kernel.RouteEvent{Route: k.shown(r)})
 }
 
 // DeleteRoute is [kernel.Handle.DeleteRoute].
 func (k *Kernel) DeleteRoute(r kernel.Route) error {
-	r = r.Normal()
+	r = r.Normal().ByObject()
 	return k.do("delete route", r.String(), func() error {
 		if !r.Dst.IsValid() || r.Protocol == 0 {
 			return kernel.ErrInvalid
@@ -129,7 +129,7 @@ func (k *Kernel) dropRoutes(drop func(kernel.Route) bool) {
 	k.routes = slices.DeleteFunc(k.routes, func(r kernel.Route) bool {
 		gone := drop(r)
 		if gone {
-			k.tell(kernel.RouteEvents, kernel.RouteEvent{Route: r, Gone: true})
+			k.tell(kernel.RouteEvents, kernel.RouteEvent{Route: k.shown(r), Gone: true})
 		}
 		return gone
 	})
@@ -141,6 +141,18 @@ func (k *Kernel) checkRoute(r kernel.Route) error {
 		return err
 	}
 	r = r.Normal()
+	if r.NextHopID != 0 {
+		if _, ok := k.nextHops[r.NextHopID]; !ok {
+			return unix.EINVAL
+		}
+	}
+	for _, h := range r.NextHops.All() {
+		one := r
+		one.NextHops, one.Link, one.Gateway, one.OnLink = kernel.NextHops{}, h.Link, h.Gateway, h.OnLink
+		if err := k.checkRoute(one); err != nil {
+			return err
+		}
+	}
 	if r.Link != 0 {
 		l := k.links[r.Link]
 		switch {

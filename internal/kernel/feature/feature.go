@@ -3,6 +3,7 @@
 package feature
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -28,6 +29,7 @@ const (
 	NftNAT   Feature = "masquerading in nftables (CONFIG_NFT_MASQ)"
 	Ping     Feature = "the ping command (iputils-ping)"
 	IPRoute2 Feature = "the ip command (iproute2)"
+	NextHops Feature = "next-hop objects (Linux 5.3)"
 )
 
 // Probe is nil if the machine has the feature, else why not.
@@ -55,6 +57,14 @@ func Probe(f Feature) error {
 		}
 		defer h.Close()
 		_, err = h.CreateVxlan(kernel.VxlanSpec{Name: "probe0", Vxlan: kernel.Vxlan{VNI: 1, Port: 4789, Local: netip.IPv6Loopback()}})
+		return err
+	case NextHops:
+		h, err := ns.Open()
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		_, err = h.NextHopObjects(context.Background(), 0)
 		return err
 	case IPv6:
 		return ns.Do(func() error {

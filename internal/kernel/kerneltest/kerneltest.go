@@ -23,6 +23,7 @@ const (
 	NftNAT   = feature.NftNAT
 	Ping     = feature.Ping
 	IPRoute2 = feature.IPRoute2
+	NextHops = feature.NextHops
 )
 
 // Require skips the test unless the machine has every feature. It is the only
@@ -35,6 +36,9 @@ func Require(t testing.TB, features ...Feature) {
 		}
 	}
 }
+
+// Has reports whether the machine has a feature, for what a test looks at besides.
+func Has(f Feature) bool { return feature.Probe(f) == nil }
 
 // NewNetns gives an empty network namespace, with its loopback up, that lasts as
 // long as the test.

@@ -1,0 +1,254 @@
+package fib
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"tortie/bgpd/speaker"
+	"tortie/internal/kernel"
+)
+
+// member is one of several ways to a prefix: a next hop, and the peer that told it.
+type member struct{ peer, nextHop netip.Addr }
+
+// group is a set of members that are equally good for some prefixes. What becomes of
+// the set is decided once for all of them.
+type group struct {
+	members []member
+	users   int // prefixes
+	outcome
+}
+
+// outcome is what has become of a set of next hops.
+type outcome struct {
+	hops  kernel.NextHops
+	id    int    // of the kernel's object; 0 for none
+	words string // the route in words
+	// lacking says which of the next hops are not used, and why; all of them when
+	// there are no hops.
+	lacking string
+}
+
+// groups are the sets in use, by their members.
+type groups struct {
+	byKey map[string]*group
+	of    map[netip.Prefix]string
+}
+
+func newGroups() *groups { return &groups{byKey: map[string]*group{}, of: map[netip.Prefix]string{}} }
+
+// enter puts a prefix in the group of its paths, which is new if made.
+func (gs *groups) enter(prefix netip.Prefix, paths []speaker.Path) (key string, g *group, made bool) {
+	members := make([]member, 0, len(paths))
+	for _, p := range paths {
+		members = append(members, member{p.Peer, p.NextHop})
+	}
+	slices.SortFunc(members, func(a, b member) int {
+		if c := a.nextHop.Compare(b.nextHop); c != 0 {
+			return c
+		}
+		return a.peer.Compare(b.peer)
+	})
+	var b strings.Builder
+	for _, m := range members {
+		b.WriteString(m.nextHop.String() + " of " + m.peer.String() + "\n")
+	}
+	key = b.String()
+	if g = gs.byKey[key]; g == nil {
+		g = &group{members: members}
+		gs.byKey[key] = g
+		made = true
+	}
+	if gs.of[prefix] != key {
+		gs.leave(prefix)
+		gs.of[prefix] = key
+		g.users++
+	}
+	return key, g, made
+}
+
+// leave takes a prefix out of its group, if it is in one.
+func (gs *groups) leave(prefix netip.Prefix) {
+	key, ok := gs.of[prefix]
+	if !ok {
+		return
+	}
+	delete(gs.of, prefix)
+	gs.byKey[key].users--
+}
+
+// empty removes the groups that no prefix is in any more, and names them.
+func (gs *groups) empty() (keys []string) {
+	for key, g := range gs.byKey {
+		if g.users == 0 {
+			delete(gs.byKey, key)
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
+// ofPeer are the groups with a member of a peer's.
+func (gs *groups) ofPeer(peer netip.Addr) map[string]*group {
+	out := map[string]*group{}
+	for key, g := range gs.byKey {
+		if slices.ContainsFunc(g.members, func(m member) bool { return m.peer == peer }) {
+			out[key] = g
+		}
+	}
+	return out
+}
+
+// over reports whether a group has a next hop over a link, as far as it was resolved.
+func (gs *groups) over(link int) bool {
+	for _, g := range gs.byKey {
+		if g.hops.Over(link) {
+			return true
+		}
+	}
+	return false
+}
+
+// choose says what becomes of a group: the ways to all its next hops together, but for
+// those that are unreachable and those of dead peers, unless all are.
+func (f *FIB) choose(g *group) (o outcome) {
+	var hops []kernel.NextHop
+	var words, lacking []string
+	asked := map[netip.Addr]bool{}
+	alive := slices.ContainsFunc(g.members, func(m member) bool { return !f.dead[m.peer] })
+	for _, m := range g.members {
+		if asked[m.nextHop] || alive && f.dead[m.peer] {
+			continue
+		}
+		asked[m.nextHop] = true
+		w := f.resolver.resolve(m.nextHop)
+		if w.unreachable != "" {
+			lacking = append(lacking, w.unreachable)
+			continue
+		}
+		for i, h := range w.hops {
+			// One that several next hops lead to counts once.
+			if !slices.ContainsFunc(hops, func(have kernel.NextHop) bool { return have.Link == h.Link && have.Gateway == h.Gateway }) {
+				hops, words = append(hops, h), append(words, w.words[i])
+			}
+		}
+	}
+	return outcome{hops: kernel.NewNextHops(hops...), words: strings.Join(words, ", "), lacking: strings.Join(lacking, "; ")}
+}
+
+// settle makes a group's outcome the kernel's, as far as there are next-hop objects.
+func (f *FIB) settle(key string, g *group) {
+	g.outcome = f.choose(g)
+	switch {
+	case !f.objects.Supported():
+	case g.hops.Len() == 0:
+		f.objects.Remove(key)
+	default:
+		g.id = f.objects.Set(key, g.hops)
+	}
+}
+
+// settleAll resolves all groups anew.
+func (f *FIB) settleAll() {
+	for key, g := range f.groups.byKey {
+		f.settle(key, g)
+	}
+}
+
+// PeerDead tells that nothing sent to the peer's next hops arrives any more, or that it
+// does again. Routes that have others, too, move to those at once; the rest is the
+// speaker's to withdraw.
+func (f *FIB) PeerDead(peer netip.Addr, dead bool) {
+	if f.dead[peer] == dead {
+		return
+	}
+	if dead {
+		f.dead[peer] = true
+	} else {
+		delete(f.dead, peer)
+	}
+	concerned := f.groups.ofPeer(peer)
+	for key, g := range concerned {
+		f.settle(key, g)
+	}
+	if len(concerned) == 0 || f.objects.Supported() {
+		return
+	}
+	for prefix, key := range f.groups.of {
+		if _, ok := concerned[key]; ok {
+			f.decide(prefix)
+		}
+	}
+}
+
+// usable are the paths to a prefix that may be imported, none where there is only the
+// best; and why some, or all, may not. It is not ok when none may.
+func (f *FIB) usable(best *speaker.Path) (paths []speaker.Path, refused string, ok bool) {
+	if len(best.Equals) == 0 {
+		refused = f.filter.Import(*best)
+		return nil, refused, refused == ""
+	}
+	var reasons []string
+	for _, p := range append([]speaker.Path{*best}, best.Equals...) {
+		if reason := f.filter.Import(p); reason != "" {
+			reasons = append(reasons, fmt.Sprintf("that of %s: %s", p.Peer, reason))
+			continue
+		}
+		paths = append(paths, p)
+	}
+	return paths, strings.Join(reasons, "; "), len(paths) > 0
+}
+
+// routeVia makes the route to a prefix by one way or several, and says what becomes of
+// it. There are no paths besides the best if none are given.
+func (f *FIB) routeVia(best *speaker.Path, paths []speaker.Path) (kernel.Route, fate) {
+	first := best
+	if len(paths) > 0 {
+		first = &paths[0]
+	}
+	if w := f.resolver.resolve(first.NextHop); sameNextHop(paths) && len(w.hops) < 2 {
+		f.groups.leave(best.Prefix)
+		return oneWay(first, w)
+	}
+	if len(paths) == 0 {
+		paths = []speaker.Path{*best}
+	}
+	key, g, made := f.groups.enter(best.Prefix, paths)
+	if made {
+		f.settle(key, g)
+	}
+	if g.hops.Len() == 0 {
+		return kernel.Route{}, fate{group: g, problem: g.lacking}
+	}
+	route := kernel.Route{Dst: best.Prefix, Type: kernel.RouteUnicast, NextHopID: g.id}
+	if g.id == 0 {
+		route.NextHops = g.hops
+	}
+	return route, fate{group: g, kernel: g.words}
+}
+
+// oneWay is the route of a path whose next hop is reached by one way, or by none.
+func oneWay(p *speaker.Path, w way) (kernel.Route, fate) {
+	if w.unreachable != "" {
+		return kernel.Route{}, fate{problem: w.unreachable}
+	}
+	h := w.hops[0]
+	out := fate{kernel: w.words[0]}
+	if h.Gateway != p.NextHop.WithZone("") {
+		out.gateway = h.Gateway
+	}
+	return kernel.Route{Dst: p.Prefix, Type: kernel.RouteUnicast, Link: h.Link, Gateway: h.Gateway, OnLink: h.OnLink}, out
+}
+
+// sameNextHop reports that all paths lead to one next hop, as the same route told by
+// two reflectors does.
+func sameNextHop(paths []speaker.Path) bool {
+	for _, p := range paths {
+		if p.NextHop != paths[0].NextHop {
+			return false
+		}
+	}
+	return true
+}

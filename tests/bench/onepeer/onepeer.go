@@ -1,0 +1,348 @@
+// Package onepeer measures what it costs to bring the routes of one BGP peer into the
+// kernel: for bgpd, and for BIRD 2 doing the same job.
+//
+// The peer is a BIRD that announces its static routes when it is told to, over a session
+// that is up already. What is measured begins with that and ends when the kernel has
+// them all. bgpd is its engine with a fixed configuration, without a datastore.
+package onepeer
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"tortie/bgpd/daemon"
+	"tortie/bgpd/speaker"
+	"tortie/internal/kernel"
+)
+
+// The two ends of the wire.
+const (
+	senderAddress   = "192.0.2.1"
+	receiverAddress = "192.0.2.2"
+	asn             = 64512
+)
+
+// Receiver brings routes from the peer into the kernel.
+type Receiver struct {
+	Name string
+	// command is the program, for a folder of its own.
+	command func(ctx context.Context, dir string) (*exec.Cmd, error)
+}
+
+// BGPD is ours. The program is this one, which runs ServeBGPD when it is called with arg.
+func BGPD(arg string) Receiver {
+	return Receiver{Name: "bgpd", command: func(ctx context.Context, _ string) (*exec.Cmd, error) {
+		self, err := os.Executable()
+		return exec.CommandContext(ctx, self, arg), err
+	}}
+}
+
+// ServeBGPD is the body of the program that [BGPD] starts.
+func ServeBGPD(ctx context.Context) error {
+	local, peer := netip.MustParseAddr(receiverAddress), netip.MustParseAddr(senderAddress)
+	return daemon.RunStatic(ctx, daemon.Static{
+		Name:   "onepeer",
+		Global: speaker.Global{ASN: asn, RouterID: local, Listen: []netip.Addr{local}, Port: 179},
+		Peers:  []speaker.Peer{{Address: peer, ASN: asn + 1, RestartTime: time.Minute}},
+		Log:    slog.New(slog.NewTextHandler(os.Stderr, nil)),
+	})
+}
+
+// BIRD is BIRD 2, of Debian.
+func BIRD() Receiver {
+	return Receiver{Name: "BIRD 2", command: func(ctx context.Context, dir string) (*exec.Cmd, error) {
+		return bird(ctx, dir, "receiver", `
+protocol kernel { scan time 3600; ipv4 { import none; export all; }; }
+protocol bgp session1 {
+  local `+receiverAddress+` as 64512; neighbor `+senderAddress+` as 64513; graceful restart on; connect delay time 1;
+  ipv4 { import all; export none; };
+}
+`)
+	}}
+}
+
+func bird(ctx context.Context, dir, name, conf string) (*exec.Cmd, error) {
+	id := receiverAddress
+	if name == "sender" {
+		id = senderAddress
+	}
+	path := filepath.Join(dir, name+".conf")
+	err := os.WriteFile(path, []byte("router id "+id+";\nprotocol device {}\n"+conf), 0o600)
+	return exec.CommandContext(ctx, "bird", "-f", "-c", path, "-s", filepath.Join(dir, name+".ctl")), err
+}
+
+// Result is what a receiver has used.
+type Result struct {
+	Wall, CPU time.Duration
+	// Withdrawn is the time it took to take all routes away again.
+	Withdrawn time.Duration
+	Peak      int // resident memory at its greatest, bytes
+}
+
+// wire is a sender and a namespace for receivers.
+type wire struct {
+	dir              string
+	sender, receiver *kernel.Netns
+	bird             *exec.Cmd
+}
+
+// Measure has each receiver in turn take n routes.
+func Measure(ctx context.Context, n int, receivers ...Receiver) ([]Result, error) {
+	var out []Result
+	for _, r := range receivers {
+		result, err := measure(ctx, n, r)
+		if err != nil {
+			return nil, fmt.Errorf("measure %s with %d routes: %w", r.Name, n, err)
+		}
+		out = append(out, result)
+	}
+	return out, nil
+}
+
+func measure(ctx context.Context, n int, r Receiver) (res Result, err error) {
+	w, err := newWire(ctx, n)
+	if err != nil {
+		return res, err
+	}
+	defer func() { err = errors.Join(err, w.close()) }()
+	cmd, err := r.command(ctx, w.dir)
+	if err != nil {
+		return res, err
+	}
+	log, err := os.Create(filepath.Join(w.dir, "receiver.log"))
+	if err != nil {
+		return res, err
+	}
+	defer log.Close()
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := w.receiver.Do(cmd.Start); err != nil {
+		return res, err
+	}
+	defer func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // it was killed
+	}()
+	pid := cmd.Process.Pid
+	if err := until(ctx, func() (bool, error) {
+		text, err := w.tell("show", "protocols", "session1")
+		return strings.Contains(text, "Established"), err
+	}); err != nil {
+		text, _ := os.ReadFile(log.Name())
+		return res, fmt.Errorf("wait for the session: %w: %s", err, text)
+	}
+	before, err := cpu(pid)
+	if err != nil {
+		return res, err
+	}
+	if res.Wall, err = w.change(ctx, pid, "enable", func(have int) bool { return have >= n }); err != nil {
+		return res, err
+	}
+	if err := resting(ctx, pid); err != nil {
+		return res, err
+	}
+	after, err := cpu(pid)
+	if err != nil {
+		return res, err
+	}
+	res.CPU = after - before
+	if res.Peak, err = peak(pid); err != nil {
+		return res, err
+	}
+	res.Withdrawn, err = w.change(ctx, pid, "disable", func(have int) bool { return have < 10 })
+	return res, err
+}
+
+// change has the peer announce or withdraw its routes and returns when the kernel has
+// as many as is right.
+func (w *wire) change(ctx context.Context, pid int, verb string, right func(have int) bool) (time.Duration, error) {
+	began := time.Now()
+	if _, err := w.tell(verb, "many"); err != nil {
+		return 0, err
+	}
+	err := until(ctx, func() (bool, error) {
+		have, err := routes(pid)
+		return right(have), err
+	})
+	return time.Since(began), err
+}
+
+func newWire(ctx context.Context, n int) (w *wire, err error) {
+	w = &wire{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, w.close())
+		}
+	}()
+	if w.dir, err = os.MkdirTemp("", "tortie-onepeer"); err != nil {
+		return w, err
+	}
+	if w.sender, err = kernel.CreateNetns(); err != nil {
+		return w, err
+	}
+	if w.receiver, err = kernel.CreateNetns(); err != nil {
+		return w, err
+	}
+	if err := w.connect(); err != nil {
+		return w, err
+	}
+	conf := &strings.Builder{}
+	fmt.Fprint(conf, "protocol static many { disabled; ipv4;\n")
+	for i := range n {
+		fmt.Fprintf(conf, "route %s blackhole;\n", Prefix(i))
+	}
+	fmt.Fprint(conf, `}
+protocol bgp session1 {
+  local `+senderAddress+` as 64513; neighbor `+receiverAddress+` as 64512; graceful restart on; connect delay time 1;
+  ipv4 { import none; export all; };
+}
+`)
+	if w.bird, err = bird(ctx, w.dir, "sender", conf.String()); err != nil {
+		return w, err
+	}
+	w.bird.Stderr = os.Stderr
+	return w, w.sender.Do(w.bird.Start)
+}
+
+// Prefix is the i-th route, a /28 in 10.0.0.0/8.
+func Prefix(i int) netip.Prefix {
+	a := uint32(10)<<24 | uint32(i)<<4
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{byte(a >> 24), byte(a >> 16), byte(a >> 8), byte(a)}), 28)
+}
+
+// connect joins the two namespaces by a veth.
+func (w *wire) connect() error {
+	near, err := w.sender.Open()
+	if err != nil {
+		return err
+	}
+	defer near.Close()
+	far, err := w.receiver.Open()
+	if err != nil {
+		return err
+	}
+	defer far.Close()
+	link, err := near.CreateVeth(kernel.VethSpec{Host: "eth0", Peer: "eth0", PeerNetns: w.receiver})
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		far.SetUp(link.PeerIndex),
+		near.AddAddress(link.Index, netip.MustParsePrefix(senderAddress+"/24")),
+		far.AddAddress(link.PeerIndex, netip.MustParsePrefix(receiverAddress+"/24")))
+}
+
+func (w *wire) close() error {
+	if w.bird != nil && w.bird.Process != nil {
+		_ = w.bird.Process.Kill()
+		_ = w.bird.Wait() // it was killed
+	}
+	for _, ns := range []*kernel.Netns{w.sender, w.receiver} {
+		if ns != nil {
+			ns.Close()
+		}
+	}
+	return os.RemoveAll(w.dir)
+}
+
+// tell gives the sender a command.
+func (w *wire) tell(words ...string) (string, error) {
+	out, err := exec.Command("birdc", append([]string{"-s", filepath.Join(w.dir, "sender.ctl")}, words...)...).CombinedOutput()
+	if err != nil && strings.Contains(string(out), "Unable to connect") {
+		return "", nil // it is not that far yet
+	}
+	return string(out), err
+}
+
+// patience is how long anything may take; glance how often one looks.
+const (
+	patience = 2 * time.Minute
+	glance   = 20 * time.Millisecond
+)
+
+func until(ctx context.Context, done func() (bool, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for {
+		if ok, err := done(); ok || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(glance):
+		}
+	}
+}
+
+// resting waits until a process has used no processor for a while.
+func resting(ctx context.Context, pid int) error {
+	last, quiet := time.Duration(-1), 0
+	return until(ctx, func() (bool, error) {
+		now, err := cpu(pid)
+		if quiet++; now-last > 0 {
+			quiet = 0
+		}
+		last = now
+		return quiet >= 25, err
+	})
+}
+
+// routes is how many IPv4 routes the main table has in the namespace of a process.
+func routes(pid int) (int, error) {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/net/fib_triestat", pid))
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	inMain := false
+	for s := bufio.NewScanner(f); s.Scan(); {
+		switch name, value, _ := strings.Cut(strings.TrimSpace(s.Text()), ":"); {
+		case name == "Main" || name == "Local":
+			inMain = name == "Main"
+		case name == "Prefixes" && inMain:
+			return strconv.Atoi(strings.TrimSpace(value))
+		}
+	}
+	return 0, nil
+}
+
+// tickLength is that of USER_HZ, which is 100 on every Linux of today.
+const tickLength = 10 * time.Millisecond
+
+// cpu is the processor time of a process.
+func cpu(pid int) (time.Duration, error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+	if len(fields) < 13 {
+		return 0, fmt.Errorf("read processor time of process %d: %w", pid, io.ErrUnexpectedEOF)
+	}
+	user, err := strconv.Atoi(fields[11])
+	system, err2 := strconv.Atoi(fields[12])
+	return time.Duration(user+system) * tickLength, errors.Join(err, err2)
+}
+
+// peak is the resident memory of a process when it was greatest.
+func peak(pid int) (int, error) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, _ := strings.Cut(string(status), "VmHWM:")
+	kilobytes, _, _ := strings.Cut(strings.TrimSpace(rest), " ")
+	n, err := strconv.Atoi(kilobytes)
+	return n << 10, err
+}
