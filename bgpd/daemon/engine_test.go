@@ -44,6 +44,8 @@ func (s *table) Changed() <-chan struct{} { return nil }
 func (s *table) Take() speaker.Changes    { return speaker.Changes{} }
 func (s *table) Close() error             { return nil }
 
+func (s *table) Reset(context.Context, netip.Addr) error { return nil }
+
 func (s *table) Peers(context.Context) ([]speaker.PeerState, error) { return s.states, nil }
 
 func (s *table) Routes(_ context.Context, prefix netip.Prefix) ([]speaker.Path, error) {

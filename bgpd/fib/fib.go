@@ -39,6 +39,7 @@ type FIB struct {
 	filter   filter.Scope // scope and what was read of the kernel
 	restart  *restart
 	keep     *keep
+	dead     map[netip.Addr]string // the neighbours that are, and why
 	// wasRead and wasTold: before the kernel has been read and the scope is known,
 	// no decision could be right, and a wrong one would take a held route away.
 	wasRead, wasTold bool
@@ -268,6 +269,9 @@ func (f *FIB) decide(prefix netip.Prefix) {
 		return
 	}
 	v, unreachable := f.resolver.resolve(path.NextHop)
+	if why, dead := f.dead[path.NextHop]; dead && unreachable == "" {
+		unreachable = fmt.Sprintf("next hop %s is unreachable: %s", path.NextHop, why)
+	}
 	if unreachable != "" {
 		e.Problem = unreachable
 		f.entries[prefix] = e
