@@ -33,6 +33,7 @@ type table struct {
 	desired speaker.Desired
 	paths   []speaker.Path
 	states  []speaker.PeerState
+	resets  []netip.Addr
 }
 
 func (s *table) Apply(_ context.Context, d speaker.Desired) error {
@@ -44,7 +45,10 @@ func (s *table) Changed() <-chan struct{} { return nil }
 func (s *table) Take() speaker.Changes    { return speaker.Changes{} }
 func (s *table) Close() error             { return nil }
 
-func (s *table) Reset(context.Context, netip.Addr) error { return nil }
+func (s *table) Reset(_ context.Context, peer netip.Addr) error {
+	s.resets = append(s.resets, peer)
+	return nil
+}
 
 func (s *table) Peers(context.Context) ([]speaker.PeerState, error) { return s.states, nil }
 

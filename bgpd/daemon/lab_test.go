@@ -133,6 +133,7 @@ type lab struct {
 	dir  string
 	ns   map[string]*kernel.Netns
 	proc map[string]*exec.Cmd
+	bfd  api.BFD // of the router
 }
 
 var nodes = []struct {
@@ -255,7 +256,7 @@ func (l *lab) startNode(name string, store map[string]string) {
 }
 
 func (l *lab) startRouter() {
-	st := daemon.Static{Name: "router", Socket: l.socket("router"), Global: speaker.Global{
+	st := daemon.Static{Name: "router", Socket: l.socket("router"), BFD: l.bfd, Global: speaker.Global{
 		ASN: routerASN, RouterID: netip.MustParseAddr("10.1.1.254"), Port: 179, Transit: true,
 		Listen: []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()},
 	}}

@@ -1,0 +1,192 @@
+package daemon_test
+
+import (
+	"fmt"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"tortie/internal/api"
+	"tortie/internal/control/nodestatus"
+	"tortie/internal/kernel/kerneltest"
+)
+
+// guardedResources are the lab's, with BFD wherever it can be.
+func guardedResources() []api.Object {
+	asked := map[string]string{api.AnnotationBFD: "on"}
+	out := append(resources(), &v3.BGPConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "default", Annotations: asked}})
+	for _, o := range out {
+		if p, ok := o.(*v3.BGPPeer); ok {
+			p.Annotations = asked
+		}
+	}
+	return out
+}
+
+// guarded waits until a node has BFD with its neighbours.
+func (l *lab) guarded(name string, neighbours ...string) {
+	l.t.Helper()
+	client := l.status(name)
+	l.until("BFD of "+name, func() (bool, string) {
+		resp, err := client.Peers(l.t.Context(), &nodestatus.PeersRequest{})
+		if err != nil {
+			return false, err.Error()
+		}
+		state := map[string]string{}
+		for _, p := range resp.Peers {
+			state[p.Address] = p.Bfd
+		}
+		for _, n := range neighbours {
+			if state[n] != "Up, 300ms x 3" {
+				return false, fmt.Sprint(state)
+			}
+		}
+		return true, ""
+	})
+}
+
+func upGuardedLab(t *testing.T) (*lab, map[string]string) {
+	l := newLab(t)
+	l.bfd = api.DefaultBFD()
+	store := l.up(guardedResources())
+	l.allGuarded()
+	return l, store
+}
+
+func (l *lab) allGuarded() {
+	l.t.Helper()
+	l.guarded("node1", "10.1.1.12", "fd01::12", "10.1.1.254", "fd01::fe")
+	l.guarded("node2", "10.1.1.11", "fd01::11", "10.1.1.254", "fd01::fe")
+	l.guarded("node3", "10.1.2.254", "fd02::fe")
+	l.guarded("router", "10.1.1.11", "10.1.1.12", "10.1.2.13", "fd01::11", "fd01::12", "fd02::13")
+}
+
+// goneWithin waits until a node has no route to any of the prefixes.
+func (l *lab) goneWithin(d time.Duration, since time.Time, name string, prefixes ...string) {
+	l.t.Helper()
+	l.until("the routes of "+name+" to go", func() (bool, string) {
+		out := l.run(name, "ip", "route", "show", "proto", "81") + l.run(name, "ip", "-6", "route", "show", "proto", "81")
+		for _, p := range prefixes {
+			if strings.Contains(out, p+" ") {
+				return false, out
+			}
+		}
+		return true, ""
+	})
+	took := time.Since(since)
+	if took >= d {
+		l.t.Errorf("%s had routes by a dead node for %s, want less than %s", name, took, d)
+	}
+	l.t.Logf("%s: gone after %s", name, took)
+}
+
+// TestRoutesByADeadNodeAreGoneWithinASecond although both sides restart gracefully: a
+// node whose cable is pulled says nothing any more.
+func TestRoutesByADeadNodeAreGoneWithinASecond(t *testing.T) {
+	l, _ := upGuardedLab(t)
+	dead := time.Now()
+	l.run("router", "ip", "link", "set", "to-node2", "down")
+	l.goneWithin(time.Second, dead, "node1", "10.65.2.0/26", "fd65:2::/122")
+	resp, err := l.status("node1").Peers(t.Context(), &nodestatus.PeersRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range resp.Peers {
+		if p.Address == "10.1.1.12" && (p.Bfd != "Down: nothing was heard for 900ms" ||
+			!strings.HasPrefix(p.Info, "BFD with it failed: nothing was heard for 900ms; ")) {
+			t.Errorf("status of the peer: BFD %q, info %q", p.Bfd, p.Info)
+		}
+		if p.Address == "10.1.2.13" && p.Bfd != "none: the peer is on no segment of this node" {
+			t.Errorf("BFD with a peer behind a router: %q", p.Bfd)
+		}
+	}
+	l.run("router", "ip", "link", "set", "to-node2", "up")
+	for _, n := range nodes {
+		l.established(n.name, 6)
+	}
+	l.allGuarded()
+	l.learned("node1", "10.65.2.0/26", "fd65:2::/122")
+}
+
+// TestRestartsLoseNoPacketWithBFD: BFD dies with bgpd, and ends no graceful restart.
+func TestRestartsLoseNoPacketWithBFD(t *testing.T) {
+	for name, sig := range map[string]syscall.Signal{"kill -9": syscall.SIGKILL, "SIGTERM": syscall.SIGTERM} {
+		t.Run(name, func(t *testing.T) {
+			l, store := upGuardedLab(t)
+			stop4 := l.traffic("node1", "10.65.1.1", "node2", "10.65.2.1")
+			stop6 := l.traffic("router", "fd01::fe", "node2", "fd65:2::1")
+			l.end("node2", sig)
+			// Longer than a detection time: its peers have found it silent.
+			l.until("the silence to be found", func() (bool, string) {
+				resp, err := l.status("node1").Peers(t.Context(), &nodestatus.PeersRequest{})
+				if err != nil {
+					return false, err.Error()
+				}
+				for _, p := range resp.Peers {
+					if p.Address == "10.1.1.12" {
+						return strings.HasPrefix(p.Bfd, "Down"), p.Bfd
+					}
+				}
+				return false, "no such peer"
+			})
+			l.startNode("node2", store)
+			for _, n := range nodes {
+				l.established(n.name, 6)
+				l.swept(n.name)
+			}
+			l.allGuarded()
+			for name, stop := range map[string]func() (int, int){"IPv4": stop4, "IPv6": stop6} {
+				if sent, lost := stop(); lost != 0 {
+					t.Errorf("%s: %d of %d packets lost", name, lost, sent)
+				}
+			}
+		})
+	}
+}
+
+// upGuardedBIRD is the lab with BIRD as node2, and BFD.
+func upGuardedBIRD(t *testing.T) (*lab, map[string]string) {
+	if _, err := exec.LookPath("bird"); err != nil {
+		kerneltest.Require(t, "the BIRD routing daemon (Debian package bird2)")
+	}
+	l := newLab(t)
+	l.bfd = api.DefaultBFD()
+	store := l.upBIRD(guardedResources())
+	l.guarded("node1", "10.1.1.12", "fd01::12", "10.1.1.254", "fd01::fe")
+	return l, store
+}
+
+func TestRoutesByADeadBIRDAreGoneWithinASecond(t *testing.T) {
+	l, _ := upGuardedBIRD(t)
+	dead := time.Now()
+	l.run("router", "ip", "link", "set", "to-node2", "down")
+	l.goneWithin(time.Second, dead, "node1", "10.65.2.0/26", "fd65:2::/122")
+	l.run("router", "ip", "link", "set", "to-node2", "up")
+	l.birdConverged()
+	l.guarded("node1", "10.1.1.12", "fd01::12")
+}
+
+// TestBIRDKeepsForwardingWhileBgpdWithBFDIsKilled: BIRD has to be told that BFD dies
+// with our control plane, by "bfd graceful".
+func TestBIRDKeepsForwardingWhileBgpdWithBFDIsKilled(t *testing.T) {
+	l, store := upGuardedBIRD(t)
+	stop4 := l.traffic("node2", "10.65.2.1", "node1", "10.65.1.1")
+	stop6 := l.traffic("node2", "fd65:2::1", "node1", "fd65:1::1")
+	for _, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM} {
+		l.end("node1", sig)
+		l.startNode("node1", store)
+		l.birdConverged()
+		l.swept("node1")
+		l.guarded("node1", "10.1.1.12", "fd01::12")
+	}
+	for name, stop := range map[string]func() (int, int){"IPv4": stop4, "IPv6": stop6} {
+		if sent, lost := stop(); lost != 0 {
+			t.Errorf("%s: %d of %d packets lost", name, lost, sent)
+		}
+	}
+}
