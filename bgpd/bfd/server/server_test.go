@@ -153,8 +153,8 @@ func TestDeadLinkIsFoundWithinASecond(t *testing.T) {
 			a, b := w.serve("a", w.peer("a", addr.b, fast())), w.serve("b", w.peer("b", addr.a, fast()))
 			a.until(addr.b, "up at 300 ms × 3", settled(300*ms, 900*ms))
 			b.until(addr.a, "up at 300 ms × 3", settled(300*ms, 900*ms))
-			dead := time.Now()
 			w.mute("b")
+			dead := time.Now() // at the latest
 			st := a.until(addr.b, "down", isDown)
 			if took := time.Since(dead); took >= second || st.Diag != bfd.DiagExpired || st.Failures != 1 {
 				t.Errorf("after %s: %+v", took, st)
