@@ -53,3 +53,11 @@ func (e *engine) bgpChanged(peers map[netip.Addr]speaker.Session) {
 	}
 	e.watch()
 }
+
+// because puts what BFD has found before what the speaker knows of a session.
+func because(dead, info string) string {
+	if dead == "" {
+		return info
+	}
+	return dead + "; " + info
+}

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"os/exec"
+	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -12,6 +14,8 @@ import (
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"tortie/bgpd/speaker"
+	"tortie/bgpd/topology"
 	"tortie/internal/api"
 	"tortie/internal/control/nodestatus"
 	"tortie/internal/kernel"
@@ -211,4 +215,71 @@ func TestBIRDKeepsForwardingWhileBgpdWithBFDIsKilled(t *testing.T) {
 			t.Errorf("%s: %d of %d packets lost", name, lost, sent)
 		}
 	}
+}
+
+// TestBusyNodeIsNoDeadNode: every processor is wanted by another program while bgpd learns
+// and forgets a great table again and again.
+func TestBusyNodeIsNoDeadNode(t *testing.T) {
+	const table, rounds = 20000, 2
+	l := newLab(t)
+	l.bfd = api.DefaultBFD()
+	for i := range table {
+		a := netip.AddrFrom4([4]byte{172, 16 + byte(i>>16), byte(i >> 8), byte(i)})
+		l.exports = append(l.exports, topology.Export{Prefix: netip.PrefixFrom(a, 32), Reason: "test"})
+	}
+	objects := guardedResources()
+	with := l.up(objects)
+	l.allGuarded()
+	since := l.upSince("node1", "10.1.1.12")
+	for range runtime.NumCPU() {
+		hog := exec.Command("sh", "-c", "while :; do :; done")
+		if err := hog.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = hog.Process.Kill(); _ = hog.Wait() }()
+	}
+	without := stored(t, slices.DeleteFunc(objects, func(o api.Object) bool { return strings.HasPrefix(o.GetName(), "router-node1") }))
+	for range rounds {
+		l.tableOf(table)
+		l.store("node1", without)
+		l.tableOf(0)
+		l.store("node1", with)
+	}
+	l.tableOf(table)
+	l.allGuarded()
+	if got := l.upSince("node1", "10.1.1.12"); got != since {
+		t.Errorf("the session with node2 was lost: up since %d, before since %d", got, since)
+	}
+}
+
+// upSince is when node1's session with a peer came up.
+func (l *lab) upSince(name, peer string) int64 {
+	l.t.Helper()
+	resp, err := l.status(name).Peers(l.t.Context(), &nodestatus.PeersRequest{})
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	for _, p := range resp.Peers {
+		if p.Address == peer && p.State == string(speaker.Established) {
+			return p.Since
+		}
+	}
+	l.t.Fatalf("no session with %s: %v", peer, resp.Peers)
+	return 0
+}
+
+// tableOf waits until node1's kernel has that many of the router's routes.
+func (l *lab) tableOf(n int) {
+	l.t.Helper()
+	h := kerneltest.Open(l.t, l.ns["node1"])
+	l.until("node1's table", func() (bool, string) {
+		routes, err := h.Routes(l.t.Context(), kernel.RouteFilter{Protocol: kernel.ProtocolBGP})
+		got := 0
+		for _, r := range routes {
+			if r.Dst.Addr().Is4() && r.Dst.Addr().As4()[0] == 172 {
+				got++
+			}
+		}
+		return err == nil && got == n, fmt.Sprintf("%d of %d routes, %v", got, n, err)
+	})
 }

@@ -269,7 +269,7 @@ func (e *engine) learn(ctx context.Context, c speaker.Changes) {
 	}
 	for _, s := range states {
 		if slices.Contains(down, s.Peer.Address) {
-			e.log.Warn("BGP session down", "peer", s.Peer.Address, "name", e.names[s.Peer.Address].Name, "cause", s.Info)
+			e.log.Warn("BGP session down", "peer", s.Peer.Address, "name", e.names[s.Peer.Address].Name, "cause", because(e.live.dead()[s.Peer.Address], s.Info))
 		}
 	}
 }

@@ -28,6 +28,7 @@ import (
 
 	"tortie/bgpd/daemon"
 	"tortie/bgpd/speaker"
+	"tortie/bgpd/topology"
 	"tortie/internal/api"
 	"tortie/internal/control/nodestatus"
 	"tortie/internal/datastore"
@@ -134,6 +135,8 @@ type lab struct {
 	ns   map[string]*kernel.Netns
 	proc map[string]*exec.Cmd
 	bfd  api.BFD // of the router
+	// exports are the router's.
+	exports []topology.Export
 }
 
 var nodes = []struct {
@@ -256,7 +259,7 @@ func (l *lab) startNode(name string, store map[string]string) {
 }
 
 func (l *lab) startRouter() {
-	st := daemon.Static{Name: "router", Socket: l.socket("router"), BFD: l.bfd, Global: speaker.Global{
+	st := daemon.Static{Name: "router", Socket: l.socket("router"), BFD: l.bfd, Exports: l.exports, Global: speaker.Global{
 		ASN: routerASN, RouterID: netip.MustParseAddr("10.1.1.254"), Port: 179, Transit: true,
 		Listen: []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()},
 	}}

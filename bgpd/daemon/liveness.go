@@ -156,14 +156,24 @@ func (l *liveness) detect(status map[netip.Addr]bfd.Status, now time.Time) []fai
 // fail decides what follows from a failure. A BFD session that dies with the control
 // plane doesn't tell a restart, which BGP has seen, from a failure of forwarding: it
 // ends no graceful restart (RFC 5882 section 4.3.2). One that is independent does
-// (section 4.3.1). Ours is not, but it is not we who have restarted.
+// (section 4.3.1), if it is the path that has failed: FRR's session ends with its bgpd,
+// the C bit notwithstanding. Ours is not independent, but it is not we who have
+// restarted.
 func (w *watched) fail(st bfd.Status, now time.Time) (failed, bool) {
-	excused := w.restarting && !w.independent || now.Before(w.excused)
-	if excused {
+	if w.restarting && !(w.independent && pathFailed(st)) || now.Before(w.excused) {
 		return failed{}, false
 	}
 	w.dead = fmt.Sprintf("BFD with it failed: %s", reason(st, w.detection))
 	return failed{peer: w.peer, why: w.dead, reset: w.established || w.restarting}, true
+}
+
+// pathFailed: packets were lost, as far as the two sides say.
+func pathFailed(st bfd.Status) bool {
+	switch st.PeerDiag {
+	case bfd.DiagNone, bfd.DiagNeighborDown, bfd.DiagAdminDown:
+		return st.Diag == bfd.DiagExpired
+	}
+	return true
 }
 
 func reason(st bfd.Status, detection time.Duration) string {
@@ -171,9 +181,20 @@ func reason(st bfd.Status, detection time.Duration) string {
 	case bfd.DiagExpired:
 		return fmt.Sprintf("nothing was heard for %s", detection)
 	case bfd.DiagNeighborDown:
-		return "it says that it doesn't hear us"
+		return heard(st.PeerDiag)
 	}
 	return st.Diag.String()
+}
+
+// heard is why a peer says that the session is down.
+func heard(d bfd.Diag) string {
+	switch d {
+	case bfd.DiagExpired:
+		return "it says that it doesn't hear us"
+	case bfd.DiagNone:
+		return "it says that the session is down, and not why"
+	}
+	return "it says that the session is down: " + d.String()
 }
 
 // dead are the neighbours that nothing may be sent by, and why.

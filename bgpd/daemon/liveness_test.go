@@ -148,6 +148,18 @@ func TestWhatAFailureMeansToBGP(t *testing.T) {
 			g.session(restarting)
 			return g.sees(isSilent)
 		}, true, true, true},
+		{"independent BFD that ends with the restart", func(g *guarded) []failed {
+			g.session(established)
+			g.sees(isIndependent)
+			g.session(restarting)
+			return g.sees(func(st *bfd.Status) { isSilent(st); st.Diag, st.PeerDiag = bfd.DiagNeighborDown, bfd.DiagNeighborDown })
+		}, false, false, false},
+		{"independent BFD that doesn't hear us while the peer restarts", func(g *guarded) []failed {
+			g.session(established)
+			g.sees(isIndependent)
+			g.session(restarting)
+			return g.sees(func(st *bfd.Status) { isSilent(st); st.Diag, st.PeerDiag = bfd.DiagNeighborDown, bfd.DiagExpired })
+		}, true, true, true},
 		{"silence just after BGP is back from a restart", func(g *guarded) []failed {
 			g.session(established)
 			g.sees(isUp)
@@ -249,7 +261,12 @@ func TestStateOfBFDInWords(t *testing.T) {
 		{"Down: it says that it doesn't hear us", "", func(g *guarded) {
 			g.session(established)
 			g.sees(isUp)
-			g.sees(func(st *bfd.Status) { isSilent(st); st.Diag = bfd.DiagNeighborDown })
+			g.sees(func(st *bfd.Status) { isSilent(st); st.Diag, st.PeerDiag = bfd.DiagNeighborDown, bfd.DiagExpired })
+		}},
+		{"Down: it says that the session is down: path down", "", func(g *guarded) {
+			g.session(established)
+			g.sees(isUp)
+			g.sees(func(st *bfd.Status) { isSilent(st); st.Diag, st.PeerDiag = bfd.DiagNeighborDown, 5 })
 		}},
 	} {
 		g := newGuarded()

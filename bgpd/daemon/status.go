@@ -124,8 +124,8 @@ func (s *statusService) Peers(ctx context.Context, _ *nodestatus.PeersRequest) (
 	for _, p := range v.plan.Peers {
 		m := peerMessage(p, states, v.plan.Global.ASN)
 		m.Bfd = v.bfd[p.Address]
-		if why := v.dead[p.Address]; why != "" && m.State != string(speaker.Established) {
-			m.Info = why + "; " + m.Info
+		if m.State != string(speaker.Established) {
+			m.Info = because(v.dead[p.Address], m.Info)
 		}
 		out.Peers = append(out.Peers, m)
 	}
