@@ -213,8 +213,11 @@ func TestIntervalsHaveTheJitterOfTheRFC(t *testing.T) {
 		random         float64
 		least, longest time.Duration
 	}{
-		{3, 0, 1000 * ms, 1000 * ms}, {3, 0.999, 750 * ms, 751 * ms}, {3, 0.5, 875 * ms, 875 * ms},
-		{1, 0, 900 * ms, 900 * ms}, {1, 0.999, 750 * ms, 751 * ms},
+		{3, 0, 1000 * ms, 1000 * ms},
+		{3, 0.999, 750 * ms, 751 * ms},
+		{3, 0.5, 875 * ms, 875 * ms},
+		{1, 0, 900 * ms, 900 * ms},
+		{1, 0.999, 750 * ms, 751 * ms},
 	} {
 		timers := fast()
 		timers.Multiplier = tt.multiplier

@@ -36,15 +36,19 @@ type received struct {
 func open(v6 bool) (int, error) {
 	family := unix.AF_INET
 	options := [][3]int{
-		{unix.IPPROTO_IP, unix.IP_RECVTTL, 1}, {unix.IPPROTO_IP, unix.IP_PKTINFO, 1},
-		{unix.IPPROTO_IP, unix.IP_TTL, requiredTTL}, {unix.IPPROTO_IP, unix.IP_TOS, networkCtrl},
+		{unix.IPPROTO_IP, unix.IP_RECVTTL, 1},
+		{unix.IPPROTO_IP, unix.IP_PKTINFO, 1},
+		{unix.IPPROTO_IP, unix.IP_TTL, requiredTTL},
+		{unix.IPPROTO_IP, unix.IP_TOS, networkCtrl},
 	}
 	if v6 {
 		family = unix.AF_INET6
 		options = [][3]int{
 			{unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1},
-			{unix.IPPROTO_IPV6, unix.IPV6_RECVHOPLIMIT, 1}, {unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1},
-			{unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS, requiredTTL}, {unix.IPPROTO_IPV6, unix.IPV6_TCLASS, networkCtrl},
+			{unix.IPPROTO_IPV6, unix.IPV6_RECVHOPLIMIT, 1},
+			{unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1},
+			{unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS, requiredTTL},
+			{unix.IPPROTO_IPV6, unix.IPV6_TCLASS, networkCtrl},
 		}
 	}
 	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
