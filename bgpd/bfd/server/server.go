@@ -3,6 +3,7 @@
 package server
 
 import (
+	"container/heap"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -56,6 +57,8 @@ type Server struct {
 	// The rest is Run's alone.
 	sessions map[netip.Addr]*session
 	byNumber map[uint32]*session
+	agenda   agenda
+	touched  []*session   // whose status may be another than published
 	sockets  map[bool]int // by "is IPv6"
 	failedAt time.Time    // when sockets could last not be opened
 	buf      [largestPacket]byte
@@ -70,6 +73,8 @@ type session struct {
 	fd      int
 	problem string    // why the last packet wasn't sent
 	until   time.Time // when it ends; zero while it is wanted
+	at      time.Time // when something has to be done
+	index   int       // in the agenda
 }
 
 // New makes a server without sessions.
@@ -162,16 +167,18 @@ func (s *Server) Run(ctx context.Context) error {
 			s.read(fd)
 		}
 		s.reconcile(now)
-		s.advance(now)
+		for at := s.agenda.next(); !at.IsZero() && !now.Before(at); at = s.agenda.next() {
+			s.advance(s.agenda[0], now)
+		}
 		s.publish()
-		if err := s.wait(s.next()); err != nil {
+		if err := s.wait(); err != nil {
 			return err
 		}
 	}
 	for _, r := range s.sessions {
 		r.Stop(time.Now())
+		s.advance(r, time.Now())
 	}
-	s.advance(time.Now())
 	return nil
 }
 
@@ -189,29 +196,15 @@ func (s *Server) close(stop func() bool) {
 	}
 }
 
-// next is when something has to be done; zero for never.
-func (s *Server) next() time.Time {
-	var at time.Time
-	earliest := func(t time.Time) {
-		if !t.IsZero() && (at.IsZero() || t.Before(at)) {
-			at = t
-		}
-	}
-	for _, r := range s.sessions {
-		earliest(r.Next())
-		earliest(r.until)
-	}
-	if !s.failedAt.IsZero() {
-		earliest(s.failedAt.Add(retry))
-	}
-	return at
-}
-
-// wait returns at a time, or when there is something to read.
-func (s *Server) wait(at time.Time) error {
+// wait returns when something has to be done, or when there is something to read.
+func (s *Server) wait() error {
 	fds := []unix.PollFd{{Fd: int32(s.wake), Events: unix.POLLIN}}
 	for _, fd := range s.sockets {
 		fds = append(fds, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
+	}
+	at := s.agenda.next()
+	if !s.failedAt.IsZero() {
+		at = earlier(at, s.failedAt.Add(retry))
 	}
 	var timeout *unix.Timespec
 	if !at.IsZero() {
@@ -221,9 +214,19 @@ func (s *Server) wait(at time.Time) error {
 	if _, err := unix.Ppoll(fds, timeout, nil); err != nil && !errors.Is(err, unix.EINTR) {
 		return fmt.Errorf("run BFD: poll: %w", err)
 	}
-	var seen [8]byte
-	_, _ = unix.Read(s.wake, seen[:]) // fails when nothing woke us
+	if fds[0].Revents != 0 {
+		var seen [8]byte
+		_, _ = unix.Read(s.wake, seen[:]) // it only has to be empty
+	}
 	return nil
+}
+
+// earlier is the earlier of two times, of which the zero time is none.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // reconcile makes the sessions those that are wanted.
@@ -233,39 +236,21 @@ func (s *Server) reconcile(now time.Time) {
 	again := s.news || !s.failedAt.IsZero() && !now.Before(s.failedAt.Add(retry))
 	s.news = false
 	s.mu.Unlock()
-	s.end(wanted, now)
 	if !again {
 		return
+	}
+	for address, r := range s.sessions {
+		if _, still := wanted[address]; !still && r.until.IsZero() {
+			r.Stop(now)
+			r.until = now.Add(r.Linger())
+			s.advance(r, now)
+		}
 	}
 	var errs []error
 	for address, p := range wanted {
 		errs = append(errs, s.set(address, p, now))
 	}
 	s.report(errors.Join(errs...), now)
-}
-
-// end stops what is not wanted, drops it when its peer knows, and gives the port of
-// a family back that has no session.
-func (s *Server) end(wanted map[netip.Addr]Peer, now time.Time) {
-	used := map[bool]bool{}
-	for address, r := range s.sessions {
-		switch _, still := wanted[address]; {
-		case still:
-		case r.until.IsZero():
-			r.Stop(now)
-			r.until = now.Add(r.Linger())
-		case !now.Before(r.until):
-			s.drop(r)
-			continue
-		}
-		used[address.Is6()] = true
-	}
-	for v6, fd := range s.sockets {
-		if !used[v6] {
-			unix.Close(fd)
-			delete(s.sockets, v6)
-		}
-	}
 }
 
 // set makes one session what it has to be.
@@ -275,6 +260,7 @@ func (s *Server) set(address netip.Addr, p Peer, now time.Time) error {
 			r.peer, r.until = p, time.Time{}
 			r.Start(now)
 			r.SetTimers(p.Timers)
+			s.advance(r, now)
 			return nil
 		}
 		s.drop(r)
@@ -294,6 +280,8 @@ func (s *Server) set(address netip.Addr, p Peer, now time.Time) error {
 	r := &session{peer: p, fd: fd, number: s.number()}
 	r.Session = bfd.NewSession(p.Timers, r.number, rand.Float64, now)
 	s.sessions[address], s.byNumber[r.number] = r, r
+	heap.Push(&s.agenda, r)
+	s.advance(r, now)
 	return nil
 }
 
@@ -306,10 +294,21 @@ func (s *Server) number() uint32 {
 	}
 }
 
+// drop forgets a session, and gives the port of its family back if it was the last.
 func (s *Server) drop(r *session) {
 	unix.Close(r.fd)
+	v6 := r.peer.Address.Is6()
 	delete(s.sessions, r.peer.Address)
 	delete(s.byNumber, r.number)
+	heap.Remove(&s.agenda, r.index)
+	s.touched = append(s.touched, r)
+	for address := range s.sessions {
+		if address.Is6() == v6 {
+			return
+		}
+	}
+	unix.Close(s.sockets[v6])
+	delete(s.sockets, v6)
 }
 
 // report tells once why sessions can't run.
@@ -327,18 +326,28 @@ func (s *Server) report(err error, now time.Time) {
 	s.problem = problem
 }
 
-// advance tells every session the time.
-func (s *Server) advance(now time.Time) {
-	for _, r := range s.sessions {
-		if p, ok := r.Advance(now); ok {
-			s.transmit(r, p)
-		}
+// advance tells a session the time, and ends it when its peer knows of its end.
+func (s *Server) advance(r *session, now time.Time) {
+	if !r.until.IsZero() && !now.Before(r.until) {
+		s.drop(r)
+		return
 	}
+	if p, ok := r.Advance(now); ok {
+		s.transmit(r, p)
+	}
+	s.touch(r)
+}
+
+// touch is called after whatever changes a session.
+func (s *Server) touch(r *session) {
+	r.at = earlier(r.Next(), r.until)
+	heap.Fix(&s.agenda, r.index)
+	s.touched = append(s.touched, r)
 }
 
 func (s *Server) transmit(r *session, p bfd.Packet) {
 	r.problem = ""
-	if err := transmit(r.fd, r.peer.Address, r.peer.Link, p.Append(nil)); err != nil {
+	if err := transmit(r.fd, r.peer, p.Append(nil)); err != nil {
 		r.problem = err.Error()
 	}
 }
@@ -383,28 +392,30 @@ func (s *Server) packet(d received, now time.Time) bfd.Discard {
 	if out, ok := r.Receive(p, now); ok {
 		s.transmit(r, out)
 	}
+	s.touch(r)
 	return 0
 }
 
-// publish makes the sessions' states known.
+// publish makes the states of those sessions known that were touched.
 func (s *Server) publish() {
 	news := false
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for address := range s.status {
-		if r := s.sessions[address]; r == nil || !r.until.IsZero() {
-			delete(s.status, address)
-			news = true
-		}
-	}
-	for address, r := range s.sessions {
+	for _, r := range s.touched {
+		address := r.peer.Address
 		st := r.Status()
 		st.Problem = r.problem
-		if old, told := s.status[address]; r.until.IsZero() && (!told || old != st) {
+		switch old, told := s.status[address]; {
+		case s.sessions[address] != nil && s.sessions[address] != r: // another has taken its place
+		case s.sessions[address] == nil || !r.until.IsZero():
+			delete(s.status, address)
+			news = news || told
+		case !told || old != st:
 			s.status[address] = st
 			news = true
 		}
 	}
+	s.touched = s.touched[:0]
 	if !news {
 		return
 	}

@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -377,5 +378,39 @@ func TestPortThatIsTakenIsAProblemUntilItIsFree(t *testing.T) {
 	b.until("10.99.0.1", "up", settled(300*ms, 900*ms))
 	if got := a.Problem(); got != "" {
 		t.Errorf("problem %q after the port is free", got)
+	}
+}
+
+// TestSessionSendsFromItsOwnAddress, whichever is the link's first: a neighbour is known
+// by it.
+func TestSessionSendsFromItsOwnAddress(t *testing.T) {
+	const sessions = 20
+	for name, form := range map[string]struct{ a, b, bits string }{
+		"IPv4": {"10.99.1.%d", "10.99.2.%d", "/16"}, "IPv6": {"fd98::1:%d", "fd98::2:%d", "/64"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWire(t)
+			peers := map[string][]server.Peer{}
+			for i := range sessions {
+				a, b := fmt.Sprintf(form.a, i+1), fmt.Sprintf(form.b, i+1)
+				w.run("a", "ip", "addr", "add", a+form.bits, "dev", "wire")
+				w.run("b", "ip", "addr", "add", b+form.bits, "dev", "wire")
+				ours, theirs := netip.MustParseAddr(a), netip.MustParseAddr(b)
+				peers["a"] = append(peers["a"], server.Peer{Address: theirs, Local: ours, Link: w.link["a"], Timers: fast()})
+				peers["b"] = append(peers["b"], server.Peer{Address: ours, Local: theirs, Link: w.link["b"], Timers: fast()})
+			}
+			a, b := w.serve("a", peers["a"]...), w.serve("b", peers["b"]...)
+			for _, p := range peers["a"] {
+				if st := a.until(p.Address.String(), "up", settled(300*ms, 900*ms)); st.Failures != 0 {
+					t.Errorf("%s: %+v", p.Address, st)
+				}
+			}
+			// A packet from a wrong address belongs to another session or to none.
+			for _, n := range []*node{a, b} {
+				if got := n.Discarded()[bfd.DiscardNoSession]; got > 2*sessions { // those that came before their session began
+					t.Errorf("%d packets belonged to no session", got)
+				}
+			}
+		})
 	}
 }

@@ -21,6 +21,7 @@ const (
 	requiredTTL   = 255
 	networkCtrl   = 0xc0 // DSCP CS6, as routing protocols use
 	ttlData       = 4
+	backlog       = 4 << 20
 	largestPacket = 128 // what is longer than a packet is no part of it
 )
 
@@ -70,6 +71,9 @@ func listen(v6 bool) (int, error) {
 	if err != nil {
 		return -1, fmt.Errorf("listen for BFD: %w", err)
 	}
+	// Room for what comes while the machine is too busy for its reader; without
+	// CAP_NET_ADMIN there is less.
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, backlog)
 	err = unix.Bind(fd, sockaddr(netip.AddrPortFrom(unspecified(v6), port), 0))
 	if errors.Is(err, unix.EADDRINUSE) {
 		err = fmt.Errorf("UDP port %d is taken: end the other BFD daemon of this node", port)
@@ -121,16 +125,27 @@ func sockaddr(a netip.AddrPort, link int) unix.Sockaddr {
 	return out
 }
 
-// transmit sends to a neighbour on a link: never over a router, whatever the
+// transmit sends to a neighbour on its link: never over a router, whatever the
 // routes say.
-func transmit(fd int, to netip.Addr, link int, data []byte) error {
+func transmit(fd int, p Peer, data []byte) error {
+	// The source stands here too: for IPv4 what is said with the link counts, not what
+	// the socket is bound to.
 	var control []byte
-	if to.Is4() {
-		control = unix.PktInfo4(&unix.Inet4Pktinfo{Ifindex: int32(link)})
+	if p.Address.Is4() {
+		info := unix.Inet4Pktinfo{Ifindex: int32(p.Link)}
+		if p.Local.IsValid() {
+			info.Spec_dst = p.Local.As4()
+		}
+		control = unix.PktInfo4(&info)
 	} else {
-		control = unix.PktInfo6(&unix.Inet6Pktinfo{Ifindex: uint32(link)})
+		info := unix.Inet6Pktinfo{Ifindex: uint32(p.Link)}
+		if p.Local.IsValid() {
+			info.Addr = p.Local.As16()
+		}
+		control = unix.PktInfo6(&info)
 	}
-	_, err := unix.SendmsgN(fd, data, control, sockaddr(netip.AddrPortFrom(to, port), link), unix.MSG_DONTROUTE|unix.MSG_DONTWAIT)
+	to := sockaddr(netip.AddrPortFrom(p.Address, port), p.Link)
+	_, err := unix.SendmsgN(fd, data, control, to, unix.MSG_DONTROUTE|unix.MSG_DONTWAIT)
 	return os.NewSyscallError("sendmsg", err)
 }
 
