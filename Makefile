@@ -64,7 +64,7 @@ clab: images ## Deploy the labs of tests/clab in containerlab (LABS=all), check 
 test: unit fv ## Run every test.
 
 unit: build ## Run the tests of every package (no lab).
-	@tests/install.sh nft:nftables ip:iproute2 bird:bird2 ping:iputils-ping
+	@tests/install.sh nft:nftables ip:iproute2 bird:bird2 ping:iputils-ping /usr/lib/frr/bfdd:frr
 	$(GO) test -timeout 20m $(UNIT)
 
 fv: image-programs ## Run the whole programs on a lab: faults under traffic, etcd away, bad input.
@@ -90,7 +90,7 @@ e2e-short: e2e-tools ## The part of it that takes minutes.
 
 # GoBGP's StopBgp races with its own receive loops: what tests the library itself is left out.
 race: ## Run the package tests under the race detector (needs gcc).
-	@tests/install.sh nft:nftables ip:iproute2 bird:bird2 ping:iputils-ping gcc:gcc
+	@tests/install.sh nft:nftables ip:iproute2 bird:bird2 ping:iputils-ping /usr/lib/frr/bfdd:frr gcc:gcc
 	CGO_ENABLED=1 $(GO) test -race -timeout 40m $(filter-out tortie/bgpd/speaker/gobgp,$(UNIT))
 
 bench: build ## Measure CNI ADD and DEL beside ptp + host-local and their floors, and a peer's routes beside BIRD.

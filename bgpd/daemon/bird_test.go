@@ -59,7 +59,7 @@ protocol bgp routerv6 from mesh {
 func (l *lab) startBIRD(flags ...string) {
 	l.t.Helper()
 	conf := filepath.Join(l.dir, "bird.conf")
-	if err := os.WriteFile(conf, []byte(strings.TrimSpace(birdConfig)), 0o600); err != nil {
+	if err := os.WriteFile(conf, []byte(strings.TrimSpace(l.birdConfig())), 0o600); err != nil {
 		l.t.Fatal(err)
 	}
 	args := append([]string{"-f", "-c", conf, "-s", filepath.Join(l.dir, "bird.ctl")}, flags...)
@@ -72,19 +72,37 @@ func (l *lab) startBIRD(flags ...string) {
 	l.t.Cleanup(func() { l.end("bird", syscall.SIGKILL) })
 }
 
+// birdConfig has BFD with the peers on the segment if the lab's router has.
+func (l *lab) birdConfig() string {
+	if !l.bfd.On() {
+		return birdConfig
+	}
+	const bfd = `protocol bfd { interface "eth0" { interval 300 ms; multiplier 3; }; }`
+	out := birdConfig + bfd
+	// Without "direct" an internal session of BIRD's is for many hops, and so is its BFD.
+	for _, peer := range []string{"10.1.1.11 as 64512;", "fd01::11 as 64512;", "10.1.1.254 as 64999;", "fd01::fe as 64999;"} {
+		out = strings.Replace(out, "neighbor "+peer, "neighbor "+peer+" direct; bfd graceful;", 1)
+	}
+	return out
+}
+
 // upBIRD is the lab with BIRD in the place of node2's bgpd.
 func upBIRD(t *testing.T, more ...api.Object) (*lab, map[string]string) {
 	if _, err := exec.LookPath("bird"); err != nil {
 		kerneltest.Require(t, "the BIRD routing daemon (Debian package bird2)")
 	}
 	l := newLab(t)
-	store := stored(t, append(resources(), more...))
+	return l, l.upBIRD(append(resources(), more...))
+}
+
+func (l *lab) upBIRD(objects []api.Object) map[string]string {
+	store := stored(l.t, objects)
 	l.startNode("node1", store)
 	l.startNode("node3", store)
 	l.startRouter()
 	l.startBIRD()
 	l.birdConverged()
-	return l, store
+	return store
 }
 
 func (l *lab) birdc(command ...string) string {

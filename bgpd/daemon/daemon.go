@@ -81,6 +81,7 @@ func RunNode(ctx context.Context, n Node) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return syncer.Run(ctx) })
 	g.Go(func() error { return serveHealth(ctx, n.HealthAddress, e.probes(ctx)) })
+	g.Go(func() error { return e.detector.Run(ctx) })
 	g.Go(func() error { defer cancel(); return e.run(ctx, s.plans) })
 	return g.Wait()
 }
@@ -128,6 +129,8 @@ type Static struct {
 	Name   string
 	Global speaker.Global
 	Peers  []speaker.Peer
+	// BFD is what is asked of BFD with each of them.
+	BFD api.BFD
 	// Exports are prefixes it originates, for a reason of the caller's.
 	Exports []topology.Export
 	// Socket is where the status service listens; empty for none.
@@ -156,7 +159,12 @@ func RunStatic(ctx context.Context, st Static) error {
 		stop := serveStatus(l, &statusService{engine: e, node: st.Name, inSync: always, datastore: never})
 		defer stop()
 	}
-	return e.run(ctx, plans)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return e.detector.Run(ctx) })
+	g.Go(func() error { defer cancel(); return e.run(ctx, plans) })
+	return g.Wait()
 }
 
 func (st Static) plan() topology.Output {
@@ -165,7 +173,7 @@ func (st Static) plan() topology.Output {
 	}
 	for _, p := range st.Peers {
 		out.Peers = append(out.Peers, topology.Peer{
-			Peer: p, Name: p.Address.String(), Type: topology.NodeSpecific, Reason: "configured peer",
+			Peer: p, Name: p.Address.String(), Type: topology.NodeSpecific, Reason: "configured peer", BFD: st.BFD,
 		})
 	}
 	return out

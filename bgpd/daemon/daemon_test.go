@@ -24,6 +24,12 @@ func upLab(t *testing.T) (*lab, map[string]string) { return upLabOf(t, resources
 
 func upLabOf(t *testing.T, objects []api.Object) (*lab, map[string]string) {
 	l := newLab(t)
+	return l, l.up(objects)
+}
+
+// up starts everything and waits until it has converged.
+func (l *lab) up(objects []api.Object) map[string]string {
+	t := l.t
 	store := stored(t, objects)
 	start := time.Now()
 	for _, n := range nodes {
@@ -45,7 +51,7 @@ func upLabOf(t *testing.T, objects []api.Object) (*lab, map[string]string) {
 		l.learned("router", n.block4, n.block6)
 	}
 	t.Logf("all routes in place after %v", time.Since(start))
-	return l, store
+	return store
 }
 
 func TestThreeNodesAndARouterReachOneAnother(t *testing.T) {

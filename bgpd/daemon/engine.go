@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"tortie/bgpd/bfd/server"
 	"tortie/bgpd/fib"
 	"tortie/bgpd/filter"
 	"tortie/bgpd/speaker"
@@ -46,13 +47,15 @@ type plan struct {
 // engine carries plans to the speaker and what the speaker learns into the
 // kernel. Everything happens in the goroutine of run; others ask through do.
 type engine struct {
-	kernel  Kernel
-	speaker speaker.Speaker
-	fib     *fib.FIB
-	log     *slog.Logger
-	now     func() time.Time
-	calls   chan func()
-	started time.Time
+	kernel   Kernel
+	speaker  speaker.Speaker
+	detector detector
+	live     *liveness
+	fib      *fib.FIB
+	log      *slog.Logger
+	now      func() time.Time
+	calls    chan func()
+	started  time.Time
 
 	plan    plan
 	planned bool      // plan is a plan
@@ -66,7 +69,7 @@ type engine struct {
 
 func newEngine(k Kernel, s speaker.Speaker, log *slog.Logger, now func() time.Time) *engine {
 	return &engine{
-		kernel: k, speaker: s, fib: fib.New(k, log), log: log, now: now,
+		kernel: k, speaker: s, detector: server.New(log), live: newLiveness(), fib: fib.New(k, log), log: log, now: now,
 		calls: make(chan func()), started: now(), names: map[netip.Addr]topology.Peer{},
 	}
 }
@@ -113,6 +116,8 @@ func (e *engine) run(ctx context.Context, plans <-chan plan) error {
 			e.take(ctx, plan)
 		case <-e.speaker.Changed():
 			e.learn(ctx, e.speaker.Take())
+		case <-e.detector.Changed():
+			e.detect(ctx)
 		case ev, ok := <-events:
 			if ctx.Err() != nil {
 				return nil // which ends the events as well
@@ -163,6 +168,8 @@ func (e *engine) take(ctx context.Context, plan plan) {
 		e.names[p.Address] = p
 	}
 	e.fib.Expect(plan.Desired().Peers, scopeOf(plan), e.now())
+	e.live.expect(plan.Peers)
+	e.watch()
 	e.tell(ctx)
 }
 
@@ -245,6 +252,7 @@ func isNews(old, err error) bool {
 
 func (e *engine) learn(ctx context.Context, c speaker.Changes) {
 	e.fib.Update(c, e.now())
+	e.bgpChanged(c.Peers)
 	var down []netip.Addr
 	for addr, s := range c.Peers {
 		switch {
@@ -264,7 +272,7 @@ func (e *engine) learn(ctx context.Context, c speaker.Changes) {
 	}
 	for _, s := range states {
 		if slices.Contains(down, s.Peer.Address) {
-			e.log.Warn("BGP session down", "peer", s.Peer.Address, "name", e.names[s.Peer.Address].Name, "cause", s.Info)
+			e.log.Warn("BGP session down", "peer", s.Peer.Address, "name", e.names[s.Peer.Address].Name, "cause", because(e.live.dead()[s.Peer.Address], s.Info))
 		}
 	}
 }
@@ -306,6 +314,7 @@ func (e *engine) read(ctx context.Context) {
 		e.log.Error("the kernel's routes can't be read, trying again", "err", err)
 	}
 	e.readErr = err
+	e.watch()
 }
 
 func (e *engine) retry(ctx context.Context) {
@@ -341,6 +350,9 @@ func (e *engine) problems() []string {
 		if err != nil {
 			out = append(out, strings.Split(err.Error(), "\n")...)
 		}
+	}
+	if problem := e.detector.Problem(); problem != "" {
+		out = append(out, strings.Split(problem, "\n")...)
 	}
 	out = append(out, e.plan.Problems...)
 	out = append(out, e.plan.unreadable...)

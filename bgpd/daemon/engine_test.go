@@ -33,6 +33,7 @@ type table struct {
 	desired speaker.Desired
 	paths   []speaker.Path
 	states  []speaker.PeerState
+	resets  []netip.Addr
 }
 
 func (s *table) Apply(_ context.Context, d speaker.Desired) error {
@@ -43,6 +44,11 @@ func (s *table) Apply(_ context.Context, d speaker.Desired) error {
 func (s *table) Changed() <-chan struct{} { return nil }
 func (s *table) Take() speaker.Changes    { return speaker.Changes{} }
 func (s *table) Close() error             { return nil }
+
+func (s *table) Reset(_ context.Context, peer netip.Addr) error {
+	s.resets = append(s.resets, peer)
+	return nil
+}
 
 func (s *table) Peers(context.Context) ([]speaker.PeerState, error) { return s.states, nil }
 

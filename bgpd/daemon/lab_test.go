@@ -28,6 +28,7 @@ import (
 
 	"tortie/bgpd/daemon"
 	"tortie/bgpd/speaker"
+	"tortie/bgpd/topology"
 	"tortie/internal/api"
 	"tortie/internal/control/nodestatus"
 	"tortie/internal/datastore"
@@ -133,6 +134,9 @@ type lab struct {
 	dir  string
 	ns   map[string]*kernel.Netns
 	proc map[string]*exec.Cmd
+	bfd  api.BFD // of the router
+	// exports are the router's.
+	exports []topology.Export
 }
 
 var nodes = []struct {
@@ -255,7 +259,7 @@ func (l *lab) startNode(name string, store map[string]string) {
 }
 
 func (l *lab) startRouter() {
-	st := daemon.Static{Name: "router", Socket: l.socket("router"), Global: speaker.Global{
+	st := daemon.Static{Name: "router", Socket: l.socket("router"), BFD: l.bfd, Exports: l.exports, Global: speaker.Global{
 		ASN: routerASN, RouterID: netip.MustParseAddr("10.1.1.254"), Port: 179, Transit: true,
 		Listen: []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()},
 	}}

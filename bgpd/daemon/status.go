@@ -73,6 +73,8 @@ type view struct {
 	names    map[netip.Addr]topology.Peer
 	problems []string
 	holding  bool
+	// bfd is the state of BFD with a peer in words, dead why a peer is taken for dead.
+	bfd, dead map[netip.Addr]string
 }
 
 func (s *statusService) view(ctx context.Context) (view, error) {
@@ -82,6 +84,7 @@ func (s *statusService) view(ctx context.Context) (view, error) {
 			node: s.node,
 			plan: s.engine.plan.Output, entries: s.engine.fib.Entries(), problems: s.engine.problems(),
 			holding: s.engine.planned && s.engine.fib.Holding(), names: map[netip.Addr]topology.Peer{},
+			bfd: s.engine.live.describeAll(s.engine.detector.Problem()), dead: s.engine.live.dead(),
 		}
 	})
 	for _, p := range v.plan.Peers {
@@ -119,7 +122,12 @@ func (s *statusService) Peers(ctx context.Context, _ *nodestatus.PeersRequest) (
 	states := s.states(ctx, v)
 	out := &nodestatus.PeersResponse{}
 	for _, p := range v.plan.Peers {
-		out.Peers = append(out.Peers, peerMessage(p, states, v.plan.Global.ASN))
+		m := peerMessage(p, states, v.plan.Global.ASN)
+		m.Bfd = v.bfd[p.Address]
+		if m.State != string(speaker.Established) {
+			m.Info = because(v.dead[p.Address], m.Info)
+		}
+		out.Peers = append(out.Peers, m)
 	}
 	return out, nil
 }

@@ -36,7 +36,7 @@ type FIB struct {
 	// objects are the kernel's next-hop groups, one for each of groups; see multipath.go.
 	objects *nexthop.Table
 	groups  *groups
-	dead    map[netip.Addr]bool // peers whose next hops lead nowhere
+	lost    map[netip.Addr]bool // peers whose paths count only where there are no others
 
 	best     map[netip.Prefix]*dest
 	scope    filter.Scope // without Segments and the links' addresses
@@ -45,6 +45,7 @@ type FIB struct {
 	filter   filter.Scope // scope and what was read of the kernel
 	restart  *restart
 	keep     *keep
+	dead     map[netip.Addr]string // neighbours to which nothing is sent, and why
 	// wasRead and wasTold: before the kernel has been read and the scope is known,
 	// no decision could be right, and a wrong one would take a held route away.
 	wasRead, wasTold bool
@@ -102,7 +103,7 @@ func New(k Kernel, log *slog.Logger) *FIB {
 		tables:   map[kernel.Family]*routetable.Table{},
 		objects:  nexthop.New(k, kernel.ProtocolBGP),
 		groups:   newGroups(),
-		dead:     map[netip.Addr]bool{},
+		lost:     map[netip.Addr]bool{},
 		best:     map[netip.Prefix]*dest{},
 		resolver: NewResolver(nil, nil, nil),
 		restart:  newRestart(),
@@ -137,12 +138,12 @@ func (f *FIB) Expect(peers []speaker.Peer, scope filter.Scope, now time.Time) {
 // Update takes over what has changed at the speaker.
 func (f *FIB) Update(c speaker.Changes, now time.Time) {
 	for addr := range c.Lost {
-		f.PeerDead(addr, true)
+		f.peerLost(addr, true)
 	}
 	for addr, s := range c.Peers {
 		f.restart.session(addr, s, now)
 		f.keep.lost(addr, s, now)
-		f.PeerDead(addr, !s.Established && !s.Restarting && !s.Removed)
+		f.peerLost(addr, !s.Established && !s.Restarting && !s.Removed)
 	}
 	for prefix, path := range c.Best {
 		f.setBest(prefix, path)

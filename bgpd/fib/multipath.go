@@ -90,11 +90,11 @@ func (gs *groups) empty() (keys []string) {
 	return keys
 }
 
-// ofPeer are the groups with a member of a peer's.
-func (gs *groups) ofPeer(peer netip.Addr) map[string]*group {
+// with are the groups with such a member.
+func (gs *groups) with(is func(member) bool) map[string]*group {
 	out := map[string]*group{}
 	for key, g := range gs.byKey {
-		if slices.ContainsFunc(g.members, func(m member) bool { return m.peer == peer }) {
+		if slices.ContainsFunc(g.members, is) {
 			out[key] = g
 		}
 	}
@@ -112,18 +112,18 @@ func (gs *groups) over(link int) bool {
 }
 
 // choose says what becomes of a group: the ways to all its next hops together, but for
-// those that are unreachable and those of dead peers, unless all are.
+// those that are unreachable and those of lost peers, unless all are.
 func (f *FIB) choose(g *group) (o outcome) {
 	var hops []kernel.NextHop
 	var words, lacking []string
 	asked := map[netip.Addr]bool{}
-	alive := slices.ContainsFunc(g.members, func(m member) bool { return !f.dead[m.peer] })
+	alive := slices.ContainsFunc(g.members, func(m member) bool { return !f.lost[m.peer] })
 	for _, m := range g.members {
-		if asked[m.nextHop] || alive && f.dead[m.peer] {
+		if asked[m.nextHop] || alive && f.lost[m.peer] {
 			continue
 		}
 		asked[m.nextHop] = true
-		w := f.resolver.resolve(m.nextHop)
+		w := f.way(m.nextHop)
 		if w.unreachable != "" {
 			lacking = append(lacking, w.unreachable)
 			continue
@@ -157,19 +157,24 @@ func (f *FIB) settleAll() {
 	}
 }
 
-// PeerDead tells that nothing sent to the peer's next hops arrives any more, or that it
+// peerLost tells that nothing sent to the peer's next hops arrives any more, or that it
 // does again. Routes that have others, too, move to those at once; the rest is the
 // speaker's to withdraw.
-func (f *FIB) PeerDead(peer netip.Addr, dead bool) {
-	if f.dead[peer] == dead {
+func (f *FIB) peerLost(peer netip.Addr, lost bool) {
+	if f.lost[peer] == lost {
 		return
 	}
-	if dead {
-		f.dead[peer] = true
+	if lost {
+		f.lost[peer] = true
 	} else {
-		delete(f.dead, peer)
+		delete(f.lost, peer)
 	}
-	concerned := f.groups.ofPeer(peer)
+	f.settleSome(f.groups.with(func(m member) bool { return m.peer == peer }))
+}
+
+// settleSome resolves groups anew, and decides of their prefixes where no object does
+// that for all of them.
+func (f *FIB) settleSome(concerned map[string]*group) {
 	for key, g := range concerned {
 		f.settle(key, g)
 	}
@@ -208,7 +213,7 @@ func (f *FIB) routeVia(best *speaker.Path, paths []speaker.Path) (kernel.Route, 
 	if len(paths) > 0 {
 		first = &paths[0]
 	}
-	if w := f.resolver.resolve(first.NextHop); sameNextHop(paths) && len(w.hops) < 2 {
+	if w := f.way(first.NextHop); sameNextHop(paths) && len(w.hops) < 2 {
 		f.groups.leave(best.Prefix)
 		return oneWay(first, w)
 	}

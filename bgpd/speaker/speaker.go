@@ -16,6 +16,9 @@ type Speaker interface {
 	// that the first thing a peer hears is complete. A peer that can't be
 	// configured is reported in the error and doesn't keep the others from it.
 	Apply(ctx context.Context, d Desired) error
+	// Reset ends the session with a peer and begins it anew. What the peer has announced
+	// is gone at once, as when it had no graceful restart.
+	Reset(ctx context.Context, peer netip.Addr) error
 	// Changed is readable when Take has something to give.
 	Changed() <-chan struct{}
 	// Take returns, and forgets, what changed since the last call. What is

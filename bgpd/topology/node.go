@@ -24,6 +24,7 @@ type settings struct {
 	meshRestartTime time.Duration
 	// meshRefused says why no mesh session may be made although the mesh is on.
 	meshRefused string
+	meshBFD     api.BFD
 	// ports has the listen port of nodes with a BGPConfiguration of their own.
 	ports map[string]uint16
 	// services are the ranges of service addresses.
@@ -47,6 +48,7 @@ func (c *computation) readSettings() {
 		}
 		if name == advertise.ConfigName {
 			c.readDefault(&conf.Spec)
+			c.settings.meshBFD = c.bfd("BGPConfiguration", conf)
 		}
 	}
 	c.out.Mesh = c.settings.mesh

@@ -29,6 +29,7 @@ func (c *computation) mesh() {
 			p := c.toNode(n, remote)
 			p.Name, p.Type, p.Reason = n.name, Mesh, string(Mesh)
 			p.RestartTime = c.settings.meshRestartTime
+			p.BFD = c.settings.meshBFD
 			c.peers[remote] = p
 		}
 	}
@@ -125,6 +126,7 @@ func (c *computation) add(r *v3.BGPPeer, p Peer) {
 		p.Type = GlobalPeer
 	}
 	p.Reason = "BGPPeer " + r.Name
+	p.BFD = c.bfd("BGPPeer", r)
 	if other, taken := c.peers[p.Address]; taken {
 		if other.Peer != p.Peer {
 			c.problem("BGPPeer %s: %s is already the peer of BGPPeer %s, with other settings; it is not configured",

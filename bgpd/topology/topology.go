@@ -60,6 +60,8 @@ type Peer struct {
 	Node string
 	// Reason says in words why there is such a session.
 	Reason string
+	// BFD is what is asked of BFD with the peer, if it is on a segment of the node.
+	BFD api.BFD
 }
 
 // Export is a prefix this node advertises and why.

@@ -30,6 +30,7 @@ type peerView struct {
 	Received        uint64    `json:"received"`
 	Advertised      uint64    `json:"advertised"`
 	GracefulRestart bool      `json:"gracefulRestart"`
+	BFD             string    `json:"bfd,omitempty"`
 }
 
 // routeView is a route as `bgp routes -o json` shows it.
@@ -144,16 +145,17 @@ func alternatives(words []string) string {
 
 func (a *app) printPeers(format string, peers []*nodestatus.Peer) error {
 	views := make([]peerView, len(peers))
-	rows := [][]string{{"NAME", "ADDRESS", "ASN", "TYPE", "STATE", "SINCE", "RECEIVED", "ADVERTISED", "INFO"}}
+	rows := [][]string{{"NAME", "ADDRESS", "ASN", "TYPE", "STATE", "SINCE", "RECEIVED", "ADVERTISED", "BFD", "INFO"}}
 	for i, p := range peers {
 		views[i] = peerView{
 			Name: p.GetName(), Address: p.GetAddress(), Port: p.GetPort(), ASN: p.GetAsn(), LocalASN: p.GetLocalAsn(),
 			Type: p.GetType(), State: p.GetState(), Since: unixTime(p.GetSince()), Info: p.GetInfo(),
 			Received: p.GetReceived(), Advertised: p.GetAdvertised(), GracefulRestart: p.GetGracefulRestart(),
+			BFD: p.GetBfd(),
 		}
 		rows = append(rows, []string{
 			p.GetName(), p.GetAddress(), strconv.FormatUint(uint64(p.GetAsn()), 10), p.GetType(), p.GetState(), a.since(p.GetSince()),
-			strconv.FormatUint(p.GetReceived(), 10), strconv.FormatUint(p.GetAdvertised(), 10), dash(p.GetInfo()),
+			strconv.FormatUint(p.GetReceived(), 10), strconv.FormatUint(p.GetAdvertised(), 10), dash(p.GetBfd()), dash(p.GetInfo()),
 		})
 	}
 	return a.printAs(format, views, rows)

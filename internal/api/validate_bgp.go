@@ -50,6 +50,7 @@ func checkBGPPeer(c *checker, p *v3.BGPPeer) {
 	between(c, "spec.numAllowedLocalASNumbers", s.NumAllowedLocalASNumbers, 0, 255)
 	between(c, "spec.ttlSecurity", s.TTLSecurity, 0, 254)
 	c.names("spec.filters", s.Filters)
+	c.bfd(p.Annotations)
 	oneOfPtr(c, "spec.reversePeering", s.ReversePeering, v3.ReversePeeringAuto, v3.ReversePeeringManual)
 }
 
@@ -105,6 +106,10 @@ func (c *checker) bgpPassword(field string, p *v3.BGPPassword) {
 
 func checkBGPConfiguration(c *checker, b *v3.BGPConfiguration) {
 	s := &b.Spec
+	c.bfd(b.Annotations)
+	if b.Name != "default" && b.Annotations[AnnotationBFD] != "" {
+		c.missing("metadata.annotations["+AnnotationBFD+"]", "can only be set in the BGPConfiguration named default")
+	}
 	c.logLevel("spec.logSeverityScreen", s.LogSeverityScreen)
 	c.asn("spec.asNumber", s.ASNumber)
 	for i, block := range s.ServiceLoadBalancerIPs {

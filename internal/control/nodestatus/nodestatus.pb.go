@@ -279,8 +279,10 @@ type Peer struct {
 	Advertised      uint64 `protobuf:"varint,10,opt,name=advertised,proto3" json:"advertised,omitempty"`
 	GracefulRestart bool   `protobuf:"varint,11,opt,name=graceful_restart,json=gracefulRestart,proto3" json:"graceful_restart,omitempty"`
 	LocalAsn        uint32 `protobuf:"varint,12,opt,name=local_asn,json=localAsn,proto3" json:"local_asn,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// bfd is the state of BFD with the peer, in words; empty when none is wanted.
+	Bfd           string `protobuf:"bytes,20,opt,name=bfd,proto3" json:"bfd,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Peer) Reset() {
@@ -395,6 +397,13 @@ func (x *Peer) GetLocalAsn() uint32 {
 		return x.LocalAsn
 	}
 	return 0
+}
+
+func (x *Peer) GetBfd() string {
+	if x != nil {
+		return x.Bfd
+	}
+	return ""
 }
 
 type RoutesRequest struct {
@@ -637,7 +646,7 @@ const file_internal_control_nodestatus_nodestatus_proto_rawDesc = "" +
 	" \x01(\tR\x03off\"\x0e\n" +
 	"\fPeersRequest\"A\n" +
 	"\rPeersResponse\x120\n" +
-	"\x05peers\x18\x01 \x03(\v2\x1a.tortie.nodestatus.v1.PeerR\x05peers\"\xb2\x02\n" +
+	"\x05peers\x18\x01 \x03(\v2\x1a.tortie.nodestatus.v1.PeerR\x05peers\"\xc4\x02\n" +
 	"\x04Peer\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
@@ -653,7 +662,8 @@ const file_internal_control_nodestatus_nodestatus_proto_rawDesc = "" +
 	" \x01(\x04R\n" +
 	"advertised\x12)\n" +
 	"\x10graceful_restart\x18\v \x01(\bR\x0fgracefulRestart\x12\x1b\n" +
-	"\tlocal_asn\x18\f \x01(\rR\blocalAsn\"'\n" +
+	"\tlocal_asn\x18\f \x01(\rR\blocalAsn\x12\x10\n" +
+	"\x03bfd\x18\x14 \x01(\tR\x03bfd\"'\n" +
 	"\rRoutesRequest\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\"E\n" +
 	"\x0eRoutesResponse\x123\n" +
