@@ -58,6 +58,7 @@ type engine struct {
 	planned bool      // plan is a plan
 	readAt  time.Time // when the kernel was last read
 	names   map[netip.Addr]topology.Peer
+	links   []speaker.Link // as the speaker was told
 	// Why the last attempt failed; retried until nil.
 	speakerErr, readErr, kernelErr error
 	missing                        string   // as last logged
@@ -217,7 +218,7 @@ func scopeOf(plan plan) filter.Scope {
 	s := filter.Scope{
 		Pools: plan.Pools, Blocks: plan.Blocks, OwnBlocks: plan.OwnBlocks, Services: plan.ServiceRanges, Addresses: plan.Addresses,
 		Nodes: map[netip.Addr]bool{}, Mesh: map[netip.Addr]bool{},
-		Overlay: plan.Overlay, Owners: plan.BlockOwners,
+		Overlay: plan.Overlay, Owners: plan.BlockOwners, IgnoredInterfaces: plan.IgnoredInterfaces,
 	}
 	for _, p := range plan.Peers {
 		s.Nodes[p.Address] = p.Node != ""
@@ -228,7 +229,10 @@ func scopeOf(plan plan) filter.Scope {
 
 // tell gives the plan to the speaker.
 func (e *engine) tell(ctx context.Context) {
-	err := e.speaker.Apply(ctx, e.plan.Desired())
+	d := e.plan.Desired()
+	e.links = e.linksFor(d)
+	d.Links = e.links
+	err := e.speaker.Apply(ctx, d)
 	if isNews(e.speakerErr, err) {
 		e.log.Error("BGP speaker is not as configured, trying again", "err", err)
 	}
@@ -303,6 +307,20 @@ func (e *engine) read(ctx context.Context) {
 		e.log.Error("the kernel's routes can't be read, trying again", "err", err)
 	}
 	e.readErr = err
+	if e.planned && !slices.Equal(e.links, e.linksFor(e.plan.Desired())) {
+		e.tell(ctx)
+	}
+}
+
+// linksFor are the host's subnets, if a filter asks for devices.
+func (e *engine) linksFor(d speaker.Desired) []speaker.Link {
+	asks := func(r speaker.Rule) bool { return r.Interface != "" }
+	for _, f := range d.Filters {
+		if slices.ContainsFunc(f.Import, asks) || slices.ContainsFunc(f.Export, asks) {
+			return e.fib.Links()
+		}
+	}
+	return nil
 }
 
 func (e *engine) retry(ctx context.Context) {

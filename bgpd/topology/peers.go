@@ -3,6 +3,7 @@ package topology
 import (
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -126,7 +127,7 @@ func (c *computation) add(r *v3.BGPPeer, p Peer) {
 	}
 	p.Reason = "BGPPeer " + r.Name
 	if other, taken := c.peers[p.Address]; taken {
-		if other.Peer != p.Peer {
+		if other.Peer != p.Peer || !reflect.DeepEqual(other.Filter, p.Filter) {
 			c.problem("BGPPeer %s: %s is already the peer of BGPPeer %s, with other settings; it is not configured",
 				r.Name, p.Address, other.Name)
 		}
@@ -161,6 +162,9 @@ func (c *computation) resolve(r *v3.BGPPeer) ([]Peer, error) {
 	}
 	for i := range peers {
 		c.settle(&peers[i], &r.Spec)
+		if peers[i].Filter, err = c.filter(&peers[i], r.Spec.Filters); err != nil {
+			return nil, err
+		}
 	}
 	return peers, nil
 }

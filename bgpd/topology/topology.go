@@ -34,6 +34,7 @@ type Input struct {
 	Nodes      []*api.Node
 	Configs    []*v3.BGPConfiguration
 	Peers      []*v3.BGPPeer
+	Filters    []*api.BGPFilter
 	Affinities []*api.BlockAffinity
 	Blocks     []*api.IPAMBlock
 	Pools      []*v3.IPPool
@@ -60,12 +61,15 @@ type Peer struct {
 	Node string
 	// Reason says in words why there is such a session.
 	Reason string
+	// Filter is what may be learned from it and announced to it.
+	Filter speaker.Filter
 }
 
 // Export is a prefix this node advertises and why.
 type Export struct {
-	Prefix netip.Prefix
-	Reason string
+	Prefix      netip.Prefix
+	Reason      string
+	Communities []speaker.Community
 }
 
 // Output is what the node has to be.
@@ -96,7 +100,10 @@ type Output struct {
 	// Services says what the ranges are, and the addresses in them that any node
 	// announces by themselves: "service default/web, external address".
 	Services map[netip.Prefix]string
-	Problems []string
+	// IgnoredInterfaces are the devices, "*" for any characters, whose subnets count for
+	// nothing.
+	IgnoredInterfaces []string
+	Problems          []string
 }
 
 // Desired is the part a speaker is told.
@@ -104,9 +111,15 @@ func (o Output) Desired() speaker.Desired {
 	d := speaker.Desired{Global: o.Global}
 	for _, p := range o.Peers {
 		d.Peers = append(d.Peers, p.Peer)
+		if !p.Filter.Empty() {
+			if d.Filters == nil {
+				d.Filters = map[netip.Addr]speaker.Filter{}
+			}
+			d.Filters[p.Address] = p.Filter
+		}
 	}
 	for _, e := range o.Exports {
-		d.Exports = append(d.Exports, speaker.Export{Prefix: e.Prefix})
+		d.Exports = append(d.Exports, speaker.Export{Prefix: e.Prefix, Communities: e.Communities})
 	}
 	return d
 }
