@@ -29,7 +29,8 @@ const (
 type policies struct {
 	links []speaker.Link
 	// withdrawing are peers that get a withdrawal of what a rule rejects, whether it was
-	// announced or not.
+	// announced or not. Where rules look at devices that is so always: GoBGP judges what
+	// was announced before by the next hop of what is to be now.
 	withdrawing map[netip.Addr]bool
 	sets        []*gobgpapi.DefinedSet
 	imports     []*gobgpapi.Statement
@@ -89,7 +90,7 @@ func (b *policies) filters(d speaker.Desired) {
 		if f.Empty() {
 			continue
 		}
-		g := &group{filter: f, ownASN: ownASN(p, d.Global.ASN), withdrawing: b.withdrawing[p.Address]}
+		g := &group{filter: f, ownASN: ownASN(p, d.Global.ASN), withdrawing: b.withdrawing[p.Address] || slices.ContainsFunc(f.Export, byDevice)}
 		i := slices.IndexFunc(groups, func(h *group) bool {
 			return h.ownASN == g.ownASN && h.withdrawing == g.withdrawing && reflect.DeepEqual(h.filter, g.filter)
 		})
@@ -355,9 +356,10 @@ func (s *Speaker) refiltered(d speaker.Desired) (in, out map[netip.Addr]bool) {
 }
 
 func sameRules(a, b []speaker.Rule, aLinks, bLinks []speaker.Link) bool {
-	byDevice := func(r speaker.Rule) bool { return r.Interface != "" }
 	return reflect.DeepEqual(a, b) && (reflect.DeepEqual(aLinks, bLinks) || !slices.ContainsFunc(a, byDevice))
 }
+
+func byDevice(r speaker.Rule) bool { return r.Interface != "" }
 
 // softReset sends or takes anew what peers are told or have said.
 func (s *Speaker) softReset(ctx context.Context, peers map[netip.Addr]bool, direction gobgpapi.ResetPeerRequest_SoftResetDirection) error {
