@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -194,6 +195,8 @@ func (e *engine) logChanges(plan plan) {
 			e.log.Info("peer added", "name", p.Name, "peer", p.Address, "asn", p.ASN, "type", string(p.Type))
 		case old.Peer != p.Peer:
 			e.log.Info("peer changed, its session starts anew", "name", p.Name, "peer", p.Address, "asn", p.ASN, "type", string(p.Type))
+		case !reflect.DeepEqual(old.Filter, p.Filter):
+			e.log.Info("filter of a peer changed, its session stays", "name", p.Name, "peer", p.Address)
 		}
 	}
 	for _, p := range e.plan.Peers {

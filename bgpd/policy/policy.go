@@ -57,6 +57,7 @@ func Read(filters []*api.BGPFilter, s Session) (speaker.Filter, error) {
 				if err != nil {
 					return speaker.Filter{}, fmt.Errorf("BGPFilter %s: %s[%d].%w", f.Name, list.field, i, err)
 				}
+				rule.Name = fmt.Sprintf("BGPFilter %s %s[%d]", f.Name, list.field, i)
 				if applies {
 					*list.to = append(*list.to, rule)
 				}

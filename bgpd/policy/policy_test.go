@@ -79,6 +79,14 @@ func TestReadMakesRulesOfEveryField(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got, err := read(t, tt.spec, tt.session)
+			for _, rules := range [][]speaker.Rule{got.Import, got.Export} {
+				for i := range rules {
+					if !strings.HasPrefix(rules[i].Name, "BGPFilter f spec.") {
+						t.Errorf("rule %d is called %q", i, rules[i].Name)
+					}
+					rules[i].Name = ""
+				}
+			}
 			if err != nil || !reflect.DeepEqual(got, tt.want) {
 				t.Errorf("%+v, %v\nwant %+v", got, err, tt.want)
 			}

@@ -19,6 +19,8 @@ func (f Filter) Empty() bool { return len(f.Import) == 0 && len(f.Export) == 0 }
 
 // Rule decides for the routes that have all it names.
 type Rule struct {
+	// Name says where the rule stands: "BGPFilter f spec.importV4[0]".
+	Name string
 	// Prefix and the prefix lengths, both included, that a route's prefix must lie in, or
 	// must not with Outside; an invalid Prefix is any.
 	Prefix   netip.Prefix

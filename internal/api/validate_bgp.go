@@ -179,17 +179,21 @@ func (c *checker) communities(s *v3.BGPConfigurationSpec) {
 	}
 }
 
-// validCommunity accepts a standard (RFC 1997) or large (RFC 8092) community.
+// validCommunity accepts a standard (RFC 1997) or large (RFC 8092) community, but for
+// 0:0, which is reserved.
 func validCommunity(s string) bool {
 	parts := strings.Split(s, ":")
 	bits := 16
 	if len(parts) == 3 {
 		bits = 32
 	}
+	some := len(parts) == 3
 	for _, part := range parts {
-		if _, err := strconv.ParseUint(part, 10, bits); err != nil {
+		n, err := strconv.ParseUint(part, 10, bits)
+		if err != nil {
 			return false
 		}
+		some = some || n > 0
 	}
-	return len(parts) == 2 || len(parts) == 3
+	return some && (len(parts) == 2 || len(parts) == 3)
 }

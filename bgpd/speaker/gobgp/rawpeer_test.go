@@ -179,9 +179,15 @@ func readRoute(prefix netip.Prefix, attrs []bgp.PathAttributeInterface) policy.R
 	return r
 }
 
-// announce sends a route with all its attributes.
 func (p *rawPeer) announce(r policy.Route) {
 	p.t.Helper()
+	if err := p.tryAnnounce(r); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// tryAnnounce sends a route with all its attributes.
+func (p *rawPeer) tryAnnounce(r policy.Route) error {
 	attrs := []bgp.PathAttributeInterface{
 		bgp.NewPathAttributeOrigin(bgp.BGP_ORIGIN_ATTR_TYPE_IGP),
 		bgp.NewPathAttributeAsPath([]bgp.AsPathParamInterface{bgp.NewAs4PathParam(bgp.BGP_ASPATH_ATTR_TYPE_SEQ, r.ASPath)}),
@@ -203,9 +209,7 @@ func (p *rawPeer) announce(r policy.Route) {
 		attrs = append(attrs, bgp.NewPathAttributeLargeCommunities(large))
 	}
 	nlri := bgp.NewIPAddrPrefix(uint8(r.Prefix.Bits()), r.Prefix.Addr().String())
-	if err := p.send(bgp.NewBGPUpdateMessage(nil, attrs, []*bgp.IPAddrPrefix{nlri})); err != nil {
-		p.t.Fatal(err)
-	}
+	return p.send(bgp.NewBGPUpdateMessage(nil, attrs, []*bgp.IPAddrPrefix{nlri}))
 }
 
 func (p *rawPeer) withdraw(prefix netip.Prefix) {
