@@ -43,8 +43,8 @@ type filtered struct {
 	*lab
 	filter *api.BGPFilter
 	config *v3.BGPConfiguration
-	// unfiltered: the router's peers name no filter.
-	unfiltered bool
+	// unfiltered: the router's peers name no filter. reflector: node1 is one, of node3.
+	unfiltered, reflector bool
 }
 
 func newFiltered(t *testing.T, spec api.BGPFilterSpec) *filtered {
@@ -84,12 +84,19 @@ func (f *filtered) content() map[string]string {
 			if o.Name == "node2" {
 				continue
 			}
+			if f.reflector && o.Name == "node1" {
+				o.Spec.BGP.RouteReflectorClusterID = "244.0.0.1"
+				o.Labels = map[string]string{"reflector": "yes"}
+			}
 		case *v3.BGPPeer:
 			if o.Spec.Node == "node1" && !f.unfiltered {
 				o.Spec.Filters = []string{f.filter.Name}
 			}
 		}
 		objects = append(objects, o)
+	}
+	if f.reflector {
+		objects = append(objects, &v3.BGPPeer{ObjectMeta: metav1.ObjectMeta{Name: "reflectors"}, Spec: v3.BGPPeerSpec{PeerSelector: "has(reflector)"}})
 	}
 	objects = append(objects, confirmed("node1", more4), confirmed("node1", more6))
 	return stored(f.t, objects)
@@ -353,4 +360,24 @@ func TestPriorityIsLocalPreferenceInTheSameAS(t *testing.T) {
 		out := l.birdc("show", "route", block4, "all", "protocol", "node1v4")
 		return strings.Contains(out, "BGP.local_pref: 2147483135\n") && strings.Contains(out, "BGP.as_path: 65001 65002\n"), out
 	})
+}
+
+// TestReflectorsFilterTellsOwnFromOthersRoutes: source RemotePeers is what is passed on.
+func TestReflectorsFilterTellsOwnFromOthersRoutes(t *testing.T) {
+	f := newFiltered(t, api.BGPFilterSpec{})
+	f.reflector = true
+	f.store("node3", f.content())
+	f.change()
+	f.hears("a reflector passes on", block4, block6, more4, more6, "10.65.3.0/26", "fd65:3::/122")
+	remote := []api.BGPFilterRule{{Source: v3.BGPFilterSourceRemotePeers, Action: v3.Reject}}
+	f.filter.Spec = api.BGPFilterSpec{ExportV4: remote, ExportV6: remote}
+	f.change()
+	f.hears("but not what its filter rejects", block4, block6, more4, more6)
+	f.filter.Spec = api.BGPFilterSpec{
+		ExportV4: []api.BGPFilterRule{{Source: v3.BGPFilterSourceRemotePeers, Interface: "eth0", Action: v3.Accept}, {Action: v3.Reject}},
+		ExportV6: []api.BGPFilterRule{{Interface: "docker*", Action: v3.Accept}, {Action: v3.Reject}},
+	}
+	f.change()
+	// node3 is behind the router: its next hop is on no segment of node1.
+	f.hears("and by device", []string{}...)
 }
