@@ -33,6 +33,16 @@ func (c *computation) filter(p *Peer, names []string) (speaker.Filter, error) {
 	return policy.Read(filters, s)
 }
 
+// withhold keeps the sessions that a filter is meant for from being made by a BGPPeer of
+// lower rank, or by the mesh, without it.
+func (c *computation) withhold(peers []Peer) {
+	for _, p := range peers {
+		if _, made := c.peers[p.Address]; !made {
+			c.withheld[p.Address] = true
+		}
+	}
+}
+
 // advertisement is what the exports inside a prefix carry.
 type advertisement struct {
 	prefix      netip.Prefix

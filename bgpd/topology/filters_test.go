@@ -85,6 +85,33 @@ func TestFilterThatCannotBeCarriedOutTurnsOnlyItsPeerOff(t *testing.T) {
 	}
 }
 
+// TestNothingElseMakesTheSessionOfAPeerWithoutItsFilter: neither the mesh nor a BGPPeer
+// for more nodes. One for fewer nodes does, as its say goes first.
+func TestNothingElseMakesTheSessionOfAPeerWithoutItsFilter(t *testing.T) {
+	in := Input{
+		Node: "node1", Nodes: threeNodes()[:2],
+		Peers: []*v3.BGPPeer{
+			aPeer("filtered", v3.BGPPeerSpec{NodeSelector: "all()", PeerIP: "10.1.1.12", ASNumber: 64512, Filters: []string{"none"}}),
+			aPeer("plain", v3.BGPPeerSpec{PeerIP: "10.1.1.12", ASNumber: 64512}),
+		},
+	}
+	out := Compute(in)
+	if len(out.Peers) != 1 || out.Peers[0].Address.String() != "fd01::12" {
+		t.Errorf("peers %v, want that of the other family only", out.Peers)
+	}
+	want := []string{
+		"BGPPeer filtered: spec.filters[0]: there is no BGPFilter none that can be read: create it, or take it out of spec.filters; the peer is not configured",
+		"BGPPeer plain: 10.1.1.12 is the peer of another BGPPeer, whose filters can't be carried out; it is not configured without them",
+	}
+	if !slices.Equal(out.Problems, want) {
+		t.Errorf("problems %q\nwant     %q", out.Problems, want)
+	}
+	in.Peers = append(in.Peers, aPeer("first", v3.BGPPeerSpec{Node: "node1", PeerIP: "10.1.1.12", ASNumber: 64512}))
+	if out := Compute(in); len(out.Peers) != 2 || out.Peers[0].Name != "first" {
+		t.Errorf("peers %v, want the one for this node", out.Peers)
+	}
+}
+
 // TestPrefixAdvertisements: every one that a prefix is inside of counts, by the name of
 // its community or by value, and those of the node's own BGPConfiguration instead.
 func TestPrefixAdvertisements(t *testing.T) {

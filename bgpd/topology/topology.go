@@ -156,11 +156,12 @@ type computation struct {
 	byAddr   map[netip.Addr]*node
 	self     *node
 	peers    map[netip.Addr]Peer
+	withheld map[netip.Addr]bool // addresses that get no session, as it would have no filter
 	out      Output
 }
 
 func newComputation(in Input) *computation {
-	c := &computation{in: in, byAddr: map[netip.Addr]*node{}, peers: map[netip.Addr]Peer{}}
+	c := &computation{in: in, byAddr: map[netip.Addr]*node{}, peers: map[netip.Addr]Peer{}, withheld: map[netip.Addr]bool{}}
 	c.out.BlockOwners, c.out.Blocks = map[netip.Prefix]string{}, map[netip.Prefix]bool{}
 	c.out.Services = map[netip.Prefix]string{}
 	c.readSettings()
