@@ -187,6 +187,14 @@ func (f *filtered) installs(step string, want ...string) {
 	})
 }
 
+// kept: the sessions with the router are those of before.
+func (f *filtered) kept(since string) {
+	f.t.Helper()
+	if now := f.up("node1"); now != since {
+		f.t.Errorf("sessions %s, before %s: a change of a filter must not reset them", now, since)
+	}
+}
+
 func reject(cidr string) api.BGPFilterRule {
 	return api.BGPFilterRule{CIDR: cidr, Operator: v3.In, Action: v3.Reject}
 }
@@ -215,9 +223,7 @@ func TestExportFilterKeepsABlockFromAPeer(t *testing.T) {
 	f.unfiltered = true
 	f.change()
 	f.hears("no filter", block4, block6, more4, more6)
-	if now := f.up("node1"); now != since {
-		t.Errorf("sessions %s, before %s: a change of a filter must not reset them", now, since)
-	}
+	f.kept(since)
 }
 
 // TestImportFilterKeepsARouteOutOfTheKernel: by prefix and by community, live.
@@ -244,9 +250,7 @@ func TestImportFilterKeepsARouteOutOfTheKernel(t *testing.T) {
 	f.unfiltered = true
 	f.change()
 	f.installs("no filter", first4, second4, first6, second6)
-	if now := f.up("node1"); now != since {
-		t.Errorf("sessions %s, before %s: a change of a filter must not reset them", now, since)
-	}
+	f.kept(since)
 }
 
 // TestBIRDSeesCommunitiesAndPrependedPath: of prefixAdvertisements and of operations.

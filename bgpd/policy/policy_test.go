@@ -31,41 +31,49 @@ func TestReadMakesRulesOfEveryField(t *testing.T) {
 	}{
 		{
 			"In with lengths narrows them",
-			`{"exportV4":[{"cidr":"10.65.0.0/16","matchOperator":"In","prefixLength":{"min":8,"max":26},"action":"Accept"}]}`, Session{},
+			`{"exportV4":[{"cidr":"10.65.0.0/16","matchOperator":"In","prefixLength":{"min":8,"max":26},"action":"Accept"}]}`,
+			Session{},
 			speaker.Filter{Export: []speaker.Rule{{Prefix: netip.MustParsePrefix("10.65.0.0/16"), Min: 16, Max: 26, Accept: true}}},
 		},
 		{
 			"NotIn with lengths that none has matches all, In none",
-			`{"exportV4":[{"cidr":"10.65.0.0/16","matchOperator":"NotIn","prefixLength":{"max":8},"action":"Reject"},{"cidr":"10.65.0.0/16","matchOperator":"In","prefixLength":{"max":8},"action":"Reject"}]}`, Session{},
+			`{"exportV4":[{"cidr":"10.65.0.0/16","matchOperator":"NotIn","prefixLength":{"max":8},"action":"Reject"},{"cidr":"10.65.0.0/16","matchOperator":"In","prefixLength":{"max":8},"action":"Reject"}]}`,
+			Session{},
 			speaker.Filter{Export: []speaker.Rule{{}}},
 		},
 		{
-			"NotEqual", `{"importV6":[{"cidr":"fd65::/16","matchOperator":"NotEqual","action":"Reject"}],"importV4":[{"action":"Reject"}]}`, Session{IPv6: true},
+			"NotEqual", `{"importV6":[{"cidr":"fd65::/16","matchOperator":"NotEqual","action":"Reject"}],"importV4":[{"action":"Reject"}]}`,
+			Session{IPv6: true},
 			speaker.Filter{Import: []speaker.Rule{{Prefix: netip.MustParsePrefix("fd65::/16"), Min: 16, Max: 16, Outside: true}}},
 		},
 		{
 			"what comes from a peer is from remote peers anyway",
-			`{"importV4":[{"source":"RemotePeers","interface":"eth*","action":"Reject"}],"exportV4":[{"source":"RemotePeers","action":"Reject"}]}`, Session{},
+			`{"importV4":[{"source":"RemotePeers","interface":"eth*","action":"Reject"}],"exportV4":[{"source":"RemotePeers","action":"Reject"}]}`,
+			Session{},
 			speaker.Filter{Import: []speaker.Rule{{Interface: "eth*"}}, Export: []speaker.Rule{{Learned: true}}},
 		},
 		{
 			"rules for peers of another type fall away",
-			`{"importV4":[{"peerType":"iBGP","action":"Reject"},{"peerType":"eBGP","asPathPrefix":[65001,65002],"action":"Accept"}]}`, Session{External: true},
+			`{"importV4":[{"peerType":"iBGP","action":"Reject"},{"peerType":"eBGP","asPathPrefix":[65001,65002],"action":"Accept"}]}`,
+			Session{External: true},
 			speaker.Filter{Import: []speaker.Rule{{ASPath: []uint32{65001, 65002}, Accept: true}}},
 		},
 		{
 			"priority is known of what a node originates",
-			`{"exportV4":[{"priority":1024,"action":"Accept"},{"priority":512,"action":"Reject"}]}`, Session{},
+			`{"exportV4":[{"priority":1024,"action":"Accept"},{"priority":512,"action":"Reject"}]}`,
+			Session{},
 			speaker.Filter{Export: []speaker.Rule{{Accept: true}}},
 		},
 		{
 			"and of what comes from another AS",
-			`{"importV4":[{"priority":2147483547,"action":"Reject"},{"priority":1024,"action":"Reject"}]}`, Session{External: true},
+			`{"importV4":[{"priority":2147483547,"action":"Reject"},{"priority":1024,"action":"Reject"}]}`,
+			Session{External: true},
 			speaker.Filter{Import: []speaker.Rule{{}}},
 		},
 		{
 			"operations, the later prepended before the earlier",
-			`{"importV4":[{"communities":{"values":["65001:1:2"]},"action":"Accept","operations":[{"addCommunity":{"value":"1:2"}},{"prependASPath":{"prefix":[1,2]}},{"prependASPath":{"prefix":[3]}},{"setPriority":{"value":512}}]}]}`, Session{},
+			`{"importV4":[{"communities":{"values":["65001:1:2"]},"action":"Accept","operations":[{"addCommunity":{"value":"1:2"}},{"prependASPath":{"prefix":[1,2]}},{"prependASPath":{"prefix":[3]}},{"setPriority":{"value":512}}]}]}`,
+			Session{},
 			speaker.Filter{Import: []speaker.Rule{{
 				Community: speaker.Community{Large: true, A: 65001, B: 1, C: 2}, Accept: true,
 				Add: []speaker.Community{{A: 1, B: 2}}, Prepend: []uint32{3, 1, 2}, LocalPref: 2147483135,
@@ -73,7 +81,8 @@ func TestReadMakesRulesOfEveryField(t *testing.T) {
 		},
 		{
 			"one's own AS number is prepended to any peer",
-			`{"exportV4":[{"action":"Accept","operations":[{"prependASPath":{"prefix":[64512,64512]}}]}]}`, Session{External: true, LocalASN: 64512},
+			`{"exportV4":[{"action":"Accept","operations":[{"prependASPath":{"prefix":[64512,64512]}}]}]}`,
+			Session{External: true, LocalASN: 64512},
 			speaker.Filter{Export: []speaker.Rule{{Accept: true, Prepend: []uint32{64512, 64512}}}},
 		},
 	} {

@@ -58,8 +58,11 @@ func TestFilterThatCannotBeCarriedOutTurnsOnlyItsPeerOff(t *testing.T) {
 		{"action", `spec.exportV4[0].action: "" is neither Accept nor Reject`, api.BGPFilterRule{}, 64999},
 		{"cidr", `spec.exportV4[0].cidr: "fd00::/8" is no CIDR of the family`, api.BGPFilterRule{CIDR: "fd00::/8", Operator: v3.In, Action: v3.Reject}, 64999},
 		{"operator", `spec.exportV4[0].matchOperator: "Is" is none of`, api.BGPFilterRule{CIDR: "10.0.0.0/8", Operator: "Is", Action: v3.Reject}, 64999},
-		{"prepend", `spec.exportV4[0].operations: prependASPath: to a peer of another AS only this node's own AS number, 64512, can be prepended, not 65000`,
-			api.BGPFilterRule{Action: v3.Accept, Operations: prepend}, 64999},
+		{
+			"prepend", `spec.exportV4[0].operations: prependASPath: to a peer of another AS only this node's own AS number, 64512, can be prepended, not 65000`,
+			api.BGPFilterRule{Action: v3.Accept, Operations: prepend},
+			64999,
+		},
 		{"priority", `spec.importV4[0].priority: can't be matched on routes of a peer in the same AS`, api.BGPFilterRule{Action: v3.Reject, Priority: &priority}, 64512},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

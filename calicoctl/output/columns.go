@@ -250,8 +250,12 @@ func filterRule(r *api.BGPFilterRule) string {
 		parts = append(parts, string(r.Operator), r.CIDR)
 	}
 	for _, more := range []struct{ name, value string }{
-		{"source", string(r.Source)}, {"interface", r.Interface}, {"peerType", string(r.PeerType)},
-		{"community", filterCommunities(r)}, {"asPathPrefix", joined(r.ASPathPrefix)}, {"priority", orElse(r.Priority, "")},
+		{"source", string(r.Source)},
+		{"interface", r.Interface},
+		{"peerType", string(r.PeerType)},
+		{"community", filterCommunities(r)},
+		{"asPathPrefix", joined(r.ASPathPrefix)},
+		{"priority", orElse(r.Priority, "")},
 	} {
 		if more.value != "" {
 			parts = append(parts, more.name+"="+more.value)
