@@ -39,7 +39,11 @@ type policies struct {
 
 // base is what holds for all peers, before their filters: what a node passes on, and
 // with which next hop. Nothing in it accepts, as that would end the evaluation.
-func (b *policies) base(g speaker.Global) {
+func (b *policies) base(d speaker.Desired) {
+	g := d.Global
+	if g.Transit {
+		b.wellKnown(d)
+	}
 	switch {
 	case !g.Transit:
 		for _, learned := range learnedTypes() {
@@ -63,6 +67,42 @@ func (b *policies) base(g speaker.Global) {
 		})
 	}
 }
+
+// wellKnown keeps from peers what its communities keep from them (RFC 1997), which GoBGP
+// doesn't look at: from all, or from those of another AS. What we originate with such a
+// community is meant for the peer to heed.
+func (b *policies) wellKnown(d speaker.Desired) {
+	var external []string
+	for _, p := range d.Peers {
+		if ownASN(p, d.Global.ASN) != 0 {
+			external = append(external, hostPrefix(p.Address))
+		}
+	}
+	b.keepBack("no-advertise", nil, bgp.COMMUNITY_NO_ADVERTISE)
+	if len(external) > 0 { // an empty set would be all
+		b.keepBack("no-export", b.set(gobgpapi.DefinedType_NEIGHBOR, "external", external...), bgp.COMMUNITY_NO_EXPORT, bgp.COMMUNITY_NO_EXPORT_SUBCONFED)
+	}
+}
+
+// keepBack rejects what others announce with one of these communities.
+func (b *policies) keepBack(name string, peers *gobgpapi.MatchSet, communities ...bgp.WellKnownCommunity) {
+	var list []string
+	for _, c := range communities {
+		list = append(list, wellKnown(c))
+	}
+	carries := b.set(gobgpapi.DefinedType_COMMUNITY, name, list...)
+	for _, learned := range learnedTypes() {
+		b.exports = append(b.exports, &gobgpapi.Statement{
+			Name:       fmt.Sprintf("%s/%d", name, learned),
+			Conditions: &gobgpapi.Conditions{NeighborSet: peers, CommunitySet: carries, RouteType: learned},
+			Actions:    &gobgpapi.Actions{RouteAction: gobgpapi.RouteAction_REJECT},
+		})
+	}
+}
+
+func wellKnown(c bgp.WellKnownCommunity) string { return fmt.Sprintf("%d:%d", c>>16, c&0xffff) }
+
+func hostPrefix(a netip.Addr) string { return netip.PrefixFrom(a, a.BitLen()).String() }
 
 // learnedTypes are the types of routes that others originate.
 func learnedTypes() []gobgpapi.Conditions_RouteType {
@@ -97,7 +137,7 @@ func (b *policies) filters(d speaker.Desired) {
 		if i < 0 {
 			i, groups = len(groups), append(groups, g)
 		}
-		groups[i].peers = append(groups[i].peers, netip.PrefixFrom(p.Address, p.Address.BitLen()).String())
+		groups[i].peers = append(groups[i].peers, hostPrefix(p.Address))
 	}
 	for i, g := range groups {
 		name := fmt.Sprintf("filter%d", i)
@@ -253,7 +293,7 @@ func (r rule) reject() *gobgpapi.Actions {
 		RouteAction: gobgpapi.RouteAction_ACCEPT,
 		Community: &gobgpapi.CommunityAction{
 			Type:        gobgpapi.CommunityAction_ADD,
-			Communities: []string{fmt.Sprintf("%d:%d", bgp.COMMUNITY_LLGR_STALE>>16, bgp.COMMUNITY_LLGR_STALE&0xffff)},
+			Communities: []string{wellKnown(bgp.COMMUNITY_LLGR_STALE)},
 		},
 	}
 }
@@ -278,7 +318,7 @@ func prepends(asns []uint32) []*gobgpapi.AsPrependAction {
 // setPolicies makes the policies those of d.
 func (s *Speaker) setPolicies(ctx context.Context, d speaker.Desired, withdrawing map[netip.Addr]bool) error {
 	b := &policies{links: d.Links, withdrawing: withdrawing}
-	b.base(d.Global)
+	b.base(d)
 	b.filters(d)
 	err := s.server.SetPolicies(ctx, &gobgpapi.SetPoliciesRequest{
 		DefinedSets: b.sets,
@@ -326,12 +366,12 @@ func (s *Speaker) applyFilters(ctx context.Context, d speaker.Desired) error {
 }
 
 // sameFilters: the policies of both are the same. A peer that comes or goes changes those
-// of its filter.
+// of its filter, and of one that passes on what others announce all the same.
 func sameFilters(a, b speaker.Desired) bool {
 	filtered := func(d speaker.Desired) map[netip.Addr]uint32 {
 		out := map[netip.Addr]uint32{}
 		for _, p := range d.Peers {
-			if !d.Filters[p.Address].Empty() {
+			if d.Global.Transit || !d.Filters[p.Address].Empty() {
 				out[p.Address] = ownASN(p, d.Global.ASN)
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -292,6 +293,41 @@ func compare(rt *rapid.T, where string, want, got map[netip.Prefix]policy.Route)
 	for p := range got {
 		if _, ok := want[p]; !ok {
 			rt.Errorf("%s is %s, which the filter rejects", sorted(got[p]), where)
+		}
+	}
+}
+
+// TestWellKnownCommunitiesAreHeeded: what another peer has announced with them; our own
+// are for the peer to heed.
+func TestWellKnownCommunitiesAreHeeded(t *testing.T) {
+	to := func(i int) netip.Prefix { return prefix(fmt.Sprintf("198.51.100.%d/32", i)) }
+	for sinkASN, want := range map[uint32]string{65009: "0 4", ownASN: "0 1 3 4"} {
+		b := newBench(t, sinkASN)
+		noExport := speaker.Community{A: 65535, B: 65281}
+		for i, c := range []speaker.Community{{A: 1, B: 65281}, noExport, {A: 65535, B: 65282}, {A: 65535, B: 65283}} {
+			b.source.announce(policy.Route{
+				Prefix: to(i), ASPath: []uint32{sourceASN}, NextHop: addr("10.1.1.1"), Communities: []speaker.Community{c},
+			})
+		}
+		// In the order of the session: the last is heard when all before it have been decided on.
+		last := policy.Route{Prefix: prefix("192.0.2.1/32"), ASPath: []uint32{sourceASN}, NextHop: addr("10.1.1.1")}
+		b.source.announce(last)
+		b.want.Exports = append(b.want.Exports, speaker.Export{Prefix: to(4), Communities: []speaker.Community{noExport}})
+		apply(t, b.speaker, b.want)
+		var got []string
+		b.sink.until("the last route", func(heard map[netip.Prefix]policy.Route) bool {
+			got = nil
+			for i := range 5 {
+				if _, told := heard[to(i)]; told {
+					got = append(got, fmt.Sprint(i))
+				}
+			}
+			_, own := heard[to(4)]
+			_, there := heard[last.Prefix]
+			return own && there
+		})
+		if got := strings.Join(got, " "); got != want {
+			t.Errorf("AS %d was told of routes %s, want %s", sinkASN, got, want)
 		}
 	}
 }
