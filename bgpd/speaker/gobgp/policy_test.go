@@ -331,3 +331,34 @@ func TestWellKnownCommunitiesAreHeeded(t *testing.T) {
 		}
 	}
 }
+
+// TestPeerIsNeverToldWithoutItsFilter: not when it comes, nor when it goes, nor when what
+// its filter rejects is new.
+func TestPeerIsNeverToldWithoutItsFilter(t *testing.T) {
+	port := freePort(t)
+	s := newSpeaker(t, gobgp.Config{})
+	p := peer("127.0.0.1", "127.0.0.3", 65009, port)
+	p.Passive = true
+	d := speaker.Desired{
+		Global: global("127.0.0.1", ownASN, port), Peers: []speaker.Peer{p}, Exports: []speaker.Export{{Prefix: prefix("10.65.1.0/26")}, {Prefix: prefix("10.66.1.0/26")}},
+		Filters: map[netip.Addr]speaker.Filter{p.Address: {Export: []speaker.Rule{{Prefix: prefix("10.66.0.0/16"), Min: 16, Max: 32}}}},
+	}
+	apply(t, s, d)
+	sink := dialRaw(t, "127.0.0.3", "127.0.0.1", 65009, port)
+	sink.until("the export", func(heard map[netip.Prefix]policy.Route) bool { return len(heard) > 0 })
+	// A new block and the filter that keeps it back come together.
+	d.Exports = append(d.Exports, speaker.Export{Prefix: prefix("10.67.1.0/26")}, speaker.Export{Prefix: prefix("10.65.2.0/26")})
+	d.Filters = map[netip.Addr]speaker.Filter{p.Address: {Export: []speaker.Rule{{Prefix: prefix("10.66.0.0/15"), Min: 15, Max: 32}}}}
+	apply(t, s, d)
+	sink.until("the second export", func(heard map[netip.Prefix]policy.Route) bool {
+		_, there := heard[prefix("10.65.2.0/26")]
+		return there
+	})
+	d.Peers, d.Filters = nil, nil
+	apply(t, s, d)
+	<-sink.gone
+	want := map[netip.Prefix]bool{prefix("10.65.1.0/26"): true, prefix("10.65.2.0/26"): true}
+	if !maps.Equal(sink.ever, want) {
+		t.Errorf("told of %v, want %v", sink.ever, want)
+	}
+}

@@ -26,6 +26,7 @@ type rawPeer struct {
 	heard  map[netip.Prefix]policy.Route // with the whole AS path
 	change chan struct{}                 // closed and made anew when heard changes
 	gone   chan struct{}                 // closed when the session is
+	ever   map[netip.Prefix]bool         // heard at any time; to be read when gone
 }
 
 // quietFor in seconds is the longest hold time there is: nothing is sent to keep it.
@@ -34,7 +35,7 @@ const quietFor = 1<<16 - 1
 // dialRaw opens a session with a speaker that waits for it.
 func dialRaw(t *testing.T, local, remote string, asn uint32, port uint16) *rawPeer {
 	t.Helper()
-	p := &rawPeer{t: t, heard: map[netip.Prefix]policy.Route{}, change: make(chan struct{}), gone: make(chan struct{})}
+	p := &rawPeer{t: t, heard: map[netip.Prefix]policy.Route{}, ever: map[netip.Prefix]bool{}, change: make(chan struct{}), gone: make(chan struct{})}
 	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(local)}, Timeout: time.Second}
 	deadline := time.Now().Add(patience)
 	for {
@@ -128,7 +129,7 @@ func (p *rawPeer) update(u *bgp.BGPUpdate) {
 	}
 	for _, n := range u.NLRI {
 		prefix := netip.MustParsePrefix(n.String())
-		p.heard[prefix] = readRoute(prefix, u.PathAttributes)
+		p.heard[prefix], p.ever[prefix] = readRoute(prefix, u.PathAttributes), true
 	}
 	close(p.change)
 	p.change = make(chan struct{})
