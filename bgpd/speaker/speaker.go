@@ -71,8 +71,8 @@ type Peer struct {
 	// LocalAddress is the source of the session and the next hop of our exports;
 	// invalid lets the kernel choose.
 	LocalAddress netip.Addr
-	// Password is the TCP MD5 password (RFC 2385); empty for none.
-	Password string
+	// Password is that of the TCP MD5 signatures (RFC 2385); empty for none.
+	Password Password
 	// Passive waits for the peer to connect.
 	Passive bool
 	// Multihop allows an external peer that is not directly connected.
@@ -88,6 +88,24 @@ type Peer struct {
 	// session is lost (RFC 4724); 0 turns graceful restart off.
 	RestartTime time.Duration
 }
+
+// MaxPassword is how many bytes of a password the kernel takes.
+const MaxPassword = 80
+
+// Password is a TCP MD5 password. It stays out of logs and messages: printed, it
+// is a placeholder.
+type Password string
+
+// String implements fmt.Stringer.
+func (p Password) String() string {
+	if p == "" {
+		return ""
+	}
+	return "(secret)"
+}
+
+// GoString implements fmt.GoStringer.
+func (p Password) GoString() string { return p.String() }
 
 // Export is a prefix the speaker originates. Its next hop is the local address
 // of each session.

@@ -11,6 +11,7 @@ import (
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 
+	"tortie/bgpd/speaker"
 	"tortie/internal/advertise"
 	"tortie/internal/api"
 )
@@ -23,7 +24,9 @@ type settings struct {
 	bindNodeIP      bool
 	meshRestartTime time.Duration
 	// meshRefused says why no mesh session may be made although the mesh is on.
-	meshRefused string
+	meshRefused     string
+	meshPasswordRef *v3.BGPPassword
+	meshPassword    speaker.Password
 	// ports has the listen port of nodes with a BGPConfiguration of their own.
 	ports map[string]uint16
 	// services are the ranges of service addresses.
@@ -69,9 +72,7 @@ func (c *computation) readDefault(spec *v3.BGPConfigurationSpec) {
 	if spec.NodeMeshMaxRestartTime != nil {
 		s.meshRestartTime = spec.NodeMeshMaxRestartTime.Duration.Truncate(time.Second)
 	}
-	if spec.NodeMeshPassword != nil {
-		s.meshRefused = "spec.nodeMeshPassword: passwords can't be read by this version; the mesh is off until it is unset"
-	}
+	s.meshPasswordRef = spec.NodeMeshPassword
 	s.services = advertise.RangesOf(spec)
 	for _, problem := range s.services.Problems {
 		c.problem("BGPConfiguration default: %s", problem)

@@ -28,7 +28,7 @@ func (c *computation) mesh() {
 			}
 			p := c.toNode(n, remote)
 			p.Name, p.Type, p.Reason = n.name, Mesh, string(Mesh)
-			p.RestartTime = c.settings.meshRestartTime
+			p.RestartTime, p.Password = c.settings.meshRestartTime, c.settings.meshPassword
 			c.peers[remote] = p
 		}
 	}
@@ -105,6 +105,9 @@ func (c *computation) fitsMesh(p Peer) error {
 	case p.LocalASN != 0 && p.LocalASN != c.self.asn:
 		return fmt.Errorf("%s is the address of mesh node %s, which knows this node by AS number %d, not %d: unset spec.localASNumber",
 			p.Address, n.name, c.self.asn, p.LocalASN)
+	case p.Password != c.settings.meshPassword:
+		return fmt.Errorf("%s is the address of mesh node %s, which has another password for this node: name that of spec.nodeMeshPassword of the BGPConfiguration",
+			p.Address, n.name)
 	}
 	return nil
 }
@@ -159,7 +162,12 @@ func (c *computation) resolve(r *v3.BGPPeer) ([]Peer, error) {
 	if err := refuse(&r.Spec); err != nil {
 		return nil, err
 	}
+	password, err := c.password("spec.password", r.Spec.Password)
+	if err != nil {
+		return nil, err
+	}
 	for i := range peers {
+		peers[i].Password = password
 		c.settle(&peers[i], &r.Spec)
 	}
 	return peers, nil

@@ -38,6 +38,8 @@ type Input struct {
 	Blocks     []*api.IPAMBlock
 	Pools      []*v3.IPPool
 	Services   []*api.AdvertisedService
+	// Secrets are those known by name, among them the ones of Output.Secrets.
+	Secrets map[string]Secret
 }
 
 // PeerType is what a peer is called in status output.
@@ -96,6 +98,8 @@ type Output struct {
 	// Services says what the ranges are, and the addresses in them that any node
 	// announces by themselves: "service default/web, external address".
 	Services map[netip.Prefix]string
+	// Secrets names those that the passwords of this node's peers are in.
+	Secrets  []string
 	Problems []string
 }
 
@@ -130,6 +134,7 @@ func Compute(in Input) Output {
 	c.global()
 	c.exports()
 	c.overlay()
+	c.meshPassword()
 	c.explicitPeers()
 	c.mesh()
 	return c.finish()
@@ -214,6 +219,7 @@ func (c *computation) finish() Output {
 	slices.SortFunc(c.out.Pools, comparePrefix)
 	slices.SortFunc(c.out.OwnBlocks, comparePrefix)
 	slices.SortFunc(c.out.ServiceRanges, comparePrefix)
+	slices.Sort(c.out.Secrets)
 	slices.Sort(c.out.Problems)
 	c.out.Problems = slices.Compact(c.out.Problems)
 	return c.out

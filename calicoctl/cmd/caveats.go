@@ -51,9 +51,6 @@ func bgpCaveats(obj api.Object) (texts []string) {
 		if fields := api.UnservedBGPFields(&o.Spec); len(fields) > 0 {
 			texts = append(texts, fmt.Sprintf("BGPConfiguration %s: spec.%s: stored but not carried out yet", o.Name, strings.Join(fields, ", spec.")))
 		}
-		if o.Spec.NodeMeshPassword != nil {
-			texts = append(texts, fmt.Sprintf("BGPConfiguration %s: spec.nodeMeshPassword: passwords can't be read yet; the mesh is off until it is unset", o.Name))
-		}
 	case *v3.BGPFilter:
 		texts = append(texts, fmt.Sprintf("BGPFilter %s: stored but not carried out yet", o.Name))
 	}

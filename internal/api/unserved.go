@@ -7,7 +7,6 @@ import v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 // or accept what they forbid.
 func UnservedPeerFields(s *v3.BGPPeerSpec) []string {
 	return setFields([]field{
-		{"password", s.Password != nil},
 		{"filters", len(s.Filters) > 0},
 		{"keepOriginalNextHop", s.KeepOriginalNextHop && s.NextHopMode == nil},
 		{"nextHopMode", s.NextHopMode != nil && *s.NextHopMode != v3.NextHopMode(v3.NextHopModeAuto)},
@@ -16,7 +15,7 @@ func UnservedPeerFields(s *v3.BGPPeerSpec) []string {
 }
 
 // UnservedBGPFields are the fields of a BGPConfiguration that have no effect in this
-// version. With nodeMeshPassword, which is not among them, the mesh is off.
+// version.
 func UnservedBGPFields(s *v3.BGPConfigurationSpec) []string {
 	return setFields([]field{
 		{"prefixAdvertisements", len(s.PrefixAdvertisements) > 0},

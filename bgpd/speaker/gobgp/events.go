@@ -70,6 +70,7 @@ func (e *events) expect(addr netip.Addr) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.sessions[addr] = session{state: speaker.Idle, since: e.now()}
+	e.causes.begin(addr)
 }
 
 // forget ends a peer that is no longer configured.
@@ -119,6 +120,7 @@ func (e *events) state(addr netip.Addr, state speaker.State, gr gracefulness) {
 	case now.Established:
 		now.Graceful = gr.capable
 	case old.Established: // lost
+		e.causes.begin(addr)
 		now.Restarting, now.RestartTime = gr.restarting, gr.restartTime
 	}
 	if old.state == state {

@@ -242,7 +242,7 @@ func (s *Speaker) applyPeers(ctx context.Context, want []speaker.Peer, restartin
 		if _, ok := wanted[p.Address]; ok {
 			continue
 		}
-		if err := s.server.DeletePeer(ctx, &gobgpapi.DeletePeerRequest{Address: p.Address.String()}); err != nil {
+		if err := s.deletePeer(ctx, p); err != nil {
 			errs = append(errs, fmt.Errorf("remove peer %s: %w", p.Address, err))
 			continue
 		}
@@ -254,7 +254,7 @@ func (s *Speaker) applyPeers(ctx context.Context, want []speaker.Peer, restartin
 		if exists && old == p {
 			continue
 		}
-		if err := s.setPeer(ctx, p, exists, restarting); err != nil {
+		if err := s.setPeer(ctx, p, old, exists, restarting); err != nil {
 			errs = append(errs, err)
 			continue
 		}
@@ -271,7 +271,7 @@ func (s *Speaker) applyPeers(ctx context.Context, want []speaker.Peer, restartin
 // said in an OPEN or of the TCP connection, so a change resets the session.
 // UpdatePeer is used for nothing less than that: on a session it leaves up it
 // forgets which families the peer restarts gracefully.
-func (s *Speaker) setPeer(ctx context.Context, p speaker.Peer, exists, restarting bool) error {
+func (s *Speaker) setPeer(ctx context.Context, p, old speaker.Peer, exists, restarting bool) error {
 	conf := peerToAPI(p, restarting)
 	if !exists {
 		s.events.expect(p.Address)
@@ -281,9 +281,11 @@ func (s *Speaker) setPeer(ctx context.Context, p speaker.Peer, exists, restartin
 		}
 		return nil
 	}
-	if err := s.server.DeletePeer(ctx, &gobgpapi.DeletePeerRequest{Address: p.Address.String()}); err != nil {
+	if err := s.deletePeer(ctx, old); err != nil {
 		return fmt.Errorf("change peer %s: %w", p.Address, err)
 	}
+	s.causes.clear(p.Address)
+	s.causes.begin(p.Address)
 	if err := s.server.AddPeer(ctx, &gobgpapi.AddPeerRequest{Peer: conf}); err != nil {
 		return fmt.Errorf("change peer %s: %w", p.Address, err)
 	}
