@@ -3,11 +3,14 @@ package daemon_test
 import (
 	"fmt"
 	"strings"
+	"syscall"
 	"testing"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"tortie/internal/api"
 	"tortie/internal/control/nodestatus"
 )
 
@@ -57,4 +60,40 @@ func TestPasswordsAgainstBIRD(t *testing.T) {
 	l.have(torPeer("tor-v4", "10.1.1.254", passwordIn("nothing", "v4")))
 	l.password("nothing", "v4", "quatre")
 	l.peer("the password that was missing", "tor-v4", isUp)
+}
+
+// TestMeshWithAPasswordOutlivesKill: the password is there when the first peers are
+// configured, so that a restart is as graceful as without one.
+func TestMeshWithAPasswordOutlivesKill(t *testing.T) {
+	l := &torLab{lab: newLab(t), objects: map[string]api.Object{}}
+	l.have(resources()...)
+	for key, o := range l.objects {
+		if _, peer := o.(*v3.BGPPeer); peer {
+			delete(l.objects, key)
+		}
+	}
+	mesh := v3.BGPPeerSpec{}
+	passwordIn("mesh", "k")(&mesh)
+	l.have(&v3.BGPConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "default"}, Spec: v3.BGPConfigurationSpec{NodeMeshPassword: mesh.Password}})
+	l.password("mesh", "k", "of the mesh")
+	for _, name := range []string{"node1", "node2"} {
+		l.startNode(name, l.content())
+	}
+	l.learned("node1", "10.65.2.0/26", "fd65:2::/122")
+	l.learned("node2", "10.65.1.0/26", "fd65:1::/122")
+	stop4 := l.traffic("node1", "10.65.1.1", "node2", "10.65.2.1")
+	stop6 := l.traffic("node2", "fd65:2::1", "node1", "fd65:1::1")
+	l.end("node1", syscall.SIGKILL)
+	l.startNode("node1", l.content())
+	l.peer("the mesh after the restart", "node2", isUp)
+	l.swept("node1")
+	for name, stop := range map[string]func() (int, int){"IPv4": stop4, "IPv6": stop6} {
+		if sent, lost := stop(); lost != 0 {
+			t.Errorf("%s: %d of %d packets lost", name, lost, sent)
+		}
+	}
+	l.password("mesh", "k", "") // both nodes read it: nobody has a session in the mesh
+	l.problem("BGPConfiguration default", "spec.nodeMeshPassword", "key k", "is empty", "no mesh sessions")
+	l.password("mesh", "k", "another")
+	l.peer("the new password on both", "node2", isUp)
 }

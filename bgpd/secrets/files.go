@@ -46,7 +46,7 @@ func (f Files) Follow(ctx context.Context, name string, tell func(topology.Secre
 func (f Files) read(name string) topology.Secret {
 	folder := filepath.Join(f.Dir, name)
 	s := topology.Secret{Where: "folder " + folder, Keys: map[string]string{}}
-	if name != filepath.Base(name) || !filepath.IsLocal(name) {
+	if name != filepath.Base(name) || strings.HasPrefix(name, ".") {
 		s.Problem = fmt.Sprintf("%q is not the name of a secret", name)
 		return s
 	}

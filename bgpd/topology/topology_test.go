@@ -593,7 +593,6 @@ func TestOnlyAReflectorHasSegments(t *testing.T) {
 func TestFieldThatCannotBeCarriedOutTurnsItsPeerOff(t *testing.T) {
 	keep := v3.NextHopMode("Keep")
 	for field, spec := range map[string]v3.BGPPeerSpec{
-		"password":              {PeerIP: "10.1.1.254", Password: &v3.BGPPassword{}},
 		"filters":               {PeerIP: "10.1.1.254", Filters: []string{"f"}},
 		"keepOriginalNextHop":   {PeerIP: "10.1.1.254", KeepOriginalNextHop: true},
 		"nextHopMode":           {PeerIP: "10.1.1.254", NextHopMode: &keep},

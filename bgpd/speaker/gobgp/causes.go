@@ -87,12 +87,13 @@ func (c *causes) ended(addr netip.Addr, from, reason string) {
 // reads on after the state: "Idle: …".
 func (c *causes) explain(p speaker.Peer, asn uint32) string {
 	c.mu.Lock()
-	why, before := c.peers[p.Address], c.since[p.Address]
+	why := c.peers[p.Address]
+	before, known := c.since[p.Address]
 	c.mu.Unlock()
 	if p.LocalASN != 0 {
 		asn = p.LocalASN
 	}
-	if why.silent() {
+	if known && why.silent() {
 		if words := explainMD5(p, before, c.md5()); words != "" {
 			return words
 		}

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -352,6 +353,22 @@ func TestNextHopOnASegmentIsKeptForAnExternalPeerThere(t *testing.T) {
 				t.Errorf("next hop %s of b's own export, want b", got)
 			}
 		})
+	}
+}
+
+// TestPasswordThatIsTakenAwayIsForgotten: b waits for a, so that its listener decides.
+func TestPasswordThatIsTakenAwayIsForgotten(t *testing.T) {
+	a, b, da, db := pair(t, 64512, 64512)
+	bv := watch(b)
+	for _, password := range []speaker.Password{"first", "second", "", "third"} {
+		da.Peers, db.Peers = slices.Clone(da.Peers), slices.Clone(db.Peers)
+		da.Peers[0].Password, db.Peers[0].Password = password, password
+		apply(t, a, da)
+		apply(t, b, db)
+		bv.until(t, fmt.Sprintf("the session with password %q", string(password)), bv.established("127.0.0.1"))
+		apply(t, a, speaker.Desired{Global: da.Global})
+		apply(t, b, speaker.Desired{Global: db.Global})
+		bv.until(t, "its end", func() bool { return bv.peers[addr("127.0.0.1")].Removed })
 	}
 }
 
