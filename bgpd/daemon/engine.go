@@ -191,6 +191,8 @@ func (e *engine) logChanges(plan plan) {
 		switch {
 		case !known:
 			e.log.Info("peer added", "name", p.Name, "peer", p.Address, "asn", p.ASN, "type", string(p.Type))
+		case old.Peer != p.Peer && old.SameSession(p.Peer):
+			e.log.Info("peer changed, its session goes on", "name", p.Name, "peer", p.Address)
 		case old.Peer != p.Peer:
 			e.log.Info("peer changed, its session starts anew", "name", p.Name, "peer", p.Address, "asn", p.ASN, "type", string(p.Type))
 		}

@@ -296,6 +296,7 @@ func (c *computation) settle(p *Peer, s *v3.BGPPeerSpec) {
 		p.LocalAddress = netip.Addr{}
 	}
 	external := p.ASN != localASN
+	p.NextHop = nextHop(s, external)
 	p.Multihop = external // a peer need not be on our segment, as upstream has it
 	if s.TTLSecurity != nil && *s.TTLSecurity > 0 {
 		p.TTLSecurity, p.Multihop = *s.TTLSecurity, false
@@ -303,6 +304,22 @@ func (c *computation) settle(p *Peer, s *v3.BGPPeerSpec) {
 	if !external && c.self.cluster.IsValid() && !c.sameCluster(p.Node) {
 		p.ReflectorClient, p.ClusterID = true, c.self.cluster
 	}
+}
+
+// nextHop is upstream's rule: the mode, or without one the older field, which counts
+// for external peers alone.
+func nextHop(s *v3.BGPPeerSpec, external bool) speaker.NextHopMode {
+	switch {
+	case s.NextHopMode == nil && s.KeepOriginalNextHop && external:
+		return speaker.NextHopKeep
+	case s.NextHopMode == nil:
+		return speaker.NextHopAuto
+	case *s.NextHopMode == v3.NextHopMode(v3.NextHopModeSelf):
+		return speaker.NextHopSelf
+	case *s.NextHopMode == v3.NextHopMode(v3.NextHopModeKeep):
+		return speaker.NextHopKeep
+	}
+	return speaker.NextHopAuto
 }
 
 // sameCluster: the peer is another reflector of our cluster, not a client.

@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"pgregory.net/rapid"
 
+	"tortie/bgpd/speaker"
 	"tortie/internal/api"
 )
 
@@ -591,11 +592,8 @@ func TestOnlyAReflectorHasSegments(t *testing.T) {
 // TestFieldThatCannotBeCarriedOutTurnsItsPeerOff: on the nodes it is meant for,
 // and there it is named.
 func TestFieldThatCannotBeCarriedOutTurnsItsPeerOff(t *testing.T) {
-	keep := v3.NextHopMode("Keep")
 	for field, spec := range map[string]v3.BGPPeerSpec{
 		"filters":               {PeerIP: "10.1.1.254", Filters: []string{"f"}},
-		"keepOriginalNextHop":   {PeerIP: "10.1.1.254", KeepOriginalNextHop: true},
-		"nextHopMode":           {PeerIP: "10.1.1.254", NextHopMode: &keep},
 		"reachableBy":           {PeerIP: "10.1.1.254", ReachableBy: "10.1.1.1"},
 		"localWorkloadSelector": {LocalWorkloadSelector: "all()"},
 	} {
@@ -610,6 +608,34 @@ func TestFieldThatCannotBeCarriedOutTurnsItsPeerOff(t *testing.T) {
 			in.Peers[0].Spec.Node = "another"
 			if out := Compute(in); len(out.Problems) > 0 || len(out.Peers) > 0 {
 				t.Errorf("on a node it isn't meant for: peers %v, problems %q", out.Peers, out.Problems)
+			}
+		})
+	}
+}
+
+func TestNextHopModes(t *testing.T) {
+	mode := func(m string) *v3.NextHopMode { mode := v3.NextHopMode(m); return &mode }
+	for _, tt := range []struct {
+		name string
+		asn  numorstring.ASNumber
+		mode *v3.NextHopMode
+		keep bool
+		want speaker.NextHopMode
+	}{
+		{"nothing said", 64999, nil, false, speaker.NextHopAuto},
+		{"Auto", 64999, mode("Auto"), false, speaker.NextHopAuto},
+		{"Self", 64999, mode("Self"), false, speaker.NextHopSelf},
+		{"Keep", 64512, mode("Keep"), false, speaker.NextHopKeep},
+		{"the older field, external", 64999, nil, true, speaker.NextHopKeep},
+		{"the older field counts for external peers alone", 64512, nil, true, speaker.NextHopAuto},
+		{"the mode overrules the older field", 64999, mode("Auto"), true, speaker.NextHopAuto},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			out := Compute(Input{Node: "node1", Nodes: threeNodes()[:1], Peers: []*v3.BGPPeer{
+				aPeer("p", v3.BGPPeerSpec{PeerIP: "10.1.1.254", ASNumber: tt.asn, NextHopMode: tt.mode, KeepOriginalNextHop: tt.keep}),
+			}})
+			if len(out.Peers) != 1 || out.Peers[0].NextHop != tt.want {
+				t.Errorf("%+v, problems %q, want mode %d", out.Peers, out.Problems, tt.want)
 			}
 		})
 	}

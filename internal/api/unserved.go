@@ -8,8 +8,6 @@ import v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 func UnservedPeerFields(s *v3.BGPPeerSpec) []string {
 	return setFields([]field{
 		{"filters", len(s.Filters) > 0},
-		{"keepOriginalNextHop", s.KeepOriginalNextHop && s.NextHopMode == nil},
-		{"nextHopMode", s.NextHopMode != nil && *s.NextHopMode != v3.NextHopMode(v3.NextHopModeAuto)},
 		{"reachableBy", s.ReachableBy != ""},
 	})
 }

@@ -46,6 +46,8 @@ type Speaker struct {
 	closed  bool
 	applied speaker.Desired // what the server was last made to be
 	anchor  *anchor         // see anchor.go; nil when not restarting
+	// nextHops are the peers in each of the sets of nexthop.go.
+	nextHops map[speaker.NextHopMode]map[netip.Addr]bool
 }
 
 var _ speaker.Speaker = (*Speaker)(nil)
@@ -88,6 +90,7 @@ func (s *Speaker) Apply(ctx context.Context, d speaker.Desired) error {
 	}
 	return errors.Join(
 		s.applyExports(ctx, d.Exports),
+		s.applyNextHops(ctx, d.Peers),
 		s.applyPeers(ctx, d.Peers, first && s.restarting))
 }
 
@@ -146,27 +149,34 @@ func (s *Speaker) setTransit(ctx context.Context, g speaker.Global) error {
 	assignment := &gobgpapi.PolicyAssignment{
 		Name: "global", Direction: gobgpapi.PolicyDirection_EXPORT, DefaultAction: gobgpapi.RouteAction_ACCEPT,
 	}
-	var statement *gobgpapi.Statement
-	switch {
-	case !g.Transit:
-		statement = &gobgpapi.Statement{
+	var statements []*gobgpapi.Statement
+	if g.Transit {
+		if len(g.Segments) > 0 {
+			statement, err := s.keepNextHop(ctx, g.Segments)
+			if err != nil {
+				return err
+			}
+			statements = append(statements, statement)
+		}
+		more, err := s.nextHopStatements(ctx)
+		if err != nil {
+			return err
+		}
+		statements = append(statements, more...)
+	} else {
+		statements = append(statements, &gobgpapi.Statement{
 			Name:       ownExportsOnly,
 			Conditions: &gobgpapi.Conditions{RouteType: gobgpapi.Conditions_ROUTE_TYPE_LOCAL},
 			Actions:    &gobgpapi.Actions{RouteAction: gobgpapi.RouteAction_ACCEPT},
-		}
+		})
 		assignment.DefaultAction = gobgpapi.RouteAction_REJECT
-	case len(g.Segments) > 0:
-		var err error
-		if statement, err = s.keepNextHop(ctx, g.Segments); err != nil {
-			return err
-		}
 	}
-	if statement != nil {
+	for _, statement := range statements {
 		policy := &gobgpapi.Policy{Name: statement.Name, Statements: []*gobgpapi.Statement{statement}}
 		if err := s.server.AddPolicy(ctx, &gobgpapi.AddPolicyRequest{Policy: policy}); err != nil {
 			return fmt.Errorf("add BGP export policy: %w", err)
 		}
-		assignment.Policies = []*gobgpapi.Policy{{Name: statement.Name}}
+		assignment.Policies = append(assignment.Policies, &gobgpapi.Policy{Name: statement.Name})
 	}
 	err := s.server.SetPolicyAssignment(ctx, &gobgpapi.SetPolicyAssignmentRequest{Assignment: assignment})
 	if err != nil {
@@ -183,7 +193,7 @@ func (s *Speaker) keepNextHop(ctx context.Context, segments []netip.Prefix) (*go
 	for _, p := range segments {
 		list = append(list, p.Masked().String())
 	}
-	set := &gobgpapi.DefinedSet{DefinedType: gobgpapi.DefinedType_NEIGHBOR, Name: onSegment, List: list}
+	set := neighborSet(onSegment, list...)
 	if err := s.server.AddDefinedSet(ctx, &gobgpapi.AddDefinedSetRequest{DefinedSet: set}); err != nil {
 		return nil, fmt.Errorf("name the peers on our segments: %w", err)
 	}
@@ -193,7 +203,7 @@ func (s *Speaker) keepNextHop(ctx context.Context, segments []netip.Prefix) (*go
 			NeighborSet:   &gobgpapi.MatchSet{Type: gobgpapi.MatchSet_ANY, Name: onSegment},
 			NextHopInList: list,
 		},
-		Actions: &gobgpapi.Actions{RouteAction: gobgpapi.RouteAction_ACCEPT, Nexthop: &gobgpapi.NexthopAction{Unchanged: true}},
+		Actions: &gobgpapi.Actions{Nexthop: &gobgpapi.NexthopAction{Unchanged: true}},
 	}, nil
 }
 
@@ -252,6 +262,14 @@ func (s *Speaker) applyPeers(ctx context.Context, want []speaker.Peer, restartin
 	for _, p := range want {
 		old, exists := have[p.Address]
 		if exists && old == p {
+			continue
+		}
+		if exists && old.SameSession(p) {
+			if err := s.advertiseAnew(ctx, p); err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			have[p.Address] = p
 			continue
 		}
 		if err := s.setPeer(ctx, p, old, exists, restarting); err != nil {

@@ -356,6 +356,54 @@ func TestNextHopOnASegmentIsKeptForAnExternalPeerThere(t *testing.T) {
 	}
 }
 
+// TestNextHopModeIsFollowedWithoutANewSession: a is internal to b, c external, all of
+// them on one segment.
+func TestNextHopModeIsFollowedWithoutANewSession(t *testing.T) {
+	a, b, da, db := pair(t, 64512, 64512)
+	c := newSpeaker(t, gobgp.Config{})
+	port := da.Global.Port
+	da.Exports = []speaker.Export{{Prefix: prefix("10.65.1.0/26")}}
+	db.Exports = []speaker.Export{{Prefix: prefix("10.65.2.0/26")}}
+	db.Global.Transit, db.Global.Segments = true, []netip.Prefix{prefix("127.0.0.0/24")}
+	toC := peer("127.0.0.2", "127.0.0.3", 64999, port)
+	toC.Passive = true
+	dc := speaker.Desired{Global: global("127.0.0.3", 64999, port), Peers: []speaker.Peer{peer("127.0.0.3", "127.0.0.2", 64512, port)}}
+	startAll(t, map[*gobgp.Speaker]speaker.Global{c: dc.Global})
+	apply(t, a, da)
+	cv := watch(c)
+	var up time.Time
+	for i, tt := range []struct {
+		mode speaker.NextHopMode
+		want string
+	}{
+		{speaker.NextHopAuto, "127.0.0.1"}, {speaker.NextHopSelf, "127.0.0.2"}, {speaker.NextHopKeep, "127.0.0.1"},
+		{speaker.NextHopSelf, "127.0.0.2"}, {speaker.NextHopAuto, "127.0.0.1"},
+	} {
+		toC.NextHop = tt.mode
+		db.Peers = []speaker.Peer{db.Peers[0], toC}
+		apply(t, b, db)
+		if i == 0 {
+			apply(t, c, dc)
+		}
+		cv.until(t, fmt.Sprintf("next hop %s by mode %d", tt.want, tt.mode), func() bool {
+			return cv.best[prefix("10.65.1.0/26")].NextHop == addr(tt.want)
+		})
+		if got := cv.best[prefix("10.65.2.0/26")].NextHop; i > 0 && got != addr("127.0.0.2") {
+			t.Errorf("mode %d: next hop %s of b's own export, want b", tt.mode, got)
+		}
+		peers, err := c.Peers(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			up = peers[0].Since
+		}
+		if peers[0].Since != up {
+			t.Errorf("mode %d: the session is up since %v, was since %v", tt.mode, peers[0].Since, up)
+		}
+	}
+}
+
 // TestPasswordThatIsTakenAwayIsForgotten: b waits for a, so that its listener decides.
 func TestPasswordThatIsTakenAwayIsForgotten(t *testing.T) {
 	a, b, da, db := pair(t, 64512, 64512)
