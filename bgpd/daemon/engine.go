@@ -159,6 +159,7 @@ func (e *engine) take(ctx context.Context, plan plan) {
 	for _, p := range plan.Peers {
 		e.names[p.Address] = p
 	}
+	e.fib.Reach(plan.Gateways())
 	e.fib.Expect(plan.Desired().Peers, scopeOf(plan), e.now())
 	e.tell(ctx)
 }
@@ -343,6 +344,7 @@ func (e *engine) problems() []string {
 	}
 	out = append(out, e.plan.Problems...)
 	out = append(out, e.plan.unreadable...)
+	out = append(out, e.fib.Problems()...)
 	unreachable := 0
 	example := ""
 	for _, entry := range e.fib.Entries() {

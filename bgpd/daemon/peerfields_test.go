@@ -142,6 +142,36 @@ func (l *torLab) listens(want ...string) {
 	})
 }
 
+// TestReachableByAgainstBIRD: BIRD peers from a loopback address that nothing else leads
+// to. The routes it announces are reached by the same gateway.
+func TestReachableByAgainstBIRD(t *testing.T) {
+	const sessions = `
+protocol bgp v4 from node { local 10.99.0.1; multihop; neighbor 10.1.1.11 as 64512; ipv4 { import all; export filter own; }; }
+protocol bgp v6 from node { local fd99::1; multihop; neighbor fd01::11 as 64512; ipv6 { import all; export filter own; }; }
+`
+	by := func(gateway string) func(s *v3.BGPPeerSpec) { return func(s *v3.BGPPeerSpec) { s.ReachableBy = gateway } }
+	l := newTorLab(t, sessions, torPeer("tor-v4", "10.99.0.1", by("10.1.1.254")), torPeer("tor-v6", "fd99::1", by("fd01::fe")))
+	l.run("router", "ip", "addr", "add", "10.99.0.1/32", "dev", "lo")
+	l.run("router", "ip", "addr", "add", "fd99::1/128", "dev", "lo")
+	l.run("node1", "ip", "route", "del", "default")
+	l.run("node1", "ip", "-6", "route", "del", "default")
+	l.startNode("node1", l.content())
+	l.peer("the session by the gateway, IPv4", "tor-v4", isUp)
+	l.peer("the session by the gateway, IPv6", "tor-v6", isUp)
+	l.learned("node1", "10.200.0.0/24 via 10.1.1.254 dev eth0", "fd20::/64 via fd01::fe dev eth0", "10.99.0.1 via 10.1.1.254 dev eth0", "fd99::1 via fd01::fe dev eth0")
+
+	l.have(torPeer("tor-v4", "10.99.0.1", by("10.77.0.1")))
+	l.write()
+	l.problem("peer 10.99.0.1 is not reachable by 10.77.0.1", "set spec.reachableBy")
+	l.have(torPeer("tor-v4", "10.99.0.1", nil))
+	l.write()
+	l.until("the route to the peer to go", func() (bool, string) {
+		out := l.run("node1", "ip", "route", "show", "proto", "81")
+		return !strings.Contains(out, "10.99.0.1"), out
+	})
+	l.peer("the other session", "tor-v6", isUp)
+}
+
 // TestAChangeOfOnePeerLeavesTheOthersAlone: sessions go on and no packet is lost while
 // peers are added, changed and removed, the node's mesh included.
 func TestAChangeOfOnePeerLeavesTheOthersAlone(t *testing.T) {

@@ -39,6 +39,7 @@ type FIB struct {
 	filter   filter.Scope // scope and what was read of the kernel
 	restart  *restart
 	keep     *keep
+	reach    reach
 	// wasRead and wasTold: before the kernel has been read and the scope is known,
 	// no decision could be right, and a wrong one would take a held route away.
 	wasRead, wasTold bool
@@ -160,11 +161,11 @@ func (f *FIB) Read(ctx context.Context) error {
 		}
 	}
 	f.picture, f.wasRead = p, true
-	var own []netip.Addr
-	for _, a := range p.addresses {
-		own = append(own, a.Prefix.Addr())
+	before := f.reach.routes
+	f.resolveBy(p)
+	for dst := range before {
+		f.decide(dst)
 	}
-	f.resolver = NewResolver(p.routes, p.links, own)
 	f.decideAll()
 	return nil
 }
@@ -185,6 +186,9 @@ func (f *FIB) QueueResync() {
 
 // Installed reports whether a route of bgpd's to dst is desired.
 func (f *FIB) Installed(dst netip.Prefix) bool {
+	if _, ok := f.reach.routes[dst]; ok {
+		return true
+	}
 	e := f.entries[dst]
 	return e.Kernel != "" && e.Carried == ""
 }
@@ -239,6 +243,9 @@ func (f *FIB) decideAll() {
 				filter.Segment{Prefix: a.Prefix.Masked(), Link: f.resolver.linkName(a.Link)})
 		}
 	}
+	for dst := range f.reach.routes {
+		f.decide(dst)
+	}
 	for prefix := range f.best {
 		f.decide(prefix)
 	}
@@ -248,6 +255,10 @@ func (f *FIB) decideAll() {
 // be one.
 func (f *FIB) decide(prefix netip.Prefix) {
 	if !f.wasRead || !f.wasTold {
+		return
+	}
+	if f.declared(prefix) {
+		delete(f.entries, prefix)
 		return
 	}
 	table := f.tables[kernel.FamilyOf(prefix.Addr())]

@@ -260,8 +260,12 @@ func (c *computation) addressed(r *v3.BGPPeer) ([]Peer, error) {
 	if !local.IsValid() {
 		return nil, fmt.Errorf("%s can't be reached: this node has no address of that family", remote)
 	}
+	by, err := gateway(r.Spec.ReachableBy, remote)
+	if err != nil {
+		return nil, err
+	}
 	asn := uint32(r.Spec.ASNumber)
-	p := Peer{Peer: speaker.Peer{
+	p := Peer{Gateway: by, Peer: speaker.Peer{
 		Address: remote, Port: port, ASN: asn, LocalAddress: local, RestartTime: DefaultRestartTime,
 	}}
 	if n := c.byAddr[remote]; n != nil {

@@ -62,6 +62,8 @@ type Peer struct {
 	Node string
 	// Reason says in words why there is such a session.
 	Reason string
+	// Gateway is by which address it is to be reached; invalid for none said.
+	Gateway netip.Addr
 }
 
 // Export is a prefix this node advertises and why.
@@ -113,6 +115,17 @@ func (o Output) Desired() speaker.Desired {
 		d.Exports = append(d.Exports, speaker.Export{Prefix: e.Prefix})
 	}
 	return d
+}
+
+// Gateways are by which address some peers are to be reached.
+func (o Output) Gateways() map[netip.Addr]netip.Addr {
+	out := map[netip.Addr]netip.Addr{}
+	for _, p := range o.Peers {
+		if p.Gateway.IsValid() {
+			out[p.Address] = p.Gateway
+		}
+	}
+	return out
 }
 
 // Export finds the export of a prefix: there may be as many as there are services.

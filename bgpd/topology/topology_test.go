@@ -594,7 +594,6 @@ func TestOnlyAReflectorHasSegments(t *testing.T) {
 func TestFieldThatCannotBeCarriedOutTurnsItsPeerOff(t *testing.T) {
 	for field, spec := range map[string]v3.BGPPeerSpec{
 		"filters":               {PeerIP: "10.1.1.254", Filters: []string{"f"}},
-		"reachableBy":           {PeerIP: "10.1.1.254", ReachableBy: "10.1.1.1"},
 		"localWorkloadSelector": {LocalWorkloadSelector: "all()"},
 	} {
 		t.Run(field, func(t *testing.T) {
@@ -608,6 +607,33 @@ func TestFieldThatCannotBeCarriedOutTurnsItsPeerOff(t *testing.T) {
 			in.Peers[0].Spec.Node = "another"
 			if out := Compute(in); len(out.Problems) > 0 || len(out.Peers) > 0 {
 				t.Errorf("on a node it isn't meant for: peers %v, problems %q", out.Peers, out.Problems)
+			}
+		})
+	}
+}
+
+func TestGatewayOfAPeer(t *testing.T) {
+	for _, tt := range []struct{ name, peer, by, want string }{
+		{"IPv4", "10.9.9.9", "10.1.1.254", ""},
+		{"IPv6", "fd09::9", "fd01::fe", ""},
+		{"no address", "10.9.9.9", "router", `spec.reachableBy "router" is not the address of a router`},
+		{"nobody's address", "10.9.9.9", "0.0.0.0", `spec.reachableBy "0.0.0.0" is not the address of a router`},
+		{"another family", "10.9.9.9", "fd01::fe", "spec.reachableBy fd01::fe is not of the family of spec.peerIP 10.9.9.9"},
+		{"the peer itself", "10.9.9.9", "10.9.9.9", "spec.reachableBy 10.9.9.9 is the peer itself: leave it out, or name the router on the way"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			out := Compute(Input{Node: "node1", Nodes: threeNodes()[:1], Peers: []*v3.BGPPeer{
+				aPeer("p", v3.BGPPeerSpec{PeerIP: tt.peer, ASNumber: 64999, ReachableBy: tt.by}),
+				aPeer("other", v3.BGPPeerSpec{PeerIP: "10.1.1.253", ASNumber: 64999}),
+			}})
+			if tt.want == "" {
+				if got := fmt.Sprint(out.Gateways()); got != "map["+tt.peer+":"+tt.by+"]" || len(out.Problems) > 0 {
+					t.Errorf("gateways %s, problems %q", got, out.Problems)
+				}
+				return
+			}
+			if want := "BGPPeer p: " + tt.want + "; the peer is not configured"; len(out.Problems) != 1 || out.Problems[0] != want || len(out.Peers) != 1 {
+				t.Errorf("problems %q, want %q", out.Problems, want)
 			}
 		})
 	}

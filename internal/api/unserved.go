@@ -8,7 +8,6 @@ import v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 func UnservedPeerFields(s *v3.BGPPeerSpec) []string {
 	return setFields([]field{
 		{"filters", len(s.Filters) > 0},
-		{"reachableBy", s.ReachableBy != ""},
 	})
 }
 
