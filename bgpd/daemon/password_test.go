@@ -36,7 +36,9 @@ func TestPasswordsAgainstBIRD(t *testing.T) {
 	l.peer("the right password, IPv6", "tor-v6", isUp)
 	l.learned("node1", "10.200.0.0/24", "fd20::/64")
 
-	mismatch := func(p *nodestatus.Peer) bool { return !isUp(p) && strings.Contains(p.Info, "likely a TCP MD5 mismatch") }
+	mismatch := func(p *nodestatus.Peer) bool {
+		return !isUp(p) && strings.Contains(p.Info, "likely a TCP MD5 mismatch")
+	}
 	l.reconfigure(torSessions(birdPassword("quatre"), birdPassword("six")))
 	l.peer("the cause of a session with the wrong password, IPv4", "tor-v4", mismatch)
 	l.password("tor", "v4", "quatre")

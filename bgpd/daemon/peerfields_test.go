@@ -149,7 +149,9 @@ func TestReachableByAgainstBIRD(t *testing.T) {
 protocol bgp v4 from node { local 10.99.0.1; multihop; neighbor 10.1.1.11 as 64512; ipv4 { import all; export filter own; }; }
 protocol bgp v6 from node { local fd99::1; multihop; neighbor fd01::11 as 64512; ipv6 { import all; export filter own; }; }
 `
-	by := func(gateway string) func(s *v3.BGPPeerSpec) { return func(s *v3.BGPPeerSpec) { s.ReachableBy = gateway } }
+	by := func(gateway string) func(s *v3.BGPPeerSpec) {
+		return func(s *v3.BGPPeerSpec) { s.ReachableBy = gateway }
+	}
 	l := newTorLab(t, sessions, torPeer("tor-v4", "10.99.0.1", by("10.1.1.254")), torPeer("tor-v6", "fd99::1", by("fd01::fe")))
 	l.run("router", "ip", "addr", "add", "10.99.0.1/32", "dev", "lo")
 	l.run("router", "ip", "addr", "add", "fd99::1/128", "dev", "lo")

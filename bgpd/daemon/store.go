@@ -5,6 +5,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -50,7 +51,9 @@ type store struct {
 	mu      sync.Mutex // the Syncer and the Secrets tell from goroutines of their own
 	secrets map[string]topology.Secret
 	objects map[api.Kind]map[api.Key]api.Object
-	invalid map[string]string // by key, or by the path of what has none
+	invalid map[string]string  // by key, or by the path of what has none
+	unknown map[api.Key]string // what is not read of a resource about BGP
+	reg     *api.Registry
 	inSync  bool
 	last    *plan
 }
@@ -61,6 +64,7 @@ func newStore(node string) *store {
 	s := &store{
 		node: node, plans: make(chan plan, 1), want: func([]string) {}, secrets: map[string]topology.Secret{},
 		objects: map[api.Kind]map[api.Key]api.Object{}, invalid: map[string]string{},
+		unknown: map[api.Key]string{}, reg: api.NewRegistry(),
 	}
 	for _, r := range ranges() {
 		s.objects[r.Kind] = map[api.Key]api.Object{}
@@ -108,6 +112,7 @@ func (s *store) update(u datastore.SyncUpdate) bool {
 		s.invalid[name] = fmt.Sprintf("%s can't be read and is ignored: %v", u.Invalid.Path, u.Invalid.Err)
 	}
 	old, known := objects[u.Key]
+	others := s.noteUnknown(u)
 	if u.Entry == nil {
 		delete(objects, u.Key)
 		return known || wasProblem || u.Invalid != nil
@@ -119,7 +124,26 @@ func (s *store) update(u datastore.SyncUpdate) bool {
 		return known || wasProblem
 	}
 	objects[u.Key] = u.Entry.Object
-	return old == nil || !reflect.DeepEqual(old, u.Entry.Object)
+	return old == nil || others || !reflect.DeepEqual(old, u.Entry.Object)
+}
+
+// noteUnknown notes which fields of a resource a newer program has written, and reports
+// whether they are others than before.
+func (s *store) noteUnknown(u datastore.SyncUpdate) bool {
+	before := s.unknown[u.Key]
+	delete(s.unknown, u.Key)
+	switch u.Key.Kind {
+	case api.KindBGPPeer, api.KindBGPConfiguration:
+	default:
+		return false
+	}
+	if u.Entry == nil {
+		return before != ""
+	}
+	if fields := s.reg.UnknownFields(u.Key.Kind, u.Entry.Unknown); len(fields) > 0 {
+		s.unknown[u.Key] = fmt.Sprintf("%s %s: %s: not known to this version, without effect", u.Key.Kind, u.Key.Name, strings.Join(fields, ", "))
+	}
+	return before != s.unknown[u.Key]
 }
 
 func keyName(k api.Key) string {
@@ -183,6 +207,7 @@ func (s *store) compute() {
 	if !s.follow(out.Secrets) {
 		return
 	}
+	out.Problems = slices.Concat(out.Problems, slices.Sorted(maps.Values(s.unknown)))
 	self := api.Key{Kind: api.KindNode, Name: s.node}
 	if _, broken := s.invalid[self.String()]; broken && out.NoNode {
 		out.NoNode = false

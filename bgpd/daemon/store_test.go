@@ -90,6 +90,31 @@ func TestPlanWaitsForTheSecretsItNeeds(t *testing.T) {
 	}
 }
 
+func TestFieldsOfANewerProgramAreNamed(t *testing.T) {
+	s := newStore("node1")
+	s.OnUpdates([]datastore.SyncUpdate{updateOf(node("node1", "10.1.1.11/24"))})
+	s.OnStatus(datastore.InSync)
+	taken(s)
+	stored := func(spec string) datastore.SyncUpdate {
+		key := api.Key{Kind: api.KindBGPPeer, Name: "tor"}
+		obj, unknown, err := api.NewRegistry().Decode(key, []byte(`{"kind":"BGPPeer","apiVersion":"projectcalico.org/v3","metadata":{"name":"tor"},"spec":{"peerIP":"10.1.1.254","asNumber":64999`+spec+`}}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return datastore.SyncUpdate{Key: key, Entry: &datastore.Entry{Key: key, Object: obj, Unknown: unknown}}
+	}
+	for _, tt := range []struct{ spec, want string }{
+		{`,"keepaliveTime":"5s"`, "BGPPeer tor: spec.keepaliveTime: not known to this version, without effect"},
+		{`,"keepaliveTime":"5s","more":1`, "BGPPeer tor: spec.keepaliveTime, spec.more: not known to this version, without effect"},
+		{``, ""},
+	} {
+		s.OnUpdates([]datastore.SyncUpdate{stored(tt.spec)})
+		if p, ok := taken(s); !ok || len(p.Peers) != 1 || strings.Join(p.Problems, "\n") != tt.want {
+			t.Errorf("%q: planned %v, peers %v, problems %q", tt.spec, ok, p.Peers, p.Problems)
+		}
+	}
+}
+
 func TestOnlyTheLastPlanCounts(t *testing.T) {
 	s := newStore("node1")
 	s.OnStatus(datastore.InSync)

@@ -28,7 +28,7 @@ func (c *computation) password(field string, p *v3.BGPPassword) (speaker.Passwor
 	}
 	ref := p.SecretKeyRef
 	if ref == nil || ref.Name == "" || ref.Key == "" {
-		return "", fmt.Errorf("%s.secretKeyRef wants the name of a secret and a key in it", field)
+		return "", fmt.Errorf("%s.secretKeyRef: want the name of a secret and a key in it", field)
 	}
 	if !slices.Contains(c.out.Secrets, ref.Name) {
 		c.out.Secrets = append(c.out.Secrets, ref.Name)

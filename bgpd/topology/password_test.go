@@ -38,7 +38,7 @@ func TestPasswordOfAPeer(t *testing.T) {
 			"spec.password: key tor: there is no Secret bgp in namespace ns: create it",
 		},
 		{"not read yet", inSecret("bgp", "tor"), nil, "", "spec.password: secret bgp has not been read yet"},
-		{"no name", &v3.BGPPassword{}, nil, "", "spec.password.secretKeyRef wants the name of a secret and a key in it"},
+		{"no name", &v3.BGPPassword{}, nil, "", "spec.password.secretKeyRef: want the name of a secret and a key in it"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			out := Compute(Input{Node: "node1", Nodes: threeNodes()[:1], Secrets: tt.secrets, Peers: []*v3.BGPPeer{

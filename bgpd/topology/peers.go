@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -74,6 +75,9 @@ func (c *computation) explicitPeers() {
 		return strings.Compare(a.Name, b.Name)
 	})
 	for _, r := range in {
+		if why := api.PeerWithoutNode(r, c.in.Nodes); why != "" {
+			c.problem("BGPPeer %s: %s; nobody has this session", r.Name, why)
+		}
 		peers, err := c.resolve(r)
 		if err != nil {
 			c.problem("BGPPeer %s: %v; the peer is not configured", r.Name, err)
@@ -129,7 +133,10 @@ func (c *computation) add(r *v3.BGPPeer, p Peer) {
 	}
 	p.Reason = "BGPPeer " + r.Name
 	if other, taken := c.peers[p.Address]; taken {
-		if other.Peer != p.Peer {
+		if other.Port != p.Port {
+			c.problem("BGPPeer %s: %s is already the peer of BGPPeer %s, on port %d: this version has one session with an address, whatever the ports; "+
+				"give the other speaker there an address of its own; it is not configured", r.Name, p.Address, other.Name, other.Port)
+		} else if other.Peer != p.Peer {
 			c.problem("BGPPeer %s: %s is already the peer of BGPPeer %s, with other settings; it is not configured",
 				r.Name, p.Address, other.Name)
 		}
@@ -159,7 +166,7 @@ func (c *computation) resolve(r *v3.BGPPeer) ([]Peer, error) {
 		return nil, err
 	}
 	// Only now, so that a node that has no part in it doesn't complain.
-	if err := refuse(&r.Spec); err != nil {
+	if err := refuse(r); err != nil {
 		return nil, err
 	}
 	password, err := c.password("spec.password", r.Spec.Password)
@@ -173,11 +180,14 @@ func (c *computation) resolve(r *v3.BGPPeer) ([]Peer, error) {
 	return peers, nil
 }
 
-// refuse names a field this version can't carry out. Such a peer must not come
-// up without it: it would advertise or accept what the field forbids.
-func refuse(s *v3.BGPPeerSpec) error {
-	if unserved := api.UnservedPeerFields(s); len(unserved) > 0 {
+// refuse names a field this version can't carry out, or whose value makes no sense. Such
+// a peer must not come up without it: it would advertise or accept what the field forbids.
+func refuse(r *v3.BGPPeer) error {
+	if unserved := api.UnservedPeerFields(&r.Spec); len(unserved) > 0 {
 		return fmt.Errorf("spec.%s is not supported by this version", unserved[0])
+	}
+	if problems := api.PeerProblems(r); len(problems) > 0 {
+		return errors.New(problems[0].String())
 	}
 	return nil
 }

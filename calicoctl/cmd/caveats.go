@@ -1,12 +1,15 @@
 package cmd
 
 import (
+	"context"
 	"fmt"
 	"strings"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 
+	"tortie/calicoctl/resource"
 	"tortie/internal/api"
+	"tortie/internal/datastore"
 )
 
 // caveats say which of the objects written ask for something that the daemons of
@@ -35,6 +38,36 @@ func caveats(written []api.Object) []string {
 	if len(ipip) > 0 {
 		texts = append(texts, fmt.Sprintf("IP pool %s: IPIP is stored but not carried out yet; pods are routed without encapsulation, "+
 			"so routers between the nodes must know the routes to them; vxlanMode is carried out", strings.Join(ipip, ", ")))
+	}
+	return texts
+}
+
+// peersOfNobody names the BGPPeers written that mean none of the nodes there are. When
+// those can't be read nothing is said: what was to be written is.
+func peersOfNobody(ctx context.Context, store *resource.Store, written []api.Object) (texts []string) {
+	var peers []*v3.BGPPeer
+	for _, obj := range written {
+		if p, ok := obj.(*v3.BGPPeer); ok {
+			peers = append(peers, p)
+		}
+	}
+	if len(peers) == 0 {
+		return nil
+	}
+	list, err := store.Client.List(ctx, datastore.Range{Kind: api.KindNode})
+	if err != nil {
+		return nil
+	}
+	var nodes []*api.Node
+	for _, entry := range list.Entries {
+		if n, ok := entry.Object.(*api.Node); ok {
+			nodes = append(nodes, n)
+		}
+	}
+	for _, p := range peers {
+		if why := api.PeerWithoutNode(p, nodes); why != "" {
+			texts = append(texts, fmt.Sprintf("BGPPeer %s: %s; nobody has this session yet", p.Name, why))
+		}
 	}
 	return texts
 }

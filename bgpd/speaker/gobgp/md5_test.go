@@ -32,7 +32,9 @@ func TestSessionWithoutAnswerNamesAPasswordMismatch(t *testing.T) {
 	silent := func(c *causes, addr netip.Addr) { c.dialFailed(addr, timeout{errors.New("i/o timeout")}) }
 	waiting := func(*causes, netip.Addr) {}
 	heldOn := func(c *causes, addr netip.Addr) { c.notified(addr, holdTimerWords()+": nothing was heard", true) }
-	refused := func(c *causes, addr netip.Addr) { c.dialFailed(addr, os.NewSyscallError("connect", errors.New("refused"))) }
+	refused := func(c *causes, addr netip.Addr) {
+		c.dialFailed(addr, os.NewSyscallError("connect", errors.New("refused")))
+	}
 	for _, tt := range []struct {
 		name     string
 		password speaker.Password
