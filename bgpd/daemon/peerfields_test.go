@@ -212,3 +212,46 @@ func TestAChangeOfOnePeerLeavesTheOthersAlone(t *testing.T) {
 		t.Errorf("%d of %d packets lost", lost, sent)
 	}
 }
+
+// TestASNumberChangedLiveLosesNoPacket: of the whole cluster, on one node after the
+// other, under traffic; and of one session. Each side keeps what it knew until the other
+// has told everything again.
+func TestASNumberChangedLiveLosesNoPacket(t *testing.T) {
+	l := newTorLab(t, "")
+	asn := func(n numorstring.ASNumber) *v3.BGPConfiguration {
+		on := true
+		return &v3.BGPConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "default"}, Spec: v3.BGPConfigurationSpec{NodeToNodeMeshEnabled: &on, ASNumber: &n}}
+	}
+	l.have(asn(64512))
+	names := []string{"node1", "node2"}
+	for _, name := range names {
+		l.startNode(name, l.content())
+	}
+	l.learned("node1", "10.65.2.0/26", "fd65:2::/122")
+	l.learned("node2", "10.65.1.0/26", "fd65:1::/122")
+	l.peer("the mesh", "node2", isUp)
+	stop4 := l.traffic("node1", "10.65.1.1", "node2", "10.65.2.1")
+	stop6 := l.traffic("node2", "fd65:2::1", "node1", "fd65:1::1")
+	ended := func() {
+		t.Helper()
+		for name, stop := range map[string]func() (int, int){"IPv4": stop4, "IPv6": stop6} {
+			if sent, lost := stop(); lost != 0 {
+				t.Errorf("%s: %d of %d packets lost", name, lost, sent)
+			}
+		}
+	}
+	l.have(asn(4200000000))
+	for _, name := range names {
+		l.store(name, l.content())
+		l.until(name+" to have the new AS number", func() (bool, string) {
+			st, err := l.status(name).Status(t.Context(), &nodestatus.StatusRequest{})
+			return err == nil && st.Asn == 4200000000, fmt.Sprint(st, err)
+		})
+	}
+	for _, family := range []string{"10.1.1.12", "fd01::12"} {
+		l.peer("the mesh with the new AS number", family, func(p *nodestatus.Peer) bool { return p.Asn == 4200000000 && isUp(p) })
+	}
+	l.learned("node1", "10.65.2.0/26", "fd65:2::/122")
+	l.learned("node2", "10.65.1.0/26", "fd65:1::/122")
+	ended()
+}

@@ -96,7 +96,7 @@ func (l *torLab) password(secret, key, value string) {
 	}
 }
 
-// peer waits for a peer of node1 that is as asked.
+// peer waits for a peer of node1, by name or address, that is as asked.
 func (l *torLab) peer(what, name string, met func(p *nodestatus.Peer) bool) *nodestatus.Peer {
 	l.t.Helper()
 	client := l.status("node1")
@@ -107,7 +107,7 @@ func (l *torLab) peer(what, name string, met func(p *nodestatus.Peer) bool) *nod
 			return false, err.Error()
 		}
 		for _, p := range resp.Peers {
-			if p.Name == name {
+			if p.Name == name || p.Address == name {
 				found = p
 				return met(p), fmt.Sprintf("%s %s: %s", p.Address, p.State, p.Info)
 			}

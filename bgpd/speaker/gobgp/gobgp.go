@@ -78,7 +78,7 @@ func (s *Speaker) Apply(ctx context.Context, d speaker.Desired) error {
 		return errors.New("apply BGP configuration: the speaker is closed")
 	}
 	if s.started && !sameGlobal(s.applied.Global, d.Global) {
-		if err := s.stop(ctx); err != nil {
+		if err := s.stop(ctx, d.Peers); err != nil {
 			return err
 		}
 	}
@@ -122,13 +122,20 @@ func (s *Speaker) start(ctx context.Context, g speaker.Global) error {
 	return nil
 }
 
-// stop ends all sessions with a NOTIFICATION. A restart of the process must not
-// come through here.
-func (s *Speaker) stop(ctx context.Context) error {
+// stop ends all sessions with a NOTIFICATION; those with the peers in next come back. A
+// restart of the process must not come through here.
+func (s *Speaker) stop(ctx context.Context, next []speaker.Peer) error {
 	s.anchor.close(ctx)
 	s.anchor = nil
+	stays := map[netip.Addr]bool{}
+	for _, p := range next {
+		stays[p.Address] = true
+		s.hold(p)
+	}
 	for _, p := range s.applied.Peers {
-		s.events.forget(p.Address)
+		if !stays[p.Address] {
+			s.events.forget(p.Address)
+		}
 	}
 	if err := s.server.StopBgp(ctx, &gobgpapi.StopBgpRequest{}); err != nil {
 		return fmt.Errorf("stop BGP speaker: %w", err)
@@ -272,7 +279,10 @@ func (s *Speaker) applyPeers(ctx context.Context, want []speaker.Peer, restartin
 			have[p.Address] = p
 			continue
 		}
-		if err := s.setPeer(ctx, p, old, exists, restarting); err != nil {
+		if exists {
+			s.hold(p)
+		}
+		if err := s.setPeer(ctx, p, exists, restarting); err != nil {
 			errs = append(errs, err)
 			continue
 		}
@@ -285,11 +295,10 @@ func (s *Speaker) applyPeers(ctx context.Context, want []speaker.Peer, restartin
 	return errors.Join(errs...)
 }
 
-// setPeer adds a peer or changes one. Everything in a Peer is part of what is
-// said in an OPEN or of the TCP connection, so a change resets the session.
+// setPeer adds a peer or changes one, by a new session.
 // UpdatePeer is used for nothing less than that: on a session it leaves up it
 // forgets which families the peer restarts gracefully.
-func (s *Speaker) setPeer(ctx context.Context, p, old speaker.Peer, exists, restarting bool) error {
+func (s *Speaker) setPeer(ctx context.Context, p speaker.Peer, exists, restarting bool) error {
 	conf := peerToAPI(p, restarting)
 	if !exists {
 		s.events.expect(p.Address)
@@ -299,7 +308,7 @@ func (s *Speaker) setPeer(ctx context.Context, p, old speaker.Peer, exists, rest
 		}
 		return nil
 	}
-	if err := s.deletePeer(ctx, old); err != nil {
+	if err := s.deletePeer(ctx, s.asApplied(p.Address)); err != nil {
 		return fmt.Errorf("change peer %s: %w", p.Address, err)
 	}
 	s.causes.clear(p.Address)
@@ -308,6 +317,12 @@ func (s *Speaker) setPeer(ctx context.Context, p, old speaker.Peer, exists, rest
 		return fmt.Errorf("change peer %s: %w", p.Address, err)
 	}
 	return nil
+}
+
+// asApplied is a configured peer as the server has it.
+func (s *Speaker) asApplied(addr netip.Addr) speaker.Peer {
+	i := slices.IndexFunc(s.applied.Peers, func(p speaker.Peer) bool { return p.Address == addr })
+	return s.applied.Peers[i]
 }
 
 // Close implements speaker.Speaker.
@@ -320,7 +335,7 @@ func (s *Speaker) Close() error {
 	s.closed = true
 	var err error
 	if s.started {
-		err = s.stop(context.Background())
+		err = s.stop(context.Background(), nil)
 	}
 	if s.stopWatch != nil {
 		s.stopWatch()

@@ -420,6 +420,41 @@ func TestPasswordThatIsTakenAwayIsForgotten(t *testing.T) {
 	}
 }
 
+// TestChangeOfAPeerIsARestartToBothSides: what is learned may be kept until the new
+// session has told everything again, by us and by the peer.
+func TestChangeOfAPeerIsARestartToBothSides(t *testing.T) {
+	for name, change := range map[string]func(da, db *speaker.Desired){
+		"of the peer": func(da, _ *speaker.Desired) { da.Peers[0].RestartTime = 77 * time.Second },
+		"of the speaker": func(da, db *speaker.Desired) {
+			da.Global.ASN, db.Peers[0].ASN = 64513, 64513
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, b, da, db := pair(t, 64512, 64512)
+			da.Exports = []speaker.Export{{Prefix: prefix("10.65.1.0/26")}}
+			apply(t, b, db)
+			apply(t, a, da)
+			av, bv := watch(a), watch(b)
+			av.until(t, "End-of-RIB of b", av.endOfRIB("127.0.0.2"))
+			bv.until(t, "End-of-RIB of a", bv.endOfRIB("127.0.0.1"))
+			da.Peers, db.Peers = slices.Clone(da.Peers), slices.Clone(db.Peers)
+			change(&da, &db)
+			apply(t, a, da)
+			av.until(t, "a's side of the restart", func() bool { s := av.peers[addr("127.0.0.2")]; return !s.Established && s.Restarting })
+			bv.until(t, "b's side of the restart", func() bool { s := bv.peers[addr("127.0.0.1")]; return !s.Established && s.Restarting })
+			apply(t, b, db)
+			bv.until(t, "End-of-RIB of a again", bv.endOfRIB("127.0.0.1"))
+			av.until(t, "End-of-RIB of b again", av.endOfRIB("127.0.0.2"))
+			if s := av.peers[addr("127.0.0.2")]; s.Restarting {
+				t.Error("the restart doesn't end")
+			}
+			if _, there := bv.best[prefix("10.65.1.0/26")]; !there {
+				t.Error("the route is gone")
+			}
+		})
+	}
+}
+
 func TestPeerThatIsDownSaysWhy(t *testing.T) {
 	port := freePort(t)
 	a, b := newSpeaker(t, gobgp.Config{}), newSpeaker(t, gobgp.Config{})
