@@ -34,7 +34,9 @@ func TestPasswordOfAPeer(t *testing.T) {
 		{"empty", inSecret("bgp", "tor"), bgpSecret("\n"), "", "spec.password: key tor of Secret bgp in namespace ns is empty: write a password there"},
 		{"another key", inSecret("bgp", "rr"), bgpSecret("pw"), "", "spec.password: Secret bgp in namespace ns has no key rr: add it"},
 		{
-			"no secret", inSecret("bgp", "tor"), map[string]Secret{"bgp": {Problem: "there is no Secret bgp in namespace ns: create it"}}, "",
+			"no secret", inSecret("bgp", "tor"),
+			map[string]Secret{"bgp": {Problem: "there is no Secret bgp in namespace ns: create it"}},
+			"",
 			"spec.password: key tor: there is no Secret bgp in namespace ns: create it",
 		},
 		{"not read yet", inSecret("bgp", "tor"), nil, "", "spec.password: secret bgp has not been read yet"},

@@ -376,8 +376,11 @@ func TestNextHopModeIsFollowedWithoutANewSession(t *testing.T) {
 		mode speaker.NextHopMode
 		want string
 	}{
-		{speaker.NextHopAuto, "127.0.0.1"}, {speaker.NextHopSelf, "127.0.0.2"}, {speaker.NextHopKeep, "127.0.0.1"},
-		{speaker.NextHopSelf, "127.0.0.2"}, {speaker.NextHopAuto, "127.0.0.1"},
+		{speaker.NextHopAuto, "127.0.0.1"},
+		{speaker.NextHopSelf, "127.0.0.2"},
+		{speaker.NextHopKeep, "127.0.0.1"},
+		{speaker.NextHopSelf, "127.0.0.2"},
+		{speaker.NextHopAuto, "127.0.0.1"},
 	} {
 		toC.NextHop = tt.mode
 		db.Peers = []speaker.Peer{db.Peers[0], toC}
