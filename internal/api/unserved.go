@@ -8,6 +8,7 @@ import v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 func UnservedPeerFields(s *v3.BGPPeerSpec) []string {
 	return setFields([]field{
 		{"filters", len(s.Filters) > 0},
+		{"localWorkloadSelector", s.LocalWorkloadSelector != ""},
 	})
 }
 

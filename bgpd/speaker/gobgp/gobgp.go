@@ -271,18 +271,7 @@ func (s *Speaker) applyPeers(ctx context.Context, want []speaker.Peer, restartin
 		if exists && old == p {
 			continue
 		}
-		if exists && old.SameSession(p) {
-			if err := s.advertiseAnew(ctx, p); err != nil {
-				errs = append(errs, err)
-				continue
-			}
-			have[p.Address] = p
-			continue
-		}
-		if exists {
-			s.hold(p)
-		}
-		if err := s.setPeer(ctx, p, exists, restarting); err != nil {
+		if err := s.applyPeer(ctx, p, exists && old.SameSession(p), exists, restarting); err != nil {
 			errs = append(errs, err)
 			continue
 		}
@@ -293,6 +282,17 @@ func (s *Speaker) applyPeers(ctx context.Context, want []speaker.Peer, restartin
 		s.applied.Peers = append(s.applied.Peers, p)
 	}
 	return errors.Join(errs...)
+}
+
+// applyPeer makes a peer as wanted: on its session as it is where that can be.
+func (s *Speaker) applyPeer(ctx context.Context, p speaker.Peer, sameSession, exists, restarting bool) error {
+	switch {
+	case sameSession:
+		return s.advertiseAnew(ctx, p)
+	case exists:
+		s.hold(p)
+	}
+	return s.setPeer(ctx, p, exists, restarting)
 }
 
 // setPeer adds a peer or changes one, by a new session.
