@@ -56,20 +56,29 @@ protocol bgp routerv6 from mesh {
 }
 `
 
-func (l *lab) startBIRD(flags ...string) {
+func (l *lab) startBIRD(flags ...string) { l.t.Helper(); l.startBIRDIn("node2", birdConfig, flags...) }
+
+// startBIRDIn starts the process "bird" in a namespace.
+func (l *lab) startBIRDIn(ns, config string, flags ...string) {
 	l.t.Helper()
-	conf := filepath.Join(l.dir, "bird.conf")
-	if err := os.WriteFile(conf, []byte(strings.TrimSpace(birdConfig)), 0o600); err != nil {
-		l.t.Fatal(err)
-	}
-	args := append([]string{"-f", "-c", conf, "-s", filepath.Join(l.dir, "bird.ctl")}, flags...)
+	args := append([]string{"-f", "-c", l.birdConfig(config), "-s", filepath.Join(l.dir, "bird.ctl")}, flags...)
 	cmd := exec.Command("bird", args...)
 	cmd.Stderr = l.t.Output()
-	if err := l.ns["node2"].Do(cmd.Start); err != nil {
+	if err := l.ns[ns].Do(cmd.Start); err != nil {
 		l.t.Fatal(err)
 	}
 	l.proc["bird"] = cmd
 	l.t.Cleanup(func() { l.end("bird", syscall.SIGKILL) })
+}
+
+// birdConfig writes BIRD's configuration down and returns where.
+func (l *lab) birdConfig(config string) (path string) {
+	l.t.Helper()
+	path = filepath.Join(l.dir, "bird.conf")
+	if err := os.WriteFile(path, []byte(strings.TrimSpace(config)), 0o600); err != nil {
+		l.t.Fatal(err)
+	}
+	return path
 }
 
 // upBIRD is the lab with BIRD in the place of node2's bgpd.

@@ -161,6 +161,7 @@ func (e *engine) take(ctx context.Context, plan plan) {
 	for _, p := range plan.Peers {
 		e.names[p.Address] = p
 	}
+	e.fib.Reach(plan.Gateways())
 	e.fib.Expect(plan.Desired().Peers, scopeOf(plan), e.now())
 	e.tell(ctx)
 }
@@ -193,6 +194,8 @@ func (e *engine) logChanges(plan plan) {
 		switch {
 		case !known:
 			e.log.Info("peer added", "name", p.Name, "peer", p.Address, "asn", p.ASN, "type", string(p.Type))
+		case old.Peer != p.Peer && old.SameSession(p.Peer):
+			e.log.Info("peer changed, its session goes on", "name", p.Name, "peer", p.Address)
 		case old.Peer != p.Peer:
 			e.log.Info("peer changed, its session starts anew", "name", p.Name, "peer", p.Address, "asn", p.ASN, "type", string(p.Type))
 		case !reflect.DeepEqual(old.Filter, p.Filter):
@@ -362,6 +365,7 @@ func (e *engine) problems() []string {
 	}
 	out = append(out, e.plan.Problems...)
 	out = append(out, e.plan.unreadable...)
+	out = append(out, e.fib.Problems()...)
 	unreachable := 0
 	example := ""
 	for _, entry := range e.fib.Entries() {

@@ -27,6 +27,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"tortie/bgpd/daemon"
+	"tortie/bgpd/secrets"
 	"tortie/bgpd/speaker"
 	"tortie/internal/api"
 	"tortie/internal/control/nodestatus"
@@ -73,6 +74,7 @@ func TestMain(m *testing.M) {
 // child is what a process is told to be.
 type child struct {
 	Name, Socket string
+	Passwords    string            // the folder of a node's
 	Store        map[string]string // datastore path → value; a node
 	Static       *daemon.Static    // a router
 }
@@ -111,7 +113,7 @@ func runChild(path string) error {
 			fill(store, c.Store)
 		}
 	}()
-	return daemon.RunNode(ctx, daemon.Node{Name: c.Name, Client: store, Socket: c.Socket, Version: "test", Log: log})
+	return daemon.RunNode(ctx, daemon.Node{Name: c.Name, Client: store, Socket: c.Socket, Version: "test", Log: log, Secrets: secrets.Files{Dir: c.Passwords}})
 }
 
 // fill makes a store hold just this content.
@@ -224,7 +226,11 @@ func (l *lab) describe(c child) (path string) {
 		l.t.Fatal(err)
 	}
 	path = filepath.Join(l.dir, c.Name+".json")
-	if err := os.WriteFile(path, text, 0o600); err != nil {
+	// At once: the process may be reading what it was told before.
+	if err := os.WriteFile(path+".new", text, 0o600); err != nil {
+		l.t.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
 		l.t.Fatal(err)
 	}
 	return path
@@ -233,7 +239,7 @@ func (l *lab) describe(c child) (path string) {
 // store gives the datastore of a node that runs another content.
 func (l *lab) store(name string, content map[string]string) {
 	l.t.Helper()
-	l.describe(child{Name: name, Socket: l.socket(name), Store: content})
+	l.describe(child{Name: name, Socket: l.socket(name), Passwords: l.passwords(), Store: content})
 	if err := l.proc[name].Process.Signal(syscall.SIGHUP); err != nil {
 		l.t.Fatal(err)
 	}
@@ -250,8 +256,11 @@ func (l *lab) end(name string, sig syscall.Signal) {
 
 func (l *lab) socket(name string) string { return filepath.Join(l.dir, name+".sock") }
 
+// passwords is the folder of all nodes' passwords.
+func (l *lab) passwords() string { return filepath.Join(l.dir, "passwords") }
+
 func (l *lab) startNode(name string, store map[string]string) {
-	l.start(child{Name: name, Socket: l.socket(name), Store: store})
+	l.start(child{Name: name, Socket: l.socket(name), Passwords: l.passwords(), Store: store})
 }
 
 func (l *lab) startRouter() {

@@ -39,6 +39,7 @@ type FIB struct {
 	filter   filter.Scope // scope and what was read of the kernel
 	restart  *restart
 	keep     *keep
+	reach    reach
 	// wasRead and wasTold: before the kernel has been read and the scope is known,
 	// no decision could be right, and a wrong one would take a held route away.
 	wasRead, wasTold bool
@@ -94,7 +95,7 @@ func Leftover(ctx context.Context, k Kernel) (bool, error) {
 func (f *FIB) Expect(peers []speaker.Peer, scope filter.Scope, now time.Time) {
 	f.restart.expect(peers, now)
 	f.scope, f.wasTold = scope, true
-	f.resolver = f.newResolver()
+	f.resolveBy(f.picture)
 	f.decideAll()
 }
 
@@ -161,7 +162,11 @@ func (f *FIB) Read(ctx context.Context) error {
 		}
 	}
 	f.picture, f.wasRead = p, true
-	f.resolver = f.newResolver()
+	before := f.reach.routes
+	f.resolveBy(p)
+	for dst := range before {
+		f.decide(dst)
+	}
 	f.decideAll()
 	return nil
 }
@@ -182,6 +187,9 @@ func (f *FIB) QueueResync() {
 
 // Installed reports whether a route of bgpd's to dst is desired.
 func (f *FIB) Installed(dst netip.Prefix) bool {
+	if _, ok := f.reach.routes[dst]; ok {
+		return true
+	}
 	e := f.entries[dst]
 	return e.Kernel != "" && e.Carried == ""
 }
@@ -234,6 +242,9 @@ func (f *FIB) decideAll() {
 			f.filter.Segments = append(f.filter.Segments, filter.Segment{Prefix: l.Subnet, Link: l.Name})
 		}
 	}
+	for dst := range f.reach.routes {
+		f.decide(dst)
+	}
 	for prefix := range f.best {
 		f.decide(prefix)
 	}
@@ -243,6 +254,10 @@ func (f *FIB) decideAll() {
 // be one.
 func (f *FIB) decide(prefix netip.Prefix) {
 	if !f.wasRead || !f.wasTold {
+		return
+	}
+	if f.declared(prefix) {
+		delete(f.entries, prefix)
 		return
 	}
 	table := f.tables[kernel.FamilyOf(prefix.Addr())]

@@ -1,7 +1,6 @@
 package fib
 
 import (
-	"net/netip"
 	"slices"
 
 	"tortie/bgpd/policy"
@@ -26,22 +25,18 @@ func (f *FIB) ignored(device string) bool {
 	return slices.ContainsFunc(f.scope.IgnoredInterfaces, func(pattern string) bool { return policy.MatchesDevice(pattern, device) })
 }
 
-// newResolver makes one of what was read and is not ignored: of a device that is, the
-// routes that lead to what is attached to it.
-func (f *FIB) newResolver() *Resolver {
-	var own []netip.Addr
-	for _, a := range f.picture.addresses {
-		own = append(own, a.Prefix.Addr())
+// heeded are the routes of a picture but, of a device that is ignored, those that lead to
+// what is attached to it.
+func (f *FIB) heeded(p picture) []kernel.Route {
+	routes := slices.Clone(p.routes)
+	if len(f.scope.IgnoredInterfaces) == 0 {
+		return routes
 	}
-	routes := f.picture.routes
-	if len(f.scope.IgnoredInterfaces) > 0 {
-		names := map[int]string{}
-		for _, l := range f.picture.links {
-			names[l.Index] = l.Name
-		}
-		routes = slices.DeleteFunc(slices.Clone(routes), func(r kernel.Route) bool {
-			return !r.Gateway.IsValid() && r.Link != 0 && f.ignored(names[r.Link])
-		})
+	names := map[int]string{}
+	for _, l := range p.links {
+		names[l.Index] = l.Name
 	}
-	return NewResolver(routes, f.picture.links, own)
+	return slices.DeleteFunc(routes, func(r kernel.Route) bool {
+		return !r.Gateway.IsValid() && r.Link != 0 && f.ignored(names[r.Link])
+	})
 }

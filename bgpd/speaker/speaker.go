@@ -82,8 +82,8 @@ type Peer struct {
 	// LocalAddress is the source of the session and the next hop of our exports;
 	// invalid lets the kernel choose.
 	LocalAddress netip.Addr
-	// Password is the TCP MD5 password (RFC 2385); empty for none.
-	Password string
+	// Password is that of the TCP MD5 signatures (RFC 2385); empty for none.
+	Password Password
 	// Passive waits for the peer to connect.
 	Passive bool
 	// Multihop allows an external peer that is not directly connected.
@@ -95,10 +95,50 @@ type Peer struct {
 	// ReflectorClient makes the peer our client (RFC 4456) in cluster ClusterID.
 	ReflectorClient bool
 	ClusterID       netip.Addr
+	// NextHop is what the peer is told as next hop of what the speaker passes on.
+	NextHop NextHopMode
 	// RestartTime is how long the peer is asked to keep our routes after the
 	// session is lost (RFC 4724); 0 turns graceful restart off.
 	RestartTime time.Duration
 }
+
+// SameSession reports whether a session to p can go on as one to q.
+func (p Peer) SameSession(q Peer) bool {
+	p.NextHop = q.NextHop
+	return p == q
+}
+
+// NextHopMode is a rule for next hops.
+type NextHopMode uint8
+
+// The rules. Of an export of its own the speaker is always the next hop.
+const (
+	// NextHopAuto: an internal peer is told the next hop as it was learned, an external
+	// one the speaker itself, or what is on a segment that it is on too.
+	NextHopAuto NextHopMode = iota
+	// NextHopSelf: the speaker.
+	NextHopSelf
+	// NextHopKeep: as it was learned.
+	NextHopKeep
+)
+
+// MaxPassword is how many bytes of a password the kernel takes.
+const MaxPassword = 80
+
+// Password is a TCP MD5 password. It stays out of logs and messages: printed, it
+// is a placeholder.
+type Password string
+
+// String implements fmt.Stringer.
+func (p Password) String() string {
+	if p == "" {
+		return ""
+	}
+	return "(secret)"
+}
+
+// GoString implements fmt.GoStringer.
+func (p Password) GoString() string { return p.String() }
 
 // Export is a prefix the speaker originates. Its next hop is the local address
 // of each session.

@@ -39,6 +39,8 @@ type Input struct {
 	Blocks     []*api.IPAMBlock
 	Pools      []*v3.IPPool
 	Services   []*api.AdvertisedService
+	// Secrets are those known by name, among them the ones of Output.Secrets.
+	Secrets map[string]Secret
 }
 
 // PeerType is what a peer is called in status output.
@@ -63,6 +65,8 @@ type Peer struct {
 	Reason string
 	// Filter is what may be learned from it and announced to it.
 	Filter speaker.Filter
+	// Gateway is by which address it is to be reached; invalid for none said.
+	Gateway netip.Addr
 }
 
 // Export is a prefix this node advertises and why.
@@ -103,7 +107,9 @@ type Output struct {
 	// IgnoredInterfaces are the devices, "*" for any characters, whose subnets count for
 	// nothing.
 	IgnoredInterfaces []string
-	Problems          []string
+	// Secrets names those that the passwords of this node's peers are in.
+	Secrets  []string
+	Problems []string
 }
 
 // Desired is the part a speaker is told.
@@ -122,6 +128,17 @@ func (o Output) Desired() speaker.Desired {
 		d.Exports = append(d.Exports, speaker.Export{Prefix: e.Prefix, Communities: e.Communities})
 	}
 	return d
+}
+
+// Gateways are by which address some peers are to be reached.
+func (o Output) Gateways() map[netip.Addr]netip.Addr {
+	out := map[netip.Addr]netip.Addr{}
+	for _, p := range o.Peers {
+		if p.Gateway.IsValid() {
+			out[p.Address] = p.Gateway
+		}
+	}
+	return out
 }
 
 // Export finds the export of a prefix: there may be as many as there are services.
@@ -143,6 +160,7 @@ func Compute(in Input) Output {
 	c.global()
 	c.exports()
 	c.overlay()
+	c.meshPassword()
 	c.explicitPeers()
 	c.mesh()
 	return c.finish()
@@ -228,6 +246,7 @@ func (c *computation) finish() Output {
 	slices.SortFunc(c.out.Pools, comparePrefix)
 	slices.SortFunc(c.out.OwnBlocks, comparePrefix)
 	slices.SortFunc(c.out.ServiceRanges, comparePrefix)
+	slices.Sort(c.out.Secrets)
 	slices.Sort(c.out.Problems)
 	c.out.Problems = slices.Compact(c.out.Problems)
 	return c.out

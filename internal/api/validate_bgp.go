@@ -30,6 +30,21 @@ func ParsePeerIP(s string) (netip.Addr, uint16, error) {
 	return ap.Addr(), ap.Port(), nil
 }
 
+// PeerProblems are what makes no sense in a BGPPeer, which whoever wrote it may not have
+// checked.
+func PeerProblems(p *v3.BGPPeer) []Problem {
+	var c checker
+	checkBGPPeer(&c, p)
+	return c.problems
+}
+
+// BGPProblems are the same of a BGPConfiguration.
+func BGPProblems(b *v3.BGPConfiguration) []Problem {
+	var c checker
+	checkBGPConfiguration(&c, b)
+	return c.problems
+}
+
 func checkBGPPeer(c *checker, p *v3.BGPPeer) {
 	s := &p.Spec
 	c.optionalName("spec.node", s.Node)

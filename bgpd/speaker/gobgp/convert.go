@@ -67,7 +67,7 @@ func peerToAPI(p speaker.Peer, restarting bool) *gobgpapi.Peer {
 			NeighborAddress: p.Address.String(),
 			PeerAsn:         p.ASN,
 			LocalAsn:        p.LocalASN,
-			AuthPassword:    p.Password,
+			AuthPassword:    string(p.Password),
 			AllowOwnAsn:     uint32(p.AllowOwnASN),
 		},
 		Timers: &gobgpapi.Timers{Config: &gobgpapi.TimersConfig{

@@ -79,7 +79,7 @@ func (s *Speaker) Apply(ctx context.Context, d speaker.Desired) error {
 		return errors.New("apply BGP configuration: the speaker is closed")
 	}
 	if s.started && !sameGlobal(s.applied.Global, d.Global) {
-		if err := s.stop(ctx); err != nil {
+		if err := s.stop(ctx, d.Peers); err != nil {
 			return err
 		}
 	}
@@ -124,13 +124,20 @@ func (s *Speaker) start(ctx context.Context, g speaker.Global) error {
 	return nil
 }
 
-// stop ends all sessions with a NOTIFICATION. A restart of the process must not
-// come through here.
-func (s *Speaker) stop(ctx context.Context) error {
+// stop ends all sessions with a NOTIFICATION; those with the peers in next come back. A
+// restart of the process must not come through here.
+func (s *Speaker) stop(ctx context.Context, next []speaker.Peer) error {
 	s.anchor.close(ctx)
 	s.anchor = nil
+	stays := map[netip.Addr]bool{}
+	for _, p := range next {
+		stays[p.Address] = true
+		s.hold(p)
+	}
 	for _, p := range s.applied.Peers {
-		s.events.forget(p.Address)
+		if !stays[p.Address] {
+			s.events.forget(p.Address)
+		}
 	}
 	if err := s.server.StopBgp(ctx, &gobgpapi.StopBgpRequest{}); err != nil {
 		return fmt.Errorf("stop BGP speaker: %w", err)
@@ -190,7 +197,7 @@ func (s *Speaker) removePeers(ctx context.Context, want []speaker.Peer) error {
 		if wanted[p.Address] {
 			return false
 		}
-		if err := s.server.DeletePeer(ctx, &gobgpapi.DeletePeerRequest{Address: p.Address.String()}); err != nil {
+		if err := s.deletePeer(ctx, p); err != nil {
 			errs = append(errs, fmt.Errorf("remove peer %s: %w", p.Address, err))
 			return false
 		}
@@ -212,7 +219,7 @@ func (s *Speaker) applyPeers(ctx context.Context, want []speaker.Peer, restartin
 		if exists && old == p {
 			continue
 		}
-		if err := s.setPeer(ctx, p, exists, restarting); err != nil {
+		if err := s.applyPeer(ctx, p, exists && old.SameSession(p), exists, restarting); err != nil {
 			errs = append(errs, err)
 			continue
 		}
@@ -222,8 +229,18 @@ func (s *Speaker) applyPeers(ctx context.Context, want []speaker.Peer, restartin
 	return errors.Join(errs...)
 }
 
-// setPeer adds a peer or changes one. Everything in a Peer is part of what is
-// said in an OPEN or of the TCP connection, so a change resets the session.
+// applyPeer makes a peer as wanted: on its session as it is where that can be.
+func (s *Speaker) applyPeer(ctx context.Context, p speaker.Peer, sameSession, exists, restarting bool) error {
+	switch {
+	case sameSession:
+		return s.advertiseAnew(ctx, p)
+	case exists:
+		s.hold(p)
+	}
+	return s.setPeer(ctx, p, exists, restarting)
+}
+
+// setPeer adds a peer or changes one, by a new session.
 // UpdatePeer is used for nothing less than that: on a session it leaves up it
 // forgets which families the peer restarts gracefully.
 func (s *Speaker) setPeer(ctx context.Context, p speaker.Peer, exists, restarting bool) error {
@@ -236,13 +253,21 @@ func (s *Speaker) setPeer(ctx context.Context, p speaker.Peer, exists, restartin
 		}
 		return nil
 	}
-	if err := s.server.DeletePeer(ctx, &gobgpapi.DeletePeerRequest{Address: p.Address.String()}); err != nil {
+	if err := s.deletePeer(ctx, s.asApplied(p.Address)); err != nil {
 		return fmt.Errorf("change peer %s: %w", p.Address, err)
 	}
+	s.causes.clear(p.Address)
+	s.causes.begin(p.Address)
 	if err := s.server.AddPeer(ctx, &gobgpapi.AddPeerRequest{Peer: conf}); err != nil {
 		return fmt.Errorf("change peer %s: %w", p.Address, err)
 	}
 	return nil
+}
+
+// asApplied is a configured peer as the server has it.
+func (s *Speaker) asApplied(addr netip.Addr) speaker.Peer {
+	i := slices.IndexFunc(s.applied.Peers, func(p speaker.Peer) bool { return p.Address == addr })
+	return s.applied.Peers[i]
 }
 
 // Close implements speaker.Speaker.
@@ -255,7 +280,7 @@ func (s *Speaker) Close() error {
 	s.closed = true
 	var err error
 	if s.started {
-		err = s.stop(context.Background())
+		err = s.stop(context.Background(), nil)
 	}
 	if s.stopWatch != nil {
 		s.stopWatch()

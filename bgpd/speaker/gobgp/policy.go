@@ -41,11 +41,7 @@ type policies struct {
 // with which next hop. Nothing in it accepts, as that would end the evaluation.
 func (b *policies) base(d speaker.Desired) {
 	g := d.Global
-	if g.Transit {
-		b.wellKnown(d)
-	}
-	switch {
-	case !g.Transit:
+	if !g.Transit {
 		for _, learned := range learnedTypes() {
 			b.exports = append(b.exports, &gobgpapi.Statement{
 				Name:       fmt.Sprintf("own-exports-only/%d", learned),
@@ -53,7 +49,10 @@ func (b *policies) base(d speaker.Desired) {
 				Actions:    &gobgpapi.Actions{RouteAction: gobgpapi.RouteAction_REJECT},
 			})
 		}
-	case len(g.Segments) > 0:
+		return
+	}
+	b.wellKnown(d)
+	if len(g.Segments) > 0 {
 		var list []string
 		for _, p := range g.Segments {
 			list = append(list, p.Masked().String())
@@ -66,6 +65,7 @@ func (b *policies) base(d speaker.Desired) {
 			Actions:    &gobgpapi.Actions{Nexthop: &gobgpapi.NexthopAction{Unchanged: true}},
 		})
 	}
+	b.nextHops(d.Peers)
 }
 
 // wellKnown keeps from peers what its communities keep from them (RFC 1997), which GoBGP
@@ -368,11 +368,15 @@ func (s *Speaker) applyFilters(ctx context.Context, d speaker.Desired) error {
 // sameFilters: the policies of both are the same. A peer that comes or goes changes those
 // of its filter, and of one that passes on what others announce all the same.
 func sameFilters(a, b speaker.Desired) bool {
-	filtered := func(d speaker.Desired) map[netip.Addr]uint32 {
-		out := map[netip.Addr]uint32{}
+	type kind struct {
+		ownASN  uint32
+		nextHop speaker.NextHopMode
+	}
+	filtered := func(d speaker.Desired) map[netip.Addr]kind {
+		out := map[netip.Addr]kind{}
 		for _, p := range d.Peers {
 			if d.Global.Transit || !d.Filters[p.Address].Empty() {
-				out[p.Address] = ownASN(p, d.Global.ASN)
+				out[p.Address] = kind{ownASN(p, d.Global.ASN), p.NextHop}
 			}
 		}
 		return out
