@@ -224,7 +224,11 @@ func (l *lab) describe(c child) (path string) {
 		l.t.Fatal(err)
 	}
 	path = filepath.Join(l.dir, c.Name+".json")
-	if err := os.WriteFile(path, text, 0o600); err != nil {
+	// At once: the process may be reading what it was told before.
+	if err := os.WriteFile(path+".new", text, 0o600); err != nil {
+		l.t.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
 		l.t.Fatal(err)
 	}
 	return path
