@@ -72,7 +72,7 @@ func TestObjectsHaveTheNamesThatUpstreamsUsersKnow(t *testing.T) {
 	installed := []string{
 		"ClusterRole calico-kube-controllers", "ClusterRole calico-node", "ClusterRoleBinding calico-kube-controllers", "ClusterRoleBinding calico-node",
 		"ConfigMap calico-config", "ConfigMap calico-settings", "DaemonSet calico-node", "Deployment calico-kube-controllers",
-		"PodDisruptionBudget calico-kube-controllers", "Role calico-kube-controllers", "RoleBinding calico-kube-controllers",
+		"PodDisruptionBudget calico-kube-controllers", "Role calico-kube-controllers", "Role calico-node-bgp", "RoleBinding calico-kube-controllers", "RoleBinding calico-node-bgp",
 		"ServiceAccount calico-kube-controllers", "ServiceAccount calico-node",
 	}
 	trial := slices.Concat(installed, []string{"Service calico-etcd", "ServiceAccount calico-etcd", "StatefulSet calico-etcd"})
@@ -125,6 +125,7 @@ func TestRights(t *testing.T) {
 			"/services: get list watch", "networking.k8s.io/networkpolicies: get list watch", "discovery.k8s.io/endpointslices: get list watch",
 			"/events: create patch",
 		},
+		"Role calico-node-bgp": {"/secrets/bgp-secrets: list watch"}, // bgpd's passwords of peers
 		"Role calico-kube-controllers": {
 			"coordination.k8s.io/leases: create", "coordination.k8s.io/leases/" + kube.LeaseName + ": get update",
 		},

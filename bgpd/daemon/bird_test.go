@@ -56,34 +56,43 @@ protocol bgp routerv6 from mesh {
 }
 `
 
-func (l *lab) startBIRD(flags ...string) {
+func (l *lab) startBIRD(flags ...string) { l.t.Helper(); l.startBIRDIn("node2", birdConfig, flags...) }
+
+// startBIRDIn starts the process "bird" in a namespace.
+func (l *lab) startBIRDIn(ns, config string, flags ...string) {
 	l.t.Helper()
-	conf := filepath.Join(l.dir, "bird.conf")
-	if err := os.WriteFile(conf, []byte(strings.TrimSpace(l.birdConfig())), 0o600); err != nil {
-		l.t.Fatal(err)
-	}
-	args := append([]string{"-f", "-c", conf, "-s", filepath.Join(l.dir, "bird.ctl")}, flags...)
+	args := append([]string{"-f", "-c", l.birdConfig(l.withBFD(config)), "-s", filepath.Join(l.dir, "bird.ctl")}, flags...)
 	cmd := exec.Command("bird", args...)
 	cmd.Stderr = l.t.Output()
-	if err := l.ns["node2"].Do(cmd.Start); err != nil {
+	if err := l.ns[ns].Do(cmd.Start); err != nil {
 		l.t.Fatal(err)
 	}
 	l.proc["bird"] = cmd
 	l.t.Cleanup(func() { l.end("bird", syscall.SIGKILL) })
 }
 
-// birdConfig has BFD with the peers on the segment if the lab's router has.
-func (l *lab) birdConfig() string {
+// withBFD has BFD with the peers on the segment if the lab's router has.
+func (l *lab) withBFD(config string) string {
 	if !l.bfd.On() {
-		return birdConfig
+		return config
 	}
 	const bfd = `protocol bfd { interface "eth0" { interval 300 ms; multiplier 3; }; }`
-	out := birdConfig + bfd
+	out := config + bfd
 	// Without "direct" an internal session of BIRD's is for many hops, and so is its BFD.
 	for _, peer := range []string{"10.1.1.11 as 64512;", "fd01::11 as 64512;", "10.1.1.254 as 64999;", "fd01::fe as 64999;"} {
 		out = strings.Replace(out, "neighbor "+peer, "neighbor "+peer+" direct; bfd graceful;", 1)
 	}
 	return out
+}
+
+// birdConfig writes BIRD's configuration down and returns where.
+func (l *lab) birdConfig(config string) (path string) {
+	l.t.Helper()
+	path = filepath.Join(l.dir, "bird.conf")
+	if err := os.WriteFile(path, []byte(strings.TrimSpace(config)), 0o600); err != nil {
+		l.t.Fatal(err)
+	}
+	return path
 }
 
 // upBIRD is the lab with BIRD in the place of node2's bgpd.

@@ -36,8 +36,13 @@ type Config struct {
 	// HealthAddress is host:port of /liveness and /readiness (BGPD_HEALTH_ADDRESS);
 	// empty for none.
 	HealthAddress string
-	Datastore     datastore.Config
-	Version       string
+	// PasswordDir is where passwords are as files (BGPD_PASSWORD_DIR); without it they
+	// are Secrets of Kubernetes.
+	PasswordDir string
+	// Kubeconfig says which API server (KUBECONFIG); empty for that of the pod.
+	Kubeconfig string
+	Datastore  datastore.Config
+	Version    string
 }
 
 // Load reads the configuration.
@@ -45,6 +50,7 @@ func Load(getenv func(string) string, version string) (Config, error) {
 	cfg := Config{
 		Socket: or(getenv("BGPD_SOCKET"), nodestatus.DefaultSocket), Lock: or(getenv("BGPD_LOCK"), DefaultLock),
 		Version: version, HealthAddress: getenv("BGPD_HEALTH_ADDRESS"),
+		PasswordDir: getenv("BGPD_PASSWORD_DIR"), Kubeconfig: getenv("KUBECONFIG"),
 	}
 	if level := getenv("BGPD_LOG_LEVEL"); level != "" {
 		if err := cfg.LogLevel.UnmarshalText([]byte(level)); err != nil {

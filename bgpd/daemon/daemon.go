@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"tortie/bgpd/fib"
+	"tortie/bgpd/secrets"
 	"tortie/bgpd/speaker"
 	"tortie/bgpd/speaker/gobgp"
 	"tortie/bgpd/topology"
@@ -35,6 +36,10 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if cfg.Off != "" {
 		return runOff(ctx, cfg, log)
 	}
+	passwords, err := cfg.secrets(log)
+	if err != nil {
+		return err
+	}
 	client, err := etcd.New(ctx, etcd.Config{Config: cfg.Datastore}, api.NewRegistry(), log)
 	if err != nil {
 		return err
@@ -42,7 +47,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	defer client.Close()
 	return RunNode(ctx, Node{
 		Name: cfg.Node, Client: client, Socket: cfg.Socket, Version: cfg.Version, Log: log,
-		Datastore: cfg.Datastore.String(), HealthAddress: cfg.HealthAddress,
+		Datastore: cfg.Datastore.String(), HealthAddress: cfg.HealthAddress, Secrets: passwords,
 	})
 }
 
@@ -55,7 +60,9 @@ type Node struct {
 	Version   string
 	// HealthAddress is host:port of the probes; empty for none.
 	HealthAddress string
-	Log           *slog.Logger
+	// Secrets is where passwords are.
+	Secrets secrets.Source
+	Log     *slog.Logger
 }
 
 // RunNode runs a node's speaker from a datastore, until ctx is done.
@@ -67,6 +74,10 @@ func RunNode(ctx context.Context, n Node) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s := newStore(n.Name)
+	follower := secrets.NewFollower(ctx, n.Secrets, s.setSecret)
+	defer follower.Wait()
+	defer cancel()
+	s.want = follower.Want
 	sink := &syncSink{store: s, log: n.Log}
 	syncer := datastore.NewSyncer(datastore.SyncerConfig{Client: n.Client, Ranges: ranges(), Sink: sink, Log: n.Log})
 	l, err := listenStatus(n.Socket)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -61,6 +62,7 @@ type engine struct {
 	planned bool      // plan is a plan
 	readAt  time.Time // when the kernel was last read
 	names   map[netip.Addr]topology.Peer
+	links   []speaker.Link // as the speaker was told
 	// Why the last attempt failed; retried until nil.
 	speakerErr, readErr, kernelErr error
 	missing                        string   // as last logged
@@ -167,6 +169,7 @@ func (e *engine) take(ctx context.Context, plan plan) {
 	for _, p := range plan.Peers {
 		e.names[p.Address] = p
 	}
+	e.fib.Reach(plan.Gateways())
 	e.fib.Expect(plan.Desired().Peers, scopeOf(plan), e.now())
 	e.live.expect(plan.Peers)
 	e.watch()
@@ -201,8 +204,12 @@ func (e *engine) logChanges(plan plan) {
 		switch {
 		case !known:
 			e.log.Info("peer added", "name", p.Name, "peer", p.Address, "asn", p.ASN, "type", string(p.Type))
+		case old.Peer != p.Peer && old.SameSession(p.Peer):
+			e.log.Info("peer changed, its session goes on", "name", p.Name, "peer", p.Address)
 		case old.Peer != p.Peer:
 			e.log.Info("peer changed, its session starts anew", "name", p.Name, "peer", p.Address, "asn", p.ASN, "type", string(p.Type))
+		case !reflect.DeepEqual(old.Filter, p.Filter):
+			e.log.Info("filter of a peer changed, its session stays", "name", p.Name, "peer", p.Address)
 		}
 	}
 	for _, p := range e.plan.Peers {
@@ -227,7 +234,7 @@ func scopeOf(plan plan) filter.Scope {
 	s := filter.Scope{
 		Pools: plan.Pools, Blocks: plan.Blocks, OwnBlocks: plan.OwnBlocks, Services: plan.ServiceRanges, Addresses: plan.Addresses,
 		Nodes: map[netip.Addr]bool{}, Mesh: map[netip.Addr]bool{},
-		Overlay: plan.Overlay, Owners: plan.BlockOwners,
+		Overlay: plan.Overlay, Owners: plan.BlockOwners, IgnoredInterfaces: plan.IgnoredInterfaces,
 	}
 	for _, p := range plan.Peers {
 		s.Nodes[p.Address] = p.Node != ""
@@ -238,7 +245,10 @@ func scopeOf(plan plan) filter.Scope {
 
 // tell gives the plan to the speaker.
 func (e *engine) tell(ctx context.Context) {
-	err := e.speaker.Apply(ctx, e.plan.Desired())
+	d := e.plan.Desired()
+	e.links = e.linksFor(d)
+	d.Links = e.links
+	err := e.speaker.Apply(ctx, d)
 	if isNews(e.speakerErr, err) {
 		e.log.Error("BGP speaker is not as configured, trying again", "err", err)
 	}
@@ -315,6 +325,20 @@ func (e *engine) read(ctx context.Context) {
 	}
 	e.readErr = err
 	e.watch()
+	if e.planned && !slices.Equal(e.links, e.linksFor(e.plan.Desired())) {
+		e.tell(ctx)
+	}
+}
+
+// linksFor are the host's subnets, if a filter asks for devices.
+func (e *engine) linksFor(d speaker.Desired) []speaker.Link {
+	asks := func(r speaker.Rule) bool { return r.Interface != "" }
+	for _, f := range d.Filters {
+		if slices.ContainsFunc(f.Import, asks) || slices.ContainsFunc(f.Export, asks) {
+			return e.fib.Links()
+		}
+	}
+	return nil
 }
 
 func (e *engine) retry(ctx context.Context) {
@@ -356,6 +380,7 @@ func (e *engine) problems() []string {
 	}
 	out = append(out, e.plan.Problems...)
 	out = append(out, e.plan.unreadable...)
+	out = append(out, e.fib.Problems()...)
 	unreachable := 0
 	example := ""
 	for _, entry := range e.fib.Entries() {

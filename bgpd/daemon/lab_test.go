@@ -27,6 +27,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"tortie/bgpd/daemon"
+	"tortie/bgpd/secrets"
 	"tortie/bgpd/speaker"
 	"tortie/bgpd/topology"
 	"tortie/internal/api"
@@ -74,6 +75,7 @@ func TestMain(m *testing.M) {
 // child is what a process is told to be.
 type child struct {
 	Name, Socket string
+	Passwords    string            // the folder of a node's
 	Store        map[string]string // datastore path → value; a node
 	Static       *daemon.Static    // a router
 }
@@ -112,7 +114,7 @@ func runChild(path string) error {
 			fill(store, c.Store)
 		}
 	}()
-	return daemon.RunNode(ctx, daemon.Node{Name: c.Name, Client: store, Socket: c.Socket, Version: "test", Log: log})
+	return daemon.RunNode(ctx, daemon.Node{Name: c.Name, Client: store, Socket: c.Socket, Version: "test", Log: log, Secrets: secrets.Files{Dir: c.Passwords}})
 }
 
 // fill makes a store hold just this content.
@@ -228,7 +230,11 @@ func (l *lab) describe(c child) (path string) {
 		l.t.Fatal(err)
 	}
 	path = filepath.Join(l.dir, c.Name+".json")
-	if err := os.WriteFile(path, text, 0o600); err != nil {
+	// At once: the process may be reading what it was told before.
+	if err := os.WriteFile(path+".new", text, 0o600); err != nil {
+		l.t.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
 		l.t.Fatal(err)
 	}
 	return path
@@ -237,7 +243,7 @@ func (l *lab) describe(c child) (path string) {
 // store gives the datastore of a node that runs another content.
 func (l *lab) store(name string, content map[string]string) {
 	l.t.Helper()
-	l.describe(child{Name: name, Socket: l.socket(name), Store: content})
+	l.describe(child{Name: name, Socket: l.socket(name), Passwords: l.passwords(), Store: content})
 	if err := l.proc[name].Process.Signal(syscall.SIGHUP); err != nil {
 		l.t.Fatal(err)
 	}
@@ -254,8 +260,11 @@ func (l *lab) end(name string, sig syscall.Signal) {
 
 func (l *lab) socket(name string) string { return filepath.Join(l.dir, name+".sock") }
 
+// passwords is the folder of all nodes' passwords.
+func (l *lab) passwords() string { return filepath.Join(l.dir, "passwords") }
+
 func (l *lab) startNode(name string, store map[string]string) {
-	l.start(child{Name: name, Socket: l.socket(name), Store: store})
+	l.start(child{Name: name, Socket: l.socket(name), Passwords: l.passwords(), Store: store})
 }
 
 func (l *lab) startRouter() {
@@ -285,11 +294,7 @@ func resources() []api.Object {
 			IPv4Address: n.v4 + "/24", IPv6Address: n.v6 + "/64",
 		}}})
 		for _, b := range []string{n.block4, n.block6} {
-			key := api.BlockAffinityKey(api.HostAffinity(n.name), netip.MustParsePrefix(b))
-			out = append(out, &api.BlockAffinity{
-				ObjectMeta: metav1.ObjectMeta{Name: key.Name},
-				Spec:       api.BlockAffinitySpec{State: api.AffinityConfirmed, Type: api.AffinityHost, Node: n.name, CIDR: b},
-			})
+			out = append(out, confirmed(n.name, b))
 		}
 		for family, gw := range map[string]string{"v4": n.gw4, "v6": n.gw6} {
 			out = append(out, &v3.BGPPeer{
@@ -299,6 +304,15 @@ func resources() []api.Object {
 		}
 	}
 	return out
+}
+
+// confirmed is a node's claim to a block.
+func confirmed(node, block string) *api.BlockAffinity {
+	key := api.BlockAffinityKey(api.HostAffinity(node), netip.MustParsePrefix(block))
+	return &api.BlockAffinity{
+		ObjectMeta: metav1.ObjectMeta{Name: key.Name},
+		Spec:       api.BlockAffinitySpec{State: api.AffinityConfirmed, Type: api.AffinityHost, Node: node, CIDR: block},
+	}
 }
 
 // stored is the datastore's content with these objects in it.

@@ -5,6 +5,8 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
@@ -29,6 +31,7 @@ func ranges() []datastore.Range {
 		{Kind: api.KindNode},
 		{Kind: api.KindBGPConfiguration},
 		{Kind: api.KindBGPPeer},
+		{Kind: api.KindBGPFilter},
 		// With the prefix, or all of IPAM's records come along.
 		{Kind: api.KindBlockAffinity, NamePrefix: string(api.AffinityHost) + ":"},
 		{Kind: api.KindIPAMBlock, Coalesce: blockPace},
@@ -38,13 +41,20 @@ func ranges() []datastore.Range {
 }
 
 // store is the Syncer's sink: it holds the resources and makes a topology of
-// them when one that matters to this node has changed. Plans are sent from the
-// Syncer's goroutine; of several that wait only the last counts.
+// them when one that matters to this node has changed. Of several plans that wait
+// only the last counts.
 type store struct {
-	node    string
-	plans   chan plan // one slot
+	node  string
+	plans chan plan // one slot
+	// want says which Secrets are to be followed; each is told to setSecret.
+	want func(names []string)
+
+	mu      sync.Mutex // the Syncer and the Secrets tell from goroutines of their own
+	secrets map[string]topology.Secret
 	objects map[api.Kind]map[api.Key]api.Object
-	invalid map[string]string // by key, or by the path of what has none
+	invalid map[string]string  // by key, or by the path of what has none
+	unknown map[api.Key]string // what is not read of a resource about BGP
+	reg     *api.Registry
 	inSync  bool
 	last    *plan
 }
@@ -53,8 +63,9 @@ var _ datastore.Sink = (*store)(nil)
 
 func newStore(node string) *store {
 	s := &store{
-		node: node, plans: make(chan plan, 1),
+		node: node, plans: make(chan plan, 1), want: func([]string) {}, secrets: map[string]topology.Secret{},
 		objects: map[api.Kind]map[api.Key]api.Object{}, invalid: map[string]string{},
+		unknown: map[api.Key]string{}, reg: api.NewRegistry(),
 	}
 	for _, r := range ranges() {
 		s.objects[r.Kind] = map[api.Key]api.Object{}
@@ -65,6 +76,8 @@ func newStore(node string) *store {
 // OnStatus implements datastore.Sink. Nothing is done before InSync: half of a
 // cluster must not be taken for the whole.
 func (s *store) OnStatus(st datastore.Status) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if st == datastore.InSync && !s.inSync {
 		s.inSync = true
 		s.compute()
@@ -73,6 +86,8 @@ func (s *store) OnStatus(st datastore.Status) {
 
 // OnUpdates implements datastore.Sink.
 func (s *store) OnUpdates(updates []datastore.SyncUpdate) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	relevant := false
 	for _, u := range updates {
 		if s.update(u) {
@@ -98,6 +113,7 @@ func (s *store) update(u datastore.SyncUpdate) bool {
 		s.invalid[name] = fmt.Sprintf("%s can't be read and is ignored: %v", u.Invalid.Path, u.Invalid.Err)
 	}
 	old, known := objects[u.Key]
+	others := s.noteUnknown(u)
 	if u.Entry == nil {
 		delete(objects, u.Key)
 		return known || wasProblem || u.Invalid != nil
@@ -108,8 +124,33 @@ func (s *store) update(u datastore.SyncUpdate) bool {
 		delete(objects, u.Key)
 		return known || wasProblem
 	}
+	// A rule without the field that narrows it would match what it must not.
+	if _, ok := u.Entry.Object.(*api.BGPFilter); ok && !u.Entry.Unknown.Empty() {
+		s.invalid[name] = fmt.Sprintf("%s has fields that this version doesn't know and is not used: update bgpd, or remove them", u.Key)
+		delete(objects, u.Key)
+		return true
+	}
 	objects[u.Key] = u.Entry.Object
-	return old == nil || !reflect.DeepEqual(old, u.Entry.Object)
+	return old == nil || others || !reflect.DeepEqual(old, u.Entry.Object)
+}
+
+// noteUnknown notes which fields of a resource a newer program has written, and reports
+// whether they are others than before.
+func (s *store) noteUnknown(u datastore.SyncUpdate) bool {
+	before := s.unknown[u.Key]
+	delete(s.unknown, u.Key)
+	switch u.Key.Kind {
+	case api.KindBGPPeer, api.KindBGPConfiguration:
+	default:
+		return false
+	}
+	if u.Entry == nil {
+		return before != ""
+	}
+	if fields := s.reg.UnknownFields(u.Key.Kind, u.Entry.Unknown); len(fields) > 0 {
+		s.unknown[u.Key] = fmt.Sprintf("%s %s: %s: not known to this version, without effect", u.Key.Kind, u.Key.Name, strings.Join(fields, ", "))
+	}
+	return before != s.unknown[u.Key]
 }
 
 func keyName(k api.Key) string {
@@ -132,17 +173,49 @@ func (s *store) concerns(b *api.IPAMBlock) bool {
 	return false
 }
 
+// setSecret takes over what is known of a Secret.
+func (s *store) setSecret(name string, secret topology.Secret) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.secrets[name] = secret
+	if s.inSync {
+		s.compute()
+	}
+}
+
+// follow has the Secrets of a plan followed and reports whether all of them have been
+// told of. Those that are no longer of use are forgotten.
+func (s *store) follow(names []string) bool {
+	s.want(names)
+	told := make(map[string]topology.Secret, len(names))
+	for _, name := range names {
+		if secret, ok := s.secrets[name]; ok {
+			told[name] = secret
+		}
+	}
+	s.secrets = told
+	return len(told) == len(names)
+}
+
 func (s *store) compute() {
 	out := plan{unreadable: slices.Sorted(maps.Values(s.invalid)), Output: topology.Compute(topology.Input{
 		Node:       s.node,
 		Nodes:      of[*api.Node](s, api.KindNode),
 		Configs:    of[*v3.BGPConfiguration](s, api.KindBGPConfiguration),
 		Peers:      of[*v3.BGPPeer](s, api.KindBGPPeer),
+		Filters:    of[*api.BGPFilter](s, api.KindBGPFilter),
 		Affinities: of[*api.BlockAffinity](s, api.KindBlockAffinity),
 		Blocks:     of[*api.IPAMBlock](s, api.KindIPAMBlock),
 		Pools:      of[*v3.IPPool](s, api.KindIPPool),
 		Services:   of[*api.AdvertisedService](s, api.KindAdvertisedService),
+		Secrets:    s.secrets,
 	})}
+	// A Secret is told of within seconds, if only why it can't be read. Without the wait
+	// peers with a password would come back late from a restart, or go and come again.
+	if !s.follow(out.Secrets) {
+		return
+	}
+	out.Problems = slices.Concat(out.Problems, slices.Sorted(maps.Values(s.unknown)))
 	self := api.Key{Kind: api.KindNode, Name: s.node}
 	if _, broken := s.invalid[self.String()]; broken && out.NoNode {
 		out.NoNode = false

@@ -4,10 +4,12 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"tortie/bgpd/topology"
@@ -55,6 +57,61 @@ func TestNothingIsPlannedBeforeTheDatastoreIsInSync(t *testing.T) {
 	s.OnStatus(datastore.InSync)
 	if p, ok := taken(s); !ok || p.Missing != "" || p.Global.ASN != topology.DefaultASN {
 		t.Errorf("plan %+v, %v", p, ok)
+	}
+}
+
+// TestPlanWaitsForTheSecretsItNeeds: or peers with a password would come back from a
+// restart after the others, and their routes be swept.
+func TestPlanWaitsForTheSecretsItNeeds(t *testing.T) {
+	s := newStore("node1")
+	var wanted []string
+	s.want = func(names []string) { wanted = names }
+	s.OnStatus(datastore.InSync)
+	taken(s)
+	peer := &v3.BGPPeer{ObjectMeta: metav1.ObjectMeta{Name: "tor"}, Spec: v3.BGPPeerSpec{PeerIP: "10.1.1.254", ASNumber: 64999}}
+	peer.Spec.Password = &v3.BGPPassword{SecretKeyRef: &corev1.SecretKeySelector{LocalObjectReference: corev1.LocalObjectReference{Name: "bgp"}, Key: "tor"}}
+	s.OnUpdates([]datastore.SyncUpdate{updateOf(node("node1", "10.1.1.11/24")), updateOf(peer)})
+	if p, ok := taken(s); ok || !slices.Equal(wanted, []string{"bgp"}) {
+		t.Fatalf("wanted %q, planned %+v", wanted, p)
+	}
+	s.setSecret("bgp", topology.Secret{Problem: "no answer"})
+	if p, ok := taken(s); !ok || len(p.Peers) != 0 || len(p.Problems) != 1 {
+		t.Errorf("plan %+v, %v; want one with the problem", p, ok)
+	}
+	s.setSecret("bgp", topology.Secret{Keys: map[string]string{"tor": "pw"}})
+	if p, ok := taken(s); !ok || len(p.Peers) != 1 || string(p.Peers[0].Password) != "pw" {
+		t.Errorf("plan %+v, %v; want the peer", p, ok)
+	}
+	changed := peer.DeepCopy()
+	changed.Spec.Password = nil
+	s.OnUpdates([]datastore.SyncUpdate{updateOf(changed)})
+	if p, ok := taken(s); !ok || len(wanted) != 0 || len(s.secrets) != 0 || p.Peers[0].Password != "" {
+		t.Errorf("wanted %q, known %v; want the secret to be forgotten", wanted, s.secrets)
+	}
+}
+
+func TestFieldsOfANewerProgramAreNamed(t *testing.T) {
+	s := newStore("node1")
+	s.OnUpdates([]datastore.SyncUpdate{updateOf(node("node1", "10.1.1.11/24"))})
+	s.OnStatus(datastore.InSync)
+	taken(s)
+	stored := func(spec string) datastore.SyncUpdate {
+		key := api.Key{Kind: api.KindBGPPeer, Name: "tor"}
+		obj, unknown, err := api.NewRegistry().Decode(key, []byte(`{"kind":"BGPPeer","apiVersion":"projectcalico.org/v3","metadata":{"name":"tor"},"spec":{"peerIP":"10.1.1.254","asNumber":64999`+spec+`}}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return datastore.SyncUpdate{Key: key, Entry: &datastore.Entry{Key: key, Object: obj, Unknown: unknown}}
+	}
+	for _, tt := range []struct{ spec, want string }{
+		{`,"keepaliveTime":"5s"`, "BGPPeer tor: spec.keepaliveTime: not known to this version, without effect"},
+		{`,"keepaliveTime":"5s","more":1`, "BGPPeer tor: spec.keepaliveTime, spec.more: not known to this version, without effect"},
+		{``, ""},
+	} {
+		s.OnUpdates([]datastore.SyncUpdate{stored(tt.spec)})
+		if p, ok := taken(s); !ok || len(p.Peers) != 1 || strings.Join(p.Problems, "\n") != tt.want {
+			t.Errorf("%q: planned %v, peers %v, problems %q", tt.spec, ok, p.Peers, p.Problems)
+		}
 	}
 }
 

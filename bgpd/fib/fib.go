@@ -46,6 +46,7 @@ type FIB struct {
 	restart  *restart
 	keep     *keep
 	dead     map[netip.Addr]string // neighbours to which nothing is sent, and why
+	reach    reach
 	// wasRead and wasTold: before the kernel has been read and the scope is known,
 	// no decision could be right, and a wrong one would take a held route away.
 	wasRead, wasTold bool
@@ -132,6 +133,7 @@ func Leftover(ctx context.Context, k Kernel) (bool, error) {
 func (f *FIB) Expect(peers []speaker.Peer, scope filter.Scope, now time.Time) {
 	f.restart.expect(peers, now)
 	f.scope, f.wasTold = scope, true
+	f.resolveBy(f.picture)
 	f.decideAll()
 }
 
@@ -224,11 +226,11 @@ func (f *FIB) Read(ctx context.Context) error {
 		}
 	}
 	f.picture, f.wasRead = p, true
-	var own []netip.Addr
-	for _, a := range p.addresses {
-		own = append(own, a.Prefix.Addr())
+	before := f.reach.routes
+	f.resolveBy(p)
+	for dst := range before {
+		f.decide(dst)
 	}
-	f.resolver = NewResolver(p.routes, p.links, own)
 	f.decideAll()
 	return nil
 }
@@ -254,6 +256,9 @@ func (f *FIB) QueueResync() {
 
 // Installed reports whether a route of bgpd's to dst is desired.
 func (f *FIB) Installed(dst netip.Prefix) bool {
+	if _, ok := f.reach.routes[dst]; ok {
+		return true
+	}
 	d, ok := f.best[dst]
 	return ok && d.kernel != "" && d.carried == ""
 }
@@ -324,18 +329,19 @@ func (f *FIB) decideAll() {
 	f.filter.Addresses = slices.Clone(f.scope.Addresses)
 	f.filter.Segments = nil
 	for _, a := range f.picture.addresses {
-		addr := a.Prefix.Addr()
-		if addr.IsLoopback() {
-			continue
+		if addr := a.Prefix.Addr(); !addr.IsLoopback() {
+			f.filter.Addresses = append(f.filter.Addresses, addr)
 		}
-		f.filter.Addresses = append(f.filter.Addresses, addr)
-		// A /32 of a pod or tunnel is no segment; link-local ones are filtered anyway.
-		if !a.Prefix.IsSingleIP() && !addr.IsLinkLocalUnicast() {
-			f.filter.Segments = append(f.filter.Segments,
-				filter.Segment{Prefix: a.Prefix.Masked(), Link: f.resolver.linkName(a.Link)})
+	}
+	for _, l := range f.Links() {
+		if !f.ignored(l.Name) {
+			f.filter.Segments = append(f.filter.Segments, filter.Segment{Prefix: l.Subnet, Link: l.Name})
 		}
 	}
 	f.settleAll()
+	for dst := range f.reach.routes {
+		f.decide(dst)
+	}
 	for prefix := range f.best {
 		f.decide(prefix)
 	}
@@ -347,8 +353,15 @@ func (f *FIB) decide(prefix netip.Prefix) {
 	if !f.wasRead || !f.wasTold {
 		return
 	}
-	table := f.tables[kernel.FamilyOf(prefix.Addr())]
 	d, ok := f.best[prefix]
+	if f.declared(prefix) {
+		f.groups.leave(prefix)
+		if ok {
+			d.fate = fate{}
+		}
+		return
+	}
+	table := f.tables[kernel.FamilyOf(prefix.Addr())]
 	if !ok {
 		f.groups.leave(prefix)
 		table.Remove(prefix)

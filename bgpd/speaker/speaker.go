@@ -42,6 +42,17 @@ type Desired struct {
 	Global  Global
 	Peers   []Peer   // no two with the same address
 	Exports []Export // no two with the same prefix
+	// Filters are those of peers that have one. A change is carried out on the session
+	// as it is: what is no longer accepted is withdrawn, the rest sent or taken anew.
+	Filters map[netip.Addr]Filter
+	// Links are the subnets of the host's devices, by which a rule's Interface is known.
+	Links []Link
+}
+
+// Link is a subnet that a device has an address in.
+type Link struct {
+	Name   string
+	Subnet netip.Prefix
 }
 
 // Global is the speaker itself. Changing any of it resets all sessions.
@@ -74,8 +85,8 @@ type Peer struct {
 	// LocalAddress is the source of the session and the next hop of our exports;
 	// invalid lets the kernel choose.
 	LocalAddress netip.Addr
-	// Password is the TCP MD5 password (RFC 2385); empty for none.
-	Password string
+	// Password is that of the TCP MD5 signatures (RFC 2385); empty for none.
+	Password Password
 	// Passive waits for the peer to connect.
 	Passive bool
 	// Multihop allows an external peer that is not directly connected.
@@ -87,15 +98,57 @@ type Peer struct {
 	// ReflectorClient makes the peer our client (RFC 4456) in cluster ClusterID.
 	ReflectorClient bool
 	ClusterID       netip.Addr
+	// NextHop is what the peer is told as next hop of what the speaker passes on.
+	NextHop NextHopMode
 	// RestartTime is how long the peer is asked to keep our routes after the
 	// session is lost (RFC 4724); 0 turns graceful restart off.
 	RestartTime time.Duration
 }
 
+// SameSession reports whether a session to p can go on as one to q.
+func (p Peer) SameSession(q Peer) bool {
+	p.NextHop = q.NextHop
+	return p == q
+}
+
+// NextHopMode is a rule for next hops.
+type NextHopMode uint8
+
+// The rules. Of an export of its own the speaker is always the next hop.
+const (
+	// NextHopAuto: an internal peer is told the next hop as it was learned, an external
+	// one the speaker itself, or what is on a segment that it is on too.
+	NextHopAuto NextHopMode = iota
+	// NextHopSelf: the speaker.
+	NextHopSelf
+	// NextHopKeep: as it was learned.
+	NextHopKeep
+)
+
+// MaxPassword is how many bytes of a password the kernel takes.
+const MaxPassword = 80
+
+// Password is a TCP MD5 password. It stays out of logs and messages: printed, it
+// is a placeholder.
+type Password string
+
+// String implements fmt.Stringer.
+func (p Password) String() string {
+	if p == "" {
+		return ""
+	}
+	return "(secret)"
+}
+
+// GoString implements fmt.GoStringer.
+func (p Password) GoString() string { return p.String() }
+
 // Export is a prefix the speaker originates. Its next hop is the local address
 // of each session.
 type Export struct {
 	Prefix netip.Prefix
+	// Communities are what it carries, in order and none twice.
+	Communities []Community
 }
 
 // Path is one way to a prefix.
@@ -108,7 +161,9 @@ type Path struct {
 	ASPath    []uint32
 	LocalPref uint32
 	MED       uint32
-	Best      bool
+	// Communities are standard and large ones, in the order of the attributes.
+	Communities []Community
+	Best        bool
 	// Stale: kept while the peer restarts (RFC 4724).
 	Stale   bool
 	Learned time.Time

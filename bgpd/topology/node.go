@@ -11,6 +11,7 @@ import (
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 
+	"tortie/bgpd/speaker"
 	"tortie/internal/advertise"
 	"tortie/internal/api"
 )
@@ -23,10 +24,13 @@ type settings struct {
 	bindNodeIP      bool
 	meshRestartTime time.Duration
 	// meshRefused says why no mesh session may be made although the mesh is on.
-	meshRefused string
-	meshBFD     api.BFD
+	meshRefused     string
+	meshBFD         api.BFD
+	meshPasswordRef *v3.BGPPassword
+	meshPassword    speaker.Password
 	// ports has the listen port of nodes with a BGPConfiguration of their own.
-	ports map[string]uint16
+	ports          map[string]uint16
+	advertisements []advertisement
 	// services are the ranges of service addresses.
 	services advertise.Ranges
 }
@@ -40,6 +44,7 @@ func (c *computation) readSettings() {
 	}
 	for _, conf := range c.in.Configs {
 		name := conf.Name
+		c.readProblems(conf)
 		if node, ok := strings.CutPrefix(name, nodeConfigPrefix); ok {
 			if conf.Spec.ListenPort != 0 {
 				c.settings.ports[node] = conf.Spec.ListenPort
@@ -51,12 +56,24 @@ func (c *computation) readSettings() {
 			c.settings.meshBFD = c.bfd("BGPConfiguration", conf)
 		}
 	}
+	c.readNodeConfig(c.in.Configs)
 	c.out.Mesh = c.settings.mesh
+}
+
+// readProblems names the values of a BGPConfiguration that make no sense. The fields are
+// taken as not set; those about services are looked at with them.
+func (c *computation) readProblems(conf *v3.BGPConfiguration) {
+	for _, p := range api.BGPProblems(conf) {
+		switch p.Field {
+		case "spec.asNumber", "spec.bindMode", "spec.nodeMeshMaxRestartTime", "spec.nodeMeshPassword", "spec.nodeToNodeMeshEnabled":
+			c.problem("BGPConfiguration %s: %s; it has no effect", conf.Name, p)
+		}
+	}
 }
 
 func (c *computation) readDefault(spec *v3.BGPConfigurationSpec) {
 	s := &c.settings
-	if spec.ASNumber != nil {
+	if spec.ASNumber != nil && *spec.ASNumber != 0 {
 		s.asn = uint32(*spec.ASNumber)
 	}
 	if spec.NodeToNodeMeshEnabled != nil {
@@ -71,9 +88,7 @@ func (c *computation) readDefault(spec *v3.BGPConfigurationSpec) {
 	if spec.NodeMeshMaxRestartTime != nil {
 		s.meshRestartTime = spec.NodeMeshMaxRestartTime.Duration.Truncate(time.Second)
 	}
-	if spec.NodeMeshPassword != nil {
-		s.meshRefused = "spec.nodeMeshPassword: passwords can't be read by this version; the mesh is off until it is unset"
-	}
+	s.meshPasswordRef = spec.NodeMeshPassword
 	s.services = advertise.RangesOf(spec)
 	for _, problem := range s.services.Problems {
 		c.problem("BGPConfiguration default: %s", problem)
@@ -112,8 +127,12 @@ func (c *computation) readNode(in *api.Node) *node {
 			n.segments = append(n.segments, p.Masked())
 		}
 	}
-	if in.Spec.BGP.ASNumber != nil {
-		n.asn = uint32(*in.Spec.BGP.ASNumber)
+	switch asn := in.Spec.BGP.ASNumber; {
+	case asn == nil:
+	case *asn == 0:
+		c.problem("Node %s: spec.bgp.asNumber 0 is nobody's: want 1 to 4294967295; %d is taken", in.Name, n.asn)
+	default:
+		n.asn = uint32(*asn)
 	}
 	if port, ok := c.settings.ports[in.Name]; ok {
 		n.port = port

@@ -1,8 +1,10 @@
 package topology
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -23,12 +25,12 @@ func (c *computation) mesh() {
 	}
 	for _, n := range c.nodes {
 		for _, remote := range n.addresses() {
-			if _, taken := c.peers[remote]; taken || c.meshNode(remote) != n {
+			if _, taken := c.peers[remote]; taken || c.withheld[remote] || c.meshNode(remote) != n {
 				continue
 			}
 			p := c.toNode(n, remote)
 			p.Name, p.Type, p.Reason = n.name, Mesh, string(Mesh)
-			p.RestartTime = c.settings.meshRestartTime
+			p.RestartTime, p.Password = c.settings.meshRestartTime, c.settings.meshPassword
 			p.BFD = c.settings.meshBFD
 			c.peers[remote] = p
 		}
@@ -75,6 +77,9 @@ func (c *computation) explicitPeers() {
 		return strings.Compare(a.Name, b.Name)
 	})
 	for _, r := range in {
+		if why := api.PeerWithoutNode(r, c.in.Nodes); why != "" {
+			c.problem("BGPPeer %s: %s; nobody has this session", r.Name, why)
+		}
 		peers, err := c.resolve(r)
 		if err != nil {
 			c.problem("BGPPeer %s: %v; the peer is not configured", r.Name, err)
@@ -106,6 +111,9 @@ func (c *computation) fitsMesh(p Peer) error {
 	case p.LocalASN != 0 && p.LocalASN != c.self.asn:
 		return fmt.Errorf("%s is the address of mesh node %s, which knows this node by AS number %d, not %d: unset spec.localASNumber",
 			p.Address, n.name, c.self.asn, p.LocalASN)
+	case p.Password != c.settings.meshPassword:
+		return fmt.Errorf("%s is the address of mesh node %s, which has another password for this node: name that of spec.nodeMeshPassword of the BGPConfiguration",
+			p.Address, n.name)
 	}
 	return nil
 }
@@ -127,8 +135,15 @@ func (c *computation) add(r *v3.BGPPeer, p Peer) {
 	}
 	p.Reason = "BGPPeer " + r.Name
 	p.BFD = c.bfd("BGPPeer", r)
+	if c.withheld[p.Address] {
+		c.problem("BGPPeer %s: %s is the peer of another BGPPeer, whose filters can't be carried out; it is not configured without them", r.Name, p.Address)
+		return
+	}
 	if other, taken := c.peers[p.Address]; taken {
-		if other.Peer != p.Peer {
+		if other.Port != p.Port {
+			c.problem("BGPPeer %s: %s is already the peer of BGPPeer %s, on port %d: this version has one session with an address, whatever the ports; "+
+				"give the other speaker there an address of its own; it is not configured", r.Name, p.Address, other.Name, other.Port)
+		} else if other.Peer != p.Peer || !reflect.DeepEqual(other.Filter, p.Filter) {
 			c.problem("BGPPeer %s: %s is already the peer of BGPPeer %s, with other settings; it is not configured",
 				r.Name, p.Address, other.Name)
 		}
@@ -158,20 +173,32 @@ func (c *computation) resolve(r *v3.BGPPeer) ([]Peer, error) {
 		return nil, err
 	}
 	// Only now, so that a node that has no part in it doesn't complain.
-	if err := refuse(&r.Spec); err != nil {
+	if err := refuse(r); err != nil {
+		return nil, err
+	}
+	password, err := c.password("spec.password", r.Spec.Password)
+	if err != nil {
 		return nil, err
 	}
 	for i := range peers {
+		peers[i].Password = password
 		c.settle(&peers[i], &r.Spec)
+		if peers[i].Filter, err = c.filter(&peers[i], r.Spec.Filters); err != nil {
+			c.withhold(peers)
+			return nil, err
+		}
 	}
 	return peers, nil
 }
 
-// refuse names a field this version can't carry out. Such a peer must not come
-// up without it: it would advertise or accept what the field forbids.
-func refuse(s *v3.BGPPeerSpec) error {
-	if unserved := api.UnservedPeerFields(s); len(unserved) > 0 {
+// refuse names a field this version can't carry out, or whose value makes no sense. Such
+// a peer must not come up without it: it would advertise or accept what the field forbids.
+func refuse(r *v3.BGPPeer) error {
+	if unserved := api.UnservedPeerFields(&r.Spec); len(unserved) > 0 {
 		return fmt.Errorf("spec.%s is not supported by this version", unserved[0])
+	}
+	if problems := api.PeerProblems(r); len(problems) > 0 {
+		return errors.New(problems[0].String())
 	}
 	return nil
 }
@@ -254,8 +281,12 @@ func (c *computation) addressed(r *v3.BGPPeer) ([]Peer, error) {
 	if !local.IsValid() {
 		return nil, fmt.Errorf("%s can't be reached: this node has no address of that family", remote)
 	}
+	by, err := gateway(r.Spec.ReachableBy, remote)
+	if err != nil {
+		return nil, err
+	}
 	asn := uint32(r.Spec.ASNumber)
-	p := Peer{Peer: speaker.Peer{
+	p := Peer{Gateway: by, Peer: speaker.Peer{
 		Address: remote, Port: port, ASN: asn, LocalAddress: local, RestartTime: DefaultRestartTime,
 	}}
 	if n := c.byAddr[remote]; n != nil {
@@ -290,6 +321,7 @@ func (c *computation) settle(p *Peer, s *v3.BGPPeerSpec) {
 		p.LocalAddress = netip.Addr{}
 	}
 	external := p.ASN != localASN
+	p.NextHop = nextHop(s, external)
 	p.Multihop = external // a peer need not be on our segment, as upstream has it
 	if s.TTLSecurity != nil && *s.TTLSecurity > 0 {
 		p.TTLSecurity, p.Multihop = *s.TTLSecurity, false
@@ -297,6 +329,22 @@ func (c *computation) settle(p *Peer, s *v3.BGPPeerSpec) {
 	if !external && c.self.cluster.IsValid() && !c.sameCluster(p.Node) {
 		p.ReflectorClient, p.ClusterID = true, c.self.cluster
 	}
+}
+
+// nextHop is upstream's rule: the mode, or without one the older field, which counts
+// for external peers alone.
+func nextHop(s *v3.BGPPeerSpec, external bool) speaker.NextHopMode {
+	switch {
+	case s.NextHopMode == nil && s.KeepOriginalNextHop && external:
+		return speaker.NextHopKeep
+	case s.NextHopMode == nil:
+		return speaker.NextHopAuto
+	case *s.NextHopMode == v3.NextHopMode(v3.NextHopModeSelf):
+		return speaker.NextHopSelf
+	case *s.NextHopMode == v3.NextHopMode(v3.NextHopModeKeep):
+		return speaker.NextHopKeep
+	}
+	return speaker.NextHopAuto
 }
 
 // sameCluster: the peer is another reflector of our cluster, not a client.

@@ -34,10 +34,13 @@ type Input struct {
 	Nodes      []*api.Node
 	Configs    []*v3.BGPConfiguration
 	Peers      []*v3.BGPPeer
+	Filters    []*api.BGPFilter
 	Affinities []*api.BlockAffinity
 	Blocks     []*api.IPAMBlock
 	Pools      []*v3.IPPool
 	Services   []*api.AdvertisedService
+	// Secrets are those known by name, among them the ones of Output.Secrets.
+	Secrets map[string]Secret
 }
 
 // PeerType is what a peer is called in status output.
@@ -62,12 +65,17 @@ type Peer struct {
 	Reason string
 	// BFD is what is asked of BFD with the peer, if it is on a segment of the node.
 	BFD api.BFD
+	// Filter is what may be learned from it and announced to it.
+	Filter speaker.Filter
+	// Gateway is by which address it is to be reached; invalid for none said.
+	Gateway netip.Addr
 }
 
 // Export is a prefix this node advertises and why.
 type Export struct {
-	Prefix netip.Prefix
-	Reason string
+	Prefix      netip.Prefix
+	Reason      string
+	Communities []speaker.Community
 }
 
 // Output is what the node has to be.
@@ -98,6 +106,11 @@ type Output struct {
 	// Services says what the ranges are, and the addresses in them that any node
 	// announces by themselves: "service default/web, external address".
 	Services map[netip.Prefix]string
+	// IgnoredInterfaces are the devices, "*" for any characters, whose subnets count for
+	// nothing.
+	IgnoredInterfaces []string
+	// Secrets names those that the passwords of this node's peers are in.
+	Secrets  []string
 	Problems []string
 }
 
@@ -106,11 +119,28 @@ func (o Output) Desired() speaker.Desired {
 	d := speaker.Desired{Global: o.Global}
 	for _, p := range o.Peers {
 		d.Peers = append(d.Peers, p.Peer)
+		if !p.Filter.Empty() {
+			if d.Filters == nil {
+				d.Filters = map[netip.Addr]speaker.Filter{}
+			}
+			d.Filters[p.Address] = p.Filter
+		}
 	}
 	for _, e := range o.Exports {
-		d.Exports = append(d.Exports, speaker.Export{Prefix: e.Prefix})
+		d.Exports = append(d.Exports, speaker.Export{Prefix: e.Prefix, Communities: e.Communities})
 	}
 	return d
+}
+
+// Gateways are by which address some peers are to be reached.
+func (o Output) Gateways() map[netip.Addr]netip.Addr {
+	out := map[netip.Addr]netip.Addr{}
+	for _, p := range o.Peers {
+		if p.Gateway.IsValid() {
+			out[p.Address] = p.Gateway
+		}
+	}
+	return out
 }
 
 // Export finds the export of a prefix: there may be as many as there are services.
@@ -132,6 +162,7 @@ func Compute(in Input) Output {
 	c.global()
 	c.exports()
 	c.overlay()
+	c.meshPassword()
 	c.explicitPeers()
 	c.mesh()
 	return c.finish()
@@ -145,11 +176,12 @@ type computation struct {
 	byAddr   map[netip.Addr]*node
 	self     *node
 	peers    map[netip.Addr]Peer
+	withheld map[netip.Addr]bool // addresses that get no session, as it would have no filter
 	out      Output
 }
 
 func newComputation(in Input) *computation {
-	c := &computation{in: in, byAddr: map[netip.Addr]*node{}, peers: map[netip.Addr]Peer{}}
+	c := &computation{in: in, byAddr: map[netip.Addr]*node{}, peers: map[netip.Addr]Peer{}, withheld: map[netip.Addr]bool{}}
 	c.out.BlockOwners, c.out.Blocks = map[netip.Prefix]string{}, map[netip.Prefix]bool{}
 	c.out.Services = map[netip.Prefix]string{}
 	c.readSettings()
@@ -216,6 +248,7 @@ func (c *computation) finish() Output {
 	slices.SortFunc(c.out.Pools, comparePrefix)
 	slices.SortFunc(c.out.OwnBlocks, comparePrefix)
 	slices.SortFunc(c.out.ServiceRanges, comparePrefix)
+	slices.Sort(c.out.Secrets)
 	slices.Sort(c.out.Problems)
 	c.out.Problems = slices.Compact(c.out.Problems)
 	return c.out

@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"pgregory.net/rapid"
 
+	"tortie/bgpd/speaker"
 	"tortie/internal/api"
 )
 
@@ -135,7 +136,7 @@ func TestPeers(t *testing.T) {
 		{
 			"global, node and selector peers",
 			Input{
-				Nodes: []*api.Node{aNode("node1", "10.1.1.11/24", "fd01::11/64", "rack1")},
+				Nodes: []*api.Node{aNode("node1", "10.1.1.11/24", "fd01::11/64", "rack1"), aNode("node2", "", "", "rack2")},
 				Peers: []*v3.BGPPeer{
 					aPeer("all", v3.BGPPeerSpec{PeerIP: "10.1.1.254", ASNumber: 64999}),
 					aPeer("mine", v3.BGPPeerSpec{Node: "node1", PeerIP: "[fd01::fe]:1179", ASNumber: 64512}),
@@ -301,7 +302,7 @@ func TestPeers(t *testing.T) {
 			[]string{
 				`BGPPeer address: spec.peerIP "10.1.1": want an address`, "BGPPeer asn: spec.asNumber is not set",
 				"BGPPeer empty: neither spec.peerIP nor spec.peerSelector is set", "BGPPeer family: fd01::fe can't be reached: this node has no address",
-				"BGPPeer filtered: spec.filters is not supported", "BGPPeer selector: spec.nodeSelector: ",
+				"BGPPeer filtered: spec.filters[0]: there is no BGPFilter f1", "BGPPeer selector: spec.nodeSelector: ",
 				"BGPPeer taken: 10.1.1.254 is already the peer of BGPPeer good",
 			},
 		},
@@ -470,14 +471,14 @@ func TestExports(t *testing.T) {
 		},
 	})
 	want := []Export{
-		{netip.MustParsePrefix("10.65.1.0/26"), "block of this node"},
-		{netip.MustParsePrefix("10.65.2.5/32"), "address borrowed from block 10.65.2.0/26 of node2"},
-		{netip.MustParsePrefix("10.65.9.7/32"), "address in block 10.65.9.0/26, which has no owner"},
-		{netip.MustParsePrefix("10.67.1.0/26"), "block of this node"},
-		{netip.MustParsePrefix("192.0.2.0/26"), "block of this node; its pool is gone"},
-		{netip.MustParsePrefix("192.0.2.65/32"), "address in block 192.0.2.64/26, which has no owner; its pool is gone"},
-		{netip.MustParsePrefix("fd65:1::/122"), "block of this node"},
-		{netip.MustParsePrefix("fd65:2::3f/128"), "address in block fd65:2::/122, which has no owner"},
+		{Prefix: netip.MustParsePrefix("10.65.1.0/26"), Reason: "block of this node"},
+		{Prefix: netip.MustParsePrefix("10.65.2.5/32"), Reason: "address borrowed from block 10.65.2.0/26 of node2"},
+		{Prefix: netip.MustParsePrefix("10.65.9.7/32"), Reason: "address in block 10.65.9.0/26, which has no owner"},
+		{Prefix: netip.MustParsePrefix("10.67.1.0/26"), Reason: "block of this node"},
+		{Prefix: netip.MustParsePrefix("192.0.2.0/26"), Reason: "block of this node; its pool is gone"},
+		{Prefix: netip.MustParsePrefix("192.0.2.65/32"), Reason: "address in block 192.0.2.64/26, which has no owner; its pool is gone"},
+		{Prefix: netip.MustParsePrefix("fd65:1::/122"), Reason: "block of this node"},
+		{Prefix: netip.MustParsePrefix("fd65:2::3f/128"), Reason: "address in block fd65:2::/122, which has no owner"},
 	}
 	if d := cmp.Diff(want, out.Exports, cmpopts.EquateComparable(netip.Prefix{})); d != "" {
 		t.Errorf("exports (-want +got):\n%s", d)
@@ -591,18 +592,12 @@ func TestOnlyAReflectorHasSegments(t *testing.T) {
 // TestFieldThatCannotBeCarriedOutTurnsItsPeerOff: on the nodes it is meant for,
 // and there it is named.
 func TestFieldThatCannotBeCarriedOutTurnsItsPeerOff(t *testing.T) {
-	keep := v3.NextHopMode("Keep")
 	for field, spec := range map[string]v3.BGPPeerSpec{
-		"password":              {PeerIP: "10.1.1.254", Password: &v3.BGPPassword{}},
-		"filters":               {PeerIP: "10.1.1.254", Filters: []string{"f"}},
-		"keepOriginalNextHop":   {PeerIP: "10.1.1.254", KeepOriginalNextHop: true},
-		"nextHopMode":           {PeerIP: "10.1.1.254", NextHopMode: &keep},
-		"reachableBy":           {PeerIP: "10.1.1.254", ReachableBy: "10.1.1.1"},
 		"localWorkloadSelector": {LocalWorkloadSelector: "all()"},
 	} {
 		t.Run(field, func(t *testing.T) {
 			spec.Node, spec.ASNumber = "node1", 64999
-			in := Input{Node: "node1", Nodes: threeNodes()[:1], Peers: []*v3.BGPPeer{aPeer("p", spec)}}
+			in := Input{Node: "node1", Nodes: []*api.Node{threeNodes()[0], {ObjectMeta: meta("another")}}, Peers: []*v3.BGPPeer{aPeer("p", spec)}}
 			out := Compute(in)
 			want := []string{"BGPPeer p: spec." + field + " is not supported by this version; the peer is not configured"}
 			if d := cmp.Diff(want, out.Problems); d != "" || len(out.Peers) > 0 {
@@ -611,6 +606,130 @@ func TestFieldThatCannotBeCarriedOutTurnsItsPeerOff(t *testing.T) {
 			in.Peers[0].Spec.Node = "another"
 			if out := Compute(in); len(out.Problems) > 0 || len(out.Peers) > 0 {
 				t.Errorf("on a node it isn't meant for: peers %v, problems %q", out.Peers, out.Problems)
+			}
+		})
+	}
+}
+
+// TestValueThatMakesNoSenseTurnsItsPeerOff: the store may have been written by anyone.
+func TestValueThatMakesNoSenseTurnsItsPeerOff(t *testing.T) {
+	drop, sometimes, minus := v3.NextHopMode("Drop"), v3.ReversePeering("Sometimes"), int32(-1)
+	for field, spec := range map[string]v3.BGPPeerSpec{
+		"nextHopMode":              {NextHopMode: &drop},
+		"sourceAddress":            {SourceAddress: "Any"},
+		"reversePeering":           {ReversePeering: &sometimes},
+		"numAllowedLocalASNumbers": {NumAllowedLocalASNumbers: &minus},
+		"maxRestartTime":           {MaxRestartTime: &metav1.Duration{Duration: 2 * time.Hour}},
+	} {
+		t.Run(field, func(t *testing.T) {
+			spec.PeerIP, spec.ASNumber = "10.1.1.254", 64999
+			out := Compute(Input{Node: "node1", Nodes: threeNodes()[:1], Peers: []*v3.BGPPeer{
+				aPeer("p", spec), aPeer("other", v3.BGPPeerSpec{PeerIP: "10.1.1.253", ASNumber: 64999}),
+			}})
+			if len(out.Problems) != 1 || !strings.HasPrefix(out.Problems[0], "BGPPeer p: spec."+field+": ") || len(out.Peers) != 1 {
+				t.Errorf("peers %v, problems %q", out.Peers, out.Problems)
+			}
+		})
+	}
+}
+
+func TestValueOfABGPConfigurationThatMakesNoSense(t *testing.T) {
+	somewhere, none := v3.BindMode("Somewhere"), numorstring.ASNumber(0)
+	out := Compute(Input{Node: "node1", Nodes: threeNodes()[:2], Configs: defaultConfig(v3.BGPConfigurationSpec{BindMode: &somewhere, ASNumber: &none})})
+	if len(out.Problems) != 2 || out.Global.ASN != DefaultASN || len(out.Peers) != 2 {
+		t.Errorf("AS %d, peers %v, problems %q", out.Global.ASN, out.Peers, out.Problems)
+	}
+}
+
+// TestOneSessionWithAnAddress: whatever the ports, and that is said.
+func TestOneSessionWithAnAddress(t *testing.T) {
+	out := Compute(Input{Node: "node1", Nodes: threeNodes()[:1], Peers: []*v3.BGPPeer{
+		aPeer("a", v3.BGPPeerSpec{PeerIP: "10.1.1.254:1790", ASNumber: 64999}), aPeer("b", v3.BGPPeerSpec{PeerIP: "10.1.1.254:1791", ASNumber: 64999}),
+	}})
+	want := "BGPPeer b: 10.1.1.254 is already the peer of BGPPeer a, on port 1790: this version has one session with an address, whatever the ports; " +
+		"give the other speaker there an address of its own; it is not configured"
+	if len(out.Peers) != 1 || out.Peers[0].Name != "a" || len(out.Problems) != 1 || out.Problems[0] != want {
+		t.Errorf("peers %v, problems %q", out.Peers, out.Problems)
+	}
+}
+
+func TestPeerThatMeansNoNodeIsNamed(t *testing.T) {
+	nodes := threeNodes()
+	nodes[1].Labels = map[string]string{"rack": "2"}
+	for _, tt := range []struct {
+		name string
+		spec v3.BGPPeerSpec
+		want string
+	}{
+		{"a node", v3.BGPPeerSpec{Node: "node2", PeerIP: "10.1.1.254", ASNumber: 1}, ""},
+		{"a label", v3.BGPPeerSpec{NodeSelector: "rack == '2'", PeerIP: "10.1.1.254", ASNumber: 1}, ""},
+		{"no such node", v3.BGPPeerSpec{Node: "node9", PeerIP: "10.1.1.254", ASNumber: 1}, "spec.node: there is no Node node9"},
+		{"no such label", v3.BGPPeerSpec{NodeSelector: "rack == '9'", PeerIP: "10.1.1.254", ASNumber: 1}, "spec.nodeSelector rack == '9' matches no Node: see the labels in calicoctl get nodes -o yaml"},
+		{"nobody to peer with", v3.BGPPeerSpec{PeerSelector: "has(rr)"}, "spec.peerSelector has(rr) matches no Node: see the labels in calicoctl get nodes -o yaml"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var want []string
+			if tt.want != "" {
+				want = []string{"BGPPeer p: " + tt.want + "; nobody has this session"}
+			}
+			out := Compute(Input{Node: "node1", Nodes: nodes, Peers: []*v3.BGPPeer{aPeer("p", tt.spec)}})
+			if d := cmp.Diff(want, out.Problems); d != "" {
+				t.Errorf("problems (-want +got):\n%s", d)
+			}
+		})
+	}
+}
+
+func TestGatewayOfAPeer(t *testing.T) {
+	for _, tt := range []struct{ name, peer, by, want string }{
+		{"IPv4", "10.9.9.9", "10.1.1.254", ""},
+		{"IPv6", "fd09::9", "fd01::fe", ""},
+		{"no address", "10.9.9.9", "router", `spec.reachableBy "router" is not the address of a router`},
+		{"nobody's address", "10.9.9.9", "0.0.0.0", `spec.reachableBy "0.0.0.0" is not the address of a router`},
+		{"another family", "10.9.9.9", "fd01::fe", "spec.reachableBy fd01::fe is not of the family of spec.peerIP 10.9.9.9"},
+		{"the peer itself", "10.9.9.9", "10.9.9.9", "spec.reachableBy 10.9.9.9 is the peer itself: leave it out, or name the router on the way"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			out := Compute(Input{Node: "node1", Nodes: threeNodes()[:1], Peers: []*v3.BGPPeer{
+				aPeer("p", v3.BGPPeerSpec{PeerIP: tt.peer, ASNumber: 64999, ReachableBy: tt.by}),
+				aPeer("other", v3.BGPPeerSpec{PeerIP: "10.1.1.253", ASNumber: 64999}),
+			}})
+			if tt.want == "" {
+				if got := fmt.Sprint(out.Gateways()); got != "map["+tt.peer+":"+tt.by+"]" || len(out.Problems) > 0 {
+					t.Errorf("gateways %s, problems %q", got, out.Problems)
+				}
+				return
+			}
+			if want := "BGPPeer p: " + tt.want + "; the peer is not configured"; len(out.Problems) != 1 || out.Problems[0] != want || len(out.Peers) != 1 {
+				t.Errorf("problems %q, want %q", out.Problems, want)
+			}
+		})
+	}
+}
+
+func TestNextHopModes(t *testing.T) {
+	mode := func(m string) *v3.NextHopMode { mode := v3.NextHopMode(m); return &mode }
+	for _, tt := range []struct {
+		name string
+		asn  numorstring.ASNumber
+		mode *v3.NextHopMode
+		keep bool
+		want speaker.NextHopMode
+	}{
+		{"nothing said", 64999, nil, false, speaker.NextHopAuto},
+		{"Auto", 64999, mode("Auto"), false, speaker.NextHopAuto},
+		{"Self", 64999, mode("Self"), false, speaker.NextHopSelf},
+		{"Keep", 64512, mode("Keep"), false, speaker.NextHopKeep},
+		{"the older field, external", 64999, nil, true, speaker.NextHopKeep},
+		{"the older field counts for external peers alone", 64512, nil, true, speaker.NextHopAuto},
+		{"the mode overrules the older field", 64999, mode("Auto"), true, speaker.NextHopAuto},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			out := Compute(Input{Node: "node1", Nodes: threeNodes()[:1], Peers: []*v3.BGPPeer{
+				aPeer("p", v3.BGPPeerSpec{PeerIP: "10.1.1.254", ASNumber: tt.asn, NextHopMode: tt.mode, KeepOriginalNextHop: tt.keep}),
+			}})
+			if len(out.Peers) != 1 || out.Peers[0].NextHop != tt.want {
+				t.Errorf("%+v, problems %q, want mode %d", out.Peers, out.Problems, tt.want)
 			}
 		})
 	}

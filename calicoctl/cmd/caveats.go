@@ -1,12 +1,15 @@
 package cmd
 
 import (
+	"context"
 	"fmt"
 	"strings"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 
+	"tortie/calicoctl/resource"
 	"tortie/internal/api"
+	"tortie/internal/datastore"
 )
 
 // caveats say which of the objects written ask for something that the daemons of
@@ -39,6 +42,36 @@ func caveats(written []api.Object) []string {
 	return texts
 }
 
+// peersOfNobody names the BGPPeers written that mean none of the nodes there are. When
+// those can't be read nothing is said: what was to be written is.
+func peersOfNobody(ctx context.Context, store *resource.Store, written []api.Object) (texts []string) {
+	var peers []*v3.BGPPeer
+	for _, obj := range written {
+		if p, ok := obj.(*v3.BGPPeer); ok {
+			peers = append(peers, p)
+		}
+	}
+	if len(peers) == 0 {
+		return nil
+	}
+	list, err := store.Client.List(ctx, datastore.Range{Kind: api.KindNode})
+	if err != nil {
+		return nil
+	}
+	var nodes []*api.Node
+	for _, entry := range list.Entries {
+		if n, ok := entry.Object.(*api.Node); ok {
+			nodes = append(nodes, n)
+		}
+	}
+	for _, p := range peers {
+		if why := api.PeerWithoutNode(p, nodes); why != "" {
+			texts = append(texts, fmt.Sprintf("BGPPeer %s: %s; nobody has this session yet", p.Name, why))
+		}
+	}
+	return texts
+}
+
 // bgpCaveats are those of one object about BGP.
 func bgpCaveats(obj api.Object) (texts []string) {
 	switch o := obj.(type) {
@@ -51,11 +84,6 @@ func bgpCaveats(obj api.Object) (texts []string) {
 		if fields := api.UnservedBGPFields(&o.Spec); len(fields) > 0 {
 			texts = append(texts, fmt.Sprintf("BGPConfiguration %s: spec.%s: stored but not carried out yet", o.Name, strings.Join(fields, ", spec.")))
 		}
-		if o.Spec.NodeMeshPassword != nil {
-			texts = append(texts, fmt.Sprintf("BGPConfiguration %s: spec.nodeMeshPassword: passwords can't be read yet; the mesh is off until it is unset", o.Name))
-		}
-	case *v3.BGPFilter:
-		texts = append(texts, fmt.Sprintf("BGPFilter %s: stored but not carried out yet", o.Name))
 	}
 	return texts
 }

@@ -192,7 +192,7 @@ func (a *app) writeAll(ctx context.Context, v verb, store *resource.Store, docs 
 			break
 		}
 	}
-	for _, caveat := range caveats(written) {
+	for _, caveat := range slices.Concat(caveats(written), peersOfNobody(ctx, store, written)) {
 		a.warn(caveat)
 	}
 	return t.summarise(a.printf)

@@ -13,6 +13,46 @@ type Unknown struct {
 // Empty reports whether nothing would be lost without it.
 func (u Unknown) Empty() bool { return len(u.raw) == 0 && u.storedName == "" }
 
+// UnknownFields names what a stored value of a kind has in its spec and our types don't
+// know: "spec.keepaliveTime".
+func (r *Registry) UnknownFields(kind Kind, u Unknown) []string {
+	d, err := r.definition(kind)
+	if err != nil || len(u.raw) == 0 {
+		return nil
+	}
+	stored := parseValidJSON(u.raw)
+	var out []string
+	if spec := d.schema.fields["spec"]; spec != nil {
+		out = spec.unknown(stored.member("spec"), "spec", out)
+	}
+	return out
+}
+
+// unknown adds the paths of the fields of v that s doesn't have.
+func (s *schema) unknown(v *jsonValue, path string, out []string) []string {
+	if v == nil {
+		return out
+	}
+	for i, elem := range v.elems {
+		if s.shape == shapeList {
+			out = s.elem.unknown(elem, at(path, i), out)
+		}
+	}
+	for _, m := range v.members {
+		field := path + "." + m.name
+		switch {
+		case s.shape == shapeDict:
+			out = s.elem.unknown(m.value, field, out)
+		case s.shape != shapeObject:
+		case s.fields[m.name] == nil:
+			out = append(out, field)
+		default:
+			out = s.fields[m.name].unknown(m.value, field, out)
+		}
+	}
+	return out
+}
+
 // merger adds unknown fields to a new encoding. Three texts of one schema are
 // walked side by side: what was stored, what our types made of it, and the new
 // encoding. The last decides what is there; the first gives the unknown fields;

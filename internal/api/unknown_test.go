@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -250,4 +251,29 @@ func TestElementsKeepTheirUnknownFieldsInAnyOrder(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestUnknownFieldsAreNamed(t *testing.T) {
+	reg := api.NewRegistry()
+	for stored, want := range map[string]string{
+		`"spec":{"peerIP":"10.0.0.1","keepaliveTime":"5s","password":{"secretKeyRef":{"name":"s","key":"k","x":1}}}`: "[spec.keepaliveTime spec.password.secretKeyRef.x]",
+		`"spec":{"peerIP":"10.0.0.1"},"status":{"a":1}`:                                                              "[]",
+		`"spec":{"peerIP":"10.0.0.1","filters":["a"]}`:                                                               "[]",
+	} {
+		_, unknown, err := reg.Decode(api.Key{Kind: api.KindBGPPeer, Name: "p"}, []byte(`{"kind":"BGPPeer","apiVersion":"projectcalico.org/v3","metadata":{"name":"p"},`+stored+`}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprint(reg.UnknownFields(api.KindBGPPeer, unknown)); got != want {
+			t.Errorf("%s: %s, want %s", stored, got, want)
+		}
+	}
+	const conf = `{"kind":"BGPConfiguration","apiVersion":"projectcalico.org/v3","metadata":{"name":"default"},"spec":{"communities":[{"name":"a"},{"name":"b","new":1}],"programClusterRoutes":"Enabled"}}`
+	_, unknown, err := reg.Decode(api.Key{Kind: api.KindBGPConfiguration, Name: "default"}, []byte(conf))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(reg.UnknownFields(api.KindBGPConfiguration, unknown)); got != "[spec.communities[1].new spec.programClusterRoutes]" {
+		t.Errorf("%s", got)
+	}
 }

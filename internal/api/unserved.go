@@ -7,20 +7,14 @@ import v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 // or accept what they forbid.
 func UnservedPeerFields(s *v3.BGPPeerSpec) []string {
 	return setFields([]field{
-		{"password", s.Password != nil},
-		{"filters", len(s.Filters) > 0},
-		{"keepOriginalNextHop", s.KeepOriginalNextHop && s.NextHopMode == nil},
-		{"nextHopMode", s.NextHopMode != nil && *s.NextHopMode != v3.NextHopMode(v3.NextHopModeAuto)},
-		{"reachableBy", s.ReachableBy != ""},
+		{"localWorkloadSelector", s.LocalWorkloadSelector != ""},
 	})
 }
 
 // UnservedBGPFields are the fields of a BGPConfiguration that have no effect in this
-// version. With nodeMeshPassword, which is not among them, the mesh is off.
+// version.
 func UnservedBGPFields(s *v3.BGPConfigurationSpec) []string {
 	return setFields([]field{
-		{"prefixAdvertisements", len(s.PrefixAdvertisements) > 0},
-		{"ignoredInterfaces", len(s.IgnoredInterfaces) > 0},
 		{"localWorkloadPeeringIPV4", s.LocalWorkloadPeeringIPV4 != ""},
 		{"localWorkloadPeeringIPV6", s.LocalWorkloadPeeringIPV6 != ""},
 	})

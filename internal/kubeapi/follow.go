@@ -32,8 +32,9 @@ type Store[T Object] interface {
 // Selection is what of a resource is followed. The API server does the selecting:
 // nothing else reaches this node.
 type Selection struct {
-	Resource string // "pods"
-	Fields   string // "spec.nodeName=node-1"
+	Namespace string // empty for all, and for what has none
+	Resource  string // "pods"
+	Fields    string // "spec.nodeName=node-1"
 }
 
 // Follow keeps a store up to date with what is selected until ctx ends. While it
@@ -82,7 +83,7 @@ func (s *source) note(ctx context.Context, verb string, err error) error {
 
 func (s *source) list(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 	options.FieldSelector = s.selection.Fields
-	list, err := s.client.rest.Get().Resource(s.selection.Resource).VersionedParams(&options, metav1.ParameterCodec).Do(ctx).Get()
+	list, err := s.client.rest.Get().Namespace(s.selection.Namespace).Resource(s.selection.Resource).VersionedParams(&options, metav1.ParameterCodec).Do(ctx).Get()
 	if err := s.note(ctx, "list", err); err != nil {
 		return nil, err
 	}
@@ -91,7 +92,7 @@ func (s *source) list(ctx context.Context, options metav1.ListOptions) (runtime.
 
 func (s *source) watch(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
 	options.FieldSelector, options.Watch = s.selection.Fields, true
-	w, err := s.client.rest.Get().Resource(s.selection.Resource).VersionedParams(&options, metav1.ParameterCodec).Watch(ctx)
+	w, err := s.client.rest.Get().Namespace(s.selection.Namespace).Resource(s.selection.Resource).VersionedParams(&options, metav1.ParameterCodec).Watch(ctx)
 	if options.SendInitialEvents != nil && apierrors.IsInvalid(err) {
 		return nil, err // an API server that doesn't stream lists: it is asked for one
 	}

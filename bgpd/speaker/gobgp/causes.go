@@ -20,8 +20,13 @@ import (
 type causes struct {
 	down atomic.Int64 // sessions that are not up
 
+	// md5 reads the kernel's counters of what TCP MD5 made it drop.
+	md5 func() md5Counters
+
 	mu    sync.Mutex
 	peers map[netip.Addr]cause
+	// since is what they were when a session went down, or was configured.
+	since map[netip.Addr]md5Counters
 }
 
 // cause is one of: a failed dial, a NOTIFICATION, or an end without one.
@@ -35,7 +40,9 @@ type cause struct {
 	reason string
 }
 
-func newCauses() *causes { return &causes{peers: map[netip.Addr]cause{}} }
+func newCauses() *causes {
+	return &causes{md5: readMD5, peers: map[netip.Addr]cause{}, since: map[netip.Addr]md5Counters{}}
+}
 
 func (c *causes) setDown(n int) { c.down.Store(int64(n)) }
 
@@ -43,6 +50,15 @@ func (c *causes) clear(addr netip.Addr) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.peers, addr)
+	delete(c.since, addr)
+}
+
+// begin notes that a session is down from now on.
+func (c *causes) begin(addr netip.Addr) {
+	now := c.md5()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.since[addr] = now
 }
 
 func (c *causes) set(addr netip.Addr, why cause) {
@@ -72,9 +88,15 @@ func (c *causes) ended(addr netip.Addr, from, reason string) {
 func (c *causes) explain(p speaker.Peer, asn uint32) string {
 	c.mu.Lock()
 	why := c.peers[p.Address]
+	before, known := c.since[p.Address]
 	c.mu.Unlock()
 	if p.LocalASN != 0 {
 		asn = p.LocalASN
+	}
+	if known && why.silent() {
+		if words := explainMD5(p, before, c.md5()); words != "" {
+			return words
+		}
 	}
 	switch {
 	case why.dial != nil:
@@ -91,12 +113,27 @@ func (c *causes) explain(p speaker.Peer, asn uint32) string {
 	return "connecting"
 }
 
-func explainDial(p speaker.Peer, err error) string {
-	port := p.Port
-	if port == 0 {
-		port = bgp.BGP_PORT
+// silent: nothing was heard of the peer, as when segments are dropped.
+func (c cause) silent() bool {
+	switch {
+	case c.dial != nil:
+		return isTimeout(c.dial)
+	case c.notification != "":
+		return strings.HasPrefix(c.notification, holdTimerWords())
 	}
+	return c.lost == "" || c.lost == bgp.BGP_FSM_ESTABLISHED.String()
+}
+
+// holdTimerWords begin the cause of a session that heard nothing for the hold time.
+func holdTimerWords() string { return notificationWords(bgp.BGP_ERROR_HOLD_TIMER_EXPIRED, 0) }
+
+func isTimeout(err error) bool {
 	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout()
+}
+
+func explainDial(p speaker.Peer, err error) string {
+	port := portOf(p)
 	switch {
 	case errors.Is(err, unix.ECONNREFUSED):
 		return fmt.Sprintf("connection refused: no BGP speaker listens on port %d of %s", port, p.Address)
@@ -104,10 +141,19 @@ func explainDial(p speaker.Peer, err error) string {
 		return fmt.Sprintf("no route to %s", p.Address)
 	case errors.Is(err, unix.EADDRNOTAVAIL):
 		return fmt.Sprintf("local address %s is not on any interface of this node", p.LocalAddress)
-	case errors.As(err, &timeout) && timeout.Timeout():
-		return fmt.Sprintf("no answer from %s port %d: it is down, filtered, or has another password", p.Address, port)
+	case isTimeout(err) && p.Password != "":
+		return fmt.Sprintf("no answer from %s port %d: likely a TCP MD5 mismatch: it has another password, or none; else it is down or filtered", p.Address, port)
+	case isTimeout(err):
+		return fmt.Sprintf("no answer from %s port %d: it is down, filtered, or has a password", p.Address, port)
 	}
 	return fmt.Sprintf("connect to %s: %v", p.Address, err)
+}
+
+func portOf(p speaker.Peer) uint16 {
+	if p.Port == 0 {
+		return bgp.BGP_PORT
+	}
+	return p.Port
 }
 
 func explainLost(why cause, p speaker.Peer, asn uint32) string {

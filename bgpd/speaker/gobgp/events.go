@@ -74,7 +74,28 @@ func (e *events) signal() {
 func (e *events) expect(addr netip.Addr) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.sessions[addr] = session{state: speaker.Idle, since: e.now()}
+	old := e.sessions[addr] // what is held stays held
+	s := session{state: speaker.Idle, since: e.now()}
+	s.Restarting, s.RestartTime = old.Restarting, old.RestartTime
+	e.sessions[addr] = s
+	e.causes.begin(addr)
+}
+
+// hold ends a session that is made anew with another configuration. The peer's routes
+// may be kept meanwhile, as those of one that restarts: GoBGP withdraws them.
+func (e *events) hold(addr netip.Addr, restartTime time.Duration) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s, ok := e.sessions[addr]
+	if !ok || !s.Established || !s.Graceful {
+		return
+	}
+	s.Session = speaker.Session{Restarting: true, RestartTime: restartTime}
+	s.state, s.since = speaker.Idle, e.now()
+	e.sessions[addr] = s
+	e.causes.begin(addr)
+	e.pending.Peers[addr] = s.Session
+	e.signal()
 }
 
 // forget ends a peer that is no longer configured.
@@ -138,8 +159,10 @@ func (e *events) state(addr netip.Addr, state speaker.State, gr gracefulness) {
 	case now.Established:
 		now.Graceful = gr.capable
 	case old.Established && old.Graceful: // lost
+		e.causes.begin(addr)
 		now.Restarting, now.RestartTime = gr.restarting, gr.restartTime
 	case old.Established:
+		e.causes.begin(addr)
 		// GoBGP says that one restarts which only helps others, and so has kept nothing.
 		now.Restarting, now.RestartTime = false, 0
 	}

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -46,6 +47,8 @@ type Speaker struct {
 	closed  bool
 	applied speaker.Desired // what the server was last made to be
 	anchor  *anchor         // see anchor.go; nil when not restarting
+	// policiesSet: there are policies, made of applied.
+	policiesSet bool
 }
 
 var _ speaker.Speaker = (*Speaker)(nil)
@@ -77,7 +80,7 @@ func (s *Speaker) Apply(ctx context.Context, d speaker.Desired) error {
 		return errors.New("apply BGP configuration: the speaker is closed")
 	}
 	if s.started && !sameGlobal(s.applied.Global, d.Global) {
-		if err := s.stop(ctx); err != nil {
+		if err := s.stop(ctx, d.Peers); err != nil {
 			return err
 		}
 	}
@@ -87,7 +90,12 @@ func (s *Speaker) Apply(ctx context.Context, d speaker.Desired) error {
 			return err
 		}
 	}
-	return errors.Join(
+	// A peer must never be told or heard without its filter.
+	err := s.removePeers(ctx, d.Peers)
+	if filtering := s.applyFilters(ctx, d); filtering != nil {
+		return errors.Join(err, filtering)
+	}
+	return errors.Join(err,
 		s.applyExports(ctx, d.Exports),
 		s.applyPeers(ctx, d.Peers, first && s.restarting))
 }
@@ -103,9 +111,6 @@ func (s *Speaker) start(ctx context.Context, g speaker.Global) error {
 	}
 	s.started = true
 	s.applied = speaker.Desired{Global: g}
-	if err := s.setTransit(ctx, g); err != nil {
-		return err
-	}
 	if s.stopWatch == nil {
 		watchCtx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // until Close
 		if err := s.server.WatchEvent(watchCtx, watchRequest(), s.watched); err != nil {
@@ -120,90 +125,39 @@ func (s *Speaker) start(ctx context.Context, g speaker.Global) error {
 	return nil
 }
 
-// stop ends all sessions with a NOTIFICATION. A restart of the process must not
-// come through here.
-func (s *Speaker) stop(ctx context.Context) error {
+// stop ends all sessions with a NOTIFICATION; those with the peers in next come back. A
+// restart of the process must not come through here.
+func (s *Speaker) stop(ctx context.Context, next []speaker.Peer) error {
 	s.anchor.close(ctx)
 	s.anchor = nil
+	stays := map[netip.Addr]bool{}
+	for _, p := range next {
+		stays[p.Address] = true
+		s.hold(p)
+	}
 	for _, p := range s.applied.Peers {
-		s.events.forget(p.Address)
+		if !stays[p.Address] {
+			s.events.forget(p.Address)
+		}
 	}
 	if err := s.server.StopBgp(ctx, &gobgpapi.StopBgpRequest{}); err != nil {
 		return fmt.Errorf("stop BGP speaker: %w", err)
 	}
-	s.started, s.restarting = false, false
+	s.started, s.restarting, s.policiesSet = false, false, false
 	s.applied = speaker.Desired{}
 	return nil
 }
 
-const (
-	ownExportsOnly = "own-exports-only"
-	keepNextHop    = "keep-next-hop"
-	onSegment      = "on-segment"
-)
-
-// setTransit sets the global export policy: everything, or what we originate.
-func (s *Speaker) setTransit(ctx context.Context, g speaker.Global) error {
-	assignment := &gobgpapi.PolicyAssignment{
-		Name: "global", Direction: gobgpapi.PolicyDirection_EXPORT, DefaultAction: gobgpapi.RouteAction_ACCEPT,
-	}
-	var statement *gobgpapi.Statement
-	switch {
-	case !g.Transit:
-		statement = &gobgpapi.Statement{
-			Name:       ownExportsOnly,
-			Conditions: &gobgpapi.Conditions{RouteType: gobgpapi.Conditions_ROUTE_TYPE_LOCAL},
-			Actions:    &gobgpapi.Actions{RouteAction: gobgpapi.RouteAction_ACCEPT},
-		}
-		assignment.DefaultAction = gobgpapi.RouteAction_REJECT
-	case len(g.Segments) > 0:
-		var err error
-		if statement, err = s.keepNextHop(ctx, g.Segments); err != nil {
-			return err
-		}
-	}
-	if statement != nil {
-		policy := &gobgpapi.Policy{Name: statement.Name, Statements: []*gobgpapi.Statement{statement}}
-		if err := s.server.AddPolicy(ctx, &gobgpapi.AddPolicyRequest{Policy: policy}); err != nil {
-			return fmt.Errorf("add BGP export policy: %w", err)
-		}
-		assignment.Policies = []*gobgpapi.Policy{{Name: statement.Name}}
-	}
-	err := s.server.SetPolicyAssignment(ctx, &gobgpapi.SetPolicyAssignmentRequest{Assignment: assignment})
-	if err != nil {
-		return fmt.Errorf("set BGP export policy: %w", err)
-	}
-	return nil
-}
-
-// keepNextHop is the statement that leaves a next hop on a segment as it was, for a
-// peer on a segment. GoBGP does so for internal peers anyway, and for external ones
-// puts its own address there.
-func (s *Speaker) keepNextHop(ctx context.Context, segments []netip.Prefix) (*gobgpapi.Statement, error) {
-	var list []string
-	for _, p := range segments {
-		list = append(list, p.Masked().String())
-	}
-	set := &gobgpapi.DefinedSet{DefinedType: gobgpapi.DefinedType_NEIGHBOR, Name: onSegment, List: list}
-	if err := s.server.AddDefinedSet(ctx, &gobgpapi.AddDefinedSetRequest{DefinedSet: set}); err != nil {
-		return nil, fmt.Errorf("name the peers on our segments: %w", err)
-	}
-	return &gobgpapi.Statement{
-		Name: keepNextHop,
-		Conditions: &gobgpapi.Conditions{
-			NeighborSet:   &gobgpapi.MatchSet{Type: gobgpapi.MatchSet_ANY, Name: onSegment},
-			NextHopInList: list,
-		},
-		Actions: &gobgpapi.Actions{RouteAction: gobgpapi.RouteAction_ACCEPT, Nexthop: &gobgpapi.NexthopAction{Unchanged: true}},
-	}, nil
-}
-
 func (s *Speaker) applyExports(ctx context.Context, want []speaker.Export) error {
 	var errs []error
-	kept := s.applied.Exports[:0:0]
+	wanted := make(map[netip.Prefix]speaker.Export, len(want))
+	for _, e := range want {
+		wanted[e.Prefix] = e
+	}
+	have := make(map[netip.Prefix]speaker.Export, len(s.applied.Exports))
 	for _, e := range s.applied.Exports {
-		if slices.Contains(want, e) {
-			kept = append(kept, e)
+		have[e.Prefix] = e
+		if _, ok := wanted[e.Prefix]; ok {
 			continue
 		}
 		// By path: deleting by UUID makes GoBGP scan its whole table.
@@ -211,11 +165,13 @@ func (s *Speaker) applyExports(ctx context.Context, want []speaker.Export) error
 			TableType: gobgpapi.TableType_GLOBAL, Path: exportToAPI(e, true),
 		})
 		if err != nil {
-			errs, kept = append(errs, fmt.Errorf("withdraw %s: %w", e.Prefix, err)), append(kept, e)
+			errs = append(errs, fmt.Errorf("withdraw %s: %w", e.Prefix, err))
+			continue
 		}
+		delete(have, e.Prefix)
 	}
 	for _, e := range want {
-		if slices.Contains(kept, e) {
+		if old, ok := have[e.Prefix]; ok && slices.Equal(old.Communities, e.Communities) {
 			continue
 		}
 		_, err := s.server.AddPath(ctx, &gobgpapi.AddPathRequest{
@@ -225,51 +181,67 @@ func (s *Speaker) applyExports(ctx context.Context, want []speaker.Export) error
 			errs = append(errs, fmt.Errorf("export %s: %w", e.Prefix, err))
 			continue
 		}
-		kept = append(kept, e)
+		have[e.Prefix] = e
 	}
-	s.applied.Exports = kept
+	s.applied.Exports = slices.AppendSeq(s.applied.Exports[:0:0], maps.Values(have))
 	return errors.Join(errs...)
 }
 
+// removePeers removes those that are not wanted.
+func (s *Speaker) removePeers(ctx context.Context, want []speaker.Peer) error {
+	var errs []error
+	wanted := make(map[netip.Addr]bool, len(want))
+	for _, p := range want {
+		wanted[p.Address] = true
+	}
+	s.applied.Peers = slices.DeleteFunc(s.applied.Peers, func(p speaker.Peer) bool {
+		if wanted[p.Address] {
+			return false
+		}
+		if err := s.deletePeer(ctx, p); err != nil {
+			errs = append(errs, fmt.Errorf("remove peer %s: %w", p.Address, err))
+			return false
+		}
+		s.events.forget(p.Address)
+		return true
+	})
+	return errors.Join(errs...)
+}
+
+// applyPeers adds and changes peers.
 func (s *Speaker) applyPeers(ctx context.Context, want []speaker.Peer, restarting bool) error {
 	var errs []error
-	wanted := make(map[netip.Addr]speaker.Peer, len(want))
-	for _, p := range want {
-		wanted[p.Address] = p
-	}
 	have := make(map[netip.Addr]speaker.Peer, len(s.applied.Peers))
 	for _, p := range s.applied.Peers {
 		have[p.Address] = p
-		if _, ok := wanted[p.Address]; ok {
-			continue
-		}
-		if err := s.server.DeletePeer(ctx, &gobgpapi.DeletePeerRequest{Address: p.Address.String()}); err != nil {
-			errs = append(errs, fmt.Errorf("remove peer %s: %w", p.Address, err))
-			continue
-		}
-		delete(have, p.Address)
-		s.events.forget(p.Address)
 	}
 	for _, p := range want {
 		old, exists := have[p.Address]
 		if exists && old == p {
 			continue
 		}
-		if err := s.setPeer(ctx, p, exists, restarting); err != nil {
+		if err := s.applyPeer(ctx, p, exists && old.SameSession(p), exists, restarting); err != nil {
 			errs = append(errs, err)
 			continue
 		}
 		have[p.Address] = p
 	}
-	s.applied.Peers = s.applied.Peers[:0:0]
-	for _, p := range have {
-		s.applied.Peers = append(s.applied.Peers, p)
-	}
+	s.applied.Peers = slices.AppendSeq(s.applied.Peers[:0:0], maps.Values(have))
 	return errors.Join(errs...)
 }
 
-// setPeer adds a peer or changes one. Everything in a Peer is part of what is
-// said in an OPEN or of the TCP connection, so a change resets the session.
+// applyPeer makes a peer as wanted: on its session as it is where that can be.
+func (s *Speaker) applyPeer(ctx context.Context, p speaker.Peer, sameSession, exists, restarting bool) error {
+	switch {
+	case sameSession:
+		return s.advertiseAnew(ctx, p)
+	case exists:
+		s.hold(p)
+	}
+	return s.setPeer(ctx, p, exists, restarting)
+}
+
+// setPeer adds a peer or changes one, by a new session.
 // UpdatePeer is used for nothing less than that: on a session it leaves up it
 // forgets which families the peer restarts gracefully.
 func (s *Speaker) setPeer(ctx context.Context, p speaker.Peer, exists, restarting bool) error {
@@ -282,13 +254,21 @@ func (s *Speaker) setPeer(ctx context.Context, p speaker.Peer, exists, restartin
 		}
 		return nil
 	}
-	if err := s.server.DeletePeer(ctx, &gobgpapi.DeletePeerRequest{Address: p.Address.String()}); err != nil {
+	if err := s.deletePeer(ctx, s.asApplied(p.Address)); err != nil {
 		return fmt.Errorf("change peer %s: %w", p.Address, err)
 	}
+	s.causes.clear(p.Address)
+	s.causes.begin(p.Address)
 	if err := s.server.AddPeer(ctx, &gobgpapi.AddPeerRequest{Peer: conf}); err != nil {
 		return fmt.Errorf("change peer %s: %w", p.Address, err)
 	}
 	return nil
+}
+
+// asApplied is a configured peer as the server has it.
+func (s *Speaker) asApplied(addr netip.Addr) speaker.Peer {
+	i := slices.IndexFunc(s.applied.Peers, func(p speaker.Peer) bool { return p.Address == addr })
+	return s.applied.Peers[i]
 }
 
 // Close implements speaker.Speaker.
@@ -301,7 +281,7 @@ func (s *Speaker) Close() error {
 	s.closed = true
 	var err error
 	if s.started {
-		err = s.stop(context.Background())
+		err = s.stop(context.Background(), nil)
 	}
 	if s.stopWatch != nil {
 		s.stopWatch()

@@ -413,6 +413,108 @@ func TestNextHopOnASegmentIsKeptForAnExternalPeerThere(t *testing.T) {
 	}
 }
 
+// TestNextHopModeIsFollowedWithoutANewSession: a is internal to b, c external, all of
+// them on one segment.
+func TestNextHopModeIsFollowedWithoutANewSession(t *testing.T) {
+	a, b, da, db := pair(t, 64512, 64512)
+	c := newSpeaker(t, gobgp.Config{})
+	port := da.Global.Port
+	da.Exports = []speaker.Export{{Prefix: prefix("10.65.1.0/26")}}
+	db.Exports = []speaker.Export{{Prefix: prefix("10.65.2.0/26")}}
+	db.Global.Transit, db.Global.Segments = true, []netip.Prefix{prefix("127.0.0.0/24")}
+	toC := peer("127.0.0.2", "127.0.0.3", 64999, port)
+	toC.Passive = true
+	dc := speaker.Desired{Global: global("127.0.0.3", 64999, port), Peers: []speaker.Peer{peer("127.0.0.3", "127.0.0.2", 64512, port)}}
+	startAll(t, map[*gobgp.Speaker]speaker.Global{c: dc.Global})
+	apply(t, a, da)
+	cv := watch(c)
+	var up time.Time
+	for i, tt := range []struct {
+		mode speaker.NextHopMode
+		want string
+	}{
+		{speaker.NextHopAuto, "127.0.0.1"},
+		{speaker.NextHopSelf, "127.0.0.2"},
+		{speaker.NextHopKeep, "127.0.0.1"},
+		{speaker.NextHopSelf, "127.0.0.2"},
+		{speaker.NextHopAuto, "127.0.0.1"},
+	} {
+		toC.NextHop = tt.mode
+		db.Peers = []speaker.Peer{db.Peers[0], toC}
+		apply(t, b, db)
+		if i == 0 {
+			apply(t, c, dc)
+		}
+		cv.until(t, fmt.Sprintf("next hop %s by mode %d", tt.want, tt.mode), func() bool {
+			return cv.best[prefix("10.65.1.0/26")].NextHop == addr(tt.want)
+		})
+		if got := cv.best[prefix("10.65.2.0/26")].NextHop; i > 0 && got != addr("127.0.0.2") {
+			t.Errorf("mode %d: next hop %s of b's own export, want b", tt.mode, got)
+		}
+		peers, err := c.Peers(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			up = peers[0].Since
+		}
+		if peers[0].Since != up {
+			t.Errorf("mode %d: the session is up since %v, was since %v", tt.mode, peers[0].Since, up)
+		}
+	}
+}
+
+// TestPasswordThatIsTakenAwayIsForgotten: b waits for a, so that its listener decides.
+func TestPasswordThatIsTakenAwayIsForgotten(t *testing.T) {
+	a, b, da, db := pair(t, 64512, 64512)
+	bv := watch(b)
+	for _, password := range []speaker.Password{"first", "second", "", "third"} {
+		da.Peers, db.Peers = slices.Clone(da.Peers), slices.Clone(db.Peers)
+		da.Peers[0].Password, db.Peers[0].Password = password, password
+		apply(t, a, da)
+		apply(t, b, db)
+		bv.until(t, fmt.Sprintf("the session with password %q", string(password)), bv.established("127.0.0.1"))
+		apply(t, a, speaker.Desired{Global: da.Global})
+		apply(t, b, speaker.Desired{Global: db.Global})
+		bv.until(t, "its end", func() bool { return bv.peers[addr("127.0.0.1")].Removed })
+	}
+}
+
+// TestChangeOfAPeerIsARestartToBothSides: what is learned may be kept until the new
+// session has told everything again, by us and by the peer.
+func TestChangeOfAPeerIsARestartToBothSides(t *testing.T) {
+	for name, change := range map[string]func(da, db *speaker.Desired){
+		"of the peer": func(da, _ *speaker.Desired) { da.Peers[0].RestartTime = 77 * time.Second },
+		"of the speaker": func(da, db *speaker.Desired) {
+			da.Global.ASN, db.Peers[0].ASN = 64513, 64513
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, b, da, db := pair(t, 64512, 64512)
+			da.Exports = []speaker.Export{{Prefix: prefix("10.65.1.0/26")}}
+			apply(t, b, db)
+			apply(t, a, da)
+			av, bv := watch(a), watch(b)
+			av.until(t, "End-of-RIB of b", av.endOfRIB("127.0.0.2"))
+			bv.until(t, "End-of-RIB of a", bv.endOfRIB("127.0.0.1"))
+			da.Peers, db.Peers = slices.Clone(da.Peers), slices.Clone(db.Peers)
+			change(&da, &db)
+			apply(t, a, da)
+			av.until(t, "a's side of the restart", func() bool { s := av.peers[addr("127.0.0.2")]; return !s.Established && s.Restarting })
+			bv.until(t, "b's side of the restart", func() bool { s := bv.peers[addr("127.0.0.1")]; return !s.Established && s.Restarting })
+			apply(t, b, db)
+			bv.until(t, "End-of-RIB of a again", bv.endOfRIB("127.0.0.1"))
+			av.until(t, "End-of-RIB of b again", av.endOfRIB("127.0.0.2"))
+			if s := av.peers[addr("127.0.0.2")]; s.Restarting {
+				t.Error("the restart doesn't end")
+			}
+			if _, there := bv.best[prefix("10.65.1.0/26")]; !there {
+				t.Error("the route is gone")
+			}
+		})
+	}
+}
+
 func TestPeerThatIsDownSaysWhy(t *testing.T) {
 	port := freePort(t)
 	a, b := newSpeaker(t, gobgp.Config{}), newSpeaker(t, gobgp.Config{})

@@ -102,7 +102,7 @@ func (b *bridge) learn(msg string, fields gobgplog.Fields) {
 			b.lost(addr)
 		}
 	case "hold timer expired":
-		b.causes.notified(addr, notificationWords(bgp.BGP_ERROR_HOLD_TIMER_EXPIRED, 0)+
+		b.causes.notified(addr, holdTimerWords()+
 			": nothing was heard from the peer for the hold time", true)
 	case "sent notification", "received notification":
 		b.causes.notified(addr, wordsOf(fields), msg == "sent notification")

@@ -1,4 +1,4 @@
-// Package apitest is an API server for tests: pods and nodes with watches, field
+// Package apitest is an API server for tests: pods, nodes and secrets with watches, field
 // selectors and patches of a node's status, and Events. It speaks HTTP, so that what
 // a client asks for is what it gets.
 package apitest
@@ -48,9 +48,10 @@ type object interface {
 }
 
 type watcher struct {
-	resource, fields string
-	events           chan metav1.WatchEvent
-	ended            chan struct{}
+	namespace, resource, fields string
+
+	events chan metav1.WatchEvent
+	ended  chan struct{}
 }
 
 // New makes a Server that is reached through Config. streams says whether it serves a
@@ -125,7 +126,7 @@ func (s *Server) Requests() []string {
 	return out
 }
 
-// Put makes or changes a *corev1.Pod or *corev1.Node.
+// Put makes or changes a *corev1.Pod, *corev1.Node or *corev1.Secret.
 func (s *Server) Put(obj object) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -178,10 +179,18 @@ func (s *Server) Node(name string) *corev1.Node {
 }
 
 func kindOf(obj object) string {
-	if _, ok := obj.(*corev1.Node); ok {
+	switch obj.(type) {
+	case *corev1.Node:
 		return "Node"
+	case *corev1.Secret:
+		return "Secret"
 	}
 	return "Pod"
+}
+
+// kindOfResource is the kind of "pods".
+func kindOfResource(resource string) string {
+	return map[string]string{"pods": "Pod", "nodes": "Node", "secrets": "Secret"}[resource]
 }
 
 func resourceOf(obj object) string { return strings.ToLower(kindOf(obj)) + "s" }
@@ -191,7 +200,7 @@ func keyOf(obj object) string {
 }
 
 func (w *watcher) selects(obj object) bool {
-	if resourceOf(obj) != w.resource {
+	if resourceOf(obj) != w.resource || w.namespace != "" && obj.GetNamespace() != w.namespace {
 		return false
 	}
 	field, value, ok := strings.Cut(w.fields, "=")
@@ -217,6 +226,10 @@ func (w *watcher) tell(kind string, obj runtime.Object) {
 func (s *Server) ServeHTTP(rw http.ResponseWriter, req *http.Request) {
 	path := strings.Split(strings.TrimPrefix(req.URL.Path, "/api/v1/"), "/")
 	query := req.URL.Query()
+	namespace := ""
+	if len(path) == 3 && path[0] == "namespaces" && kindOfResource(path[2]) != "" {
+		namespace, path = path[1], path[2:]
+	}
 	verb, resource := "list", strings.Join(path, "/")
 	switch {
 	case path[0] == "namespaces":
@@ -229,6 +242,7 @@ func (s *Server) ServeHTTP(rw http.ResponseWriter, req *http.Request) {
 	}
 	s.mu.Lock()
 	s.requests = append(s.requests, strings.TrimSpace(verb+" "+resource+" "+query.Get("fieldSelector")))
+	selects := watcher{namespace: namespace, resource: resource, fields: query.Get("fieldSelector")}
 	deny := s.deny
 	s.mu.Unlock()
 	if deny != nil {
@@ -243,16 +257,15 @@ func (s *Server) ServeHTTP(rw http.ResponseWriter, req *http.Request) {
 	case verb == "watch" && query.Get("sendInitialEvents") == "true" && !s.streams:
 		refuse(rw, http.StatusUnprocessableEntity, verb, resource)
 	case verb == "watch":
-		s.watch(rw, req, resource)
+		s.watch(rw, req, &selects)
 	default:
-		s.list(rw, resource, query.Get("fieldSelector"))
+		s.list(rw, &selects)
 	}
 }
 
-func (s *Server) list(rw http.ResponseWriter, resource, fields string) {
+func (s *Server) list(rw http.ResponseWriter, pick *watcher) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	pick := &watcher{resource: resource, fields: fields}
 	var items []object
 	for _, obj := range s.objects {
 		if pick.selects(obj) {
@@ -260,15 +273,15 @@ func (s *Server) list(rw http.ResponseWriter, resource, fields string) {
 		}
 	}
 	answer(rw, http.StatusOK, map[string]any{
-		"kind": map[string]string{"pods": "PodList", "nodes": "NodeList"}[resource], "apiVersion": "v1",
+		"kind": kindOfResource(pick.resource) + "List", "apiVersion": "v1",
 		"metadata": map[string]any{"resourceVersion": strconv.FormatInt(s.revision, 10)}, "items": items,
 	})
 }
 
 // watch tells of what changes from now on. What changed since the caller's list is
 // told as well: everything is, at the beginning, unless nothing has changed.
-func (s *Server) watch(rw http.ResponseWriter, req *http.Request, resource string) {
-	w := &watcher{resource: resource, fields: req.URL.Query().Get("fieldSelector"), events: make(chan metav1.WatchEvent, 1000), ended: make(chan struct{})}
+func (s *Server) watch(rw http.ResponseWriter, req *http.Request, w *watcher) {
+	w.events, w.ended = make(chan metav1.WatchEvent, 1000), make(chan struct{})
 	initial := req.URL.Query().Get("sendInitialEvents") == "true"
 	s.mu.Lock()
 	since, _ := strconv.ParseInt(req.URL.Query().Get("resourceVersion"), 10, 64)
@@ -278,7 +291,7 @@ func (s *Server) watch(rw http.ResponseWriter, req *http.Request, resource strin
 		}
 	}
 	if initial {
-		mark := &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{Kind: map[string]string{"pods": "Pod", "nodes": "Node"}[resource], APIVersion: "v1"}}
+		mark := &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{Kind: kindOfResource(w.resource), APIVersion: "v1"}}
 		mark.ResourceVersion = strconv.FormatInt(s.revision, 10)
 		mark.Annotations = map[string]string{metav1.InitialEventsAnnotationKey: "true"}
 		w.tell("BOOKMARK", mark)
