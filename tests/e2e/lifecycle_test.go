@@ -271,6 +271,7 @@ func apiServerAway(t *testing.T, e *env) {
 	after := e.ready(t, "default", "app=agent", 6, time.Minute)
 	e.matrix(t, after)
 	e.newPod(t, "after-api")
+	e.kubectl(t, "delete", "pod", "after-api")
 }
 
 // etcdAway: pods talk on; a pod that is made meanwhile starts when it is back, one
