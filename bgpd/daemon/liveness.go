@@ -238,7 +238,7 @@ func (w *watched) describe(problem string) string {
 	case st.Peer == bfd.AdminDown:
 		return fmt.Sprintf("%s: switched off by the peer", st.State)
 	case st.Discarded != 0:
-		return fmt.Sprintf("%s: a packet of the peer was discarded: %s", st.State, st.Discarded.Error())
+		return fmt.Sprintf("%s: a packet of the peer was discarded: %s", st.State, st.Discarded)
 	case st.Failures == 0:
 		return fmt.Sprintf("%s: never heard from the peer; is BFD configured there?", st.State)
 	default:

@@ -385,9 +385,9 @@ func (s *Server) packet(d received, now time.Time) bfd.Discard {
 	if d.ttl != requiredTTL {
 		return bfd.DiscardTTL
 	}
-	p, err := bfd.Parse(d.data)
-	if discard, bad := errors.AsType[bfd.Discard](err); bad {
-		return discard
+	p, why := bfd.Parse(d.data)
+	if why != 0 {
+		return why
 	}
 	r := s.byNumber[p.Your]
 	if p.Your == 0 {

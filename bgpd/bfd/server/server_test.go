@@ -252,9 +252,9 @@ func TestPacketsAreThoseOfASingleHop(t *testing.T) {
 			t.Fatal(err)
 		}
 		now := time.Now()
-		p, err := bfd.Parse(buf[:n])
-		if err != nil || p.State != bfd.Down || p.DesiredMinTx < time.Second {
-			t.Errorf("%+v, %v", p, err)
+		p, why := bfd.Parse(buf[:n])
+		if why != 0 || p.State != bfd.Down || p.DesiredMinTx < time.Second {
+			t.Errorf("%+v, %v", p, why)
 		}
 		messages, err := unix.ParseSocketControlMessage(oob[:noob])
 		if err != nil || len(messages) != 1 || messages[0].Data[0] != 255 {
