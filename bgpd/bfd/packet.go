@@ -96,8 +96,7 @@ const (
 // Discards is the number of reasons, and one: all are below it.
 const Discards = int(DiscardLink) + 1
 
-// Error implements error.
-func (d Discard) Error() string {
+func (d Discard) String() string {
 	names := [Discards]string{
 		DiscardVersion:           "version is not 1",
 		DiscardLength:            "length is wrong",
@@ -135,8 +134,8 @@ func (p Packet) Append(b []byte) []byte {
 }
 
 // Parse reads a packet and makes those checks of RFC 5880 section 6.8.6 that need
-// no session. The error is a Discard.
-func Parse(b []byte) (Packet, error) {
+// no session. The Discard is 0 for a packet that passes them.
+func Parse(b []byte) (Packet, Discard) {
 	if len(b) < PacketLength {
 		return Packet{}, DiscardLength
 	}
@@ -166,7 +165,7 @@ func Parse(b []byte) (Packet, error) {
 	case p.Poll && p.Final:
 		return Packet{}, DiscardPollAndFinal
 	}
-	return p, nil
+	return p, 0
 }
 
 func micros(b []byte) time.Duration {

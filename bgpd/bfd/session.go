@@ -276,6 +276,8 @@ type Status struct {
 	Multiplier uint8
 	// Problem is why packets can't be sent; empty when they can.
 	Problem string
+	// Discarded is why the neighbour's last packet counted for nothing; 0 when it counted.
+	Discarded Discard
 }
 
 // Status tells the state.

@@ -48,6 +48,9 @@ func (e *engine) detect(ctx context.Context) {
 
 // bgpChanged tells BFD what has become of BGP sessions.
 func (e *engine) bgpChanged(peers map[netip.Addr]speaker.Session) {
+	if len(peers) == 0 {
+		return
+	}
 	for addr, s := range peers {
 		e.live.bgp(addr, s, e.now())
 	}

@@ -164,7 +164,10 @@ func (w *watched) fail(st bfd.Status, now time.Time) (failed, bool) {
 		return failed{}, false
 	}
 	w.dead = fmt.Sprintf("BFD with it failed: %s", reason(st, w.detection))
-	return failed{peer: w.peer, why: w.dead, reset: w.established || w.restarting}, true
+	f := failed{peer: w.peer, why: w.dead, reset: w.established || w.restarting}
+	// What is heard of BGP from here on is of the session after the reset.
+	w.established, w.restarting = false, false
+	return f, true
 }
 
 // pathFailed: packets were lost, as far as the two sides say.
@@ -234,6 +237,8 @@ func (w *watched) describe(problem string) string {
 		return fmt.Sprintf("%s: can't send: %s", st.State, st.Problem)
 	case st.Peer == bfd.AdminDown:
 		return fmt.Sprintf("%s: switched off by the peer", st.State)
+	case st.Discarded != 0:
+		return fmt.Sprintf("%s: a packet of the peer was discarded: %s", st.State, st.Discarded)
 	case st.Failures == 0:
 		return fmt.Sprintf("%s: never heard from the peer; is BFD configured there?", st.State)
 	default:

@@ -7,9 +7,8 @@ import (
 	"testing"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"tortie/bgpd/bfd"
 	"tortie/bgpd/bfd/server"
@@ -211,6 +210,13 @@ func TestWhatAFailureMeansToBGP(t *testing.T) {
 			g.session(established)
 			return g.sees(func(*bfd.Status) {})
 		}, false, false, false},
+		{"BGP comes up again and nobody saw it go", func(g *guarded) []failed {
+			g.session(established)
+			g.sees(isUp)
+			g.sees(isSilent)
+			g.session(established)
+			return g.sees(func(*bfd.Status) {})
+		}, false, false, false},
 		{"switched off after the failure", func(g *guarded) []failed {
 			g.session(established)
 			g.sees(isUp)
@@ -252,6 +258,10 @@ func TestStateOfBFDInWords(t *testing.T) {
 		{"Down: never heard from the peer; is BFD configured there?", "", func(g *guarded) {
 			g.session(established)
 			g.sees(func(st *bfd.Status) { st.State, st.Peer = bfd.Down, bfd.Down })
+		}},
+		{"Down: a packet of the peer was discarded: packet is authenticated, which is not supported", "", func(g *guarded) {
+			g.session(established)
+			g.sees(func(st *bfd.Status) { st.State, st.Peer, st.Discarded = bfd.Down, bfd.Down, bfd.DiscardAuthenticated })
 		}},
 		{"Down: can't send: sendmsg: no such device", "", func(g *guarded) {
 			g.session(established)

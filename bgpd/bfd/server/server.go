@@ -71,7 +71,8 @@ type session struct {
 	peer    Peer
 	number  uint32
 	fd      int
-	problem string    // why the last packet wasn't sent
+	problem string // why the last packet wasn't sent
+	discard bfd.Discard
 	until   time.Time // when it ends; zero while it is wanted
 	at      time.Time // when something has to be done
 	index   int       // in the agenda
@@ -362,11 +363,20 @@ func (s *Server) read(fd int) {
 		case err != nil:
 			continue // an error of an earlier packet, told once
 		}
-		if err := s.packet(d, time.Now()); err != 0 {
-			s.mu.Lock()
-			s.discards[err]++
-			s.mu.Unlock()
+		if why := s.packet(d, time.Now()); why != 0 {
+			s.discard(d.from, why)
 		}
+	}
+}
+
+// discard counts a packet that counts for nothing.
+func (s *Server) discard(from netip.Addr, why bfd.Discard) {
+	s.mu.Lock()
+	s.discards[why]++
+	s.mu.Unlock()
+	if r := s.sessions[from]; r != nil {
+		r.discard = why
+		s.touch(r)
 	}
 }
 
@@ -375,9 +385,9 @@ func (s *Server) packet(d received, now time.Time) bfd.Discard {
 	if d.ttl != requiredTTL {
 		return bfd.DiscardTTL
 	}
-	p, err := bfd.Parse(d.data)
-	if discard, bad := errors.AsType[bfd.Discard](err); bad {
-		return discard
+	p, why := bfd.Parse(d.data)
+	if why != 0 {
+		return why
 	}
 	r := s.byNumber[p.Your]
 	if p.Your == 0 {
@@ -389,6 +399,7 @@ func (s *Server) packet(d received, now time.Time) bfd.Discard {
 	case r.peer.Link != d.link:
 		return bfd.DiscardLink
 	}
+	r.discard = 0
 	if out, ok := r.Receive(p, now); ok {
 		s.transmit(r, out)
 	}
@@ -404,7 +415,7 @@ func (s *Server) publish() {
 	for _, r := range s.touched {
 		address := r.peer.Address
 		st := r.Status()
-		st.Problem = r.problem
+		st.Problem, st.Discarded = r.problem, r.discard
 		switch old, told := s.status[address]; {
 		case s.sessions[address] != nil && s.sessions[address] != r: // another has taken its place
 		case s.sessions[address] == nil || !r.until.IsZero():

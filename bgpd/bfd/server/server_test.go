@@ -252,9 +252,9 @@ func TestPacketsAreThoseOfASingleHop(t *testing.T) {
 			t.Fatal(err)
 		}
 		now := time.Now()
-		p, err := bfd.Parse(buf[:n])
-		if err != nil || p.State != bfd.Down || p.DesiredMinTx < time.Second {
-			t.Errorf("%+v, %v", p, err)
+		p, why := bfd.Parse(buf[:n])
+		if why != 0 || p.State != bfd.Down || p.DesiredMinTx < time.Second {
+			t.Errorf("%+v, %v", p, why)
 		}
 		messages, err := unix.ParseSocketControlMessage(oob[:noob])
 		if err != nil || len(messages) != 1 || messages[0].Data[0] != 255 {
@@ -313,8 +313,10 @@ func TestPacketsThatCountForNothingAreCounted(t *testing.T) {
 	a.until("10.99.0.2", "begun", func(bfd.Status) bool { return true })
 	w.send("10.99.0.2:50000", 254, down.Append(nil))
 	w.send("10.99.0.3:50000", 255, down.Append(nil))
-	w.send("10.99.0.2:50001", 255, authenticated, stray.Append(nil), []byte("x"), down.Append(nil))
-	a.until("10.99.0.2", "in Init by the one good packet", func(st bfd.Status) bool { return st.State == bfd.Init })
+	w.send("10.99.0.2:50002", 255, authenticated)
+	a.until("10.99.0.2", "told why nothing counts", func(st bfd.Status) bool { return st.Discarded == bfd.DiscardAuthenticated })
+	w.send("10.99.0.2:50001", 255, stray.Append(nil), []byte("x"), down.Append(nil))
+	a.until("10.99.0.2", "in Init by the one good packet", func(st bfd.Status) bool { return st.State == bfd.Init && st.Discarded == 0 })
 	want := map[bfd.Discard]uint64{bfd.DiscardTTL: 1, bfd.DiscardNoSession: 2, bfd.DiscardAuthenticated: 1, bfd.DiscardLength: 1}
 	got := a.Discarded()
 	for reason, n := range want {
