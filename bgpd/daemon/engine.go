@@ -16,6 +16,7 @@ import (
 	"tortie/bgpd/filter"
 	"tortie/bgpd/speaker"
 	"tortie/bgpd/topology"
+	"tortie/internal/api"
 	"tortie/internal/kernel"
 )
 
@@ -196,6 +197,9 @@ func (e *engine) logChanges(plan plan) {
 		e.log.Info("node-to-node mesh switched on")
 	case !plan.Mesh && e.plan.Mesh:
 		e.log.Info("node-to-node mesh switched off")
+	}
+	if e.planned && plan.Shutdown != e.plan.Shutdown {
+		e.log.Info("graceful shutdown", "asked-for", plan.Shutdown, "label", api.LabelGracefulShutdown)
 	}
 	still := map[netip.Addr]bool{}
 	for _, p := range plan.Peers {

@@ -42,6 +42,9 @@ type Desired struct {
 	Global  Global
 	Peers   []Peer   // no two with the same address
 	Exports []Export // no two with the same prefix
+	// Shutdown has peers asked to prefer other ways (GRACEFUL_SHUTDOWN, RFC 8326). It is
+	// carried out on the sessions as they are.
+	Shutdown bool
 	// Filters are those of peers that have one. A change is carried out on the session
 	// as it is: what is no longer accepted is withdrawn, the rest sent or taken anew.
 	Filters map[netip.Addr]Filter

@@ -106,6 +106,8 @@ type Output struct {
 	// Services says what the ranges are, and the addresses in them that any node
 	// announces by themselves: "service default/web, external address".
 	Services map[netip.Prefix]string
+	// Shutdown: the node asks its peers to prefer other ways.
+	Shutdown bool
 	// IgnoredInterfaces are the devices, "*" for any characters, whose subnets count for
 	// nothing.
 	IgnoredInterfaces []string
@@ -116,7 +118,7 @@ type Output struct {
 
 // Desired is the part a speaker is told.
 func (o Output) Desired() speaker.Desired {
-	d := speaker.Desired{Global: o.Global}
+	d := speaker.Desired{Global: o.Global, Shutdown: o.Shutdown}
 	for _, p := range o.Peers {
 		d.Peers = append(d.Peers, p.Peer)
 		if !p.Filter.Empty() {
@@ -271,6 +273,7 @@ func (c *computation) global() {
 		g.Segments = c.self.segments
 	}
 	c.out.Addresses = c.self.addresses()
+	c.out.Shutdown = c.self.labels[api.LabelGracefulShutdown] == "true"
 	for _, a := range c.out.Addresses {
 		switch {
 		case c.settings.bindNodeIP:

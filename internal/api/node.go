@@ -42,6 +42,10 @@ type NodeBGPSpec struct {
 	RouteReflectorClusterID string `json:"routeReflectorClusterID,omitempty"`
 }
 
+// LabelGracefulShutdown with the value "true" on a Node has it ask its BGP peers to prefer
+// other ways (RFC 8326). A node that is cordoned in Kubernetes gets it.
+const LabelGracefulShutdown = "tortie/graceful-shutdown"
+
 // OrchRef is a node's name in an orchestrator such as "k8s".
 type OrchRef struct {
 	NodeName     string `json:"nodeName,omitempty"`

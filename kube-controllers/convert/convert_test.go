@@ -48,6 +48,20 @@ func TestServiceAccountProfileOnlyGivesLabels(t *testing.T) {
 	}
 }
 
+func TestCordonedNodeHasALabelMore(t *testing.T) {
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"zone": "a"}}}
+	if diff := cmp.Diff(map[string]string{"zone": "a"}, LabelsOf(node)); diff != "" {
+		t.Error(diff)
+	}
+	node.Spec.Unschedulable = true
+	if diff := cmp.Diff(map[string]string{"zone": "a", "tortie/graceful-shutdown": "true"}, LabelsOf(node)); diff != "" || len(node.Labels) != 1 {
+		t.Errorf("labels %v: %s", node.Labels, diff)
+	}
+	if got := LabelsOf(&corev1.Node{Spec: node.Spec}); got["tortie/graceful-shutdown"] != "true" {
+		t.Errorf("a node without labels: %v", got)
+	}
+}
+
 func TestNodeLabels(t *testing.T) {
 	const key = "projectcalico.org/kube-labels"
 	tests := map[string]struct {

@@ -5,12 +5,27 @@ import (
 	"fmt"
 	"maps"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"tortie/internal/api"
 )
 
 // kubeLabels is the annotation of a Node that remembers which of its labels came
 // from Kubernetes, as a JSON object.
 const kubeLabels = "projectcalico.org/kube-labels"
+
+// LabelsOf are the labels that a node has in Kubernetes, and one more while it is cordoned.
+func LabelsOf(n *corev1.Node) map[string]string {
+	if !n.Spec.Unschedulable {
+		return n.Labels
+	}
+	labels := maps.Clone(n.Labels)
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	labels[api.LabelGracefulShutdown] = "true"
+	return labels
+}
 
 // NodeLabels is a Node with the labels it has in Kubernetes. Those that came from
 // there before and are gone are removed; an operator's own labels stay. changed is

@@ -80,7 +80,7 @@ func (c *Controller) reconcile(ctx context.Context, key api.Key) error {
 	if !c.cfg.SyncLabels() {
 		return nil
 	}
-	updated, changed, err := convert.NodeLabels(node, kubernetes.Labels)
+	updated, changed, err := convert.NodeLabels(node, convert.LabelsOf(kubernetes))
 	if err != nil || !changed {
 		return err
 	}

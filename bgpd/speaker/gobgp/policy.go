@@ -319,6 +319,7 @@ func prepends(asns []uint32) []*gobgpapi.AsPrependAction {
 func (s *Speaker) setPolicies(ctx context.Context, d speaker.Desired, withdrawing map[netip.Addr]bool) error {
 	b := &policies{links: d.Links, withdrawing: withdrawing}
 	b.base(d)
+	b.shutdown(d.Shutdown)
 	b.filters(d)
 	err := s.server.SetPolicies(ctx, &gobgpapi.SetPoliciesRequest{
 		DefinedSets: b.sets,
@@ -361,7 +362,7 @@ func (s *Speaker) applyFilters(ctx context.Context, d speaker.Desired) error {
 	if err := s.softReset(ctx, in, gobgpapi.ResetPeerRequest_IN); err != nil {
 		return err
 	}
-	s.applied.Filters, s.applied.Links, s.policiesSet = d.Filters, d.Links, true
+	s.applied.Filters, s.applied.Links, s.applied.Shutdown, s.policiesSet = d.Filters, d.Links, d.Shutdown, true
 	return nil
 }
 
@@ -381,7 +382,7 @@ func sameFilters(a, b speaker.Desired) bool {
 		}
 		return out
 	}
-	return reflect.DeepEqual(a.Filters, b.Filters) && reflect.DeepEqual(a.Links, b.Links) && reflect.DeepEqual(filtered(a), filtered(b))
+	return a.Shutdown == b.Shutdown && reflect.DeepEqual(a.Filters, b.Filters) && reflect.DeepEqual(a.Links, b.Links) && reflect.DeepEqual(filtered(a), filtered(b))
 }
 
 // refiltered are the peers there are whose filter becomes another, by direction.
@@ -392,7 +393,7 @@ func (s *Speaker) refiltered(d speaker.Desired) (in, out map[netip.Addr]bool) {
 		if !sameRules(was.Import, is.Import, s.applied.Links, d.Links) {
 			in[p.Address] = true
 		}
-		if !sameRules(was.Export, is.Export, s.applied.Links, d.Links) {
+		if s.applied.Shutdown != d.Shutdown || !sameRules(was.Export, is.Export, s.applied.Links, d.Links) {
 			out[p.Address] = true
 		}
 	}
