@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"tortie/bgpd/fib"
-	"tortie/bgpd/filter"
 	"tortie/bgpd/speaker"
 	"tortie/bgpd/topology"
 	"tortie/internal/kernel"
@@ -58,6 +57,8 @@ type engine struct {
 	planned bool      // plan is a plan
 	readAt  time.Time // when the kernel was last read
 	names   map[netip.Addr]topology.Peer
+	history *fib.History
+	waits   *convergence
 	// Why the last attempt failed; retried until nil.
 	speakerErr, readErr, kernelErr error
 	missing                        string   // as last logged
@@ -65,10 +66,13 @@ type engine struct {
 }
 
 func newEngine(k Kernel, s speaker.Speaker, log *slog.Logger, now func() time.Time) *engine {
-	return &engine{
+	e := &engine{
 		kernel: k, speaker: s, fib: fib.New(k, log), log: log, now: now,
 		calls: make(chan func()), started: now(), names: map[netip.Addr]topology.Peer{},
+		history: fib.NewHistory(now), waits: newConvergence(),
 	}
+	e.fib.Record(e.history)
+	return e
 }
 
 // do runs f in the engine's goroutine.
@@ -154,12 +158,13 @@ func (e *engine) take(ctx context.Context, plan plan) {
 	e.missing = ""
 	e.logProblems(plan.Problems)
 	e.logChanges(plan)
+	e.waits.expect(e.plan.Output, plan.Output, e.planned, e.now())
 	e.plan, e.planned = plan, true
 	clear(e.names)
 	for _, p := range plan.Peers {
 		e.names[p.Address] = p
 	}
-	e.fib.Expect(plan.Desired().Peers, scopeOf(plan), e.now())
+	e.fib.Expect(plan.Desired().Peers, plan.Scope(), e.now())
 	e.tell(ctx)
 }
 
@@ -213,19 +218,6 @@ func (e *engine) logProblems(now []string) {
 	e.logged = now
 }
 
-func scopeOf(plan plan) filter.Scope {
-	s := filter.Scope{
-		Pools: plan.Pools, Blocks: plan.Blocks, OwnBlocks: plan.OwnBlocks, Services: plan.ServiceRanges, Addresses: plan.Addresses,
-		Nodes: map[netip.Addr]bool{}, Mesh: map[netip.Addr]bool{},
-		Overlay: plan.Overlay, Owners: plan.BlockOwners,
-	}
-	for _, p := range plan.Peers {
-		s.Nodes[p.Address] = p.Node != ""
-		s.Mesh[p.Address] = p.Type == topology.Mesh
-	}
-	return s
-}
-
 // tell gives the plan to the speaker.
 func (e *engine) tell(ctx context.Context) {
 	err := e.speaker.Apply(ctx, e.plan.Desired())
@@ -242,6 +234,7 @@ func isNews(old, err error) bool {
 
 func (e *engine) learn(ctx context.Context, c speaker.Changes) {
 	e.fib.Update(c, e.now())
+	e.waits.changes += uint64(len(c.Best))
 	var down []netip.Addr
 	for addr, s := range c.Peers {
 		switch {
@@ -326,6 +319,9 @@ func (e *engine) apply(ctx context.Context) {
 		e.log.Error("routes are not as learned, trying again", "err", err)
 	}
 	e.kernelErr = err
+	if err == nil {
+		e.waits.installed(e.fib.Entry, e.now())
+	}
 }
 
 // problems are the conditions someone should look at.

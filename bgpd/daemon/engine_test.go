@@ -33,6 +33,26 @@ type table struct {
 	desired speaker.Desired
 	paths   []speaker.Path
 	states  []speaker.PeerState
+	in, out map[netip.Addr][]speaker.Path
+}
+
+func (s *table) AdjIn(_ context.Context, peer netip.Addr, prefix netip.Prefix) ([]speaker.Path, error) {
+	return only(s.in[peer], prefix), nil
+}
+
+func (s *table) AdjOut(_ context.Context, peer netip.Addr, prefix netip.Prefix) ([]speaker.Path, error) {
+	return only(s.out[peer], prefix), nil
+}
+
+// only are the paths to one prefix; all when it is not valid.
+func only(paths []speaker.Path, prefix netip.Prefix) []speaker.Path {
+	var of []speaker.Path
+	for _, p := range paths {
+		if !prefix.IsValid() || p.Prefix == prefix {
+			of = append(of, p)
+		}
+	}
+	return of
 }
 
 func (s *table) Apply(_ context.Context, d speaker.Desired) error {
@@ -52,16 +72,7 @@ func (s *table) Routes(_ context.Context, prefix netip.Prefix) ([]speaker.Path, 
 		out = append(out, speaker.Path{Prefix: e.Prefix, Best: true})
 	}
 	out = append(out, s.paths...)
-	if !prefix.IsValid() {
-		return out, nil
-	}
-	var of []speaker.Path
-	for _, p := range out {
-		if p.Prefix == prefix {
-			of = append(of, p)
-		}
-	}
-	return of, nil
+	return only(out, prefix), nil
 }
 
 // bench is an engine on node1, 10.1.1.11 on eth0 with a default route, and what

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"tortie/internal/control/nodestatus"
 	"tortie/internal/health"
@@ -110,4 +112,9 @@ func (o *noBGP) Peers(context.Context, *nodestatus.PeersRequest) (*nodestatus.Pe
 // Routes implements nodestatus.NodeStatusServer.
 func (o *noBGP) Routes(context.Context, *nodestatus.RoutesRequest) (*nodestatus.RoutesResponse, error) {
 	return &nodestatus.RoutesResponse{}, nil
+}
+
+// Why implements nodestatus.NodeStatusServer.
+func (o *noBGP) Why(context.Context, *nodestatus.WhyRequest) (*nodestatus.WhyResponse, error) {
+	return nil, status.Errorf(codes.FailedPrecondition, "this node speaks no BGP (%s): the routes to pods of other nodes are felix's", o.off)
 }

@@ -121,8 +121,17 @@ func (s *statusService) Peers(ctx context.Context, _ *nodestatus.PeersRequest) (
 	for _, p := range v.plan.Peers {
 		out.Peers = append(out.Peers, peerMessage(p, states, v.plan.Global.ASN))
 	}
+	for _, r := range v.plan.Refused {
+		out.Peers = append(out.Peers, &nodestatus.Peer{
+			Name: r.Name, Address: r.Address, Asn: r.ASN, Type: string(r.Type), LocalAsn: v.plan.Global.ASN,
+			State: disabled, Info: r.Problem,
+		})
+	}
 	return out, nil
 }
+
+// disabled is the state of a BGPPeer that a problem keeps from being a session.
+const disabled = "Disabled"
 
 // states are the sessions as the speaker has them. Without a speaker there are
 // none; its problem is in the status.

@@ -39,6 +39,7 @@ type FIB struct {
 	filter   filter.Scope // scope and what was read of the kernel
 	restart  *restart
 	keep     *keep
+	history  *History // nil: nobody wants to know
 	// wasRead and wasTold: before the kernel has been read and the scope is known,
 	// no decision could be right, and a wrong one would take a held route away.
 	wasRead, wasTold bool
@@ -250,6 +251,7 @@ func (f *FIB) decide(prefix netip.Prefix) {
 	if !f.wasRead || !f.wasTold {
 		return
 	}
+	defer f.note(prefix, f.entries[prefix])
 	table := f.tables[kernel.FamilyOf(prefix.Addr())]
 	path, ok := f.best[prefix]
 	if !ok {

@@ -27,6 +27,10 @@ type Speaker interface {
 	// Routes are all paths of the Loc-RIB (RFC 4271 section 3.2), our own
 	// included, best first per prefix; of one prefix when it is valid.
 	Routes(ctx context.Context, prefix netip.Prefix) ([]Path, error)
+	// AdjIn are the paths that a peer has sent, before any filter (Adj-RIB-In), AdjOut
+	// those it is sent, as they are sent (Adj-RIB-Out); of one prefix when it is valid.
+	AdjIn(ctx context.Context, peer netip.Addr, prefix netip.Prefix) ([]Path, error)
+	AdjOut(ctx context.Context, peer netip.Addr, prefix netip.Prefix) ([]Path, error)
 	// Close ends the speaker for good: sessions get a NOTIFICATION and peers drop
 	// our routes. A speaker that will be back must not be closed: when the
 	// process just ends, peers see the connection close and keep our routes as
@@ -103,12 +107,40 @@ type Path struct {
 	Peer      netip.Addr
 	PeerASN   uint32
 	ASPath    []uint32
-	LocalPref uint32
-	MED       uint32
-	Best      bool
+	// ASSetExtra is by how much ASPath is longer than the path counts: all of an AS_SET
+	// counts as one.
+	ASSetExtra int
+	LocalPref  uint32
+	MED        uint32
+	Origin     Origin
+	// PeerID is the router ID of the peer, or who first announced the path inside the
+	// AS (RFC 4456); invalid for our own.
+	PeerID netip.Addr
+	Best   bool
 	// Stale: kept while the peer restarts (RFC 4724).
 	Stale   bool
 	Learned time.Time
+}
+
+// Origin says how the originator of a path came to it (RFC 4271 section 5.1.1).
+type Origin uint8
+
+// The origins, the better first.
+const (
+	IGP Origin = iota
+	EGP
+	Incomplete
+)
+
+// String is the origin as operators call it.
+func (o Origin) String() string {
+	switch o {
+	case IGP:
+		return "IGP"
+	case EGP:
+		return "EGP"
+	}
+	return "incomplete"
 }
 
 // Local reports whether the path is one of our exports.
@@ -167,6 +199,8 @@ type PeerState struct {
 	Info string
 	// Received and Advertised count prefixes.
 	Received, Advertised uint64
+	// UpdatesIn and UpdatesOut count UPDATE messages since the peer was configured.
+	UpdatesIn, UpdatesOut uint64
 	// GracefulRestart: both sides have it.
 	GracefulRestart bool
 	// EndOfRIB: the peer has sent everything it had.

@@ -76,12 +76,12 @@ func (c *computation) explicitPeers() {
 	for _, r := range in {
 		peers, err := c.resolve(r)
 		if err != nil {
-			c.problem("BGPPeer %s: %v; the peer is not configured", r.Name, err)
+			c.refused(r, "%v; the peer is not configured", err)
 			continue
 		}
 		for _, p := range peers {
 			if err := c.fitsMesh(p); err != nil {
-				c.problem("BGPPeer %s: %v, or delete the BGPPeer; the peer is not configured and the mesh session stays", r.Name, err)
+				c.refused(r, "%v, or delete the BGPPeer; the peer is not configured and the mesh session stays", err)
 				continue
 			}
 			c.add(r, p)
@@ -120,15 +120,11 @@ func rank(p *v3.BGPPeer) int {
 }
 
 func (c *computation) add(r *v3.BGPPeer, p Peer) {
-	p.Name, p.Type = r.Name, NodeSpecific
-	if rank(r) == 2 {
-		p.Type = GlobalPeer
-	}
+	p.Name, p.Type = r.Name, typeOf(r)
 	p.Reason = "BGPPeer " + r.Name
 	if other, taken := c.peers[p.Address]; taken {
 		if other.Peer != p.Peer {
-			c.problem("BGPPeer %s: %s is already the peer of BGPPeer %s, with other settings; it is not configured",
-				r.Name, p.Address, other.Name)
+			c.refused(r, "%s is already the peer of BGPPeer %s, with other settings; it is not configured", p.Address, other.Name)
 		}
 		return
 	}

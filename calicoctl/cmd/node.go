@@ -261,7 +261,7 @@ func peerInfo(peer *nodestatus.Peer) string {
 	return oneLine(peer.GetState() + ": " + info)
 }
 
-// since shows a time of the last day as a time, an older one as a date.
+// since shows a time of the last day as a time, an older one with its date.
 func (a *app) since(seconds int64) string {
 	if seconds == 0 {
 		return "never"
@@ -271,7 +271,7 @@ func (a *app) since(seconds int64) string {
 	if now.Sub(t) < 24*time.Hour {
 		return t.Format("15:04:05")
 	}
-	return t.Format(time.DateOnly)
+	return t.Format("2006-01-02 15:04:05")
 }
 
 func onOff(b bool) string {

@@ -135,6 +135,10 @@ func mustAny(a *anypb.Any, err error) *anypb.Any {
 	return a
 }
 
+// defaultLocalPref is what GoBGP takes for a path without the attribute, as from an
+// external peer.
+const defaultLocalPref = 100
+
 // pathFromAPI reads a path of the Loc-RIB or of a watch.
 func pathFromAPI(p *gobgpapi.Path) (speaker.Path, error) {
 	nlri, err := apiutil.GetNativeNlri(p)
@@ -151,9 +155,13 @@ func pathFromAPI(p *gobgpapi.Path) (speaker.Path, error) {
 	}
 	out := speaker.Path{
 		Prefix: prefix, PeerASN: p.SourceAsn, Best: p.Best, Stale: p.Stale, Learned: p.Age.AsTime(),
+		LocalPref: defaultLocalPref,
 	}
 	if peer, err := netip.ParseAddr(p.NeighborIp); err == nil { // "<nil>" for our own
 		out.Peer = peer
+	}
+	if id, err := netip.ParseAddr(p.SourceId); err == nil && out.Peer.IsValid() {
+		out.PeerID = id
 	}
 	for _, attr := range attrs {
 		readAttribute(&out, attr)
@@ -177,7 +185,10 @@ func readAttribute(out *speaker.Path, attr bgp.PathAttributeInterface) {
 	case *bgp.PathAttributeAsPath:
 		for _, segment := range a.Value {
 			out.ASPath = append(out.ASPath, segment.GetAS()...)
+			out.ASSetExtra += len(segment.GetAS()) - segment.ASLen()
 		}
+	case *bgp.PathAttributeOrigin:
+		out.Origin = speaker.Origin(a.Value)
 	}
 }
 
