@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"tortie/bgpd/fib"
+	"tortie/bgpd/report"
 	"tortie/bgpd/speaker"
 	"tortie/bgpd/speaker/gobgp"
 	"tortie/bgpd/topology"
@@ -67,29 +68,49 @@ func RunNode(ctx context.Context, n Node) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s := newStore(n.Name)
-	sink := &syncSink{store: s, log: n.Log}
-	syncer := datastore.NewSyncer(datastore.SyncerConfig{Client: n.Client, Ranges: ranges(), Sink: sink, Log: n.Log})
+	service := &statusService{engine: e, node: n.Name, version: n.Version}
+	reporter := report.New(report.Config{Node: n.Name, Client: n.Client, Server: service, Now: time.Now, Log: n.Log})
+	sink := &syncSink{store: s, reporter: reporter, log: n.Log}
+	syncer := datastore.NewSyncer(datastore.SyncerConfig{Client: n.Client, Ranges: append(ranges(), report.Ranges()...), Sink: sink, Log: n.Log})
+	service.inSync, service.datastore = sink.done.Load, syncer.Health
 	l, err := listenStatus(n.Socket)
 	if err != nil {
 		return err
 	}
-	stop := serveStatus(l, &statusService{
-		engine: e, node: n.Name, version: n.Version, inSync: sink.done.Load, datastore: syncer.Health,
-	})
-	defer stop()
+	defer serveStatus(l, service)()
 	n.Log.Info("bgpd started, waiting for the datastore", "node", n.Name, "datastore", n.Datastore, "version", n.Version)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return syncer.Run(ctx) })
+	g.Go(func() error { reporter.Run(ctx); return nil })
 	g.Go(func() error { return serveHealth(ctx, n.HealthAddress, e.probes(ctx)) })
 	g.Go(func() error { defer cancel(); return e.run(ctx, s.plans) })
 	return g.Wait()
 }
 
-// syncSink notes for others that the store is in sync.
+// syncSink notes for others that the store is in sync, and gives the reporter its part.
 type syncSink struct {
 	*store
-	log  *slog.Logger
-	done atomic.Bool
+	reporter *report.Reporter
+	log      *slog.Logger
+	done     atomic.Bool
+}
+
+// OnUpdates implements datastore.Sink. Of a CalicoNodeStatus the store hears whether it
+// can be read, and no more: it is no part of any plan.
+func (s *syncSink) OnUpdates(updates []datastore.SyncUpdate) {
+	var requests []datastore.SyncUpdate
+	rest := make([]datastore.SyncUpdate, 0, len(updates))
+	for _, u := range updates {
+		if u.Key.Kind == api.KindCalicoNodeStatus {
+			requests = append(requests, u)
+			u.Entry = nil
+		}
+		rest = append(rest, u)
+	}
+	if len(requests) > 0 {
+		s.reporter.OnUpdates(requests)
+	}
+	s.store.OnUpdates(rest)
 }
 
 // OnStatus implements datastore.Sink.

@@ -55,6 +55,7 @@ type engine struct {
 
 	plan    plan
 	planned bool      // plan is a plan
+	takenAt time.Time // when it became the present one
 	readAt  time.Time // when the kernel was last read
 	names   map[netip.Addr]topology.Peer
 	history *fib.History
@@ -159,7 +160,7 @@ func (e *engine) take(ctx context.Context, plan plan) {
 	e.logProblems(plan.Problems)
 	e.logChanges(plan)
 	e.waits.expect(e.plan.Output, plan.Output, e.planned, e.now())
-	e.plan, e.planned = plan, true
+	e.plan, e.planned, e.takenAt = plan, true, e.now()
 	clear(e.names)
 	for _, p := range plan.Peers {
 		e.names[p.Address] = p

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -73,6 +74,7 @@ type view struct {
 	names    map[netip.Addr]topology.Peer
 	problems []string
 	holding  bool
+	takenAt  time.Time
 }
 
 func (s *statusService) view(ctx context.Context) (view, error) {
@@ -82,6 +84,7 @@ func (s *statusService) view(ctx context.Context) (view, error) {
 			node: s.node,
 			plan: s.engine.plan.Output, entries: s.engine.fib.Entries(), problems: s.engine.problems(),
 			holding: s.engine.planned && s.engine.fib.Holding(), names: map[netip.Addr]topology.Peer{},
+			takenAt: s.engine.takenAt,
 		}
 	})
 	for _, p := range v.plan.Peers {
@@ -99,7 +102,7 @@ func (s *statusService) Status(ctx context.Context, _ *nodestatus.StatusRequest)
 	out := &nodestatus.StatusResponse{
 		Node: s.node, Version: s.version, Started: s.engine.started.Unix(),
 		Asn: v.plan.Global.ASN, Mesh: v.plan.Mesh, DatastoreInSync: s.inSync(),
-		Restarting: v.holding, Problems: v.problems,
+		Restarting: v.holding, Problems: v.problems, Configured: seconds(v.takenAt),
 	}
 	if v.plan.Global.RouterID.IsValid() {
 		out.RouterId = v.plan.Global.RouterID.String()

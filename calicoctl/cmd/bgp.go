@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -18,6 +19,7 @@ import (
 
 // peerView is a peer as `bgp peers -o json` shows it.
 type peerView struct {
+	Node            string    `json:"node,omitempty"`
 	Name            string    `json:"name"`
 	Address         string    `json:"address"`
 	Port            uint32    `json:"port,omitempty"`
@@ -54,26 +56,52 @@ func (a *app) bgpCommand() *cobra.Command {
 
 func (a *app) bgpPeersCommand() *cobra.Command {
 	var socket, format string
+	var all bool
 	cmd := &cobra.Command{
 		Use:   "peers",
-		Short: "Show the peers of this node",
-		Args:  argsThat(cobra.NoArgs, "no arguments"),
+		Short: "Show the peers of this node, or of all nodes",
+		Long: `Show the peers of this node, or with --all-nodes of all nodes. A session that is not up
+says why. A BGPPeer that a problem keeps from being a session is Disabled, and INFO is the
+problem.
+
+--all-nodes asks the other nodes through the datastore, from wherever it is run: it makes
+a CalicoNodeStatus resource for each, waits for the answers and deletes them. The exit
+status is not 0 if a node does not answer; what the others say is shown all the same.`,
+		Args: argsThat(cobra.NoArgs, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := checkBGPFormat(cmd, format, peersFormats()); err != nil {
 				return err
+			}
+			if all {
+				return a.bgpPeersOfAll(cmd.Context(), format)
 			}
 			return a.withNode(cmd.Context(), socket, func(ctx context.Context, node nodestatus.NodeStatusClient) error {
 				answer, err := node.Peers(ctx, &nodestatus.PeersRequest{})
 				if err != nil {
 					return err
 				}
-				return a.printPeers(format, answer.GetPeers())
+				return a.printPeers(format, []nodePeers{{peers: answer.GetPeers()}})
 			})
 		},
 	}
+	cmd.Flags().BoolVar(&all, "all-nodes", false, "show the peers of all nodes")
 	a.addSocketFlag(cmd, &socket)
+	cmd.MarkFlagsMutuallyExclusive("all-nodes", "socket")
 	addBGPFormat(cmd, &format, peersFormats())
 	return cmd
+}
+
+func (a *app) bgpPeersOfAll(ctx context.Context, format string) error {
+	store, closeStore, err := a.openStore(ctx)
+	if err != nil {
+		return err
+	}
+	defer closeStore()
+	answers, err := a.allPeers(ctx, store)
+	if len(answers) == 0 && err != nil {
+		return err
+	}
+	return errors.Join(a.printPeers(format, answers), err)
 }
 
 func (a *app) bgpRoutesCommand() *cobra.Command {
@@ -151,21 +179,51 @@ func alternatives(words []string) string {
 	return strings.Join(words[:last], ", ") + " or " + words[last]
 }
 
-func (a *app) printPeers(format string, peers []*nodestatus.Peer) error {
-	views := make([]peerView, len(peers))
-	rows := [][]string{{"NAME", "ADDRESS", "ASN", "TYPE", "STATE", "SINCE", "RECEIVED", "ADVERTISED", "INFO"}}
-	for i, p := range peers {
-		views[i] = peerView{
-			Name: p.GetName(), Address: p.GetAddress(), Port: p.GetPort(), ASN: p.GetAsn(), LocalASN: p.GetLocalAsn(),
-			Type: p.GetType(), State: p.GetState(), Since: unixTime(p.GetSince()), Info: p.GetInfo(),
-			Received: p.GetReceived(), Advertised: p.GetAdvertised(), GracefulRestart: p.GetGracefulRestart(),
+// printPeers prints the peers of this node, which has no name here, or of several.
+func (a *app) printPeers(format string, nodes []nodePeers) error {
+	views := []peerView{}
+	header := []string{"NAME", "ADDRESS", "ASN", "TYPE", "STATE", "SINCE", "RECEIVED", "ADVERTISED", "INFO"}
+	named := len(nodes) != 1 || nodes[0].node != ""
+	if named {
+		header = append([]string{"NODE"}, header...)
+	}
+	rows := [][]string{header}
+	for _, n := range nodes {
+		if named && len(n.peers) == 0 {
+			rows = append(rows, []string{n.node, "-", "-", "-", "-", "-", "-", "-", "-", "no peers"})
 		}
-		rows = append(rows, []string{
-			p.GetName(), p.GetAddress(), strconv.FormatUint(uint64(p.GetAsn()), 10), p.GetType(), p.GetState(), a.since(p.GetSince()),
-			strconv.FormatUint(p.GetReceived(), 10), strconv.FormatUint(p.GetAdvertised(), 10), dash(p.GetInfo()),
-		})
+		for _, p := range n.peers {
+			views = append(views, peerView{
+				Node: n.node, Name: p.GetName(), Address: p.GetAddress(), Port: p.GetPort(), ASN: p.GetAsn(), LocalASN: p.GetLocalAsn(),
+				Type: p.GetType(), State: p.GetState(), Since: unixTime(p.GetSince()), Info: p.GetInfo(),
+				Received: p.GetReceived(), Advertised: p.GetAdvertised(), GracefulRestart: p.GetGracefulRestart(),
+			})
+			row := []string{
+				dash(p.GetName()), dash(p.GetAddress()), asn(p.GetAsn()), p.GetType(), p.GetState(), a.peerSince(p),
+				strconv.FormatUint(p.GetReceived(), 10), strconv.FormatUint(p.GetAdvertised(), 10), dash(p.GetInfo()),
+			}
+			if named {
+				row = append([]string{n.node}, row...)
+			}
+			rows = append(rows, row)
+		}
 	}
 	return a.printAs(format, views, rows)
+}
+
+// asn is 0 where it is not known, as for the peers of a selector.
+func asn(n uint32) string {
+	if n == 0 {
+		return "-"
+	}
+	return strconv.FormatUint(uint64(n), 10)
+}
+
+func (a *app) peerSince(p *nodestatus.Peer) string {
+	if p.GetSince() == 0 {
+		return "-"
+	}
+	return a.since(p.GetSince())
 }
 
 func tableOf(in, out, fib bool) nodestatus.Table {

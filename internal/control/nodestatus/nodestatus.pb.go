@@ -132,7 +132,9 @@ type StatusResponse struct {
 	// problems are conditions that someone should look at, one clear line each.
 	Problems []string `protobuf:"bytes,9,rep,name=problems,proto3" json:"problems,omitempty"`
 	// off is by what setting this node speaks no BGP; empty when it does.
-	Off           string `protobuf:"bytes,10,opt,name=off,proto3" json:"off,omitempty"`
+	Off string `protobuf:"bytes,10,opt,name=off,proto3" json:"off,omitempty"`
+	// configured is when the last configuration was read, in seconds since the epoch.
+	Configured    int64 `protobuf:"varint,11,opt,name=configured,proto3" json:"configured,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -235,6 +237,13 @@ func (x *StatusResponse) GetOff() string {
 		return x.Off
 	}
 	return ""
+}
+
+func (x *StatusResponse) GetConfigured() int64 {
+	if x != nil {
+		return x.Configured
+	}
+	return 0
 }
 
 type PeersRequest struct {
@@ -970,7 +979,7 @@ var File_internal_control_nodestatus_nodestatus_proto protoreflect.FileDescripto
 const file_internal_control_nodestatus_nodestatus_proto_rawDesc = "" +
 	"\n" +
 	",internal/control/nodestatus/nodestatus.proto\x12\x14tortie.nodestatus.v1\"\x0f\n" +
-	"\rStatusRequest\"\x95\x02\n" +
+	"\rStatusRequest\"\xb5\x02\n" +
 	"\x0eStatusResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x18\n" +
@@ -984,7 +993,10 @@ const file_internal_control_nodestatus_nodestatus_proto_rawDesc = "" +
 	"restarting\x12\x1a\n" +
 	"\bproblems\x18\t \x03(\tR\bproblems\x12\x10\n" +
 	"\x03off\x18\n" +
-	" \x01(\tR\x03off\"\x0e\n" +
+	" \x01(\tR\x03off\x12\x1e\n" +
+	"\n" +
+	"configured\x18\v \x01(\x03R\n" +
+	"configured\"\x0e\n" +
 	"\fPeersRequest\"A\n" +
 	"\rPeersResponse\x120\n" +
 	"\x05peers\x18\x01 \x03(\v2\x1a.tortie.nodestatus.v1.PeerR\x05peers\"\xb2\x02\n" +
