@@ -43,7 +43,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	defer client.Close()
 	return RunNode(ctx, Node{
 		Name: cfg.Node, Client: client, Socket: cfg.Socket, Version: cfg.Version, Log: log,
-		Datastore: cfg.Datastore.String(), HealthAddress: cfg.HealthAddress,
+		Datastore: cfg.Datastore.String(), HealthAddress: cfg.HealthAddress, MetricsAddress: cfg.MetricsAddress,
 	})
 }
 
@@ -56,6 +56,8 @@ type Node struct {
 	Version   string
 	// HealthAddress is host:port of the probes; empty for none.
 	HealthAddress string
+	// MetricsAddress is host:port of /metrics; empty for none.
+	MetricsAddress string
 	Log           *slog.Logger
 }
 
@@ -82,7 +84,9 @@ func RunNode(ctx context.Context, n Node) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return syncer.Run(ctx) })
 	g.Go(func() error { reporter.Run(ctx); return nil })
-	g.Go(func() error { return serveHealth(ctx, n.HealthAddress, e.probes(ctx)) })
+	for _, f := range serve(ctx, n.HealthAddress, n.MetricsAddress, e.probes(ctx), newMetrics(service)) {
+		g.Go(f)
+	}
 	g.Go(func() error { defer cancel(); return e.run(ctx, s.plans) })
 	return g.Wait()
 }

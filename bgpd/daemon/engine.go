@@ -60,6 +60,7 @@ type engine struct {
 	names   map[netip.Addr]topology.Peer
 	history *fib.History
 	waits   *convergence
+	flaps   map[kind]uint64 // sessions that went down, since the start
 	// Why the last attempt failed; retried until nil.
 	speakerErr, readErr, kernelErr error
 	missing                        string   // as last logged
@@ -70,7 +71,7 @@ func newEngine(k Kernel, s speaker.Speaker, log *slog.Logger, now func() time.Ti
 	e := &engine{
 		kernel: k, speaker: s, fib: fib.New(k, log), log: log, now: now,
 		calls: make(chan func()), started: now(), names: map[netip.Addr]topology.Peer{},
-		history: fib.NewHistory(now), waits: newConvergence(),
+		history: fib.NewHistory(now), waits: newConvergence(), flaps: map[kind]uint64{},
 	}
 	e.fib.Record(e.history)
 	return e
@@ -244,6 +245,7 @@ func (e *engine) learn(ctx context.Context, c speaker.Changes) {
 			e.log.Info("BGP session up", "peer", addr, "name", e.names[addr].Name, "end-of-rib", s.EndOfRIB)
 		default:
 			down = append(down, addr)
+			e.flaps[kindOf(e.peer(addr))]++
 		}
 	}
 	if len(down) == 0 {
@@ -258,6 +260,13 @@ func (e *engine) learn(ctx context.Context, c speaker.Changes) {
 			e.log.Warn("BGP session down", "peer", s.Peer.Address, "name", e.names[s.Peer.Address].Name, "cause", s.Info)
 		}
 	}
+}
+
+// peer is the configured peer at an address; what is no longer one has no type.
+func (e *engine) peer(addr netip.Addr) topology.Peer {
+	p := e.names[addr]
+	p.Address = addr
+	return p
 }
 
 // event reports whether the kernel has to be read again. What we do ourselves

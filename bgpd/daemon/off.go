@@ -34,7 +34,9 @@ func runOff(ctx context.Context, cfg Config, log *slog.Logger) error {
 	defer serveStatus(l, o)()
 	log.Info("no BGP on this node", "because", cfg.Off, "node", cfg.Node, "version", cfg.Version)
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return serveHealth(ctx, cfg.HealthAddress, o.probes()) })
+	for _, f := range serve(ctx, cfg.HealthAddress, "", o.probes(), nil) {
+		g.Go(f)
+	}
 	g.Go(func() error { o.sweep(ctx, routes, log); return nil })
 	return g.Wait()
 }

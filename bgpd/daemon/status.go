@@ -28,6 +28,7 @@ type statusService struct {
 	inSync func() bool
 	// datastore is why it isn't being followed now; nil when it is.
 	datastore func() error
+	updates   updates
 }
 
 // listenStatus opens the socket, for root only, in place of one that a dead
