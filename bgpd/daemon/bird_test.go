@@ -58,8 +58,14 @@ protocol bgp routerv6 from mesh {
 
 func (l *lab) startBIRD(flags ...string) {
 	l.t.Helper()
+	l.startBIRDWith(birdConfig, flags...)
+}
+
+// startBIRDWith starts a BIRD on node2.
+func (l *lab) startBIRDWith(config string, flags ...string) {
+	l.t.Helper()
 	conf := filepath.Join(l.dir, "bird.conf")
-	if err := os.WriteFile(conf, []byte(strings.TrimSpace(birdConfig)), 0o600); err != nil {
+	if err := os.WriteFile(conf, []byte(strings.TrimSpace(config)), 0o600); err != nil {
 		l.t.Fatal(err)
 	}
 	args := append([]string{"-f", "-c", conf, "-s", filepath.Join(l.dir, "bird.ctl")}, flags...)

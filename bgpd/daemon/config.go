@@ -39,8 +39,8 @@ type Config struct {
 	// MetricsAddress is host:port of Prometheus' /metrics (BGPD_METRICS_ADDRESS), which may
 	// be HealthAddress; empty for none.
 	MetricsAddress string
-	Datastore     datastore.Config
-	Version       string
+	Datastore      datastore.Config
+	Version        string
 }
 
 // Load reads the configuration.

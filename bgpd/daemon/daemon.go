@@ -58,7 +58,7 @@ type Node struct {
 	HealthAddress string
 	// MetricsAddress is host:port of /metrics; empty for none.
 	MetricsAddress string
-	Log           *slog.Logger
+	Log            *slog.Logger
 }
 
 // RunNode runs a node's speaker from a datastore, until ctx is done.

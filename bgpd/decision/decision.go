@@ -2,8 +2,8 @@
 // 9.1.2) one path to a prefix wins over another. It is pure.
 //
 // The speaker decides; this package explains. So the rules here are those of the
-// speaker, in its order: no weight, no IGP cost, and of two external paths the
-// older (RFC 5004) instead of the lower router ID.
+// speaker, in its order: no weight, no IGP cost, and no older path (RFC 5004): router
+// IDs decide between external paths, too.
 package decision
 
 import (
@@ -18,7 +18,7 @@ type Internal func(speaker.Path) bool
 // Rule names the first rule that tells best from other, and with what values.
 func Rule(best, other speaker.Path, internal Internal) string {
 	for _, rule := range []func(a, b speaker.Path, internal Internal) string{
-		localPreference, localOrigin, pathLength, origin, med, external, older, routerID, peerAddress,
+		localPreference, localOrigin, pathLength, origin, med, external, routerID, peerAddress,
 	} {
 		if why := rule(best, other, internal); why != "" {
 			return why
@@ -79,15 +79,8 @@ func external(a, b speaker.Path, internal Internal) string {
 	return "from an external peer, not an internal one"
 }
 
-func older(a, b speaker.Path, internal Internal) string {
-	if internal(a) || internal(b) || a.Learned.Equal(b.Learned) {
-		return ""
-	}
-	return "the older of two external paths"
-}
-
-func routerID(a, b speaker.Path, internal Internal) string {
-	if !internal(a) || !internal(b) || a.PeerID == b.PeerID {
+func routerID(a, b speaker.Path, _ Internal) string {
+	if a.PeerID == b.PeerID {
 		return ""
 	}
 	return fmt.Sprintf("router ID: %s, not %s", a.PeerID, b.PeerID)

@@ -5,7 +5,8 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"time")
+	"time"
+)
 
 // What a History remembers at most: of so many prefixes, those that changed last, so
 // many changes each.

@@ -104,9 +104,9 @@ type Path struct {
 	Prefix  netip.Prefix
 	NextHop netip.Addr // unspecified for our own
 	// Peer is the address of the peer it was learned from; invalid for our own.
-	Peer      netip.Addr
-	PeerASN   uint32
-	ASPath    []uint32
+	Peer    netip.Addr
+	PeerASN uint32
+	ASPath  []uint32
 	// ASSetExtra is by how much ASPath is longer than the path counts: all of an AS_SET
 	// counts as one.
 	ASSetExtra int

@@ -51,7 +51,7 @@ type routeView struct {
 
 func (a *app) bgpCommand() *cobra.Command {
 	return group("bgp", "Show what the BGP daemon of this node knows, and what a change would do",
-		a.bgpPeersCommand(), a.bgpRoutesCommand(), a.bgpWhyCommand())
+		a.bgpPeersCommand(), a.bgpRoutesCommand(), a.bgpWhyCommand(), a.bgpPlanCommand())
 }
 
 func (a *app) bgpPeersCommand() *cobra.Command {

@@ -57,12 +57,17 @@ func New(cfg Config) *Speaker {
 		cfg.Now = time.Now
 	}
 	c := newCauses()
+	c.now = cfg.Now
 	s := &Speaker{
 		restarting: cfg.Restarting,
 		log:        cfg.Log,
 		causes:     c,
 		events:     newEvents(cfg.Now, c),
 		server:     server.NewBgpServer(server.LoggerOption(&bridge{log: cfg.Log, causes: c})),
+	}
+	c.configured = func(addr netip.Addr) bool {
+		_, ok := s.events.session(addr)
+		return ok
 	}
 	go s.server.Serve()
 	return s

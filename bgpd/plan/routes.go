@@ -1,0 +1,191 @@
+package plan
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"tortie/bgpd/filter"
+	"tortie/bgpd/speaker"
+	"tortie/bgpd/topology"
+	"tortie/internal/overlay"
+)
+
+// arrival is a prefix at somebody: a node, or a router outside by its address.
+type arrival struct {
+	who    string
+	prefix netip.Prefix
+}
+
+// spread is what everybody learns: from which node, and over which next hop.
+type spread struct {
+	from   map[arrival]string
+	kernel map[arrival]string // of nodes: the route there, in words
+}
+
+// spread follows what each node announces along the sessions that both ends have.
+func (c *cluster) spread() spread {
+	s := spread{from: map[arrival]string{}, kernel: map[arrival]string{}}
+	scopes := map[string]filter.Scope{}
+	for _, name := range c.names {
+		scopes[name] = c.nodes[name].scope()
+	}
+	for _, origin := range c.names {
+		for _, family := range []func(netip.Addr) bool{netip.Addr.Is4, netip.Addr.Is6} {
+			var prefixes []netip.Prefix
+			for _, e := range c.nodes[origin].Exports {
+				if family(e.Prefix.Addr()) {
+					prefixes = append(prefixes, e.Prefix)
+				}
+			}
+			if len(prefixes) == 0 {
+				continue
+			}
+			for _, h := range c.flood(origin, family) {
+				for _, prefix := range prefixes {
+					c.arrive(s, scopes, origin, prefix, h)
+				}
+			}
+		}
+	}
+	return s
+}
+
+// scope is what the node's import rules know, its segments included.
+func (n node) scope() filter.Scope {
+	s := n.Scope()
+	for _, segment := range n.segments {
+		s.Segments = append(s.Segments, filter.Segment{Prefix: segment, Link: "its link"})
+	}
+	return s
+}
+
+// hearing is that somebody hears what one node announces.
+type hearing struct {
+	node    string     // empty for a router outside
+	address netip.Addr // of that router
+	via     topology.Peer
+	nextHop netip.Addr
+}
+
+// flood is who hears what a node announces in a family, each once, by the shortest way:
+// its peers, and what reflectors pass on.
+func (c *cluster) flood(origin string, family func(netip.Addr) bool) []hearing {
+	type holder struct {
+		node    string
+		from    topology.Peer // the session it came by, as the holder has it
+		nextHop netip.Addr    // invalid: the holder's own address
+	}
+	var out []hearing
+	seen := map[string]bool{origin: true}
+	queue := []holder{{node: origin}}
+	for len(queue) > 0 {
+		h := queue[0]
+		queue = queue[1:]
+		for _, p := range c.nodes[h.node].Peers {
+			if !family(p.Address) || !c.mutual(h.node, p) || h.node != origin && !c.passesOn(h.node, h.from, p) {
+				continue
+			}
+			local := c.local(h.node, p)
+			nextHop := h.nextHop
+			if external := p.ASN != c.asn(h.node, p); !nextHop.IsValid() || external && !onSegment(c.nodes[h.node].segments, nextHop, p.Address) {
+				nextHop = local
+			}
+			other := c.byAddr[p.Address]
+			if key := cmp.Or(other, p.Address.String()); !seen[key] {
+				seen[key] = true
+				back := c.nodes[other].byAddr[local]
+				out = append(out, hearing{node: other, address: p.Address, via: back, nextHop: nextHop})
+				if other != "" && c.nodes[other].Global.Transit {
+					queue = append(queue, holder{other, back, nextHop})
+				}
+			}
+		}
+	}
+	return out
+}
+
+// onSegment: both are on one of the segments, so that a next hop stays (RFC 4271
+// section 5.1.3).
+func onSegment(segments []netip.Prefix, nextHop, peer netip.Addr) bool {
+	return slices.ContainsFunc(segments, func(s netip.Prefix) bool { return s.Contains(nextHop) && s.Contains(peer) })
+}
+
+// passesOn is RFC 4456 section 6: what came from a client, or from outside the AS, goes
+// to all, the rest to clients and outside.
+func (c *cluster) passesOn(name string, from, to topology.Peer) bool {
+	external := func(p topology.Peer) bool { return p.ASN != c.asn(name, p) }
+	if from.Address == to.Address {
+		return false
+	}
+	return external(from) || external(to) || from.ReflectorClient || to.ReflectorClient
+}
+
+// arrive notes what somebody who hears of a prefix makes of it. What a node has itself,
+// or has already, counts.
+func (c *cluster) arrive(s spread, scopes map[string]filter.Scope, origin string, prefix netip.Prefix, h hearing) {
+	at := arrival{cmp.Or(h.node, h.address.String()), prefix}
+	if h.node != "" {
+		if _, own := c.nodes[h.node].Export(prefix); own {
+			return
+		}
+	}
+	if _, known := s.from[at]; known {
+		return
+	}
+	s.from[at] = origin
+	if h.node == "" {
+		return
+	}
+	scope := scopes[h.node]
+	path := speaker.Path{Prefix: prefix, NextHop: h.nextHop, Peer: h.via.Address, PeerASN: h.via.ASN}
+	switch way, node := scope.Way(path); way.Carrier {
+	case overlay.BGP:
+		if scope.Import(path) == "" {
+			s.kernel[at] = "via " + h.nextHop.String()
+		}
+	case overlay.Segment:
+		s.kernel[at] = "along the segment to " + node + " (felix)"
+	default:
+		s.kernel[at] = "by VXLAN to " + node + " (felix)"
+	}
+}
+
+func compareRoutes(r *Result, old, now *cluster) {
+	a, b := old.spread(), now.spread()
+	for at, from := range b.from {
+		if _, was := a.from[at]; !was {
+			r.Gained = append(r.Gained, Prefix{at.who, at.prefix.String(), from})
+		}
+	}
+	for at, from := range a.from {
+		if _, still := b.from[at]; !still {
+			r.Lost = append(r.Lost, Prefix{at.who, at.prefix.String(), from})
+		}
+	}
+	for at, way := range a.kernel {
+		if b.kernel[at] != way {
+			r.Routes = append(r.Routes, Route{at.who, at.prefix.String(), way, b.kernel[at]})
+		}
+	}
+	for at, way := range b.kernel {
+		if a.kernel[at] == "" {
+			r.Routes = append(r.Routes, Route{at.who, at.prefix.String(), "", way})
+		}
+	}
+	byPrefix := func(a, b Prefix) int {
+		return cmp.Or(strings.Compare(a.Who, b.Who), comparePrefixText(a.Prefix, b.Prefix))
+	}
+	slices.SortFunc(r.Gained, byPrefix)
+	slices.SortFunc(r.Lost, byPrefix)
+	slices.SortFunc(r.Routes, func(a, b Route) int {
+		return cmp.Or(strings.Compare(a.Node, b.Node), comparePrefixText(a.Prefix, b.Prefix))
+	})
+}
+
+func comparePrefixText(a, b string) int {
+	x, _ := netip.ParsePrefix(a)
+	y, _ := netip.ParsePrefix(b)
+	return cmp.Or(x.Addr().Compare(y.Addr()), x.Bits()-y.Bits())
+}
