@@ -180,9 +180,12 @@ func adviceReceived(why cause, p speaker.Peer, asn uint32) string {
 	return ""
 }
 
-// adviceSent says what to do about a NOTIFICATION of ours.
+// adviceSent says more of a NOTIFICATION of ours.
 func adviceSent(why cause) string {
-	if why.code == 2 && why.subcode == 3 {
+	switch {
+	case why.code == bgp.BGP_ERROR_HOLD_TIMER_EXPIRED:
+		return ": nothing was heard from the peer for the hold time"
+	case why.code == 2 && why.subcode == 3:
 		return "; its router ID is ours, or 0.0.0.0"
 	}
 	return ""

@@ -95,8 +95,7 @@ func (b *bridge) learn(msg string, fields gobgplog.Fields) {
 			b.causes.ended(addr, from, fmt.Sprint(fields["reason"]))
 		}
 	case "hold timer expired":
-		b.causes.notified(addr, notificationWords(bgp.BGP_ERROR_HOLD_TIMER_EXPIRED, 0)+
-			": nothing was heard from the peer for the hold time", bgp.BGP_ERROR_HOLD_TIMER_EXPIRED, 0, true)
+		b.causes.notified(addr, notificationWords(bgp.BGP_ERROR_HOLD_TIMER_EXPIRED, 0), bgp.BGP_ERROR_HOLD_TIMER_EXPIRED, 0, true)
 	case "sent notification", "received notification":
 		code, subcode := codesOf(fields)
 		b.causes.notified(addr, wordsOf(fields), code, subcode, msg == "sent notification")
