@@ -2,13 +2,17 @@ package plan
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
 
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+
 	"tortie/bgpd/speaker"
 	"tortie/bgpd/topology"
+	"tortie/internal/overlay"
 )
 
 // cluster is what every node has to be.
@@ -34,9 +38,21 @@ func (n node) problems() []string {
 
 func newCluster(in topology.Input) *cluster {
 	c := &cluster{nodes: map[string]node{}, byAddr: map[netip.Addr]string{}}
+	tunnels := slices.ContainsFunc(in.Pools, func(p *v3.IPPool) bool { return overlay.ModeOf(p.Spec) != overlay.Never })
+	var first topology.Output
 	for _, n := range in.Nodes {
 		in.Node = n.Name
 		out := node{Output: topology.Compute(in), byAddr: map[netip.Addr]topology.Peer{}, segments: segments(n)}
+		// What all nodes see alike is held once: of a thousand nodes a thousand views are
+		// gigabytes.
+		if maps.Equal(out.BlockOwners, first.BlockOwners) && maps.Equal(out.Blocks, first.Blocks) {
+			out.BlockOwners, out.Blocks = first.BlockOwners, first.Blocks
+		} else {
+			first = out.Output
+		}
+		if !tunnels {
+			out.Overlay = overlay.View{}
+		}
 		for _, p := range out.Peers {
 			out.byAddr[p.Address] = p
 		}

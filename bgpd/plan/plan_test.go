@@ -172,11 +172,10 @@ problem b: BGPPeer bad: spec.asNumber is not set; the peer is not configured`},
 	}
 }
 
-// TestPlanWithVXLANLeavesRoutesToFelix also when the sessions go.
 func TestPlanNamesWhoseRouteItIs(t *testing.T) {
 	after := three()
-	for _, n := range after.Nodes {
-		n.Spec.IPv4VXLANTunnelAddr, n.Spec.VXLANTunnelMACAddr = "10.65.255."+n.Name[:0]+"1", "66:00:00:00:00:01"
+	for i, n := range after.Nodes {
+		n.Spec.IPv4VXLANTunnelAddr = fmt.Sprintf("10.65.%d.0", i+1)
 	}
 	after.Pools = []*v3.IPPool{{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: v3.IPPoolSpec{CIDR: "10.65.0.0/16", BlockSize: 26, VXLANMode: v3.VXLANModeCrossSubnet}}}
 	r := Compare(three(), after)
