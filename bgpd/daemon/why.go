@@ -49,7 +49,9 @@ func (s *statusService) Why(ctx context.Context, req *nodestatus.WhyRequest) (*n
 	if err := s.whyKernel(ctx, out, prefix, best, ok); err != nil {
 		return nil, status.Error(codes.FailedPrecondition, err.Error())
 	}
-	out.Advertised, err = s.whyAdvertised(ctx, v, prefix)
+	if ok {
+		out.Advertised, err = s.whyAdvertised(ctx, v, prefix)
+	}
 	return out, err
 }
 
@@ -170,8 +172,11 @@ func (s *statusService) whyKernel(ctx context.Context, out *nodestatus.WhyRespon
 		if decided && entry.Carried == "" {
 			out.Wanted = entry.Kernel
 		}
-		if known && !best.Local() {
+		switch {
+		case known && !best.Local():
 			out.Filter = importVerdict(entry, s.engine.fib.Import(best))
+		case decided:
+			out.Filter = fmt.Sprintf("kept while peer %s restarts, though the path is gone with its session", entry.Path.Peer)
 		}
 		for _, c := range s.engine.history.Of(prefix) {
 			out.Changes = append(out.Changes, &nodestatus.Change{Time: c.Time.UnixMilli(), Text: c.Text})

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
@@ -93,14 +94,11 @@ advertised: to nobody: a node announces its own prefixes only
 change: not installed: next hop 10.9.9.9 is unreachable: no route to it, from peer 10.1.1.254`,
 		"10.65.7.0/26": `what: no accepted path: it is in the IP pool 10.65.0.0/16, but in no block that a node has
 path: 10.1.1.254 rack: refused: the AS path has our own AS number 64512 in it, so it is a loop
-decision: no path was accepted
-advertised: to nobody: a node announces its own prefixes only`,
+decision: no path was accepted`,
 		"10.65.8.0/26": `what: no accepted path: it is in the IP pool 10.65.0.0/16, but in no block that a node has
 path: 10.1.1.254 rack: refused by an import filter, or as a loop through a route reflector
-decision: no path was accepted
-advertised: to nobody: a node announces its own prefixes only`,
-		"10.65.5.0/26": `what: no accepted path: it is in block 10.65.5.0/26 of node5, which no peer announces: the session with 10.9.9.5 is not configured in the speaker
-advertised: to nobody: a node announces its own prefixes only`,
+decision: no path was accepted`,
+		"10.65.5.0/26": `what: no accepted path: it is in block 10.65.5.0/26 of node5, which no peer announces: the session with 10.9.9.5 is not configured in the speaker`,
 	} {
 		w, err := svc.Why(t.Context(), &nodestatus.WhyRequest{Prefix: prefix})
 		if err != nil {
@@ -144,6 +142,25 @@ func TestWhyTellsTheLastChangesOfARoute(t *testing.T) {
 	}
 	if d := gocmp.Diff(want, got); d != "" {
 		t.Errorf("changes (-want +got):\n%s", d)
+	}
+}
+
+func TestWhyTellsOfARouteThatIsKeptWhileItsPeerRestarts(t *testing.T) {
+	b := whyBench(t)
+	node2, prefix := netip.MustParseAddr("10.1.1.12"), netip.MustParsePrefix("10.65.2.0/26")
+	b.e.learn(t.Context(), speaker.Changes{Peers: map[netip.Addr]speaker.Session{node2: {Restarting: true, RestartTime: time.Minute}}})
+	b.e.learn(t.Context(), speaker.Changes{Best: map[netip.Prefix]*speaker.Path{prefix: nil}})
+	b.s.paths, b.s.in = nil, nil
+	w, err := b.service().Why(t.Context(), &nodestatus.WhyRequest{Prefix: prefix.String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "kept while peer 10.1.1.12 restarts, though the path is gone with its session"; w.Filter != want || len(w.Kernel) != 1 {
+		t.Errorf("filter %q, kernel %v; want %q and the route", w.Filter, w.Kernel, want)
+	}
+	last := w.Changes[len(w.Changes)-1].Text
+	if want := "kept while the peer restarts: via 10.1.1.12 dev eth0, from peer 10.1.1.12"; last != want {
+		t.Errorf("last change %q, want %q", last, want)
 	}
 }
 
