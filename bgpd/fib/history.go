@@ -29,8 +29,17 @@ type History struct {
 }
 
 type prefixHistory struct {
-	prefix  netip.Prefix
-	changes []Change
+	prefix netip.Prefix
+	events []event
+}
+
+// event is a change as it is held: put into words only when asked for, as a hundred
+// thousand routes may change at once.
+type event struct {
+	at                       time.Time
+	kernel, carried, problem string
+	peer                     netip.Addr // invalid: no path any more
+	restarting               bool       // kept since the peer restarts
 }
 
 // NewHistory makes an empty one.
@@ -40,13 +49,19 @@ func NewHistory(now func() time.Time) *History {
 
 // Of are the last changes of a prefix, the newest last.
 func (h *History) Of(prefix netip.Prefix) []Change {
-	if e, ok := h.of[prefix]; ok {
-		return slices.Clone(e.Value.(*prefixHistory).changes)
+	e, ok := h.of[prefix]
+	if !ok {
+		return nil
 	}
-	return nil
+	var out []Change
+	for _, ev := range e.Value.(*prefixHistory).events {
+		out = append(out, Change{Time: ev.at, Text: ev.words()})
+	}
+	return out
 }
 
-func (h *History) add(prefix netip.Prefix, text string) {
+func (h *History) add(prefix netip.Prefix, ev event) {
+	ev.at = h.now()
 	e, known := h.of[prefix]
 	if !known {
 		e = h.byAge.PushBack(&prefixHistory{prefix: prefix})
@@ -54,10 +69,10 @@ func (h *History) add(prefix netip.Prefix, text string) {
 	}
 	h.byAge.MoveToBack(e)
 	p := e.Value.(*prefixHistory)
-	if len(p.changes) == historyChanges {
-		p.changes = slices.Delete(p.changes, 0, 1)
+	if len(p.events) == historyChanges {
+		p.events = slices.Delete(p.events, 0, 1)
 	}
-	p.changes = append(p.changes, Change{Time: h.now(), Text: text})
+	p.events = append(p.events, ev)
 	if h.byAge.Len() > historyPrefixes {
 		oldest := h.byAge.Remove(h.byAge.Front()).(*prefixHistory)
 		delete(h.of, oldest.prefix)
@@ -67,42 +82,36 @@ func (h *History) add(prefix netip.Prefix, text string) {
 // Record makes the FIB note its changes in h.
 func (f *FIB) Record(h *History) { f.history = h }
 
-// note tells the history what has become of a prefix that was old before.
+// note tells the history what has become of a prefix that was old before, if forwarding
+// is another.
 func (f *FIB) note(prefix netip.Prefix, old Entry) {
 	if f.history == nil {
 		return
 	}
 	now := f.entries[prefix]
-	if text := became(old, now); text != "" {
-		f.history.add(prefix, text)
+	if now.Kernel == old.Kernel && now.Problem == old.Problem && now.Carried == old.Carried && now.Path.Peer == old.Path.Peer && now.Path.Stale == old.Path.Stale {
+		return
 	}
+	f.history.add(prefix, event{
+		kernel: now.Kernel, carried: now.Carried, problem: now.Problem, peer: now.Path.Peer, restarting: now.Path.Stale && !old.Path.Stale,
+	})
 }
 
-// became says how an entry changed; empty when forwarding is as it was.
-func became(old, now Entry) string {
-	from := fmt.Sprintf(", from peer %s", now.Path.Peer)
-	switch {
-	case !now.Path.Prefix.IsValid() && !old.Path.Prefix.IsValid():
-		return ""
-	case !now.Path.Prefix.IsValid():
+func (e event) words() string {
+	if !e.peer.IsValid() {
 		return "gone: no peer announces it any more"
-	case now.Kernel == old.Kernel && now.Problem == old.Problem && now.Carried == old.Carried &&
-		now.Path.Peer == old.Path.Peer && now.Path.NextHop == old.Path.NextHop && now.Path.Stale == old.Path.Stale:
-		return ""
-	case now.Path.Stale && !old.Path.Stale:
-		return "kept while the peer restarts: " + outcome(now) + from
 	}
-	return outcome(now) + from
-}
-
-func outcome(e Entry) string {
+	words := e.kernel
 	switch {
-	case e.Carried != "" && e.Problem != "":
-		return e.Carried + ", but " + e.Problem
-	case e.Carried != "":
-		return e.Carried
-	case e.Problem != "":
-		return "not installed: " + e.Problem
+	case e.carried != "" && e.problem != "":
+		words = e.carried + ", but " + e.problem
+	case e.carried != "":
+		words = e.carried
+	case e.problem != "":
+		words = "not installed: " + e.problem
 	}
-	return e.Kernel
+	if e.restarting {
+		words = "kept while the peer restarts: " + words
+	}
+	return fmt.Sprintf("%s, from peer %s", words, e.peer)
 }

@@ -113,8 +113,7 @@ type Path struct {
 	LocalPref  uint32
 	MED        uint32
 	Origin     Origin
-	// PeerID is the router ID of the peer, or who first announced the path inside the
-	// AS (RFC 4456); invalid for our own.
+	// PeerID is the router ID of the peer; invalid for our own.
 	PeerID netip.Addr
 	Best   bool
 	// Stale: kept while the peer restarts (RFC 4724).
