@@ -33,12 +33,7 @@ func (c *cluster) spread() spread {
 	}
 	for _, origin := range c.names {
 		for _, family := range []func(netip.Addr) bool{netip.Addr.Is4, netip.Addr.Is6} {
-			var prefixes []netip.Prefix
-			for _, e := range c.nodes[origin].Exports {
-				if family(e.Prefix.Addr()) {
-					prefixes = append(prefixes, e.Prefix)
-				}
-			}
+			prefixes := c.nodes[origin].announces(family)
 			if len(prefixes) == 0 {
 				continue
 			}
@@ -50,6 +45,16 @@ func (c *cluster) spread() spread {
 		}
 	}
 	return s
+}
+
+func (n node) announces(family func(netip.Addr) bool) []netip.Prefix {
+	var out []netip.Prefix
+	for _, e := range n.Exports {
+		if family(e.Prefix.Addr()) {
+			out = append(out, e.Prefix)
+		}
+	}
+	return out
 }
 
 // scope is what the node's import rules know, its segments included.
@@ -69,14 +74,16 @@ type hearing struct {
 	nextHop netip.Addr
 }
 
+// holder is a node that has what one node announces, and may pass it on.
+type holder struct {
+	node    string
+	from    topology.Peer // the session it came by, as the holder has it
+	nextHop netip.Addr    // invalid: the holder's own address
+}
+
 // flood is who hears what a node announces in a family, each once, by the shortest way:
 // its peers, and what reflectors pass on.
 func (c *cluster) flood(origin string, family func(netip.Addr) bool) []hearing {
-	type holder struct {
-		node    string
-		from    topology.Peer // the session it came by, as the holder has it
-		nextHop netip.Addr    // invalid: the holder's own address
-	}
 	var out []hearing
 	seen := map[string]bool{origin: true}
 	queue := []holder{{node: origin}}
@@ -84,26 +91,30 @@ func (c *cluster) flood(origin string, family func(netip.Addr) bool) []hearing {
 		h := queue[0]
 		queue = queue[1:]
 		for _, p := range c.nodes[h.node].Peers {
-			if !family(p.Address) || !c.mutual(h.node, p) || h.node != origin && !c.passesOn(h.node, h.from, p) {
+			other := c.byAddr[p.Address]
+			key := cmp.Or(other, p.Address.String())
+			if seen[key] || !family(p.Address) || !c.mutual(h.node, p) || h.node != origin && !c.passesOn(h.node, h.from, p) {
 				continue
 			}
-			local := c.local(h.node, p)
-			nextHop := h.nextHop
-			if external := p.ASN != c.asn(h.node, p); !nextHop.IsValid() || external && !onSegment(c.nodes[h.node].segments, nextHop, p.Address) {
-				nextHop = local
-			}
-			other := c.byAddr[p.Address]
-			if key := cmp.Or(other, p.Address.String()); !seen[key] {
-				seen[key] = true
-				back := c.nodes[other].byAddr[local]
-				out = append(out, hearing{node: other, address: p.Address, via: back, nextHop: nextHop})
-				if other != "" && c.nodes[other].Global.Transit {
-					queue = append(queue, holder{other, back, nextHop})
-				}
+			seen[key] = true
+			back, nextHop := c.nodes[other].byAddr[c.local(h.node, p)], c.nextHop(h, p)
+			out = append(out, hearing{node: other, address: p.Address, via: back, nextHop: nextHop})
+			if c.nodes[other].Global.Transit {
+				queue = append(queue, holder{other, back, nextHop})
 			}
 		}
 	}
 	return out
+}
+
+// nextHop is what a peer is told: the holder itself for what is its own, and for external
+// peers that can't reach the next hop on their segment.
+func (c *cluster) nextHop(h holder, p topology.Peer) netip.Addr {
+	external := p.ASN != c.asn(h.node, p)
+	if !h.nextHop.IsValid() || external && !onSegment(c.nodes[h.node].segments, h.nextHop, p.Address) {
+		return c.local(h.node, p)
+	}
+	return h.nextHop
 }
 
 // onSegment: both are on one of the segments, so that a next hop stays (RFC 4271

@@ -3,6 +3,7 @@ package cmd
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -96,10 +97,7 @@ func (a *app) present(ctx context.Context, store *resource.Store) (map[api.Key]a
 
 // changed is a copy with the resources of manifests in it, or without them.
 func (a *app) changed(present map[api.Key]api.Object, docs []manifestfile.Document, remove bool) (map[api.Key]api.Object, error) {
-	future := map[api.Key]api.Object{}
-	for key, o := range present {
-		future[key] = o
-	}
+	future := maps.Clone(present)
 	for _, doc := range docs {
 		key, err := a.Registry.KeyOf(doc.Object)
 		if err != nil {
