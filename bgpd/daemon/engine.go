@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -61,6 +62,7 @@ type engine struct {
 	history *fib.History
 	waits   *convergence
 	flaps   map[kind]uint64 // sessions that went down, since the start
+	links   []speaker.Link  // as the speaker was told
 	// Why the last attempt failed; retried until nil.
 	speakerErr, readErr, kernelErr error
 	missing                        string   // as last logged
@@ -200,6 +202,8 @@ func (e *engine) logChanges(plan plan) {
 			e.log.Info("peer added", "name", p.Name, "peer", p.Address, "asn", p.ASN, "type", string(p.Type))
 		case old.Peer != p.Peer:
 			e.log.Info("peer changed, its session starts anew", "name", p.Name, "peer", p.Address, "asn", p.ASN, "type", string(p.Type))
+		case !reflect.DeepEqual(old.Filter, p.Filter):
+			e.log.Info("filter of a peer changed, its session stays", "name", p.Name, "peer", p.Address)
 		}
 	}
 	for _, p := range e.plan.Peers {
@@ -222,7 +226,10 @@ func (e *engine) logProblems(now []string) {
 
 // tell gives the plan to the speaker.
 func (e *engine) tell(ctx context.Context) {
-	err := e.speaker.Apply(ctx, e.plan.Desired())
+	d := e.plan.Desired()
+	e.links = e.linksFor(d)
+	d.Links = e.links
+	err := e.speaker.Apply(ctx, d)
 	if isNews(e.speakerErr, err) {
 		e.log.Error("BGP speaker is not as configured, trying again", "err", err)
 	}
@@ -306,6 +313,20 @@ func (e *engine) read(ctx context.Context) {
 		e.log.Error("the kernel's routes can't be read, trying again", "err", err)
 	}
 	e.readErr = err
+	if e.planned && !slices.Equal(e.links, e.linksFor(e.plan.Desired())) {
+		e.tell(ctx)
+	}
+}
+
+// linksFor are the host's subnets, if a filter asks for devices.
+func (e *engine) linksFor(d speaker.Desired) []speaker.Link {
+	asks := func(r speaker.Rule) bool { return r.Interface != "" }
+	for _, f := range d.Filters {
+		if slices.ContainsFunc(f.Import, asks) || slices.ContainsFunc(f.Export, asks) {
+			return e.fib.Links()
+		}
+	}
+	return nil
 }
 
 func (e *engine) retry(ctx context.Context) {

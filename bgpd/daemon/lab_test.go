@@ -281,11 +281,7 @@ func resources() []api.Object {
 			IPv4Address: n.v4 + "/24", IPv6Address: n.v6 + "/64",
 		}}})
 		for _, b := range []string{n.block4, n.block6} {
-			key := api.BlockAffinityKey(api.HostAffinity(n.name), netip.MustParsePrefix(b))
-			out = append(out, &api.BlockAffinity{
-				ObjectMeta: metav1.ObjectMeta{Name: key.Name},
-				Spec:       api.BlockAffinitySpec{State: api.AffinityConfirmed, Type: api.AffinityHost, Node: n.name, CIDR: b},
-			})
+			out = append(out, confirmed(n.name, b))
 		}
 		for family, gw := range map[string]string{"v4": n.gw4, "v6": n.gw6} {
 			out = append(out, &v3.BGPPeer{
@@ -295,6 +291,15 @@ func resources() []api.Object {
 		}
 	}
 	return out
+}
+
+// confirmed is a node's claim to a block.
+func confirmed(node, block string) *api.BlockAffinity {
+	key := api.BlockAffinityKey(api.HostAffinity(node), netip.MustParsePrefix(block))
+	return &api.BlockAffinity{
+		ObjectMeta: metav1.ObjectMeta{Name: key.Name},
+		Spec:       api.BlockAffinitySpec{State: api.AffinityConfirmed, Type: api.AffinityHost, Node: node, CIDR: block},
+	}
 }
 
 // stored is the datastore's content with these objects in it.

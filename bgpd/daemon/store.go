@@ -29,6 +29,7 @@ func ranges() []datastore.Range {
 		{Kind: api.KindNode},
 		{Kind: api.KindBGPConfiguration},
 		{Kind: api.KindBGPPeer},
+		{Kind: api.KindBGPFilter},
 		// With the prefix, or all of IPAM's records come along.
 		{Kind: api.KindBlockAffinity, NamePrefix: string(api.AffinityHost) + ":"},
 		{Kind: api.KindIPAMBlock, Coalesce: blockPace},
@@ -108,6 +109,12 @@ func (s *store) update(u datastore.SyncUpdate) bool {
 		delete(objects, u.Key)
 		return known || wasProblem
 	}
+	// A rule without the field that narrows it would match what it must not.
+	if _, ok := u.Entry.Object.(*api.BGPFilter); ok && !u.Entry.Unknown.Empty() {
+		s.invalid[name] = fmt.Sprintf("%s has fields that this version doesn't know and is not used: update bgpd, or remove them", u.Key)
+		delete(objects, u.Key)
+		return true
+	}
 	objects[u.Key] = u.Entry.Object
 	return old == nil || !reflect.DeepEqual(old, u.Entry.Object)
 }
@@ -138,6 +145,7 @@ func (s *store) compute() {
 		Nodes:      of[*api.Node](s, api.KindNode),
 		Configs:    of[*v3.BGPConfiguration](s, api.KindBGPConfiguration),
 		Peers:      of[*v3.BGPPeer](s, api.KindBGPPeer),
+		Filters:    of[*api.BGPFilter](s, api.KindBGPFilter),
 		Affinities: of[*api.BlockAffinity](s, api.KindBlockAffinity),
 		Blocks:     of[*api.IPAMBlock](s, api.KindIPAMBlock),
 		Pools:      of[*v3.IPPool](s, api.KindIPPool),

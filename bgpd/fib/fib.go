@@ -95,6 +95,7 @@ func Leftover(ctx context.Context, k Kernel) (bool, error) {
 func (f *FIB) Expect(peers []speaker.Peer, scope filter.Scope, now time.Time) {
 	f.restart.expect(peers, now)
 	f.scope, f.wasTold = scope, true
+	f.resolver = f.newResolver()
 	f.decideAll()
 }
 
@@ -161,11 +162,7 @@ func (f *FIB) Read(ctx context.Context) error {
 		}
 	}
 	f.picture, f.wasRead = p, true
-	var own []netip.Addr
-	for _, a := range p.addresses {
-		own = append(own, a.Prefix.Addr())
-	}
-	f.resolver = NewResolver(p.routes, p.links, own)
+	f.resolver = f.newResolver()
 	f.decideAll()
 	return nil
 }
@@ -229,15 +226,13 @@ func (f *FIB) decideAll() {
 	f.filter.Addresses = slices.Clone(f.scope.Addresses)
 	f.filter.Segments = nil
 	for _, a := range f.picture.addresses {
-		addr := a.Prefix.Addr()
-		if addr.IsLoopback() {
-			continue
+		if addr := a.Prefix.Addr(); !addr.IsLoopback() {
+			f.filter.Addresses = append(f.filter.Addresses, addr)
 		}
-		f.filter.Addresses = append(f.filter.Addresses, addr)
-		// A /32 of a pod or tunnel is no segment; link-local ones are filtered anyway.
-		if !a.Prefix.IsSingleIP() && !addr.IsLinkLocalUnicast() {
-			f.filter.Segments = append(f.filter.Segments,
-				filter.Segment{Prefix: a.Prefix.Masked(), Link: f.resolver.linkName(a.Link)})
+	}
+	for _, l := range f.Links() {
+		if !f.ignored(l.Name) {
+			f.filter.Segments = append(f.filter.Segments, filter.Segment{Prefix: l.Subnet, Link: l.Name})
 		}
 	}
 	for prefix := range f.best {

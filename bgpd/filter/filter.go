@@ -36,6 +36,9 @@ type Scope struct {
 	// Addresses are the node's own.
 	Addresses []netip.Addr
 	Segments  []Segment
+	// IgnoredInterfaces are devices, "*" for any characters, whose subnets are no segments
+	// and lead to no next hop.
+	IgnoredInterfaces []string
 	// Nodes are the peers that are nodes of the cluster; only they borrow addresses.
 	Nodes map[netip.Addr]bool
 	// Mesh are the peers of the node-to-node mesh.

@@ -43,6 +43,17 @@ type Desired struct {
 	Global  Global
 	Peers   []Peer   // no two with the same address
 	Exports []Export // no two with the same prefix
+	// Filters are those of peers that have one. A change is carried out on the session
+	// as it is: what is no longer accepted is withdrawn, the rest sent or taken anew.
+	Filters map[netip.Addr]Filter
+	// Links are the subnets of the host's devices, by which a rule's Interface is known.
+	Links []Link
+}
+
+// Link is a subnet that a device has an address in.
+type Link struct {
+	Name   string
+	Subnet netip.Prefix
 }
 
 // Global is the speaker itself. Changing any of it resets all sessions.
@@ -97,6 +108,8 @@ type Peer struct {
 // of each session.
 type Export struct {
 	Prefix netip.Prefix
+	// Communities are what it carries, in order and none twice.
+	Communities []Community
 }
 
 // Path is one way to a prefix.
@@ -115,7 +128,9 @@ type Path struct {
 	Origin     Origin
 	// PeerID is the router ID of the peer; invalid for our own.
 	PeerID netip.Addr
-	Best   bool
+	// Communities are standard and large ones, in the order of the attributes.
+	Communities []Community
+	Best        bool
 	// Stale: kept while the peer restarts (RFC 4724).
 	Stale   bool
 	Learned time.Time

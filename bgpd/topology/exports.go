@@ -131,7 +131,7 @@ func (c *computation) exports() {
 		}
 	}
 	for p, reason := range reasons {
-		c.out.Exports = append(c.out.Exports, Export{Prefix: p, Reason: reason})
+		c.out.Exports = append(c.out.Exports, Export{Prefix: p, Reason: reason, Communities: c.settings.communities(p)})
 	}
 }
 

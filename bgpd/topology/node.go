@@ -25,7 +25,8 @@ type settings struct {
 	// meshRefused says why no mesh session may be made although the mesh is on.
 	meshRefused string
 	// ports has the listen port of nodes with a BGPConfiguration of their own.
-	ports map[string]uint16
+	ports          map[string]uint16
+	advertisements []advertisement
 	// services are the ranges of service addresses.
 	services advertise.Ranges
 }
@@ -49,6 +50,7 @@ func (c *computation) readSettings() {
 			c.readDefault(&conf.Spec)
 		}
 	}
+	c.readNodeConfig(c.in.Configs)
 	c.out.Mesh = c.settings.mesh
 }
 

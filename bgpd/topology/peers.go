@@ -3,6 +3,7 @@ package topology
 import (
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -23,7 +24,7 @@ func (c *computation) mesh() {
 	}
 	for _, n := range c.nodes {
 		for _, remote := range n.addresses() {
-			if _, taken := c.peers[remote]; taken || c.meshNode(remote) != n {
+			if _, taken := c.peers[remote]; taken || c.withheld[remote] || c.meshNode(remote) != n {
 				continue
 			}
 			p := c.toNode(n, remote)
@@ -122,8 +123,12 @@ func rank(p *v3.BGPPeer) int {
 func (c *computation) add(r *v3.BGPPeer, p Peer) {
 	p.Name, p.Type = r.Name, typeOf(r)
 	p.Reason = "BGPPeer " + r.Name
+	if c.withheld[p.Address] {
+		c.refused(r, "%s is the peer of another BGPPeer, whose filters can't be carried out; it is not configured without them", p.Address)
+		return
+	}
 	if other, taken := c.peers[p.Address]; taken {
-		if other.Peer != p.Peer {
+		if other.Peer != p.Peer || !reflect.DeepEqual(other.Filter, p.Filter) {
 			c.refused(r, "%s is already the peer of BGPPeer %s, with other settings; it is not configured", p.Address, other.Name)
 		}
 		return
@@ -157,6 +162,10 @@ func (c *computation) resolve(r *v3.BGPPeer) ([]Peer, error) {
 	}
 	for i := range peers {
 		c.settle(&peers[i], &r.Spec)
+		if peers[i].Filter, err = c.filter(&peers[i], r.Spec.Filters); err != nil {
+			c.withhold(peers)
+			return nil, err
+		}
 	}
 	return peers, nil
 }

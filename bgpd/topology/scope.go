@@ -12,7 +12,7 @@ func (o Output) Scope() filter.Scope {
 	s := filter.Scope{
 		Pools: o.Pools, Blocks: o.Blocks, OwnBlocks: o.OwnBlocks, Services: o.ServiceRanges, Addresses: o.Addresses,
 		Nodes: map[netip.Addr]bool{}, Mesh: map[netip.Addr]bool{},
-		Overlay: o.Overlay, Owners: o.BlockOwners,
+		Overlay: o.Overlay, Owners: o.BlockOwners, IgnoredInterfaces: o.IgnoredInterfaces,
 	}
 	for _, p := range o.Peers {
 		s.Nodes[p.Address] = p.Node != ""

@@ -35,6 +35,7 @@ type Input struct {
 	Nodes      []*api.Node
 	Configs    []*v3.BGPConfiguration
 	Peers      []*v3.BGPPeer
+	Filters    []*api.BGPFilter
 	Affinities []*api.BlockAffinity
 	Blocks     []*api.IPAMBlock
 	Pools      []*v3.IPPool
@@ -61,6 +62,8 @@ type Peer struct {
 	Node string
 	// Reason says in words why there is such a session.
 	Reason string
+	// Filter is what may be learned from it and announced to it.
+	Filter speaker.Filter
 }
 
 // Refused is a BGPPeer that is not configured.
@@ -75,8 +78,9 @@ type Refused struct {
 
 // Export is a prefix this node advertises and why.
 type Export struct {
-	Prefix netip.Prefix
-	Reason string
+	Prefix      netip.Prefix
+	Reason      string
+	Communities []speaker.Community
 }
 
 // Output is what the node has to be.
@@ -110,7 +114,10 @@ type Output struct {
 	// Services says what the ranges are, and the addresses in them that any node
 	// announces by themselves: "service default/web, external address".
 	Services map[netip.Prefix]string
-	Problems []string
+	// IgnoredInterfaces are the devices, "*" for any characters, whose subnets count for
+	// nothing.
+	IgnoredInterfaces []string
+	Problems          []string
 }
 
 // Desired is the part a speaker is told.
@@ -118,9 +125,15 @@ func (o Output) Desired() speaker.Desired {
 	d := speaker.Desired{Global: o.Global}
 	for _, p := range o.Peers {
 		d.Peers = append(d.Peers, p.Peer)
+		if !p.Filter.Empty() {
+			if d.Filters == nil {
+				d.Filters = map[netip.Addr]speaker.Filter{}
+			}
+			d.Filters[p.Address] = p.Filter
+		}
 	}
 	for _, e := range o.Exports {
-		d.Exports = append(d.Exports, speaker.Export{Prefix: e.Prefix})
+		d.Exports = append(d.Exports, speaker.Export{Prefix: e.Prefix, Communities: e.Communities})
 	}
 	return d
 }
@@ -157,11 +170,12 @@ type computation struct {
 	byAddr   map[netip.Addr]*node
 	self     *node
 	peers    map[netip.Addr]Peer
+	withheld map[netip.Addr]bool // addresses that get no session, as it would have no filter
 	out      Output
 }
 
 func newComputation(in Input) *computation {
-	c := &computation{in: in, byAddr: map[netip.Addr]*node{}, peers: map[netip.Addr]Peer{}}
+	c := &computation{in: in, byAddr: map[netip.Addr]*node{}, peers: map[netip.Addr]Peer{}, withheld: map[netip.Addr]bool{}}
 	c.out.BlockOwners, c.out.Blocks = map[netip.Prefix]string{}, map[netip.Prefix]bool{}
 	c.out.Services = map[netip.Prefix]string{}
 	c.readSettings()

@@ -301,7 +301,7 @@ func TestPeers(t *testing.T) {
 			[]string{
 				`BGPPeer address: spec.peerIP "10.1.1": want an address`, "BGPPeer asn: spec.asNumber is not set",
 				"BGPPeer empty: neither spec.peerIP nor spec.peerSelector is set", "BGPPeer family: fd01::fe can't be reached: this node has no address",
-				"BGPPeer filtered: spec.filters is not supported", "BGPPeer selector: spec.nodeSelector: ",
+				"BGPPeer filtered: spec.filters[0]: there is no BGPFilter f1", "BGPPeer selector: spec.nodeSelector: ",
 				"BGPPeer taken: 10.1.1.254 is already the peer of BGPPeer good",
 			},
 		},
@@ -470,14 +470,14 @@ func TestExports(t *testing.T) {
 		},
 	})
 	want := []Export{
-		{netip.MustParsePrefix("10.65.1.0/26"), "block of this node"},
-		{netip.MustParsePrefix("10.65.2.5/32"), "address borrowed from block 10.65.2.0/26 of node2"},
-		{netip.MustParsePrefix("10.65.9.7/32"), "address in block 10.65.9.0/26, which has no owner"},
-		{netip.MustParsePrefix("10.67.1.0/26"), "block of this node"},
-		{netip.MustParsePrefix("192.0.2.0/26"), "block of this node; its pool is gone"},
-		{netip.MustParsePrefix("192.0.2.65/32"), "address in block 192.0.2.64/26, which has no owner; its pool is gone"},
-		{netip.MustParsePrefix("fd65:1::/122"), "block of this node"},
-		{netip.MustParsePrefix("fd65:2::3f/128"), "address in block fd65:2::/122, which has no owner"},
+		{Prefix: netip.MustParsePrefix("10.65.1.0/26"), Reason: "block of this node"},
+		{Prefix: netip.MustParsePrefix("10.65.2.5/32"), Reason: "address borrowed from block 10.65.2.0/26 of node2"},
+		{Prefix: netip.MustParsePrefix("10.65.9.7/32"), Reason: "address in block 10.65.9.0/26, which has no owner"},
+		{Prefix: netip.MustParsePrefix("10.67.1.0/26"), Reason: "block of this node"},
+		{Prefix: netip.MustParsePrefix("192.0.2.0/26"), Reason: "block of this node; its pool is gone"},
+		{Prefix: netip.MustParsePrefix("192.0.2.65/32"), Reason: "address in block 192.0.2.64/26, which has no owner; its pool is gone"},
+		{Prefix: netip.MustParsePrefix("fd65:1::/122"), Reason: "block of this node"},
+		{Prefix: netip.MustParsePrefix("fd65:2::3f/128"), Reason: "address in block fd65:2::/122, which has no owner"},
 	}
 	if d := cmp.Diff(want, out.Exports, cmpopts.EquateComparable(netip.Prefix{})); d != "" {
 		t.Errorf("exports (-want +got):\n%s", d)
@@ -594,7 +594,6 @@ func TestFieldThatCannotBeCarriedOutTurnsItsPeerOff(t *testing.T) {
 	keep := v3.NextHopMode("Keep")
 	for field, spec := range map[string]v3.BGPPeerSpec{
 		"password":              {PeerIP: "10.1.1.254", Password: &v3.BGPPassword{}},
-		"filters":               {PeerIP: "10.1.1.254", Filters: []string{"f"}},
 		"keepOriginalNextHop":   {PeerIP: "10.1.1.254", KeepOriginalNextHop: true},
 		"nextHopMode":           {PeerIP: "10.1.1.254", NextHopMode: &keep},
 		"reachableBy":           {PeerIP: "10.1.1.254", ReachableBy: "10.1.1.1"},

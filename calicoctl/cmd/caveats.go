@@ -54,8 +54,6 @@ func bgpCaveats(obj api.Object) (texts []string) {
 		if o.Spec.NodeMeshPassword != nil {
 			texts = append(texts, fmt.Sprintf("BGPConfiguration %s: spec.nodeMeshPassword: passwords can't be read yet; the mesh is off until it is unset", o.Name))
 		}
-	case *v3.BGPFilter:
-		texts = append(texts, fmt.Sprintf("BGPFilter %s: stored but not carried out yet", o.Name))
 	}
 	return texts
 }

@@ -116,10 +116,10 @@ func filterLayout() layout {
 		narrow: []string{"NAME", "EXPORTV4", "IMPORTV4", "EXPORTV6", "IMPORTV6"},
 		columns: []column{
 			nameColumn(),
-			of("EXPORTV4", func(o *v3.BGPFilter) string { return filterRules(o.Spec.ExportV4) }),
-			of("IMPORTV4", func(o *v3.BGPFilter) string { return filterRules(o.Spec.ImportV4) }),
-			of("EXPORTV6", func(o *v3.BGPFilter) string { return filterRulesV6(o.Spec.ExportV6) }),
-			of("IMPORTV6", func(o *v3.BGPFilter) string { return filterRulesV6(o.Spec.ImportV6) }),
+			of("EXPORTV4", func(o *api.BGPFilter) string { return filterRules(o.Spec.ExportV4) }),
+			of("IMPORTV4", func(o *api.BGPFilter) string { return filterRules(o.Spec.ImportV4) }),
+			of("EXPORTV6", func(o *api.BGPFilter) string { return filterRules(o.Spec.ExportV6) }),
+			of("IMPORTV6", func(o *api.BGPFilter) string { return filterRules(o.Spec.ImportV6) }),
 		},
 	}
 }
@@ -235,35 +235,58 @@ func peerNode(peer *v3.BGPPeer) string {
 	return "(global)"
 }
 
-func filterRules(rules []v3.BGPFilterRuleV4) string {
+func filterRules(rules []api.BGPFilterRule) string {
 	texts := make([]string, len(rules))
-	for i, r := range rules {
-		texts[i] = filterRule(string(r.Action), string(r.MatchOperator), r.CIDR, string(r.Source), r.Interface)
-	}
-	return strings.Join(texts, "; ")
-}
-
-func filterRulesV6(rules []v3.BGPFilterRuleV6) string {
-	texts := make([]string, len(rules))
-	for i, r := range rules {
-		texts[i] = filterRule(string(r.Action), string(r.MatchOperator), r.CIDR, string(r.Source), r.Interface)
+	for i := range rules {
+		texts[i] = filterRule(&rules[i])
 	}
 	return strings.Join(texts, "; ")
 }
 
 // filterRule reads "Accept In 10.20.0.0/16 source=RemotePeers".
-func filterRule(action, operator, cidr, source, iface string) string {
-	parts := []string{action}
-	if cidr != "" {
-		parts = append(parts, operator, cidr)
+func filterRule(r *api.BGPFilterRule) string {
+	parts := []string{string(r.Action)}
+	if r.CIDR != "" {
+		parts = append(parts, string(r.Operator), r.CIDR)
 	}
-	if source != "" {
-		parts = append(parts, "source="+source)
+	for _, more := range []struct{ name, value string }{
+		{"source", string(r.Source)},
+		{"interface", r.Interface},
+		{"peerType", string(r.PeerType)},
+		{"community", filterCommunities(r)},
+		{"asPathPrefix", joined(r.ASPathPrefix)},
+		{"priority", orElse(r.Priority, "")},
+	} {
+		if more.value != "" {
+			parts = append(parts, more.name+"="+more.value)
+		}
 	}
-	if iface != "" {
-		parts = append(parts, "interface="+iface)
+	for _, op := range r.Operations {
+		switch {
+		case op.AddCommunity != nil:
+			parts = append(parts, "add-community="+op.AddCommunity.Value)
+		case op.PrependASPath != nil:
+			parts = append(parts, "prepend="+joined(op.PrependASPath.Prefix))
+		case op.SetPriority != nil:
+			parts = append(parts, fmt.Sprintf("set-priority=%d", op.SetPriority.Value))
+		}
 	}
 	return strings.Join(parts, " ")
+}
+
+func filterCommunities(r *api.BGPFilterRule) string {
+	if r.Communities == nil {
+		return ""
+	}
+	return strings.Join(r.Communities.Values, ",")
+}
+
+func joined(asns []api.ASN) string {
+	texts := make([]string, len(asns))
+	for i, asn := range asns {
+		texts[i] = asn.String()
+	}
+	return strings.Join(texts, ",")
 }
 
 // orElse is what a pointer points at, or a substitute for nil.

@@ -20,7 +20,7 @@ func configurationDefinitions() []definition {
 		checked(defaulted(resource(KindBGPConfiguration, "bgpconfigurations", func(o *v3.BGPConfiguration) parts {
 			return parts{meta: &o.ObjectMeta, spec: &o.Spec}
 		}, "bgpconfig", "bgpconfigs"), defaultBGPConfiguration), checkBGPConfiguration),
-		checked(resource(KindBGPFilter, "bgpfilters", func(o *v3.BGPFilter) parts {
+		checked(resource(KindBGPFilter, "bgpfilters", func(o *BGPFilter) parts {
 			return parts{meta: &o.ObjectMeta, spec: &o.Spec}
 		}, "bgpf", "bgpfs", "bf", "bfs"), checkBGPFilter),
 		checked(resource(KindBGPPeer, "bgppeers", func(o *v3.BGPPeer) parts {

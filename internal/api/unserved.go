@@ -8,7 +8,6 @@ import v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 func UnservedPeerFields(s *v3.BGPPeerSpec) []string {
 	return setFields([]field{
 		{"password", s.Password != nil},
-		{"filters", len(s.Filters) > 0},
 		{"keepOriginalNextHop", s.KeepOriginalNextHop && s.NextHopMode == nil},
 		{"nextHopMode", s.NextHopMode != nil && *s.NextHopMode != v3.NextHopMode(v3.NextHopModeAuto)},
 		{"reachableBy", s.ReachableBy != ""},
@@ -19,8 +18,6 @@ func UnservedPeerFields(s *v3.BGPPeerSpec) []string {
 // version. With nodeMeshPassword, which is not among them, the mesh is off.
 func UnservedBGPFields(s *v3.BGPConfigurationSpec) []string {
 	return setFields([]field{
-		{"prefixAdvertisements", len(s.PrefixAdvertisements) > 0},
-		{"ignoredInterfaces", len(s.IgnoredInterfaces) > 0},
 		{"localWorkloadPeeringIPV4", s.LocalWorkloadPeeringIPV4 != ""},
 		{"localWorkloadPeeringIPV6", s.LocalWorkloadPeeringIPV6 != ""},
 	})

@@ -163,9 +163,7 @@ func (c *checker) communities(s *v3.BGPConfigurationSpec) {
 			c.bad(field+".name", community.Name, "is given twice")
 		}
 		known[community.Name] = true
-		if !validCommunity(community.Value) {
-			c.bad(field+".value", community.Value, "want a community aa:nn (16 bits each) or aa:nn:mm (32 bits each)")
-		}
+		c.community(field+".value", community.Value)
 	}
 	for i, ad := range s.PrefixAdvertisements {
 		field := at("spec.prefixAdvertisements", i)
@@ -181,78 +179,21 @@ func (c *checker) communities(s *v3.BGPConfigurationSpec) {
 	}
 }
 
-// validCommunity accepts a standard (RFC 1997) or large (RFC 8092) community.
+// validCommunity accepts a standard (RFC 1997) or large (RFC 8092) community, but for
+// 0:0, which is reserved.
 func validCommunity(s string) bool {
 	parts := strings.Split(s, ":")
 	bits := 16
 	if len(parts) == 3 {
 		bits = 32
 	}
+	some := len(parts) == 3
 	for _, part := range parts {
-		if _, err := strconv.ParseUint(part, 10, bits); err != nil {
+		n, err := strconv.ParseUint(part, 10, bits)
+		if err != nil {
 			return false
 		}
+		some = some || n > 0
 	}
-	return len(parts) == 2 || len(parts) == 3
-}
-
-func checkBGPFilter(c *checker, f *v3.BGPFilter) {
-	for field, rules := range map[string][]v3.BGPFilterRuleV4{"spec.exportV4": f.Spec.ExportV4, "spec.importV4": f.Spec.ImportV4} {
-		for i, r := range rules {
-			var length *filterLength
-			if r.PrefixLength != nil {
-				length = &filterLength{r.PrefixLength.Min, r.PrefixLength.Max}
-			}
-			c.filterRule(at(field, i), 4, v3.BGPFilterRuleV6{
-				CIDR: r.CIDR, Source: r.Source, Interface: r.Interface, MatchOperator: r.MatchOperator, Action: r.Action,
-			}, length)
-		}
-	}
-	for field, rules := range map[string][]v3.BGPFilterRuleV6{"spec.exportV6": f.Spec.ExportV6, "spec.importV6": f.Spec.ImportV6} {
-		for i, r := range rules {
-			var length *filterLength
-			if r.PrefixLength != nil {
-				length = &filterLength{r.PrefixLength.Min, r.PrefixLength.Max}
-			}
-			c.filterRule(at(field, i), 6, r, length)
-		}
-	}
-	c.sort()
-}
-
-type filterLength struct{ least, most *int32 }
-
-func (c *checker) filterRule(field string, family int, r v3.BGPFilterRuleV6, length *filterLength) {
-	bits := int64(32)
-	if family == 6 {
-		bits = 128
-	}
-	if r.CIDR != "" {
-		c.cidr(field+".cidr", r.CIDR, family)
-	}
-	switch {
-	case r.CIDR != "" && r.MatchOperator == "":
-		c.missing(field+".matchOperator", "is required with cidr, want one of Equal, NotEqual, In, NotIn")
-	case r.CIDR == "" && r.MatchOperator != "":
-		c.missing(field+".cidr", "is required with matchOperator")
-	}
-	if length != nil {
-		if r.CIDR == "" {
-			c.missing(field+".prefixLength", "needs cidr")
-		}
-		between(c, field+".prefixLength.min", length.least, 0, bits)
-		between(c, field+".prefixLength.max", length.most, 0, bits)
-		if length.least != nil && length.most != nil && *length.least > *length.most {
-			c.bad(field+".prefixLength.min", *length.least, "is more than max, %d", *length.most)
-		}
-	}
-	oneOf(c, field+".source", r.Source, v3.BGPFilterSourceRemotePeers)
-	oneOf(c, field+".matchOperator", r.MatchOperator, v3.Equal, v3.NotEqual, v3.In, v3.NotIn)
-	if r.Action == "" {
-		c.missing(field+".action", "is missing, want Accept or Reject")
-	}
-	oneOf(c, field+".action", r.Action, v3.Accept, v3.Reject)
-	if strings.ContainsAny(r.Interface, " \t/\"") {
-		c.bad(field+".interface", r.Interface, "want the name of a network device, '*' for any characters")
-	}
+	return some && (len(parts) == 2 || len(parts) == 3)
 }

@@ -36,6 +36,7 @@ func rules() []rule {
 		{from: "tortie/felix/calc", deny: pure, why: "calc is pure: no I/O, no clock"},
 		{from: "tortie/bgpd/topology", deny: pure, why: "topology is pure"},
 		{from: "tortie/bgpd/filter", deny: pure, why: "filter is pure"},
+		{from: "tortie/bgpd/policy", deny: pure, why: "policy is pure"},
 		{from: "tortie/internal/overlay", deny: pure, why: "what carries packets is decided by the cluster's resources alone"},
 		{from: "tortie/internal/selector", deny: pure, why: "selectors are pure"},
 		{from: "tortie/internal/delta", deny: pure, why: "delta is pure"},

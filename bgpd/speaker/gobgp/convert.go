@@ -122,9 +122,33 @@ func exportToAPI(e speaker.Export, withdraw bool) *gobgpapi.Path {
 			Nlris:    []*anypb.Any{mustAny(anypb.New(nlri))},
 		})))
 	}
+	if standard := standardOf(e.Communities); len(standard) > 0 {
+		attrs = append(attrs, mustAny(anypb.New(&gobgpapi.CommunitiesAttribute{Communities: standard})))
+	}
+	if large := largeOf(e.Communities); len(large) > 0 {
+		attrs = append(attrs, mustAny(anypb.New(&gobgpapi.LargeCommunitiesAttribute{Communities: large})))
+	}
 	return &gobgpapi.Path{
 		Family: family, Nlri: mustAny(anypb.New(nlri)), Pattrs: attrs, IsWithdraw: withdraw,
 	}
+}
+
+func standardOf(communities []speaker.Community) (out []uint32) {
+	for _, c := range communities {
+		if !c.Large {
+			out = append(out, c.A<<16|c.B)
+		}
+	}
+	return out
+}
+
+func largeOf(communities []speaker.Community) (out []*gobgpapi.LargeCommunity) {
+	for _, c := range communities {
+		if c.Large {
+			out = append(out, &gobgpapi.LargeCommunity{GlobalAdmin: c.A, LocalData1: c.B, LocalData2: c.C})
+		}
+	}
+	return out
 }
 
 // mustAny packs messages of types this program is linked with: that can't fail.
@@ -182,6 +206,14 @@ func readAttribute(out *speaker.Path, attr bgp.PathAttributeInterface) {
 		out.LocalPref = a.Value
 	case *bgp.PathAttributeMultiExitDisc:
 		out.MED = a.Value
+	case *bgp.PathAttributeCommunities:
+		for _, c := range a.Value {
+			out.Communities = append(out.Communities, speaker.Community{A: c >> 16, B: c & 0xffff})
+		}
+	case *bgp.PathAttributeLargeCommunities:
+		for _, c := range a.Values {
+			out.Communities = append(out.Communities, speaker.Community{Large: true, A: c.ASN, B: c.LocalData1, C: c.LocalData2})
+		}
 	case *bgp.PathAttributeAsPath:
 		for _, segment := range a.Value {
 			out.ASPath = append(out.ASPath, segment.GetAS()...)

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -46,6 +47,8 @@ type Speaker struct {
 	closed  bool
 	applied speaker.Desired // what the server was last made to be
 	anchor  *anchor         // see anchor.go; nil when not restarting
+	// policiesSet: there are policies, made of applied.
+	policiesSet bool
 }
 
 var _ speaker.Speaker = (*Speaker)(nil)
@@ -91,7 +94,12 @@ func (s *Speaker) Apply(ctx context.Context, d speaker.Desired) error {
 			return err
 		}
 	}
-	return errors.Join(
+	// A peer must never be told or heard without its filter.
+	err := s.removePeers(ctx, d.Peers)
+	if filtering := s.applyFilters(ctx, d); filtering != nil {
+		return errors.Join(err, filtering)
+	}
+	return errors.Join(err,
 		s.applyExports(ctx, d.Exports),
 		s.applyPeers(ctx, d.Peers, first && s.restarting))
 }
@@ -107,9 +115,6 @@ func (s *Speaker) start(ctx context.Context, g speaker.Global) error {
 	}
 	s.started = true
 	s.applied = speaker.Desired{Global: g}
-	if err := s.setTransit(ctx, g); err != nil {
-		return err
-	}
 	if s.stopWatch == nil {
 		watchCtx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // until Close
 		if err := s.server.WatchEvent(watchCtx, watchRequest(), s.watched); err != nil {
@@ -135,79 +140,21 @@ func (s *Speaker) stop(ctx context.Context) error {
 	if err := s.server.StopBgp(ctx, &gobgpapi.StopBgpRequest{}); err != nil {
 		return fmt.Errorf("stop BGP speaker: %w", err)
 	}
-	s.started, s.restarting = false, false
+	s.started, s.restarting, s.policiesSet = false, false, false
 	s.applied = speaker.Desired{}
 	return nil
 }
 
-const (
-	ownExportsOnly = "own-exports-only"
-	keepNextHop    = "keep-next-hop"
-	onSegment      = "on-segment"
-)
-
-// setTransit sets the global export policy: everything, or what we originate.
-func (s *Speaker) setTransit(ctx context.Context, g speaker.Global) error {
-	assignment := &gobgpapi.PolicyAssignment{
-		Name: "global", Direction: gobgpapi.PolicyDirection_EXPORT, DefaultAction: gobgpapi.RouteAction_ACCEPT,
-	}
-	var statement *gobgpapi.Statement
-	switch {
-	case !g.Transit:
-		statement = &gobgpapi.Statement{
-			Name:       ownExportsOnly,
-			Conditions: &gobgpapi.Conditions{RouteType: gobgpapi.Conditions_ROUTE_TYPE_LOCAL},
-			Actions:    &gobgpapi.Actions{RouteAction: gobgpapi.RouteAction_ACCEPT},
-		}
-		assignment.DefaultAction = gobgpapi.RouteAction_REJECT
-	case len(g.Segments) > 0:
-		var err error
-		if statement, err = s.keepNextHop(ctx, g.Segments); err != nil {
-			return err
-		}
-	}
-	if statement != nil {
-		policy := &gobgpapi.Policy{Name: statement.Name, Statements: []*gobgpapi.Statement{statement}}
-		if err := s.server.AddPolicy(ctx, &gobgpapi.AddPolicyRequest{Policy: policy}); err != nil {
-			return fmt.Errorf("add BGP export policy: %w", err)
-		}
-		assignment.Policies = []*gobgpapi.Policy{{Name: statement.Name}}
-	}
-	err := s.server.SetPolicyAssignment(ctx, &gobgpapi.SetPolicyAssignmentRequest{Assignment: assignment})
-	if err != nil {
-		return fmt.Errorf("set BGP export policy: %w", err)
-	}
-	return nil
-}
-
-// keepNextHop is the statement that leaves a next hop on a segment as it was, for a
-// peer on a segment. GoBGP does so for internal peers anyway, and for external ones
-// puts its own address there.
-func (s *Speaker) keepNextHop(ctx context.Context, segments []netip.Prefix) (*gobgpapi.Statement, error) {
-	var list []string
-	for _, p := range segments {
-		list = append(list, p.Masked().String())
-	}
-	set := &gobgpapi.DefinedSet{DefinedType: gobgpapi.DefinedType_NEIGHBOR, Name: onSegment, List: list}
-	if err := s.server.AddDefinedSet(ctx, &gobgpapi.AddDefinedSetRequest{DefinedSet: set}); err != nil {
-		return nil, fmt.Errorf("name the peers on our segments: %w", err)
-	}
-	return &gobgpapi.Statement{
-		Name: keepNextHop,
-		Conditions: &gobgpapi.Conditions{
-			NeighborSet:   &gobgpapi.MatchSet{Type: gobgpapi.MatchSet_ANY, Name: onSegment},
-			NextHopInList: list,
-		},
-		Actions: &gobgpapi.Actions{RouteAction: gobgpapi.RouteAction_ACCEPT, Nexthop: &gobgpapi.NexthopAction{Unchanged: true}},
-	}, nil
-}
-
 func (s *Speaker) applyExports(ctx context.Context, want []speaker.Export) error {
 	var errs []error
-	kept := s.applied.Exports[:0:0]
+	wanted := make(map[netip.Prefix]speaker.Export, len(want))
+	for _, e := range want {
+		wanted[e.Prefix] = e
+	}
+	have := make(map[netip.Prefix]speaker.Export, len(s.applied.Exports))
 	for _, e := range s.applied.Exports {
-		if slices.Contains(want, e) {
-			kept = append(kept, e)
+		have[e.Prefix] = e
+		if _, ok := wanted[e.Prefix]; ok {
 			continue
 		}
 		// By path: deleting by UUID makes GoBGP scan its whole table.
@@ -215,11 +162,13 @@ func (s *Speaker) applyExports(ctx context.Context, want []speaker.Export) error
 			TableType: gobgpapi.TableType_GLOBAL, Path: exportToAPI(e, true),
 		})
 		if err != nil {
-			errs, kept = append(errs, fmt.Errorf("withdraw %s: %w", e.Prefix, err)), append(kept, e)
+			errs = append(errs, fmt.Errorf("withdraw %s: %w", e.Prefix, err))
+			continue
 		}
+		delete(have, e.Prefix)
 	}
 	for _, e := range want {
-		if slices.Contains(kept, e) {
+		if old, ok := have[e.Prefix]; ok && slices.Equal(old.Communities, e.Communities) {
 			continue
 		}
 		_, err := s.server.AddPath(ctx, &gobgpapi.AddPathRequest{
@@ -229,30 +178,39 @@ func (s *Speaker) applyExports(ctx context.Context, want []speaker.Export) error
 			errs = append(errs, fmt.Errorf("export %s: %w", e.Prefix, err))
 			continue
 		}
-		kept = append(kept, e)
+		have[e.Prefix] = e
 	}
-	s.applied.Exports = kept
+	s.applied.Exports = slices.AppendSeq(s.applied.Exports[:0:0], maps.Values(have))
 	return errors.Join(errs...)
 }
 
-func (s *Speaker) applyPeers(ctx context.Context, want []speaker.Peer, restarting bool) error {
+// removePeers removes those that are not wanted.
+func (s *Speaker) removePeers(ctx context.Context, want []speaker.Peer) error {
 	var errs []error
-	wanted := make(map[netip.Addr]speaker.Peer, len(want))
+	wanted := make(map[netip.Addr]bool, len(want))
 	for _, p := range want {
-		wanted[p.Address] = p
+		wanted[p.Address] = true
 	}
-	have := make(map[netip.Addr]speaker.Peer, len(s.applied.Peers))
-	for _, p := range s.applied.Peers {
-		have[p.Address] = p
-		if _, ok := wanted[p.Address]; ok {
-			continue
+	s.applied.Peers = slices.DeleteFunc(s.applied.Peers, func(p speaker.Peer) bool {
+		if wanted[p.Address] {
+			return false
 		}
 		if err := s.server.DeletePeer(ctx, &gobgpapi.DeletePeerRequest{Address: p.Address.String()}); err != nil {
 			errs = append(errs, fmt.Errorf("remove peer %s: %w", p.Address, err))
-			continue
+			return false
 		}
-		delete(have, p.Address)
 		s.events.forget(p.Address)
+		return true
+	})
+	return errors.Join(errs...)
+}
+
+// applyPeers adds and changes peers.
+func (s *Speaker) applyPeers(ctx context.Context, want []speaker.Peer, restarting bool) error {
+	var errs []error
+	have := make(map[netip.Addr]speaker.Peer, len(s.applied.Peers))
+	for _, p := range s.applied.Peers {
+		have[p.Address] = p
 	}
 	for _, p := range want {
 		old, exists := have[p.Address]
@@ -265,10 +223,7 @@ func (s *Speaker) applyPeers(ctx context.Context, want []speaker.Peer, restartin
 		}
 		have[p.Address] = p
 	}
-	s.applied.Peers = s.applied.Peers[:0:0]
-	for _, p := range have {
-		s.applied.Peers = append(s.applied.Peers, p)
-	}
+	s.applied.Peers = slices.AppendSeq(s.applied.Peers[:0:0], maps.Values(have))
 	return errors.Join(errs...)
 }
 
