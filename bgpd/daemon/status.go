@@ -76,6 +76,7 @@ type view struct {
 	problems []string
 	holding  bool
 	takenAt  time.Time
+	links    []speaker.Link // as the filters know them
 }
 
 func (s *statusService) view(ctx context.Context) (view, error) {
@@ -85,7 +86,7 @@ func (s *statusService) view(ctx context.Context) (view, error) {
 			node: s.node,
 			plan: s.engine.plan.Output, entries: s.engine.fib.Entries(), problems: s.engine.problems(),
 			holding: s.engine.planned && s.engine.fib.Holding(), names: map[netip.Addr]topology.Peer{},
-			takenAt: s.engine.takenAt,
+			takenAt: s.engine.takenAt, links: s.engine.links,
 		}
 	})
 	for _, p := range v.plan.Peers {

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"tortie/bgpd/policy"
 	"tortie/bgpd/speaker"
 	"tortie/internal/control/nodestatus"
 	"tortie/internal/kernel"
@@ -115,7 +116,26 @@ func (v view) refusal(p speaker.Path) string {
 	if slices.Contains(p.ASPath, asn) || slices.Contains(p.ASPath, v.plan.Global.ASN) {
 		return fmt.Sprintf("refused: the AS path has our own AS number %d in it, so it is a loop", asn)
 	}
-	return "refused by an import filter, or as a loop through a route reflector"
+	if rule, accepted := v.importRule(p); !accepted {
+		return "refused by " + rule
+	}
+	return "refused as a loop through a route reflector"
+}
+
+// importRule is the rule of the peer's filters that decides about a path as it was sent;
+// empty when none does.
+func (v view) importRule(p speaker.Path) (rule string, accepted bool) {
+	return decidedBy(v.names[p.Peer].Filter.Import, v.links, policy.Route{
+		Prefix: p.Prefix, NextHop: p.NextHop, ASPath: p.ASPath, Communities: p.Communities, LocalPref: p.LocalPref,
+	})
+}
+
+func decidedBy(rules []speaker.Rule, links []speaker.Link, r policy.Route) (rule string, accepted bool) {
+	_, accepted, by := policy.Decide(rules, links, r)
+	if by < 0 {
+		return "", accepted
+	}
+	return rules[by].Name, accepted
 }
 
 func (v view) pathMessage(p speaker.Path) *nodestatus.Route {

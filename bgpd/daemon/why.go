@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"google.golang.org/grpc/codes"
@@ -12,6 +13,7 @@ import (
 
 	"tortie/bgpd/decision"
 	"tortie/bgpd/fib"
+	"tortie/bgpd/policy"
 	"tortie/bgpd/speaker"
 	"tortie/internal/control/nodestatus"
 )
@@ -86,18 +88,8 @@ func (s *statusService) whyPaths(ctx context.Context, v view, prefix netip.Prefi
 	if err != nil {
 		return nil, err
 	}
-	var out []*nodestatus.WhyPath
-	for _, p := range paths {
-		m := v.whyPath(p)
-		m.Verdict = "best"
-		if !p.Best {
-			m.Verdict = v.loses(p, a.best[prefix])
-		}
-		if p.Stale {
-			m.Verdict += ", kept while the peer restarts"
-		}
-		out = append(out, m)
-	}
+	var refused []*nodestatus.WhyPath
+	rules := map[netip.Addr]string{}
 	for _, peer := range v.plan.Peers {
 		if prefix.Addr().Is4() != peer.Address.Is4() {
 			continue
@@ -107,14 +99,30 @@ func (s *statusService) whyPaths(ctx context.Context, v view, prefix netip.Prefi
 			return nil, err
 		}
 		for _, p := range sent {
+			rules[p.Peer], _ = v.importRule(p)
 			if _, ok := a.paths[arrival{p.Prefix, p.Peer}]; !ok {
 				m := v.whyPath(p)
 				m.Verdict = v.refusal(p)
-				out = append(out, m)
+				refused = append(refused, m)
 			}
 		}
 	}
-	return out, nil
+	var out []*nodestatus.WhyPath
+	for _, p := range paths {
+		m := v.whyPath(p)
+		m.Verdict = "best"
+		if !p.Best {
+			m.Verdict = v.loses(p, a.best[prefix])
+		}
+		if rule := rules[p.Peer]; rule != "" {
+			m.Verdict += ", accepted by " + rule
+		}
+		if p.Stale {
+			m.Verdict += ", kept while the peer restarts"
+		}
+		out = append(out, m)
+	}
+	return append(out, refused...), nil
 }
 
 func (v view) whyPath(p speaker.Path) *nodestatus.WhyPath {
@@ -207,6 +215,10 @@ func (s *statusService) whyAdvertised(ctx context.Context, v view, prefix netip.
 	if err != nil {
 		return nil, status.Error(codes.FailedPrecondition, err.Error())
 	}
+	withheld := s.withheld(ctx, v, prefix, sent)
+	if len(sent) == 0 && len(withheld) > 0 {
+		return withheld, nil
+	}
 	if len(sent) == 0 {
 		if _, own := v.plan.Export(prefix); !own && !v.plan.Global.Transit {
 			return []string{"to nobody: a node announces its own prefixes only"}, nil
@@ -223,5 +235,27 @@ func (s *statusService) whyAdvertised(ctx context.Context, v view, prefix netip.
 		more := len(names) - named
 		names = append(names[:named], fmt.Sprintf("and %d more: calicoctl bgp routes %s --out", more, prefix))
 	}
-	return []string{"to " + strings.Join(names, ", ")}, nil
+	return append([]string{"to " + strings.Join(names, ", ")}, withheld...), nil
+}
+
+// withheld names the rule that keeps one of our own prefixes from each peer it is not
+// sent to.
+func (s *statusService) withheld(ctx context.Context, v view, prefix netip.Prefix, sent []*nodestatus.Route) []string {
+	export, own := v.plan.Export(prefix)
+	if !own {
+		return nil
+	}
+	states := s.states(ctx, v)
+	var out []string
+	for _, p := range v.plan.Peers {
+		if states[p.Address].State != speaker.Established || p.Address.Is4() != prefix.Addr().Is4() ||
+			slices.ContainsFunc(sent, func(m *nodestatus.Route) bool { return m.Peer == p.Address.String() }) {
+			continue
+		}
+		rule, accepted := decidedBy(p.Filter.Export, v.links, policy.Route{Prefix: prefix, Own: true, Communities: export.Communities})
+		if !accepted {
+			out = append(out, fmt.Sprintf("not to %s (%s): rejected by %s", p.Address, p.Name, rule))
+		}
+	}
+	return out
 }

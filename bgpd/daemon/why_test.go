@@ -96,7 +96,7 @@ change: not installed: next hop 10.9.9.9 is unreachable: no route to it, from pe
 path: 10.1.1.254 rack: refused: the AS path has our own AS number 64512 in it, so it is a loop
 decision: no path was accepted`,
 		"10.65.8.0/26": `what: no accepted path: it is in the IP pool 10.65.0.0/16, but in no block that a node has
-path: 10.1.1.254 rack: refused by an import filter, or as a loop through a route reflector
+path: 10.1.1.254 rack: refused as a loop through a route reflector
 decision: no path was accepted`,
 		"10.65.5.0/26": `what: no accepted path: it is in block 10.65.5.0/26 of node5, which no peer announces: the session with 10.9.9.5 is not configured in the speaker`,
 	} {
@@ -202,7 +202,7 @@ func TestRoutesReceivedAdvertisedAndInTheKernel(t *testing.T) {
 			nodestatus.Table_ADJ_IN, "", `10.65.2.0/26|10.1.1.12|via 10.1.1.12 dev eth0|block of node2, node-to-node mesh
 10.65.2.0/26|10.1.1.254||block of node2, BGPPeer rack, loses to 10.1.1.12 by AS path length: 0, not 1
 10.65.7.0/26|10.1.1.254||refused: the AS path has our own AS number 64512 in it, so it is a loop
-10.65.8.0/26|10.1.1.254||refused by an import filter, or as a loop through a route reflector`,
+10.65.8.0/26|10.1.1.254||refused as a loop through a route reflector`,
 		},
 		{nodestatus.Table_ADJ_IN, "10.65.9.0/26", "rpc error: code = NotFound desc = no route to 10.65.9.0/26: no peer has sent it"},
 		{nodestatus.Table_ADJ_OUT, "", "10.65.1.0/26|10.1.1.12||block of this node\n10.65.1.0/26|10.1.1.254||block of this node"},
@@ -234,5 +234,36 @@ func TestPeersListABGPPeerThatIsNotConfiguredWithItsProblem(t *testing.T) {
 	p := resp.Peers[0]
 	if p.Name != "tor" || p.Address != "10.1.1.254" || p.State != "Disabled" || p.Info != "spec.asNumber is not set; the peer is not configured" {
 		t.Errorf("peer %v, want tor disabled with its problem", p)
+	}
+}
+
+// TestWhyNamesTheFilterRuleThatDecided in either direction.
+func TestWhyNamesTheFilterRuleThatDecided(t *testing.T) {
+	b := whyBench(t)
+	rack := netip.MustParseAddr("10.1.1.254")
+	reject := func(prefix, name string, accept bool) speaker.Rule {
+		p := netip.MustParsePrefix(prefix)
+		return speaker.Rule{Name: name, Prefix: p, Min: p.Bits(), Max: p.Bits(), Accept: accept}
+	}
+	p := b.e.names[rack]
+	p.Filter = speaker.Filter{
+		Import: []speaker.Rule{reject("10.65.8.0/26", "BGPFilter f spec.importV4[0]", false), reject("10.65.2.0/26", "BGPFilter f spec.importV4[1]", true)},
+		Export: []speaker.Rule{reject("10.65.1.0/26", "BGPFilter f spec.exportV4[0]", false)},
+	}
+	for i := range b.e.plan.Peers {
+		if b.e.plan.Peers[i].Address == rack {
+			b.e.plan.Peers[i] = p
+		}
+	}
+	delete(b.s.out, rack)
+	for prefix, want := range map[string]string{
+		"10.65.8.0/26": "path: 10.1.1.254 rack: refused by BGPFilter f spec.importV4[0]",
+		"10.65.2.0/26": "path: 10.1.1.254 rack: loses to 10.1.1.12 by AS path length: 0, not 1, accepted by BGPFilter f spec.importV4[1]",
+		"10.65.1.0/26": "advertised: not to 10.1.1.254 (rack): rejected by BGPFilter f spec.exportV4[0]",
+	} {
+		w, err := b.service().Why(t.Context(), &nodestatus.WhyRequest{Prefix: prefix})
+		if err != nil || !strings.Contains(whyText(w), want) {
+			t.Errorf("%s: %v\n%s\nwant %s", prefix, err, whyText(w), want)
+		}
 	}
 }

@@ -20,6 +20,8 @@ type cluster struct {
 	names  []string // sorted
 	nodes  map[string]node
 	byAddr map[netip.Addr]string
+	// filters: some session has one; byDevice: one of them names a device.
+	filters, byDevice bool
 }
 
 // node is what one has to be.
@@ -55,6 +57,7 @@ func newCluster(in topology.Input) *cluster {
 		}
 		for _, p := range out.Peers {
 			out.byAddr[p.Address] = p
+			c.noteFilter(p.Filter)
 		}
 		for _, a := range out.Addresses {
 			c.byAddr[a] = n.Name
@@ -64,6 +67,12 @@ func newCluster(in topology.Input) *cluster {
 	}
 	slices.Sort(c.names)
 	return c
+}
+
+func (c *cluster) noteFilter(f speaker.Filter) {
+	c.filters = c.filters || !f.Empty()
+	byDevice := func(r speaker.Rule) bool { return r.Interface != "" }
+	c.byDevice = c.byDevice || slices.ContainsFunc(f.Import, byDevice) || slices.ContainsFunc(f.Export, byDevice)
 }
 
 func (c *cluster) isNode(a netip.Addr) bool { return c.byAddr[a] != "" }

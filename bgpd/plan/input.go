@@ -13,6 +13,7 @@ import (
 func Kinds() []api.Kind {
 	return []api.Kind{
 		api.KindNode, api.KindBGPConfiguration, api.KindBGPPeer, api.KindBlockAffinity, api.KindIPAMBlock, api.KindIPPool, api.KindAdvertisedService,
+		api.KindBGPFilter,
 	}
 }
 
@@ -27,6 +28,8 @@ func Read(objects []api.Object) topology.Input {
 			in.Configs = append(in.Configs, o)
 		case *v3.BGPPeer:
 			in.Peers = append(in.Peers, o)
+		case *api.BGPFilter:
+			in.Filters = append(in.Filters, o)
 		case *api.BlockAffinity:
 			in.Affinities = append(in.Affinities, o)
 		case *api.IPAMBlock:

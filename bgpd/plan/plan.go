@@ -194,6 +194,9 @@ func unknown(r Result, old, now *cluster) []string {
 	if now.hasOutside() || old.hasOutside() {
 		out = append(out, "routers outside the cluster may pass on what nodes announce: a prefix that is lost here may still come from them")
 	}
+	if old.byDevice || now.byDevice {
+		out = append(out, "which routes the filters' rules with an interface mean: devices are not in the datastore, so these rules are passed over")
+	}
 	return out
 }
 

@@ -153,6 +153,18 @@ route c 10.65.2.0/26: "via 10.0.0.2" to ""`},
 		}, `added a-tor: BGPPeer tor
 gained 10.65.1.0/26 of a by 10.0.0.254
 problem b: BGPPeer bad: spec.asNumber is not set; the peer is not configured`},
+		{"a filter that keeps one pool from a router", func(in *topology.Input) {
+			in.Peers = []*v3.BGPPeer{peerOf("tor", v3.BGPPeerSpec{Node: "a", PeerIP: "10.0.0.254", ASNumber: 64999, Filters: []string{"f"}})}
+			in.Affinities = append(in.Affinities, claim("a", "10.65.9.0/26"))
+			in.Filters = []*api.BGPFilter{{ObjectMeta: metav1.ObjectMeta{Name: "f"}, Spec: api.BGPFilterSpec{
+				ExportV4: []api.BGPFilterRule{{CIDR: "10.65.9.0/26", Operator: "Equal", Action: "Reject"}},
+			}}}
+		}, `added a-tor: BGPPeer tor
+gained 10.65.1.0/26 of a by 10.0.0.254
+gained 10.65.9.0/26 of a by b
+gained 10.65.9.0/26 of a by c
+route b 10.65.9.0/26: "" to "via 10.0.0.1"
+route c 10.65.9.0/26: "" to "via 10.0.0.1"`},
 		{"a service address is no route between nodes", func(in *topology.Input) {
 			in.Configs = []*v3.BGPConfiguration{{ObjectMeta: metav1.ObjectMeta{Name: "default"}, Spec: v3.BGPConfigurationSpec{ServiceClusterIPs: []v3.ServiceClusterIPBlock{{CIDR: "10.96.0.0/12"}}}}}
 		}, ""},

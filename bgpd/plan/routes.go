@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"tortie/bgpd/filter"
+	"tortie/bgpd/policy"
 	"tortie/bgpd/speaker"
 	"tortie/bgpd/topology"
 	"tortie/internal/overlay"
@@ -33,13 +34,21 @@ func (c *cluster) spread() spread {
 	}
 	for _, origin := range c.names {
 		for _, family := range []func(netip.Addr) bool{netip.Addr.Is4, netip.Addr.Is6} {
-			prefixes := c.nodes[origin].announces(family)
-			if len(prefixes) == 0 {
-				continue
+			exports := c.nodes[origin].announces(family)
+			// Without filters all of them go the same ways.
+			ways := exports
+			if !c.filters && len(exports) > 0 {
+				ways = exports[:1]
 			}
-			for _, h := range c.flood(origin, family) {
-				for _, prefix := range prefixes {
-					c.arrive(s, scopes, origin, prefix, h)
+			for i, way := range ways {
+				along := exports
+				if c.filters {
+					along = exports[i : i+1]
+				}
+				for _, h := range c.flood(origin, family, way) {
+					for _, e := range along {
+						c.arrive(s, scopes, origin, e.Prefix, h)
+					}
 				}
 			}
 		}
@@ -47,11 +56,11 @@ func (c *cluster) spread() spread {
 	return s
 }
 
-func (n node) announces(family func(netip.Addr) bool) []netip.Prefix {
-	var out []netip.Prefix
+func (n node) announces(family func(netip.Addr) bool) []topology.Export {
+	var out []topology.Export
 	for _, e := range n.Exports {
 		if family(e.Prefix.Addr()) {
-			out = append(out, e.Prefix)
+			out = append(out, e)
 		}
 	}
 	return out
@@ -79,14 +88,15 @@ type holder struct {
 	node    string
 	from    topology.Peer // the session it came by, as the holder has it
 	nextHop netip.Addr    // invalid: the holder's own address
+	route   policy.Route  // as the filters see it
 }
 
 // flood is who hears what a node announces in a family, each once, by the shortest way:
 // its peers, and what reflectors pass on.
-func (c *cluster) flood(origin string, family func(netip.Addr) bool) []hearing {
+func (c *cluster) flood(origin string, family func(netip.Addr) bool, e topology.Export) []hearing {
 	var out []hearing
 	seen := map[string]bool{origin: true}
-	queue := []holder{{node: origin}}
+	queue := []holder{{node: origin, route: policy.Route{Prefix: e.Prefix, Own: true, Communities: e.Communities, LocalPref: 100}}}
 	for len(queue) > 0 {
 		h := queue[0]
 		queue = queue[1:]
@@ -96,15 +106,35 @@ func (c *cluster) flood(origin string, family func(netip.Addr) bool) []hearing {
 			if seen[key] || !family(p.Address) || !c.mutual(h.node, p) || h.node != origin && !c.passesOn(h.node, h.from, p) {
 				continue
 			}
-			seen[key] = true
 			back, nextHop := c.nodes[other].byAddr[c.local(h.node, p)], c.nextHop(h, p)
+			route, accepted := c.filtered(h, p, back, nextHop)
+			if !accepted {
+				continue
+			}
+			seen[key] = true
 			out = append(out, hearing{node: other, address: p.Address, via: back, nextHop: nextHop})
 			if c.nodes[other].Global.Transit {
-				queue = append(queue, holder{other, back, nextHop})
+				queue = append(queue, holder{other, back, nextHop, route})
 			}
 		}
 	}
 	return out
+}
+
+// filtered is what the filters of both ends of a session make of a route. Rules that name
+// devices match nothing: the datastore doesn't know them.
+func (c *cluster) filtered(h holder, p, back topology.Peer, nextHop netip.Addr) (policy.Route, bool) {
+	route, accepted, _ := policy.Decide(p.Filter.Export, nil, h.route)
+	if !accepted {
+		return route, false
+	}
+	route.Own, route.NextHop = false, nextHop
+	if asn := c.asn(h.node, p); asn != p.ASN {
+		route.ASPath = slices.Concat([]uint32{asn}, route.ASPath)
+		route.LocalPref = 100
+	}
+	route, accepted, _ = policy.Decide(back.Filter.Import, nil, route)
+	return route, accepted
 }
 
 // nextHop is what a peer is told: the holder itself for what is its own, and for external
