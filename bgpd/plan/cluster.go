@@ -27,8 +27,17 @@ type cluster struct {
 // node is what one has to be.
 type node struct {
 	topology.Output
-	byAddr   map[netip.Addr]topology.Peer
 	segments []netip.Prefix
+}
+
+// peer is the session with an address. The sessions of a thousand nodes with one another
+// are a million: they are held once, in their order.
+func (n node) peer(address netip.Addr) (topology.Peer, bool) {
+	i, ok := slices.BinarySearchFunc(n.Peers, address, func(p topology.Peer, a netip.Addr) int { return p.Address.Compare(a) })
+	if !ok {
+		return topology.Peer{}, false
+	}
+	return n.Peers[i], true
 }
 
 func (n node) problems() []string {
@@ -44,7 +53,7 @@ func newCluster(in topology.Input) *cluster {
 	var first topology.Output
 	for _, n := range in.Nodes {
 		in.Node = n.Name
-		out := node{Output: topology.Compute(in), byAddr: map[netip.Addr]topology.Peer{}, segments: segments(n)}
+		out := node{Output: topology.Compute(in), segments: segments(n)}
 		// What all nodes see alike is held once: of a thousand nodes a thousand views are
 		// gigabytes.
 		if maps.Equal(out.BlockOwners, first.BlockOwners) && maps.Equal(out.Blocks, first.Blocks) {
@@ -56,7 +65,6 @@ func newCluster(in topology.Input) *cluster {
 			out.Overlay = overlay.View{}
 		}
 		for _, p := range out.Peers {
-			out.byAddr[p.Address] = p
 			c.noteFilter(p.Filter)
 		}
 		for _, a := range out.Addresses {
@@ -79,8 +87,8 @@ func (c *cluster) isNode(a netip.Addr) bool { return c.byAddr[a] != "" }
 
 func (c *cluster) hasOutside() bool {
 	for _, n := range c.nodes {
-		for a := range n.byAddr {
-			if !c.isNode(a) {
+		for _, p := range n.Peers {
+			if !c.isNode(p.Address) {
 				return true
 			}
 		}
@@ -107,7 +115,7 @@ func (c *cluster) mutual(name string, p topology.Peer) bool {
 	if other == "" {
 		return true // a router outside: it is taken to have it
 	}
-	back, ok := c.nodes[other].byAddr[c.local(name, p)]
+	back, ok := c.nodes[other].peer(c.local(name, p))
 	return ok && p.ASN == c.asn(other, back) && back.ASN == c.asn(name, p) && p.Password == back.Password && !(p.Passive && back.Passive)
 }
 

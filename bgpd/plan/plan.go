@@ -104,8 +104,8 @@ func names(clusters ...*cluster) []string {
 func compareSessions(r *Result, name string, old, now *cluster) {
 	a, b := old.nodes[name], now.nodes[name]
 	global := globalChanges(a.Global, b.Global)
-	for addr, p := range a.byAddr {
-		q, still := b.byAddr[addr]
+	for _, p := range a.Peers {
+		q, still := b.peer(p.Address)
 		switch {
 		case !still:
 			r.Removed = append(r.Removed, session(name, p, p.Reason))
@@ -117,8 +117,8 @@ func compareSessions(r *Result, name string, old, now *cluster) {
 			}
 		}
 	}
-	for addr, q := range b.byAddr {
-		if _, was := a.byAddr[addr]; !was {
+	for _, q := range b.Peers {
+		if _, was := a.peer(q.Address); !was {
 			why := q.Reason
 			if q.Node != "" && !now.mutual(name, q) {
 				why += ", but " + q.Node + " has no such session back: it won't come up"

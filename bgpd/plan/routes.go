@@ -66,9 +66,11 @@ func (n node) announces(family func(netip.Addr) bool) []topology.Export {
 	return out
 }
 
-// scope is what the node's import rules know, its segments included.
+// scope is what the node's import rules know, its segments included; of its peers they
+// are told one at a time.
 func (n node) scope() filter.Scope {
 	s := n.Scope()
+	s.Nodes, s.Mesh = nil, nil
 	for _, segment := range n.segments {
 		s.Segments = append(s.Segments, filter.Segment{Prefix: segment, Link: "its link"})
 	}
@@ -106,7 +108,8 @@ func (c *cluster) flood(origin string, family func(netip.Addr) bool, e topology.
 			if seen[key] || !family(p.Address) || !c.mutual(h.node, p) || h.node != origin && !c.passesOn(h.node, h.from, p) {
 				continue
 			}
-			back, nextHop := c.nodes[other].byAddr[c.local(h.node, p)], c.nextHop(h, p)
+			nextHop := c.nextHop(h, p)
+			back, _ := c.nodes[other].peer(c.local(h.node, p))
 			route, accepted := c.filtered(h, p, back, nextHop)
 			if !accepted {
 				continue
@@ -180,6 +183,13 @@ func (c *cluster) arrive(s spread, scopes map[string]filter.Scope, origin string
 		return
 	}
 	scope := scopes[h.node]
+	only := map[netip.Addr]bool{h.via.Address: true}
+	if h.via.Node != "" {
+		scope.Nodes = only
+	}
+	if h.via.Type == topology.Mesh {
+		scope.Mesh = only
+	}
 	path := speaker.Path{Prefix: prefix, NextHop: h.nextHop, Peer: h.via.Address, PeerASN: h.via.ASN}
 	switch way, node := scope.Way(path); way.Carrier {
 	case overlay.BGP:
@@ -195,38 +205,40 @@ func (c *cluster) arrive(s spread, scopes map[string]filter.Scope, origin string
 
 func compareRoutes(r *Result, old, now *cluster) {
 	a, b := old.spread(), now.spread()
-	for at, from := range b.from {
-		if _, was := a.from[at]; !was {
-			r.Gained = append(r.Gained, Prefix{at.who, at.prefix.String(), from})
-		}
-	}
-	for at, from := range a.from {
-		if _, still := b.from[at]; !still {
-			r.Lost = append(r.Lost, Prefix{at.who, at.prefix.String(), from})
-		}
-	}
+	r.Gained, r.Lost = missing(b.from, a.from), missing(a.from, b.from)
+	var changed []arrival
 	for at, way := range a.kernel {
 		if b.kernel[at] != way {
-			r.Routes = append(r.Routes, Route{at.who, at.prefix.String(), way, b.kernel[at]})
+			changed = append(changed, at)
 		}
 	}
-	for at, way := range b.kernel {
+	for at := range b.kernel {
 		if a.kernel[at] == "" {
-			r.Routes = append(r.Routes, Route{at.who, at.prefix.String(), "", way})
+			changed = append(changed, at)
 		}
 	}
-	byPrefix := func(a, b Prefix) int {
-		return cmp.Or(strings.Compare(a.Who, b.Who), comparePrefixText(a.Prefix, b.Prefix))
+	slices.SortFunc(changed, arrival.compare)
+	for _, at := range changed {
+		r.Routes = append(r.Routes, Route{at.who, at.prefix.String(), a.kernel[at], b.kernel[at]})
 	}
-	slices.SortFunc(r.Gained, byPrefix)
-	slices.SortFunc(r.Lost, byPrefix)
-	slices.SortFunc(r.Routes, func(a, b Route) int {
-		return cmp.Or(strings.Compare(a.Node, b.Node), comparePrefixText(a.Prefix, b.Prefix))
-	})
 }
 
-func comparePrefixText(a, b string) int {
-	x, _ := netip.ParsePrefix(a)
-	y, _ := netip.ParsePrefix(b)
-	return cmp.Or(x.Addr().Compare(y.Addr()), x.Bits()-y.Bits())
+// missing are those of a that b lacks.
+func missing(a, b map[arrival]string) []Prefix {
+	var list []arrival
+	for at := range a {
+		if _, there := b[at]; !there {
+			list = append(list, at)
+		}
+	}
+	slices.SortFunc(list, arrival.compare)
+	var out []Prefix
+	for _, at := range list {
+		out = append(out, Prefix{at.who, at.prefix.String(), a[at]})
+	}
+	return out
+}
+
+func (a arrival) compare(b arrival) int {
+	return cmp.Or(strings.Compare(a.who, b.who), a.prefix.Compare(b.prefix))
 }
