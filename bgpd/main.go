@@ -28,6 +28,7 @@ const usage = `bgpd speaks BGP for this node. It has no arguments but --version;
                             ETCD_USERNAME, ETCD_PASSWORD as for calicoctl
   CALICO_NETWORKING_BACKEND bird (default): BGP; vxlan, none: no session and no route, the program waits
   BGPD_HEALTH_ADDRESS       host:port of /liveness and /readiness, such as localhost:9097 (default: none)
+  BGPD_METRICS_ADDRESS      host:port of Prometheus' /metrics, may be the same (default: none)
   BGPD_PASSWORD_DIR         folder of peers' passwords, a file <secret>/<key> each (default: Secrets of Kubernetes)
   KUBECONFIG                the API server these are read from (default: that of the cluster whose pod this is)
   BGPD_SOCKET, BGPD_LOCK    default /var/run/calico/bgpd.sock and bgpd.lock

@@ -36,6 +36,9 @@ type Config struct {
 	// HealthAddress is host:port of /liveness and /readiness (BGPD_HEALTH_ADDRESS);
 	// empty for none.
 	HealthAddress string
+	// MetricsAddress is host:port of Prometheus' /metrics (BGPD_METRICS_ADDRESS), which may
+	// be HealthAddress; empty for none.
+	MetricsAddress string
 	// PasswordDir is where passwords are as files (BGPD_PASSWORD_DIR); without it they
 	// are Secrets of Kubernetes.
 	PasswordDir string
@@ -51,6 +54,7 @@ func Load(getenv func(string) string, version string) (Config, error) {
 		Socket: or(getenv("BGPD_SOCKET"), nodestatus.DefaultSocket), Lock: or(getenv("BGPD_LOCK"), DefaultLock),
 		Version: version, HealthAddress: getenv("BGPD_HEALTH_ADDRESS"),
 		PasswordDir: getenv("BGPD_PASSWORD_DIR"), Kubeconfig: getenv("KUBECONFIG"),
+		MetricsAddress: getenv("BGPD_METRICS_ADDRESS"),
 	}
 	if level := getenv("BGPD_LOG_LEVEL"); level != "" {
 		if err := cfg.LogLevel.UnmarshalText([]byte(level)); err != nil {
@@ -61,8 +65,10 @@ func Load(getenv func(string) string, version string) (Config, error) {
 	if cfg.Off, err = off(getenv("CALICO_NETWORKING_BACKEND")); err != nil {
 		return Config{}, err
 	}
-	if _, _, err := net.SplitHostPort(cfg.HealthAddress); cfg.HealthAddress != "" && err != nil {
-		return Config{}, fmt.Errorf("BGPD_HEALTH_ADDRESS %q: want host:port, such as localhost:9097", cfg.HealthAddress)
+	for name, address := range map[string]string{"BGPD_HEALTH_ADDRESS": cfg.HealthAddress, "BGPD_METRICS_ADDRESS": cfg.MetricsAddress} {
+		if _, _, err := net.SplitHostPort(address); address != "" && err != nil {
+			return Config{}, fmt.Errorf("%s %q: want host:port, such as localhost:9097", name, address)
+		}
 	}
 	if cfg.Node, err = nodeName(getenv("NODENAME")); err != nil {
 		return Config{}, err

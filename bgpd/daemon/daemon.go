@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"tortie/bgpd/fib"
+	"tortie/bgpd/report"
 	"tortie/bgpd/secrets"
 	"tortie/bgpd/speaker"
 	"tortie/bgpd/speaker/gobgp"
@@ -47,7 +48,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	defer client.Close()
 	return RunNode(ctx, Node{
 		Name: cfg.Node, Client: client, Socket: cfg.Socket, Version: cfg.Version, Log: log,
-		Datastore: cfg.Datastore.String(), HealthAddress: cfg.HealthAddress, Secrets: passwords,
+		Datastore: cfg.Datastore.String(), HealthAddress: cfg.HealthAddress, MetricsAddress: cfg.MetricsAddress, Secrets: passwords,
 	})
 }
 
@@ -60,6 +61,8 @@ type Node struct {
 	Version   string
 	// HealthAddress is host:port of the probes; empty for none.
 	HealthAddress string
+	// MetricsAddress is host:port of /metrics; empty for none.
+	MetricsAddress string
 	// Secrets is where passwords are.
 	Secrets secrets.Source
 	Log     *slog.Logger
@@ -78,30 +81,52 @@ func RunNode(ctx context.Context, n Node) error {
 	defer follower.Wait()
 	defer cancel()
 	s.want = follower.Want
-	sink := &syncSink{store: s, log: n.Log}
-	syncer := datastore.NewSyncer(datastore.SyncerConfig{Client: n.Client, Ranges: ranges(), Sink: sink, Log: n.Log})
+	service := &statusService{engine: e, node: n.Name, version: n.Version}
+	reporter := report.New(report.Config{Node: n.Name, Client: n.Client, Server: service, Now: time.Now, Log: n.Log})
+	sink := &syncSink{store: s, reporter: reporter, log: n.Log}
+	syncer := datastore.NewSyncer(datastore.SyncerConfig{Client: n.Client, Ranges: append(ranges(), report.Ranges()...), Sink: sink, Log: n.Log})
+	service.inSync, service.datastore = sink.done.Load, syncer.Health
 	l, err := listenStatus(n.Socket)
 	if err != nil {
 		return err
 	}
-	stop := serveStatus(l, &statusService{
-		engine: e, node: n.Name, version: n.Version, inSync: sink.done.Load, datastore: syncer.Health,
-	})
-	defer stop()
+	defer serveStatus(l, service)()
 	n.Log.Info("bgpd started, waiting for the datastore", "node", n.Name, "datastore", n.Datastore, "version", n.Version)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return syncer.Run(ctx) })
-	g.Go(func() error { return serveHealth(ctx, n.HealthAddress, e.probes(ctx)) })
 	g.Go(func() error { return e.detector.Run(ctx) })
+	g.Go(func() error { reporter.Run(ctx); return nil })
+	for _, f := range serve(ctx, n.HealthAddress, n.MetricsAddress, e.probes(ctx), newMetrics(service)) {
+		g.Go(f)
+	}
 	g.Go(func() error { defer cancel(); return e.run(ctx, s.plans) })
 	return g.Wait()
 }
 
-// syncSink notes for others that the store is in sync.
+// syncSink notes for others that the store is in sync, and gives the reporter its part.
 type syncSink struct {
 	*store
-	log  *slog.Logger
-	done atomic.Bool
+	reporter *report.Reporter
+	log      *slog.Logger
+	done     atomic.Bool
+}
+
+// OnUpdates implements datastore.Sink. Of a CalicoNodeStatus the store hears whether it
+// can be read, and no more: it is no part of any plan.
+func (s *syncSink) OnUpdates(updates []datastore.SyncUpdate) {
+	var requests []datastore.SyncUpdate
+	rest := make([]datastore.SyncUpdate, 0, len(updates))
+	for _, u := range updates {
+		if u.Key.Kind == api.KindCalicoNodeStatus {
+			requests = append(requests, u)
+			u.Entry = nil
+		}
+		rest = append(rest, u)
+	}
+	if len(requests) > 0 {
+		s.reporter.OnUpdates(requests)
+	}
+	s.store.OnUpdates(rest)
 }
 
 // OnStatus implements datastore.Sink.

@@ -13,7 +13,6 @@ import (
 
 	"tortie/bgpd/bfd/server"
 	"tortie/bgpd/fib"
-	"tortie/bgpd/filter"
 	"tortie/bgpd/speaker"
 	"tortie/bgpd/topology"
 	"tortie/internal/api"
@@ -61,9 +60,13 @@ type engine struct {
 
 	plan    plan
 	planned bool      // plan is a plan
+	takenAt time.Time // when it became the present one
 	readAt  time.Time // when the kernel was last read
 	names   map[netip.Addr]topology.Peer
-	links   []speaker.Link // as the speaker was told
+	history *fib.History
+	waits   *convergence
+	flaps   map[kind]uint64 // sessions that went down, since the start
+	links   []speaker.Link  // as the speaker was told
 	// Why the last attempt failed; retried until nil.
 	speakerErr, readErr, kernelErr error
 	missing                        string   // as last logged
@@ -71,10 +74,13 @@ type engine struct {
 }
 
 func newEngine(k Kernel, s speaker.Speaker, log *slog.Logger, now func() time.Time) *engine {
-	return &engine{
+	e := &engine{
 		kernel: k, speaker: s, detector: server.New(log), live: newLiveness(), fib: fib.New(k, log), log: log, now: now,
 		calls: make(chan func()), started: now(), names: map[netip.Addr]topology.Peer{},
+		history: fib.NewHistory(now), waits: newConvergence(), flaps: map[kind]uint64{},
 	}
+	e.fib.Record(e.history)
+	return e
 }
 
 // do runs f in the engine's goroutine.
@@ -165,13 +171,14 @@ func (e *engine) take(ctx context.Context, plan plan) {
 	e.missing = ""
 	e.logProblems(plan.Problems)
 	e.logChanges(plan)
-	e.plan, e.planned = plan, true
+	e.waits.expect(e.plan.Output, plan.Output, e.planned, e.now())
+	e.plan, e.planned, e.takenAt = plan, true, e.now()
 	clear(e.names)
 	for _, p := range plan.Peers {
 		e.names[p.Address] = p
 	}
 	e.fib.Reach(plan.Gateways())
-	e.fib.Expect(plan.Desired().Peers, scopeOf(plan), e.now())
+	e.fib.Expect(plan.Desired().Peers, plan.Scope(), e.now())
 	e.live.expect(plan.Peers)
 	e.watch()
 	e.tell(ctx)
@@ -234,19 +241,6 @@ func (e *engine) logProblems(now []string) {
 	e.logged = now
 }
 
-func scopeOf(plan plan) filter.Scope {
-	s := filter.Scope{
-		Pools: plan.Pools, Blocks: plan.Blocks, OwnBlocks: plan.OwnBlocks, Services: plan.ServiceRanges, Addresses: plan.Addresses,
-		Nodes: map[netip.Addr]bool{}, Mesh: map[netip.Addr]bool{},
-		Overlay: plan.Overlay, Owners: plan.BlockOwners, IgnoredInterfaces: plan.IgnoredInterfaces,
-	}
-	for _, p := range plan.Peers {
-		s.Nodes[p.Address] = p.Node != ""
-		s.Mesh[p.Address] = p.Type == topology.Mesh
-	}
-	return s
-}
-
 // tell gives the plan to the speaker.
 func (e *engine) tell(ctx context.Context) {
 	d := e.plan.Desired()
@@ -267,6 +261,7 @@ func isNews(old, err error) bool {
 func (e *engine) learn(ctx context.Context, c speaker.Changes) {
 	e.fib.Update(c, e.now())
 	e.bgpChanged(c.Peers)
+	e.waits.changes += uint64(len(c.Best))
 	var down []netip.Addr
 	for addr, s := range c.Peers {
 		switch {
@@ -275,6 +270,7 @@ func (e *engine) learn(ctx context.Context, c speaker.Changes) {
 			e.log.Info("BGP session up", "peer", addr, "name", e.names[addr].Name, "end-of-rib", s.EndOfRIB)
 		default:
 			down = append(down, addr)
+			e.flaps[kindOf(e.peer(addr))]++
 		}
 	}
 	if len(down) == 0 {
@@ -289,6 +285,13 @@ func (e *engine) learn(ctx context.Context, c speaker.Changes) {
 			e.log.Warn("BGP session down", "peer", s.Peer.Address, "name", e.names[s.Peer.Address].Name, "cause", because(e.live.dead()[s.Peer.Address], s.Info))
 		}
 	}
+}
+
+// peer is the configured peer at an address; what is no longer one has no type.
+func (e *engine) peer(addr netip.Addr) topology.Peer {
+	p := e.names[addr]
+	p.Address = addr
+	return p
 }
 
 // event reports whether the kernel has to be read again. What we do ourselves
@@ -366,6 +369,9 @@ func (e *engine) apply(ctx context.Context) {
 		e.log.Error("routes are not as learned, trying again", "err", err)
 	}
 	e.kernelErr = err
+	if err == nil {
+		e.waits.installed(e.fib.Entry, e.now())
+	}
 }
 
 // problems are the conditions someone should look at.

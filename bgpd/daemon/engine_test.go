@@ -34,6 +34,26 @@ type table struct {
 	paths   []speaker.Path
 	states  []speaker.PeerState
 	resets  []netip.Addr
+	in, out map[netip.Addr][]speaker.Path
+}
+
+func (s *table) AdjIn(_ context.Context, peer netip.Addr, prefix netip.Prefix) ([]speaker.Path, error) {
+	return only(s.in[peer], prefix), nil
+}
+
+func (s *table) AdjOut(_ context.Context, peer netip.Addr, prefix netip.Prefix) ([]speaker.Path, error) {
+	return only(s.out[peer], prefix), nil
+}
+
+// only are the paths to one prefix; all when it is not valid.
+func only(paths []speaker.Path, prefix netip.Prefix) []speaker.Path {
+	var of []speaker.Path
+	for _, p := range paths {
+		if !prefix.IsValid() || p.Prefix == prefix {
+			of = append(of, p)
+		}
+	}
+	return of
 }
 
 func (s *table) Apply(_ context.Context, d speaker.Desired) error {
@@ -58,16 +78,7 @@ func (s *table) Routes(_ context.Context, prefix netip.Prefix) ([]speaker.Path, 
 		out = append(out, speaker.Path{Prefix: e.Prefix, Best: true})
 	}
 	out = append(out, s.paths...)
-	if !prefix.IsValid() {
-		return out, nil
-	}
-	var of []speaker.Path
-	for _, p := range out {
-		if p.Prefix == prefix {
-			of = append(of, p)
-		}
-	}
-	return of, nil
+	return only(out, prefix), nil
 }
 
 // bench is an engine on node1, 10.1.1.11 on eth0 with a default route, and what
@@ -342,9 +353,9 @@ func TestRoutesSayWhatTheyAreAndWhyTheyAreNotInstalled(t *testing.T) {
 		"10.65.1.0/26 from ":              "block of this node",
 		"10.65.2.0/32 from ":              "address borrowed from block 10.65.2.0/26 of node2",
 		"10.65.2.0/26 from 10.1.1.12":     "block of node2, node-to-node mesh",
-		"10.65.2.0/26 from 10.1.1.254":    "block of node2, BGPPeer rack, loses to 10.1.1.12, whose AS path is shorter",
+		"10.65.2.0/26 from 10.1.1.254":    "block of node2, BGPPeer rack, loses to 10.1.1.12 by AS path length: 0, not 1",
 		"10.65.3.0/26 from 10.1.2.13":     "block of node3, node-to-node mesh, via router 10.1.1.254",
-		"10.65.3.0/26 from 10.1.1.254":    "block of node3, BGPPeer rack, loses to 10.1.2.13, whose local preference is 100, not 50",
+		"10.65.3.0/26 from 10.1.1.254":    "block of node3, BGPPeer rack, loses to 10.1.2.13 by local preference: 100, not 50",
 		"10.65.2.7/32 from 10.1.2.13":     "borrowed address of node3, from a block of node2, node-to-node mesh, via router 10.1.1.254",
 		"10.65.1.9/32 from 10.1.1.12":     "borrowed address of node2, from a block of this node, node-to-node mesh",
 		"192.0.2.0/24 from 10.1.1.12":     "prefix of no block, node-to-node mesh, not installed: outside every IP pool and block: from the node-to-node mesh only pods' addresses are taken",

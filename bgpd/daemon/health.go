@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"time"
 
 	"tortie/internal/health"
@@ -39,16 +38,4 @@ func (e *engine) ready() error {
 		return errors.New("the datastore has not been read yet")
 	}
 	return errors.Join(e.speakerErr, e.readErr, e.kernelErr)
-}
-
-// serveHealth serves the probes until ctx ends; without an address there are none.
-func serveHealth(ctx context.Context, address string, p health.Probes) error {
-	if address == "" {
-		return nil
-	}
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		return fmt.Errorf("serve probes: %w; BGPD_HEALTH_ADDRESS chooses the address", err)
-	}
-	return health.Serve(ctx, l, p.Handler())
 }

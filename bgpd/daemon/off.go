@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"tortie/bgpd/fib"
 	"tortie/internal/control/nodestatus"
@@ -34,7 +36,9 @@ func runOff(ctx context.Context, cfg Config, log *slog.Logger) error {
 	defer serveStatus(l, o)()
 	log.Info("no BGP on this node", "because", cfg.Off, "node", cfg.Node, "version", cfg.Version)
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return serveHealth(ctx, cfg.HealthAddress, o.probes()) })
+	for _, f := range serve(ctx, cfg.HealthAddress, "", o.probes(), nil) {
+		g.Go(f)
+	}
 	g.Go(func() error { o.sweep(ctx, routes, log); return nil })
 	return g.Wait()
 }
@@ -136,4 +140,9 @@ func (o *noBGP) Peers(context.Context, *nodestatus.PeersRequest) (*nodestatus.Pe
 // Routes implements nodestatus.NodeStatusServer.
 func (o *noBGP) Routes(context.Context, *nodestatus.RoutesRequest) (*nodestatus.RoutesResponse, error) {
 	return &nodestatus.RoutesResponse{}, nil
+}
+
+// Why implements nodestatus.NodeStatusServer.
+func (o *noBGP) Why(context.Context, *nodestatus.WhyRequest) (*nodestatus.WhyResponse, error) {
+	return nil, status.Errorf(codes.FailedPrecondition, "this node speaks no BGP (%s): the routes to pods of other nodes are felix's", o.off)
 }

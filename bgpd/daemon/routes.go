@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"tortie/bgpd/decision"
 	"tortie/bgpd/fib"
 	"tortie/bgpd/speaker"
 	"tortie/bgpd/topology"
@@ -31,6 +32,14 @@ func (s *statusService) Routes(ctx context.Context, req *nodestatus.RoutesReques
 	v, err := s.view(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if req.Table != nodestatus.Table_LOC_RIB && v.plan.Global.RouterID.IsValid() {
+		if addr.IsValid() {
+			if prefix, err = s.taken(ctx, v, addr); err != nil {
+				return nil, err
+			}
+		}
+		return s.otherTable(ctx, v, req, prefix)
 	}
 	var paths []speaker.Path
 	if v.plan.Global.RouterID.IsValid() {
@@ -241,20 +250,15 @@ func isAmong(p speaker.Path, equals []speaker.Path) bool {
 	return slices.ContainsFunc(equals, func(q speaker.Path) bool { return q.Peer == p.Peer && q.NextHop == p.NextHop })
 }
 
-// loses says what a path is second to, and by which of the first rules that
-// decide (RFC 4271 section 9.1.2) where it is one of them.
+// loses says what a path is second to, and by which rule of the decision process.
 func (v view) loses(p, best speaker.Path) string {
 	switch {
 	case !best.Prefix.IsValid():
 		return "not the best path"
-	case p.LocalPref != best.LocalPref && !best.Local():
-		return fmt.Sprintf("loses to %s, whose local preference is %d, not %d", best.Peer, best.LocalPref, p.LocalPref)
 	case best.Local():
 		return "loses to this node's own"
-	case len(p.ASPath) > len(best.ASPath):
-		return fmt.Sprintf("loses to %s, whose AS path is shorter", best.Peer)
 	}
-	return fmt.Sprintf("loses to %s", best.Peer)
+	return fmt.Sprintf("loses to %s by %s", best.Peer, decision.Rule(best, p, v.internal))
 }
 
 // what names the block a learned prefix is, or whose block it is an address of.

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -27,6 +28,7 @@ type statusService struct {
 	inSync func() bool
 	// datastore is why it isn't being followed now; nil when it is.
 	datastore func() error
+	updates   updates
 }
 
 // listenStatus opens the socket, for root only, in place of one that a dead
@@ -75,6 +77,8 @@ type view struct {
 	holding  bool
 	// bfd is the state of BFD with a peer in words, dead why a peer is taken for dead.
 	bfd, dead map[netip.Addr]string
+	takenAt   time.Time
+	links     []speaker.Link // as the filters know them
 }
 
 func (s *statusService) view(ctx context.Context) (view, error) {
@@ -85,6 +89,7 @@ func (s *statusService) view(ctx context.Context) (view, error) {
 			plan: s.engine.plan.Output, entries: s.engine.fib.Entries(), problems: s.engine.problems(),
 			holding: s.engine.planned && s.engine.fib.Holding(), names: map[netip.Addr]topology.Peer{},
 			bfd: s.engine.live.describeAll(s.engine.detector.Problem()), dead: s.engine.live.dead(),
+			takenAt: s.engine.takenAt, links: s.engine.links,
 		}
 	})
 	for _, p := range v.plan.Peers {
@@ -102,7 +107,7 @@ func (s *statusService) Status(ctx context.Context, _ *nodestatus.StatusRequest)
 	out := &nodestatus.StatusResponse{
 		Node: s.node, Version: s.version, Started: s.engine.started.Unix(),
 		Asn: v.plan.Global.ASN, Mesh: v.plan.Mesh, DatastoreInSync: s.inSync(),
-		Restarting: v.holding, Problems: v.problems,
+		Restarting: v.holding, Problems: v.problems, Configured: seconds(v.takenAt),
 	}
 	if v.plan.Global.RouterID.IsValid() {
 		out.RouterId = v.plan.Global.RouterID.String()
@@ -129,8 +134,17 @@ func (s *statusService) Peers(ctx context.Context, _ *nodestatus.PeersRequest) (
 		}
 		out.Peers = append(out.Peers, m)
 	}
+	for _, r := range v.plan.Refused {
+		out.Peers = append(out.Peers, &nodestatus.Peer{
+			Name: r.Name, Address: r.Address, Asn: r.ASN, Type: string(r.Type), LocalAsn: v.plan.Global.ASN,
+			State: disabled, Info: r.Problem,
+		})
+	}
 	return out, nil
 }
+
+// disabled is the state of a BGPPeer that a problem keeps from being a session.
+const disabled = "Disabled"
 
 // states are the sessions as the speaker has them. Without a speaker there are
 // none; its problem is in the status.

@@ -249,7 +249,7 @@ func TestPoolThatIsGoneOrUnreadableTakesNoBlockAway(t *testing.T) {
 			if !ok || len(before.Exports) != 1 || len(after.Exports) != 1 || after.Exports[0].Prefix != before.Exports[0].Prefix {
 				t.Errorf("exports %v, after %v, want the same", before.Exports, after.Exports)
 			}
-			scope := scopeOf(after)
+			scope := after.Scope()
 			if len(scope.Pools) != 0 || !scope.Blocks[netip.MustParsePrefix("10.65.2.0/26")] {
 				t.Errorf("scope %+v, want no pool and node2's block", scope)
 			}

@@ -47,6 +47,7 @@ type FIB struct {
 	keep     *keep
 	dead     map[netip.Addr]string // neighbours to which nothing is sent, and why
 	reach    reach
+	history  *History // nil: nobody wants to know
 	// wasRead and wasTold: before the kernel has been read and the scope is known,
 	// no decision could be right, and a wrong one would take a held route away.
 	wasRead, wasTold bool
@@ -158,6 +159,7 @@ func (f *FIB) Update(c speaker.Changes, now time.Time) {
 // setBest takes over a best path. A path that was withdrawn while its peer
 // restarts stays, as stale, unless there is another.
 func (f *FIB) setBest(prefix netip.Prefix, path *speaker.Path) {
+	before := f.entryOf(prefix)
 	d, known := f.best[prefix]
 	switch {
 	case path != nil:
@@ -171,7 +173,7 @@ func (f *FIB) setBest(prefix netip.Prefix, path *speaker.Path) {
 	default:
 		delete(f.best, prefix)
 	}
-	f.decide(prefix)
+	f.decideFrom(prefix, before)
 }
 
 // keepSome leaves a prefix what peers that restart have told of it, as stale, if anything.
@@ -193,8 +195,9 @@ func (f *FIB) keepSome(d *dest) bool {
 
 func (f *FIB) drop(prefixes []netip.Prefix) {
 	for _, p := range prefixes {
+		before := f.entryOf(p)
 		delete(f.best, p)
-		f.decide(p)
+		f.decideFrom(p, before)
 	}
 }
 
@@ -349,10 +352,22 @@ func (f *FIB) decideAll() {
 
 // decide makes of the best path to a prefix, if any, a desired route, if it may
 // be one.
-func (f *FIB) decide(prefix netip.Prefix) {
+func (f *FIB) decide(prefix netip.Prefix) { f.decideFrom(prefix, f.entryOf(prefix)) }
+
+// entryOf is what has become of a prefix; nothing if there is no path to it.
+func (f *FIB) entryOf(prefix netip.Prefix) Entry {
+	if d, ok := f.best[prefix]; ok {
+		return d.entry()
+	}
+	return Entry{}
+}
+
+// decideFrom is decide for a prefix that was before what it may not be any more.
+func (f *FIB) decideFrom(prefix netip.Prefix, before Entry) {
 	if !f.wasRead || !f.wasTold {
 		return
 	}
+	defer f.note(prefix, before)
 	d, ok := f.best[prefix]
 	if f.declared(prefix) {
 		f.groups.leave(prefix)

@@ -30,6 +30,10 @@ type Speaker interface {
 	// Routes are all paths of the Loc-RIB (RFC 4271 section 3.2), our own
 	// included, best first per prefix; of one prefix when it is valid.
 	Routes(ctx context.Context, prefix netip.Prefix) ([]Path, error)
+	// AdjIn are the paths that a peer has sent, before any filter (Adj-RIB-In), AdjOut
+	// those it is sent, as they are sent (Adj-RIB-Out); of one prefix when it is valid.
+	AdjIn(ctx context.Context, peer netip.Addr, prefix netip.Prefix) ([]Path, error)
+	AdjOut(ctx context.Context, peer netip.Addr, prefix netip.Prefix) ([]Path, error)
 	// Close ends the speaker for good: sessions get a NOTIFICATION and peers drop
 	// our routes. A speaker that will be back must not be closed: when the
 	// process just ends, peers see the connection close and keep our routes as
@@ -159,11 +163,17 @@ type Path struct {
 	Prefix  netip.Prefix
 	NextHop netip.Addr // unspecified for our own
 	// Peer is the address of the peer it was learned from; invalid for our own.
-	Peer      netip.Addr
-	PeerASN   uint32
-	ASPath    []uint32
-	LocalPref uint32
-	MED       uint32
+	Peer    netip.Addr
+	PeerASN uint32
+	ASPath  []uint32
+	// ASSetExtra is by how much ASPath is longer than the path counts: all of an AS_SET
+	// counts as one.
+	ASSetExtra int
+	LocalPref  uint32
+	MED        uint32
+	Origin     Origin
+	// PeerID is the router ID of the peer; invalid for our own.
+	PeerID netip.Addr
 	// Communities are standard and large ones, in the order of the attributes.
 	Communities []Community
 	Best        bool
@@ -173,6 +183,27 @@ type Path struct {
 	// Equals are the further paths that are as good, the best one's alone (ECMP). They
 	// are told by Changes; Routes gives every path by itself.
 	Equals []Path
+}
+
+// Origin says how the originator of a path came to it (RFC 4271 section 5.1.1).
+type Origin uint8
+
+// The origins, the better first.
+const (
+	IGP Origin = iota
+	EGP
+	Incomplete
+)
+
+// String is the origin as operators call it.
+func (o Origin) String() string {
+	switch o {
+	case IGP:
+		return "IGP"
+	case EGP:
+		return "EGP"
+	}
+	return "incomplete"
 }
 
 // Local reports whether the path is one of our exports.
@@ -234,6 +265,8 @@ type PeerState struct {
 	Info string
 	// Received and Advertised count prefixes.
 	Received, Advertised uint64
+	// UpdatesIn and UpdatesOut count UPDATE messages since the peer was configured.
+	UpdatesIn, UpdatesOut uint64
 	// GracefulRestart: both sides have it.
 	GracefulRestart bool
 	// EndOfRIB: the peer has sent everything it had.

@@ -82,12 +82,12 @@ func (c *computation) explicitPeers() {
 		}
 		peers, err := c.resolve(r)
 		if err != nil {
-			c.problem("BGPPeer %s: %v; the peer is not configured", r.Name, err)
+			c.refused(r, "%v; the peer is not configured", err)
 			continue
 		}
 		for _, p := range peers {
 			if err := c.fitsMesh(p); err != nil {
-				c.problem("BGPPeer %s: %v, or delete the BGPPeer; the peer is not configured and the mesh session stays", r.Name, err)
+				c.refused(r, "%v, or delete the BGPPeer; the peer is not configured and the mesh session stays", err)
 				continue
 			}
 			c.add(r, p)
@@ -129,23 +129,19 @@ func rank(p *v3.BGPPeer) int {
 }
 
 func (c *computation) add(r *v3.BGPPeer, p Peer) {
-	p.Name, p.Type = r.Name, NodeSpecific
-	if rank(r) == 2 {
-		p.Type = GlobalPeer
-	}
+	p.Name, p.Type = r.Name, typeOf(r)
 	p.Reason = "BGPPeer " + r.Name
 	p.BFD = c.bfd("BGPPeer", r)
 	if c.withheld[p.Address] {
-		c.problem("BGPPeer %s: %s is the peer of another BGPPeer, whose filters can't be carried out; it is not configured without them", r.Name, p.Address)
+		c.refused(r, "%s is the peer of another BGPPeer, whose filters can't be carried out; it is not configured without them", p.Address)
 		return
 	}
 	if other, taken := c.peers[p.Address]; taken {
 		if other.Port != p.Port {
-			c.problem("BGPPeer %s: %s is already the peer of BGPPeer %s, on port %d: this version has one session with an address, whatever the ports; "+
-				"give the other speaker there an address of its own; it is not configured", r.Name, p.Address, other.Name, other.Port)
+			c.refused(r, "%s is already the peer of BGPPeer %s, on port %d: this version has one session with an address, whatever the ports; "+
+				"give the other speaker there an address of its own; it is not configured", p.Address, other.Name, other.Port)
 		} else if other.Peer != p.Peer || !reflect.DeepEqual(other.Filter, p.Filter) {
-			c.problem("BGPPeer %s: %s is already the peer of BGPPeer %s, with other settings; it is not configured",
-				r.Name, p.Address, other.Name)
+			c.refused(r, "%s is already the peer of BGPPeer %s, with other settings; it is not configured", p.Address, other.Name)
 		}
 		return
 	}

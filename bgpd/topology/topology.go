@@ -7,6 +7,7 @@
 package topology
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"fmt"
 	"net/netip"
@@ -71,6 +72,16 @@ type Peer struct {
 	Gateway netip.Addr
 }
 
+// Refused is a BGPPeer that is not configured.
+type Refused struct {
+	Name string
+	// Address is what the resource calls the peer: an address, or a selector.
+	Address string
+	ASN     uint32
+	Type    PeerType
+	Problem string
+}
+
 // Export is a prefix this node advertises and why.
 type Export struct {
 	Prefix      netip.Prefix
@@ -84,9 +95,12 @@ type Output struct {
 	// when it can. Everything else but Problems is then zero.
 	Missing string
 	// NoNode: there is no Node resource at all of this node.
-	NoNode  bool
-	Global  speaker.Global
-	Peers   []Peer   // by address
+	NoNode bool
+	Global speaker.Global
+	Peers  []Peer // by address
+	// Refused are the BGPPeers meant for this node that a problem keeps from being
+	// sessions, by name; each problem is in Problems, too.
+	Refused []Refused
 	Exports []Export // by prefix
 	// Mesh: the node-to-node mesh is on.
 	Mesh bool
@@ -246,6 +260,9 @@ func (c *computation) finish() Output {
 		c.out.Peers = append(c.out.Peers, p)
 	}
 	slices.SortFunc(c.out.Peers, func(a, b Peer) int { return a.Address.Compare(b.Address) })
+	slices.SortFunc(c.out.Refused, func(a, b Refused) int {
+		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.Problem, b.Problem))
+	})
 	slices.SortFunc(c.out.Exports, func(a, b Export) int { return comparePrefix(a.Prefix, b.Prefix) })
 	slices.SortFunc(c.out.Pools, comparePrefix)
 	slices.SortFunc(c.out.OwnBlocks, comparePrefix)

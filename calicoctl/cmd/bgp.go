@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -18,6 +19,7 @@ import (
 
 // peerView is a peer as `bgp peers -o json` shows it.
 type peerView struct {
+	Node            string    `json:"node,omitempty"`
 	Name            string    `json:"name"`
 	Address         string    `json:"address"`
 	Port            uint32    `json:"port,omitempty"`
@@ -49,41 +51,72 @@ type routeView struct {
 }
 
 func (a *app) bgpCommand() *cobra.Command {
-	return group("bgp", "Show what the BGP daemon of this node knows", a.bgpPeersCommand(), a.bgpRoutesCommand())
+	return group("bgp", "Show what the BGP daemon of this node knows, and what a change would do",
+		a.bgpPeersCommand(), a.bgpRoutesCommand(), a.bgpWhyCommand(), a.bgpPlanCommand())
 }
 
 func (a *app) bgpPeersCommand() *cobra.Command {
 	var socket, format string
+	var all bool
 	cmd := &cobra.Command{
 		Use:   "peers",
-		Short: "Show the peers of this node",
-		Args:  argsThat(cobra.NoArgs, "no arguments"),
+		Short: "Show the peers of this node, or of all nodes",
+		Long: `Show the peers of this node, or with --all-nodes of all nodes. A session that is not up
+says why. A BGPPeer that a problem keeps from being a session is Disabled, and INFO is the
+problem.
+
+--all-nodes asks the other nodes through the datastore, from wherever it is run: it makes
+a CalicoNodeStatus resource for each, waits for the answers and deletes them. The exit
+status is not 0 if a node does not answer; what the others say is shown all the same.`,
+		Args: argsThat(cobra.NoArgs, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := checkBGPFormat(cmd, format, peersFormats()); err != nil {
 				return err
+			}
+			if all {
+				return a.bgpPeersOfAll(cmd.Context(), format)
 			}
 			return a.withNode(cmd.Context(), socket, func(ctx context.Context, node nodestatus.NodeStatusClient) error {
 				answer, err := node.Peers(ctx, &nodestatus.PeersRequest{})
 				if err != nil {
 					return err
 				}
-				return a.printPeers(format, answer.GetPeers())
+				return a.printPeers(format, []nodePeers{{peers: answer.GetPeers()}})
 			})
 		},
 	}
+	cmd.Flags().BoolVar(&all, "all-nodes", false, "show the peers of all nodes")
 	a.addSocketFlag(cmd, &socket)
+	cmd.MarkFlagsMutuallyExclusive("all-nodes", "socket")
 	addBGPFormat(cmd, &format, peersFormats())
 	return cmd
 }
 
+func (a *app) bgpPeersOfAll(ctx context.Context, format string) error {
+	store, closeStore, err := a.openStore(ctx)
+	if err != nil {
+		return err
+	}
+	defer closeStore()
+	answers, err := a.allPeers(ctx, store)
+	if len(answers) == 0 && err != nil {
+		return err
+	}
+	return errors.Join(a.printPeers(format, answers), err)
+}
+
 func (a *app) bgpRoutesCommand() *cobra.Command {
 	var socket, format string
+	var in, out, fib bool
 	cmd := &cobra.Command{
 		Use:   "routes [PREFIX]",
 		Short: "Show the routes of this node, each with the reason for it",
 		Long: `Show the routes of this node: where each leads, how the kernel has it, and why.
 A block of this node itself has neither a next hop nor a route of bgpd in the kernel.
--o wide shows all paths' peers and AS paths as well, and which is the best.`,
+-o wide shows all paths' peers and AS paths as well, and which is the best.
+
+--in shows what each peer has sent and what was made of it, --out what each peer is
+sent, --fib what the kernel has of bgpd's and what it lacks.`,
 		Args: argsThat(cobra.MaximumNArgs(1), "at most one prefix or address"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkBGPFormat(cmd, format, routesFormats()); err != nil {
@@ -94,17 +127,21 @@ A block of this node itself has neither a next hop nor a route of bgpd in the ke
 				return usage(cmd, "bgp routes %q: want a prefix such as 10.65.1.0/26 or an address", prefix)
 			}
 			return a.withNode(cmd.Context(), socket, func(ctx context.Context, node nodestatus.NodeStatusClient) error {
-				answer, err := node.Routes(ctx, &nodestatus.RoutesRequest{Prefix: prefix})
+				answer, err := node.Routes(ctx, &nodestatus.RoutesRequest{Prefix: prefix, Table: tableOf(in, out, fib)})
 				if err != nil {
 					return err
 				}
 				if prefix != "" && len(answer.GetRoutes()) == 0 {
 					return fmt.Errorf("bgp routes %s: this node has no route to it", prefix)
 				}
-				return a.printRoutes(format, answer.GetRoutes())
+				return a.printRoutes(format, columnsOf(in, out), answer.GetRoutes())
 			})
 		},
 	}
+	cmd.Flags().BoolVar(&in, "in", false, "what each peer has sent (Adj-RIB-In)")
+	cmd.Flags().BoolVar(&out, "out", false, "what each peer is sent (Adj-RIB-Out)")
+	cmd.Flags().BoolVar(&fib, "fib", false, "the routes that the kernel has of bgpd's, or lacks")
+	cmd.MarkFlagsMutuallyExclusive("in", "out", "fib")
 	a.addSocketFlag(cmd, &socket)
 	addBGPFormat(cmd, &format, routesFormats())
 	return cmd
@@ -143,47 +180,127 @@ func alternatives(words []string) string {
 	return strings.Join(words[:last], ", ") + " or " + words[last]
 }
 
-func (a *app) printPeers(format string, peers []*nodestatus.Peer) error {
-	views := make([]peerView, len(peers))
-	rows := [][]string{{"NAME", "ADDRESS", "ASN", "TYPE", "STATE", "SINCE", "RECEIVED", "ADVERTISED", "BFD", "INFO"}}
-	for i, p := range peers {
-		views[i] = peerView{
-			Name: p.GetName(), Address: p.GetAddress(), Port: p.GetPort(), ASN: p.GetAsn(), LocalASN: p.GetLocalAsn(),
-			Type: p.GetType(), State: p.GetState(), Since: unixTime(p.GetSince()), Info: p.GetInfo(),
-			Received: p.GetReceived(), Advertised: p.GetAdvertised(), GracefulRestart: p.GetGracefulRestart(),
-			BFD: p.GetBfd(),
+// printPeers prints the peers of this node, which has no name here, or of several.
+func (a *app) printPeers(format string, nodes []nodePeers) error {
+	views := []peerView{}
+	header := []string{"NAME", "ADDRESS", "ASN", "TYPE", "STATE", "SINCE", "RECEIVED", "ADVERTISED", "BFD", "INFO"}
+	named := len(nodes) != 1 || nodes[0].node != ""
+	if named {
+		header = append([]string{"NODE"}, header...)
+	}
+	rows := [][]string{header}
+	for _, n := range nodes {
+		if named && len(n.peers) == 0 {
+			rows = append(rows, []string{n.node, "-", "-", "-", "-", "-", "-", "-", "-", "-", "no peers"})
 		}
-		rows = append(rows, []string{
-			p.GetName(), p.GetAddress(), strconv.FormatUint(uint64(p.GetAsn()), 10), p.GetType(), p.GetState(), a.since(p.GetSince()),
-			strconv.FormatUint(p.GetReceived(), 10), strconv.FormatUint(p.GetAdvertised(), 10), dash(p.GetBfd()), dash(p.GetInfo()),
-		})
+		for _, p := range n.peers {
+			views = append(views, peerView{
+				Node: n.node, Name: p.GetName(), Address: p.GetAddress(), Port: p.GetPort(), ASN: p.GetAsn(), LocalASN: p.GetLocalAsn(),
+				Type: p.GetType(), State: p.GetState(), Since: unixTime(p.GetSince()), Info: p.GetInfo(),
+				Received: p.GetReceived(), Advertised: p.GetAdvertised(), GracefulRestart: p.GetGracefulRestart(),
+				BFD: p.GetBfd(),
+			})
+			row := []string{
+				dash(p.GetName()), dash(p.GetAddress()), asn(p.GetAsn()), p.GetType(), p.GetState(), a.peerSince(p),
+				strconv.FormatUint(p.GetReceived(), 10), strconv.FormatUint(p.GetAdvertised(), 10), dash(p.GetBfd()), dash(p.GetInfo()),
+			}
+			if named {
+				row = append([]string{n.node}, row...)
+			}
+			rows = append(rows, row)
+		}
 	}
 	return a.printAs(format, views, rows)
 }
 
-func (a *app) printRoutes(format string, routes []*nodestatus.Route) error {
-	views := make([]routeView, len(routes))
-	rows := [][]string{{"PREFIX", "NEXTHOP", "KERNEL", "REASON"}}
-	if format == "wide" {
-		rows = [][]string{{"PREFIX", "NEXTHOP", "BEST", "PEER", "ASPATH", "KERNEL", "REASON"}}
+// asn is 0 where it is not known, as for the peers of a selector.
+func asn(n uint32) string {
+	if n == 0 {
+		return "-"
 	}
+	return strconv.FormatUint(uint64(n), 10)
+}
+
+func (a *app) peerSince(p *nodestatus.Peer) string {
+	if p.GetSince() == 0 {
+		return "-"
+	}
+	return a.since(p.GetSince())
+}
+
+func tableOf(in, out, fib bool) nodestatus.Table {
+	switch {
+	case in:
+		return nodestatus.Table_ADJ_IN
+	case out:
+		return nodestatus.Table_ADJ_OUT
+	case fib:
+		return nodestatus.Table_FIB
+	}
+	return nodestatus.Table_LOC_RIB
+}
+
+// columns is which of a route's data a table shows between its next hop and its reason.
+type columns struct{ peer, kernel bool }
+
+func columnsOf(in, out bool) columns { return columns{peer: in || out, kernel: !in && !out} }
+
+func (a *app) printRoutes(format string, show columns, routes []*nodestatus.Route) error {
+	if format == "wide" {
+		return a.printAs(format, nil, wideRows(routes))
+	}
+	views := make([]routeView, len(routes))
+	header := []string{"PREFIX"}
+	if show.peer {
+		header = append(header, "PEER")
+	}
+	header = append(header, "NEXTHOP")
+	if show.peer {
+		header = append(header, "ASPATH")
+	}
+	if show.kernel {
+		header = append(header, "KERNEL")
+	}
+	rows := [][]string{append(header, "REASON")}
 	for i, r := range routes {
-		path := make([]string, len(r.GetAsPath()))
-		for j, asn := range r.GetAsPath() {
-			path[j] = strconv.FormatUint(uint64(asn), 10)
-		}
 		views[i] = routeView{
 			Prefix: r.GetPrefix(), NextHop: r.GetNextHop(), ASPath: append([]uint32{}, r.GetAsPath()...), Peer: r.GetPeer(),
 			Best: r.GetBest(), Stale: r.GetStale(), LocalPref: r.GetLocalPref(), MED: r.GetMed(),
 			Kernel: r.GetKernel(), Reason: r.GetReason(), Since: unixTime(r.GetAge()),
 		}
-		row := []string{r.GetPrefix(), dash(r.GetNextHop())}
-		if format == "wide" {
-			row = append(row, bestMark(r), dash(r.GetPeer()), dash(strings.Join(path, " ")))
+		row := []string{r.GetPrefix()}
+		if show.peer {
+			row = append(row, r.GetPeer())
 		}
-		rows = append(rows, append(row, dash(r.GetKernel()), dash(r.GetReason())))
+		row = append(row, dash(r.GetNextHop()))
+		if show.peer {
+			row = append(row, dash(asPath(r)))
+		}
+		if show.kernel {
+			row = append(row, dash(r.GetKernel()))
+		}
+		rows = append(rows, append(row, dash(r.GetReason())))
 	}
 	return a.printAs(format, views, rows)
+}
+
+func wideRows(routes []*nodestatus.Route) [][]string {
+	rows := [][]string{{"PREFIX", "NEXTHOP", "BEST", "PEER", "ASPATH", "LOCALPREF", "MED", "KERNEL", "REASON"}}
+	for _, r := range routes {
+		rows = append(rows, []string{
+			r.GetPrefix(), dash(r.GetNextHop()), bestMark(r), dash(r.GetPeer()), dash(asPath(r)),
+			strconv.FormatUint(uint64(r.GetLocalPref()), 10), strconv.FormatUint(uint64(r.GetMed()), 10), dash(r.GetKernel()), dash(r.GetReason()),
+		})
+	}
+	return rows
+}
+
+func asPath(r *nodestatus.Route) string {
+	path := make([]string, len(r.GetAsPath()))
+	for i, asn := range r.GetAsPath() {
+		path[i] = strconv.FormatUint(uint64(asn), 10)
+	}
+	return strings.Join(path, " ")
 }
 
 func bestMark(r *nodestatus.Route) string {

@@ -24,6 +24,9 @@ import (
 // established is the one RFC 4271 state in which routes are exchanged.
 const established = "Established"
 
+// disabled is the state of a BGPPeer that a problem keeps from being a session.
+const disabled = "Disabled"
+
 func (a *app) nodeCommand() *cobra.Command {
 	return group("node", "Show the state of this node", append(a.absentNode(), a.nodeStatusCommand())...)
 }
@@ -218,8 +221,8 @@ func (a *app) printPeerTable(family int, peers []*nodestatus.Peer) {
 	rows := 0
 	for _, peer := range peers {
 		addr, err := netip.ParseAddr(peer.GetAddress())
-		if is6 := err == nil && addr.Unmap().Is6(); is6 != (family == 6) {
-			continue
+		if is6 := err == nil && addr.Unmap().Is6(); is6 != (family == 6) || peer.GetState() == disabled {
+			continue // what is no session is among the problems
 		}
 		t.AppendRow(table.Row{peer.GetAddress(), peer.GetType(), upOrStart(peer), a.since(peer.GetSince()), peerInfo(peer)})
 		rows++
@@ -261,7 +264,7 @@ func peerInfo(peer *nodestatus.Peer) string {
 	return oneLine(peer.GetState() + ": " + info)
 }
 
-// since shows a time of the last day as a time, an older one as a date.
+// since shows a time of the last day as a time, an older one with its date.
 func (a *app) since(seconds int64) string {
 	if seconds == 0 {
 		return "never"
@@ -271,7 +274,7 @@ func (a *app) since(seconds int64) string {
 	if now.Sub(t) < 24*time.Hour {
 		return t.Format("15:04:05")
 	}
-	return t.Format(time.DateOnly)
+	return t.Format("2006-01-02 15:04:05")
 }
 
 func onOff(b bool) string {

@@ -2,6 +2,7 @@ package cmd_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -19,6 +21,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"google.golang.org/grpc"
 
+	"tortie/bgpd/report"
 	"tortie/calicoctl/cmd"
 	"tortie/internal/api"
 	"tortie/internal/control/felixstatus"
@@ -37,6 +40,8 @@ type world struct {
 	store *memory.Store
 	bgpd  *fakeNode
 	felix bool // whether it runs
+	// patience is how long calls may take; 0 is as in the program.
+	patience time.Duration
 	// said is what felix has last said of itself.
 	said felixstatus.Status
 }
@@ -47,6 +52,7 @@ type fakeNode struct {
 	status *nodestatus.StatusResponse
 	peers  []*nodestatus.Peer
 	routes []*nodestatus.Route
+	why    *nodestatus.WhyResponse
 	// peersErr is what a question for the peers fails with.
 	peersErr error
 }
@@ -65,11 +71,44 @@ func (n *fakeNode) Peers(context.Context, *nodestatus.PeersRequest, ...grpc.Call
 func (n *fakeNode) Routes(_ context.Context, req *nodestatus.RoutesRequest, _ ...grpc.CallOption) (*nodestatus.RoutesResponse, error) {
 	answer := &nodestatus.RoutesResponse{}
 	for _, r := range n.routes {
+		// The sample has one route of each other table.
+		if table := nodestatus.Table_value[r.GetReason()]; req.GetTable() != nodestatus.Table(table) {
+			continue
+		}
 		if req.GetPrefix() == "" || req.GetPrefix() == r.GetPrefix() {
 			answer.Routes = append(answer.Routes, r)
 		}
 	}
 	return answer, nil
+}
+
+func (n *fakeNode) Why(_ context.Context, req *nodestatus.WhyRequest, _ ...grpc.CallOption) (*nodestatus.WhyResponse, error) {
+	if req.GetPrefix() != n.why.GetPrefix() {
+		return &nodestatus.WhyResponse{Prefix: req.GetPrefix(), What: "no accepted path: it is outside every IP pool and block, and no peer announces it"}, nil
+	}
+	return n.why, nil
+}
+
+// server makes it one for bgpd's reporter.
+type server struct {
+	nodestatus.UnimplementedNodeStatusServer
+	node *fakeNode
+}
+
+func (s server) Peers(ctx context.Context, req *nodestatus.PeersRequest) (*nodestatus.PeersResponse, error) {
+	return s.node.Peers(ctx, req)
+}
+
+// answer makes bgpd's reporter answer for a node until the script ends.
+func (w *world) answer(ts *testscript.TestScript, node string, n *fakeNode) {
+	ctx, cancel := context.WithCancel(context.Background())
+	log := slog.New(slog.DiscardHandler)
+	r := report.New(report.Config{Node: node, Client: w.store.Client(), Server: server{node: n}, Now: now, Log: log})
+	syncer := datastore.NewSyncer(datastore.SyncerConfig{Client: w.store.Client(), Ranges: report.Ranges(), Sink: r, Log: log})
+	var running sync.WaitGroup
+	running.Go(func() { r.Run(ctx) })
+	running.Go(func() { _ = syncer.Run(ctx) })
+	ts.Defer(func() { cancel(); running.Wait() })
 }
 
 func (w *world) deps(stdin io.Reader, stdout, stderr io.Writer) cmd.Deps {
@@ -112,7 +151,7 @@ func (w *world) deps(stdin io.Reader, stdout, stderr io.Writer) cmd.Deps {
 		Stdin:       stdin, Stdout: stdout, Stderr: stderr,
 		Getenv:    func(string) string { return "" },
 		Now:       now,
-		OpTimeout: 5 * time.Second,
+		OpTimeout: cmp.Or(w.patience, 5*time.Second),
 		Version:   "v0.1.0",
 		Commit:    "0123abcd",
 	}
@@ -133,6 +172,8 @@ var samplesFile = filepath.Join("..", "..", "internal", "api", "testdata", "samp
 //	paths [PREFIX]         the paths of the store on stdout, or "none"
 //	etcd up|down           make the store answer or not
 //	bgpd                   start a bgpd with two peers and three routes
+//	answers NODE [none]    the same bgpd, or one without peers, on a node asked through the store
+//	patience TIME          how long calls may take
 //	felix [PROBLEM…]       start a felix with these problems
 //	felix ended WHY        a felix that could not go on
 //	masked                 the last stdout again, with UIDs, GUIDs and revisions masked
@@ -192,6 +233,18 @@ func TestScripts(t *testing.T) {
 				worldOf(ts).store.SetUnavailable(args[0] == "down")
 			},
 			"bgpd": func(ts *testscript.TestScript, _ bool, _ []string) { worldOf(ts).bgpd = sampleNode() },
+			"answers": func(ts *testscript.TestScript, _ bool, args []string) {
+				n := sampleNode()
+				if len(args) > 1 { // "none"
+					n.peers = nil
+				}
+				worldOf(ts).answer(ts, args[0], n)
+			},
+			"patience": func(ts *testscript.TestScript, _ bool, args []string) {
+				d, err := time.ParseDuration(args[0])
+				ts.Check(err)
+				worldOf(ts).patience = d
+			},
 			"nobgp": func(ts *testscript.TestScript, _ bool, _ []string) {
 				worldOf(ts).bgpd = &fakeNode{status: &nodestatus.StatusResponse{
 					Node: "node1", Version: "v0.1.0", Started: now().Add(-time.Hour).Unix(), Off: "CALICO_NETWORKING_BACKEND=vxlan", DatastoreInSync: true,
@@ -276,6 +329,10 @@ func sampleNode() *fakeNode {
 				Name: "node3", Address: "10.10.0.3", Port: 179, Asn: 64512, LocalAsn: 64512, Type: "node-to-node mesh",
 				State: "Active", Since: seconds(48 * time.Hour), Info: "we refused the peer: hold timer expired",
 			},
+			{
+				Name: "tor", Address: "10.10.0.254", Type: "global", LocalAsn: 64512, State: "Disabled",
+				Info: "spec.asNumber is not set; the peer is not configured",
+			},
 		},
 		routes: []*nodestatus.Route{
 			{
@@ -288,6 +345,28 @@ func sampleNode() *fakeNode {
 			{
 				Prefix: "10.65.3.0/26", NextHop: "10.10.0.3", Peer: "10.10.0.3", AsPath: []uint32{64513}, Stale: true,
 				Reason: "not installed: next hop 10.10.0.3 is unreachable", Age: seconds(time.Minute),
+			},
+			{Prefix: "10.65.2.0/26", NextHop: "10.10.0.2", Peer: "10.10.0.2", AsPath: []uint32{64513, 64514}, Reason: "ADJ_IN"},
+			{Prefix: "10.65.1.0/26", NextHop: "10.10.0.1", Peer: "10.10.0.2", Reason: "ADJ_OUT"},
+			{Prefix: "10.65.2.0/26", NextHop: "10.10.0.2", Kernel: "via 10.10.0.2 dev eth0 proto 81 (bgpd)", Reason: "FIB"},
+		},
+		why: &nodestatus.WhyResponse{
+			Prefix: "10.65.2.0/26", What: "block of node2", Decision: "AS path length: 0, not 1", Filter: "accepted",
+			Wanted: "via 10.10.0.2 dev eth0", Kernel: []string{"via 10.10.0.2 dev eth0 proto 81 (bgpd)"},
+			Advertised: []string{"to nobody: a node announces its own prefixes only"},
+			Paths: []*nodestatus.WhyPath{
+				{
+					Name: "node2", Type: "node-to-node mesh", Verdict: "best",
+					Route: &nodestatus.Route{Peer: "10.10.0.2", NextHop: "10.10.0.2", LocalPref: 100, Best: true},
+				},
+				{
+					Name: "tor", Type: "global", Verdict: "loses to 10.10.0.2 by AS path length: 0, not 1",
+					Route: &nodestatus.Route{Peer: "10.10.0.254", NextHop: "10.10.0.254", AsPath: []uint32{64999}, LocalPref: 100},
+				},
+			},
+			Changes: []*nodestatus.Change{
+				{Time: now().Add(-26 * time.Hour).UnixMilli(), Text: "via 10.10.0.254 dev eth0, from peer 10.10.0.254"},
+				{Time: now().Add(-time.Hour).UnixMilli() + 37, Text: "via 10.10.0.2 dev eth0, from peer 10.10.0.2"},
 			},
 		},
 	}

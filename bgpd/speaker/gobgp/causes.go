@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
 	"golang.org/x/sys/unix"
@@ -18,14 +19,20 @@ import (
 // causes remembers, per peer, the last thing that kept its session from being
 // up. GoBGP tells this to its log only.
 type causes struct {
-	down atomic.Int64 // sessions that are not up
-
+	down     atomic.Int64 // sessions that are not up
+	now      func() time.Time
+	evidence evidence
+	// configured reports whether an address is a peer's; it may be called without mu only.
+	configured func(netip.Addr) bool
 	// md5 reads the kernel's counters of what TCP MD5 made it drop.
 	md5 func() md5Counters
 
-	mu    sync.Mutex
-	peers map[netip.Addr]cause
-	// since is what they were when a session went down, or was configured.
+	mu        sync.Mutex
+	peers     map[netip.Addr]cause
+	strangers map[netip.Addr]time.Time // who connected and is no peer, and when
+	// astray are addresses of ours that peers connect to in vain.
+	astray map[netip.Addr]netip.Addr
+	// since is what the counters were when a session went down, or was configured.
 	since map[netip.Addr]md5Counters
 }
 
@@ -33,15 +40,20 @@ type causes struct {
 type cause struct {
 	dial error
 	// notification is in words, and sent if it was us who sent it.
-	notification string
-	sent         bool
+	notification  string
+	code, subcode uint8
+	sent          bool
 	// lost is the state the session was in when it ended, and why in GoBGP's words.
 	lost   string
 	reason string
 }
 
 func newCauses() *causes {
-	return &causes{md5: readMD5, peers: map[netip.Addr]cause{}, since: map[netip.Addr]md5Counters{}}
+	return &causes{
+		now: time.Now, evidence: procfs(), configured: func(netip.Addr) bool { return false }, md5: readMD5,
+		peers: map[netip.Addr]cause{}, strangers: map[netip.Addr]time.Time{}, astray: map[netip.Addr]netip.Addr{},
+		since: map[netip.Addr]md5Counters{},
+	}
 }
 
 func (c *causes) setDown(n int) { c.down.Store(int64(n)) }
@@ -51,6 +63,8 @@ func (c *causes) clear(addr netip.Addr) {
 	defer c.mu.Unlock()
 	delete(c.peers, addr)
 	delete(c.since, addr)
+	delete(c.astray, addr)
+	delete(c.strangers, addr)
 }
 
 // begin notes that a session is down from now on.
@@ -69,8 +83,8 @@ func (c *causes) set(addr netip.Addr, why cause) {
 
 func (c *causes) dialFailed(addr netip.Addr, err error) { c.set(addr, cause{dial: err}) }
 
-func (c *causes) notified(addr netip.Addr, words string, sent bool) {
-	c.set(addr, cause{notification: words, sent: sent})
+func (c *causes) notified(addr netip.Addr, words string, code, subcode uint8, sent bool) {
+	c.set(addr, cause{notification: words, code: code, subcode: subcode, sent: sent})
 }
 
 // ended notes that a session fell back to Idle, unless a NOTIFICATION has just
@@ -87,30 +101,47 @@ func (c *causes) ended(addr netip.Addr, from, reason string) {
 // reads on after the state: "Idle: …".
 func (c *causes) explain(p speaker.Peer, asn uint32) string {
 	c.mu.Lock()
-	why := c.peers[p.Address]
+	why, astray := c.peers[p.Address], c.astray[p.Address]
 	before, known := c.since[p.Address]
 	c.mu.Unlock()
 	if p.LocalASN != 0 {
 		asn = p.LocalASN
 	}
-	if known && why.silent() {
+	// The counters are the whole host's: of one without password that we don't even dial
+	// there is no sign that it is up at all.
+	if known && why.silent() && (p.Password != "" || why.dial != nil) {
 		if words := explainMD5(p, before, c.md5()); words != "" {
 			return words
 		}
 	}
+	waiting := false
+	var words string
 	switch {
 	case why.dial != nil:
-		return explainDial(p, why.dial)
+		words, waiting = c.explainDial(p, why.dial)
 	case why.notification != "" && why.sent:
-		return "we sent NOTIFICATION " + why.notification
+		return "we sent NOTIFICATION " + why.notification + adviceSent(why)
 	case why.notification != "":
-		return "the peer sent NOTIFICATION " + why.notification
+		return "the peer sent NOTIFICATION " + why.notification + adviceReceived(why, p, asn)
 	case why.lost != "":
 		return explainLost(why, p, asn)
 	case p.Passive:
-		return "waiting for the peer to connect to us"
+		words, waiting = "waiting for the peer to connect to us", true
+	default:
+		words = "connecting"
 	}
-	return "connecting"
+	switch {
+	case astray.IsValid():
+		words += fmt.Sprintf("; it connects to our address %s, but its session is with %s: correct the address there or the session's source address here",
+			astray, localName(p))
+	case waiting:
+		stranger := c.stranger(p.Address)
+		if !stranger.IsValid() {
+			break
+		}
+		words += fmt.Sprintf("; meanwhile %s connects to us, which is no peer: is that its address?", stranger)
+	}
+	return words
 }
 
 // silent: nothing was heard of the peer, as when segments are dropped.
@@ -119,34 +150,14 @@ func (c cause) silent() bool {
 	case c.dial != nil:
 		return isTimeout(c.dial)
 	case c.notification != "":
-		return strings.HasPrefix(c.notification, holdTimerWords())
+		return c.code == bgp.BGP_ERROR_HOLD_TIMER_EXPIRED
 	}
 	return c.lost == "" || c.lost == bgp.BGP_FSM_ESTABLISHED.String()
 }
 
-// holdTimerWords begin the cause of a session that heard nothing for the hold time.
-func holdTimerWords() string { return notificationWords(bgp.BGP_ERROR_HOLD_TIMER_EXPIRED, 0) }
-
 func isTimeout(err error) bool {
 	var timeout net.Error
 	return errors.As(err, &timeout) && timeout.Timeout()
-}
-
-func explainDial(p speaker.Peer, err error) string {
-	port := portOf(p)
-	switch {
-	case errors.Is(err, unix.ECONNREFUSED):
-		return fmt.Sprintf("connection refused: no BGP speaker listens on port %d of %s", port, p.Address)
-	case errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.ENETUNREACH):
-		return fmt.Sprintf("no route to %s", p.Address)
-	case errors.Is(err, unix.EADDRNOTAVAIL):
-		return fmt.Sprintf("local address %s is not on any interface of this node", p.LocalAddress)
-	case isTimeout(err) && p.Password != "":
-		return fmt.Sprintf("no answer from %s port %d: likely a TCP MD5 mismatch: it has another password, or none; else it is down or filtered", p.Address, port)
-	case isTimeout(err):
-		return fmt.Sprintf("no answer from %s port %d: it is down, filtered, or has a password", p.Address, port)
-	}
-	return fmt.Sprintf("connect to %s: %v", p.Address, err)
 }
 
 func portOf(p speaker.Peer) uint16 {
@@ -154,6 +165,68 @@ func portOf(p speaker.Peer) uint16 {
 		return bgp.BGP_PORT
 	}
 	return p.Port
+}
+
+// explainDial reports besides whether nobody was there: the peer may then be elsewhere.
+func (c *causes) explainDial(p speaker.Peer, err error) (words string, nobody bool) {
+	port := portOf(p)
+	switch {
+	case errors.Is(err, unix.ECONNREFUSED):
+		return fmt.Sprintf("connection refused: no BGP speaker listens on port %d of %s", port, p.Address), true
+	case errors.Is(err, unix.ENETUNREACH):
+		return fmt.Sprintf("no route to %s: this node's routing table has none", p.Address), false
+	case errors.Is(err, unix.EHOSTUNREACH) && c.evidence.unresolved(p.Address):
+		return nobodyThere(p.Address), true
+	case errors.Is(err, unix.EHOSTUNREACH):
+		return fmt.Sprintf("no route to %s: a router on the way, or a route of this node, says it is unreachable, or nobody has the address on its segment", p.Address), true
+	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
+		return fmt.Sprintf("connect to %s: forbidden by a route or a packet filter of this node", p.Address), false
+	case errors.Is(err, unix.EADDRNOTAVAIL):
+		return fmt.Sprintf("local address %s is not on any interface of this node", p.LocalAddress), false
+	case isTimeout(err) && c.evidence.unresolved(p.Address):
+		return nobodyThere(p.Address), true
+	case isTimeout(err) && p.Password != "":
+		return fmt.Sprintf("no answer from %s port %d: likely a TCP MD5 mismatch: it has another password, or none; else it is down or filtered", p.Address, port), true
+	case isTimeout(err):
+		return fmt.Sprintf("no answer from %s port %d: it is down, filtered, or has a password or TTL security", p.Address, port), true
+	}
+	return fmt.Sprintf("connect to %s: %v", p.Address, err), false
+}
+
+func nobodyThere(a netip.Addr) string {
+	return fmt.Sprintf("nobody has the address %s on its segment (no answer to ARP): it is down, or the address is wrong", a)
+}
+
+// adviceReceived says what to do about a NOTIFICATION of the peer's.
+func adviceReceived(why cause, p speaker.Peer, asn uint32) string {
+	switch [2]uint8{why.code, why.subcode} {
+	case [2]uint8{2, 2}:
+		return fmt.Sprintf("; check that it expects AS %d from us", asn)
+	case [2]uint8{2, 3}:
+		return "; its router ID may be ours"
+	case [2]uint8{4, 0}:
+		return "; it heard nothing from us for the hold time: packets are lost between the two, or this node is overloaded"
+	case [2]uint8{6, 1}:
+		return "; we send it more prefixes than it is set to take"
+	case [2]uint8{6, 2}:
+		return "; somebody has shut the session down there"
+	case [2]uint8{6, 3}:
+		return "; it has no session with us any more: configure it there, or delete the peer here"
+	case [2]uint8{6, 5}:
+		return fmt.Sprintf("; check that it has a session for %s with AS %d", localName(p), asn)
+	}
+	return ""
+}
+
+// adviceSent says more of a NOTIFICATION of ours.
+func adviceSent(why cause) string {
+	switch {
+	case why.code == bgp.BGP_ERROR_HOLD_TIMER_EXPIRED:
+		return ": nothing was heard from the peer for the hold time"
+	case why.code == 2 && why.subcode == 3:
+		return "; its router ID is ours, or 0.0.0.0"
+	}
+	return ""
 }
 
 func explainLost(why cause, p speaker.Peer, asn uint32) string {

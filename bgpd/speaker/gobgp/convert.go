@@ -161,6 +161,10 @@ func mustAny(a *anypb.Any, err error) *anypb.Any {
 	return a
 }
 
+// defaultLocalPref is what GoBGP takes for a path without the attribute, as from an
+// external peer.
+const defaultLocalPref = 100
+
 // pathFromAPI reads a path of the Loc-RIB or of a watch.
 func pathFromAPI(p *gobgpapi.Path) (speaker.Path, error) { return (&decoder{}).path(p) }
 
@@ -183,7 +187,7 @@ func (d *decoder) path(p *gobgpapi.Path) (speaker.Path, error) {
 		if err != nil {
 			return speaker.Path{}, fmt.Errorf("read BGP path to %s: %w", prefix, err)
 		}
-		d.attrs, d.told = p.Pattrs, speaker.Path{}
+		d.attrs, d.told = p.Pattrs, speaker.Path{LocalPref: defaultLocalPref}
 		for _, attr := range attrs {
 			readAttribute(&d.told, attr)
 		}
@@ -195,6 +199,9 @@ func (d *decoder) path(p *gobgpapi.Path) (speaker.Path, error) {
 	out := d.told
 	out.Prefix, out.Peer, out.PeerASN = prefix, d.addr, p.SourceAsn
 	out.Best, out.Stale, out.Learned = p.Best, p.Stale, p.Age.AsTime()
+	if id, err := netip.ParseAddr(p.SourceId); err == nil && out.Peer.IsValid() {
+		out.PeerID = id
+	}
 	return out, nil
 }
 
@@ -241,7 +248,10 @@ func readAttribute(out *speaker.Path, attr bgp.PathAttributeInterface) {
 	case *bgp.PathAttributeAsPath:
 		for _, segment := range a.Value {
 			out.ASPath = append(out.ASPath, segment.GetAS()...)
+			out.ASSetExtra += len(segment.GetAS()) - segment.ASLen()
 		}
+	case *bgp.PathAttributeOrigin:
+		out.Origin = speaker.Origin(a.Value)
 	}
 }
 

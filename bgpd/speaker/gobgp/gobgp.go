@@ -60,6 +60,7 @@ func New(cfg Config) *Speaker {
 		cfg.Now = time.Now
 	}
 	c := newCauses()
+	c.now = cfg.Now
 	e := newEvents(cfg.Now, c)
 	s := &Speaker{
 		restarting: cfg.Restarting,
@@ -67,6 +68,10 @@ func New(cfg Config) *Speaker {
 		causes:     c,
 		events:     e,
 		server:     server.NewBgpServer(server.LoggerOption(&bridge{log: cfg.Log, causes: c, lost: e.lost})),
+	}
+	c.configured = func(addr netip.Addr) bool {
+		_, ok := s.events.session(addr)
+		return ok
 	}
 	go s.server.Serve()
 	return s

@@ -571,3 +571,39 @@ func TestBadPeerDoesNotKeepOthersFromBeingConfigured(t *testing.T) {
 	bv := watch(b)
 	bv.until(t, "the good peer's route", bv.has("10.65.1.0/26"))
 }
+
+// TestTablesOfAPeerAreWhatItSentAndIsSent: what was refused as a loop was sent all the
+// same, and an external peer is sent our AS number and address.
+func TestTablesOfAPeerAreWhatItSentAndIsSent(t *testing.T) {
+	port := freePort(t)
+	a, b := newSpeaker(t, gobgp.Config{}), newSpeaker(t, gobgp.Config{})
+	startAll(t, map[*gobgp.Speaker]speaker.Global{a: global("127.0.0.1", 64512, port), b: global("127.0.0.2", 64513, port)})
+	passive := peer("127.0.0.2", "127.0.0.1", 64512, port)
+	passive.Passive = true
+	exports := []speaker.Export{{Prefix: prefix("10.65.1.0/26")}, {Prefix: prefix("10.65.1.64/26")}}
+	apply(t, a, speaker.Desired{
+		Global: global("127.0.0.1", 64512, port), Peers: []speaker.Peer{peer("127.0.0.1", "127.0.0.2", 64513, port)}, Exports: exports,
+	})
+	apply(t, b, speaker.Desired{Global: global("127.0.0.2", 64513, port), Peers: []speaker.Peer{passive}})
+	bv := watch(b)
+	bv.until(t, "routes of a", func() bool { return bv.has("10.65.1.0/26")() && bv.has("10.65.1.64/26")() })
+	in, err := b.AdjIn(t.Context(), addr("127.0.0.1"), netip.Prefix{})
+	if err != nil || len(in) != 2 || in[0].Prefix != exports[0].Prefix || in[0].NextHop != addr("127.0.0.1") || in[0].PeerID != addr("127.0.0.1") ||
+		in[0].LocalPref != 100 || in[0].Origin != speaker.IGP || !slices.Equal(in[0].ASPath, []uint32{64512}) {
+		t.Errorf("received %+v, %v", in, err)
+	}
+	out, err := a.AdjOut(t.Context(), addr("127.0.0.2"), exports[1].Prefix)
+	if err != nil || len(out) != 1 || out[0].Prefix != exports[1].Prefix || out[0].NextHop != addr("127.0.0.1") || !slices.Equal(out[0].ASPath, []uint32{64512}) {
+		t.Errorf("sent %+v, %v", out, err)
+	}
+	if out, err := b.AdjOut(t.Context(), addr("127.0.0.1"), netip.Prefix{}); err != nil || len(out) != 0 {
+		t.Errorf("a speaker without exports sends %+v, %v", out, err)
+	}
+	if _, err := a.AdjIn(t.Context(), addr("127.0.0.9"), netip.Prefix{}); err == nil {
+		t.Error("a peer that is none has a table")
+	}
+	peers, err := b.Peers(t.Context())
+	if err != nil || len(peers) != 1 || peers[0].UpdatesIn == 0 {
+		t.Errorf("peers %+v, %v; want one that has sent UPDATEs", peers, err)
+	}
+}

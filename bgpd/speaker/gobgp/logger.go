@@ -78,7 +78,8 @@ func (b *bridge) Debug(msg string, fields gobgplog.Fields) { b.learn(msg, fields
 
 func (b *bridge) learn(msg string, fields gobgplog.Fields) {
 	switch msg {
-	case "failed to connect", "state changed", "sent notification", "received notification", "hold timer expired", "Peer Down":
+	case "failed to connect", "state changed", "sent notification", "received notification", "hold timer expired", "Peer Down",
+		notConfigured, wrongAddress:
 	default:
 		return
 	}
@@ -102,11 +103,31 @@ func (b *bridge) learn(msg string, fields gobgplog.Fields) {
 			b.lost(addr)
 		}
 	case "hold timer expired":
-		b.causes.notified(addr, holdTimerWords()+
-			": nothing was heard from the peer for the hold time", true)
+		b.causes.notified(addr, notificationWords(bgp.BGP_ERROR_HOLD_TIMER_EXPIRED, 0), bgp.BGP_ERROR_HOLD_TIMER_EXPIRED, 0, true)
 	case "sent notification", "received notification":
-		b.causes.notified(addr, wordsOf(fields), msg == "sent notification")
+		code, subcode := codesOf(fields)
+		b.causes.notified(addr, wordsOf(fields), code, subcode, msg == "sent notification")
+	case notConfigured:
+		b.causes.strange(addr)
+	case wrongAddress:
+		b.causes.wrongLocal(addr, fields["Addr"])
 	}
+}
+
+// Messages of connections that came in and were closed.
+const (
+	notConfigured = "Can't find configuration for a new passive connection"
+	wrongAddress  = "Mismatched local address"
+)
+
+// codesOf are the code and subcode of a NOTIFICATION.
+func codesOf(fields gobgplog.Fields) (code, subcode uint8) {
+	if e, ok := fields["Data"].(*bgp.MessageError); ok {
+		return e.TypeCode, e.SubTypeCode
+	}
+	code, _ = fields["Code"].(uint8)
+	subcode, _ = fields["Subcode"].(uint8)
+	return code, subcode
 }
 
 // wordsOf is a NOTIFICATION as logged: either the error it was made of, or its
@@ -123,9 +144,7 @@ func wordsOf(fields gobgplog.Fields) string {
 		}
 		return words
 	}
-	code, _ := fields["Code"].(uint8)
-	subcode, _ := fields["Subcode"].(uint8)
-	words := notificationWords(code, subcode)
+	words := notificationWords(codesOf(fields))
 	if reason, ok := fields["Communicated-Reason"].(string); ok && reason != "" {
 		words += fmt.Sprintf(": %q", reason)
 	}

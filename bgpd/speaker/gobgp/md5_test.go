@@ -31,7 +31,7 @@ func (timeout) Temporary() bool { return true }
 func TestSessionWithoutAnswerNamesAPasswordMismatch(t *testing.T) {
 	silent := func(c *causes, addr netip.Addr) { c.dialFailed(addr, timeout{errors.New("i/o timeout")}) }
 	waiting := func(*causes, netip.Addr) {}
-	heldOn := func(c *causes, addr netip.Addr) { c.notified(addr, holdTimerWords()+": nothing was heard", true) }
+	heldOn := func(c *causes, addr netip.Addr) { c.notified(addr, "hold timer expired", 4, 0, true) }
 	refused := func(c *causes, addr netip.Addr) {
 		c.dialFailed(addr, os.NewSyscallError("connect", errors.New("refused")))
 	}
@@ -48,7 +48,7 @@ func TestSessionWithoutAnswerNamesAPasswordMismatch(t *testing.T) {
 		{"no password there", "a", silent, md5Counters{unsigned: 1}, "likely a TCP MD5 mismatch: segments arrive without signature: give 10.1.1.1 the password, or start a BGP speaker there on port 179"},
 		{"no password here", "", silent, md5Counters{unexpected: 1}, "likely a TCP MD5 mismatch: signed segments arrive, and 10.1.1.1 is configured without password: set spec.password"},
 		{"no answer with a password", "a", silent, md5Counters{}, "no answer from 10.1.1.1 port 179: likely a TCP MD5 mismatch: it has another password, or none; else it is down or filtered"},
-		{"no answer without a password", "", silent, md5Counters{wrong: 1}, "no answer from 10.1.1.1 port 179: it is down, filtered, or has a password"},
+		{"no answer without a password", "", silent, md5Counters{wrong: 1}, "no answer from 10.1.1.1 port 179: it is down, filtered, or has a password or TTL security"},
 		{"refused is no mismatch", "a", refused, md5Counters{wrong: 1}, "connect to 10.1.1.1: connect: refused"},
 		{"nothing dropped", "a", waiting, md5Counters{}, "connecting"},
 	} {

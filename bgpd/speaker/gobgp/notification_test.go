@@ -51,12 +51,27 @@ func TestCausesReadOnAfterTheState(t *testing.T) {
 		{
 			"removed there", "received notification",
 			gobgplog.Fields{"Code": uint8(6), "Subcode": uint8(3), "Data": []byte{}},
-			"the peer sent NOTIFICATION cease/peer de-configured (6/3)",
+			"the peer sent NOTIFICATION cease/peer de-configured (6/3); it has no session with us any more: configure it there, or delete the peer here",
 		},
 		{
 			"shut down there with a reason", "received notification",
 			gobgplog.Fields{"Code": uint8(6), "Subcode": uint8(2), "Communicated-Reason": "maintenance until noon"},
-			`the peer sent NOTIFICATION cease/administrative shutdown (6/2): "maintenance until noon"`,
+			`the peer sent NOTIFICATION cease/administrative shutdown (6/2): "maintenance until noon"; somebody has shut the session down there`,
+		},
+		{
+			"its hold timer", "received notification",
+			gobgplog.Fields{"Code": uint8(4), "Subcode": uint8(0)},
+			"the peer sent NOTIFICATION hold timer expired (4/0); it heard nothing from us for the hold time: packets are lost between the two, or this node is overloaded",
+		},
+		{
+			"connection rejected", "received notification",
+			gobgplog.Fields{"Code": uint8(6), "Subcode": uint8(5)},
+			"the peer sent NOTIFICATION cease/connection rejected (6/5); check that it has a session for 10.1.1.11 with AS 64512",
+		},
+		{
+			"wrong AS number, as the peer says", "received notification",
+			gobgplog.Fields{"Code": uint8(2), "Subcode": uint8(2)},
+			"the peer sent NOTIFICATION open message error/bad peer AS (2/2); check that it expects AS 64512 from us",
 		},
 		{
 			"another AS number than configured", "sent notification",

@@ -49,6 +49,7 @@ func (s *Speaker) Peers(ctx context.Context) ([]speaker.PeerState, error) {
 			Peer: conf, State: stateFromAPI(p.State.SessionState), Since: ses.since,
 			GracefulRestart: ses.Graceful, EndOfRIB: ses.EndOfRIB,
 		}
+		ps.UpdatesIn, ps.UpdatesOut = p.State.GetMessages().GetReceived().GetUpdate(), p.State.GetMessages().GetSent().GetUpdate()
 		for _, af := range p.AfiSafis {
 			if af.State != nil && ps.State == speaker.Established {
 				ps.Received += af.State.Received
@@ -77,14 +78,12 @@ func (s *Speaker) Routes(ctx context.Context, prefix netip.Prefix) ([]speaker.Pa
 		return nil, err
 	}
 	families := []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
-	var lookup []*gobgpapi.TableLookupPrefix
 	if prefix.IsValid() {
 		families = []netip.Addr{prefix.Addr()}
-		lookup = []*gobgpapi.TableLookupPrefix{{Prefix: prefix.String()}}
 	}
 	var out []speaker.Path
 	for _, f := range families {
-		req := &gobgpapi.ListPathRequest{TableType: gobgpapi.TableType_GLOBAL, Family: familyOf(f), Prefixes: lookup}
+		req := &gobgpapi.ListPathRequest{TableType: gobgpapi.TableType_GLOBAL, Family: familyOf(f), Prefixes: lookup(prefix)}
 		err := s.server.ListPath(ctx, req, func(d *gobgpapi.Destination) {
 			for _, p := range d.Paths {
 				if path, err := pathFromAPI(p); err == nil {
@@ -96,11 +95,16 @@ func (s *Speaker) Routes(ctx context.Context, prefix netip.Prefix) ([]speaker.Pa
 			return nil, fmt.Errorf("list BGP routes: %w", err)
 		}
 	}
-	slices.SortStableFunc(out, func(a, b speaker.Path) int {
+	sortByPrefix(out)
+	return out, nil
+}
+
+// sortByPrefix leaves the paths to one prefix in the order GoBGP has chosen.
+func sortByPrefix(paths []speaker.Path) {
+	slices.SortStableFunc(paths, func(a, b speaker.Path) int {
 		if c := a.Prefix.Addr().Compare(b.Prefix.Addr()); c != 0 {
 			return c
 		}
 		return a.Prefix.Bits() - b.Prefix.Bits()
 	})
-	return out, nil
 }

@@ -23,6 +23,63 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Table is which routes are meant.
+type Table int32
+
+const (
+	// LOC_RIB are all paths that were accepted, this node's own included.
+	Table_LOC_RIB Table = 0
+	// ADJ_IN is what each peer has sent, before any filter.
+	Table_ADJ_IN Table = 1
+	// ADJ_OUT is what each peer is sent.
+	Table_ADJ_OUT Table = 2
+	// FIB is what the kernel has of bgpd's, and what it lacks.
+	Table_FIB Table = 3
+)
+
+// Enum value maps for Table.
+var (
+	Table_name = map[int32]string{
+		0: "LOC_RIB",
+		1: "ADJ_IN",
+		2: "ADJ_OUT",
+		3: "FIB",
+	}
+	Table_value = map[string]int32{
+		"LOC_RIB": 0,
+		"ADJ_IN":  1,
+		"ADJ_OUT": 2,
+		"FIB":     3,
+	}
+)
+
+func (x Table) Enum() *Table {
+	p := new(Table)
+	*p = x
+	return p
+}
+
+func (x Table) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Table) Descriptor() protoreflect.EnumDescriptor {
+	return file_internal_control_nodestatus_nodestatus_proto_enumTypes[0].Descriptor()
+}
+
+func (Table) Type() protoreflect.EnumType {
+	return &file_internal_control_nodestatus_nodestatus_proto_enumTypes[0]
+}
+
+func (x Table) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Table.Descriptor instead.
+func (Table) EnumDescriptor() ([]byte, []int) {
+	return file_internal_control_nodestatus_nodestatus_proto_rawDescGZIP(), []int{0}
+}
+
 type StatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -75,7 +132,9 @@ type StatusResponse struct {
 	// problems are conditions that someone should look at, one clear line each.
 	Problems []string `protobuf:"bytes,9,rep,name=problems,proto3" json:"problems,omitempty"`
 	// off is by what setting this node speaks no BGP; empty when it does.
-	Off           string `protobuf:"bytes,10,opt,name=off,proto3" json:"off,omitempty"`
+	Off string `protobuf:"bytes,10,opt,name=off,proto3" json:"off,omitempty"`
+	// configured is when the last configuration was read, in seconds since the epoch.
+	Configured    int64 `protobuf:"varint,11,opt,name=configured,proto3" json:"configured,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -180,6 +239,13 @@ func (x *StatusResponse) GetOff() string {
 	return ""
 }
 
+func (x *StatusResponse) GetConfigured() int64 {
+	if x != nil {
+		return x.Configured
+	}
+	return 0
+}
+
 type PeersRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -269,7 +335,8 @@ type Peer struct {
 	Asn     uint32 `protobuf:"varint,4,opt,name=asn,proto3" json:"asn,omitempty"`
 	// type is "node-to-node mesh", "node specific" or "global".
 	Type string `protobuf:"bytes,5,opt,name=type,proto3" json:"type,omitempty"`
-	// state is the RFC 4271 state: Idle, Connect, Active, OpenSent, OpenConfirm, Established.
+	// state is the RFC 4271 state: Idle, Connect, Active, OpenSent, OpenConfirm, Established;
+	// or Disabled for a BGPPeer that a problem, which is then the info, keeps from being a session.
 	State string `protobuf:"bytes,6,opt,name=state,proto3" json:"state,omitempty"`
 	// since is when the state was entered, in seconds since the epoch.
 	Since int64 `protobuf:"varint,7,opt,name=since,proto3" json:"since,omitempty"`
@@ -410,6 +477,7 @@ type RoutesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// prefix limits the answer to one prefix or address; empty means all.
 	Prefix        string `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	Table         Table  `protobuf:"varint,2,opt,name=table,proto3,enum=tortie.nodestatus.v1.Table" json:"table,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -449,6 +517,13 @@ func (x *RoutesRequest) GetPrefix() string {
 		return x.Prefix
 	}
 	return ""
+}
+
+func (x *RoutesRequest) GetTable() Table {
+	if x != nil {
+		return x.Table
+	}
+	return Table_LOC_RIB
 }
 
 type RoutesResponse struct {
@@ -624,12 +699,296 @@ func (x *Route) GetAge() int64 {
 	return 0
 }
 
+type WhyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// prefix, or an address: then the prefix that a packet to it takes is meant.
+	Prefix        string `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WhyRequest) Reset() {
+	*x = WhyRequest{}
+	mi := &file_internal_control_nodestatus_nodestatus_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WhyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WhyRequest) ProtoMessage() {}
+
+func (x *WhyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_control_nodestatus_nodestatus_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WhyRequest.ProtoReflect.Descriptor instead.
+func (*WhyRequest) Descriptor() ([]byte, []int) {
+	return file_internal_control_nodestatus_nodestatus_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *WhyRequest) GetPrefix() string {
+	if x != nil {
+		return x.Prefix
+	}
+	return ""
+}
+
+type WhyResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Prefix string                 `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	// what it is: a block and whose, a service's address, or none of these.
+	What string `protobuf:"bytes,2,opt,name=what,proto3" json:"what,omitempty"`
+	// paths are those of all peers, best first, refused ones last.
+	Paths []*WhyPath `protobuf:"bytes,3,rep,name=paths,proto3" json:"paths,omitempty"`
+	// decision is the rule by which the best path won.
+	Decision string `protobuf:"bytes,4,opt,name=decision,proto3" json:"decision,omitempty"`
+	// filter says what the node's import rules make of the best path.
+	Filter string `protobuf:"bytes,5,opt,name=filter,proto3" json:"filter,omitempty"`
+	// wanted is the route as it should be in the kernel; empty for none.
+	Wanted string `protobuf:"bytes,6,opt,name=wanted,proto3" json:"wanted,omitempty"`
+	// kernel are the routes that the kernel has to this prefix now, whoever made them.
+	Kernel []string `protobuf:"bytes,7,rep,name=kernel,proto3" json:"kernel,omitempty"`
+	// advertised says to which peers it is sent, one clear line each, or why to none.
+	Advertised []string `protobuf:"bytes,8,rep,name=advertised,proto3" json:"advertised,omitempty"`
+	// changes are the last ones of the route, the newest last.
+	Changes       []*Change `protobuf:"bytes,9,rep,name=changes,proto3" json:"changes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WhyResponse) Reset() {
+	*x = WhyResponse{}
+	mi := &file_internal_control_nodestatus_nodestatus_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WhyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WhyResponse) ProtoMessage() {}
+
+func (x *WhyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_control_nodestatus_nodestatus_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WhyResponse.ProtoReflect.Descriptor instead.
+func (*WhyResponse) Descriptor() ([]byte, []int) {
+	return file_internal_control_nodestatus_nodestatus_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *WhyResponse) GetPrefix() string {
+	if x != nil {
+		return x.Prefix
+	}
+	return ""
+}
+
+func (x *WhyResponse) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
+func (x *WhyResponse) GetPaths() []*WhyPath {
+	if x != nil {
+		return x.Paths
+	}
+	return nil
+}
+
+func (x *WhyResponse) GetDecision() string {
+	if x != nil {
+		return x.Decision
+	}
+	return ""
+}
+
+func (x *WhyResponse) GetFilter() string {
+	if x != nil {
+		return x.Filter
+	}
+	return ""
+}
+
+func (x *WhyResponse) GetWanted() string {
+	if x != nil {
+		return x.Wanted
+	}
+	return ""
+}
+
+func (x *WhyResponse) GetKernel() []string {
+	if x != nil {
+		return x.Kernel
+	}
+	return nil
+}
+
+func (x *WhyResponse) GetAdvertised() []string {
+	if x != nil {
+		return x.Advertised
+	}
+	return nil
+}
+
+func (x *WhyResponse) GetChanges() []*Change {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+type WhyPath struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Route *Route                 `protobuf:"bytes,1,opt,name=route,proto3" json:"route,omitempty"`
+	// verdict is why it is the best, loses or is refused.
+	Verdict string `protobuf:"bytes,2,opt,name=verdict,proto3" json:"verdict,omitempty"`
+	// name and type of the peer.
+	Name          string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	Type          string `protobuf:"bytes,4,opt,name=type,proto3" json:"type,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WhyPath) Reset() {
+	*x = WhyPath{}
+	mi := &file_internal_control_nodestatus_nodestatus_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WhyPath) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WhyPath) ProtoMessage() {}
+
+func (x *WhyPath) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_control_nodestatus_nodestatus_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WhyPath.ProtoReflect.Descriptor instead.
+func (*WhyPath) Descriptor() ([]byte, []int) {
+	return file_internal_control_nodestatus_nodestatus_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *WhyPath) GetRoute() *Route {
+	if x != nil {
+		return x.Route
+	}
+	return nil
+}
+
+func (x *WhyPath) GetVerdict() string {
+	if x != nil {
+		return x.Verdict
+	}
+	return ""
+}
+
+func (x *WhyPath) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *WhyPath) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+type Change struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Milliseconds since the epoch.
+	Time          int64  `protobuf:"varint,1,opt,name=time,proto3" json:"time,omitempty"`
+	Text          string `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Change) Reset() {
+	*x = Change{}
+	mi := &file_internal_control_nodestatus_nodestatus_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Change) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Change) ProtoMessage() {}
+
+func (x *Change) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_control_nodestatus_nodestatus_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Change.ProtoReflect.Descriptor instead.
+func (*Change) Descriptor() ([]byte, []int) {
+	return file_internal_control_nodestatus_nodestatus_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Change) GetTime() int64 {
+	if x != nil {
+		return x.Time
+	}
+	return 0
+}
+
+func (x *Change) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
 var File_internal_control_nodestatus_nodestatus_proto protoreflect.FileDescriptor
 
 const file_internal_control_nodestatus_nodestatus_proto_rawDesc = "" +
 	"\n" +
 	",internal/control/nodestatus/nodestatus.proto\x12\x14tortie.nodestatus.v1\"\x0f\n" +
-	"\rStatusRequest\"\x95\x02\n" +
+	"\rStatusRequest\"\xb5\x02\n" +
 	"\x0eStatusResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x18\n" +
@@ -643,7 +1002,10 @@ const file_internal_control_nodestatus_nodestatus_proto_rawDesc = "" +
 	"restarting\x12\x1a\n" +
 	"\bproblems\x18\t \x03(\tR\bproblems\x12\x10\n" +
 	"\x03off\x18\n" +
-	" \x01(\tR\x03off\"\x0e\n" +
+	" \x01(\tR\x03off\x12\x1e\n" +
+	"\n" +
+	"configured\x18\v \x01(\x03R\n" +
+	"configured\"\x0e\n" +
 	"\fPeersRequest\"A\n" +
 	"\rPeersResponse\x120\n" +
 	"\x05peers\x18\x01 \x03(\v2\x1a.tortie.nodestatus.v1.PeerR\x05peers\"\xc4\x02\n" +
@@ -663,9 +1025,10 @@ const file_internal_control_nodestatus_nodestatus_proto_rawDesc = "" +
 	"advertised\x12)\n" +
 	"\x10graceful_restart\x18\v \x01(\bR\x0fgracefulRestart\x12\x1b\n" +
 	"\tlocal_asn\x18\f \x01(\rR\blocalAsn\x12\x10\n" +
-	"\x03bfd\x18\x14 \x01(\tR\x03bfd\"'\n" +
+	"\x03bfd\x18\x14 \x01(\tR\x03bfd\"Z\n" +
 	"\rRoutesRequest\x12\x16\n" +
-	"\x06prefix\x18\x01 \x01(\tR\x06prefix\"E\n" +
+	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x121\n" +
+	"\x05table\x18\x02 \x01(\x0e2\x1b.tortie.nodestatus.v1.TableR\x05table\"E\n" +
 	"\x0eRoutesResponse\x123\n" +
 	"\x06routes\x18\x01 \x03(\v2\x1b.tortie.nodestatus.v1.RouteR\x06routes\"\x84\x02\n" +
 	"\x05Route\x12\x16\n" +
@@ -681,12 +1044,42 @@ const file_internal_control_nodestatus_nodestatus_proto_rawDesc = "" +
 	"\x06kernel\x18\t \x01(\tR\x06kernel\x12\x16\n" +
 	"\x06reason\x18\n" +
 	" \x01(\tR\x06reason\x12\x10\n" +
-	"\x03age\x18\v \x01(\x03R\x03age2\x88\x02\n" +
+	"\x03age\x18\v \x01(\x03R\x03age\"$\n" +
+	"\n" +
+	"WhyRequest\x12\x16\n" +
+	"\x06prefix\x18\x01 \x01(\tR\x06prefix\"\xaa\x02\n" +
+	"\vWhyResponse\x12\x16\n" +
+	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x12\n" +
+	"\x04what\x18\x02 \x01(\tR\x04what\x123\n" +
+	"\x05paths\x18\x03 \x03(\v2\x1d.tortie.nodestatus.v1.WhyPathR\x05paths\x12\x1a\n" +
+	"\bdecision\x18\x04 \x01(\tR\bdecision\x12\x16\n" +
+	"\x06filter\x18\x05 \x01(\tR\x06filter\x12\x16\n" +
+	"\x06wanted\x18\x06 \x01(\tR\x06wanted\x12\x16\n" +
+	"\x06kernel\x18\a \x03(\tR\x06kernel\x12\x1e\n" +
+	"\n" +
+	"advertised\x18\b \x03(\tR\n" +
+	"advertised\x126\n" +
+	"\achanges\x18\t \x03(\v2\x1c.tortie.nodestatus.v1.ChangeR\achanges\"~\n" +
+	"\aWhyPath\x121\n" +
+	"\x05route\x18\x01 \x01(\v2\x1b.tortie.nodestatus.v1.RouteR\x05route\x12\x18\n" +
+	"\averdict\x18\x02 \x01(\tR\averdict\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x12\n" +
+	"\x04type\x18\x04 \x01(\tR\x04type\"0\n" +
+	"\x06Change\x12\x12\n" +
+	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x12\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text*6\n" +
+	"\x05Table\x12\v\n" +
+	"\aLOC_RIB\x10\x00\x12\n" +
+	"\n" +
+	"\x06ADJ_IN\x10\x01\x12\v\n" +
+	"\aADJ_OUT\x10\x02\x12\a\n" +
+	"\x03FIB\x10\x032\xd4\x02\n" +
 	"\n" +
 	"NodeStatus\x12S\n" +
 	"\x06Status\x12#.tortie.nodestatus.v1.StatusRequest\x1a$.tortie.nodestatus.v1.StatusResponse\x12P\n" +
 	"\x05Peers\x12\".tortie.nodestatus.v1.PeersRequest\x1a#.tortie.nodestatus.v1.PeersResponse\x12S\n" +
-	"\x06Routes\x12#.tortie.nodestatus.v1.RoutesRequest\x1a$.tortie.nodestatus.v1.RoutesResponseB$Z\"tortie/internal/control/nodestatusb\x06proto3"
+	"\x06Routes\x12#.tortie.nodestatus.v1.RoutesRequest\x1a$.tortie.nodestatus.v1.RoutesResponse\x12J\n" +
+	"\x03Why\x12 .tortie.nodestatus.v1.WhyRequest\x1a!.tortie.nodestatus.v1.WhyResponseB$Z\"tortie/internal/control/nodestatusb\x06proto3"
 
 var (
 	file_internal_control_nodestatus_nodestatus_proto_rawDescOnce sync.Once
@@ -700,31 +1093,43 @@ func file_internal_control_nodestatus_nodestatus_proto_rawDescGZIP() []byte {
 	return file_internal_control_nodestatus_nodestatus_proto_rawDescData
 }
 
-var file_internal_control_nodestatus_nodestatus_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_internal_control_nodestatus_nodestatus_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_internal_control_nodestatus_nodestatus_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_internal_control_nodestatus_nodestatus_proto_goTypes = []any{
-	(*StatusRequest)(nil),  // 0: tortie.nodestatus.v1.StatusRequest
-	(*StatusResponse)(nil), // 1: tortie.nodestatus.v1.StatusResponse
-	(*PeersRequest)(nil),   // 2: tortie.nodestatus.v1.PeersRequest
-	(*PeersResponse)(nil),  // 3: tortie.nodestatus.v1.PeersResponse
-	(*Peer)(nil),           // 4: tortie.nodestatus.v1.Peer
-	(*RoutesRequest)(nil),  // 5: tortie.nodestatus.v1.RoutesRequest
-	(*RoutesResponse)(nil), // 6: tortie.nodestatus.v1.RoutesResponse
-	(*Route)(nil),          // 7: tortie.nodestatus.v1.Route
+	(Table)(0),             // 0: tortie.nodestatus.v1.Table
+	(*StatusRequest)(nil),  // 1: tortie.nodestatus.v1.StatusRequest
+	(*StatusResponse)(nil), // 2: tortie.nodestatus.v1.StatusResponse
+	(*PeersRequest)(nil),   // 3: tortie.nodestatus.v1.PeersRequest
+	(*PeersResponse)(nil),  // 4: tortie.nodestatus.v1.PeersResponse
+	(*Peer)(nil),           // 5: tortie.nodestatus.v1.Peer
+	(*RoutesRequest)(nil),  // 6: tortie.nodestatus.v1.RoutesRequest
+	(*RoutesResponse)(nil), // 7: tortie.nodestatus.v1.RoutesResponse
+	(*Route)(nil),          // 8: tortie.nodestatus.v1.Route
+	(*WhyRequest)(nil),     // 9: tortie.nodestatus.v1.WhyRequest
+	(*WhyResponse)(nil),    // 10: tortie.nodestatus.v1.WhyResponse
+	(*WhyPath)(nil),        // 11: tortie.nodestatus.v1.WhyPath
+	(*Change)(nil),         // 12: tortie.nodestatus.v1.Change
 }
 var file_internal_control_nodestatus_nodestatus_proto_depIdxs = []int32{
-	4, // 0: tortie.nodestatus.v1.PeersResponse.peers:type_name -> tortie.nodestatus.v1.Peer
-	7, // 1: tortie.nodestatus.v1.RoutesResponse.routes:type_name -> tortie.nodestatus.v1.Route
-	0, // 2: tortie.nodestatus.v1.NodeStatus.Status:input_type -> tortie.nodestatus.v1.StatusRequest
-	2, // 3: tortie.nodestatus.v1.NodeStatus.Peers:input_type -> tortie.nodestatus.v1.PeersRequest
-	5, // 4: tortie.nodestatus.v1.NodeStatus.Routes:input_type -> tortie.nodestatus.v1.RoutesRequest
-	1, // 5: tortie.nodestatus.v1.NodeStatus.Status:output_type -> tortie.nodestatus.v1.StatusResponse
-	3, // 6: tortie.nodestatus.v1.NodeStatus.Peers:output_type -> tortie.nodestatus.v1.PeersResponse
-	6, // 7: tortie.nodestatus.v1.NodeStatus.Routes:output_type -> tortie.nodestatus.v1.RoutesResponse
-	5, // [5:8] is the sub-list for method output_type
-	2, // [2:5] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	5,  // 0: tortie.nodestatus.v1.PeersResponse.peers:type_name -> tortie.nodestatus.v1.Peer
+	0,  // 1: tortie.nodestatus.v1.RoutesRequest.table:type_name -> tortie.nodestatus.v1.Table
+	8,  // 2: tortie.nodestatus.v1.RoutesResponse.routes:type_name -> tortie.nodestatus.v1.Route
+	11, // 3: tortie.nodestatus.v1.WhyResponse.paths:type_name -> tortie.nodestatus.v1.WhyPath
+	12, // 4: tortie.nodestatus.v1.WhyResponse.changes:type_name -> tortie.nodestatus.v1.Change
+	8,  // 5: tortie.nodestatus.v1.WhyPath.route:type_name -> tortie.nodestatus.v1.Route
+	1,  // 6: tortie.nodestatus.v1.NodeStatus.Status:input_type -> tortie.nodestatus.v1.StatusRequest
+	3,  // 7: tortie.nodestatus.v1.NodeStatus.Peers:input_type -> tortie.nodestatus.v1.PeersRequest
+	6,  // 8: tortie.nodestatus.v1.NodeStatus.Routes:input_type -> tortie.nodestatus.v1.RoutesRequest
+	9,  // 9: tortie.nodestatus.v1.NodeStatus.Why:input_type -> tortie.nodestatus.v1.WhyRequest
+	2,  // 10: tortie.nodestatus.v1.NodeStatus.Status:output_type -> tortie.nodestatus.v1.StatusResponse
+	4,  // 11: tortie.nodestatus.v1.NodeStatus.Peers:output_type -> tortie.nodestatus.v1.PeersResponse
+	7,  // 12: tortie.nodestatus.v1.NodeStatus.Routes:output_type -> tortie.nodestatus.v1.RoutesResponse
+	10, // 13: tortie.nodestatus.v1.NodeStatus.Why:output_type -> tortie.nodestatus.v1.WhyResponse
+	10, // [10:14] is the sub-list for method output_type
+	6,  // [6:10] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_internal_control_nodestatus_nodestatus_proto_init() }
@@ -737,13 +1142,14 @@ func file_internal_control_nodestatus_nodestatus_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_control_nodestatus_nodestatus_proto_rawDesc), len(file_internal_control_nodestatus_nodestatus_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   8,
+			NumEnums:      1,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_internal_control_nodestatus_nodestatus_proto_goTypes,
 		DependencyIndexes: file_internal_control_nodestatus_nodestatus_proto_depIdxs,
+		EnumInfos:         file_internal_control_nodestatus_nodestatus_proto_enumTypes,
 		MessageInfos:      file_internal_control_nodestatus_nodestatus_proto_msgTypes,
 	}.Build()
 	File_internal_control_nodestatus_nodestatus_proto = out.File

@@ -24,6 +24,7 @@ const (
 	NodeStatus_Status_FullMethodName = "/tortie.nodestatus.v1.NodeStatus/Status"
 	NodeStatus_Peers_FullMethodName  = "/tortie.nodestatus.v1.NodeStatus/Peers"
 	NodeStatus_Routes_FullMethodName = "/tortie.nodestatus.v1.NodeStatus/Routes"
+	NodeStatus_Why_FullMethodName    = "/tortie.nodestatus.v1.NodeStatus/Why"
 )
 
 // NodeStatusClient is the client API for NodeStatus service.
@@ -36,6 +37,8 @@ type NodeStatusClient interface {
 	Peers(ctx context.Context, in *PeersRequest, opts ...grpc.CallOption) (*PeersResponse, error)
 	// Routes are all prefixes known to the daemon, each with the reason for it.
 	Routes(ctx context.Context, in *RoutesRequest, opts ...grpc.CallOption) (*RoutesResponse, error)
+	// Why is everything that makes the route to one prefix what it is.
+	Why(ctx context.Context, in *WhyRequest, opts ...grpc.CallOption) (*WhyResponse, error)
 }
 
 type nodeStatusClient struct {
@@ -76,6 +79,16 @@ func (c *nodeStatusClient) Routes(ctx context.Context, in *RoutesRequest, opts .
 	return out, nil
 }
 
+func (c *nodeStatusClient) Why(ctx context.Context, in *WhyRequest, opts ...grpc.CallOption) (*WhyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(WhyResponse)
+	err := c.cc.Invoke(ctx, NodeStatus_Why_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // NodeStatusServer is the server API for NodeStatus service.
 // All implementations must embed UnimplementedNodeStatusServer
 // for forward compatibility.
@@ -86,6 +99,8 @@ type NodeStatusServer interface {
 	Peers(context.Context, *PeersRequest) (*PeersResponse, error)
 	// Routes are all prefixes known to the daemon, each with the reason for it.
 	Routes(context.Context, *RoutesRequest) (*RoutesResponse, error)
+	// Why is everything that makes the route to one prefix what it is.
+	Why(context.Context, *WhyRequest) (*WhyResponse, error)
 	mustEmbedUnimplementedNodeStatusServer()
 }
 
@@ -104,6 +119,9 @@ func (UnimplementedNodeStatusServer) Peers(context.Context, *PeersRequest) (*Pee
 }
 func (UnimplementedNodeStatusServer) Routes(context.Context, *RoutesRequest) (*RoutesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Routes not implemented")
+}
+func (UnimplementedNodeStatusServer) Why(context.Context, *WhyRequest) (*WhyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Why not implemented")
 }
 func (UnimplementedNodeStatusServer) mustEmbedUnimplementedNodeStatusServer() {}
 func (UnimplementedNodeStatusServer) testEmbeddedByValue()                    {}
@@ -180,6 +198,24 @@ func _NodeStatus_Routes_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _NodeStatus_Why_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(WhyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeStatusServer).Why(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeStatus_Why_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeStatusServer).Why(ctx, req.(*WhyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // NodeStatus_ServiceDesc is the grpc.ServiceDesc for NodeStatus service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -198,6 +234,10 @@ var NodeStatus_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Routes",
 			Handler:    _NodeStatus_Routes_Handler,
+		},
+		{
+			MethodName: "Why",
+			Handler:    _NodeStatus_Why_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
