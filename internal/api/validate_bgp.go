@@ -34,19 +34,23 @@ func ParsePeerIP(s string) (netip.Addr, uint16, error) {
 // checked.
 func PeerProblems(p *v3.BGPPeer) []Problem {
 	var c checker
-	checkBGPPeer(&c, p)
+	c.peerSpec(&p.Spec)
 	return c.problems
 }
 
 // BGPProblems are the same of a BGPConfiguration.
 func BGPProblems(b *v3.BGPConfiguration) []Problem {
 	var c checker
-	checkBGPConfiguration(&c, b)
+	c.bgpSpec(b)
 	return c.problems
 }
 
 func checkBGPPeer(c *checker, p *v3.BGPPeer) {
-	s := &p.Spec
+	c.peerSpec(&p.Spec)
+	c.bfd(p.Annotations)
+}
+
+func (c *checker) peerSpec(s *v3.BGPPeerSpec) {
 	c.optionalName("spec.node", s.Node)
 	c.selector("spec.nodeSelector", s.NodeSelector)
 	c.selector("spec.peerSelector", s.PeerSelector)
@@ -65,7 +69,6 @@ func checkBGPPeer(c *checker, p *v3.BGPPeer) {
 	between(c, "spec.numAllowedLocalASNumbers", s.NumAllowedLocalASNumbers, 0, 255)
 	between(c, "spec.ttlSecurity", s.TTLSecurity, 0, 254)
 	c.names("spec.filters", s.Filters)
-	c.bfd(p.Annotations)
 	oneOfPtr(c, "spec.reversePeering", s.ReversePeering, v3.ReversePeeringAuto, v3.ReversePeeringManual)
 }
 
@@ -120,11 +123,15 @@ func (c *checker) bgpPassword(field string, p *v3.BGPPassword) {
 }
 
 func checkBGPConfiguration(c *checker, b *v3.BGPConfiguration) {
-	s := &b.Spec
 	c.bfd(b.Annotations)
 	if b.Name != "default" && b.Annotations[AnnotationBFD] != "" {
 		c.missing("metadata.annotations["+AnnotationBFD+"]", "can only be set in the BGPConfiguration named default")
 	}
+	c.bgpSpec(b)
+}
+
+func (c *checker) bgpSpec(b *v3.BGPConfiguration) {
+	s := &b.Spec
 	c.logLevel("spec.logSeverityScreen", s.LogSeverityScreen)
 	c.asn("spec.asNumber", s.ASNumber)
 	for i, block := range s.ServiceLoadBalancerIPs {
