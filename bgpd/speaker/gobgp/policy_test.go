@@ -243,8 +243,11 @@ func expected(d speaker.Desired, f speaker.Filter, learned []policy.Route, sinkA
 	candidates := []policy.Route{}
 	for _, r := range learned {
 		if out, accepted, _ := policy.Decide(f.Import, d.Links, r); accepted {
-			table[r.Prefix] = out
 			candidates = append(candidates, out)
+			if out.LocalPref == 0 { // as from a peer of another AS
+				out.LocalPref = 100
+			}
+			table[r.Prefix] = out
 		}
 	}
 	for _, e := range d.Exports {
