@@ -17,6 +17,7 @@ import (
 	"slices"
 	"sync"
 
+	"golang.org/x/sys/unix"
 	"sigs.k8s.io/knftables"
 
 	"tortie/felix/ruleset"
@@ -198,6 +199,17 @@ func (p *Ports) Check(ctx context.Context) (differences []string, err error) {
 
 const udp = "udp"
 
+// number is the protocol's (RFC 5237).
+func number(protocol string) int {
+	switch protocol {
+	case udp:
+		return unix.IPPROTO_UDP
+	case "sctp":
+		return unix.IPPROTO_SCTP
+	}
+	return unix.IPPROTO_TCP
+}
+
 // contentsOf is nil without mappings. Later owners come before earlier ones.
 func contentsOf(owners []owned) ruleset.Contents {
 	elements := map[string]map[string]string{}
@@ -210,7 +222,7 @@ func contentsOf(owners []owned) ruleset.Contents {
 	for _, o := range owners {
 		for _, m := range o.mappings {
 			v := versionOf(m.Pod)
-			key, set := fmt.Sprintf("%s . %d", m.Protocol, m.HostPort), v.anyAddress()
+			key, set := fmt.Sprintf("%d . %d", number(m.Protocol), m.HostPort), v.anyAddress()
 			if m.HostIP.IsValid() {
 				key, set = m.HostIP.String()+" . "+key, v.oneAddress()
 			}

@@ -52,7 +52,7 @@ type Chain struct {
 type Rule struct{ Text, Does string }
 
 // Contents are the elements of every set by its name, sorted, in nft's notation:
-// "10.0.0.0/8", or in a map "tcp . 80 : 10.0.0.1 . 8080". Nil: nothing of the share is
+// "10.0.0.0/8", or in a map "6 . 80 : 10.0.0.1 . 8080", protocols by their number. Nil: nothing of the share is
 // to be in the table, neither chains nor sets.
 type Contents map[string][]string
 

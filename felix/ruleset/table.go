@@ -84,7 +84,11 @@ func (s Set) normal(elements []*knftables.Element) ([]string, error) {
 	}
 	var list []string
 	for _, e := range elements {
-		text := strings.Join(e.Key, concat)
+		key := slices.Clone(e.Key)
+		for i := range key {
+			key[i] = protocolNumber(key[i])
+		}
+		text := strings.Join(key, concat)
 		if s.Map {
 			text += mapsTo + strings.Join(e.Value, concat)
 		}
@@ -92,6 +96,20 @@ func (s Set) normal(elements []*knftables.Element) ([]string, error) {
 	}
 	slices.Sort(list)
 	return list, nil
+}
+
+// protocolNumber undoes what nft makes of a protocol's number, where there is a file
+// /etc/protocols: in a container there may be none.
+func protocolNumber(key string) string {
+	switch key {
+	case "tcp":
+		return "6"
+	case "udp":
+		return "17"
+	case "sctp":
+		return "132"
+	}
+	return key
 }
 
 // nft's notation of concatenations and of the elements of maps.

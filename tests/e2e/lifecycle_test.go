@@ -270,7 +270,9 @@ func apiServerAway(t *testing.T, e *env) {
 	e.kubectl(t, "wait", "--for=condition=Ready", "nodes", "--all", "--timeout=60s")
 	after := e.ready(t, "default", "app=agent", 6, time.Minute)
 	e.matrix(t, after)
-	e.newPod(t, "after-api")
+	// After so long an absence kubelet waits up to a minute before it asks for pods again.
+	e.makePod(t, "after-api")
+	e.kubectl(t, "wait", "--for=condition=Ready", "pod/after-api", "--timeout=150s")
 	e.kubectl(t, "delete", "pod", "after-api")
 }
 

@@ -20,6 +20,7 @@ func reinstall(t *testing.T, e *env) {
 	pods := e.agents(t)
 	e.apply(t, "services.yaml")
 	e.kubectl(t, "wait", "--for=condition=Ready", "pod/local", "pod/hostnet", "--timeout=60s")
+	e.nothingMended(t)
 	overlay := e.overlay(t, "external-etcd", cluster.EtcdEndpoint())
 	e.kubectl(t, "delete", "-k", overlay, "--timeout=120s")
 	e.kubectl(t, "apply", "-k", "manifests/uninstall")
@@ -37,6 +38,18 @@ func reinstall(t *testing.T, e *env) {
 	e.settle(t, pods)
 	e.matrix(t, pods)
 	services(t, e) // host ports, too, of a pod that ran all the while
+}
+
+// nothingMended: nobody has changed what felix keeps in the kernel, so it must not take
+// anything there for changed.
+func (e *env) nothingMended(t *testing.T) {
+	t.Helper()
+	log := e.kubectl(t, "logs", "-n", "kube-system", "-l", "k8s-app=calico-node", "-c", "felix", "--tail=-1", "--prefix")
+	for line := range strings.SplitSeq(log, "\n") {
+		if strings.Contains(line, "mended") {
+			t.Errorf("felix: %s", line)
+		}
+	}
 }
 
 // leftovers is what a node still has of ours, but for the devices of pods that run
