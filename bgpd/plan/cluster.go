@@ -22,6 +22,8 @@ type cluster struct {
 	byAddr map[netip.Addr]string
 	// filters: some session has one; byDevice: one of them names a device.
 	filters, byDevice bool
+	// passwords: some session has one.
+	passwords bool
 }
 
 // node is what one has to be.
@@ -50,6 +52,7 @@ func (n node) problems() []string {
 func newCluster(in topology.Input) *cluster {
 	c := &cluster{nodes: map[string]node{}, byAddr: map[netip.Addr]string{}}
 	tunnels := slices.ContainsFunc(in.Pools, func(p *v3.IPPool) bool { return overlay.ModeOf(p.Spec) != overlay.Never })
+	in.Secrets = standIns(in)
 	var first topology.Output
 	for _, n := range in.Nodes {
 		in.Node = n.Name
@@ -66,6 +69,7 @@ func newCluster(in topology.Input) *cluster {
 		}
 		for _, p := range out.Peers {
 			c.noteFilter(p.Filter)
+			c.passwords = c.passwords || p.Password != ""
 		}
 		for _, a := range out.Addresses {
 			c.byAddr[a] = n.Name

@@ -191,8 +191,11 @@ func unknown(r Result, old, now *cluster) []string {
 	for _, addr := range slices.SortedFunc(maps.Keys(lost), compareText) {
 		out = append(out, fmt.Sprintf("what %s announces is lost with its sessions: the datastore doesn't tell what that is; calicoctl bgp routes --in on its peers does", addr))
 	}
-	if now.hasOutside() || old.hasOutside() {
+	if len(r.Lost) > 0 && (now.hasOutside() || old.hasOutside()) {
 		out = append(out, "routers outside the cluster may pass on what nodes announce: a prefix that is lost here may still come from them")
+	}
+	if now.passwords {
+		out = append(out, "whether the secrets with the passwords are there: this takes them to be; without, the peer has no session, and calicoctl bgp peers says so")
 	}
 	if old.byDevice || now.byDevice {
 		out = append(out, "which routes the filters' rules with an interface mean: devices are not in the datastore, so these rules are passed over")

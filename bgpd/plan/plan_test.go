@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	"github.com/projectcalico/api/pkg/lib/numorstring"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"tortie/bgpd/topology"
@@ -214,6 +215,56 @@ func TestPlanOfRoutersOutsideSaysWhatIsNotKnown(t *testing.T) {
 	}
 	if unknown := Compare(three(), three()).Unknown; len(unknown) != 0 {
 		t.Errorf("unknown without routers outside: %v", unknown)
+	}
+}
+
+func secret(name, key string) *v3.BGPPassword {
+	return &v3.BGPPassword{SecretKeyRef: &corev1.SecretKeySelector{LocalObjectReference: corev1.LocalObjectReference{Name: name}, Key: key}}
+}
+
+func TestPasswordsAreTakenToBeThere(t *testing.T) {
+	long := strings.Repeat("x", 253)
+	with := func(password *v3.BGPPassword) topology.Input {
+		in := three()
+		in.Configs = mesh(true)
+		in.Configs[0].Spec.NodeMeshPassword = password
+		return in
+	}
+	off := three()
+	off.Configs = mesh(false)
+	tor := three()
+	tor.Peers = []*v3.BGPPeer{peerOf("tor", v3.BGPPeerSpec{Node: "a", PeerIP: "10.0.0.254", ASNumber: 64999, Password: secret("bgp", "tor")})}
+	const resets = "reset a-b: password changes\nreset a-c: password changes\nreset b-c: password changes"
+	for _, c := range []struct {
+		name          string
+		before, after topology.Input
+		want          string
+		unknown       bool
+	}{
+		{"a password for the mesh resets its sessions", three(), with(secret("bgp", "mesh")), resets, true},
+		{"another key is another password", with(secret("bgp", "mesh")), with(secret("bgp", "new")), resets, true},
+		{"a secret of the longest name", three(), with(secret(long, long)), resets, true},
+		{"none any more", with(secret("bgp", "mesh")), three(), resets, false},
+		{"a peer with one", three(), tor, "added a-tor: BGPPeer tor\ngained 10.65.1.0/26 of a by 10.0.0.254", true},
+		{"the mesh with one goes", with(secret("bgp", "mesh")), off, lines(Compare(three(), off)), false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := Compare(c.before, c.after)
+			if diff := cmp.Diff(c.want, lines(r)); diff != "" {
+				t.Error(diff)
+			}
+			if got := strings.Contains(strings.Join(r.Unknown, "\n"), "passwords"); got != c.unknown {
+				t.Errorf("says that passwords are not known: %v, want %v: %q", got, c.unknown, r.Unknown)
+			}
+		})
+	}
+}
+
+func TestPlanSpeaksOfLostPrefixesOnlyWhereSomeAre(t *testing.T) {
+	after := three()
+	after.Peers = []*v3.BGPPeer{peerOf("tor", v3.BGPPeerSpec{PeerIP: "10.0.0.254", ASNumber: 64999})}
+	if unknown := Compare(three(), after).Unknown; len(unknown) != 0 {
+		t.Errorf("unknown when nothing is lost: %q", unknown)
 	}
 }
 

@@ -91,7 +91,7 @@ func readSmall(path string) (string, error) {
 type Nowhere struct{}
 
 // Follow implements Source.
-func (Nowhere) Follow(ctx context.Context, _ string, tell func(topology.Secret)) {
-	tell(topology.Secret{Problem: "this is no pod of a cluster: set BGPD_PASSWORD_DIR to a folder with a file <secret>/<key>, or KUBECONFIG"})
+func (Nowhere) Follow(ctx context.Context, name string, tell func(topology.Secret)) {
+	tell(topology.Secret{Problem: fmt.Sprintf("secret %s: this is no pod of a cluster: set BGPD_PASSWORD_DIR to a folder with a file %s/<key>, or KUBECONFIG", name, name)})
 	<-ctx.Done()
 }

@@ -113,7 +113,7 @@ func TestNobodySaysWherePasswordsAre(t *testing.T) {
 		following(t, Nowhere{}, func(f *Follower, h *heard) {
 			f.Want([]string{"bgp"})
 			pass(0)
-			if p := h.of("bgp").Problem; !strings.Contains(p, "set BGPD_PASSWORD_DIR") {
+			if p := h.of("bgp").Problem; !strings.Contains(p, "set BGPD_PASSWORD_DIR to a folder with a file bgp/<key>") {
 				t.Errorf("problem %q", p)
 			}
 		})

@@ -167,6 +167,7 @@ func (a *app) printPlan(format string, r plan.Result) error {
 	for _, x := range r.Routes {
 		routes = append(routes, []string{x.Node, x.Prefix, dash(x.Before), dash(x.After)})
 	}
+	between := ""
 	for _, part := range []struct {
 		name string
 		rows [][]string
@@ -180,11 +181,17 @@ func (a *app) printPlan(format string, r plan.Result) error {
 		{"New problems", problems(r.Problems)},
 		{"Problems solved", problems(r.Solved)},
 	} {
+		if len(part.rows) == 1 {
+			continue
+		}
+		a.printf("%s", between)
+		between = "\n"
 		if err := a.printPlanPart(part.name, part.rows); err != nil {
 			return err
 		}
 	}
-	if !r.Empty() {
+	if !r.Empty() && len(r.Unknown) > 0 {
+		a.println()
 		for _, line := range r.Unknown {
 			a.printf("Not known: %s.\n", oneLine(strings.TrimSuffix(line, ".")))
 		}
@@ -194,9 +201,6 @@ func (a *app) printPlan(format string, r plan.Result) error {
 
 func (a *app) printPlanPart(name string, rows [][]string) error {
 	count := len(rows) - 1
-	if count == 0 {
-		return nil
-	}
 	a.printf("%s: %d\n", name, count)
 	if count > planRows {
 		rows = rows[:planRows+1]
@@ -207,6 +211,5 @@ func (a *app) printPlanPart(name string, rows [][]string) error {
 	if count > planRows {
 		a.printf("… and %d more; -o json has them all\n", count-planRows)
 	}
-	a.println()
 	return nil
 }

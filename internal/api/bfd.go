@@ -2,6 +2,7 @@ package api
 
 import (
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -53,7 +54,7 @@ func ParseBFD(s string) (BFD, error) {
 	}
 	interval, multiplier, found := strings.Cut(s, "x")
 	d, err := time.ParseDuration(strings.TrimSpace(interval))
-	m, merr := strconv.ParseUint(strings.TrimSpace(multiplier), 10, 8)
+	m, merr := strconv.ParseUint(strings.TrimSpace(multiplier), 10, 32)
 	switch {
 	case !found || err != nil || merr != nil:
 		return BFD{}, fmt.Errorf(`want on, off, or an interval and a multiplier as in "300ms x 3"`)
@@ -61,8 +62,8 @@ func ParseBFD(s string) (BFD, error) {
 		return BFD{}, fmt.Errorf("interval %s: want %s to %s", d, minBFDInterval, maxBFDInterval)
 	case d%time.Microsecond != 0:
 		return BFD{}, fmt.Errorf("interval %s: want whole microseconds", d)
-	case m < minBFDMultiplier:
-		return BFD{}, fmt.Errorf("multiplier %d: want %d to 255", m, minBFDMultiplier)
+	case m < minBFDMultiplier || m > math.MaxUint8:
+		return BFD{}, fmt.Errorf("multiplier %d: want %d to %d", m, minBFDMultiplier, math.MaxUint8)
 	}
 	return BFD{Interval: d, Multiplier: uint8(m)}, nil
 }

@@ -27,7 +27,7 @@ func TestBFDAnnotation(t *testing.T) {
 		{"300 x 3", api.BFD{}, want},
 		{"300ms", api.BFD{}, want},
 		{"300ms x three", api.BFD{}, want},
-		{"300ms x 256", api.BFD{}, want},
+		{"300ms x 256", api.BFD{}, "multiplier 256: want 2 to 255"},
 		{"49ms x 3", api.BFD{}, "interval 49ms: want 50ms to 1m0s"},
 		{"61s x 3", api.BFD{}, "interval 1m1s: want 50ms to 1m0s"},
 		{"300.0001ms x 3", api.BFD{}, "interval 300.0001ms: want whole microseconds"},
