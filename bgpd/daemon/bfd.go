@@ -42,6 +42,7 @@ func (e *engine) detect(ctx context.Context) {
 		}
 		if err := e.speaker.Reset(ctx, f.peer.Address); err != nil {
 			e.log.Error("BGP session of a dead neighbour can't be ended", "peer", f.peer.Address, "err", err)
+			e.speakerErr = err // the peer may be gone from the speaker: it is told again
 		}
 	}
 }

@@ -98,6 +98,21 @@ func (e *events) hold(addr netip.Addr, restartTime time.Duration) {
 	e.signal()
 }
 
+// reset ends what is kept of a peer that restarts, whose session is made anew. Of one
+// that is up GoBGP tells the end.
+func (e *events) reset(addr netip.Addr) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s, ok := e.sessions[addr]
+	if !ok || s.Established || !s.Restarting {
+		return
+	}
+	s.Restarting, s.RestartTime = false, 0
+	e.sessions[addr] = s
+	e.pending.Peers[addr] = s.Session
+	e.signal()
+}
+
 // forget ends a peer that is no longer configured.
 func (e *events) forget(addr netip.Addr) {
 	e.mu.Lock()
