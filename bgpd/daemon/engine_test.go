@@ -34,7 +34,9 @@ type table struct {
 	paths   []speaker.Path
 	states  []speaker.PeerState
 	resets  []netip.Addr
-	in, out map[netip.Addr][]speaker.Path
+	// resetErr is what Reset fails with.
+	resetErr error
+	in, out  map[netip.Addr][]speaker.Path
 }
 
 func (s *table) AdjIn(_ context.Context, peer netip.Addr, prefix netip.Prefix) ([]speaker.Path, error) {
@@ -67,7 +69,7 @@ func (s *table) Close() error             { return nil }
 
 func (s *table) Reset(_ context.Context, peer netip.Addr) error {
 	s.resets = append(s.resets, peer)
-	return nil
+	return s.resetErr
 }
 
 func (s *table) Peers(context.Context) ([]speaker.PeerState, error) { return s.states, nil }

@@ -16,7 +16,7 @@ import (
 // is over. So the FIB goes by its own rule: a route stays until the peer's
 // End-of-RIB, or the end of the restart time.
 type keep struct {
-	until map[netip.Addr]time.Time // the restarting peers
+	until map[netip.Addr]time.Time        // the restarting peers
 	kept  map[netip.Prefix][]speaker.Path // by the paths kept
 }
 
