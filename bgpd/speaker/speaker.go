@@ -132,6 +132,17 @@ const (
 	NextHopKeep
 )
 
+// String is the mode as a BGPPeer has it, in lower case.
+func (m NextHopMode) String() string {
+	switch m {
+	case NextHopSelf:
+		return "self"
+	case NextHopKeep:
+		return "keep"
+	}
+	return "auto"
+}
+
 // MaxPassword is how many bytes of a password the kernel takes.
 const MaxPassword = 80
 
