@@ -33,6 +33,7 @@ type table struct {
 	desired speaker.Desired
 	paths   []speaker.Path
 	states  []speaker.PeerState
+	waiting speaker.Changes // for Take
 	resets  []netip.Addr
 	// resetErr is what Reset fails with.
 	resetErr error
@@ -64,8 +65,12 @@ func (s *table) Apply(_ context.Context, d speaker.Desired) error {
 }
 
 func (s *table) Changed() <-chan struct{} { return nil }
-func (s *table) Take() speaker.Changes    { return speaker.Changes{} }
 func (s *table) Close() error             { return nil }
+
+func (s *table) Take() speaker.Changes {
+	defer func() { s.waiting = speaker.Changes{} }()
+	return s.waiting
+}
 
 func (s *table) Reset(_ context.Context, peer netip.Addr) error {
 	s.resets = append(s.resets, peer)

@@ -384,3 +384,28 @@ func TestPeerThatCouldNotBeResetIsToldAgain(t *testing.T) {
 		t.Errorf("the speaker was told %+v; problems %v", b.s.desired, b.e.problems())
 	}
 }
+
+// TestNewsOfBeforeAFailureIsNoSignOfLife: an End-of-RIB that waits when BFD fails.
+func TestNewsOfBeforeAFailureIsNoSignOfLife(t *testing.T) {
+	b := newBench(t)
+	s := &sensor{}
+	b.e.detector = s
+	b.take(topology.Input{
+		Nodes: []*api.Node{node("node1", "10.1.1.11/24"), node("node2", "10.1.1.12/24")},
+		Configs: []*v3.BGPConfiguration{{ObjectMeta: metav1.ObjectMeta{
+			Name: "default", Annotations: map[string]string{api.AnnotationBFD: "on"},
+		}}},
+	})
+	news := speaker.Changes{Peers: map[netip.Addr]speaker.Session{neighbour: established}}
+	b.e.learn(t.Context(), news)
+	st := bfd.Status{}
+	for _, change := range []func(*bfd.Status){isUp, isSilent} {
+		change(&st)
+		s.status, b.s.waiting = map[netip.Addr]bfd.Status{neighbour: st}, news
+		b.e.detect(t.Context())
+	}
+	b.e.learn(t.Context(), b.s.Take())
+	if b.e.live.dead()[neighbour] == "" {
+		t.Error("the neighbour is taken to be alive")
+	}
+}

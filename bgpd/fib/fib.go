@@ -148,7 +148,7 @@ func (f *FIB) Update(c speaker.Changes, now time.Time) {
 	for addr, s := range c.Peers {
 		f.restart.session(addr, s, now)
 		f.keep.lost(addr, s, now)
-		f.peerLost(addr, !s.Established && !s.Restarting && !s.Removed)
+		f.peerLost(addr, s.Established && c.Lost[addr] || !s.Established && !s.Restarting && !s.Removed)
 	}
 	for prefix, path := range c.Best {
 		f.setBest(prefix, path)

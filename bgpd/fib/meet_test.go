@@ -128,3 +128,18 @@ func TestTakenPlaceOfTheWayToAPeerIsNoPath(t *testing.T) {
 		t.Errorf("entries %v", got)
 	}
 }
+
+// TestPeerThatWasUpAndIsLostIsLost, though both are told at once.
+func TestPeerThatWasUpAndIsLostIsLost(t *testing.T) {
+	fx, _ := twoLinks(t)
+	fx.f.Update(ecmp("10.65.2.0/26", near, side), start)
+	fx.apply(start)
+	c := session(near, eor)
+	c.Lost = map[netip.Addr]bool{near: true}
+	fx.f.Update(c, start)
+	fx.apply(start)
+	fx.ways("10.65.2.0/26: 10.1.3.13")
+	fx.f.Update(session(near, up), start)
+	fx.apply(start)
+	fx.ways("10.65.2.0/26: 10.1.1.12 10.1.3.13")
+}

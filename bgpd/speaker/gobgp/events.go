@@ -138,7 +138,8 @@ func (e *events) best(paths []*speaker.Path, prefixes []netip.Prefix) {
 func (e *events) lost(addr netip.Addr) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if s, ok := e.sessions[addr]; ok {
+	// One that is held is known to be over: its peer's next hops stay good.
+	if s, ok := e.sessions[addr]; ok && s.Established {
 		s.lost = true
 		e.sessions[addr] = s
 		e.pending.Lost[addr] = true
@@ -186,6 +187,9 @@ func (e *events) state(addr netip.Addr, state speaker.State, gr gracefulness) {
 	}
 	if now.Established {
 		e.causes.clear(addr)
+		if old.lost {
+			delete(e.pending.Lost, addr)
+		}
 		if old.Established && !old.lost { // no transition: keep what the peer has said
 			now.Session, now.since = old.Session, old.since
 		}
