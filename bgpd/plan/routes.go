@@ -34,18 +34,8 @@ func (c *cluster) spread() spread {
 	}
 	for _, origin := range c.names {
 		for _, family := range []func(netip.Addr) bool{netip.Addr.Is4, netip.Addr.Is6} {
-			exports := c.nodes[origin].announces(family)
-			// Without filters all of them go the same ways.
-			ways := exports
-			if !c.filters && len(exports) > 0 {
-				ways = exports[:1]
-			}
-			for i, way := range ways {
-				along := exports
-				if c.filters {
-					along = exports[i : i+1]
-				}
-				for _, h := range c.flood(origin, family, way) {
+			for _, along := range c.alike(c.nodes[origin].announces(family)) {
+				for _, h := range c.flood(origin, family, along[0]) {
 					for _, e := range along {
 						c.arrive(s, scopes, origin, e.Prefix, h)
 					}
@@ -54,6 +44,14 @@ func (c *cluster) spread() spread {
 		}
 	}
 	return s
+}
+
+// alike puts together what goes the same ways: without filters all of it does.
+func (c *cluster) alike(exports []topology.Export) [][]topology.Export {
+	if !c.filters && len(exports) > 0 {
+		return [][]topology.Export{exports}
+	}
+	return slices.Collect(slices.Chunk(exports, 1))
 }
 
 func (n node) announces(family func(netip.Addr) bool) []topology.Export {

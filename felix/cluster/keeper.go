@@ -136,7 +136,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 	for {
 		err := k.work(ctx)
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // it failed because all ends
 		}
 		away := errors.Is(err, datastore.ErrUnavailable)
 		wait, wake := k.untilNext(pause, away), k.wake
@@ -271,7 +271,7 @@ func (k *Keeper) sayLeftOut(key api.Key, container string, pod *corev1.Pod) {
 	k.mu.Unlock()
 	if !said || before != container {
 		k.log.Warn("a pod has more ports than its endpoint has room for: policies don't know the last of them by name; name fewer",
-			"pod", pod.Namespace+"/"+pod.Name, "left_out", n)
+			"pod", pod.Namespace+"/"+pod.Name, "left-out", n)
 	}
 }
 

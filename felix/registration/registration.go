@@ -336,7 +336,7 @@ func (r *Registrar) tellOfDifference(wanted, stored *v3.IPPool) {
 		return
 	}
 	r.told = wanted.Spec.CIDR
-	r.cfg.Log.Warn("the pool stays as it is: the settings are for its making; change it with calicoctl", "pool", stored.Name, "cidr", stored.Spec.CIDR, "vxlanMode", is, "asked", asked)
+	r.cfg.Log.Warn("the pool stays as it is: the settings are for its making; change it with calicoctl", "pool", stored.Name, "cidr", stored.Spec.CIDR, "vxlan-mode", is, "asked", asked)
 }
 
 func isIPv6(cidr string) bool {

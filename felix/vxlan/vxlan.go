@@ -340,11 +340,13 @@ func (r *run) ensureFDB(peers []overlay.End) error {
 	for _, p := range peers {
 		want[kernel.MAC(p.MAC)] = p.Address.Addr()
 	}
-	return settle(r, "fdb entry", want, have,
-		func(mac kernel.MAC) kernel.Change {
+	return settle(r, table[kernel.MAC, netip.Addr]{
+		what: "fdb entry", want: want, have: have,
+		set: func(mac kernel.MAC) kernel.Change {
 			return kernel.FDBEntry{Link: r.link.Index, MAC: mac, Remote: want[mac]}
 		},
-		func(mac kernel.MAC) error { return r.cfg.Kernel.DeleteFDB(r.link.Index, mac) })
+		remove: func(mac kernel.MAC) error { return r.cfg.Kernel.DeleteFDB(r.link.Index, mac) },
+	})
 }
 
 // ensureNeighbours says which node has which tunnel address. Permanent entries are
@@ -361,11 +363,13 @@ func (r *run) ensureNeighbours(peers []overlay.End) error {
 	for _, p := range peers {
 		want[p.Tunnel] = kernel.MAC(p.MAC)
 	}
-	return settle(r, "neighbour", want, have,
-		func(ip netip.Addr) kernel.Change {
+	return settle(r, table[netip.Addr, kernel.MAC]{
+		what: "neighbour", want: want, have: have,
+		set: func(ip netip.Addr) kernel.Change {
 			return kernel.Neighbour{Link: r.link.Index, IP: ip, MAC: want[ip]}
 		},
-		func(ip netip.Addr) error { return r.cfg.Kernel.DeleteNeighbour(r.link.Index, ip) })
+		remove: func(ip netip.Addr) error { return r.cfg.Kernel.DeleteNeighbour(r.link.Index, ip) },
+	})
 }
 
 // key is what a table of the device is kept by.
@@ -374,18 +378,26 @@ type key interface {
 	fmt.Stringer
 }
 
-// settle makes a table of the device what it should be: what is missing or other in
-// one go, what is too much one by one.
-func settle[K key, V comparable](r *run, what string, want, have map[K]V, set func(K) kernel.Change, remove func(K) error) error {
-	missing, extra := difference(want, have)
+// table is one of the device's.
+type table[K key, V comparable] struct {
+	what       string // one of its entries
+	want, have map[K]V
+	set        func(K) kernel.Change
+	remove     func(K) error
+}
+
+// settle makes a table what it should be: what is missing or other in one go, what is
+// too much one by one.
+func settle[K key, V comparable](r *run, t table[K, V]) error {
+	missing, extra := difference(t.want, t.have)
 	changes := make([]kernel.Change, 0, len(missing))
 	for _, k := range missing {
-		changes = append(changes, set(k))
+		changes = append(changes, t.set(k))
 	}
 	var errs []error
 	for _, k := range extra {
-		r.did("no %s %s", what, k)
-		errs = append(errs, remove(k))
+		r.did("no %s %s", t.what, k)
+		errs = append(errs, t.remove(k))
 	}
 	return errors.Join(append(errs, r.change(changes))...)
 }

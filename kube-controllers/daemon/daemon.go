@@ -108,7 +108,7 @@ func RunOn(ctx context.Context, c Cluster) error {
 	})
 	g.Go(func() error {
 		if p.cluster.WaitForSync(ctx) {
-			c.Log.Info("Kubernetes has been read")
+			c.Log.Info("all of Kubernetes has been read")
 		}
 		return nil
 	})

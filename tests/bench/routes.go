@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"time"
 
 	"github.com/jedib0t/go-pretty/v6/table"
 
@@ -36,16 +35,14 @@ func routesOfOnePeer(ctx context.Context, w io.Writer) error {
 		}
 	}
 	t := table.NewWriter()
-	t.SetTitle(fmt.Sprintf("%d routes of one BGP peer into the kernel, and out of it; the least of %d, ms", routeCount, routeRounds))
+	t.SetTitle(fmt.Sprintf("%d routes of one BGP peer into the kernel, and out of it, ms: median of %d (10th–90th percentile)", routeCount, routeRounds))
 	t.AppendHeader(table.Row{"WHAT", "BGPD", "BIRD 2", "RATIO", "TARGET"})
-	for _, r := range []struct {
-		what, target string
-		got          [2]sample
-	}{
-		{"announced → all in the kernel", "≤ 1.5", wall}, {"… processor time", "", cpu}, {"withdrawn → all gone", "", withdrawn},
+	for _, r := range []row{
+		{what: "announced → all in the kernel", ours: wall[0], theirs: wall[1], target: "≤ 1.5"},
+		{what: "… processor time", ours: cpu[0], theirs: cpu[1]},
+		{what: "withdrawn → all gone", ours: withdrawn[0], theirs: withdrawn[1]},
 	} {
-		ours, theirs := r.got[0].at(0), r.got[1].at(0)
-		t.AppendRow(table.Row{r.what, ms(ours), ms(theirs), fmt.Sprintf("%.2f", float64(ours)/float64(max(theirs, time.Microsecond))), r.target})
+		t.AppendRow(table.Row{r.what, r.ours, r.theirs, r.ratio(), r.target})
 	}
 	t.AppendRow(table.Row{"memory at its peak, MB", peak[0] >> 20, peak[1] >> 20, fmt.Sprintf("%.1f", float64(peak[0])/float64(max(peak[1], 1))), ""})
 	fmt.Fprintln(w, t.Render())

@@ -78,7 +78,8 @@ func (b *builder) build(ctx context.Context, program string) error {
 // kubernetesFlags are the same for all programs: otherwise each would compile
 // everything anew.
 func kubernetesFlags() []string {
-	ld := "-s -w"
+	var ld strings.Builder
+	ld.WriteString("-s -w")
 	for _, pkg := range []string{"k8s.io/component-base/version", "k8s.io/client-go/pkg/version"} {
 		for _, v := range [][2]string{
 			{"gitVersion", "v" + Version},
@@ -88,10 +89,10 @@ func kubernetesFlags() []string {
 			{"gitTreeState", "clean"},
 			{"buildDate", "2026-01-01T00:00:00Z"},
 		} {
-			ld += fmt.Sprintf(" -X %s.%s=%s", pkg, v[0], v[1])
+			fmt.Fprintf(&ld, " -X %s.%s=%s", pkg, v[0], v[1])
 		}
 	}
-	return []string{"-tags", "notest,grpcnotrace", "-ldflags", ld}
+	return []string{"-tags", "notest,grpcnotrace", "-ldflags", ld.String()}
 }
 
 // module is one that exists only to build something out of others.

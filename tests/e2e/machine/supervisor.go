@@ -186,7 +186,7 @@ func (s *supervisor) serve(path string) error {
 	for {
 		conn, err := l.Accept()
 		if s.ctx.Err() != nil {
-			return nil //nolint:nilerr // closed because it ends
+			return nil
 		}
 		if err != nil {
 			return err

@@ -65,7 +65,7 @@ func serve(ctx context.Context, s server) error {
 			}
 			return err
 		}
-		go handle(conn, streams)
+		go handle(ctx, conn, streams)
 	}
 }
 
@@ -138,19 +138,19 @@ func addrOf(a net.Addr) netip.Addr {
 }
 
 // handle carries out one request of the lab.
-func handle(conn net.Conn, streams *streams) {
+func handle(ctx context.Context, conn net.Conn, streams *streams) {
 	defer conn.Close()
 	var req agentwire.Request
 	var resp agentwire.Response
 	if err := json.NewDecoder(conn).Decode(&req); err != nil {
 		resp.Err = "request: " + err.Error()
 	} else {
-		resp = do(req, streams)
+		resp = do(ctx, req, streams)
 	}
 	_ = json.NewEncoder(conn).Encode(resp)
 }
 
-func do(req agentwire.Request, streams *streams) agentwire.Response {
+func do(ctx context.Context, req agentwire.Request, streams *streams) agentwire.Response {
 	var resp agentwire.Response
 	switch {
 	case req.StartStream != nil:
@@ -164,7 +164,7 @@ func do(req agentwire.Request, streams *streams) agentwire.Response {
 		}
 		resp.Stream = report
 	case req.Lookup != "":
-		ctx, cancel := context.WithTimeout(context.Background(), lookupTimeout)
+		ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 		defer cancel()
 		addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", req.Lookup)
 		if err != nil {

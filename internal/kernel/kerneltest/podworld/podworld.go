@@ -13,14 +13,20 @@ import (
 	"tortie/internal/kernel/kerneltest"
 )
 
-// The addresses of the little world: two pods behind a node, and a host Outside
+// The addresses of the little world: two pods behind a node, and a host outside
 // that knows the way to the node and to the pods.
 const (
-	PodA, PodB         = "10.65.0.2", "10.66.0.2"
-	PodA6, PodB6       = "fd00:65::2", "fd00:66::2"
-	NodeOut, Outside   = "192.0.2.1", "192.0.2.2"
-	NodeOut6, Outside6 = "2001:db8::1", "2001:db8::2"
-	Node2, Node26      = "192.0.2.3", "2001:db8::3" // another node of the cluster, in the namespace Outside
+	PodA     = "10.65.0.2"
+	PodA6    = "fd00:65::2"
+	PodB     = "10.66.0.2"
+	PodB6    = "fd00:66::2"
+	NodeOut  = "192.0.2.1" // the node's, towards the outside
+	NodeOut6 = "2001:db8::1"
+	Outside  = "192.0.2.2"
+	Outside6 = "2001:db8::2"
+	Node2    = "192.0.2.3" // another node of the cluster, in the namespace Outside
+	Node26   = "2001:db8::3"
+
 	gateway4, gateway6 = "169.254.1.1", "fe80::ecee:eeff:feee:eeee"
 )
 
@@ -44,8 +50,8 @@ func New(t *testing.T) World {
 		// No wait for the link-local addresses that neighbours are asked from.
 		{Name: "ipv6/conf/default/accept_dad", Value: "0"},
 	}))
-	w.wirePod(t, node, "cali0", w.PodA, PodA, PodA6)
-	w.wirePod(t, node, "cali1", w.PodB, PodB, PodB6)
+	wirePod(t, node, pod{"cali0", w.PodA, PodA, PodA6})
+	wirePod(t, node, pod{"cali1", w.PodB, PodB, PodB6})
 
 	out := kerneltest.Open(t, w.Outside)
 	Check(t, out.SetSysctl("ipv6/conf/default/accept_dad", "0"))
@@ -67,28 +73,35 @@ func New(t *testing.T) World {
 	return w
 }
 
+// pod is one to be wired.
+type pod struct {
+	host     string // the node's end
+	ns       *kernel.Netns
+	ip4, ip6 string
+}
+
 // wirePod does by hand what felix does for a pod.
-func (w World) wirePod(t *testing.T, node *kernel.Handle, name string, ns *kernel.Netns, ip4, ip6 string) {
+func wirePod(t *testing.T, node *kernel.Handle, p pod) {
 	t.Helper()
 	mac := kernel.MAC{0xee, 0xee, 0xee, 0xee, 0xee, 0xee}
-	host, err := node.CreateVeth(kernel.VethSpec{Host: name, HostMAC: mac, Peer: "eth0", PeerNetns: ns})
+	host, err := node.CreateVeth(kernel.VethSpec{Host: p.host, HostMAC: mac, Peer: "eth0", PeerNetns: p.ns})
 	Check(t, err)
-	pod := kerneltest.Open(t, ns)
+	inside := kerneltest.Open(t, p.ns)
 	eth0 := host.PeerIndex
-	peer, err := pod.LinkByIndex(eth0)
+	peer, err := inside.LinkByIndex(eth0)
 	Check(t, err)
-	Check(t, pod.SetUp(eth0))
-	for _, ip := range []string{ip4, ip6} {
+	Check(t, inside.SetUp(eth0))
+	for _, ip := range []string{p.ip4, p.ip6} {
 		addr := netip.MustParseAddr(ip)
-		Check(t, pod.AddAddress(eth0, netip.PrefixFrom(addr, addr.BitLen())))
+		Check(t, inside.AddAddress(eth0, netip.PrefixFrom(addr, addr.BitLen())))
 		Check(t, node.AddRoute(kernel.Route{
 			Dst: netip.PrefixFrom(addr, addr.BitLen()), Protocol: kernel.ProtocolFelix, Link: host.Index,
 		}))
 		Check(t, node.SetNeighbour(kernel.Neighbour{Link: host.Index, IP: addr, MAC: peer.MAC}))
 	}
 	for gw, dst := range map[string]string{gateway4: "0.0.0.0/0", gateway6: "::/0"} {
-		Check(t, pod.SetNeighbour(kernel.Neighbour{Link: eth0, IP: netip.MustParseAddr(gw), MAC: mac}))
-		Check(t, pod.AddRoute(kernel.Route{
+		Check(t, inside.SetNeighbour(kernel.Neighbour{Link: eth0, IP: netip.MustParseAddr(gw), MAC: mac}))
+		Check(t, inside.AddRoute(kernel.Route{
 			Dst: netip.MustParsePrefix(dst), Protocol: kernel.ProtocolBoot, Link: eth0,
 			Gateway: netip.MustParseAddr(gw), OnLink: true,
 		}))
