@@ -356,10 +356,9 @@ func TestDeadNeighbourIsNoNextHopWhoeverAnnouncedIt(t *testing.T) {
 	}
 }
 
-// TestPeerThatCouldNotBeResetIsToldAgain: the speaker may have lost it on the way.
-func TestPeerThatCouldNotBeResetIsToldAgain(t *testing.T) {
-	b := newBench(t)
-	s := &sensor{}
+// sensed is a node with a neighbour and BFD.
+func sensed(t *testing.T) (*bench, *sensor) {
+	b, s := newBench(t), &sensor{}
 	b.e.detector = s
 	b.take(topology.Input{
 		Nodes: []*api.Node{node("node1", "10.1.1.11/24"), node("node2", "10.1.1.12/24")},
@@ -367,6 +366,12 @@ func TestPeerThatCouldNotBeResetIsToldAgain(t *testing.T) {
 			Name: "default", Annotations: map[string]string{api.AnnotationBFD: "on"},
 		}}},
 	})
+	return b, s
+}
+
+// TestPeerThatCouldNotBeResetIsToldAgain: the speaker may have lost it on the way.
+func TestPeerThatCouldNotBeResetIsToldAgain(t *testing.T) {
+	b, s := sensed(t)
 	b.e.learn(t.Context(), speaker.Changes{Peers: map[netip.Addr]speaker.Session{neighbour: established}})
 	st := bfd.Status{}
 	for _, change := range []func(*bfd.Status){isUp, isSilent} {
@@ -387,15 +392,7 @@ func TestPeerThatCouldNotBeResetIsToldAgain(t *testing.T) {
 
 // TestNewsOfBeforeAFailureIsNoSignOfLife: an End-of-RIB that waits when BFD fails.
 func TestNewsOfBeforeAFailureIsNoSignOfLife(t *testing.T) {
-	b := newBench(t)
-	s := &sensor{}
-	b.e.detector = s
-	b.take(topology.Input{
-		Nodes: []*api.Node{node("node1", "10.1.1.11/24"), node("node2", "10.1.1.12/24")},
-		Configs: []*v3.BGPConfiguration{{ObjectMeta: metav1.ObjectMeta{
-			Name: "default", Annotations: map[string]string{api.AnnotationBFD: "on"},
-		}}},
-	})
+	b, s := sensed(t)
 	news := speaker.Changes{Peers: map[netip.Addr]speaker.Session{neighbour: established}}
 	b.e.learn(t.Context(), news)
 	st := bfd.Status{}
