@@ -1,6 +1,7 @@
 package gobgp_test
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -64,6 +65,9 @@ func TestPeerThatCouldNotBeChangedIsAddedAgain(t *testing.T) {
 		t.Fatalf("error %v: want one of the change", err)
 	}
 	av.until(t, "the session to be over", func() bool { return av.peers[addr("127.0.0.2")].Removed })
+	if paths, err := a.AdjIn(t.Context(), addr("127.0.0.2"), netip.Prefix{}); err != nil || len(paths) > 0 {
+		t.Errorf("received from it: %v, %v; want nothing", paths, err)
+	}
 	da.Peers[0] = good
 	apply(t, a, da)
 	av.until(t, "session again", av.established("127.0.0.2"))
