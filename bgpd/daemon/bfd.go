@@ -29,6 +29,11 @@ func (e *engine) watch() {
 // before BGP is told: its session may take long to end when a peer takes nothing
 // any more.
 func (e *engine) detect(ctx context.Context) {
+	// What the speaker has told is of the time before: it must not pass for a sign of life
+	// after a failure.
+	if c := e.speaker.Take(); !c.Empty() {
+		e.learn(ctx, c)
+	}
 	failures := e.live.detect(e.detector.Status(), e.now())
 	e.fib.SetDead(e.live.dead())
 	if len(failures) == 0 {
@@ -42,6 +47,7 @@ func (e *engine) detect(ctx context.Context) {
 		}
 		if err := e.speaker.Reset(ctx, f.peer.Address); err != nil {
 			e.log.Error("BGP session of a dead neighbour can't be ended", "peer", f.peer.Address, "err", err)
+			e.speakerErr = err // the peer may be gone from the speaker: it is told again
 		}
 	}
 }

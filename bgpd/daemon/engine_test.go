@@ -33,8 +33,11 @@ type table struct {
 	desired speaker.Desired
 	paths   []speaker.Path
 	states  []speaker.PeerState
+	waiting speaker.Changes // for Take
 	resets  []netip.Addr
-	in, out map[netip.Addr][]speaker.Path
+	// resetErr is what Reset fails with.
+	resetErr error
+	in, out  map[netip.Addr][]speaker.Path
 }
 
 func (s *table) AdjIn(_ context.Context, peer netip.Addr, prefix netip.Prefix) ([]speaker.Path, error) {
@@ -62,12 +65,16 @@ func (s *table) Apply(_ context.Context, d speaker.Desired) error {
 }
 
 func (s *table) Changed() <-chan struct{} { return nil }
-func (s *table) Take() speaker.Changes    { return speaker.Changes{} }
 func (s *table) Close() error             { return nil }
+
+func (s *table) Take() speaker.Changes {
+	defer func() { s.waiting = speaker.Changes{} }()
+	return s.waiting
+}
 
 func (s *table) Reset(_ context.Context, peer netip.Addr) error {
 	s.resets = append(s.resets, peer)
-	return nil
+	return s.resetErr
 }
 
 func (s *table) Peers(context.Context) ([]speaker.PeerState, error) { return s.states, nil }

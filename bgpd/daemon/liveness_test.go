@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"strings"
 	"testing"
@@ -352,5 +353,56 @@ func TestDeadNeighbourIsNoNextHopWhoeverAnnouncedIt(t *testing.T) {
 	b.e.apply(t.Context())
 	if n := installed(); n != 2 {
 		t.Errorf("%d routes when it is back", n)
+	}
+}
+
+// sensed is a node with a neighbour and BFD.
+func sensed(t *testing.T) (*bench, *sensor) {
+	b, s := newBench(t), &sensor{}
+	b.e.detector = s
+	b.take(topology.Input{
+		Nodes: []*api.Node{node("node1", "10.1.1.11/24"), node("node2", "10.1.1.12/24")},
+		Configs: []*v3.BGPConfiguration{{ObjectMeta: metav1.ObjectMeta{
+			Name: "default", Annotations: map[string]string{api.AnnotationBFD: "on"},
+		}}},
+	})
+	return b, s
+}
+
+// TestPeerThatCouldNotBeResetIsToldAgain: the speaker may have lost it on the way.
+func TestPeerThatCouldNotBeResetIsToldAgain(t *testing.T) {
+	b, s := sensed(t)
+	b.e.learn(t.Context(), speaker.Changes{Peers: map[netip.Addr]speaker.Session{neighbour: established}})
+	st := bfd.Status{}
+	for _, change := range []func(*bfd.Status){isUp, isSilent} {
+		change(&st)
+		s.status = map[netip.Addr]bfd.Status{neighbour: st}
+		b.s.resetErr = errors.New("no peer any more")
+		b.e.detect(t.Context())
+	}
+	if got := strings.Join(b.e.problems(), "\n"); !strings.Contains(got, "no peer any more") {
+		t.Errorf("problems %q", got)
+	}
+	b.s.desired = speaker.Desired{}
+	b.e.retry(t.Context())
+	if len(b.s.desired.Peers) != 1 || len(b.e.problems()) != 0 {
+		t.Errorf("the speaker was told %+v; problems %v", b.s.desired, b.e.problems())
+	}
+}
+
+// TestNewsOfBeforeAFailureIsNoSignOfLife: an End-of-RIB that waits when BFD fails.
+func TestNewsOfBeforeAFailureIsNoSignOfLife(t *testing.T) {
+	b, s := sensed(t)
+	news := speaker.Changes{Peers: map[netip.Addr]speaker.Session{neighbour: established}}
+	b.e.learn(t.Context(), news)
+	st := bfd.Status{}
+	for _, change := range []func(*bfd.Status){isUp, isSilent} {
+		change(&st)
+		s.status, b.s.waiting = map[netip.Addr]bfd.Status{neighbour: st}, news
+		b.e.detect(t.Context())
+	}
+	b.e.learn(t.Context(), b.s.Take())
+	if b.e.live.dead()[neighbour] == "" {
+		t.Error("the neighbour is taken to be alive")
 	}
 }

@@ -99,7 +99,7 @@ func (v view) receivedMessage(p speaker.Path, a accepted) *nodestatus.Route {
 		return m
 	}
 	entry := v.entries[p.Prefix]
-	if p.Best {
+	if m.Best = p.Best || isAmong(p, entry.Path.Equals); m.Best {
 		m.Kernel = entry.Kernel
 	}
 	m.Reason = v.reason(p, a.best[p.Prefix], entry)

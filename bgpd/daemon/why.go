@@ -110,10 +110,7 @@ func (s *statusService) whyPaths(ctx context.Context, v view, prefix netip.Prefi
 	var out []*nodestatus.WhyPath
 	for _, p := range paths {
 		m := v.whyPath(p)
-		m.Verdict = "best"
-		if !p.Best {
-			m.Verdict = v.loses(p, a.best[prefix])
-		}
+		m.Verdict = v.verdict(p, a.best[prefix])
 		if rule := rules[p.Peer]; rule != "" {
 			m.Verdict += ", accepted by " + rule
 		}
@@ -123,6 +120,16 @@ func (s *statusService) whyPaths(ctx context.Context, v view, prefix netip.Prefi
 		out = append(out, m)
 	}
 	return append(out, refused...), nil
+}
+
+func (v view) verdict(p, best speaker.Path) string {
+	switch {
+	case p.Best:
+		return "best"
+	case isAmong(p, v.entries[p.Prefix].Path.Equals):
+		return "as good as the best"
+	}
+	return v.loses(p, best)
 }
 
 func (v view) whyPath(p speaker.Path) *nodestatus.WhyPath {
@@ -154,6 +161,9 @@ func (v view) decided(paths []*nodestatus.WhyPath, a accepted, prefix netip.Pref
 		return "no path was accepted"
 	case len(others) == 0:
 		return "the only path"
+	}
+	if equals := v.entries[prefix].Path.Equals; isAmong(others[0], equals) {
+		return fmt.Sprintf("%d paths are equally good", len(equals)+1)
 	}
 	return decision.Rule(best, others[0], v.internal)
 }
@@ -200,10 +210,12 @@ func importVerdict(e fib.Entry, rejected string) string {
 		return "left to felix: " + e.Carried + ", but " + e.Problem
 	case e.Carried != "":
 		return "left to felix: " + e.Carried
-	case rejected != "":
+	case rejected != "" && e.Kernel == "":
 		return "not installed: " + rejected
 	case e.Problem != "":
 		return "accepted, but not installed: " + e.Problem
+	case e.Lacking != "":
+		return "accepted, but not by all of the equal paths: " + e.Lacking
 	}
 	return "accepted"
 }

@@ -267,3 +267,47 @@ func TestWhyNamesTheFilterRuleThatDecided(t *testing.T) {
 		}
 	}
 }
+
+// TestEqualPathsAreNoLosers: all tables say the same of paths that are used together.
+func TestEqualPathsAreNoLosers(t *testing.T) {
+	b := whyBench(t)
+	prefix, first, second := netip.MustParsePrefix("10.65.8.0/26"), netip.MustParseAddr("10.1.1.254"), netip.MustParseAddr("10.1.1.12")
+	path := func(from netip.Addr) speaker.Path {
+		return speaker.Path{Prefix: prefix, Peer: from, NextHop: from, PeerID: from, LocalPref: 100}
+	}
+	best := path(first)
+	best.Best, best.Equals = true, []speaker.Path{path(second)}
+	b.s.paths = append(b.s.paths, best, path(second))
+	b.s.in = map[netip.Addr][]speaker.Path{first: {path(first)}, second: {path(second)}}
+	b.e.learn(t.Context(), speaker.Changes{Best: map[netip.Prefix]*speaker.Path{prefix: &best}})
+	b.e.apply(t.Context())
+	svc := b.service()
+	w, err := svc.Why(t.Context(), &nodestatus.WhyRequest{Prefix: prefix.String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const both = "via 10.1.1.12 dev eth0, via 10.1.1.254 dev eth0"
+	want := `what: prefix of no block
+path: 10.1.1.254 rack: best
+path: 10.1.1.12 node2: as good as the best
+decision: 2 paths are equally good
+filter: accepted
+wanted: ` + both + `
+kernel: ` + both + ` proto 81 (bgpd)
+advertised: to nobody: a node announces its own prefixes only
+change: ` + both + `, from peer 10.1.1.254`
+	if d := gocmp.Diff(want, whyText(w)); d != "" {
+		t.Errorf("why (-want +got):\n%s", d)
+	}
+	for _, table := range []nodestatus.Table{nodestatus.Table_LOC_RIB, nodestatus.Table_ADJ_IN} {
+		resp, err := svc.Routes(t.Context(), &nodestatus.RoutesRequest{Prefix: prefix.String(), Table: table})
+		if err != nil || len(resp.Routes) != 2 {
+			t.Fatalf("%s: %v, %v", table, resp, err)
+		}
+		for _, r := range resp.Routes {
+			if !r.Best || r.Kernel != both || !strings.Contains(r.Reason, "one of 2 equal paths") {
+				t.Errorf("%s: %v", table, r)
+			}
+		}
+	}
+}

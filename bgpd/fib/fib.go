@@ -51,6 +51,8 @@ type FIB struct {
 	// wasRead and wasTold: before the kernel has been read and the scope is known,
 	// no decision could be right, and a wrong one would take a held route away.
 	wasRead, wasTold bool
+	// stale: the kernel may be another than the picture of it; the next Read decides anew.
+	stale bool
 }
 
 // Entry is what has become of a best path.
@@ -146,7 +148,7 @@ func (f *FIB) Update(c speaker.Changes, now time.Time) {
 	for addr, s := range c.Peers {
 		f.restart.session(addr, s, now)
 		f.keep.lost(addr, s, now)
-		f.peerLost(addr, !s.Established && !s.Restarting && !s.Removed)
+		f.peerLost(addr, s.Established && c.Lost[addr] || !s.Established && !s.Restarting && !s.Removed)
 	}
 	for prefix, path := range c.Best {
 		f.setBest(prefix, path)
@@ -159,7 +161,7 @@ func (f *FIB) Update(c speaker.Changes, now time.Time) {
 // setBest takes over a best path. A path that was withdrawn while its peer
 // restarts stays, as stale, unless there is another.
 func (f *FIB) setBest(prefix netip.Prefix, path *speaker.Path) {
-	before := f.entryOf(prefix)
+	before := f.before(prefix)
 	d, known := f.best[prefix]
 	switch {
 	case path != nil:
@@ -187,16 +189,20 @@ func (f *FIB) keepSome(d *dest) bool {
 	if len(told) == 0 {
 		return false
 	}
-	f.keep.note(d.path.Prefix, told[0].Peer)
-	told[0].Stale, told[0].Equals = true, told[1:]
+	f.keep.note(d.path.Prefix, told)
+	told[0].Best, told[0].Stale, told[0].Equals = true, true, told[1:]
 	d.path = &told[0]
 	return true
 }
 
+// drop takes back what was kept of prefixes, but for what other peers that restart have
+// told of them.
 func (f *FIB) drop(prefixes []netip.Prefix) {
 	for _, p := range prefixes {
-		before := f.entryOf(p)
-		delete(f.best, p)
+		before := f.before(p)
+		if d, ok := f.best[p]; !ok || !f.keepSome(d) {
+			delete(f.best, p)
+		}
 		f.decideFrom(p, before)
 	}
 }
@@ -219,7 +225,7 @@ func (f *FIB) Read(ctx context.Context) error {
 		return fmt.Errorf("resolve next hops: %w", err)
 	}
 	p.routes = slices.DeleteFunc(p.routes, func(r kernel.Route) bool { return r.Protocol == kernel.ProtocolBGP })
-	if f.wasRead && p.equal(f.picture) {
+	if f.wasRead && !f.stale && p.equal(f.picture) {
 		return nil
 	}
 	p.felix = map[netip.Prefix]kernel.Route{}
@@ -228,7 +234,7 @@ func (f *FIB) Read(ctx context.Context) error {
 			p.felix[r.Dst] = r
 		}
 	}
-	f.picture, f.wasRead = p, true
+	f.picture, f.wasRead, f.stale = p, true, false
 	before := f.reach.routes
 	f.resolveBy(p)
 	for dst := range before {
@@ -289,11 +295,12 @@ func (f *FIB) Apply(ctx context.Context, now time.Time) error {
 		f.objects.QueueResync()
 		if len(f.groups.byKey) > 0 {
 			// The kernel may have dropped objects with a link, or another program taken
-			// their numbers: the next Read decides anew.
-			f.picture = picture{}
+			// their numbers.
+			f.stale = true
 		}
 		return err
 	}
+	f.noteMoved()
 	return f.sweepObjects()
 }
 
@@ -352,7 +359,7 @@ func (f *FIB) decideAll() {
 
 // decide makes of the best path to a prefix, if any, a desired route, if it may
 // be one.
-func (f *FIB) decide(prefix netip.Prefix) { f.decideFrom(prefix, f.entryOf(prefix)) }
+func (f *FIB) decide(prefix netip.Prefix) { f.decideFrom(prefix, f.before(prefix)) }
 
 // entryOf is what has become of a prefix; nothing if there is no path to it.
 func (f *FIB) entryOf(prefix netip.Prefix) Entry {
@@ -372,7 +379,7 @@ func (f *FIB) decideFrom(prefix netip.Prefix, before Entry) {
 	if f.declared(prefix) {
 		f.groups.leave(prefix)
 		if ok {
-			d.fate = fate{}
+			d.fate = f.declaredFate(prefix)
 		}
 		return
 	}
@@ -433,7 +440,10 @@ func (f *FIB) Entries() map[netip.Prefix]Entry {
 	}
 	for _, t := range f.tables {
 		for _, c := range t.Conflicts() {
-			e := out[c.Desired.Dst]
+			e, ok := out[c.Desired.Dst]
+			if !ok {
+				continue // the way to a peer, of which nobody announces anything
+			}
 			e.Kernel, e.Problem = "", fmt.Sprintf("another program's route holds its place: %s", c.Occupant)
 			out[c.Desired.Dst] = e
 		}

@@ -79,6 +79,44 @@ func (h *History) add(prefix netip.Prefix, ev event) {
 	}
 }
 
+// before is what the history has of a prefix: its entry, of which a group may have moved on.
+func (f *FIB) before(prefix netip.Prefix) Entry {
+	out := f.entryOf(prefix)
+	if d, ok := f.best[prefix]; ok && d.group != nil && d.group.noted != nil && d.problem == "" {
+		out.Kernel = d.group.noted.words
+	}
+	return out
+}
+
+// noteMoved tells the history of the prefixes whose group has moved to other next hops,
+// which is after the kernel has been told: they may be very many.
+func (f *FIB) noteMoved() {
+	moved := f.groups.moved()
+	if len(moved) == 0 {
+		return
+	}
+	for prefix, key := range f.groups.of {
+		// One that was decided anew meanwhile has been noted.
+		if moved[key] && !f.history.ends(prefix, eventOf(f.entryOf(prefix))) {
+			f.note(prefix, f.before(prefix))
+		}
+	}
+	for key := range moved {
+		f.groups.byKey[key].noted = nil
+	}
+}
+
+// moved are the groups of which the history has another outcome.
+func (gs *groups) moved() map[string]bool {
+	out := map[string]bool{}
+	for key, g := range gs.byKey {
+		if g.noted != nil {
+			out[key] = true
+		}
+	}
+	return out
+}
+
 // Record makes the FIB note its changes in h.
 func (f *FIB) Record(h *History) { f.history = h }
 
@@ -92,9 +130,25 @@ func (f *FIB) note(prefix netip.Prefix, old Entry) {
 	if now.Kernel == old.Kernel && now.Problem == old.Problem && now.Carried == old.Carried && now.Path.Peer == old.Path.Peer && now.Path.Stale == old.Path.Stale {
 		return
 	}
-	f.history.add(prefix, event{
-		kernel: now.Kernel, carried: now.Carried, problem: now.Problem, peer: now.Path.Peer, restarting: now.Path.Stale && !old.Path.Stale,
-	})
+	ev := eventOf(now)
+	ev.restarting = now.Path.Stale && !old.Path.Stale
+	f.history.add(prefix, ev)
+}
+
+func eventOf(e Entry) event {
+	return event{kernel: e.Kernel, carried: e.Carried, problem: e.Problem, peer: e.Path.Peer}
+}
+
+// ends reports whether the last change of a prefix was to what ev says.
+func (h *History) ends(prefix netip.Prefix, ev event) bool {
+	e, ok := h.of[prefix]
+	if !ok {
+		return false
+	}
+	events := e.Value.(*prefixHistory).events
+	last := events[len(events)-1]
+	ev.at, ev.restarting = last.at, last.restarting
+	return last == ev
 }
 
 func (e event) words() string {

@@ -2,6 +2,7 @@ package fib
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"tortie/bgpd/speaker"
@@ -15,12 +16,12 @@ import (
 // is over. So the FIB goes by its own rule: a route stays until the peer's
 // End-of-RIB, or the end of the restart time.
 type keep struct {
-	until map[netip.Addr]time.Time // the restarting peers
-	kept  map[netip.Prefix]netip.Addr
+	until map[netip.Addr]time.Time        // the restarting peers
+	kept  map[netip.Prefix][]speaker.Path // by the paths kept
 }
 
 func newKeep() *keep {
-	return &keep{until: map[netip.Addr]time.Time{}, kept: map[netip.Prefix]netip.Addr{}}
+	return &keep{until: map[netip.Addr]time.Time{}, kept: map[netip.Prefix][]speaker.Path{}}
 }
 
 // lost notes a session that was lost gracefully. Until the peer has been back
@@ -37,8 +38,8 @@ func (k *keep) restarting(peer netip.Addr) bool {
 	return ok
 }
 
-// note notes that a withdrawn path of a peer that restarts is kept.
-func (k *keep) note(prefix netip.Prefix, peer netip.Addr) { k.kept[prefix] = peer }
+// note notes that withdrawn paths of peers that restart are kept.
+func (k *keep) note(prefix netip.Prefix, told []speaker.Path) { k.kept[prefix] = told }
 
 func (k *keep) replaced(prefix netip.Prefix) { delete(k.kept, prefix) }
 
@@ -68,8 +69,8 @@ func (k *keep) expired(now time.Time) []netip.Prefix {
 func (k *keep) release(addr netip.Addr) []netip.Prefix {
 	delete(k.until, addr)
 	var out []netip.Prefix
-	for prefix, peer := range k.kept {
-		if peer == addr {
+	for prefix, told := range k.kept {
+		if slices.ContainsFunc(told, func(p speaker.Path) bool { return p.Peer == addr }) {
 			out = append(out, prefix)
 			delete(k.kept, prefix)
 		}

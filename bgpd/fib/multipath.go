@@ -19,6 +19,8 @@ type group struct {
 	members []member
 	users   int // prefixes
 	outcome
+	// noted is the outcome as the history has it; nil when that is the present one.
+	noted *outcome
 }
 
 // outcome is what has become of a set of next hops.
@@ -30,6 +32,9 @@ type outcome struct {
 	// there are no hops.
 	lacking string
 }
+
+// settled: it is that of a set that was looked at.
+func (o outcome) settled() bool { return o.words != "" || o.lacking != "" }
 
 // groups are the sets in use, by their members.
 type groups struct {
@@ -112,14 +117,23 @@ func (gs *groups) over(link int) bool {
 }
 
 // choose says what becomes of a group: the ways to all its next hops together, but for
-// those that are unreachable and those of lost peers, unless all are.
-func (f *FIB) choose(g *group) (o outcome) {
+// those that are unreachable and those of lost peers, unless no others are left. So
+// whether there is any way does not depend on what is lost.
+func (f *FIB) choose(g *group) outcome {
+	alive := slices.DeleteFunc(slices.Clone(g.members), func(m member) bool { return f.lost[m.peer] })
+	if o := f.together(alive); o.hops.Len() > 0 {
+		return o
+	}
+	return f.together(g.members)
+}
+
+// together is what becomes of some members of a group.
+func (f *FIB) together(members []member) outcome {
 	var hops []kernel.NextHop
 	var words, lacking []string
 	asked := map[netip.Addr]bool{}
-	alive := slices.ContainsFunc(g.members, func(m member) bool { return !f.lost[m.peer] })
-	for _, m := range g.members {
-		if asked[m.nextHop] || alive && f.lost[m.peer] {
+	for _, m := range members {
+		if asked[m.nextHop] {
 			continue
 		}
 		asked[m.nextHop] = true
@@ -140,7 +154,11 @@ func (f *FIB) choose(g *group) (o outcome) {
 
 // settle makes a group's outcome the kernel's, as far as there are next-hop objects.
 func (f *FIB) settle(key string, g *group) {
+	old := g.outcome
 	g.outcome = f.choose(g)
+	if f.history != nil && g.noted == nil && old.settled() && old.words != g.words {
+		g.noted = &old
+	}
 	switch {
 	case !f.objects.Supported():
 	case g.hops.Len() == 0:

@@ -101,3 +101,9 @@ func (f *FIB) declared(dst netip.Prefix) bool {
 	}
 	return ok
 }
+
+// declaredFate is what becomes of a path to a peer with a gateway: its route is that one.
+func (f *FIB) declaredFate(dst netip.Prefix) fate {
+	route := f.reach.routes[dst]
+	return fate{kernel: f.resolver.describe(kernel.NextHop{Link: route.Link, Gateway: route.Gateway}), gateway: route.Gateway}
+}

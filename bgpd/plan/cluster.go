@@ -161,7 +161,7 @@ func words(field string) string {
 		"ASN": "AS number", "LocalASN": "local AS number", "LocalAddress": "source address", "RouterID": "router ID", "Port": "port",
 		"Listen": "listening addresses", "Segments": "segments", "Passive": "waiting for the peer to connect",
 		"Multihop": "multihop", "TTLSecurity": "TTL security", "AllowOwnASN": "allowed own AS numbers", "ReflectorClient": "being a reflector's client",
-		"ClusterID": "cluster ID", "RestartTime": "restart time",
+		"ClusterID": "cluster ID", "RestartTime": "restart time", "NextHop": "next hop",
 	}
 	if w := known[field]; w != "" {
 		return w

@@ -1,6 +1,6 @@
 // Package plan says what a change of the cluster's resources would do to BGP on every
-// node: sessions added, removed and reset, prefixes gained and lost, routes in the
-// kernel. It is pure: bgpd's own topology and filters on two sets of resources, and
+// node: sessions added, removed, reset and changed, prefixes gained and lost, routes
+// in the kernel. It is pure: bgpd's own topology and filters on two sets of resources, and
 // how routes spread between the nodes by the sessions of each.
 //
 // What the datastore doesn't tell, it doesn't guess: what routers outside announce and
@@ -24,6 +24,8 @@ type Result struct {
 	Added   []Session `json:"sessionsAdded"`
 	Removed []Session `json:"sessionsRemoved"`
 	Reset   []Session `json:"sessionsReset"`
+	// Changed are those that another rule holds for, and that go on.
+	Changed []Session `json:"sessionsChanged"`
 	// Gained and Lost are prefixes as learned by a node, or as announced to a router
 	// outside.
 	Gained []Prefix `json:"prefixesGained"`
@@ -38,7 +40,7 @@ type Result struct {
 
 // Empty reports whether BGP stays as it is.
 func (r Result) Empty() bool {
-	return len(r.Added)+len(r.Removed)+len(r.Reset)+len(r.Gained)+len(r.Lost)+len(r.Routes)+len(r.Problems)+len(r.Solved) == 0
+	return len(r.Added)+len(r.Removed)+len(r.Reset)+len(r.Changed)+len(r.Gained)+len(r.Lost)+len(r.Routes)+len(r.Problems)+len(r.Solved) == 0
 }
 
 // Session is one between two nodes, or a node and a router outside.
@@ -80,12 +82,12 @@ func Compare(before, after topology.Input) Result {
 		compareSessions(&r, name, old, now)
 		compareProblems(&r, name, old.nodes[name], now.nodes[name])
 	}
-	r.Added, r.Removed, r.Reset = unique(r.Added), unique(r.Removed), unique(r.Reset)
+	r.Added, r.Removed, r.Reset, r.Changed = unique(r.Added), unique(r.Removed), unique(r.Reset), goingOn(r)
 	compareRoutes(&r, old, now)
 	r.Unknown = unknown(r, old, now)
 	return Result{
-		Added: none(r.Added), Removed: none(r.Removed), Reset: none(r.Reset), Gained: none(r.Gained), Lost: none(r.Lost),
-		Routes: none(r.Routes), Problems: none(r.Problems), Solved: none(r.Solved), Unknown: none(r.Unknown),
+		Added: none(r.Added), Removed: none(r.Removed), Reset: none(r.Reset), Changed: none(r.Changed),
+		Gained: none(r.Gained), Lost: none(r.Lost), Routes: none(r.Routes), Problems: none(r.Problems), Solved: none(r.Solved), Unknown: none(r.Unknown),
 	}
 }
 
@@ -112,8 +114,10 @@ func compareSessions(r *Result, name string, old, now *cluster) {
 		case global != "":
 			r.Reset = append(r.Reset, session(name, q, "all of "+name+"'s: "+global))
 		default:
-			if why := changed(p.Peer, q.Peer); why != "" {
-				r.Reset = append(r.Reset, session(name, q, why))
+			if !p.SameSession(q.Peer) {
+				r.Reset = append(r.Reset, session(name, q, changed(p.Peer, q.Peer)))
+			} else if why := changedOnSession(a, b, p, q); why != "" {
+				r.Changed = append(r.Changed, session(name, q, why))
 			}
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
@@ -57,7 +58,7 @@ func three() topology.Input {
 // lines are all of a result.
 func lines(r Result) string {
 	var out []string
-	for name, list := range map[string][]Session{"added": r.Added, "removed": r.Removed, "reset": r.Reset} {
+	for name, list := range map[string][]Session{"added": r.Added, "removed": r.Removed, "reset": r.Reset, "changed": r.Changed} {
 		for _, s := range list {
 			out = append(out, fmt.Sprintf("%s %s-%s: %s", name, s.Node, s.Peer, s.Why))
 		}
@@ -166,6 +167,16 @@ gained 10.65.9.0/26 of a by b
 gained 10.65.9.0/26 of a by c
 route b 10.65.9.0/26: "" to "via 10.0.0.1"
 route c 10.65.9.0/26: "" to "via 10.0.0.1"`},
+		{"BFD for the mesh, which goes on", func(in *topology.Input) {
+			in.Configs = mesh(true)
+			in.Configs[0].Annotations = map[string]string{api.AnnotationBFD: "on"}
+		}, `changed a-b: BFD changes from off to 300ms x 3
+changed a-c: BFD changes from off to 300ms x 3
+changed b-c: BFD changes from off to 300ms x 3`},
+		{"graceful shutdown of a node", func(in *topology.Input) {
+			in.Nodes[0] = aNode("a", "10.0.0.1/24", func(n *api.Node) { n.Labels[api.LabelGracefulShutdown] = "true" })
+		}, `changed a-b: graceful shutdown begins
+changed a-c: graceful shutdown begins`},
 		{"a service address is no route between nodes", func(in *topology.Input) {
 			in.Configs = []*v3.BGPConfiguration{{ObjectMeta: metav1.ObjectMeta{Name: "default"}, Spec: v3.BGPConfigurationSpec{ServiceClusterIPs: []v3.ServiceClusterIPBlock{{CIDR: "10.96.0.0/12"}}}}}
 		}, ""},
@@ -265,6 +276,33 @@ func TestPlanSpeaksOfLostPrefixesOnlyWhereSomeAre(t *testing.T) {
 	after.Peers = []*v3.BGPPeer{peerOf("tor", v3.BGPPeerSpec{PeerIP: "10.0.0.254", ASNumber: 64999})}
 	if unknown := Compare(three(), after).Unknown; len(unknown) != 0 {
 		t.Errorf("unknown when nothing is lost: %q", unknown)
+	}
+}
+
+// TestPlanOfANextHopRule: the sessions go on, and what the reflector passes on leads to it.
+func TestPlanOfANextHopRule(t *testing.T) {
+	with := func(spec v3.BGPPeerSpec) topology.Input {
+		in := three()
+		in.Nodes[0] = aNode("a", "10.0.0.1/24", reflector)
+		spec.NodeSelector, spec.PeerSelector = "name == 'a'", "name != 'a'"
+		in.Configs, in.Peers = mesh(false), []*v3.BGPPeer{peerOf("clients", spec)}
+		return in
+	}
+	self := v3.NextHopMode(v3.NextHopModeSelf)
+	want := `changed a-b: next hop changes from auto to self
+changed a-c: next hop changes from auto to self
+route b 10.65.3.0/26: "via 10.0.9.3" to "via 10.0.0.1"
+route c 10.65.2.0/26: "via 10.0.0.2" to "via 10.0.0.1"`
+	if d := cmp.Diff(want, lines(Compare(with(v3.BGPPeerSpec{}), with(v3.BGPPeerSpec{NextHopMode: &self})))); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+	restart := &metav1.Duration{Duration: time.Minute}
+	want = `reset a-b: next hop changes from auto to self, restart time changes from 2m0s to 1m0s
+reset a-c: next hop changes from auto to self, restart time changes from 2m0s to 1m0s
+route b 10.65.3.0/26: "via 10.0.9.3" to "via 10.0.0.1"
+route c 10.65.2.0/26: "via 10.0.0.2" to "via 10.0.0.1"`
+	if d := cmp.Diff(want, lines(Compare(with(v3.BGPPeerSpec{}), with(v3.BGPPeerSpec{NextHopMode: &self, MaxRestartTime: restart})))); d != "" {
+		t.Errorf("with another setting (-want +got):\n%s", d)
 	}
 }
 

@@ -139,10 +139,13 @@ func (c *cluster) filtered(h holder, p, back topology.Peer, nextHop netip.Addr) 
 }
 
 // nextHop is what a peer is told: the holder itself for what is its own, and for external
-// peers that can't reach the next hop on their segment.
+// peers that can't reach the next hop on their segment, unless the session has a rule.
 func (c *cluster) nextHop(h holder, p topology.Peer) netip.Addr {
 	external := p.ASN != c.asn(h.node, p)
-	if !h.nextHop.IsValid() || external && !onSegment(c.nodes[h.node].segments, h.nextHop, p.Address) {
+	switch {
+	case !h.nextHop.IsValid() || p.NextHop == speaker.NextHopSelf:
+		return c.local(h.node, p)
+	case p.NextHop == speaker.NextHopAuto && external && !onSegment(c.nodes[h.node].segments, h.nextHop, p.Address):
 		return c.local(h.node, p)
 	}
 	return h.nextHop

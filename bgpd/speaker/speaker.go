@@ -132,6 +132,17 @@ const (
 	NextHopKeep
 )
 
+// String is the mode as a BGPPeer has it, in lower case.
+func (m NextHopMode) String() string {
+	switch m {
+	case NextHopSelf:
+		return "self"
+	case NextHopKeep:
+		return "keep"
+	}
+	return "auto"
+}
+
 // MaxPassword is how many bytes of a password the kernel takes.
 const MaxPassword = 80
 
@@ -219,7 +230,8 @@ type Changes struct {
 	// Peers has the present state of every peer whose session changed.
 	Peers map[netip.Addr]Session
 	// Lost are peers whose session was lost, and not for a restart. It is told at once,
-	// before what Best and Peers will say of it, and comes before them.
+	// before what Best and Peers will say of it: where Peers has the session as up, that
+	// is from before. One that is up again is not among them.
 	Lost map[netip.Addr]bool
 }
 

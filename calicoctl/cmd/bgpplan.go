@@ -25,10 +25,10 @@ func (a *app) bgpPlanCommand() *cobra.Command {
 		Use:   "plan -f FILE",
 		Short: "Show what a change of resources would do to BGP on all nodes; nothing is changed",
 		Long: `Show what applying the resources of a file would do to BGP on all nodes: sessions added,
-removed and reset, prefixes gained and lost, kernel routes changed, problems made and
-solved. Nothing is written. It is computed by bgpd's own code on a copy of the present
-datastore, wherever calicoctl runs. What the datastore doesn't tell, such as what routers
-outside announce, is named as unknown.
+removed, reset, or changed while they go on, prefixes gained and lost, kernel routes
+changed, problems made and solved. Nothing is written. It is computed by bgpd's own code
+on a copy of the present datastore, wherever calicoctl runs. What the datastore doesn't
+tell, such as what routers outside announce, is named as unknown.
 
 With --delete the resources are deleted instead of applied.
 
@@ -175,6 +175,7 @@ func (a *app) printPlan(format string, r plan.Result) error {
 		{"Sessions added", sessions(r.Added)},
 		{"Sessions removed", sessions(r.Removed)},
 		{"Sessions reset", sessions(r.Reset)},
+		{"Sessions changed, which go on", sessions(r.Changed)},
 		{"Prefixes gained", prefixes(r.Gained)},
 		{"Prefixes lost", prefixes(r.Lost)},
 		{"Kernel routes changed", routes},

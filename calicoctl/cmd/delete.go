@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"errors"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -86,6 +87,8 @@ func (a *app) toDeleteFromFiles(in input) ([]doomed, error) {
 		}
 		objects = append(objects, doomed{key: key, version: doc.Object.GetResourceVersion(), where: doc.Source.String()})
 	}
+	// Who names another goes first.
+	slices.SortStableFunc(objects, func(a, b doomed) int { return referred(b.key.Kind) - referred(a.key.Kind) })
 	return objects, nil
 }
 

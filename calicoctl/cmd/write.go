@@ -44,7 +44,19 @@ func (a *app) write(ctx context.Context, v verb, in input) error {
 		return err
 	}
 	a.ensureInitialized(ctx, store)
+	slices.SortStableFunc(docs, func(a, b manifestfile.Document) int {
+		return referred(kindOf(a.Object)) - referred(kindOf(b.Object))
+	})
 	return a.writeAll(ctx, v, store, docs)
+}
+
+// referred is 0 for kinds that are to be there before those that name them: a peer
+// without its filter has no session, be it for a moment.
+func referred(kind api.Kind) int {
+	if kind == api.KindBGPFilter {
+		return 0
+	}
+	return 1
 }
 
 // prepare reads, completes and validates manifests, and refuses an object that

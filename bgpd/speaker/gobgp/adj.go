@@ -22,12 +22,16 @@ func (s *Speaker) AdjOut(ctx context.Context, peer netip.Addr, prefix netip.Pref
 }
 
 func (s *Speaker) adj(ctx context.Context, table gobgpapi.TableType, peer netip.Addr, prefix netip.Prefix) ([]speaker.Path, error) {
-	if _, _, err := s.snapshot(); err != nil {
+	peers, _, err := s.snapshot()
+	if err != nil {
 		return nil, err
+	}
+	if _, ok := peers[peer]; !ok {
+		return nil, nil // one that could not be configured must not hide what the others say
 	}
 	req := &gobgpapi.ListPathRequest{TableType: table, Name: peer.String(), Family: familyOf(peer), Prefixes: lookup(prefix)}
 	var out []speaker.Path
-	err := s.server.ListPath(ctx, req, func(d *gobgpapi.Destination) {
+	err = s.server.ListPath(ctx, req, func(d *gobgpapi.Destination) {
 		for _, p := range d.Paths {
 			if path, err := pathFromAPI(p); err == nil {
 				out = append(out, path)

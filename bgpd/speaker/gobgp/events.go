@@ -98,6 +98,21 @@ func (e *events) hold(addr netip.Addr, restartTime time.Duration) {
 	e.signal()
 }
 
+// reset ends what is kept of a peer that restarts, whose session is made anew. Of one
+// that is up GoBGP tells the end.
+func (e *events) reset(addr netip.Addr) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s, ok := e.sessions[addr]
+	if !ok || s.Established || !s.Restarting {
+		return
+	}
+	s.Restarting, s.RestartTime = false, 0
+	e.sessions[addr] = s
+	e.pending.Peers[addr] = s.Session
+	e.signal()
+}
+
 // forget ends a peer that is no longer configured.
 func (e *events) forget(addr netip.Addr) {
 	e.mu.Lock()
@@ -123,7 +138,8 @@ func (e *events) best(paths []*speaker.Path, prefixes []netip.Prefix) {
 func (e *events) lost(addr netip.Addr) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if s, ok := e.sessions[addr]; ok {
+	// One that is held is known to be over: its peer's next hops stay good.
+	if s, ok := e.sessions[addr]; ok && s.Established {
 		s.lost = true
 		e.sessions[addr] = s
 		e.pending.Lost[addr] = true
@@ -171,6 +187,9 @@ func (e *events) state(addr netip.Addr, state speaker.State, gr gracefulness) {
 	}
 	if now.Established {
 		e.causes.clear(addr)
+		if old.lost {
+			delete(e.pending.Lost, addr)
+		}
 		if old.Established && !old.lost { // no transition: keep what the peer has said
 			now.Session, now.since = old.Session, old.since
 		}

@@ -227,6 +227,9 @@ func (s *Speaker) applyPeers(ctx context.Context, want []speaker.Peer, restartin
 		}
 		if err := s.applyPeer(ctx, p, exists && old.SameSession(p), exists, restarting); err != nil {
 			errs = append(errs, err)
+			if !s.isApplied(p.Address) {
+				delete(have, p.Address)
+			}
 			continue
 		}
 		have[p.Address] = p
@@ -265,9 +268,16 @@ func (s *Speaker) setPeer(ctx context.Context, p speaker.Peer, exists, restartin
 	s.causes.clear(p.Address)
 	s.causes.begin(p.Address)
 	if err := s.server.AddPeer(ctx, &gobgpapi.AddPeerRequest{Peer: conf}); err != nil {
+		// The server has it no more: the next Apply is to add it.
+		s.applied.Peers = slices.DeleteFunc(s.applied.Peers, func(q speaker.Peer) bool { return q.Address == p.Address })
+		s.events.forget(p.Address)
 		return fmt.Errorf("change peer %s: %w", p.Address, err)
 	}
 	return nil
+}
+
+func (s *Speaker) isApplied(addr netip.Addr) bool {
+	return slices.ContainsFunc(s.applied.Peers, func(p speaker.Peer) bool { return p.Address == addr })
 }
 
 // asApplied is a configured peer as the server has it.

@@ -508,6 +508,9 @@ func TestChangeOfAPeerIsARestartToBothSides(t *testing.T) {
 			if s := av.peers[addr("127.0.0.2")]; s.Restarting {
 				t.Error("the restart doesn't end")
 			}
+			if av.lost[addr("127.0.0.2")] {
+				t.Error("the peer, whose routes are kept, is told to be lost")
+			}
 			if _, there := bv.best[prefix("10.65.1.0/26")]; !there {
 				t.Error("the route is gone")
 			}

@@ -13,6 +13,7 @@ func (s *Speaker) Reset(ctx context.Context, peer netip.Addr) error {
 	defer s.mu.Unlock()
 	for _, p := range s.applied.Peers {
 		if p.Address == peer {
+			s.events.reset(peer)
 			return s.setPeer(ctx, p, true, false)
 		}
 	}
