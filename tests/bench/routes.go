@@ -35,7 +35,7 @@ func routesOfOnePeer(ctx context.Context, w io.Writer) error {
 		}
 	}
 	t := table.NewWriter()
-	t.SetTitle(fmt.Sprintf("%d routes of one BGP peer into the kernel, and out of it, ms: median of %d (10th–90th percentile)", routeCount, routeRounds))
+	t.SetTitle(fmt.Sprintf("%d routes of one BGP peer, ms: median of %d (10th–90th percentile)", routeCount, routeRounds))
 	t.AppendHeader(table.Row{"WHAT", "BGPD", "BIRD 2", "RATIO", "TARGET"})
 	for _, r := range []row{
 		{what: "announced → all in the kernel", ours: wall[0], theirs: wall[1], target: "≤ 1.5"},
