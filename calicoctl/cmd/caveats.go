@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -67,6 +68,23 @@ func peersOfNobody(ctx context.Context, store *resource.Store, written []api.Obj
 	for _, p := range peers {
 		if why := api.PeerWithoutNode(p, nodes); why != "" {
 			texts = append(texts, fmt.Sprintf("BGPPeer %s: %s; nobody has this session yet", p.Name, why))
+		}
+	}
+	return texts
+}
+
+// peersWithoutFilter names the filters of the BGPPeers written that aren't there.
+func peersWithoutFilter(ctx context.Context, store *resource.Store, written []api.Object) (texts []string) {
+	for _, obj := range written {
+		p, ok := obj.(*v3.BGPPeer)
+		if !ok {
+			continue
+		}
+		for _, name := range p.Spec.Filters {
+			_, err := store.Client.Get(ctx, api.Key{Kind: api.KindBGPFilter, Name: name})
+			if errors.Is(err, datastore.ErrNotFound) {
+				texts = append(texts, fmt.Sprintf("BGPPeer %s: spec.filters: there is no BGPFilter %s; nobody has this session until there is", p.Name, name))
+			}
 		}
 	}
 	return texts

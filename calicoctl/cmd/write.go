@@ -204,7 +204,7 @@ func (a *app) writeAll(ctx context.Context, v verb, store *resource.Store, docs 
 			break
 		}
 	}
-	for _, caveat := range slices.Concat(caveats(written), peersOfNobody(ctx, store, written)) {
+	for _, caveat := range slices.Concat(caveats(written), peersOfNobody(ctx, store, written), peersWithoutFilter(ctx, store, written)) {
 		a.warn(caveat)
 	}
 	return t.summarise(a.printf)
