@@ -46,7 +46,7 @@ func (s *statusService) Why(ctx context.Context, req *nodestatus.WhyRequest) (*n
 		return nil, status.Error(codes.FailedPrecondition, err.Error())
 	}
 	best, ok := accepted.best[prefix]
-	out.What = v.subject(prefix, best, ok, s.states(ctx, v))
+	out.What = v.subject(prefix, best, ok, len(out.Paths) > 0, s.states(ctx, v))
 	out.Decision = v.decided(out.Paths, accepted, prefix)
 	if err := s.whyKernel(ctx, out, prefix, best, ok); err != nil {
 		return nil, status.Error(codes.FailedPrecondition, err.Error())
@@ -72,12 +72,15 @@ func (s *statusService) taken(ctx context.Context, v view, addr netip.Addr) (net
 }
 
 // subject says what a prefix is; without any path, why there is none.
-func (v view) subject(prefix netip.Prefix, best speaker.Path, known bool, states map[netip.Addr]speaker.PeerState) string {
+func (v view) subject(prefix netip.Prefix, best speaker.Path, known, refused bool, states map[netip.Addr]speaker.PeerState) string {
 	if e, own := v.plan.Export(prefix); own {
 		return e.Reason
 	}
 	if known {
 		return v.what(best)
+	}
+	if _, owner := v.ownerOf(prefix); refused && owner != "" && owner != v.node {
+		return v.what(speaker.Path{Prefix: prefix}) + "; no accepted path: all that peers have sent is refused"
 	}
 	return "no accepted path: " + v.noPath(prefix, states)
 }

@@ -52,7 +52,7 @@ func whyBench(t *testing.T) *bench {
 	}
 	b.s.in = map[netip.Addr][]speaker.Path{
 		node2: {path("10.65.2.0/26", node2)},
-		rack:  {path("10.65.2.0/26", rack, 64999), path("10.65.7.0/26", rack, 64999, 64512), path("10.65.8.0/26", rack, 64999)},
+		rack:  {path("10.65.2.0/26", rack, 64999), path("10.65.7.0/26", rack, 64999, 64512), path("10.65.8.0/26", rack, 64999), path("10.65.4.0/26", rack, 64999, 64512)},
 	}
 	b.s.out = map[netip.Addr][]speaker.Path{
 		node2: {path("10.65.1.0/26", netip.MustParseAddr("10.1.1.11"))},
@@ -98,6 +98,9 @@ decision: no path was accepted`,
 		"10.65.8.0/26": `what: no accepted path: it is in the IP pool 10.65.0.0/16, but in no block that a node has
 path: 10.1.1.254 rack: refused as a loop through a route reflector
 decision: no path was accepted`,
+		"10.65.4.0/26": `what: block of node4; no accepted path: all that peers have sent is refused
+path: 10.1.1.254 rack: refused: the AS path has our own AS number 64512 in it, so it is a loop
+decision: no path was accepted`,
 		"10.65.5.0/26": `what: no accepted path: it is in block 10.65.5.0/26 of node5, which no peer announces: the session with 10.9.9.5 is not configured in the speaker`,
 	} {
 		w, err := svc.Why(t.Context(), &nodestatus.WhyRequest{Prefix: prefix})
@@ -138,7 +141,7 @@ func TestWhyTellsTheLastChangesOfARoute(t *testing.T) {
 		got = append(got, c.Text)
 	}
 	want := []string{
-		"via 10.1.1.12 dev eth0, from peer 10.1.1.12", "via 10.1.1.254 dev eth0, from peer 10.1.1.254", "gone: no peer announces it any more",
+		"via 10.1.1.12 dev eth0, from peer 10.1.1.12", "via 10.1.1.254 dev eth0, from peer 10.1.1.254", "gone: no path is accepted any more",
 	}
 	if d := gocmp.Diff(want, got); d != "" {
 		t.Errorf("changes (-want +got):\n%s", d)
@@ -202,7 +205,8 @@ func TestRoutesReceivedAdvertisedAndInTheKernel(t *testing.T) {
 			nodestatus.Table_ADJ_IN, "", `10.65.2.0/26|10.1.1.12|via 10.1.1.12 dev eth0|block of node2, node-to-node mesh
 10.65.2.0/26|10.1.1.254||block of node2, BGPPeer rack, loses to 10.1.1.12 by AS path length: 0, not 1
 10.65.7.0/26|10.1.1.254||refused: the AS path has our own AS number 64512 in it, so it is a loop
-10.65.8.0/26|10.1.1.254||refused as a loop through a route reflector`,
+10.65.8.0/26|10.1.1.254||refused as a loop through a route reflector
+10.65.4.0/26|10.1.1.254||refused: the AS path has our own AS number 64512 in it, so it is a loop`,
 		},
 		{nodestatus.Table_ADJ_IN, "10.65.9.0/26", "rpc error: code = NotFound desc = no route to 10.65.9.0/26: no peer has sent it"},
 		{nodestatus.Table_ADJ_OUT, "", "10.65.1.0/26|10.1.1.12||block of this node\n10.65.1.0/26|10.1.1.254||block of this node"},

@@ -153,7 +153,7 @@ func (h *History) ends(prefix netip.Prefix, ev event) bool {
 
 func (e event) words() string {
 	if !e.peer.IsValid() {
-		return "gone: no peer announces it any more"
+		return "gone: no path is accepted any more"
 	}
 	words := e.kernel
 	switch {
