@@ -45,9 +45,9 @@ func runOff(ctx context.Context, cfg Config, log *slog.Logger) error {
 
 // noBGP tells how far the sweep has come.
 type noBGP struct {
-	nodestatus.UnimplementedNodeStatusServer
-	node, version, off string
-	started            time.Time
+	nodestatus.UnsafeNodeStatusServer // every method is here, or it does not compile
+	node, version, off                string
+	started                           time.Time
 
 	mu    sync.Mutex
 	tried bool

@@ -21,9 +21,9 @@ import (
 
 // statusService answers calicoctl.
 type statusService struct {
-	nodestatus.UnimplementedNodeStatusServer
-	engine        *engine
-	node, version string
+	nodestatus.UnsafeNodeStatusServer // every method is here, or it does not compile
+	engine                            *engine
+	node, version                     string
 	// inSync reports whether the datastore has been read.
 	inSync func() bool
 	// datastore is why it isn't being followed now; nil when it is.

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"sync/atomic"
+	"time"
 
 	"tortie/felix/calc"
 	"tortie/felix/cniserver"
@@ -166,11 +167,17 @@ func (f *felix) program(s calc.State) {
 	f.loop.SetState(s)
 }
 
+// hostPortTimeout bounds the first look at the rules for host ports, during which felix
+// hears nothing of the datastore.
+const hostPortTimeout = 10 * time.Second
+
 // complete is called when all of the datastore has been read, before whoever serves CNI
 // calls learns of it.
 func (f *felix) complete() {
 	f.loop.InSync()
-	if err := f.server.InSync(context.Background()); err != nil { // tried again by the upkeep
+	ctx, cancel := context.WithTimeout(context.Background(), hostPortTimeout)
+	defer cancel()
+	if err := f.server.InSync(ctx); err != nil { // tried again by the upkeep
 		f.log.Warn("settings of the node are not as they should be", "err", err)
 	}
 }
