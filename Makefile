@@ -101,7 +101,7 @@ bench: build ## Measure CNI ADD and DEL beside ptp + host-local and their floors
 fuzz: ## Fuzz every target for a while (FUZZTIME=30s each); their seeds are part of unit.
 	@set -e; for f in $$(git grep -l '^func Fuzz' -- '*_test.go'); do \
 	  for t in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9]*\).*/\1/p' $$f); do \
-	    echo "$$f: $$t"; $(GO) test -run '^$$' -fuzz "^$$t\$$" -fuzztime $(FUZZTIME) ./$$(dirname $$f); \
+	    echo "$$f: $$t"; $(GO) test -run '^$$' -fuzz "^$$t\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 2s ./$$(dirname $$f); \
 	  done; done
 
 fmt: ## Format the Go code.

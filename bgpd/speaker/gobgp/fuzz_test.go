@@ -60,6 +60,9 @@ func update(tb testing.TB, attrs ...bgp.PathAttributeInterface) []byte {
 	return b
 }
 
+// patience is for an UPDATE to be read, on a machine that is very busy.
+const patience = 20 * time.Second
+
 // FuzzImport: whatever a peer sends, reading it ends, as the library reads it and as we
 // read what that made of it; and what of it may go into the kernel is a route that contract
 // 3 allows.
@@ -71,6 +74,8 @@ func FuzzImport(f *testing.F) {
 	rules := []speaker.Rule{{Community: speaker.Community{A: 1}}, {ASPath: []uint32{65001}, Accept: true}}
 	scope := filter.Scope{Segments: []filter.Segment{{Prefix: netip.MustParsePrefix("10.0.0.0/24"), Link: "eth0"}}}
 	f.Fuzz(func(t *testing.T, body []byte) {
+		hangs := time.AfterFunc(patience, func() { panic("no end of reading an UPDATE") })
+		defer hangs.Stop()
 		u := received(t, body)
 		if u == nil {
 			return
