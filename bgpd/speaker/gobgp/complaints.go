@@ -113,7 +113,7 @@ func (c *complaints) words(peer netip.Addr) string {
 		out += ": " + last.detail
 	}
 	if last.count > 1 {
-		out += fmt.Sprintf(" (%d in the last hour, this is the last)", last.count)
+		out += fmt.Sprintf(" (%d such messages, this is the last)", last.count)
 	}
 	return out
 }
