@@ -48,11 +48,13 @@ type Peer struct {
 	end   error // why it ended; to be read when ended is closed
 }
 
-// Ended is the NOTIFICATION by which the other end closed the session.
-type Ended struct{ Code, Subcode byte }
+// NotificationError is the NOTIFICATION by which the other end closed the session.
+type NotificationError struct{ Code, Subcode byte }
 
 // Error implements error.
-func (e Ended) Error() string { return fmt.Sprintf("NOTIFICATION %d/%d", e.Code, e.Subcode) }
+func (e NotificationError) Error() string {
+	return fmt.Sprintf("NOTIFICATION %d/%d", e.Code, e.Subcode)
+}
 
 // Establish opens a session on a connection, which it then owns.
 func Establish(conn net.Conn, cfg Config) (*Peer, error) {
@@ -76,7 +78,7 @@ func (p *Peer) handshake(cfg Config) error {
 		case err != nil:
 			return err
 		case kind == Notification && len(body) >= 2:
-			return Ended{body[0], body[1]}
+			return NotificationError{body[0], body[1]}
 		case kind != want:
 			return fmt.Errorf("message of type %d, want %d", kind, want)
 		}
@@ -133,7 +135,7 @@ func Message(kind byte, body []byte) []byte {
 // Done is closed when the session has ended.
 func (p *Peer) Done() <-chan struct{} { return p.ended }
 
-// End is why it has: an Ended if there was a NOTIFICATION. It waits for it.
+// End is why it has: a NotificationError if there was a NOTIFICATION. It waits for it.
 func (p *Peer) End() error {
 	<-p.ended
 	return p.end
@@ -165,7 +167,7 @@ func (p *Peer) read() {
 	for {
 		kind, body, err := p.receive()
 		if err == nil && kind == Notification && len(body) >= 2 {
-			err = Ended{body[0], body[1]}
+			err = NotificationError{body[0], body[1]}
 		}
 		if err != nil {
 			p.end = err

@@ -220,7 +220,7 @@ func (l *lab) sends(s *sender) {
 		case <-time.After(patience):
 			t.Fatal("the session goes on")
 		}
-		if _, ok := errors.AsType[bgptest.Ended](s.End()); !ok {
+		if _, ok := errors.AsType[bgptest.NotificationError](s.End()); !ok {
 			t.Errorf("the session ended without a NOTIFICATION: %v", s.End())
 		}
 		l.until("the peer's routes to go", func() (bool, string) {

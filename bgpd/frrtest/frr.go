@@ -120,7 +120,9 @@ func (f *FRR) exec(argv ...string) (string, error) {
 
 func (f *FRR) until(what string, met func() (bool, string)) {
 	f.t.Helper()
-	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+	again := time.NewTicker(20 * time.Millisecond)
+	defer again.Stop()
+	for deadline := time.Now().Add(patience); ; <-again.C {
 		ok, why := met()
 		if ok {
 			return
