@@ -22,7 +22,6 @@ import (
 func frrConfig(asn int) string {
 	const head = `
 frr defaults datacenter
-no zebra nexthop kernel enable
 router bgp %d
  bgp router-id 10.1.1.254
  no bgp ebgp-requires-policy
@@ -54,6 +53,9 @@ const nodeASN = 64512
 // upFRR is the lab with FRR as its router.
 func upFRR(t *testing.T) (*lab, *frrtest.FRR, map[string]string) {
 	l := newLab(t)
+	for _, a := range []string{"10.200.0.1/32", "fd20::1/128"} { // in what FRR announces
+		l.run("router", "ip", "addr", "add", a, "dev", "lo")
+	}
 	f := frrtest.New(t, l.ns["router"], frrConfig(routerASN))
 	f.Start("bgpd")
 	store := stored(t, resources())
@@ -156,9 +158,6 @@ func TestRestartsBesideFRRLoseNoPacket(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			l, f, store := upFRR(t)
-			for _, a := range []string{"10.200.0.1/32", "fd20::1/128"} {
-				l.run("router", "ip", "addr", "add", a, "dev", "lo")
-			}
 			flows := []func() (int, int){
 				l.traffic("node1", "10.65.1.1", "router", "10.200.0.1"), l.traffic("node2", "fd65:2::1", "router", "fd20::1"),
 			}

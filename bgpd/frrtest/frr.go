@@ -22,7 +22,7 @@ const (
 	patience = 60 * time.Second
 )
 
-// FRR is zebra and other daemons, with one configuration.
+// FRR is zebra, and other daemons with one configuration.
 type FRR struct {
 	t   testing.TB
 	ns  *kernel.Netns
@@ -30,7 +30,7 @@ type FRR struct {
 	run map[string]*exec.Cmd
 }
 
-// New starts zebra. What is started is killed with the test at the latest.
+// New starts zebra; conf is for the others. What is started is killed with the test at the latest.
 func New(t testing.TB, ns *kernel.Netns, conf string) *FRR {
 	t.Helper()
 	if _, err := os.Stat(programs + zebra); err != nil {
@@ -45,7 +45,9 @@ func New(t testing.TB, ns *kernel.Netns, conf string) *FRR {
 	gid, _ := strconv.Atoi(owner.Gid)
 	// FRR's daemons give up being root before they open their sockets.
 	err = errors.Join(os.Chown(f.dir, uid, gid), os.Chmod(filepath.Dir(f.dir), 0o755),
-		os.WriteFile(f.Path("conf"), []byte("log stdout\n"+conf), 0o644))
+		os.WriteFile(f.Path("conf"), []byte("log stdout\n"+conf), 0o644),
+		// FRR 8.4 does not put a next hop back into the kernel's groups when its link comes back.
+		os.WriteFile(f.Path(zebra+".conf"), []byte("log stdout\nno zebra nexthop kernel enable\n"), 0o644))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,8 +73,12 @@ func (f *FRR) Start(name string, more ...string) *os.Process {
 
 func (f *FRR) start(name string, more ...string) *os.Process {
 	f.t.Helper()
+	conf := f.Path("conf")
+	if name == zebra {
+		conf = f.Path(zebra + ".conf")
+	}
 	cmd := exec.Command(programs+name, append([]string{
-		"-f", f.Path("conf"), "-i", f.Path(name + ".pid"), "-z", f.Path("zebra.sock"), "--vty_socket", f.dir, "-P", "0",
+		"-f", conf, "-i", f.Path(name + ".pid"), "-z", f.Path("zebra.sock"), "--vty_socket", f.dir, "-P", "0",
 	}, more...)...)
 	cmd.Stderr, cmd.Stdout = f.t.Output(), f.t.Output()
 	if err := f.ns.Do(cmd.Start); err != nil {
