@@ -17,7 +17,9 @@ func TestLateWordOfARemovedPeersSessionIsNotTheNextOnes(t *testing.T) {
 	peer := netip.MustParseAddr("10.1.1.12")
 	up := gracefulness{up: true}
 	down := func(reason string) func(*events, *bridge) {
-		return func(_ *events, b *bridge) { b.Info("Peer Down", gobgplog.Fields{"Key": peer.String(), "Reason": reason}) }
+		return func(_ *events, b *bridge) {
+			b.Info("Peer Down", gobgplog.Fields{"Key": peer.String(), "Reason": reason})
+		}
 	}
 	orphaned := func(e *events, _ *bridge) { e.orphan(peer) }
 	for _, tt := range []struct {
