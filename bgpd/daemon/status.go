@@ -106,7 +106,7 @@ func (s *statusService) Status(ctx context.Context, _ *nodestatus.StatusRequest)
 	out := &nodestatus.StatusResponse{
 		Node: s.node, Version: s.version, Started: s.engine.started.Unix(),
 		Asn: v.plan.Global.ASN, Mesh: v.plan.Mesh, DatastoreInSync: s.inSync(),
-		Restarting: v.holding, Configured: seconds(v.takenAt),
+		Restarting: v.holding, Configured: seconds(v.takenAt), GracefulShutdown: v.plan.Shutdown,
 	}
 	if err := s.engine.do(ctx, func() { out.Problems = s.engine.problems() }); err != nil {
 		return nil, err
@@ -133,6 +133,8 @@ func (s *statusService) Peers(ctx context.Context, _ *nodestatus.PeersRequest) (
 		m.Bfd = v.bfd[p.Address]
 		if m.State != string(speaker.Established) {
 			m.Info = because(v.dead[p.Address], m.Info)
+		} else if v.plan.Shutdown {
+			m.Info = "graceful shutdown: the peer is asked to prefer other ways"
 		}
 		out.Peers = append(out.Peers, m)
 	}

@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -129,7 +130,10 @@ func rank(p *v3.BGPPeer) int {
 }
 
 func (c *computation) add(r *v3.BGPPeer, p Peer) {
-	p.Name, p.Type = r.Name, typeOf(r)
+	p.Name = cmp.Or(p.Node, r.Name)
+	if p.Type == "" {
+		p.Type = typeOf(r)
+	}
 	p.Reason = "BGPPeer " + r.Name
 	p.BFD = c.bfd("BGPPeer", r)
 	if c.withheld[p.Address] {
@@ -138,10 +142,10 @@ func (c *computation) add(r *v3.BGPPeer, p Peer) {
 	}
 	if other, taken := c.peers[p.Address]; taken {
 		if other.Port != p.Port {
-			c.refused(r, "%s is already the peer of BGPPeer %s, on port %d: this version has one session with an address, whatever the ports; "+
-				"give the other speaker there an address of its own; it is not configured", p.Address, other.Name, other.Port)
+			c.refused(r, "%s is already the peer of %s, on port %d: this version has one session with an address, whatever the ports; "+
+				"give the other speaker there an address of its own; it is not configured", p.Address, other.Reason, other.Port)
 		} else if other.Peer != p.Peer || !reflect.DeepEqual(other.Filter, p.Filter) {
-			c.refused(r, "%s is already the peer of BGPPeer %s, with other settings; it is not configured", p.Address, other.Name)
+			c.refused(r, "%s is already the peer of %s, with other settings; it is not configured", p.Address, other.Reason)
 		}
 		return
 	}
@@ -239,6 +243,9 @@ func (c *computation) selected(r *v3.BGPPeer, here bool) ([]Peer, error) {
 				// Without the way back the other side doesn't know us as a peer it
 				// could connect to, so the one configured has to.
 				p.Passive = p.Passive && reverse
+				if !here || !sel.Matches(n.labels) {
+					p.Type = NodeSpecific // the way back, which upstream calls so whoever the resource is for
+				}
 				out = append(out, p)
 			}
 		}
