@@ -91,6 +91,11 @@ func (c *computation) explicitPeers() {
 				c.refused(r, "%v, or delete the BGPPeer; the peer is not configured and the mesh session stays", err)
 				continue
 			}
+			if c.meshNode(p.Address) != nil {
+				// The other end has the mesh session back: two that connect can miss one
+				// another for minutes, and a session that stays the same is not reset.
+				p.Passive = passive(c.self.address(p.Address), p.Address)
+			}
 			c.add(r, p)
 		}
 	}

@@ -217,6 +217,15 @@ func TestPeers(t *testing.T) {
 			},
 		},
 		{
+			"one that takes the place of a mesh session waits or connects as that does",
+			Input{
+				Node: "node2", Nodes: []*api.Node{aNode("node1", "10.1.1.11/24", ""), aNode("node2", "10.1.1.12/24", "")},
+				Peers: []*v3.BGPPeer{aPeer("one-sided", v3.BGPPeerSpec{Node: "node2", PeerIP: "10.1.1.11", ASNumber: 64512})},
+			},
+			[]string{"node1 10.1.1.11:179 AS64512 from 10.1.1.12, node specific, passive"},
+			nil,
+		},
+		{
 			"a refused peer leaves the address to the next that asks for it",
 			Input{
 				Nodes: threeNodes()[:2],
