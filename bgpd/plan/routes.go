@@ -99,7 +99,7 @@ type holder struct {
 // its peers, and what reflectors pass on; and the loops that this may make.
 func (c *cluster) flood(origin string, family func(netip.Addr) bool, e topology.Export) (out []hearing, loops []loop) {
 	seen := map[string]bool{origin: true}
-	queue := []holder{{node: origin, route: policy.Route{Prefix: e.Prefix, Own: true, Communities: e.Communities, LocalPref: 100}}}
+	queue := []holder{{node: origin, route: policy.Route{Prefix: e.Prefix, Own: true, Communities: e.Communities, LocalPref: speaker.OwnPreference}}}
 	for len(queue) > 0 {
 		h := queue[0]
 		queue = queue[1:]
