@@ -18,18 +18,24 @@ func (f *FIB) PlaceChanged(dst netip.Prefix) {
 // told bounds how many of a list that may be very long are logged or named one by one.
 const told = 10
 
-// noteDisplaced takes over which routes have no place, and says each once.
-func (f *FIB) noteDisplaced() {
+// noteDisplaced takes over which routes have no place, and says each once. When not all
+// could be written, whose place is free is not known.
+func (f *FIB) noteDisplaced(complete bool) {
 	now := map[netip.Prefix]string{}
 	for _, t := range f.tables {
 		for _, c := range t.Conflicts() {
 			now[c.Desired.Dst] = f.occupant(c.Occupant)
 		}
 	}
-	if maps.Equal(now, f.displaced) {
+	old := f.displaced
+	for prefix, holder := range old {
+		if _, known := now[prefix]; !known && !complete && f.Installed(prefix) {
+			now[prefix] = holder
+		}
+	}
+	if maps.Equal(now, old) {
 		return
 	}
-	old := f.displaced
 	var taken, freed []netip.Prefix
 	for _, prefix := range slices.SortedFunc(maps.Keys(now), comparePrefix) {
 		if old[prefix] != now[prefix] {

@@ -2,10 +2,12 @@ package fib
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
 	"strings"
+	"syscall"
 	"testing"
 
 	"tortie/bgpd/speaker"
@@ -63,6 +65,37 @@ func TestRouteOfAnotherProgramIsLeftAloneAndNamed(t *testing.T) {
 	want := []string{"via 10.1.1.12 dev eth0, from peer 10.1.1.12", "not installed: " + holder + ", from peer 10.1.1.12", "via 10.1.1.12 dev eth0, from peer 10.1.1.12"}
 	if strings.Join(changes, "\n") != strings.Join(want, "\n") {
 		t.Errorf("changes %q, want %q", changes, want)
+	}
+}
+
+// TestWhoHoldsAPlaceIsKnownThoughOtherRoutesFail, and stays so until it is known to be free.
+func TestWhoHoldsAPlaceIsKnownThoughOtherRoutesFail(t *testing.T) {
+	fx := newFixture(t)
+	must(t, fx.k.AddRoute(kernel.Route{Dst: pfx("10.65.2.0/26"), Protocol: kernel.ProtocolStatic, Link: fx.eth0, Gateway: router}))
+	fx.k.SetFault(func(op fakekernel.Op) error {
+		if op.Name == "add route" && strings.HasPrefix(op.Object, "10.65.3.0/26") {
+			return syscall.ENOMEM
+		}
+		return nil
+	})
+	fx.expect(near)
+	fx.f.Update(best("10.65.2.0/26", near), start)
+	fx.f.Update(best("10.65.3.0/26", near), start)
+	for range 2 {
+		if err := fx.f.Apply(t.Context(), start); !errors.Is(err, syscall.ENOMEM) {
+			t.Fatalf("error %v, want the other route's", err)
+		}
+		if e := fx.entry("10.65.2.0/26"); e.Wanted == "" || e.Kernel != "" {
+			t.Errorf("entry %+v", e)
+		}
+		// Who holds it now can't be found out.
+		fx.f.PlaceChanged(pfx("10.65.2.0/26"))
+		fx.k.SetFault(func(op fakekernel.Op) error {
+			if op.Name == "read routes" || op.Name == "add route" && strings.HasPrefix(op.Object, "10.65.3.0/26") {
+				return syscall.ENOMEM
+			}
+			return nil
+		})
 	}
 }
 

@@ -304,6 +304,7 @@ func (f *FIB) Apply(ctx context.Context, now time.Time) error {
 		errs = append(errs, f.tables[family].Apply(ctx))
 	}
 	err := errors.Join(errs...)
+	f.noteDisplaced(err == nil)
 	if err != nil {
 		f.objects.QueueResync()
 		if len(f.groups.byKey) > 0 {
@@ -314,7 +315,6 @@ func (f *FIB) Apply(ctx context.Context, now time.Time) error {
 		return err
 	}
 	f.noteMoved()
-	f.noteDisplaced()
 	return f.sweepObjects()
 }
 
