@@ -27,16 +27,29 @@ func (f *FIB) noteDisplaced(complete bool) {
 			now[c.Desired.Dst] = f.occupant(c.Occupant)
 		}
 	}
-	old := f.displaced
-	for prefix, holder := range old {
+	for prefix, holder := range f.displaced {
 		if _, known := now[prefix]; !known && !complete && f.Installed(prefix) {
 			now[prefix] = holder
 		}
 	}
-	if maps.Equal(now, old) {
+	if maps.Equal(now, f.displaced) {
 		return
 	}
-	var taken, freed []netip.Prefix
+	taken, freed := f.placesChanged(f.displaced, now)
+	changed := append(slices.Clone(taken), freed...)
+	before := make([]standing, 0, len(changed))
+	for _, prefix := range changed {
+		before = append(before, f.standing(prefix))
+	}
+	f.displaced = now
+	for i, prefix := range changed {
+		f.note(prefix, before[i])
+	}
+	f.logPlaces(taken, freed)
+}
+
+// placesChanged are the prefixes whose place has another holder, and those that took theirs.
+func (f *FIB) placesChanged(old, now map[netip.Prefix]string) (taken, freed []netip.Prefix) {
 	for _, prefix := range slices.SortedFunc(maps.Keys(now), comparePrefix) {
 		if old[prefix] != now[prefix] {
 			taken = append(taken, prefix)
@@ -47,17 +60,12 @@ func (f *FIB) noteDisplaced(complete bool) {
 			freed = append(freed, prefix)
 		}
 	}
-	changed := append(slices.Clone(taken), freed...)
-	before := make([]standing, 0, len(changed))
-	for _, prefix := range changed {
-		before = append(before, f.standing(prefix))
-	}
-	f.displaced = now
-	for i, prefix := range changed {
-		f.note(prefix, before[i])
-	}
+	return taken, freed
+}
+
+func (f *FIB) logPlaces(taken, freed []netip.Prefix) {
 	for _, prefix := range taken[:min(len(taken), told)] {
-		f.log.Warn("another program's route holds the place of a learned one: "+whatToDo, "prefix", prefix, "route", now[prefix])
+		f.log.Warn("another program's route holds the place of a learned one: "+whatToDo, "prefix", prefix, "route", f.displaced[prefix])
 	}
 	for _, prefix := range freed[:min(len(freed), told)] {
 		f.log.Info("the place of a learned route is free again, it is installed", "prefix", prefix)

@@ -140,12 +140,15 @@ func TestNoCauseIsNamedBeforeItIsOne(t *testing.T) {
 		{"refused", []said{{"failed to connect", refused}}, "still connecting", "connection refused: no BGP speaker listens on port 179 of 10.1.1.12"},
 		{"closed", []said{{"state changed", closed}}, "still connecting", closedWords},
 		{
-			"rejected", []said{{"received notification", rejected}}, "still connecting",
+			"rejected",
+			[]said{{"received notification", rejected}},
+			"still connecting",
 			"the peer sent NOTIFICATION cease/connection rejected (6/5); check that it has a session for 10.1.1.11 with AS 64512",
 		},
 		{"lost, then closed", []said{{"state changed", lost}, {"state changed", closed}}, "connection lost", closedWords},
 		{
-			"a cause at once", []said{{"received notification", wrongAS}},
+			"a cause at once",
+			[]said{{"received notification", wrongAS}},
 			"the peer sent NOTIFICATION open message error/bad peer AS (2/2); check that it expects AS 64512 from us",
 			"the peer sent NOTIFICATION open message error/bad peer AS (2/2); check that it expects AS 64512 from us",
 		},
