@@ -135,10 +135,7 @@ func rank(p *v3.BGPPeer) int {
 }
 
 func (c *computation) add(r *v3.BGPPeer, p Peer) {
-	p.Name = cmp.Or(p.Node, r.Name)
-	if p.Type == "" {
-		p.Type = typeOf(r)
-	}
+	p.Name, p.Type = cmp.Or(p.Node, r.Name), cmp.Or(p.Type, typeOf(r))
 	p.Reason = "BGPPeer " + r.Name
 	p.BFD = c.bfd("BGPPeer", r)
 	if c.withheld[p.Address] {
@@ -239,8 +236,13 @@ func (c *computation) selected(r *v3.BGPPeer, here bool) ([]Peer, error) {
 	selectsSelf := reverse && sel.Matches(c.self.labels)
 	var out []Peer
 	for _, n := range c.nodes {
-		if n == c.self || !(here && sel.Matches(n.labels) || selectsSelf && c.meant(r, n)) {
+		there := here && sel.Matches(n.labels)
+		if n == c.self || !there && !(selectsSelf && c.meant(r, n)) {
 			continue
+		}
+		kind := typeOf(r)
+		if !there {
+			kind = NodeSpecific // the way back, which upstream calls so whoever the resource is for
 		}
 		for _, remote := range n.addresses() {
 			if c.self.address(remote).IsValid() && c.byAddr[remote] == n {
@@ -248,9 +250,7 @@ func (c *computation) selected(r *v3.BGPPeer, here bool) ([]Peer, error) {
 				// Without the way back the other side doesn't know us as a peer it
 				// could connect to, so the one configured has to.
 				p.Passive = p.Passive && reverse
-				if !here || !sel.Matches(n.labels) {
-					p.Type = NodeSpecific // the way back, which upstream calls so whoever the resource is for
-				}
+				p.Type = kind
 				out = append(out, p)
 			}
 		}
