@@ -29,6 +29,7 @@ import (
 	"tortie/internal/kernel/kerneltest"
 	"tortie/internal/kubeapi"
 	"tortie/internal/kubeapi/apitest"
+	"tortie/internal/polltest"
 )
 
 // pluginBinary builds the CNI plugin once.
@@ -142,13 +143,7 @@ func (n *node) start(ready bool) {
 
 func (n *node) await(what string, condition func() bool) {
 	n.Helper()
-	deadline := time.Now().Add(15 * time.Second)
-	for !condition() {
-		if time.Now().After(deadline) {
-			n.Fatalf("waited in vain until %s", what)
-		}
-		time.Sleep(2 * time.Millisecond)
-	}
+	polltest.Until(n, 15*time.Second, what, func() (bool, string) { return condition(), "it is not so" })
 }
 
 // pod is a container's network namespace.
