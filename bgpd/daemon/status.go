@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -67,14 +68,14 @@ func serveStatus(l net.Listener, s nodestatus.NodeStatusServer) (stop func()) {
 	}
 }
 
-// view is the engine's state at one moment.
+// view is the engine's state at one moment, without what may be very much.
 type view struct {
-	node     string
-	plan     topology.Output
-	entries  map[netip.Prefix]fib.Entry
-	names    map[netip.Addr]topology.Peer
-	problems []string
-	holding  bool
+	node string
+	plan topology.Output
+	// entries are those that were asked for, by entriesOf.
+	entries map[netip.Prefix]fib.Entry
+	names   map[netip.Addr]topology.Peer
+	holding bool
 	// bfd is the state of BFD with a peer in words, dead why a peer is taken for dead.
 	bfd, dead map[netip.Addr]string
 	takenAt   time.Time
@@ -85,8 +86,7 @@ func (s *statusService) view(ctx context.Context) (view, error) {
 	var v view
 	err := s.engine.do(ctx, func() {
 		v = view{
-			node: s.node,
-			plan: s.engine.plan.Output, entries: s.engine.fib.Entries(), problems: s.engine.problems(),
+			node: s.node, plan: s.engine.plan.Output,
 			holding: s.engine.planned && s.engine.fib.Holding(), names: map[netip.Addr]topology.Peer{},
 			bfd: s.engine.live.describeAll(s.engine.detector.Problem()), dead: s.engine.live.dead(),
 			takenAt: s.engine.takenAt, links: s.engine.links,
@@ -107,7 +107,10 @@ func (s *statusService) Status(ctx context.Context, _ *nodestatus.StatusRequest)
 	out := &nodestatus.StatusResponse{
 		Node: s.node, Version: s.version, Started: s.engine.started.Unix(),
 		Asn: v.plan.Global.ASN, Mesh: v.plan.Mesh, DatastoreInSync: s.inSync(),
-		Restarting: v.holding, Problems: v.problems, Configured: seconds(v.takenAt),
+		Restarting: v.holding, Configured: seconds(v.takenAt), GracefulShutdown: v.plan.Shutdown,
+	}
+	if err := s.engine.do(ctx, func() { out.Problems = s.engine.problems() }); err != nil {
+		return nil, err
 	}
 	if v.plan.Global.RouterID.IsValid() {
 		out.RouterId = v.plan.Global.RouterID.String()
@@ -131,6 +134,8 @@ func (s *statusService) Peers(ctx context.Context, _ *nodestatus.PeersRequest) (
 		m.Bfd = v.bfd[p.Address]
 		if m.State != string(speaker.Established) {
 			m.Info = because(v.dead[p.Address], m.Info)
+		} else if v.plan.Shutdown {
+			m.Info = strings.TrimSuffix("graceful shutdown: the peer is asked to prefer other ways; "+m.Info, "; ")
 		}
 		out.Peers = append(out.Peers, m)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"tortie/internal/kernel"
 	"tortie/internal/kernel/kerneltest"
+	"tortie/internal/polltest"
 )
 
 const (
@@ -53,7 +54,7 @@ func New(t testing.TB, ns *kernel.Netns, conf string) *FRR {
 	}
 	// It keeps the routes of a bgpd that restarts.
 	f.start(zebra, "-K", "120", "-e", "64")
-	f.until("zebra", func() (bool, string) { _, err := os.Stat(f.Path("zebra.sock")); return err == nil, "no socket" })
+	polltest.Until(t, patience, "zebra", func() (bool, string) { _, err := os.Stat(f.Path("zebra.sock")); return err == nil, "no socket" })
 	return f
 }
 
@@ -64,7 +65,7 @@ func (f *FRR) Path(name string) string { return filepath.Join(f.dir, name) }
 func (f *FRR) Start(name string, more ...string) *os.Process {
 	f.t.Helper()
 	p := f.start(name, more...)
-	f.until(name, func() (bool, string) {
+	polltest.Until(f.t, patience, name+" of FRR", func() (bool, string) {
 		out, err := f.exec("vtysh", "--vty_socket", f.dir, "-d", name, "-c", "show version")
 		return err == nil, out
 	})
@@ -122,19 +123,4 @@ func (f *FRR) exec(argv ...string) (string, error) {
 		return err
 	})
 	return string(out), err
-}
-
-func (f *FRR) until(what string, met func() (bool, string)) {
-	f.t.Helper()
-	again := time.NewTicker(20 * time.Millisecond)
-	defer again.Stop()
-	for deadline := time.Now().Add(patience); ; <-again.C {
-		ok, why := met()
-		if ok {
-			return
-		}
-		if time.Now().After(deadline) {
-			f.t.Fatalf("still waiting for %s of FRR: %s", what, why)
-		}
-	}
 }

@@ -134,9 +134,11 @@ type StatusResponse struct {
 	// off is by what setting this node speaks no BGP; empty when it does.
 	Off string `protobuf:"bytes,10,opt,name=off,proto3" json:"off,omitempty"`
 	// configured is when the last configuration was read, in seconds since the epoch.
-	Configured    int64 `protobuf:"varint,11,opt,name=configured,proto3" json:"configured,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Configured int64 `protobuf:"varint,11,opt,name=configured,proto3" json:"configured,omitempty"`
+	// graceful_shutdown: peers are asked to prefer other ways (RFC 8326).
+	GracefulShutdown bool `protobuf:"varint,12,opt,name=graceful_shutdown,json=gracefulShutdown,proto3" json:"graceful_shutdown,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
@@ -246,6 +248,13 @@ func (x *StatusResponse) GetConfigured() int64 {
 	return 0
 }
 
+func (x *StatusResponse) GetGracefulShutdown() bool {
+	if x != nil {
+		return x.GracefulShutdown
+	}
+	return false
+}
+
 type PeersRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -328,7 +337,7 @@ func (x *PeersResponse) GetPeers() []*Peer {
 
 type Peer struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// name is the BGPPeer resource or, in the mesh, the node.
+	// name is the node that the peer is; of a router outside, the BGPPeer resource.
 	Name    string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Address string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
 	Port    uint32 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
@@ -340,8 +349,8 @@ type Peer struct {
 	State string `protobuf:"bytes,6,opt,name=state,proto3" json:"state,omitempty"`
 	// since is when the state was entered, in seconds since the epoch.
 	Since int64 `protobuf:"varint,7,opt,name=since,proto3" json:"since,omitempty"`
-	// info says in words why a session is not up, and what is wrong with what the peer sends;
-	// empty when all is well.
+	// info says in words why a session is not up; of one that is, that graceful shutdown is
+	// asked for by it; and of either what is wrong with what the peer sends.
 	Info            string `protobuf:"bytes,8,opt,name=info,proto3" json:"info,omitempty"`
 	Received        uint64 `protobuf:"varint,9,opt,name=received,proto3" json:"received,omitempty"`
 	Advertised      uint64 `protobuf:"varint,10,opt,name=advertised,proto3" json:"advertised,omitempty"`
@@ -989,7 +998,7 @@ var File_internal_control_nodestatus_nodestatus_proto protoreflect.FileDescripto
 const file_internal_control_nodestatus_nodestatus_proto_rawDesc = "" +
 	"\n" +
 	",internal/control/nodestatus/nodestatus.proto\x12\x14tortie.nodestatus.v1\"\x0f\n" +
-	"\rStatusRequest\"\xb5\x02\n" +
+	"\rStatusRequest\"\xe2\x02\n" +
 	"\x0eStatusResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x18\n" +
@@ -1006,7 +1015,8 @@ const file_internal_control_nodestatus_nodestatus_proto_rawDesc = "" +
 	" \x01(\tR\x03off\x12\x1e\n" +
 	"\n" +
 	"configured\x18\v \x01(\x03R\n" +
-	"configured\"\x0e\n" +
+	"configured\x12+\n" +
+	"\x11graceful_shutdown\x18\f \x01(\bR\x10gracefulShutdown\"\x0e\n" +
 	"\fPeersRequest\"A\n" +
 	"\rPeersResponse\x120\n" +
 	"\x05peers\x18\x01 \x03(\v2\x1a.tortie.nodestatus.v1.PeerR\x05peers\"\xc4\x02\n" +
