@@ -104,6 +104,9 @@ func TestSessionThatIsNotUpNamesItsCause(t *testing.T) {
 	st.Peers = append(st.Peers, peer("10.1.1.27"), peer("10.1.1.28"))
 	l.startBIRDIn("node2", causesConfig)
 	l.start(child{Name: "node1", Static: &st})
+	// This one is said until the next attempt to connect.
+	l.cause("node1", "10.1.1.29", want["10.1.1.29"])
+	delete(want, "10.1.1.29")
 	for address, cause := range want {
 		l.cause("node1", address, cause)
 	}

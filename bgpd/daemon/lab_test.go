@@ -51,6 +51,8 @@ const (
 	childVariable = "TORTIE_BGPD_TEST_CHILD"
 	patience      = 60 * time.Second
 	routerASN     = 64999
+	// insideSuffix makes the name of what a child has inside of that of what it is.
+	insideSuffix = ".inside"
 	// labs is how many are up at once; each has up to four bgpds.
 	labs = 4
 )
@@ -97,6 +99,9 @@ func runChild(path string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("node", c.Name)
+	asked := make(chan os.Signal, 1)
+	signal.Notify(asked, syscall.SIGUSR1)
+	go answerInside(path+insideSuffix, asked)
 	if c.Static != nil {
 		c.Static.Log = log
 		return daemon.RunStatic(ctx, *c.Static)

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -134,7 +135,7 @@ func (s *statusService) Peers(ctx context.Context, _ *nodestatus.PeersRequest) (
 		if m.State != string(speaker.Established) {
 			m.Info = because(v.dead[p.Address], m.Info)
 		} else if v.plan.Shutdown {
-			m.Info = "graceful shutdown: the peer is asked to prefer other ways"
+			m.Info = strings.TrimSuffix("graceful shutdown: the peer is asked to prefer other ways; "+m.Info, "; ")
 		}
 		out.Peers = append(out.Peers, m)
 	}

@@ -44,8 +44,14 @@ func newTorLab(t *testing.T, sessions string, more ...api.Object) *torLab {
 	if _, err := exec.LookPath("bird"); err != nil {
 		kerneltest.Require(t, "the BIRD routing daemon (Debian package bird2)")
 	}
-	l := &torLab{lab: newLab(t), objects: map[string]api.Object{}}
+	l := torLabOf(newLab(t), more...)
 	l.startBIRDIn("router", tor+sessions)
+	return l
+}
+
+// torLabOf has a node's resources without mesh and peers, and more.
+func torLabOf(of *lab, more ...api.Object) *torLab {
+	l := &torLab{lab: of, objects: map[string]api.Object{}}
 	l.have(resources()...)
 	for name, o := range l.objects {
 		if _, peer := o.(*v3.BGPPeer); peer {

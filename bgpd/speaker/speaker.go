@@ -278,7 +278,8 @@ type PeerState struct {
 	State State
 	// Since is when State was entered.
 	Since time.Time
-	// Info says in words why the session is not up; empty when it is.
+	// Info says in words why the session is not up, and what is wrong with what the peer
+	// sends; empty when all is well.
 	Info string
 	// Received and Advertised count prefixes.
 	Received, Advertised uint64

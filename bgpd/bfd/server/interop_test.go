@@ -2,13 +2,10 @@ package server_test
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,6 +13,7 @@ import (
 
 	"tortie/bgpd/bfd"
 	"tortie/bgpd/bfd/server"
+	"tortie/bgpd/frrtest"
 	"tortie/internal/kernel/kerneltest"
 )
 
@@ -105,55 +103,18 @@ func startBIRD(w *wire) *other {
 }
 
 func startFRR(w *wire) *other {
-	const bfdd, zebra = "/usr/lib/frr/bfdd", "/usr/lib/frr/zebra"
-	if _, err := os.Stat(bfdd); err != nil {
-		kerneltest.Require(w.t, "the FRR routing daemons (Debian package frr)")
-	}
-	dir := w.t.TempDir()
-	owner, err := user.Lookup("frr")
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	uid, _ := strconv.Atoi(owner.Uid)
-	gid, _ := strconv.Atoi(owner.Gid)
-	// FRR's daemons give up being root before they open their sockets.
-	if err := errors.Join(os.Chown(dir, uid, gid), os.Chmod(filepath.Dir(dir), 0o755)); err != nil {
-		w.t.Fatal(err)
-	}
-	path := func(name string) string { return filepath.Join(dir, name) }
-	if err := os.WriteFile(path("conf"), []byte("log stdout\n"), 0o644); err != nil {
-		w.t.Fatal(err)
-	}
-	daemon := func(program, name string, more ...string) *os.Process {
-		return w.program(append([]string{
-			program, "-f", path("conf"), "-i", path(name + ".pid"), "-z", path("zebra.sock"), "--vty_socket", dir, "-P", "0",
-		}, more...)...)
-	}
-	vtysh := func(commands ...string) (string, error) {
-		argv := []string{"vtysh", "--vty_socket", dir}
-		for _, c := range commands {
-			argv = append(argv, "-c", c)
-		}
-		return w.try("b", argv...)
-	}
-	daemon(zebra, "zebra")
-	w.eventually("zebra", func() (bool, string) { _, err := os.Stat(path("zebra.sock")); return err == nil, "no socket" })
-	o := &other{process: daemon(bfdd, "bfdd", "--bfdctl", path("bfdd.ctl"))}
-	w.eventually("bfdd", func() (bool, string) { out, err := vtysh("show bfd peers"); return err == nil, out })
+	f := frrtest.New(w.t, w.ns["b"], "")
+	o := &other{process: f.Start("bfdd", "--bfdctl", f.Path("bfdd.ctl"))}
 	o.configure = func(tx, rx time.Duration, multiplier int) {
 		for _, peer := range []string{"peer 10.99.0.1 interface wire", "peer fd99::1 local-address fd99::2 interface wire"} {
-			out, err := vtysh("configure terminal", "bfd", peer,
-				fmt.Sprintf("transmit-interval %d", tx.Milliseconds()), fmt.Sprintf("receive-interval %d", rx.Milliseconds()),
-				fmt.Sprintf("detect-multiplier %d", multiplier))
-			if err != nil {
-				w.t.Fatal(out)
-			}
+			f.Configure("bfd", peer, fmt.Sprintf("transmit-interval %d", tx.Milliseconds()),
+				fmt.Sprintf("receive-interval %d", rx.Milliseconds()), fmt.Sprintf("detect-multiplier %d", multiplier))
 		}
 	}
 	o.configure(300*ms, 300*ms, 3)
 	o.sees = func(address string, tx, rx time.Duration, multiplier int) {
 		w.eventually("FRR's session", func() (bool, string) {
-			out, _ := vtysh("show bfd peers json")
+			out, _ := f.Vtysh("show bfd peers json")
 			var peers []struct {
 				Peer       string `json:"peer"`
 				Status     string `json:"status"`

@@ -153,8 +153,8 @@ func (c *causes) explain(p speaker.Peer, asn uint32) string {
 	}
 	// The counters are the whole host's: of one without password that we don't even dial
 	// there is no sign that it is up at all.
-	if known && !fresh && why.silent() && (p.Password != "" || why.dial != nil) {
-		if words := explainMD5(p, before.md5, c.md5()); words != "" {
+	if known && !fresh && why.silent() && (p.Password != "" || p.TTLSecurity > 0 || why.dial != nil) {
+		if words := explainDropped(p, before.md5, c.md5()); words != "" {
 			return words
 		}
 	}
@@ -188,13 +188,16 @@ func (c *causes) explain(p speaker.Peer, asn uint32) string {
 	return words
 }
 
-// silent: nothing was heard of the peer, as when segments are dropped.
+// silent: nothing was heard of the peer, as when segments are dropped, be it after a
+// change of its configuration: one that only reset the session would be back.
 func (c cause) silent() bool {
 	switch {
 	case c.dial != nil:
 		return isTimeout(c.dial)
 	case c.notification != "":
-		return c.code == bgp.BGP_ERROR_HOLD_TIMER_EXPIRED
+		changed := !c.sent && c.code == bgp.BGP_ERROR_CEASE &&
+			(c.subcode == bgp.BGP_ERROR_SUB_OTHER_CONFIGURATION_CHANGE || c.subcode == bgp.BGP_ERROR_SUB_ADMINISTRATIVE_RESET)
+		return changed || c.code == bgp.BGP_ERROR_HOLD_TIMER_EXPIRED
 	}
 	return c.lost == "" || c.lost == bgp.BGP_FSM_ESTABLISHED.String()
 }

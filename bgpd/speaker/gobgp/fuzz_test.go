@@ -10,6 +10,7 @@ import (
 	"github.com/osrg/gobgp/v3/pkg/apiutil"
 	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
 
+	"tortie/bgpd/filter"
 	"tortie/bgpd/policy"
 	"tortie/bgpd/speaker"
 	"tortie/internal/api"
@@ -59,21 +60,24 @@ func update(tb testing.TB, attrs ...bgp.PathAttributeInterface) []byte {
 	return b
 }
 
-// FuzzImport: whatever a peer sends, reading what the library made of it ends, and what
-// it makes of it can be decided on.
+// patience is for an UPDATE to be read, on a machine that is very busy.
+const patience = 20 * time.Second
+
+// FuzzImport: whatever a peer sends, reading it ends, as the library reads it and as we
+// read what that made of it; and what of it may go into the kernel is a route that contract
+// 3 allows.
 func FuzzImport(f *testing.F) {
 	path := bgp.NewPathAttributeAsPath([]bgp.AsPathParamInterface{bgp.NewAs4PathParam(bgp.BGP_ASPATH_ATTR_TYPE_SEQ, []uint32{65001})})
 	f.Add(update(f, bgp.NewPathAttributeOrigin(0), path, bgp.NewPathAttributeNextHop("10.0.0.1"),
 		bgp.NewPathAttributeCommunities([]uint32{1}), bgp.NewPathAttributeLargeCommunities([]*bgp.LargeCommunity{bgp.NewLargeCommunity(1, 2, 3)})))
 	f.Add(update(f, bgp.NewPathAttributeOrigin(0), path, bgp.NewPathAttributeMpReachNLRI("fd00::1", []bgp.AddrPrefixInterface{bgp.NewIPv6AddrPrefix(64, "fd65::")})))
 	rules := []speaker.Rule{{Community: speaker.Community{A: 1}}, {ASPath: []uint32{65001}, Accept: true}}
+	scope := filter.Scope{Segments: []filter.Segment{{Prefix: netip.MustParsePrefix("10.0.0.0/24"), Link: "eth0"}}}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		m, err := bgp.ParseBGPBody(&bgp.BGPHeader{Type: bgp.BGP_MSG_UPDATE, Len: uint16(len(body) + bgp.BGP_HEADER_LENGTH)}, body)
-		if m == nil {
-			return
-		}
-		u, ok := m.Body.(*bgp.BGPUpdate)
-		if !ok || err != nil && len(u.NLRI) == 0 {
+		hangs := time.AfterFunc(patience, func() { panic("no end of reading an UPDATE") })
+		defer hangs.Stop()
+		u := received(t, body)
+		if u == nil {
 			return
 		}
 		nlris := []bgp.AddrPrefixInterface{}
@@ -99,6 +103,38 @@ func FuzzImport(f *testing.F) {
 				t.Errorf("a path without prefix or peer: %+v", got)
 			}
 			policy.Decide(rules, nil, policy.Route{Prefix: got.Prefix, NextHop: got.NextHop, ASPath: got.ASPath, Communities: got.Communities})
+			if scope.Import(got) == "" && (got.Prefix.Bits() == 0 || !got.NextHop.IsValid() || got.Prefix.Overlaps(scope.Segments[0].Prefix)) {
+				t.Errorf("accepted %+v", got)
+			}
 		}
 	})
+}
+
+// received is an UPDATE as the library goes on with it (RFC 7606); nil where it ends the
+// session. It takes every error for one of its own kind, and would crash over another.
+func received(t *testing.T, body []byte) *bgp.BGPUpdate {
+	t.Helper()
+	handling := func(err error) bgp.ErrorHandling {
+		if err == nil {
+			return bgp.ERROR_HANDLING_NONE
+		}
+		own, ok := err.(*bgp.MessageError) //nolint:errorlint // as the library does
+		if !ok {
+			t.Fatalf("an error of the kind %T: %v", err, err)
+		}
+		return own.ErrorHandling
+	}
+	m, err := bgp.ParseBGPBody(&bgp.BGPHeader{Type: bgp.BGP_MSG_UPDATE, Len: uint16(len(body) + bgp.BGP_HEADER_LENGTH)}, body)
+	u := m.Body.(*bgp.BGPUpdate)
+	for range 2 {
+		switch handling(err) {
+		case bgp.ERROR_HANDLING_AFISAFI_DISABLE, bgp.ERROR_HANDLING_SESSION_RESET:
+			return nil
+		case bgp.ERROR_HANDLING_TREAT_AS_WITHDRAW:
+			u = bgp.TreatAsWithdraw(u)
+		}
+		families := map[bgp.RouteFamily]bgp.BGPAddPathMode{bgp.RF_IPv4_UC: bgp.BGP_ADD_PATH_NONE, bgp.RF_IPv6_UC: bgp.BGP_ADD_PATH_NONE}
+		_, err = bgp.ValidateUpdateMsg(u, families, true, false, false)
+	}
+	return u
 }

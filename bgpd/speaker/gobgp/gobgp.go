@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -18,6 +19,7 @@ import (
 
 	gobgpapi "github.com/osrg/gobgp/v3/api"
 	"github.com/osrg/gobgp/v3/pkg/server"
+	"golang.org/x/sys/unix"
 
 	"tortie/bgpd/speaker"
 )
@@ -39,6 +41,7 @@ type Speaker struct {
 	log        *slog.Logger
 	server     *server.BgpServer
 	causes     *causes
+	complaints *complaints
 	events     *events
 	stopWatch  context.CancelFunc
 
@@ -66,9 +69,12 @@ func New(cfg Config) *Speaker {
 		restarting: cfg.Restarting,
 		log:        cfg.Log,
 		causes:     c,
+		complaints: newComplaints(cfg.Now),
 		events:     e,
-		server:     server.NewBgpServer(server.LoggerOption(&bridge{log: cfg.Log, causes: c, lost: e.lost})),
 	}
+	s.server = server.NewBgpServer(server.LoggerOption(&bridge{
+		log: cfg.Log, causes: c, lost: e.lost, distrust: s.distrust, complaints: s.complaints,
+	}))
 	c.configured = func(addr netip.Addr) bool {
 		_, ok := s.events.session(addr)
 		return ok
@@ -111,8 +117,11 @@ func sameGlobal(a, b speaker.Global) bool {
 }
 
 func (s *Speaker) start(ctx context.Context, g speaker.Global) error {
+	if err := listenable(ctx, g); err != nil {
+		return startFailed(g, err)
+	}
 	if err := s.server.StartBgp(ctx, &gobgpapi.StartBgpRequest{Global: globalToAPI(g)}); err != nil {
-		return fmt.Errorf("start BGP speaker on port %d: %w", g.Port, err)
+		return startFailed(g, err)
 	}
 	s.started = true
 	s.applied = speaker.Desired{Global: g}
@@ -128,6 +137,33 @@ func (s *Speaker) start(ctx context.Context, g speaker.Global) error {
 		s.anchor = startAnchor(ctx, s.server, g, s.log)
 	}
 	return nil
+}
+
+// listenable finds out whether the addresses are free. Where only some are, GoBGP would keep
+// those, and take itself for the other program for ever after.
+func listenable(ctx context.Context, g speaker.Global) error {
+	for _, a := range g.Listen {
+		network := "tcp4"
+		if a.Is6() {
+			network = "tcp6"
+		}
+		l, err := new(net.ListenConfig).Listen(ctx, network, netip.AddrPortFrom(a, g.Port).String())
+		if err != nil {
+			return err
+		}
+		if err := l.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// startFailed says what to do where another speaker is on the host.
+func startFailed(g speaker.Global, err error) error {
+	if errors.Is(err, unix.EADDRINUSE) {
+		return fmt.Errorf("start BGP speaker: another program listens on port %d: stop it, or set spec.listenPort of the BGPConfiguration: %w", g.Port, err)
+	}
+	return fmt.Errorf("start BGP speaker on port %d: %w", g.Port, err)
 }
 
 // stop ends all sessions with a NOTIFICATION; those with the peers in next come back. A
@@ -208,6 +244,7 @@ func (s *Speaker) removePeers(ctx context.Context, want []speaker.Peer) error {
 			return false
 		}
 		s.events.forget(p.Address)
+		s.complaints.forget(p.Address)
 		return true
 	})
 	return errors.Join(errs...)

@@ -15,6 +15,9 @@ type bridge struct {
 	log    *slog.Logger
 	causes *causes
 	lost   func(peer netip.Addr) // is told when a session that was up ends, and not for a restart
+	// distrust is told of a session that the library goes on with and that is no longer true.
+	distrust   func(peer netip.Addr)
+	complaints *complaints
 }
 
 // restartReason is GoBGP's word for the end of a session whose peer is taken to restart.
@@ -58,6 +61,7 @@ func (b *bridge) Error(msg string, fields gobgplog.Fields) {
 // Warn learns from the message, and passes it on unless it is routine.
 func (b *bridge) Warn(msg string, fields gobgplog.Fields) {
 	b.learn(msg, fields)
+	b.complain(msg, fields)
 	switch msg {
 	case "Closed an accepted connection", "restart flag is not set", "accepted conn is closed to avoid be blocked",
 		"active conn is closed to avoid being blocked":
@@ -72,6 +76,14 @@ func (b *bridge) Warn(msg string, fields gobgplog.Fields) {
 		return
 	}
 	b.log.Warn(fromLibrary, attrs(msg, fields)...)
+}
+
+// complain notes a malformed message of a peer's.
+func (b *bridge) complain(msg string, fields gobgplog.Fields) {
+	key, _ := fields["Key"].(string)
+	if peer, err := netip.ParseAddr(key); err == nil && b.complaints.note(peer, msg, fields) {
+		b.distrust(peer)
+	}
 }
 
 // Info learns from the message.
@@ -160,10 +172,10 @@ func attrs(msg string, fields gobgplog.Fields) []any {
 	if key, ok := fields["Key"]; ok {
 		out = append(out, "peer", key)
 	}
-	for _, name := range []string{"Error", "Err", "Data", "Code", "Subcode", "State"} {
+	for _, name := range []string{"Error", "error", "Err", "Data", "Code", "Subcode", "State"} {
 		if v, ok := fields[name]; ok && v != nil {
 			out = append(out, map[string]string{
-				"Error": "err", "Err": "err", "Data": "data", "Code": "code", "Subcode": "subcode", "State": "state",
+				"Error": "err", "error": "err", "Err": "err", "Data": "data", "Code": "code", "Subcode": "subcode", "State": "state",
 			}[name], fmt.Sprint(v))
 		}
 	}

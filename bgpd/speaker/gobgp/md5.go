@@ -25,12 +25,13 @@ func (s *Speaker) deletePeer(ctx context.Context, p speaker.Peer) error {
 }
 
 // md5Counters is how many segments the kernel has dropped for their TCP MD5
-// signature. A segment with a wrong one looks to both ends like none at all: these
+// signature, or for their TTL. Such a segment looks to both ends like none at all: these
 // counters, which are of the whole host, are all that is ever seen of it.
 type md5Counters struct {
 	unsigned, // where a signature was due
 	unexpected, // signed where none was
-	wrong uint64 // signed with another password
+	wrong, // signed with another password
+	far uint64 // with a TTL less than TTL security asks for
 }
 
 // readMD5 reads the kernel's counters. All zero when they can't be read: then the
@@ -74,12 +75,26 @@ func (c *md5Counters) counter(name string) *uint64 {
 		return &c.unexpected
 	case "TCPMD5Failure":
 		return &c.wrong
+	case "TCPMinTTLDrop":
+		return &c.far
 	}
 	return nil
 }
 
-// explainMD5 says what the segments dropped since a session went down make likely;
+// explainDropped says what the segments dropped since a session went down make likely;
 // empty when they say nothing.
+func explainDropped(p speaker.Peer, before, now md5Counters) string {
+	if words := explainMD5(p, before, now); words != "" {
+		return words
+	}
+	if p.TTLSecurity > 0 && now.far > before.far {
+		return fmt.Sprintf("likely a TTL security mismatch: segments arrive with a TTL less than %d: switch TTL security (GTSM) on at %s, or allow more hops in spec.ttlSecurity",
+			256-int(p.TTLSecurity), p.Address)
+	}
+	return ""
+}
+
+// explainMD5 is that of the signatures.
 func explainMD5(p speaker.Peer, before, now md5Counters) string {
 	switch {
 	case p.Password == "" && now.unexpected > before.unexpected:

@@ -11,15 +11,37 @@ import (
 )
 
 func TestCountersOfDroppedSegmentsAreRead(t *testing.T) {
-	const text = "TcpExt: SyncookiesSent TCPMD5NotFound TCPMD5Unexpected TCPMD5Failure TCPLast\n" +
-		"TcpExt: 7 1 2 3 9\nIpExt: InNoRoutes\nIpExt: 5\n"
-	if got, want := parseMD5(text), (md5Counters{unsigned: 1, unexpected: 2, wrong: 3}); got != want {
+	const text = "TcpExt: SyncookiesSent TCPMD5NotFound TCPMD5Unexpected TCPMD5Failure TCPMinTTLDrop TCPLast\n" +
+		"TcpExt: 7 1 2 3 4 9\nIpExt: InNoRoutes\nIpExt: 5\n"
+	if got, want := parseMD5(text), (md5Counters{unsigned: 1, unexpected: 2, wrong: 3, far: 4}); got != want {
 		t.Errorf("%+v, want %+v", got, want)
 	}
 	for _, text := range []string{"", "TcpExt:\n", "TcpExt: TCPMD5Failure\nTcpExt: x\n", "TcpExt: a TCPMD5Failure\nTcpExt: 1\n"} {
 		if got := parseMD5(text); got != (md5Counters{}) {
 			t.Errorf("%q: %+v, want none", text, got)
 		}
+	}
+}
+
+func TestSessionWithTTLSecurityOnOneSideNamesIt(t *testing.T) {
+	c, now := newCauses(), md5Counters{far: 5}
+	c.md5 = func() md5Counters { return now }
+	p := speaker.Peer{Address: netip.MustParseAddr("10.1.1.1"), TTLSecurity: 1}
+	clock := time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)
+	c.now = func() time.Time { return clock }
+	c.begin(p.Address)
+	clock = clock.Add(settling)
+	if got := c.explain(p, 64512); got != "connecting" {
+		t.Errorf("nothing dropped: %q", got)
+	}
+	now.far++
+	const want = "likely a TTL security mismatch: segments arrive with a TTL less than 255: switch TTL security (GTSM) on at 10.1.1.1, or allow more hops in spec.ttlSecurity"
+	if got := c.explain(p, 64512); got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	p.TTLSecurity = 0
+	if got := c.explain(p, 64512); got != "connecting" {
+		t.Errorf("without TTL security: %q", got)
 	}
 }
 

@@ -106,7 +106,7 @@ func TestCausesReadOnAfterTheState(t *testing.T) {
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			b := &bridge{log: slog.New(slog.DiscardHandler), causes: newCauses()}
+			b := &bridge{log: slog.New(slog.DiscardHandler), causes: newCauses(), complaints: newComplaints(time.Now)}
 			if tt.msg != "" {
 				tt.fields["Key"] = key
 				b.Warn(tt.msg, tt.fields)
@@ -177,7 +177,7 @@ func TestNoCauseIsNamedBeforeItIsOne(t *testing.T) {
 
 func TestLogHasNotificationsInWords(t *testing.T) {
 	var out bytes.Buffer
-	b := &bridge{log: slog.New(slog.NewTextHandler(&out, nil)), causes: newCauses()}
+	b := &bridge{log: slog.New(slog.NewTextHandler(&out, nil)), causes: newCauses(), complaints: newComplaints(time.Now)}
 	b.Warn("received notification", gobgplog.Fields{"Key": "10.1.1.12", "Code": uint8(6), "Subcode": uint8(3), "Data": []byte{}})
 	const want = `msg="peer sent a NOTIFICATION" peer=10.1.1.12 notification="cease/peer de-configured (6/3)"` + "\n"
 	if !strings.HasSuffix(out.String(), want) {

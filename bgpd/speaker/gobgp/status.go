@@ -63,6 +63,7 @@ func (s *Speaker) Peers(ctx context.Context) ([]speaker.PeerState, error) {
 		if ps.State != speaker.Established {
 			ps.Info = s.causes.explain(conf, asn)
 		}
+		ps.Info = joined(ps.Info, s.complaints.words(addr))
 		out = append(out, ps)
 	})
 	if err != nil {
@@ -70,6 +71,14 @@ func (s *Speaker) Peers(ctx context.Context) ([]speaker.PeerState, error) {
 	}
 	slices.SortFunc(out, func(a, b speaker.PeerState) int { return a.Peer.Address.Compare(b.Peer.Address) })
 	return out, nil
+}
+
+// joined are two clauses, of which either may be missing.
+func joined(a, b string) string {
+	if a == "" || b == "" {
+		return a + b
+	}
+	return a + "; " + b
 }
 
 // Routes implements speaker.Speaker.

@@ -349,8 +349,8 @@ type Peer struct {
 	State string `protobuf:"bytes,6,opt,name=state,proto3" json:"state,omitempty"`
 	// since is when the state was entered, in seconds since the epoch.
 	Since int64 `protobuf:"varint,7,opt,name=since,proto3" json:"since,omitempty"`
-	// info says why a session is not up, in words; of one that is, that graceful shutdown is
-	// asked for by it.
+	// info says in words why a session is not up; of one that is, that graceful shutdown is
+	// asked for by it; and of either what is wrong with what the peer sends.
 	Info            string `protobuf:"bytes,8,opt,name=info,proto3" json:"info,omitempty"`
 	Received        uint64 `protobuf:"varint,9,opt,name=received,proto3" json:"received,omitempty"`
 	Advertised      uint64 `protobuf:"varint,10,opt,name=advertised,proto3" json:"advertised,omitempty"`
