@@ -25,7 +25,7 @@ type settings struct {
 	meshRestartTime time.Duration
 	// meshRefused says why no mesh session may be made although the mesh is on.
 	meshRefused     string
-	meshBFD         api.BFD
+	meshOptions     options
 	meshPasswordRef *v3.BGPPassword
 	meshPassword    speaker.Password
 	// ports has the listen port of nodes with a BGPConfiguration of their own.
@@ -53,7 +53,7 @@ func (c *computation) readSettings() {
 		}
 		if name == advertise.ConfigName {
 			c.readDefault(&conf.Spec)
-			c.settings.meshBFD = c.bfd("BGPConfiguration", conf)
+			c.settings.meshOptions = c.options("BGPConfiguration", conf)
 		}
 	}
 	c.readNodeConfig(c.in.Configs)

@@ -31,7 +31,8 @@ func (c *computation) mesh() {
 			p := c.toNode(n, remote)
 			p.Name, p.Type, p.Reason = n.name, Mesh, string(Mesh)
 			p.RestartTime, p.Password = c.settings.meshRestartTime, c.settings.meshPassword
-			p.BFD = c.settings.meshBFD
+			c.settings.meshOptions.apply(&p)
+			c.longLived("BGPConfiguration default", &p)
 			c.peers[remote] = p
 		}
 	}
@@ -131,7 +132,8 @@ func rank(p *v3.BGPPeer) int {
 func (c *computation) add(r *v3.BGPPeer, p Peer) {
 	p.Name, p.Type = r.Name, typeOf(r)
 	p.Reason = "BGPPeer " + r.Name
-	p.BFD = c.bfd("BGPPeer", r)
+	c.options("BGPPeer", r).apply(&p)
+	c.longLived("BGPPeer "+r.Name, &p)
 	if c.withheld[p.Address] {
 		c.refused(r, "%s is the peer of another BGPPeer, whose filters can't be carried out; it is not configured without them", p.Address)
 		return

@@ -47,7 +47,7 @@ func BGPProblems(b *v3.BGPConfiguration) []Problem {
 
 func checkBGPPeer(c *checker, p *v3.BGPPeer) {
 	c.peerSpec(&p.Spec)
-	c.bfd(p.Annotations)
+	c.session(p.Annotations)
 }
 
 func (c *checker) peerSpec(s *v3.BGPPeerSpec) {
@@ -123,9 +123,11 @@ func (c *checker) bgpPassword(field string, p *v3.BGPPassword) {
 }
 
 func checkBGPConfiguration(c *checker, b *v3.BGPConfiguration) {
-	c.bfd(b.Annotations)
-	if b.Name != "default" && b.Annotations[AnnotationBFD] != "" {
-		c.missing("metadata.annotations["+AnnotationBFD+"]", "can only be set in the BGPConfiguration named default")
+	c.session(b.Annotations)
+	for _, name := range sortedKeys(sessionAnnotations()) {
+		if b.Name != "default" && b.Annotations[name] != "" {
+			c.missing("metadata.annotations["+name+"]", "can only be set in the BGPConfiguration named default")
+		}
 	}
 	c.bgpSpec(b)
 }

@@ -15,6 +15,8 @@ type bridge struct {
 	log    *slog.Logger
 	causes *causes
 	lost   func(peer netip.Addr) // is told when a session that was up ends, and not for a restart
+	// longLived is told of GoBGP's timers of that name.
+	longLived *longLived
 }
 
 // restartReason is GoBGP's word for the end of a session whose peer is taken to restart.
@@ -78,7 +80,7 @@ func (b *bridge) Debug(msg string, fields gobgplog.Fields) { b.learn(msg, fields
 
 func (b *bridge) learn(msg string, fields gobgplog.Fields) {
 	switch msg {
-	case "failed to connect", "state changed", "sent notification", "received notification", "hold timer expired", "Peer Down",
+	case longLivedBegan, longLivedEnded, "failed to connect", "state changed", "sent notification", "received notification", "hold timer expired", "Peer Down",
 		notConfigured, wrongAddress:
 	default:
 		return
@@ -89,6 +91,10 @@ func (b *bridge) learn(msg string, fields gobgplog.Fields) {
 		return
 	}
 	switch msg {
+	case longLivedBegan:
+		b.longLived.began(addr)
+	case longLivedEnded:
+		b.longLived.over(addr)
 	case "failed to connect":
 		if err, ok := fields["Error"].(error); ok {
 			b.causes.dialFailed(addr, err)
