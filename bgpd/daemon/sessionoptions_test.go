@@ -2,9 +2,6 @@ package daemon_test
 
 import (
 	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -196,7 +193,7 @@ protocol bgp v4 { local 10.1.1.12 as 64998; neighbor 10.1.1.11 as 64512; connect
 func TestLongLivedRestartAgainstBIRD(t *testing.T) {
 	other := torPeer("other", "10.1.1.12", func(s *v3.BGPPeerSpec) { s.ASNumber = 64998 })
 	l := newTorLab(t, longLivedTor, annotated("tor", "10.1.1.254", api.AnnotationLongLived, "15s"), other)
-	l.startSecondBIRD("node2", secondTor)
+	l.startBIRDOf("node2", secondTor)
 	l.startNode("node1", l.content())
 	l.peer("the session with long-lived restart", "tor", func(p *nodestatus.Peer) bool { return isUp(p) && p.LongLivedRestart })
 	l.peer("the session without", "other", func(p *nodestatus.Peer) bool { return isUp(p) && !p.LongLivedRestart })
@@ -267,20 +264,4 @@ func TestBIRDKeepsRoutesOfNodeThatIsLongAway(t *testing.T) {
 	up()
 	l.end("node1", syscall.SIGKILL)
 	announced("the block to be kept as stale for long", true, "(65535,6)")
-}
-
-// startSecondBIRD starts another than the process "bird".
-func (l *lab) startSecondBIRD(ns, config string) {
-	l.t.Helper()
-	path := filepath.Join(l.dir, "second.conf")
-	if err := os.WriteFile(path, []byte(strings.TrimSpace(config)), 0o600); err != nil {
-		l.t.Fatal(err)
-	}
-	cmd := exec.Command("bird", "-f", "-c", path, "-s", filepath.Join(l.dir, "second.ctl"))
-	cmd.Stderr = l.t.Output()
-	if err := l.ns[ns].Do(cmd.Start); err != nil {
-		l.t.Fatal(err)
-	}
-	l.proc["second"] = cmd
-	l.t.Cleanup(func() { l.end("second", syscall.SIGKILL) })
 }

@@ -22,6 +22,7 @@ type Graph struct {
 	nodes     nodes
 	borrowed  borrowed
 	others    others
+	peers     localPeers
 }
 
 // others is what State says of other nodes, as long as nothing it depends on has
@@ -43,6 +44,7 @@ func New(node string) *Graph {
 		pools:     newPools(),
 		nodes:     newNodes(node),
 		borrowed:  newBorrowed(node),
+		peers:     newLocalPeers(),
 	}
 }
 
@@ -60,6 +62,8 @@ func (g *Graph) Ranges() []datastore.Range {
 		{Kind: api.KindBlockAffinity, NamePrefix: string(api.AffinityHost) + ":"},
 		{Kind: api.KindIPAMBlock, Coalesce: blockPace},
 		{Kind: api.KindWorkloadEndpoint},
+		{Kind: api.KindBGPConfiguration},
+		{Kind: api.KindBGPPeer},
 	}
 }
 
@@ -77,6 +81,8 @@ func (g *Graph) update(u datastore.SyncUpdate) (changed bool) {
 	switch u.Key.Kind {
 	case api.KindWorkloadEndpoint:
 		return g.endpoints.update(u)
+	case api.KindBGPPeer, api.KindBGPConfiguration:
+		return g.peers.update(u)
 	case api.KindBlockAffinity:
 		own := g.blocks.update(u)
 		g.others.remoteKnown = g.others.remoteKnown && own
@@ -104,6 +110,7 @@ func (g *Graph) State() State {
 	s := State{}
 	var problems problemList
 	s.Endpoints, s.HoldDevices = g.endpoints.resolve(&problems)
+	s.Peering = g.peers.on(s.Endpoints, g.endpoints.labelsOf, g.node, g.nodes.labels())
 	s.Pools, s.Masquerade = g.pools.prefixes(&problems)
 	s.NodeAddrs, s.Nodes = g.nodes.addrs(&problems)
 	around := surroundings{pools: s.Pools, own: s.NodeAddrs, nodes: s.Nodes}

@@ -157,8 +157,7 @@ func (c *checker) bgpSpec(b *v3.BGPConfiguration) {
 			c.bad(at("spec.ignoredInterfaces", i), name, "want the name of a network device, '*' for any characters but not alone")
 		}
 	}
-	c.optionalAddr("spec.localWorkloadPeeringIPV4", s.LocalWorkloadPeeringIPV4, 4)
-	c.optionalAddr("spec.localWorkloadPeeringIPV6", s.LocalWorkloadPeeringIPV6, 6)
+	c.peeringAddresses(s)
 }
 
 // meshSettings: what concerns the whole mesh can only be said once for all nodes.
