@@ -31,30 +31,40 @@ func TestSessionAnnotations(t *testing.T) {
 	}{
 		{nil, v3.BGPPeerSpec{}, func(p Peer) bool { return p.HoldTime == 0 && p.LongLived == 0 && !p.AddPath }, ""},
 		{
-			map[string]string{api.AnnotationTimers: "hold=9s connect=5s", api.AnnotationAddPath: "on"}, v3.BGPPeerSpec{},
+			map[string]string{api.AnnotationTimers: "hold=9s connect=5s", api.AnnotationAddPath: "on"},
+			v3.BGPPeerSpec{},
 			func(p Peer) bool {
 				return p.HoldTime == 9*time.Second && p.KeepaliveTime == 3*time.Second && p.ConnectRetry == 5*time.Second && p.AddPath
 			}, "",
 		},
 		{
-			map[string]string{api.AnnotationTimers: "soon", api.AnnotationLongLived: "1m"}, v3.BGPPeerSpec{},
+			map[string]string{api.AnnotationTimers: "soon", api.AnnotationLongLived: "1m"},
+			v3.BGPPeerSpec{},
 			func(p Peer) bool { return p.HoldTime == 0 && p.LongLived == time.Minute },
 			"annotation tortie/timers: \"soon\": want one or more of hold, keepalive and connect, as in \"hold=30s keepalive=10s connect=5s\"; its sessions have the default timers",
 		},
 		{
-			map[string]string{api.AnnotationLongLived: "ever"}, v3.BGPPeerSpec{}, func(p Peer) bool { return p.LongLived == 0 },
+			map[string]string{api.AnnotationLongLived: "ever"},
+			v3.BGPPeerSpec{},
+			func(p Peer) bool { return p.LongLived == 0 },
 			"annotation tortie/long-lived-restart: want off, or a time as in \"1h30m\"; its sessions are without long-lived graceful restart",
 		},
 		{
-			map[string]string{api.AnnotationLongLived: "1h"}, v3.BGPPeerSpec{MaxRestartTime: &metav1.Duration{}}, func(p Peer) bool { return p.LongLived == 0 },
+			map[string]string{api.AnnotationLongLived: "1h"},
+			v3.BGPPeerSpec{MaxRestartTime: &metav1.Duration{}},
+			func(p Peer) bool { return p.LongLived == 0 },
 			"annotation tortie/long-lived-restart: needs graceful restart, which a restart time of 0 turns off; its sessions are without long-lived graceful restart",
 		},
 		{
-			map[string]string{api.AnnotationLongLived: "1h"}, v3.BGPPeerSpec{Filters: []string{"by-device"}}, func(p Peer) bool { return p.LongLived == 0 },
+			map[string]string{api.AnnotationLongLived: "1h"},
+			v3.BGPPeerSpec{Filters: []string{"by-device"}},
+			func(p Peer) bool { return p.LongLived == 0 },
 			"annotation tortie/long-lived-restart: can't be combined with an export rule of a BGPFilter that names an interface; its sessions are without long-lived graceful restart",
 		},
 		{
-			map[string]string{api.AnnotationAddPath: "yes"}, v3.BGPPeerSpec{}, func(p Peer) bool { return !p.AddPath },
+			map[string]string{api.AnnotationAddPath: "yes"},
+			v3.BGPPeerSpec{},
+			func(p Peer) bool { return !p.AddPath },
 			"annotation tortie/add-path: want on or off; its sessions are without add-path",
 		},
 	} {

@@ -33,30 +33,42 @@ func TestPodsOfThisNodeArePeers(t *testing.T) {
 		problem string
 	}{
 		{
-			"both families", both, v3.BGPPeerSpec{LocalWorkloadSelector: "color == 'red'"},
+			"both families", both,
+			v3.BGPPeerSpec{LocalWorkloadSelector: "color == 'red'"},
 			"10.65.1.5 169.254.0.179 ns/a; 10.65.1.6 169.254.0.179 ns/b; fd65:1::5 fd00::b9 ns/a", "",
 		},
 		{
-			"IPv4 alone", v3.BGPConfigurationSpec{LocalWorkloadPeeringIPV4: "169.254.0.179"}, v3.BGPPeerSpec{LocalWorkloadSelector: "all()", NodeSelector: "all()"},
+			"IPv4 alone",
+			v3.BGPConfigurationSpec{LocalWorkloadPeeringIPV4: "169.254.0.179"},
+			v3.BGPPeerSpec{LocalWorkloadSelector: "all()", NodeSelector: "all()"},
 			"10.65.1.5 169.254.0.179 ns/a; 10.65.1.6 169.254.0.179 ns/b; 10.65.1.7 169.254.0.179 ns/c", "",
 		},
 		{"of another node", both, v3.BGPPeerSpec{LocalWorkloadSelector: "all()", Node: "node2"}, "", ""},
 		{"nobody", both, v3.BGPPeerSpec{LocalWorkloadSelector: "color == 'green'"}, "", ""},
 		{
-			"nowhere to peer at", v3.BGPConfigurationSpec{}, v3.BGPPeerSpec{LocalWorkloadSelector: "all()"}, "",
+			"nowhere to peer at",
+			v3.BGPConfigurationSpec{},
+			v3.BGPPeerSpec{LocalWorkloadSelector: "all()"},
+			"",
 			"BGPPeer pods: spec.localWorkloadSelector needs an address that pods connect to: set spec.localWorkloadPeeringIPV4 or spec.localWorkloadPeeringIPV6",
 		},
 		{
-			"an address nobody can connect to", v3.BGPConfigurationSpec{LocalWorkloadPeeringIPV4: "169.254.0.179", LocalWorkloadPeeringIPV6: "fe80::1"},
-			v3.BGPPeerSpec{LocalWorkloadSelector: "color == 'blue'"}, "10.65.1.7 169.254.0.179 ns/c",
+			"an address nobody can connect to",
+			v3.BGPConfigurationSpec{LocalWorkloadPeeringIPV4: "169.254.0.179", LocalWorkloadPeeringIPV6: "fe80::1"},
+			v3.BGPPeerSpec{LocalWorkloadSelector: "color == 'blue'"},
+			"10.65.1.7 169.254.0.179 ns/c",
 			`BGPConfiguration default: spec.localWorkloadPeeringIPV6: "fe80::1": pods can't connect to it: want an address that nobody else has, such as fd00:0:0:b9::1; it has no effect`,
 		},
 		{
-			"a selector that can't be read", both, v3.BGPPeerSpec{LocalWorkloadSelector: "color =="}, "",
+			"a selector that can't be read", both,
+			v3.BGPPeerSpec{LocalWorkloadSelector: "color =="},
+			"",
 			`BGPPeer pods: spec.localWorkloadSelector: "color =="`,
 		},
 		{
-			"two ways to name the peer", both, v3.BGPPeerSpec{LocalWorkloadSelector: "all()", PeerIP: "10.0.0.254"}, "",
+			"two ways to name the peer", both,
+			v3.BGPPeerSpec{LocalWorkloadSelector: "all()", PeerIP: "10.0.0.254"},
+			"",
 			"BGPPeer pods: spec: peerIP and localWorkloadSelector can't be combined; set one of them; the peer is not configured",
 		},
 	} {

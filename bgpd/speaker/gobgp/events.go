@@ -19,7 +19,7 @@ type events struct {
 	now     func() time.Time
 	causes  *causes
 	up      func(netip.Addr) // told of a session that has come up
-	changed chan struct{} // one slot: "pending is not empty"
+	changed chan struct{}    // one slot: "pending is not empty"
 
 	decoder decoder // of the watch's goroutine
 

@@ -94,7 +94,7 @@ func (b *bridge) learn(msg string, fields gobgplog.Fields) {
 	case longLivedBegan:
 		b.longLived.began(addr)
 	case longLivedEnded:
-		b.longLived.over(addr)
+		b.longLived.expired(addr)
 	case "failed to connect":
 		if err, ok := fields["Error"].(error); ok {
 			b.causes.dialFailed(addr, err)

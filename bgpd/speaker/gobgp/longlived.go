@@ -75,7 +75,14 @@ func (l *longLived) began(peer netip.Addr) {
 	}
 }
 
-// over: the time is up for what is kept of a peer.
+// expired is told of each of GoBGP's timers that ends: it has dropped all that the peer has
+// told, be its session up.
+func (l *longLived) expired(peer netip.Addr) {
+	l.ended(peer)
+	go l.remake(peer)
+}
+
+// over: our own time is up for what is kept of a peer.
 func (l *longLived) over(peer netip.Addr) {
 	if l.ended(peer) {
 		go l.remake(peer)
@@ -101,7 +108,8 @@ func (l *longLived) end(peer netip.Addr) bool {
 }
 
 // remakePeer takes back what is kept of a peer and begins its session anew. Why it is
-// down stays known.
+// down stays known. One that has come up meanwhile tells everything again, and nothing is
+// lost by it.
 func (s *Speaker) remakePeer(peer netip.Addr) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -109,7 +117,11 @@ func (s *Speaker) remakePeer(peer netip.Addr) {
 		if p.Address != peer {
 			continue
 		}
-		s.events.reset(peer)
+		if ses, _ := s.events.session(peer); ses.Established {
+			s.hold(p)
+		} else {
+			s.events.reset(peer)
+		}
 		if err := s.replacePeer(context.Background(), p, false); err != nil {
 			s.log.Error("what is kept of a peer that has long been away can't be taken back", "peer", peer, "err", err)
 		}
@@ -117,7 +129,7 @@ func (s *Speaker) remakePeer(peer netip.Addr) {
 }
 
 // anew are the peers there are whose filter for what is announced becomes another, and
-// that can't be told so on the session as it is: what withdraws from others (policies.go)
+// that can't be told so on the session as it is: what withdraws from others (policy.go)
 // would be a route to one with long-lived graceful restart.
 func (s *Speaker) anew(d speaker.Desired) map[netip.Addr]bool {
 	out := map[netip.Addr]bool{}

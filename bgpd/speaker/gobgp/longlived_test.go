@@ -62,9 +62,10 @@ func TestLongLivedRestartIsBounded(t *testing.T) {
 			l.began(peer)
 			time.Sleep(time.Second)
 		}, 1},
-		"it is back in time": {true, func(l *longLived) { l.began(peer); l.ended(peer); time.Sleep(2 * time.Hour) }, 0},
-		"the peer's time":    {true, func(l *longLived) { l.began(peer); l.over(peer) }, 1},
-		"a timer of nothing": {false, func(l *longLived) { l.began(peer) }, 1},
+		"it is back in time":                        {true, func(l *longLived) { l.began(peer); l.ended(peer); time.Sleep(2 * time.Hour) }, 0},
+		"the peer's time":                           {true, func(l *longLived) { l.began(peer); l.expired(peer); time.Sleep(2 * time.Hour) }, 1},
+		"a timer that ends on a session that is up": {true, func(l *longLived) { l.began(peer); l.ended(peer); l.expired(peer) }, 1},
+		"a timer of nothing":                        {false, func(l *longLived) { l.began(peer) }, 1},
 		"marked too often": {true, func(l *longLived) {
 			for range maxMarks {
 				l.began(peer)
