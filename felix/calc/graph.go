@@ -17,12 +17,12 @@ import (
 type Graph struct {
 	node      string
 	endpoints endpoints
+	peers     localPeers
 	blocks    blocks
 	pools     pools
 	nodes     nodes
 	borrowed  borrowed
 	others    others
-	peers     localPeers
 }
 
 // others is what State says of other nodes, as long as nothing it depends on has
@@ -57,13 +57,13 @@ const blockPace = 100 * time.Millisecond
 // are dropped at once.
 func (g *Graph) Ranges() []datastore.Range {
 	return []datastore.Range{
+		{Kind: api.KindBGPConfiguration, NamePrefix: configName},
+		{Kind: api.KindBGPPeer},
 		{Kind: api.KindIPPool},
 		{Kind: api.KindNode},
 		{Kind: api.KindBlockAffinity, NamePrefix: string(api.AffinityHost) + ":"},
 		{Kind: api.KindIPAMBlock, Coalesce: blockPace},
 		{Kind: api.KindWorkloadEndpoint},
-		{Kind: api.KindBGPConfiguration},
-		{Kind: api.KindBGPPeer},
 	}
 }
 
@@ -72,6 +72,7 @@ func (g *Graph) Ranges() []datastore.Range {
 // keys that can't be parsed are ignored.
 func (g *Graph) Update(updates []datastore.SyncUpdate) (changed bool) {
 	for _, u := range updates {
+		changed = g.peers.update(u) || changed
 		changed = g.update(u) || changed
 	}
 	return changed
@@ -81,8 +82,6 @@ func (g *Graph) update(u datastore.SyncUpdate) (changed bool) {
 	switch u.Key.Kind {
 	case api.KindWorkloadEndpoint:
 		return g.endpoints.update(u)
-	case api.KindBGPPeer, api.KindBGPConfiguration:
-		return g.peers.update(u)
 	case api.KindBlockAffinity:
 		own := g.blocks.update(u)
 		g.others.remoteKnown = g.others.remoteKnown && own
@@ -110,11 +109,11 @@ func (g *Graph) State() State {
 	s := State{}
 	var problems problemList
 	s.Endpoints, s.HoldDevices = g.endpoints.resolve(&problems)
-	s.Peering = g.peers.on(s.Endpoints, g.endpoints.labelsOf, g.node, g.nodes.labels())
 	s.Pools, s.Masquerade = g.pools.prefixes(&problems)
 	s.NodeAddrs, s.Nodes = g.nodes.addrs(&problems)
 	around := surroundings{pools: s.Pools, own: s.NodeAddrs, nodes: s.Nodes}
 	s.Blocks = g.blocks.confirmed(around, &problems)
+	s.Peering = g.peers.on(s.Endpoints, g.endpoints.labelsOf, g.node, g.nodes.labels())
 	s.TunnelPools = g.pools.forTunnels(g.nodes.labels())
 	g.others.compute(g, around)
 	s.Tunnels, s.TunnelMasquerade, s.Remote = g.others.tunnels, g.others.masquerade, g.others.remote

@@ -23,19 +23,27 @@ const configName = "default"
 
 // update reports whether something of interest changed.
 func (l *localPeers) update(u datastore.SyncUpdate) bool {
-	if u.Key.Kind == api.KindBGPConfiguration {
-		if u.Key.Name != configName {
-			return false
-		}
-		before := l.addresses
-		l.addresses = api.PeeringAddresses{}
-		if u.Entry != nil {
-			if c, ok := u.Entry.Object.(*v3.BGPConfiguration); ok {
-				l.addresses, _ = api.PeeringAddressesOf(&c.Spec) // bgpd says what is wrong with them
-			}
-		}
-		return l.addresses != before
+	switch {
+	case u.Key.Kind == api.KindBGPPeer:
+		return l.updatePeer(u)
+	case u.Key.Kind == api.KindBGPConfiguration && u.Key.Name == configName:
+		return l.updateAddresses(u)
 	}
+	return false
+}
+
+func (l *localPeers) updateAddresses(u datastore.SyncUpdate) bool {
+	before := l.addresses
+	l.addresses = api.PeeringAddresses{}
+	if u.Entry != nil {
+		if c, ok := u.Entry.Object.(*v3.BGPConfiguration); ok {
+			l.addresses, _ = api.PeeringAddressesOf(&c.Spec) // bgpd says what is wrong with them
+		}
+	}
+	return l.addresses != before
+}
+
+func (l *localPeers) updatePeer(u datastore.SyncUpdate) bool {
 	_, was := l.byKey[u.Key]
 	delete(l.byKey, u.Key)
 	if u.Entry != nil {
