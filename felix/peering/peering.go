@@ -108,48 +108,57 @@ func (a *Addresses) look() bool {
 	return err == nil && !missing
 }
 
-// apply reads what there is, and changes what differs.
+// apply reads what there is, and changes what differs. missing: a device is yet to come.
 func (a *Addresses) apply(wanted map[string][]netip.Addr) (missing bool, err error) {
 	links, err := a.kernel.Links()
 	if err != nil {
 		return false, fmt.Errorf("peering addresses: %w", err)
 	}
-	names, found := map[int]string{}, 0
-	for _, l := range links {
-		if strings.HasPrefix(l.Name, kernel.PodLink) {
-			names[l.Index] = l.Name
-			if len(wanted[l.Name]) > 0 && l.Up {
-				found++
-			}
-		}
-	}
 	have, err := a.kernel.Addresses(0)
 	if err != nil {
 		return false, fmt.Errorf("peering addresses: %w", err)
 	}
+	names, up := map[int]string{}, 0
+	for _, l := range links {
+		if !strings.HasPrefix(l.Name, kernel.PodLink) {
+			continue
+		}
+		names[l.Index] = l.Name
+		if l.Up && wanted[l.Name] != nil {
+			up++
+		}
+	}
+	there, err := a.takeAway(have, names, wanted)
+	return up < len(wanted), errors.Join(err, a.add(names, wanted, there))
+}
+
+// takeAway deletes those that are wanted no more, and returns the rest.
+func (a *Addresses) takeAway(have []kernel.Address, names map[int]string, wanted map[string][]netip.Addr) (map[key]bool, error) {
 	var errs []error
 	there := map[key]bool{}
 	for _, h := range have {
 		name, pod := names[h.Link]
-		if !pod || !h.Prefix.IsSingleIP() || !unchosen(h) {
-			continue
-		}
-		if slices.Contains(wanted[name], h.Prefix.Addr()) {
+		switch {
+		case !pod || !h.Prefix.IsSingleIP() || !unchosen(h):
+		case slices.Contains(wanted[name], h.Prefix.Addr()):
 			there[key{h.Link, h.Prefix.Addr()}] = true
-			continue
+		default:
+			errs = append(errs, a.kernel.DeleteAddress(h.Link, h.Prefix))
 		}
-		errs = append(errs, a.kernel.DeleteAddress(h.Link, h.Prefix))
 	}
+	return there, errors.Join(errs...)
+}
+
+func (a *Addresses) add(names map[int]string, wanted map[string][]netip.Addr, there map[key]bool) error {
+	var errs []error
 	for _, index := range slices.Sorted(maps.Keys(names)) {
 		for _, addr := range wanted[names[index]] {
-			if there[key{index, addr}] {
-				continue
+			if !there[key{index, addr}] {
+				errs = append(errs, a.kernel.Apply(kernel.LinkAddress{Link: index, Prefix: netip.PrefixFrom(addr, addr.BitLen()), Deprecated: true})...)
 			}
-			change := kernel.LinkAddress{Link: index, Prefix: netip.PrefixFrom(addr, addr.BitLen()), Deprecated: true}
-			errs = append(errs, a.kernel.Apply(change)...)
 		}
 	}
-	return found < len(wanted), errors.Join(errs...)
+	return errors.Join(errs...)
 }
 
 type key struct {
