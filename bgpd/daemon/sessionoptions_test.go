@@ -133,6 +133,24 @@ func TestAddPathAgainstBIRD(t *testing.T) {
 	l.via("node1", "fd21::/64", "fd01::12", "fd01::13")
 }
 
+// TestAddPathOutlivesARestartOfThePeer: all its paths are kept while it restarts, and what
+// it doesn't tell again goes, the others stay.
+func TestAddPathOutlivesARestartOfThePeer(t *testing.T) {
+	sessions := strings.ReplaceAll(manyPaths, "from node { local", "from node { graceful restart on; graceful restart time 60; local")
+	// BIRD tells nothing before all its sessions are back.
+	l := newTorLab(t, sessions, annotated("tor-v4", "10.1.1.254", api.AnnotationAddPath, "on"), torPeer("tor-v6", "fd01::fe", nil))
+	l.startNode("node1", l.content())
+	l.via("node1", "10.201.0.0/24", "10.1.1.12", "10.1.1.13")
+	l.peer("the other session", "tor-v6", isUp)
+	l.end("bird", syscall.SIGKILL)
+	l.peer("the loss of the peer", "tor-v4", func(p *nodestatus.Peer) bool { return !isUp(p) })
+	l.via("node1", "10.201.0.0/24", "10.1.1.12", "10.1.1.13")
+	l.startBIRDIn("router", tor+strings.Replace(sessions, "route 10.201.0.0/24 via 10.1.1.13;", "", 1), "-R")
+	l.peer("the session again", "tor-v4", isUp)
+	l.via("node1", "10.201.0.0/24", "10.1.1.12")
+	l.sent("node1", "10.201.0.0/24", 1)
+}
+
 // via waits until a node's route to a prefix leads to these routers and to no others.
 func (l *lab) via(node, prefix string, gateways ...string) {
 	l.t.Helper()
