@@ -268,8 +268,6 @@ func (s *Speaker) setPeer(ctx context.Context, p speaker.Peer, exists, restartin
 		}
 		return nil
 	}
-	s.causes.clear(p.Address)
-	s.causes.begin(p.Address)
 	return s.replacePeer(ctx, p, restarting)
 }
 
@@ -279,6 +277,7 @@ func (s *Speaker) replacePeer(ctx context.Context, p speaker.Peer, restarting bo
 		return fmt.Errorf("change peer %s: %w", p.Address, err)
 	}
 	s.longLived.configure(p)
+	s.events.expect(p.Address)
 	if err := s.server.AddPeer(ctx, &gobgpapi.AddPeerRequest{Peer: peerToAPI(p, restarting)}); err != nil {
 		// The server has it no more: the next Apply is to add it.
 		s.applied.Peers = slices.DeleteFunc(s.applied.Peers, func(q speaker.Peer) bool { return q.Address == p.Address })
