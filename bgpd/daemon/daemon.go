@@ -81,6 +81,10 @@ func RunNode(ctx context.Context, n Node) error {
 	defer follower.Wait()
 	defer cancel()
 	s.want = follower.Want
+	pods := &workloads{node: n.Name, client: n.Client, log: n.Log, told: s.setWorkloads, ctx: ctx}
+	defer pods.running.Wait()
+	defer cancel()
+	s.wantWorkloads = pods.want
 	service := &statusService{engine: e, node: n.Name, version: n.Version}
 	reporter := report.New(report.Config{Node: n.Name, Client: n.Client, Server: service, Now: time.Now, Log: n.Log})
 	sink := &syncSink{store: s, reporter: reporter, log: n.Log}

@@ -266,7 +266,9 @@ func (e *engine) learn(ctx context.Context, c speaker.Changes) {
 	e.bgpChanged(c.Peers)
 	e.waits.changes += uint64(len(c.Best))
 	var down []netip.Addr
+	pods := false
 	for addr, s := range c.Peers {
+		pods = pods || s.Established && e.names[addr].Workload != ""
 		switch {
 		case s.Removed:
 		case s.Established:
@@ -275,6 +277,9 @@ func (e *engine) learn(ctx context.Context, c speaker.Changes) {
 			down = append(down, addr)
 			e.flaps[kindOf(e.peer(addr))]++
 		}
+	}
+	if pods {
+		e.read(ctx) // the kernel doesn't tell of the routes to pods
 	}
 	if len(down) == 0 {
 		return

@@ -194,7 +194,7 @@ func (v view) ownerOf(prefix netip.Prefix) (block netip.Prefix, owner string) {
 func (v view) routeMessage(p, best speaker.Path) *nodestatus.Route {
 	m := &nodestatus.Route{
 		Prefix: p.Prefix.String(), AsPath: p.ASPath, Best: p.Best, Stale: p.Stale,
-		LocalPref: p.LocalPref, Med: p.MED, Age: seconds(p.Learned),
+		LocalPref: p.LocalPref, Med: p.MED, Age: seconds(p.Learned), PathId: p.ID,
 	}
 	if p.Local() {
 		m.Reason = v.exportReason(p.Prefix)
@@ -247,15 +247,27 @@ func (v view) reason(p, best speaker.Path, e fib.Entry) string {
 			parts = append(parts, "not by all: "+e.Lacking)
 		}
 	}
-	if p.Stale {
-		parts = append(parts, "kept while the peer restarts")
+	if kept := keptFor(p); kept != "" {
+		parts = append(parts, kept)
 	}
 	return strings.Join(parts, ", ")
 }
 
+// keptFor says why a path is there though its peer is not, or may not be; empty when
+// neither is so.
+func keptFor(p speaker.Path) string {
+	switch {
+	case p.LongLived():
+		return "kept for a peer that has long been away: the last choice"
+	case p.Stale:
+		return "kept while the peer restarts"
+	}
+	return ""
+}
+
 // isAmong reports that a path is one of those that are as good as the best.
 func isAmong(p speaker.Path, equals []speaker.Path) bool {
-	return slices.ContainsFunc(equals, func(q speaker.Path) bool { return q.Peer == p.Peer && q.NextHop == p.NextHop })
+	return slices.ContainsFunc(equals, func(q speaker.Path) bool { return arrivalOf(q) == arrivalOf(p) && q.NextHop == p.NextHop })
 }
 
 // loses says what a path is second to, and by which rule of the decision process.

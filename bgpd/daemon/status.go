@@ -17,6 +17,7 @@ import (
 	"tortie/bgpd/fib"
 	"tortie/bgpd/speaker"
 	"tortie/bgpd/topology"
+	"tortie/internal/api"
 	"tortie/internal/control/nodestatus"
 )
 
@@ -173,11 +174,25 @@ func peerMessage(p topology.Peer, states map[netip.Addr]speaker.PeerState, asn u
 		m.LocalAsn = p.LocalASN
 	}
 	ps, ok := states[p.Address]
+	t := timersOf(p, ps)
+	m.HoldTime, m.KeepaliveTime, m.ConnectTime = wholeSeconds(t.Hold), wholeSeconds(t.Keepalive), wholeSeconds(t.Connect)
 	if !ok {
 		m.State, m.Info = string(speaker.Idle), "not configured in the speaker: see the problems in the node's status"
 		return m
 	}
 	m.State, m.Since, m.Info = string(ps.State), ps.Since.Unix(), ps.Info
 	m.Received, m.Advertised, m.GracefulRestart = ps.Received, ps.Advertised, ps.GracefulRestart
+	m.AddPath, m.LongLivedRestart = ps.AddPath, ps.LongLived
 	return m
 }
+
+// timersOf are those agreed upon, or while the session is not up those configured.
+func timersOf(p topology.Peer, ps speaker.PeerState) api.Timers {
+	t := api.Timers{Hold: p.HoldTime, Keepalive: p.KeepaliveTime, Connect: p.ConnectRetry}.OrDefault()
+	if ps.HoldTime != 0 {
+		t.Hold, t.Keepalive = ps.HoldTime, ps.KeepaliveTime
+	}
+	return t
+}
+
+func wholeSeconds(d time.Duration) uint32 { return uint32(d / time.Second) }

@@ -48,6 +48,8 @@ type store struct {
 	plans chan plan // one slot
 	// want says which Secrets are to be followed; each is told to setSecret.
 	want func(names []string)
+	// wantWorkloads says whether the pods of this node are to be told to setWorkloads.
+	wantWorkloads func(bool)
 
 	mu      sync.Mutex // the Syncer and the Secrets tell from goroutines of their own
 	secrets map[string]topology.Secret
@@ -57,13 +59,16 @@ type store struct {
 	reg     *api.Registry
 	inSync  bool
 	last    *plan
+
+	workloads     []*api.WorkloadEndpoint
+	workloadsTold bool
 }
 
 var _ datastore.Sink = (*store)(nil)
 
 func newStore(node string) *store {
 	s := &store{
-		node: node, plans: make(chan plan, 1), want: func([]string) {}, secrets: map[string]topology.Secret{},
+		node: node, plans: make(chan plan, 1), want: func([]string) {}, wantWorkloads: func(bool) {}, secrets: map[string]topology.Secret{},
 		objects: map[api.Kind]map[api.Key]api.Object{}, invalid: map[string]string{},
 		unknown: map[api.Key]string{}, reg: api.NewRegistry(),
 	}
@@ -209,10 +214,12 @@ func (s *store) compute() {
 		Pools:      of[*v3.IPPool](s, api.KindIPPool),
 		Services:   of[*api.AdvertisedService](s, api.KindAdvertisedService),
 		Secrets:    s.secrets,
+		Workloads:  s.workloads,
 	})}
 	// A Secret is told of within seconds, if only why it can't be read. Without the wait
 	// peers with a password would come back late from a restart, or go and come again.
-	if !s.follow(out.Secrets) {
+	// Pods likewise: a plan without them would end their sessions.
+	if secrets, pods := s.follow(out.Secrets), s.followWorkloads(out.WantsWorkloads); !secrets || !pods {
 		return
 	}
 	out.Problems = slices.Concat(out.Problems, slices.Sorted(maps.Values(s.unknown)))

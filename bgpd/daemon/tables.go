@@ -73,7 +73,10 @@ func (s *statusService) received(ctx context.Context, v view, prefix netip.Prefi
 type arrival struct {
 	prefix netip.Prefix
 	peer   netip.Addr
+	id     uint32
 }
+
+func arrivalOf(p speaker.Path) arrival { return arrival{p.Prefix, p.Peer, p.ID} }
 
 // accepted are the paths of the Loc-RIB; best has the best of each prefix.
 type accepted struct {
@@ -85,13 +88,13 @@ func (s *statusService) accepted(ctx context.Context, prefix netip.Prefix) (acce
 	paths, err := s.engine.speaker.Routes(ctx, prefix)
 	out := accepted{paths: map[arrival]speaker.Path{}, best: bestPaths(paths)}
 	for _, p := range paths {
-		out.paths[arrival{p.Prefix, p.Peer}] = p
+		out.paths[arrivalOf(p)] = p
 	}
 	return out, err
 }
 
 func (v view) receivedMessage(p speaker.Path, a accepted) *nodestatus.Route {
-	taken, ok := a.paths[arrival{p.Prefix, p.Peer}]
+	taken, ok := a.paths[arrivalOf(p)]
 	if ok {
 		p.Best, p.Stale = taken.Best, taken.Stale
 	}
@@ -143,7 +146,7 @@ func decidedBy(rules []speaker.Rule, links []speaker.Link, r policy.Route) (rule
 func (v view) pathMessage(p speaker.Path) *nodestatus.Route {
 	return &nodestatus.Route{
 		Prefix: p.Prefix.String(), NextHop: p.NextHop.String(), Peer: p.Peer.String(), AsPath: p.ASPath, Best: p.Best, Stale: p.Stale,
-		LocalPref: p.LocalPref, Med: p.MED, Age: seconds(p.Learned),
+		LocalPref: p.LocalPref, Med: p.MED, Age: seconds(p.Learned), PathId: p.ID,
 	}
 }
 

@@ -99,7 +99,7 @@ func (s *statusService) whyPaths(ctx context.Context, v view, prefix netip.Prefi
 		return nil, err
 	}
 	var refused []*nodestatus.WhyPath
-	rules := map[netip.Addr]string{}
+	rules := map[arrival]string{}
 	for _, peer := range v.plan.Peers {
 		if prefix.Addr().Is4() != peer.Address.Is4() {
 			continue
@@ -109,8 +109,8 @@ func (s *statusService) whyPaths(ctx context.Context, v view, prefix netip.Prefi
 			return nil, err
 		}
 		for _, p := range sent {
-			rules[p.Peer], _ = v.importRule(p)
-			if _, ok := a.paths[arrival{p.Prefix, p.Peer}]; !ok {
+			rules[arrivalOf(p)], _ = v.importRule(p)
+			if _, ok := a.paths[arrivalOf(p)]; !ok {
 				m := v.whyPath(p)
 				m.Verdict = v.refusal(p)
 				refused = append(refused, m)
@@ -121,11 +121,11 @@ func (s *statusService) whyPaths(ctx context.Context, v view, prefix netip.Prefi
 	for _, p := range paths {
 		m := v.whyPath(p)
 		m.Verdict = v.verdict(p, a.best[prefix])
-		if rule := rules[p.Peer]; rule != "" {
+		if rule := rules[arrivalOf(p)]; rule != "" {
 			m.Verdict += ", accepted by " + rule
 		}
-		if p.Stale {
-			m.Verdict += ", kept while the peer restarts"
+		if kept := keptFor(p); kept != "" {
+			m.Verdict += ", " + kept
 		}
 		out = append(out, m)
 	}
@@ -159,7 +159,7 @@ func (v view) decided(paths []*nodestatus.WhyPath, a accepted, prefix netip.Pref
 	var others []speaker.Path
 	for _, m := range paths {
 		for _, p := range a.paths {
-			if !p.Best && p.Peer.String() == m.Route.Peer {
+			if !p.Best && p.Peer.String() == m.Route.Peer && p.ID == m.Route.PathId {
 				others = append(others, p)
 			}
 		}

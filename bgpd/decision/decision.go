@@ -18,13 +18,21 @@ type Internal func(speaker.Path) bool
 // Rule names the first rule that tells best from other, and with what values.
 func Rule(best, other speaker.Path, internal Internal) string {
 	for _, rule := range []func(a, b speaker.Path, internal Internal) string{
-		localPreference, localOrigin, pathLength, origin, med, external, routerID, peerAddress,
+		longLived, localPreference, localOrigin, pathLength, origin, med, external, routerID, peerAddress,
 	} {
 		if why := rule(best, other, internal); why != "" {
 			return why
 		}
 	}
 	return "nothing tells them apart: the first stays"
+}
+
+// longLived: what is kept for a peer that has long been away is the last choice.
+func longLived(a, b speaker.Path, _ Internal) string {
+	if a.LongLived() == b.LongLived() {
+		return ""
+	}
+	return "not kept for a peer that has long been away (RFC 9494)"
 }
 
 func localPreference(a, b speaker.Path, _ Internal) string {

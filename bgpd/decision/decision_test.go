@@ -25,6 +25,11 @@ func TestRuleIsTheFirstThatTellsTwoPathsApart(t *testing.T) {
 		best, other speaker.Path
 		want        string
 	}{
+		{
+			"the last choice before all", plain, peer("10.0.0.1", func(p *speaker.Path) {
+				p.LocalPref, p.Communities = 200, []speaker.Community{speaker.LongLivedStale()}
+			}), "not kept for a peer that has long been away (RFC 9494)",
+		},
 		{"local preference before all", peer("10.0.0.3", func(p *speaker.Path) { p.LocalPref, p.ASPath = 200, []uint32{1, 2, 3} }), plain, "local preference: 200, not 100"},
 		{"our own", own, plain, "this node's own"},
 		{"path length", plain, peer("10.0.0.1", external), "AS path length: 0, not 1"},

@@ -43,6 +43,8 @@ type Scope struct {
 	Nodes map[netip.Addr]bool
 	// Mesh are the peers of the node-to-node mesh.
 	Mesh map[netip.Addr]bool
+	// Workloads are the peers that are pods of this node.
+	Workloads map[netip.Addr]bool
 	// Overlay says what felix routes; Owners are the nodes of blocks.
 	Overlay overlay.View
 	Owners  map[netip.Prefix]string
@@ -82,8 +84,30 @@ func (s *Scope) Import(p speaker.Path) (rejected string) {
 	if service, ok := s.service(p.Prefix); ok {
 		return fmt.Sprintf("inside %s, a range of service addresses: kube-proxy handles them on every node", service)
 	}
+	if s.Workloads[p.Peer] {
+		return s.fromPod(p)
+	}
 	if s.Mesh[p.Peer] && !within(p.Prefix, s.Pools) && !s.ofBlock(p.Prefix) {
 		return "outside every IP pool and block: from the node-to-node mesh only pods' addresses are taken"
+	}
+	return ""
+}
+
+// fromPod: a pod speaks for nobody else. It is the next hop itself, and takes away neither
+// other pods' addresses nor those of peers.
+func (s *Scope) fromPod(p speaker.Path) string {
+	if p.NextHop != p.Peer {
+		return fmt.Sprintf("its next hop %s is not the pod %s that announces it", p.NextHop, p.Peer)
+	}
+	for block := range s.Blocks {
+		if p.Prefix.Overlaps(block) {
+			return fmt.Sprintf("overlaps the block %s: a pod announces no addresses of pods", block)
+		}
+	}
+	for peer := range s.Nodes {
+		if p.Prefix.Contains(peer) {
+			return fmt.Sprintf("covers %s, a peer of this node", peer)
+		}
 	}
 	return ""
 }

@@ -145,6 +145,11 @@ func changed[T speaker.Peer | speaker.Global](a, b T) string {
 		case name == "Password":
 			out = append(out, "password changes")
 			continue
+		case name == "HoldTime" || name == "KeepaliveTime" || name == "ConnectRetry":
+			if !slices.Contains(out, timersChange) {
+				out = append(out, timersChange)
+			}
+			continue
 		case name == "Transit" && y.Field(i).Bool():
 			return "it becomes a route reflector" // which all else follows from
 		case name == "Transit":
@@ -155,6 +160,8 @@ func changed[T speaker.Peer | speaker.Global](a, b T) string {
 	return strings.Join(out, ", ")
 }
 
+const timersChange = "timers change"
+
 // words is a field's name as an operator reads it.
 func words(field string) string {
 	known := map[string]string{
@@ -162,6 +169,7 @@ func words(field string) string {
 		"Listen": "listening addresses", "Segments": "segments", "Passive": "waiting for the peer to connect",
 		"Multihop": "multihop", "TTLSecurity": "TTL security", "AllowOwnASN": "allowed own AS numbers", "ReflectorClient": "being a reflector's client",
 		"ClusterID": "cluster ID", "RestartTime": "restart time", "NextHop": "next hop",
+		"LongLived": "long-lived restart time", "AddPath": "add-path",
 	}
 	if w := known[field]; w != "" {
 		return w

@@ -50,6 +50,9 @@ type Community struct {
 	A, B, C uint32
 }
 
+// LongLivedStale is carried by routes kept for a peer that has long been away (RFC 9494).
+func LongLivedStale() Community { return Community{A: 65535, B: 6} }
+
 // ParseCommunity reads aa:nn or aa:nn:mm.
 func ParseCommunity(s string) (Community, error) {
 	parts := strings.Split(s, ":")

@@ -6,6 +6,7 @@ package speaker
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -110,6 +111,14 @@ type Peer struct {
 	// RestartTime is how long the peer is asked to keep our routes after the
 	// session is lost (RFC 4724); 0 turns graceful restart off.
 	RestartTime time.Duration
+	// LongLived is how long the peer is asked to keep our routes after that, as the last
+	// choice, and the longest its routes are kept so (RFC 9494); 0 turns that off.
+	LongLived time.Duration
+	// AddPath lets the peer send several paths to a prefix (RFC 7911).
+	AddPath bool
+	// HoldTime is what is offered to the peer, KeepaliveTime how often it hears of us at
+	// least, ConnectRetry the least time between attempts to connect; 0 is the default.
+	HoldTime, KeepaliveTime, ConnectRetry time.Duration
 }
 
 // SameSession reports whether a session to p can go on as one to q.
@@ -181,7 +190,9 @@ type Path struct {
 	// Peer is the address of the peer it was learned from; invalid for our own.
 	Peer    netip.Addr
 	PeerASN uint32
-	ASPath  []uint32
+	// ID tells apart the paths to a prefix that one peer sends (RFC 7911).
+	ID     uint32
+	ASPath []uint32
 	// ASSetExtra is by how much ASPath is longer than the path counts: all of an AS_SET
 	// counts as one.
 	ASSetExtra int
@@ -221,6 +232,10 @@ func (o Origin) String() string {
 	}
 	return "incomplete"
 }
+
+// LongLived reports that the path is kept for a peer that has long been away, here or by
+// who sent it: it is the last choice (RFC 9494).
+func (p Path) LongLived() bool { return slices.Contains(p.Communities, LongLivedStale()) }
 
 // Local reports whether the path is one of our exports.
 func (p Path) Local() bool { return !p.Peer.IsValid() }
@@ -285,8 +300,10 @@ type PeerState struct {
 	Received, Advertised uint64
 	// UpdatesIn and UpdatesOut count UPDATE messages since the peer was configured.
 	UpdatesIn, UpdatesOut uint64
-	// GracefulRestart: both sides have it.
-	GracefulRestart bool
+	// GracefulRestart, LongLived (RFC 9494) and AddPath (RFC 7911): both sides have it.
+	GracefulRestart, LongLived, AddPath bool
+	// HoldTime and KeepaliveTime are those agreed upon; 0 while the session is not up.
+	HoldTime, KeepaliveTime time.Duration
 	// EndOfRIB: the peer has sent everything it had.
 	EndOfRIB bool
 }

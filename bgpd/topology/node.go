@@ -25,7 +25,7 @@ type settings struct {
 	meshRestartTime time.Duration
 	// meshRefused says why no mesh session may be made although the mesh is on.
 	meshRefused     string
-	meshBFD         api.BFD
+	meshOptions     options
 	meshPasswordRef *v3.BGPPassword
 	meshPassword    speaker.Password
 	// ports has the listen port of nodes with a BGPConfiguration of their own.
@@ -33,6 +33,8 @@ type settings struct {
 	advertisements []advertisement
 	// services are the ranges of service addresses.
 	services advertise.Ranges
+	// peering are the node's own addresses in sessions with its pods.
+	peering api.PeeringAddresses
 }
 
 const nodeConfigPrefix = "node."
@@ -53,7 +55,7 @@ func (c *computation) readSettings() {
 		}
 		if name == advertise.ConfigName {
 			c.readDefault(&conf.Spec)
-			c.settings.meshBFD = c.bfd("BGPConfiguration", conf)
+			c.settings.meshOptions = c.options("BGPConfiguration", conf)
 		}
 	}
 	c.readNodeConfig(c.in.Configs)
@@ -65,7 +67,8 @@ func (c *computation) readSettings() {
 func (c *computation) readProblems(conf *v3.BGPConfiguration) {
 	for _, p := range api.BGPProblems(conf) {
 		switch p.Field {
-		case "spec.asNumber", "spec.bindMode", "spec.nodeMeshMaxRestartTime", "spec.nodeMeshPassword", "spec.nodeToNodeMeshEnabled":
+		case "spec.asNumber", "spec.bindMode", "spec.nodeMeshMaxRestartTime", "spec.nodeMeshPassword", "spec.nodeToNodeMeshEnabled",
+			"spec.localWorkloadPeeringIPV4", "spec.localWorkloadPeeringIPV6":
 			c.problem("BGPConfiguration %s: %s; it has no effect", conf.Name, p)
 		}
 	}
@@ -93,10 +96,7 @@ func (c *computation) readDefault(spec *v3.BGPConfigurationSpec) {
 	for _, problem := range s.services.Problems {
 		c.problem("BGPConfiguration default: %s", problem)
 	}
-	const ignored = "BGPConfiguration default: spec.%s is not carried out by this version"
-	for _, field := range api.UnservedBGPFields(spec) {
-		c.problem(ignored, field)
-	}
+	s.peering, _ = api.PeeringAddressesOf(spec)
 }
 
 // node is a Node with at least one BGP address, read once.

@@ -32,7 +32,8 @@ func (c *computation) mesh() {
 			p := c.toNode(n, remote)
 			p.Name, p.Type, p.Reason = n.name, Mesh, string(Mesh)
 			p.RestartTime, p.Password = c.settings.meshRestartTime, c.settings.meshPassword
-			p.BFD = c.settings.meshBFD
+			c.settings.meshOptions.apply(&p)
+			c.longLived("BGPConfiguration default", &p)
 			c.peers[remote] = p
 		}
 	}
@@ -137,7 +138,11 @@ func rank(p *v3.BGPPeer) int {
 func (c *computation) add(r *v3.BGPPeer, p Peer) {
 	p.Name, p.Type = cmp.Or(p.Node, r.Name), cmp.Or(p.Type, typeOf(r))
 	p.Reason = "BGPPeer " + r.Name
-	p.BFD = c.bfd("BGPPeer", r)
+	if p.Workload != "" {
+		p.Reason += ", pod " + p.Workload
+	}
+	c.options("BGPPeer", r).apply(&p)
+	c.longLived("BGPPeer "+r.Name, &p)
 	if c.withheld[p.Address] {
 		c.refused(r, "%s is the peer of another BGPPeer, whose filters can't be carried out; it is not configured without them", p.Address)
 		return
@@ -163,7 +168,7 @@ func (c *computation) resolve(r *v3.BGPPeer) ([]Peer, error) {
 	var peers []Peer
 	switch {
 	case here && r.Spec.LocalWorkloadSelector != "":
-		return nil, fmt.Errorf("spec.localWorkloadSelector is not supported by this version")
+		peers, err = c.workloads(r)
 	case r.Spec.PeerSelector != "":
 		peers, err = c.selected(r, here)
 	case here && r.Spec.PeerIP != "":
@@ -193,12 +198,9 @@ func (c *computation) resolve(r *v3.BGPPeer) ([]Peer, error) {
 	return peers, nil
 }
 
-// refuse names a field this version can't carry out, or whose value makes no sense. Such
-// a peer must not come up without it: it would advertise or accept what the field forbids.
+// refuse names a field whose value makes no sense. Such a peer must not come up without
+// it: it would advertise or accept what the field forbids.
 func refuse(r *v3.BGPPeer) error {
-	if unserved := api.UnservedPeerFields(&r.Spec); len(unserved) > 0 {
-		return fmt.Errorf("spec.%s is not supported by this version", unserved[0])
-	}
 	if problems := api.PeerProblems(r); len(problems) > 0 {
 		return errors.New(problems[0].String())
 	}
@@ -213,16 +215,12 @@ func (c *computation) matches(r *v3.BGPPeer) (bool, error) {
 		return false, fmt.Errorf("spec.node and spec.nodeSelector exclude one another")
 	case s.PeerIP != "" && s.PeerSelector != "":
 		return false, fmt.Errorf("spec.peerIP and spec.peerSelector exclude one another")
-	case s.Node != "":
-		return s.Node == c.self.name, nil
-	case s.NodeSelector != "":
-		sel, err := selector.Parse(s.NodeSelector)
-		if err != nil {
-			return false, fmt.Errorf("spec.nodeSelector: %w", err)
-		}
-		return sel.Matches(c.self.labels), nil
 	}
-	return true, nil
+	here, err := api.PeerIsFor(r, c.self.name, c.self.labels)
+	if err != nil {
+		return false, fmt.Errorf("spec.nodeSelector: %w", err)
+	}
+	return here, nil
 }
 
 // selected are the sessions of a peerSelector: from the nodes the resource is
@@ -260,14 +258,8 @@ func (c *computation) selected(r *v3.BGPPeer, here bool) ([]Peer, error) {
 
 // meant: the resource is for node n. Its selectors have been parsed before.
 func (c *computation) meant(r *v3.BGPPeer, n *node) bool {
-	switch {
-	case r.Spec.Node != "":
-		return r.Spec.Node == n.name
-	case r.Spec.NodeSelector != "":
-		sel, err := selector.Parse(r.Spec.NodeSelector)
-		return err == nil && sel.Matches(n.labels)
-	}
-	return true
+	is, err := api.PeerIsFor(r, n.name, n.labels)
+	return err == nil && is
 }
 
 // addressed is the session of a peerIP.
@@ -325,7 +317,7 @@ func (c *computation) settle(p *Peer, s *v3.BGPPeerSpec) {
 	if s.NumAllowedLocalASNumbers != nil {
 		p.AllowOwnASN = uint8(min(max(*s.NumAllowedLocalASNumbers, 0), 255))
 	}
-	if s.SourceAddress == v3.SourceAddressNone {
+	if s.SourceAddress == v3.SourceAddressNone && p.Workload == "" {
 		p.LocalAddress = netip.Addr{}
 	}
 	external := p.ASN != localASN

@@ -12,7 +12,7 @@ func (c *computation) refused(r *v3.BGPPeer, format string, args ...any) {
 	problem := fmt.Sprintf(format, args...)
 	c.problem("BGPPeer %s: %s", r.Name, problem)
 	c.out.Refused = append(c.out.Refused, Refused{
-		Name: r.Name, Address: cmp.Or(r.Spec.PeerIP, r.Spec.PeerSelector), ASN: uint32(r.Spec.ASNumber),
+		Name: r.Name, Address: cmp.Or(r.Spec.PeerIP, r.Spec.PeerSelector, r.Spec.LocalWorkloadSelector), ASN: uint32(r.Spec.ASNumber),
 		Type: typeOf(r), Problem: problem,
 	})
 }

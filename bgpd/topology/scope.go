@@ -11,12 +11,15 @@ import (
 func (o Output) Scope() filter.Scope {
 	s := filter.Scope{
 		Pools: o.Pools, Blocks: o.Blocks, OwnBlocks: o.OwnBlocks, Services: o.ServiceRanges, Addresses: o.Addresses,
-		Nodes: map[netip.Addr]bool{}, Mesh: map[netip.Addr]bool{},
+		Nodes: map[netip.Addr]bool{}, Mesh: map[netip.Addr]bool{}, Workloads: map[netip.Addr]bool{},
 		Overlay: o.Overlay, Owners: o.BlockOwners, IgnoredInterfaces: o.IgnoredInterfaces,
 	}
 	for _, p := range o.Peers {
 		s.Nodes[p.Address] = p.Node != ""
 		s.Mesh[p.Address] = p.Type == Mesh
+		if p.Workload != "" {
+			s.Workloads[p.Address] = true
+		}
 	}
 	return s
 }

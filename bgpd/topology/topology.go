@@ -40,6 +40,8 @@ type Input struct {
 	Blocks     []*api.IPAMBlock
 	Pools      []*v3.IPPool
 	Services   []*api.AdvertisedService
+	// Workloads are those of this node, once Output.WantsWorkloads has asked for them.
+	Workloads []*api.WorkloadEndpoint
 	// Secrets are those known by name, among them the ones of Output.Secrets.
 	Secrets map[string]Secret
 }
@@ -62,6 +64,8 @@ type Peer struct {
 	Type PeerType
 	// Node is the cluster node the peer is; empty for an outside router.
 	Node string
+	// Workload is the pod of this node that the peer is, namespace/name; empty for none.
+	Workload string
 	// Reason says in words why there is such a session.
 	Reason string
 	// BFD is what is asked of BFD with the peer, if it is on a segment of the node.
@@ -125,6 +129,8 @@ type Output struct {
 	// IgnoredInterfaces are the devices, "*" for any characters, whose subnets count for
 	// nothing.
 	IgnoredInterfaces []string
+	// WantsWorkloads: some BGPPeer makes pods of this node its peers.
+	WantsWorkloads bool
 	// Secrets names those that the passwords of this node's peers are in.
 	Secrets  []string
 	Problems []string

@@ -609,28 +609,6 @@ func TestOnlyAReflectorHasSegments(t *testing.T) {
 	}
 }
 
-// TestFieldThatCannotBeCarriedOutTurnsItsPeerOff: on the nodes it is meant for,
-// and there it is named.
-func TestFieldThatCannotBeCarriedOutTurnsItsPeerOff(t *testing.T) {
-	for field, spec := range map[string]v3.BGPPeerSpec{
-		"localWorkloadSelector": {LocalWorkloadSelector: "all()"},
-	} {
-		t.Run(field, func(t *testing.T) {
-			spec.Node, spec.ASNumber = "node1", 64999
-			in := Input{Node: "node1", Nodes: []*api.Node{threeNodes()[0], {ObjectMeta: meta("another")}}, Peers: []*v3.BGPPeer{aPeer("p", spec)}}
-			out := Compute(in)
-			want := []string{"BGPPeer p: spec." + field + " is not supported by this version; the peer is not configured"}
-			if d := cmp.Diff(want, out.Problems); d != "" || len(out.Peers) > 0 {
-				t.Errorf("peers %v, problems (-want +got):\n%s", out.Peers, d)
-			}
-			in.Peers[0].Spec.Node = "another"
-			if out := Compute(in); len(out.Problems) > 0 || len(out.Peers) > 0 {
-				t.Errorf("on a node it isn't meant for: peers %v, problems %q", out.Peers, out.Problems)
-			}
-		})
-	}
-}
-
 // TestValueThatMakesNoSenseTurnsItsPeerOff: the store may have been written by anyone.
 func TestValueThatMakesNoSenseTurnsItsPeerOff(t *testing.T) {
 	drop, sometimes, minus := v3.NextHopMode("Drop"), v3.ReversePeering("Sometimes"), int32(-1)

@@ -33,6 +33,12 @@ type peerView struct {
 	Advertised      uint64    `json:"advertised"`
 	GracefulRestart bool      `json:"gracefulRestart"`
 	BFD             string    `json:"bfd,omitempty"`
+	// The times are in seconds.
+	HoldTime         uint32 `json:"holdTime,omitempty"`
+	KeepaliveTime    uint32 `json:"keepaliveTime,omitempty"`
+	ConnectTime      uint32 `json:"connectTime,omitempty"`
+	AddPath          bool   `json:"addPath,omitempty"`
+	LongLivedRestart bool   `json:"longLivedRestart,omitempty"`
 }
 
 // routeView is a route as `bgp routes -o json` shows it.
@@ -48,6 +54,7 @@ type routeView struct {
 	Kernel    string    `json:"kernel,omitempty"`
 	Reason    string    `json:"reason"`
 	Since     time.Time `json:"since,omitzero"`
+	PathID    uint32    `json:"pathID,omitempty"`
 }
 
 func (a *app) bgpCommand() *cobra.Command {
@@ -63,7 +70,8 @@ func (a *app) bgpPeersCommand() *cobra.Command {
 		Short: "Show the peers of this node, or of all nodes",
 		Long: `Show the peers of this node, or with --all-nodes of all nodes. A session that is not up
 says why. A BGPPeer that a problem keeps from being a session is Disabled, and INFO is the
-problem.
+problem. -o wide shows as well the hold time, keepalive time and time between attempts to
+connect, and what else both sides have agreed upon.
 
 --all-nodes asks the other nodes through the datastore, from wherever it is run: it makes
 a CalicoNodeStatus resource for each, waits for the answers and deletes them. The exit
@@ -158,7 +166,7 @@ func isPrefixOrAddr(s string) bool {
 	return err == nil
 }
 
-func peersFormats() []string { return []string{"table", "json", "yaml"} }
+func peersFormats() []string { return []string{"table", "wide", "json", "yaml"} }
 
 func routesFormats() []string { return []string{"table", "wide", "json", "yaml"} }
 
@@ -184,6 +192,9 @@ func alternatives(words []string) string {
 func (a *app) printPeers(format string, nodes []nodePeers) error {
 	views := []peerView{}
 	header := []string{"NAME", "ADDRESS", "ASN", "TYPE", "STATE", "SINCE", "RECEIVED", "ADVERTISED", "BFD", "INFO"}
+	if format == "wide" {
+		header = slices.Insert(header, len(header)-1, "TIMERS", "WITH")
+	}
 	named := len(nodes) != 1 || nodes[0].node != ""
 	if named {
 		header = append([]string{"NODE"}, header...)
@@ -191,18 +202,24 @@ func (a *app) printPeers(format string, nodes []nodePeers) error {
 	rows := [][]string{header}
 	for _, n := range nodes {
 		if named && len(n.peers) == 0 {
-			rows = append(rows, []string{n.node, "-", "-", "-", "-", "-", "-", "-", "-", "-", "no peers"})
+			row := slices.Repeat([]string{"-"}, len(header))
+			row[0], row[len(row)-1] = n.node, "no peers"
+			rows = append(rows, row)
 		}
 		for _, p := range n.peers {
 			views = append(views, peerView{
 				Node: n.node, Name: p.GetName(), Address: p.GetAddress(), Port: p.GetPort(), ASN: p.GetAsn(), LocalASN: p.GetLocalAsn(),
 				Type: p.GetType(), State: p.GetState(), Since: unixTime(p.GetSince()), Info: p.GetInfo(),
 				Received: p.GetReceived(), Advertised: p.GetAdvertised(), GracefulRestart: p.GetGracefulRestart(),
-				BFD: p.GetBfd(),
+				BFD: p.GetBfd(), HoldTime: p.GetHoldTime(), KeepaliveTime: p.GetKeepaliveTime(), ConnectTime: p.GetConnectTime(),
+				AddPath: p.GetAddPath(), LongLivedRestart: p.GetLongLivedRestart(),
 			})
 			row := []string{
 				dash(p.GetName()), dash(p.GetAddress()), asn(p.GetAsn()), p.GetType(), p.GetState(), a.peerSince(p),
 				strconv.FormatUint(p.GetReceived(), 10), strconv.FormatUint(p.GetAdvertised(), 10), dash(p.GetBfd()), dash(p.GetInfo()),
+			}
+			if format == "wide" {
+				row = slices.Insert(row, len(row)-1, timers(p), agreed(p))
 			}
 			if named {
 				row = append([]string{n.node}, row...)
@@ -211,6 +228,28 @@ func (a *app) printPeers(format string, nodes []nodePeers) error {
 		}
 	}
 	return a.printAs(format, views, rows)
+}
+
+// timers are hold time, keepalive time and the time between attempts to connect.
+func timers(p *nodestatus.Peer) string {
+	if p.GetHoldTime() == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%ds/%ds/%ds", p.GetHoldTime(), p.GetKeepaliveTime(), p.GetConnectTime())
+}
+
+// agreed is what both sides of a session have besides.
+func agreed(p *nodestatus.Peer) string {
+	var all []string
+	for _, extra := range []struct {
+		name string
+		has  bool
+	}{{"graceful restart", p.GetGracefulRestart()}, {"long-lived restart", p.GetLongLivedRestart()}, {"add-path", p.GetAddPath()}} {
+		if extra.has {
+			all = append(all, extra.name)
+		}
+	}
+	return dash(strings.Join(all, ", "))
 }
 
 // asn is 0 where it is not known, as for the peers of a selector.
@@ -266,7 +305,7 @@ func (a *app) printRoutes(format string, show columns, routes []*nodestatus.Rout
 		views[i] = routeView{
 			Prefix: r.GetPrefix(), NextHop: r.GetNextHop(), ASPath: append([]uint32{}, r.GetAsPath()...), Peer: r.GetPeer(),
 			Best: r.GetBest(), Stale: r.GetStale(), LocalPref: r.GetLocalPref(), MED: r.GetMed(),
-			Kernel: r.GetKernel(), Reason: r.GetReason(), Since: unixTime(r.GetAge()),
+			Kernel: r.GetKernel(), Reason: r.GetReason(), Since: unixTime(r.GetAge()), PathID: r.GetPathId(),
 		}
 		row := []string{r.GetPrefix()}
 		if show.peer {

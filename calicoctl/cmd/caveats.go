@@ -29,8 +29,6 @@ func caveats(written []api.Object) []string {
 			if mode := o.Spec.IPIPMode; mode != "" && mode != v3.IPIPModeNever {
 				ipip = append(ipip, fmt.Sprintf("%s (ipipMode %s)", o.Name, mode))
 			}
-		default:
-			texts = append(texts, bgpCaveats(o)...)
 		}
 	}
 	if policies {
@@ -85,22 +83,6 @@ func peersWithoutFilter(ctx context.Context, store *resource.Store, written []ap
 			if errors.Is(err, datastore.ErrNotFound) {
 				texts = append(texts, fmt.Sprintf("BGPPeer %s: spec.filters: there is no BGPFilter %s; nobody has this session until there is", p.Name, name))
 			}
-		}
-	}
-	return texts
-}
-
-// bgpCaveats are those of one object about BGP.
-func bgpCaveats(obj api.Object) (texts []string) {
-	switch o := obj.(type) {
-	case *v3.BGPPeer:
-		if fields := api.UnservedPeerFields(&o.Spec); len(fields) > 0 {
-			texts = append(texts, fmt.Sprintf("BGPPeer %s: spec.%s: stored but not carried out yet; no session is made with the peer until it is unset",
-				o.Name, strings.Join(fields, ", spec.")))
-		}
-	case *v3.BGPConfiguration:
-		if fields := api.UnservedBGPFields(&o.Spec); len(fields) > 0 {
-			texts = append(texts, fmt.Sprintf("BGPConfiguration %s: spec.%s: stored but not carried out yet", o.Name, strings.Join(fields, ", spec.")))
 		}
 	}
 	return texts

@@ -326,7 +326,7 @@ func sampleNode() *fakeNode {
 			{
 				Name: "node2", Address: "10.10.0.2", Port: 179, Asn: 64512, LocalAsn: 64512, Type: "node-to-node mesh",
 				State: "Established", Since: seconds(time.Hour), Received: 3, Advertised: 2, GracefulRestart: true,
-				Bfd: "Up, 300ms x 3",
+				Bfd: "Up, 300ms x 3", HoldTime: 9, KeepaliveTime: 3, ConnectTime: 1, AddPath: true, LongLivedRestart: true,
 			},
 			{
 				Name: "node3", Address: "10.10.0.3", Port: 179, Asn: 64512, LocalAsn: 64512, Type: "node-to-node mesh",

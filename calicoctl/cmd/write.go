@@ -112,8 +112,12 @@ func checkRules(ctx context.Context, store *resource.Store, docs []manifestfile.
 	if err != nil {
 		return err
 	}
+	peers, err := store.CheckPeers(ctx, objects)
+	if err != nil {
+		return err
+	}
 	var errs []error
-	for _, r := range refusals {
+	for _, r := range append(refusals, peers...) {
 		errs = append(errs, &manifestfile.Error{Source: docs[r.Index].At(r.Field), Err: r.Err})
 	}
 	if len(errs) == 0 {

@@ -20,6 +20,7 @@ const maxInterfaceName = 15
 type candidate struct {
 	endpoint Endpoint
 	created  time.Time
+	labels   map[string]string
 	err      error
 }
 
@@ -55,11 +56,13 @@ func (e *endpoints) update(u datastore.SyncUpdate) bool {
 			break
 		}
 		ep, err := parseEndpoint(id, &wep.Spec)
-		e.byID[id] = candidate{endpoint: ep, created: wep.CreationTimestamp.UTC(), err: err}
+		e.byID[id] = candidate{endpoint: ep, created: wep.CreationTimestamp.UTC(), labels: wep.Labels, err: err}
 	}
 	_, is := e.byID[id]
 	return was || is
 }
+
+func (e *endpoints) labelsOf(id EndpointID) map[string]string { return e.byID[id].labels }
 
 // namedHere reports whether an endpoint's name starts with this node's name. A
 // hyphen within a segment is doubled, so that "node-1-…" is node "node", never

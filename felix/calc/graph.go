@@ -22,6 +22,7 @@ import (
 type Graph struct {
 	node      string
 	endpoints endpoints
+	peers     localPeers
 	blocks    blocks
 	pools     pools
 	nodes     nodes
@@ -49,6 +50,7 @@ func New(node string) *Graph {
 		pools:     newPools(),
 		nodes:     newNodes(node),
 		borrowed:  newBorrowed(node),
+		peers:     newLocalPeers(),
 	}
 }
 
@@ -61,12 +63,13 @@ const blockPace = 100 * time.Millisecond
 // are dropped at once.
 func (g *Graph) Ranges() []datastore.Range {
 	return []datastore.Range{
+		{Kind: api.KindBGPConfiguration, NamePrefix: configName},
+		{Kind: api.KindBGPPeer},
 		{Kind: api.KindIPPool},
 		{Kind: api.KindNode},
 		{Kind: api.KindBlockAffinity, NamePrefix: string(api.AffinityHost) + ":"},
 		{Kind: api.KindIPAMBlock, Coalesce: blockPace},
 		{Kind: api.KindWorkloadEndpoint},
-		{Kind: api.KindBGPConfiguration, NamePrefix: advertise.ConfigName},
 	}
 }
 
@@ -75,6 +78,7 @@ func (g *Graph) Ranges() []datastore.Range {
 // keys that can't be parsed are ignored.
 func (g *Graph) Update(updates []datastore.SyncUpdate) (changed bool) {
 	for _, u := range updates {
+		changed = g.peers.update(u) || changed
 		changed = g.update(u) || changed
 	}
 	return changed
@@ -136,6 +140,7 @@ func (g *Graph) State() State {
 	s.NodeAddrs, s.Nodes = g.nodes.addrs(&problems)
 	around := surroundings{pools: s.Pools, own: s.NodeAddrs, nodes: s.Nodes}
 	s.Blocks = g.blocks.confirmed(around, &problems)
+	s.Peering = g.peers.on(s.Endpoints, g.endpoints.labelsOf, g.node, g.nodes.labels())
 	s.TunnelPools = g.pools.forTunnels(g.nodes.labels())
 	g.others.compute(g, around)
 	s.Tunnels, s.TunnelMasquerade, s.Remote = g.others.tunnels, g.others.masquerade, g.others.remote

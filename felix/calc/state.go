@@ -52,6 +52,9 @@ type State struct {
 	TunnelPools []TunnelPool
 	// TunnelMasquerade is where Masquerade goes for nodes too.
 	TunnelMasquerade TunnelMasquerade
+	// Peering are the addresses that the node has on its ends of pods that are its BGP
+	// peers, by interface.
+	Peering map[string][]netip.Addr
 	// Problems are the objects that could not be honoured, and why.
 	Problems []Problem
 }

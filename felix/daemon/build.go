@@ -15,6 +15,7 @@ import (
 	"tortie/felix/dataplane"
 	"tortie/felix/hostports"
 	"tortie/felix/journal"
+	"tortie/felix/peering"
 	"tortie/felix/podnet"
 	"tortie/felix/problems"
 	"tortie/felix/registration"
@@ -56,6 +57,7 @@ type felix struct {
 	underlay  *underlay
 	hostPorts *hostports.Ports
 	upkeep    *upkeep
+	peering   *peering.Addresses
 	registrar *registration.Registrar
 	state     *cniserver.State
 	problems  problemLog
@@ -139,6 +141,7 @@ func (f *felix) buildDataplane() (err error) {
 		Kernel: f.kernel, VNI: f.cfg.VXLAN.VNI, Port: f.cfg.VXLAN.Port, MTU: f.underlay.tunnelMTU, Log: f.log,
 	})
 	f.hostPorts = hostports.New(hostports.Config{Forget: f.kernel.ForgetDatagrams, Log: f.log})
+	f.peering = peering.New(f.kernel, f.cfg.RouteRefreshInterval, f.log)
 	f.upkeep = &upkeep{
 		sysctls: f.kernel, pods: f.pods, hostPorts: f.hostPorts,
 		forwarding: f.cfg.IPForwarding, every: f.cfg.RouteRefreshInterval, failed: map[string]string{}, log: f.log,
@@ -165,6 +168,7 @@ func (f *felix) program(s calc.State) {
 	f.endpoint.Want(s.TunnelPools, s.Tunnels)
 	f.upkeep.setEndpoints(s.Endpoints)
 	f.loop.SetState(s)
+	f.peering.Set(s.Peering)
 }
 
 // hostPortTimeout bounds the first look at the rules for host ports, during which felix

@@ -67,11 +67,3 @@ func ParseBFD(s string) (BFD, error) {
 	}
 	return BFD{Interval: d, Multiplier: uint8(m)}, nil
 }
-
-// bfd checks the annotation of an object.
-func (c *checker) bfd(annotations map[string]string) {
-	value := annotations[AnnotationBFD]
-	if _, err := ParseBFD(value); err != nil {
-		c.bad(fmt.Sprintf("metadata.annotations[%s]", AnnotationBFD), value, "%v", err)
-	}
-}

@@ -48,7 +48,7 @@ func BGPProblems(b *v3.BGPConfiguration) []Problem {
 
 func checkBGPPeer(c *checker, p *v3.BGPPeer) {
 	c.peerSpec(&p.Spec)
-	c.bfd(p.Annotations)
+	c.session(p.Annotations)
 }
 
 func (c *checker) peerSpec(s *v3.BGPPeerSpec) {
@@ -133,9 +133,11 @@ func (c *checker) bgpPassword(field string, p *v3.BGPPassword) {
 }
 
 func checkBGPConfiguration(c *checker, b *v3.BGPConfiguration) {
-	c.bfd(b.Annotations)
-	if b.Name != "default" && b.Annotations[AnnotationBFD] != "" {
-		c.missing("metadata.annotations["+AnnotationBFD+"]", "can only be set in the BGPConfiguration named default")
+	c.session(b.Annotations)
+	for _, name := range sortedKeys(sessionAnnotations()) {
+		if b.Name != "default" && b.Annotations[name] != "" {
+			c.missing("metadata.annotations["+name+"]", "can only be set in the BGPConfiguration named default")
+		}
 	}
 	c.bgpSpec(b)
 }
@@ -165,8 +167,7 @@ func (c *checker) bgpSpec(b *v3.BGPConfiguration) {
 			c.bad(at("spec.ignoredInterfaces", i), name, "want the name of a network device, '*' for any characters but not alone")
 		}
 	}
-	c.optionalAddr("spec.localWorkloadPeeringIPV4", s.LocalWorkloadPeeringIPV4, 4)
-	c.optionalAddr("spec.localWorkloadPeeringIPV6", s.LocalWorkloadPeeringIPV6, 6)
+	c.peeringAddresses(s)
 }
 
 // meshSettings: what concerns the whole mesh can only be said once for all nodes.

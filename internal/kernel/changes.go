@@ -37,8 +37,8 @@ type LinkName struct {
 type LinkAddress struct {
 	Link   int
 	Prefix netip.Prefix
-	// Deprecated keeps an IPv6 address from being chosen as the source of packets,
-	// other than by routes that name it.
+	// Deprecated keeps an address from being chosen as the source of packets, other than
+	// by routes that name it: IPv6 deprecates it, IPv4 has it in the scope of the host.
 	Deprecated bool
 }
 
@@ -195,7 +195,10 @@ func (c LinkName) encode() (request, error) {
 func (c LinkAddress) encode() (request, error) {
 	req := request{kind: unix.RTM_NEWADDR, flags: unix.NLM_F_CREATE | unix.NLM_F_REPLACE}
 	header, attrs := encodeAddress(c.Link, c.Prefix)
-	if c.Deprecated {
+	switch {
+	case c.Deprecated && FamilyOf(c.Prefix.Addr()) == IPv4:
+		header[3] = byte(ScopeHost)
+	case c.Deprecated:
 		attrs.bytes(unix.IFA_CACHEINFO, deprecatedLifetimes())
 	}
 	req.header, req.attrs = header, attrs

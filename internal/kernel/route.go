@@ -43,6 +43,7 @@ type Scope uint8
 const (
 	ScopeUniverse Scope = 0
 	ScopeLink     Scope = 253
+	ScopeHost     Scope = 254
 )
 
 // Route is one entry of a routing table. It is comparable: two routes are the

@@ -2,6 +2,7 @@ package gobgp
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"net"
 	"net/netip"
@@ -17,11 +18,10 @@ import (
 )
 
 const (
-	holdTime      = 90 // seconds, RFC 4271 section 10
-	keepaliveTime = 30
-	// connectRetry in seconds. GoBGP's default of 120 makes a peer that was down
+	holdTime = 90 * time.Second // RFC 4271 section 10
+	// connectRetry is GoBGP's least. Its default of 120 s makes a peer that was down
 	// for a moment stay away for minutes.
-	connectRetry = 1
+	connectRetry = time.Second
 	// deferral is the Selection_Deferral_Timer of RFC 4724 section 4.1 in
 	// seconds. Our exports are complete before any session is up, so there is
 	// nothing to wait for: it is the least that GoBGP can express (0 means 360).
@@ -72,12 +72,7 @@ func peerToAPI(p speaker.Peer, restarting bool) *gobgpapi.Peer {
 			AuthPassword:    string(p.Password),
 			AllowOwnAsn:     uint32(p.AllowOwnASN),
 		},
-		Timers: &gobgpapi.Timers{Config: &gobgpapi.TimersConfig{
-			ConnectRetry:           connectRetry,
-			HoldTime:               holdTime,
-			KeepaliveInterval:      keepaliveTime,
-			IdleHoldTimeAfterReset: connectRetry,
-		}},
+		Timers:    timersToAPI(p),
 		Transport: &gobgpapi.Transport{PassiveMode: p.Passive, RemotePort: uint32(p.Port)},
 		GracefulRestart: &gobgpapi.GracefulRestart{
 			Enabled:     graceful,
@@ -90,7 +85,14 @@ func peerToAPI(p speaker.Peer, restarting bool) *gobgpapi.Peer {
 		AfiSafis: []*gobgpapi.AfiSafi{{
 			Config:            &gobgpapi.AfiSafiConfig{Family: familyOf(p.Address), Enabled: true},
 			MpGracefulRestart: &gobgpapi.MpGracefulRestart{Config: &gobgpapi.MpGracefulRestartConfig{Enabled: graceful}},
+			AddPaths:          &gobgpapi.AddPaths{Config: &gobgpapi.AddPathsConfig{Receive: p.AddPath}},
 		}},
+	}
+	if graceful && p.LongLived > 0 {
+		out.GracefulRestart.LonglivedEnabled = true
+		out.AfiSafis[0].LongLivedGracefulRestart = &gobgpapi.LongLivedGracefulRestart{
+			Config: &gobgpapi.LongLivedGracefulRestartConfig{Enabled: true, RestartTime: uint32(p.LongLived / time.Second)},
+		}
 	}
 	if p.LocalAddress.IsValid() {
 		out.Transport.LocalAddress = p.LocalAddress.String()
@@ -107,6 +109,17 @@ func peerToAPI(p speaker.Peer, restarting bool) *gobgpapi.Peer {
 		}
 	}
 	return out
+}
+
+// timersToAPI are a peer's timers, in whole seconds.
+func timersToAPI(p speaker.Peer) *gobgpapi.Timers {
+	hold := cmp.Or(p.HoldTime, holdTime)
+	return &gobgpapi.Timers{Config: &gobgpapi.TimersConfig{
+		ConnectRetry:           uint64(cmp.Or(p.ConnectRetry, connectRetry) / time.Second),
+		HoldTime:               uint64(hold / time.Second),
+		KeepaliveInterval:      uint64(cmp.Or(p.KeepaliveTime, hold/3) / time.Second),
+		IdleHoldTimeAfterReset: uint64(connectRetry / time.Second),
+	}}
 }
 
 // exportToAPI is the path of an export. Its next hop is unspecified: GoBGP puts
@@ -201,6 +214,7 @@ func (d *decoder) path(p *gobgpapi.Path) (speaker.Path, error) {
 	}
 	out := d.told
 	out.Prefix, out.Peer, out.PeerASN = prefix, d.addr, p.SourceAsn
+	out.ID = p.Identifier
 	out.Best, out.Stale, out.Learned = p.Best, p.Stale, p.Age.AsTime()
 	if id, err := netip.ParseAddr(p.SourceId); err == nil && out.Peer.IsValid() {
 		out.PeerID = id

@@ -18,7 +18,8 @@ import (
 type events struct {
 	now     func() time.Time
 	causes  *causes
-	changed chan struct{} // one slot: "pending is not empty"
+	up      func(netip.Addr) // told of a session that has come up
+	changed chan struct{}    // one slot: "pending is not empty"
 
 	decoder decoder // of the watch's goroutine
 
@@ -39,7 +40,7 @@ type session struct {
 
 func newEvents(now func() time.Time, c *causes) *events {
 	return &events{
-		now: now, causes: c,
+		now: now, causes: c, up: func(netip.Addr) {},
 		changed:  make(chan struct{}, 1),
 		pending:  noChanges(),
 		sessions: map[netip.Addr]session{},
@@ -215,6 +216,7 @@ func (e *events) state(addr netip.Addr, state speaker.State, gr gracefulness) {
 	}
 	if now.Established {
 		e.causes.clear(addr)
+		e.up(addr)
 		if old.lost {
 			delete(e.pending.Lost, addr)
 		}
@@ -238,6 +240,12 @@ func (e *events) countDown() int {
 		}
 	}
 	return n
+}
+
+// restarting reports that what a peer has told is kept while it is away.
+func (e *events) restarting(addr netip.Addr) bool {
+	s, ok := e.session(addr)
+	return ok && s.Restarting
 }
 
 func (e *events) session(addr netip.Addr) (session, bool) {
@@ -284,8 +292,11 @@ func (s *Speaker) watchedPaths(in []*gobgpapi.Path) {
 		}
 		gone := p.IsWithdraw || path.Local() // what we export ourselves has no learned best path
 		if n := len(paths); n > 0 && prefixes[n-1] == path.Prefix && paths[n-1] != nil && !gone {
-			// The paths that are equally good come one after another, the best first.
-			paths[n-1].Equals = append(paths[n-1].Equals, path)
+			// The paths that are equally good come one after another, the best first. Whether
+			// one is the last choice the library has not looked at.
+			if path.LongLived() == paths[n-1].LongLived() {
+				paths[n-1].Equals = append(paths[n-1].Equals, path)
+			}
 			continue
 		}
 		prefixes = append(prefixes, path.Prefix)
@@ -364,14 +375,19 @@ func gracefulCapability(p *gobgpapi.Peer) (present, withFamily bool) {
 	if !p.GracefulRestart.GetEnabled() {
 		return false, false
 	}
-	caps, err := apiutil.UnmarshalCapabilities(p.State.GetRemoteCap())
-	if err != nil {
-		return false, false
-	}
-	for _, c := range caps {
+	for _, c := range capabilities(p) {
 		if gr, ok := c.(*bgp.CapGracefulRestart); ok {
 			present, withFamily = true, withFamily || len(gr.Tuples) > 0
 		}
 	}
 	return present, withFamily
+}
+
+// capabilities are those of a peer's last OPEN.
+func capabilities(p *gobgpapi.Peer) []bgp.ParameterCapabilityInterface {
+	caps, err := apiutil.UnmarshalCapabilities(p.State.GetRemoteCap())
+	if err != nil {
+		return nil
+	}
+	return caps
 }

@@ -43,6 +43,7 @@ type Speaker struct {
 	causes     *causes
 	complaints *complaints
 	events     *events
+	longLived  *longLived
 	stopWatch  context.CancelFunc
 
 	mu      sync.Mutex // held over the whole of Apply and Close
@@ -65,16 +66,19 @@ func New(cfg Config) *Speaker {
 	c := newCauses()
 	c.now = cfg.Now
 	e := newEvents(cfg.Now, c)
+	l := newLongLived()
 	s := &Speaker{
 		restarting: cfg.Restarting,
 		log:        cfg.Log,
 		causes:     c,
 		complaints: newComplaints(cfg.Now),
 		events:     e,
+		longLived:  l,
 	}
 	s.server = server.NewBgpServer(server.LoggerOption(&bridge{
-		log: cfg.Log, causes: c, lost: e.lost, distrust: s.distrust, complaints: s.complaints,
+		log: cfg.Log, causes: c, lost: e.lost, distrust: s.distrust, complaints: s.complaints, longLived: l,
 	}))
+	l.kept, l.remake, e.up = e.restarting, s.remakePeer, func(addr netip.Addr) { l.ended(addr) }
 	c.configured = func(addr netip.Addr) bool {
 		_, ok := s.events.session(addr)
 		return ok
@@ -101,6 +105,7 @@ func (s *Speaker) Apply(ctx context.Context, d speaker.Desired) error {
 			return err
 		}
 	}
+	anew := s.anew(d)
 	// A peer must never be told or heard without its filter.
 	err := s.removePeers(ctx, d.Peers)
 	if filtering := s.applyFilters(ctx, d); filtering != nil {
@@ -108,7 +113,7 @@ func (s *Speaker) Apply(ctx context.Context, d speaker.Desired) error {
 	}
 	return errors.Join(err,
 		s.applyExports(ctx, d.Exports),
-		s.applyPeers(ctx, d.Peers, first && s.restarting))
+		s.applyPeers(ctx, d.Peers, anew, first && s.restarting))
 }
 
 func sameGlobal(a, b speaker.Global) bool {
@@ -243,6 +248,7 @@ func (s *Speaker) removePeers(ctx context.Context, want []speaker.Peer) error {
 			errs = append(errs, fmt.Errorf("remove peer %s: %w", p.Address, err))
 			return false
 		}
+		s.longLived.configure(speaker.Peer{Address: p.Address})
 		s.events.forget(p.Address)
 		s.complaints.forget(p.Address)
 		return true
@@ -250,8 +256,8 @@ func (s *Speaker) removePeers(ctx context.Context, want []speaker.Peer) error {
 	return errors.Join(errs...)
 }
 
-// applyPeers adds and changes peers.
-func (s *Speaker) applyPeers(ctx context.Context, want []speaker.Peer, restarting bool) error {
+// applyPeers adds and changes peers; some get a new session though they stay the same.
+func (s *Speaker) applyPeers(ctx context.Context, want []speaker.Peer, anew map[netip.Addr]bool, restarting bool) error {
 	var errs []error
 	have := make(map[netip.Addr]speaker.Peer, len(s.applied.Peers))
 	for _, p := range s.applied.Peers {
@@ -259,10 +265,10 @@ func (s *Speaker) applyPeers(ctx context.Context, want []speaker.Peer, restartin
 	}
 	for _, p := range want {
 		old, exists := have[p.Address]
-		if exists && old == p {
+		if exists && old == p && !anew[p.Address] {
 			continue
 		}
-		if err := s.applyPeer(ctx, p, exists && old.SameSession(p), exists, restarting); err != nil {
+		if err := s.applyPeer(ctx, p, exists && old.SameSession(p) && !anew[p.Address], exists, restarting); err != nil {
 			errs = append(errs, err)
 			if !s.isApplied(p.Address) {
 				delete(have, p.Address)
@@ -290,20 +296,26 @@ func (s *Speaker) applyPeer(ctx context.Context, p speaker.Peer, sameSession, ex
 // UpdatePeer is used for nothing less than that: on a session it leaves up it
 // forgets which families the peer restarts gracefully.
 func (s *Speaker) setPeer(ctx context.Context, p speaker.Peer, exists, restarting bool) error {
-	conf := peerToAPI(p, restarting)
 	if !exists {
+		s.longLived.configure(p)
 		s.events.expect(p.Address)
-		if err := s.server.AddPeer(ctx, &gobgpapi.AddPeerRequest{Peer: conf}); err != nil {
+		if err := s.server.AddPeer(ctx, &gobgpapi.AddPeerRequest{Peer: peerToAPI(p, restarting)}); err != nil {
 			s.events.forget(p.Address)
 			return fmt.Errorf("add peer %s: %w", p.Address, err)
 		}
 		return nil
 	}
+	return s.replacePeer(ctx, p, restarting)
+}
+
+// replacePeer removes a peer and adds it as p.
+func (s *Speaker) replacePeer(ctx context.Context, p speaker.Peer, restarting bool) error {
 	if err := s.deletePeer(ctx, s.asApplied(p.Address)); err != nil {
 		return fmt.Errorf("change peer %s: %w", p.Address, err)
 	}
+	s.longLived.configure(p)
 	s.events.expect(p.Address)
-	if err := s.server.AddPeer(ctx, &gobgpapi.AddPeerRequest{Peer: conf}); err != nil {
+	if err := s.server.AddPeer(ctx, &gobgpapi.AddPeerRequest{Peer: peerToAPI(p, restarting)}); err != nil {
 		// The server has it no more: the next Apply is to add it.
 		s.applied.Peers = slices.DeleteFunc(s.applied.Peers, func(q speaker.Peer) bool { return q.Address == p.Address })
 		s.events.forget(p.Address)

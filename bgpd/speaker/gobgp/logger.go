@@ -18,6 +18,8 @@ type bridge struct {
 	// distrust is told of a session that the library goes on with and that is no longer true.
 	distrust   func(peer netip.Addr)
 	complaints *complaints
+	// longLived is told of GoBGP's timers of that name.
+	longLived *longLived
 }
 
 // restartReason is GoBGP's word for the end of a session whose peer is taken to restart.
@@ -94,7 +96,7 @@ func (b *bridge) Debug(msg string, fields gobgplog.Fields) { b.learn(msg, fields
 
 func (b *bridge) learn(msg string, fields gobgplog.Fields) {
 	switch msg {
-	case "failed to connect", "state changed", "sent notification", "received notification", "hold timer expired", "Peer Down",
+	case longLivedBegan, longLivedEnded, "failed to connect", "state changed", "sent notification", "received notification", "hold timer expired", "Peer Down",
 		notConfigured, wrongAddress:
 	default:
 		return
@@ -105,6 +107,10 @@ func (b *bridge) learn(msg string, fields gobgplog.Fields) {
 		return
 	}
 	switch msg {
+	case longLivedBegan:
+		b.longLived.began(addr)
+	case longLivedEnded:
+		b.longLived.expired(addr)
 	case "failed to connect":
 		if err, ok := fields["Error"].(error); ok {
 			b.causes.dialFailed(addr, err)

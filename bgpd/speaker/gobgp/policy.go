@@ -284,7 +284,8 @@ func (r rule) actions() *gobgpapi.Actions {
 
 // reject is the action of a rule that rejects. What is rejected silently stays announced
 // if it was: GoBGP looks only at the present policy. A route that is marked as stale for
-// long (RFC 9494) is withdrawn from a peer that doesn't know of such.
+// long (RFC 9494) is withdrawn from a peer that doesn't know of such; one that does gets
+// a new session (anew).
 func (r rule) reject() *gobgpapi.Actions {
 	if !r.withdraw {
 		return &gobgpapi.Actions{RouteAction: gobgpapi.RouteAction_REJECT}
@@ -388,10 +389,14 @@ func sameFilters(a, b speaker.Desired) bool {
 // refiltered are the peers there are whose filter becomes another, by direction.
 func (s *Speaker) refiltered(d speaker.Desired) (in, out map[netip.Addr]bool) {
 	in, out = map[netip.Addr]bool{}, map[netip.Addr]bool{}
+	anew := s.anew(d)
 	for _, p := range s.applied.Peers {
 		was, is := s.applied.Filters[p.Address], d.Filters[p.Address]
 		if !sameRules(was.Import, is.Import, s.applied.Links, d.Links) {
 			in[p.Address] = true
+		}
+		if anew[p.Address] {
+			continue
 		}
 		if s.applied.Shutdown != d.Shutdown || !sameRules(was.Export, is.Export, s.applied.Links, d.Links) {
 			out[p.Address] = true

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	gobgpapi "github.com/osrg/gobgp/v3/api"
+	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
 
 	"tortie/bgpd/speaker"
 )
@@ -50,6 +52,7 @@ func (s *Speaker) Peers(ctx context.Context) ([]speaker.PeerState, error) {
 			GracefulRestart: ses.Graceful, EndOfRIB: ses.EndOfRIB,
 		}
 		ps.UpdatesIn, ps.UpdatesOut = p.State.GetMessages().GetReceived().GetUpdate(), p.State.GetMessages().GetSent().GetUpdate()
+		agreed(&ps, p)
 		for _, af := range p.AfiSafis {
 			if af.State != nil && ps.State == speaker.Established {
 				ps.Received += af.State.Received
@@ -79,6 +82,25 @@ func joined(a, b string) string {
 		return a + b
 	}
 	return a + "; " + b
+}
+
+// agreed fills in what both sides of a session that is up have come to.
+func agreed(ps *speaker.PeerState, p *gobgpapi.Peer) {
+	if ps.State != speaker.Established {
+		return
+	}
+	timers := p.Timers.GetState()
+	ps.HoldTime = time.Duration(timers.GetNegotiatedHoldTime()) * time.Second
+	ps.KeepaliveTime = time.Duration(timers.GetKeepaliveInterval()) * time.Second
+	for _, c := range capabilities(p) {
+		switch c := c.(type) {
+		case *bgp.CapLongLivedGracefulRestart:
+			ps.LongLived = ps.Peer.LongLived > 0 && len(c.Tuples) > 0
+		case *bgp.CapAddPath:
+			sends := func(t *bgp.CapAddPathTuple) bool { return t.Mode&bgp.BGP_ADD_PATH_SEND != 0 }
+			ps.AddPath = ps.AddPath || ps.Peer.AddPath && slices.ContainsFunc(c.Tuples, sends)
+		}
+	}
 }
 
 // Routes implements speaker.Speaker.

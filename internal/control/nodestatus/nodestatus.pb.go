@@ -357,9 +357,16 @@ type Peer struct {
 	GracefulRestart bool   `protobuf:"varint,11,opt,name=graceful_restart,json=gracefulRestart,proto3" json:"graceful_restart,omitempty"`
 	LocalAsn        uint32 `protobuf:"varint,12,opt,name=local_asn,json=localAsn,proto3" json:"local_asn,omitempty"`
 	// bfd is the state of BFD with the peer, in words; empty when none is wanted.
-	Bfd           string `protobuf:"bytes,20,opt,name=bfd,proto3" json:"bfd,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Bfd string `protobuf:"bytes,20,opt,name=bfd,proto3" json:"bfd,omitempty"`
+	// The timers in seconds: those agreed upon while the session is up, else those configured.
+	HoldTime      uint32 `protobuf:"varint,30,opt,name=hold_time,json=holdTime,proto3" json:"hold_time,omitempty"`
+	KeepaliveTime uint32 `protobuf:"varint,31,opt,name=keepalive_time,json=keepaliveTime,proto3" json:"keepalive_time,omitempty"`
+	ConnectTime   uint32 `protobuf:"varint,32,opt,name=connect_time,json=connectTime,proto3" json:"connect_time,omitempty"`
+	// add_path (RFC 7911) and long_lived_restart (RFC 9494): both sides have it.
+	AddPath          bool `protobuf:"varint,33,opt,name=add_path,json=addPath,proto3" json:"add_path,omitempty"`
+	LongLivedRestart bool `protobuf:"varint,34,opt,name=long_lived_restart,json=longLivedRestart,proto3" json:"long_lived_restart,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Peer) Reset() {
@@ -483,6 +490,41 @@ func (x *Peer) GetBfd() string {
 	return ""
 }
 
+func (x *Peer) GetHoldTime() uint32 {
+	if x != nil {
+		return x.HoldTime
+	}
+	return 0
+}
+
+func (x *Peer) GetKeepaliveTime() uint32 {
+	if x != nil {
+		return x.KeepaliveTime
+	}
+	return 0
+}
+
+func (x *Peer) GetConnectTime() uint32 {
+	if x != nil {
+		return x.ConnectTime
+	}
+	return 0
+}
+
+func (x *Peer) GetAddPath() bool {
+	if x != nil {
+		return x.AddPath
+	}
+	return false
+}
+
+func (x *Peer) GetLongLivedRestart() bool {
+	if x != nil {
+		return x.LongLivedRestart
+	}
+	return false
+}
+
 type RoutesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// prefix limits the answer to one prefix or address; empty means all.
@@ -597,7 +639,9 @@ type Route struct {
 	// reason says in words why this route exists, or why it is not installed.
 	Reason string `protobuf:"bytes,10,opt,name=reason,proto3" json:"reason,omitempty"`
 	// age is when the route was learned, in seconds since the epoch.
-	Age           int64 `protobuf:"varint,11,opt,name=age,proto3" json:"age,omitempty"`
+	Age int64 `protobuf:"varint,11,opt,name=age,proto3" json:"age,omitempty"`
+	// path_id tells apart the paths to a prefix that one peer sends (RFC 7911).
+	PathId        uint32 `protobuf:"varint,30,opt,name=path_id,json=pathId,proto3" json:"path_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -705,6 +749,13 @@ func (x *Route) GetReason() string {
 func (x *Route) GetAge() int64 {
 	if x != nil {
 		return x.Age
+	}
+	return 0
+}
+
+func (x *Route) GetPathId() uint32 {
+	if x != nil {
+		return x.PathId
 	}
 	return 0
 }
@@ -1019,7 +1070,7 @@ const file_internal_control_nodestatus_nodestatus_proto_rawDesc = "" +
 	"\x11graceful_shutdown\x18\f \x01(\bR\x10gracefulShutdown\"\x0e\n" +
 	"\fPeersRequest\"A\n" +
 	"\rPeersResponse\x120\n" +
-	"\x05peers\x18\x01 \x03(\v2\x1a.tortie.nodestatus.v1.PeerR\x05peers\"\xc4\x02\n" +
+	"\x05peers\x18\x01 \x03(\v2\x1a.tortie.nodestatus.v1.PeerR\x05peers\"\xf4\x03\n" +
 	"\x04Peer\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
@@ -1036,12 +1087,17 @@ const file_internal_control_nodestatus_nodestatus_proto_rawDesc = "" +
 	"advertised\x12)\n" +
 	"\x10graceful_restart\x18\v \x01(\bR\x0fgracefulRestart\x12\x1b\n" +
 	"\tlocal_asn\x18\f \x01(\rR\blocalAsn\x12\x10\n" +
-	"\x03bfd\x18\x14 \x01(\tR\x03bfd\"Z\n" +
+	"\x03bfd\x18\x14 \x01(\tR\x03bfd\x12\x1b\n" +
+	"\thold_time\x18\x1e \x01(\rR\bholdTime\x12%\n" +
+	"\x0ekeepalive_time\x18\x1f \x01(\rR\rkeepaliveTime\x12!\n" +
+	"\fconnect_time\x18  \x01(\rR\vconnectTime\x12\x19\n" +
+	"\badd_path\x18! \x01(\bR\aaddPath\x12,\n" +
+	"\x12long_lived_restart\x18\" \x01(\bR\x10longLivedRestart\"Z\n" +
 	"\rRoutesRequest\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x121\n" +
 	"\x05table\x18\x02 \x01(\x0e2\x1b.tortie.nodestatus.v1.TableR\x05table\"E\n" +
 	"\x0eRoutesResponse\x123\n" +
-	"\x06routes\x18\x01 \x03(\v2\x1b.tortie.nodestatus.v1.RouteR\x06routes\"\x84\x02\n" +
+	"\x06routes\x18\x01 \x03(\v2\x1b.tortie.nodestatus.v1.RouteR\x06routes\"\x9d\x02\n" +
 	"\x05Route\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x19\n" +
 	"\bnext_hop\x18\x02 \x01(\tR\anextHop\x12\x17\n" +
@@ -1055,7 +1111,8 @@ const file_internal_control_nodestatus_nodestatus_proto_rawDesc = "" +
 	"\x06kernel\x18\t \x01(\tR\x06kernel\x12\x16\n" +
 	"\x06reason\x18\n" +
 	" \x01(\tR\x06reason\x12\x10\n" +
-	"\x03age\x18\v \x01(\x03R\x03age\"$\n" +
+	"\x03age\x18\v \x01(\x03R\x03age\x12\x17\n" +
+	"\apath_id\x18\x1e \x01(\rR\x06pathId\"$\n" +
 	"\n" +
 	"WhyRequest\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\"\xaa\x02\n" +

@@ -240,7 +240,10 @@ func (k *Kernel) addAddress(c kernel.LinkAddress) error {
 			return unix.ENODEV
 		}
 		a := kernel.Address{Link: c.Link, Prefix: c.Prefix, Deprecated: c.Deprecated && c.Prefix.Addr().Is6()}
-		if c.Prefix.Addr().IsLinkLocalUnicast() {
+		switch {
+		case c.Deprecated && c.Prefix.Addr().Is4():
+			a.Scope = kernel.ScopeHost
+		case c.Prefix.Addr().IsLinkLocalUnicast():
 			a.Scope = kernel.ScopeLink
 		}
 		for i, have := range k.addrs {
