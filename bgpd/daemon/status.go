@@ -112,6 +112,9 @@ func (s *statusService) Status(ctx context.Context, _ *nodestatus.StatusRequest)
 	if v.plan.Global.RouterID.IsValid() {
 		out.RouterId = v.plan.Global.RouterID.String()
 	}
+	if v.plan.ClusterID.IsValid() {
+		out.ClusterId = v.plan.ClusterID.String()
+	}
 	if err := s.datastore(); err != nil {
 		out.Problems = append(out.Problems, err.Error())
 	}

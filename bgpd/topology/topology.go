@@ -104,6 +104,8 @@ type Output struct {
 	Exports []Export // by prefix
 	// Mesh: the node-to-node mesh is on.
 	Mesh bool
+	// ClusterID is that of a route reflector; invalid for a node that is none.
+	ClusterID netip.Addr
 	// Addresses are the node's own.
 	Addresses []netip.Addr
 	// Pools are all pools, OwnBlocks the confirmed blocks of this node.
@@ -289,7 +291,7 @@ func (c *computation) global() {
 	if g.Transit {
 		g.Segments = c.self.segments
 	}
-	c.out.Addresses = c.self.addresses()
+	c.out.Addresses, c.out.ClusterID = c.self.addresses(), c.self.cluster
 	c.out.Shutdown = c.self.labels[api.LabelGracefulShutdown] == "true"
 	for _, a := range c.out.Addresses {
 		switch {

@@ -123,6 +123,7 @@ func (c *checker) bgpPassword(field string, p *v3.BGPPassword) {
 }
 
 func checkBGPConfiguration(c *checker, b *v3.BGPConfiguration) {
+	c.autoTopology(b.Name, b.Annotations)
 	c.bfd(b.Annotations)
 	if b.Name != "default" && b.Annotations[AnnotationBFD] != "" {
 		c.missing("metadata.annotations["+AnnotationBFD+"]", "can only be set in the BGPConfiguration named default")

@@ -134,7 +134,9 @@ type StatusResponse struct {
 	// off is by what setting this node speaks no BGP; empty when it does.
 	Off string `protobuf:"bytes,10,opt,name=off,proto3" json:"off,omitempty"`
 	// configured is when the last configuration was read, in seconds since the epoch.
-	Configured    int64 `protobuf:"varint,11,opt,name=configured,proto3" json:"configured,omitempty"`
+	Configured int64 `protobuf:"varint,11,opt,name=configured,proto3" json:"configured,omitempty"`
+	// cluster_id is that by which the daemon acts as route reflector; empty when it is none.
+	ClusterId     string `protobuf:"bytes,20,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -244,6 +246,13 @@ func (x *StatusResponse) GetConfigured() int64 {
 		return x.Configured
 	}
 	return 0
+}
+
+func (x *StatusResponse) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
 }
 
 type PeersRequest struct {
@@ -988,7 +997,7 @@ var File_internal_control_nodestatus_nodestatus_proto protoreflect.FileDescripto
 const file_internal_control_nodestatus_nodestatus_proto_rawDesc = "" +
 	"\n" +
 	",internal/control/nodestatus/nodestatus.proto\x12\x14tortie.nodestatus.v1\"\x0f\n" +
-	"\rStatusRequest\"\xb5\x02\n" +
+	"\rStatusRequest\"\xd4\x02\n" +
 	"\x0eStatusResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x18\n" +
@@ -1005,7 +1014,9 @@ const file_internal_control_nodestatus_nodestatus_proto_rawDesc = "" +
 	" \x01(\tR\x03off\x12\x1e\n" +
 	"\n" +
 	"configured\x18\v \x01(\x03R\n" +
-	"configured\"\x0e\n" +
+	"configured\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x14 \x01(\tR\tclusterId\"\x0e\n" +
 	"\fPeersRequest\"A\n" +
 	"\rPeersResponse\x120\n" +
 	"\x05peers\x18\x01 \x03(\v2\x1a.tortie.nodestatus.v1.PeerR\x05peers\"\xc4\x02\n" +
