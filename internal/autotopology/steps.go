@@ -30,8 +30,10 @@ func (c *cluster) forward() *Step {
 		}
 	}
 	if c.mesh {
-		c.settled(c.nodes...)
-		c.withoutMesh()
+		if c.settled(acting...); len(c.asks)+len(c.waits) == 0 { // only then is it worth asking everybody
+			c.settled(c.nodes...)
+			c.withoutMesh()
+		}
 		return c.meshOff()
 	}
 	for _, m := range c.nodes {

@@ -2,7 +2,9 @@ package daemon
 
 import (
 	"fmt"
+	"time"
 
+	"tortie/kube-controllers/autotopology"
 	"tortie/kube-controllers/config"
 	"tortie/kube-controllers/endpoints"
 	"tortie/kube-controllers/kube"
@@ -53,6 +55,12 @@ func (p *program) buildController(name config.Controller, metrics *queue.Metrics
 		services, slices := p.cluster.Services(), p.cluster.EndpointSlices()
 		m, err := mirror.Services(env, services, slices)
 		return follow(m, err, services, slices)
+	case config.AutoTopology:
+		nodes := p.cluster.Nodes()
+		c, err := autotopology.New(autotopology.Config{
+			Client: p.Client, Registry: p.registry, Cache: p.cache, Nodes: nodes, Now: time.Now, Log: p.Log, Metrics: metrics,
+		})
+		return follow(c, err, nodes)
 	default:
 		return p.buildNode(metrics)
 	}
