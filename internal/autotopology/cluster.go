@@ -173,23 +173,30 @@ func (c *cluster) betweenNodes(p *v3.BGPPeer) bool {
 	return err == nil && c.byAddr[addr] != nil
 }
 
+// whyUnfit names the reasons, each once.
 func (c *cluster) whyUnfit() string {
-	var out []string
+	nodes := map[string][]string{}
+	var reasons []string
 	for _, m := range c.nodes {
-		if why := c.unfit[m]; why != "" {
-			out = append(out, m.Name+": "+why)
+		why := c.unfit[m]
+		if why != "" && nodes[why] == nil {
+			reasons = append(reasons, why)
 		}
+		nodes[why] = append(nodes[why], m.Name)
 	}
-	return few(out)
+	for i, why := range reasons {
+		reasons[i] = few(nodes[why], ", ") + ": " + why
+	}
+	return few(reasons, "; ")
 }
 
 // few are the first of many.
-func few(texts []string) string {
+func few(texts []string, between string) string {
 	const most = 3
 	if more := len(texts) - most; more > 0 {
-		return strings.Join(texts[:most], "; ") + fmt.Sprintf("; and %d more", more)
+		return strings.Join(texts[:most], between) + fmt.Sprintf("%sand %d more", between, more)
 	}
-	return strings.Join(texts, "; ")
+	return strings.Join(texts, between)
 }
 
 func (c *cluster) state() State {

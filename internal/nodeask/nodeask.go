@@ -122,7 +122,10 @@ func (a Asker) collect(ctx context.Context, prefix string, nodes int) (map[strin
 	if err != nil {
 		return nil, fmt.Errorf("read the answers: %w", err)
 	}
-	watch, err := a.Client.Watch(waiting, of, snap.Revision)
+	// The watch itself has no deadline: etcd would end it a moment before ours, as an error.
+	watchCtx, stop := context.WithCancel(ctx)
+	defer stop()
+	watch, err := a.Client.Watch(watchCtx, of, snap.Revision)
 	if err != nil {
 		return nil, fmt.Errorf("wait for the answers: %w", err)
 	}
