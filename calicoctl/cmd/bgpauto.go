@@ -308,6 +308,9 @@ func (a *app) showAutoTopology(ctx context.Context, store *resource.Store, now, 
 	case "yaml":
 		return output.YAML(a.Stdout, view)
 	}
+	if state.Settings != autotopology.Next(now).State.Settings {
+		a.printf("With these settings: ")
+	}
 	a.println(settingsText(state))
 	a.println(stateText(autotopology.Next(now).State))
 	return a.printAutoTopology(state, view)
@@ -380,7 +383,7 @@ func settingsText(s autotopology.State) string {
 	case set.Off:
 		return "Auto-topology is being switched off: back to the mesh."
 	default:
-		return fmt.Sprintf("Auto-topology is on: above %d nodes %d reflectors, spread by %s, cluster ID %s; the mesh again at %d nodes.",
+		return fmt.Sprintf("Auto-topology is on: above %d nodes %d reflectors, spread by %s, cluster ID %s; the mesh again at %d nodes or fewer.",
 			set.Above, set.Reflectors, set.ZoneLabel, set.ClusterID, s.Back)
 	}
 }

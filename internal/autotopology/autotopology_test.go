@@ -52,7 +52,9 @@ func arrive(t *testing.T, in autotopology.Input) autotopology.Input {
 }
 
 func TestElectionSpreadsOverZonesAndStays(t *testing.T) {
-	zone := func(in autotopology.Input, name, zone string) { find(in, name).Labels["topology.kubernetes.io/zone"] = zone }
+	zone := func(in autotopology.Input, name, zone string) {
+		find(in, name).Labels["topology.kubernetes.io/zone"] = zone
+	}
 	for _, tt := range []struct {
 		name   string
 		zones  string

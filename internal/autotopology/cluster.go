@@ -151,7 +151,9 @@ func (c *cluster) refusals() []string {
 			refuse("BGPPeer %s makes sessions between nodes: delete it, auto-topology makes those that are needed; or switch auto-topology off", p.Name)
 		}
 	}
-	if len(c.chosen) == 0 {
+	if len(c.chosen) == 0 && slices.ContainsFunc(c.nodes, c.silent) {
+		c.wait("no node can be a route reflector yet: %s", c.whyUnfit())
+	} else if len(c.chosen) == 0 {
 		refuse("no node can be a route reflector: %s", c.whyUnfit())
 	}
 	return out
