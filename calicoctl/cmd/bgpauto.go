@@ -129,7 +129,7 @@ func (a *app) setAutoTopology(ctx context.Context, store *resource.Store, runner
 	future := in
 	future.Config = withSettings(in.Config, settings)
 	now := autotopology.Next(in).State
-	if !on && in.Config == nil || !on && now.Settings == (api.AutoTopology{}) && len(now.Reflectors) == 0 {
+	if left, _, _ := autotopology.Foresee(in); !on && now.Settings == (api.AutoTopology{}) && len(left) == 0 {
 		a.println("Auto-topology is off already: nothing is changed.")
 		return nil
 	}
@@ -198,8 +198,8 @@ func (a *app) carryOut(ctx context.Context, runner carryout.Runner, patience tim
 	const again = "what was done stays, and nothing is lost by it: run calicoctl bgp auto-topology --apply again, it goes on from there"
 	progress := progressLine{app: a}
 	defer progress.end()
-	waited, cancel := context.WithTimeout(ctx, patience)
-	defer func() { cancel() }()
+	waited := time.NewTimer(patience)
+	defer waited.Stop()
 	for {
 		out, err := runner.Once(ctx)
 		switch {
@@ -210,8 +210,7 @@ func (a *app) carryOut(ctx context.Context, runner carryout.Runner, patience tim
 		case out.Step != nil:
 			progress.end()
 			a.println(out.Step.What)
-			cancel()
-			waited, cancel = context.WithTimeout(ctx, patience)
+			waited.Reset(patience)
 			continue
 		case out.Done():
 			progress.end()
@@ -221,10 +220,9 @@ func (a *app) carryOut(ctx context.Context, runner carryout.Runner, patience tim
 		progress.show("waiting: " + firstOf(out.Wait))
 		select {
 		case <-time.After(autoPause):
-		case <-waited.Done():
-			if ctx.Err() != nil {
-				return fmt.Errorf("auto-topology: interrupted; %s", again)
-			}
+		case <-ctx.Done():
+			return fmt.Errorf("auto-topology: interrupted; %s", again)
+		case <-waited.C:
 			return fmt.Errorf("auto-topology: nothing has moved for %s, still waiting: %s; %s", patience, firstOf(out.Wait), again)
 		}
 	}

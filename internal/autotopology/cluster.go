@@ -35,6 +35,7 @@ type cluster struct {
 type member struct {
 	*api.Node
 	addrs []netip.Addr
+	known []netip.Addr // those by which others know it: of two nodes with one address, the first has it
 	zone  string
 	// labelled and acting: it has our label, and a cluster ID.
 	labelled, acting bool
@@ -59,6 +60,7 @@ func read(in Input, settings api.AutoTopology) *cluster {
 		for _, a := range m.addrs {
 			if c.byAddr[a] == nil {
 				c.byAddr[a] = m
+				m.known = append(m.known, a)
 			}
 		}
 	}

@@ -35,14 +35,14 @@ func (c *cluster) relation(m, o *member) relation {
 	return strangers
 }
 
-// shared are the addresses of o that m may have sessions with.
-func (c *cluster) shared(m, o *member) (out []netip.Addr) {
-	for _, a := range o.addrs {
-		if m.has(a) && c.byAddr[a] == o {
-			out = append(out, a)
+// shared are how many sessions two nodes may have: one of each family that both have.
+func shared(m, o *member) (n int) {
+	for _, a := range o.known {
+		if m.has(a) {
+			n++
 		}
 	}
-	return out
+	return n
 }
 
 // expected is how many sessions a node is to have with others.
@@ -51,7 +51,7 @@ func (c *cluster) expected(m *member) (ours, mesh int) {
 		if o == m {
 			continue
 		}
-		switch n := len(c.shared(m, o)); c.relation(m, o) {
+		switch n := shared(m, o); c.relation(m, o) {
 		case byPeer:
 			ours += n
 		case byMesh:
@@ -99,7 +99,10 @@ func (c *cluster) seen(m *member) sight {
 			continue
 		case byMesh:
 		}
-		for _, a := range c.shared(o, m) {
+		for _, a := range m.known {
+			if !o.has(a) {
+				continue
+			}
 			_, missing := g.Down[a.String()]
 			out.up, out.down = out.up || !missing && g.Sessions > 0, out.down || missing
 		}
