@@ -27,9 +27,9 @@ build: ## Build every program, static, into bin/.
 	@[ ! -t 1 ] || [ -e bin/felix ] || echo 'building; the first time takes minutes …'
 	@$(BUILD) -o bin/felix ./felix
 	@$(BUILD) -o bin/bgpd ./bgpd
-	@$(BUILD) -o bin/calico ./cni-plugin && ln -sf calico bin/calico-ipam
+	@$(BUILD) -o bin/calico ./cni-plugin && ln -sf calico bin/calico-ipam && ln -sf calico bin/loopback
 	@$(BUILD) -o bin/install-cni ./cni-plugin/install
-	@$(BUILD) -o bin/ $(addprefix github.com/containernetworking/plugins/plugins/,main/loopback meta/bandwidth meta/portmap meta/tuning)
+	@$(BUILD) -o bin/ $(addprefix github.com/containernetworking/plugins/plugins/,meta/bandwidth meta/portmap meta/tuning)
 	@$(BUILD) -o bin/calicoctl ./calicoctl
 	@$(BUILD) -o bin/kube-controllers ./kube-controllers
 	@$(BUILD) -o bin/lab ./tests/lab/cmd

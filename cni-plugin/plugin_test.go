@@ -40,15 +40,17 @@ func runTests(m *testing.M) int {
 	if err := os.WriteFile(empty, []byte("package main\n\nfunc main() {}\n"), 0o600); err != nil {
 		panic(err)
 	}
-	for out, source := range map[string]string{"calico": ".", "empty": empty} {
+	for out, source := range map[string]string{"calico": ".", "empty": empty, "reference": "github.com/containernetworking/plugins/plugins/main/loopback"} {
 		build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w -X main.version=v1.2.3", "-o", filepath.Join(dir, out), source)
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if msg, err := build.CombinedOutput(); err != nil {
 			panic(string(msg))
 		}
 	}
-	if err := os.Symlink("calico", filepath.Join(dir, "calico-ipam")); err != nil {
-		panic(err)
+	for _, name := range []string{"calico-ipam", "loopback"} {
+		if err := os.Symlink("calico", filepath.Join(dir, name)); err != nil {
+			panic(err)
+		}
 	}
 	return m.Run()
 }
@@ -422,7 +424,7 @@ func TestFlags(t *testing.T) {
 }
 
 func TestRunByHandWithoutACommand(t *testing.T) {
-	for _, program := range []string{"calico", "calico-ipam"} {
+	for _, program := range []string{"calico", "calico-ipam", "loopback"} {
 		cmd := exec.Command(binaries{dir}.path(program))
 		cmd.Env = []string{"CNI_PATH=/x"}
 		var stdout, stderr bytes.Buffer
@@ -442,7 +444,7 @@ func TestPluginLinksNothingHeavy(t *testing.T) {
 	allowed := map[string]bool{"unsafe": true, "runtime": true}
 	for _, pkg := range []string{
 		"cmp", "errors", "io", "iter", "math/bits", "slices", "strconv", "sync", "sync/atomic", "syscall", "unicode/utf16", "unicode/utf8",
-		"tortie/cni-plugin", "tortie/cni-plugin/client", "tortie/internal/control/cniwire", "tortie/internal/rawjson",
+		"tortie/cni-plugin", "tortie/cni-plugin/client", "tortie/cni-plugin/loopback", "tortie/internal/control/cniwire", "tortie/internal/rawjson",
 	} {
 		allowed[pkg] = true
 	}

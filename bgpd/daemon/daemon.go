@@ -152,7 +152,12 @@ func build(ctx context.Context, log *slog.Logger) (*engine, error) {
 		log.Info("routes of an earlier run are kept until peers have sent theirs")
 	}
 	s := gobgp.New(gobgp.Config{Restarting: leftover, Log: log})
-	return newEngine(k, s, log, time.Now), nil
+	e := newEngine(k, s, log, time.Now)
+	// A Handle answers one request after another, and a dump may be long.
+	if e.reader, err = kernel.Open(); err != nil {
+		return nil, needsNetAdmin(err)
+	}
+	return e, nil
 }
 
 func needsNetAdmin(err error) error {

@@ -4,6 +4,7 @@
 package daemon_test
 
 import (
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -157,6 +158,28 @@ func (l *lab) swept(name string) {
 		}
 		return !st.Restarting, "still restarting; " + strings.Join(st.Problems, "; ")
 	})
+}
+
+// TestPlaceThatAnotherProgramHoldsIsTakenWhenItIsFree: the kernel's event tells of it, long
+// before the kernel would be read anyway, which is every minute.
+func TestPlaceThatAnotherProgramHoldsIsTakenWhenItIsFree(t *testing.T) {
+	l := newLab(t)
+	l.run("node1", "ip", "route", "add", "10.65.2.0/26", "via", "10.1.1.254", "proto", "bird")
+	for _, name := range []string{"node1", "node2"} {
+		l.startNode(name, stored(t, resources()))
+	}
+	l.learned("node1", "fd65:2::/122")
+	l.until("the place to be named", func() (bool, string) {
+		st, err := l.status("node1").Status(t.Context(), &nodestatus.StatusRequest{})
+		says := strings.Join(st.GetProblems(), "\n")
+		return strings.Contains(says, "10.65.2.0/26 is not installed: another program's route holds its place: via 10.1.1.254 dev eth0 proto 12 (BIRD)"), fmt.Sprint(says, err)
+	})
+	freed := time.Now()
+	l.run("node1", "ip", "route", "del", "10.65.2.0/26", "proto", "bird")
+	l.learned("node1", "10.65.2.0/26")
+	if took := time.Since(freed); took > 20*time.Second {
+		t.Errorf("the place was taken after %v", took)
+	}
 }
 
 func TestRouteTakenAwayBySomeoneElseComesBack(t *testing.T) {

@@ -58,6 +58,9 @@ type engine struct {
 	calls    chan func()
 	started  time.Time
 
+	// reader reads the kernel for those who ask: in their goroutines, and not by the socket
+	// that routes are written by.
+	reader  routeReader
 	plan    plan
 	planned bool      // plan is a plan
 	takenAt time.Time // when it became the present one
@@ -75,7 +78,7 @@ type engine struct {
 
 func newEngine(k Kernel, s speaker.Speaker, log *slog.Logger, now func() time.Time) *engine {
 	e := &engine{
-		kernel: k, speaker: s, detector: server.New(log), live: newLiveness(), fib: fib.New(k, log), log: log, now: now,
+		kernel: k, reader: k, speaker: s, detector: server.New(log), live: newLiveness(), fib: fib.New(k, log), log: log, now: now,
 		calls: make(chan func()), started: now(), names: map[netip.Addr]topology.Peer{},
 		history: fib.NewHistory(now), waits: newConvergence(), flaps: map[kind]uint64{},
 	}
@@ -310,6 +313,9 @@ func (e *engine) event(ev kernel.Event) bool {
 			}
 			return taken
 		}
+		if ev.Route.Table == kernel.TableMain {
+			e.fib.PlaceChanged(ev.Route.Dst)
+		}
 		return ev.Route.Table == kernel.TableMain
 	case kernel.Resync:
 		e.fib.QueueResync()
@@ -391,19 +397,8 @@ func (e *engine) problems() []string {
 	out = append(out, e.plan.Problems...)
 	out = append(out, e.plan.unreadable...)
 	out = append(out, e.fib.Problems()...)
-	unreachable := 0
-	example := ""
-	for _, entry := range e.fib.Entries() {
-		if entry.Problem != "" && strings.Contains(entry.Problem, "unreachable") {
-			unreachable++
-			if line := fmt.Sprintf("%s: %s", entry.Path.Prefix, entry.Problem); example == "" || line < example {
-				example = line
-			}
-		}
-	}
-	if unreachable > 0 {
-		out = append(out, fmt.Sprintf("%d learned routes are not installed because their next hop is unreachable, first %s",
-			unreachable, example))
+	if t := e.fib.Tally(); t.Unreachable > 0 {
+		out = append(out, fmt.Sprintf("%d learned routes are not installed because their next hop is unreachable, first %s", t.Unreachable, t.Example))
 	}
 	return out
 }

@@ -579,3 +579,23 @@ func TestKernelIsReadAtAPaceWhileEventsKeepComing(t *testing.T) {
 		}
 	})
 }
+
+// TestNodeInGracefulShutdownShowsIt, in its own status and with each session that is up.
+func TestNodeInGracefulShutdownShowsIt(t *testing.T) {
+	b := newBench(t)
+	draining := node("node1", "10.1.1.11/24")
+	draining.Labels = map[string]string{api.LabelGracefulShutdown: "true"}
+	b.take(topology.Input{Nodes: []*api.Node{draining, node("node2", "10.1.1.12/24"), node("node3", "10.1.1.13/24")}})
+	b.s.states = []speaker.PeerState{
+		{Peer: speaker.Peer{Address: netip.MustParseAddr("10.1.1.12")}, State: speaker.Established},
+		{Peer: speaker.Peer{Address: netip.MustParseAddr("10.1.1.13")}, State: speaker.Idle, Info: "connection lost"},
+	}
+	s := b.service()
+	if st, err := s.Status(t.Context(), &nodestatus.StatusRequest{}); err != nil || !st.GetGracefulShutdown() || len(st.GetProblems()) > 0 {
+		t.Errorf("status %v, %v; want graceful shutdown, which is no problem", st, err)
+	}
+	peers, err := s.Peers(t.Context(), &nodestatus.PeersRequest{})
+	if err != nil || len(peers.GetPeers()) != 2 || peers.Peers[0].GetInfo() != "graceful shutdown: the peer is asked to prefer other ways" || peers.Peers[1].GetInfo() != "connection lost" {
+		t.Errorf("peers %v, %v", peers, err)
+	}
+}

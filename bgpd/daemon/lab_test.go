@@ -36,6 +36,7 @@ import (
 	"tortie/internal/datastore/memory"
 	"tortie/internal/kernel"
 	"tortie/internal/kernel/kerneltest"
+	"tortie/internal/polltest"
 )
 
 // The lab of these tests: two nodes on one segment, a third behind a router, each
@@ -351,17 +352,7 @@ func (l *lab) status(name string) nodestatus.NodeStatusClient {
 // what is still missing.
 func (l *lab) until(what string, met func() (ok bool, why string)) {
 	l.t.Helper()
-	deadline := time.Now().Add(patience)
-	for {
-		ok, why := met()
-		if ok {
-			return
-		}
-		if time.Now().After(deadline) {
-			l.t.Fatalf("still waiting for %s: %s", what, why)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
+	polltest.Until(l.t, patience, what, met)
 }
 
 // established waits until every one of a node's peers is.

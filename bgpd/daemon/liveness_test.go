@@ -346,7 +346,8 @@ func TestDeadNeighbourIsNoNextHopWhoeverAnnouncedIt(t *testing.T) {
 	if got := b.logged(); !strings.Contains(got, `msg="BFD session failed" peer=10.1.1.12 name=node2 cause="BFD with it failed: nothing was heard for 900ms" bgp-reset=true`) {
 		t.Errorf("logged %s", got)
 	}
-	if got := b.e.fib.Entries()[netip.MustParsePrefix(blocks[0])].Problem; got != "next hop 10.1.1.12 is unreachable: BFD with it failed: nothing was heard for 900ms" {
+	entry, _ := b.e.fib.Entry(netip.MustParsePrefix(blocks[0]))
+	if got := entry.Problem; got != "next hop 10.1.1.12 is unreachable: BFD with it failed: nothing was heard for 900ms" {
 		t.Errorf("problem of the route: %q", got)
 	}
 	report(isUp)

@@ -11,9 +11,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"tortie/bgpd/fib"
 	"tortie/bgpd/speaker"
 	"tortie/bgpd/topology"
 	"tortie/internal/health"
+	"tortie/internal/kernel"
 )
 
 // metrics are read from the engine and the speaker when somebody asks. No label has
@@ -72,7 +74,6 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(value), labels...)
 	}
 	m.collectSessions(ch, v, states)
-	m.collectRoutes(gauge, v)
 	gauge(m.disabled, len(v.plan.Refused))
 	inSync := 0
 	if m.service.inSync() {
@@ -83,6 +84,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	if m.service.engine.do(ctx, func() { tally = m.service.engine.tallies() }) != nil {
 		return
 	}
+	m.collectRoutes(gauge, tally.routes)
 	gauge(m.waiting, tally.waiting)
 	ch <- prometheus.MustNewConstMetric(m.changes, prometheus.CounterValue, float64(tally.changes))
 	ch <- prometheus.MustNewConstHistogram(m.convergence, tally.count, tally.sum, tally.buckets)
@@ -131,22 +133,11 @@ func (m *metrics) collectSessions(ch chan<- prometheus.Metric, v view, states ma
 	}
 }
 
-func (m *metrics) collectRoutes(gauge func(*prometheus.Desc, int, ...string), v view) {
-	best, fib, without := map[string]int{"ipv4": 0, "ipv6": 0}, map[string]int{}, map[string]int{}
-	for prefix, e := range v.entries {
-		family := familyName(prefix.Addr())
-		best[family]++
-		switch {
-		case e.Kernel == "":
-			without[family]++
-		case e.Carried == "":
-			fib[family]++
-		}
-	}
-	for family := range best {
-		gauge(m.best, best[family], family)
-		gauge(m.fib, fib[family], family)
-		gauge(m.notInstalled, without[family], family)
+func (m *metrics) collectRoutes(gauge func(*prometheus.Desc, int, ...string), t fib.Tally) {
+	for family, name := range map[kernel.Family]string{kernel.IPv4: "ipv4", kernel.IPv6: "ipv6"} {
+		gauge(m.best, t.Best[family], name)
+		gauge(m.fib, t.Installed[family], name)
+		gauge(m.notInstalled, t.Without[family], name)
 	}
 }
 

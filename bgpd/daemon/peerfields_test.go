@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"tortie/bgpd/speaker"
+	"tortie/bgpd/topology"
 	"tortie/internal/api"
 	"tortie/internal/control/nodestatus"
 )
@@ -254,4 +255,66 @@ func TestASNumberChangedLiveLosesNoPacket(t *testing.T) {
 	l.learned("node1", "10.65.2.0/26", "fd65:2::/122")
 	l.learned("node2", "10.65.1.0/26", "fd65:1::/122")
 	ended()
+}
+
+// TestOneSidedPeerLeavesTheMeshSessionAsItIs: a BGPPeer that one of two nodes has in place of
+// the session that both have in the mesh changes nothing of it, when it comes and when it goes.
+func TestOneSidedPeerLeavesTheMeshSessionAsItIs(t *testing.T) {
+	on, manual := true, v3.ReversePeeringManual
+	l := newTorLab(t, "", &v3.BGPConfiguration{
+		ObjectMeta: metav1.ObjectMeta{Name: "default"}, Spec: v3.BGPConfigurationSpec{NodeToNodeMeshEnabled: &on},
+	})
+	for _, o := range l.objects {
+		if n, ok := o.(*api.Node); ok {
+			n.Labels = map[string]string{"name": n.Name}
+		}
+	}
+	addresses := map[string][]string{"node1": {"10.1.1.12", "fd01::12"}, "node2": {"10.1.1.11", "fd01::11"}}
+	for name := range addresses {
+		l.startNode(name, l.content())
+	}
+	since := map[string]int64{}
+	meshIs := func(kind topology.PeerType) {
+		t.Helper()
+		for at, list := range addresses {
+			for _, address := range list {
+				l.until(at+"'s session with "+address, func() (bool, string) {
+					p, says := l.lab.peer(at, address)
+					if p == nil || !isUp(p) || at == "node2" && address == "10.1.1.11" && p.GetType() != string(kind) {
+						return false, says
+					}
+					if was := since[at+address]; was != 0 && was != p.GetSince() {
+						t.Errorf("%s's session with %s was reset", at, address)
+					}
+					since[at+address] = p.GetSince()
+					return true, ""
+				})
+			}
+		}
+	}
+	meshIs(topology.Mesh)
+	l.learned("node1", "10.65.2.0/26")
+	l.learned("node2", "10.65.1.0/26")
+	stop := l.traffic("node1", "10.65.1.1", "node2", "10.65.2.1")
+	write := func() {
+		t.Helper()
+		for name := range addresses {
+			l.store(name, l.content())
+		}
+	}
+	for _, spec := range []v3.BGPPeerSpec{
+		{Node: "node2", PeerIP: "10.1.1.11", ASNumber: 64512},
+		{Node: "node2", PeerSelector: "name == 'node1'", ReversePeering: &manual},
+	} {
+		oneSided := &v3.BGPPeer{ObjectMeta: metav1.ObjectMeta{Name: "one-sided"}, Spec: spec}
+		l.have(oneSided)
+		write()
+		meshIs(topology.NodeSpecific)
+		delete(l.objects, fmt.Sprintf("%T %s", oneSided, oneSided.GetName()))
+		write()
+		meshIs(topology.Mesh)
+	}
+	if sent, lost := stop(); lost != 0 {
+		t.Errorf("%d of %d packets lost", lost, sent)
+	}
 }

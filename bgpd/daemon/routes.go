@@ -49,8 +49,13 @@ func (s *statusService) Routes(ctx context.Context, req *nodestatus.RoutesReques
 	}
 	best := bestPaths(paths)
 	if addr.IsValid() {
-		prefix = netip.PrefixFrom(addr, addr.BitLen())
-		paths = v.toAddress(paths, addr)
+		prefix, paths = netip.PrefixFrom(addr, addr.BitLen()), covering(paths, addr)
+	}
+	if v.entries, err = s.entriesOf(ctx, prefixesOf(paths)); err != nil {
+		return nil, err
+	}
+	if addr.IsValid() {
+		paths = v.toAddress(paths)
 	}
 	if len(paths) == 0 && prefix.IsValid() {
 		return nil, status.Errorf(codes.NotFound, "no route to %s: %s", req.Prefix, v.noPath(prefix, s.states(ctx, v)))
@@ -83,18 +88,21 @@ func bestPaths(paths []speaker.Path) map[netip.Prefix]speaker.Path {
 	return best
 }
 
-// toAddress are the paths of the prefix that a packet to addr would take, after
-// those of longer prefixes that it would take if they were installed.
-func (v view) toAddress(paths []speaker.Path, addr netip.Addr) []speaker.Path {
+// covering are the paths of the prefixes that an address is in.
+func covering(paths []speaker.Path, addr netip.Addr) []speaker.Path {
+	return slices.DeleteFunc(paths, func(p speaker.Path) bool { return !p.Prefix.Contains(addr) })
+}
+
+// toAddress are, of the paths that cover an address, those of the prefix that a packet to it
+// would take, after those of longer prefixes that it would take if they were installed.
+func (v view) toAddress(paths []speaker.Path) []speaker.Path {
 	taken := -1
 	for _, p := range paths {
-		if p.Prefix.Contains(addr) && p.Best && (p.Local() || v.entries[p.Prefix].Kernel != "") {
+		if p.Best && (p.Local() || v.entries[p.Prefix].Kernel != "") {
 			taken = max(taken, p.Prefix.Bits())
 		}
 	}
-	paths = slices.DeleteFunc(paths, func(p speaker.Path) bool {
-		return !p.Prefix.Contains(addr) || p.Prefix.Bits() < taken
-	})
+	paths = slices.DeleteFunc(paths, func(p speaker.Path) bool { return p.Prefix.Bits() < taken })
 	slices.SortStableFunc(paths, func(a, b speaker.Path) int { return b.Prefix.Bits() - a.Prefix.Bits() })
 	return paths
 }

@@ -67,14 +67,14 @@ func serveStatus(l net.Listener, s nodestatus.NodeStatusServer) (stop func()) {
 	}
 }
 
-// view is the engine's state at one moment.
+// view is the engine's state at one moment, without what may be very much.
 type view struct {
-	node     string
-	plan     topology.Output
-	entries  map[netip.Prefix]fib.Entry
-	names    map[netip.Addr]topology.Peer
-	problems []string
-	holding  bool
+	node string
+	plan topology.Output
+	// entries are those that were asked for, by entriesOf.
+	entries map[netip.Prefix]fib.Entry
+	names   map[netip.Addr]topology.Peer
+	holding bool
 	// bfd is the state of BFD with a peer in words, dead why a peer is taken for dead.
 	bfd, dead map[netip.Addr]string
 	takenAt   time.Time
@@ -85,8 +85,7 @@ func (s *statusService) view(ctx context.Context) (view, error) {
 	var v view
 	err := s.engine.do(ctx, func() {
 		v = view{
-			node: s.node,
-			plan: s.engine.plan.Output, entries: s.engine.fib.Entries(), problems: s.engine.problems(),
+			node: s.node, plan: s.engine.plan.Output,
 			holding: s.engine.planned && s.engine.fib.Holding(), names: map[netip.Addr]topology.Peer{},
 			bfd: s.engine.live.describeAll(s.engine.detector.Problem()), dead: s.engine.live.dead(),
 			takenAt: s.engine.takenAt, links: s.engine.links,
@@ -107,7 +106,10 @@ func (s *statusService) Status(ctx context.Context, _ *nodestatus.StatusRequest)
 	out := &nodestatus.StatusResponse{
 		Node: s.node, Version: s.version, Started: s.engine.started.Unix(),
 		Asn: v.plan.Global.ASN, Mesh: v.plan.Mesh, DatastoreInSync: s.inSync(),
-		Restarting: v.holding, Problems: v.problems, Configured: seconds(v.takenAt),
+		Restarting: v.holding, Configured: seconds(v.takenAt), GracefulShutdown: v.plan.Shutdown,
+	}
+	if err := s.engine.do(ctx, func() { out.Problems = s.engine.problems() }); err != nil {
+		return nil, err
 	}
 	if v.plan.Global.RouterID.IsValid() {
 		out.RouterId = v.plan.Global.RouterID.String()
@@ -134,13 +136,15 @@ func (s *statusService) Peers(ctx context.Context, _ *nodestatus.PeersRequest) (
 		m.Bfd = v.bfd[p.Address]
 		if m.State != string(speaker.Established) {
 			m.Info = because(v.dead[p.Address], m.Info)
+		} else if v.plan.Shutdown {
+			m.Info = "graceful shutdown: the peer is asked to prefer other ways"
 		}
 		out.Peers = append(out.Peers, m)
 	}
 	for _, r := range v.plan.Refused {
 		out.Peers = append(out.Peers, &nodestatus.Peer{
 			Name: r.Name, Address: r.Address, Asn: r.ASN, Type: string(r.Type), LocalAsn: v.plan.Global.ASN,
-			State: disabled, Info: r.Problem,
+			State: disabled, Info: r.Problem, Resource: r.Name,
 		})
 	}
 	return out, nil
@@ -166,6 +170,7 @@ func (s *statusService) states(ctx context.Context, v view) map[netip.Addr]speak
 func peerMessage(p topology.Peer, states map[netip.Addr]speaker.PeerState, asn uint32) *nodestatus.Peer {
 	m := &nodestatus.Peer{
 		Name: p.Name, Address: p.Address.String(), Port: uint32(p.Port), Asn: p.ASN, Type: string(p.Type), LocalAsn: asn,
+		Resource: p.Resource,
 	}
 	if p.LocalASN != 0 {
 		m.LocalAsn = p.LocalASN

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -49,6 +48,9 @@ func (s *statusService) otherTable(ctx context.Context, v view, req *nodestatus.
 func (s *statusService) received(ctx context.Context, v view, prefix netip.Prefix) ([]*nodestatus.Route, error) {
 	accepted, err := s.accepted(ctx, prefix)
 	if err != nil {
+		return nil, err
+	}
+	if v.entries, err = s.entriesOf(ctx, slices.Collect(maps.Keys(accepted.best))); err != nil {
 		return nil, err
 	}
 	var out []*nodestatus.Route
@@ -175,21 +177,25 @@ func (v view) sentReason(p speaker.Path) string {
 
 // inKernel is what the kernel has of bgpd's, and what it should have and hasn't.
 func (s *statusService) inKernel(ctx context.Context, v view, prefix netip.Prefix) ([]*nodestatus.Route, error) {
-	var have map[netip.Prefix][]string
-	var err error
-	if failed := s.engine.do(ctx, func() { have, err = s.engine.fib.InKernel(ctx, kernel.ProtocolBGP) }); failed != nil || err != nil {
-		return nil, cmp.Or(failed, err)
+	have, err := s.kernelHas(ctx, kernel.ProtocolBGP, prefix)
+	if err != nil {
+		return nil, err
 	}
-	all := map[netip.Prefix]bool{}
-	for p := range have {
-		all[p] = true
+	all := []netip.Prefix{prefix}
+	if !prefix.IsValid() {
+		if err := s.engine.do(ctx, func() { all = s.engine.fib.Prefixes() }); err != nil {
+			return nil, err
+		}
+		all = slices.AppendSeq(all, maps.Keys(have))
+		slices.SortFunc(all, comparePrefix)
+		all = slices.Compact(all)
 	}
-	for p := range v.entries {
-		all[p] = true
+	if v.entries, err = s.entriesOf(ctx, all); err != nil {
+		return nil, err
 	}
 	var out []*nodestatus.Route
-	for _, p := range slices.SortedFunc(maps.Keys(all), comparePrefix) {
-		if prefix.IsValid() && p != prefix {
+	for _, p := range all {
+		if _, known := v.entries[p]; !known && len(have[p]) == 0 {
 			continue
 		}
 		out = append(out, v.kernelMessage(p, have[p]))

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"sync"
 
+	"tortie/bgpd/fib"
 	"tortie/bgpd/speaker"
 )
 
@@ -15,13 +16,14 @@ type tallies struct {
 	sum            float64
 	buckets        map[float64]uint64 // cumulative
 	flaps          map[kind]uint64
+	routes         fib.Tally
 }
 
 // tallies is a copy of them; it is called in the engine's goroutine.
 func (e *engine) tallies() tallies {
 	t := tallies{
 		waiting: len(e.waits.waiting), changes: e.waits.changes, sum: e.waits.sum,
-		buckets: map[float64]uint64{}, flaps: maps.Clone(e.flaps),
+		buckets: map[float64]uint64{}, flaps: maps.Clone(e.flaps), routes: e.fib.Tally(),
 	}
 	for _, p := range e.plan.Peers {
 		t.flaps[kindOf(p)] += 0 // a counter is there before it counts

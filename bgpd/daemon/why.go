@@ -37,6 +37,9 @@ func (s *statusService) Why(ctx context.Context, req *nodestatus.WhyRequest) (*n
 			return nil, err
 		}
 	}
+	if v.entries, err = s.entriesOf(ctx, []netip.Prefix{prefix}); err != nil {
+		return nil, err
+	}
 	accepted, err := s.accepted(ctx, prefix)
 	if err != nil {
 		return nil, status.Error(codes.FailedPrecondition, err.Error())
@@ -63,7 +66,11 @@ func (s *statusService) taken(ctx context.Context, v view, addr netip.Addr) (net
 	if err != nil {
 		return netip.Prefix{}, status.Error(codes.FailedPrecondition, err.Error())
 	}
-	paths = v.toAddress(paths, addr)
+	paths = covering(paths, addr)
+	if v.entries, err = s.entriesOf(ctx, prefixesOf(paths)); err != nil {
+		return netip.Prefix{}, err
+	}
+	paths = v.toAddress(paths)
 	if len(paths) == 0 {
 		return netip.PrefixFrom(addr, addr.BitLen()), nil
 	}
@@ -182,16 +189,15 @@ func (v view) internal(p speaker.Path) bool {
 
 // whyKernel fills in what the kernel should have, has, and had.
 func (s *statusService) whyKernel(ctx context.Context, out *nodestatus.WhyResponse, prefix netip.Prefix, best speaker.Path, known bool) error {
-	var err error
-	failed := s.engine.do(ctx, func() {
-		var all map[netip.Prefix][]string
-		if all, err = s.engine.fib.InKernel(ctx, 0); err != nil {
-			return
-		}
-		out.Kernel = all[prefix]
+	has, err := s.kernelHas(ctx, 0, prefix)
+	if err != nil {
+		return err
+	}
+	out.Kernel = has[prefix]
+	return s.engine.do(ctx, func() {
 		entry, decided := s.engine.fib.Entry(prefix)
 		if decided && entry.Carried == "" {
-			out.Wanted = entry.Kernel
+			out.Wanted = cmp.Or(entry.Kernel, entry.Wanted)
 		}
 		switch {
 		case known && !best.Local():
@@ -203,7 +209,6 @@ func (s *statusService) whyKernel(ctx context.Context, out *nodestatus.WhyRespon
 			out.Changes = append(out.Changes, &nodestatus.Change{Time: c.Time.UnixMilli(), Text: c.Text})
 		}
 	})
-	return cmp.Or(failed, err)
 }
 
 // importVerdict says what the node's own rules make of a best path.

@@ -48,6 +48,9 @@ type FIB struct {
 	dead     map[netip.Addr]string // neighbours to which nothing is sent, and why
 	reach    reach
 	history  *History // nil: nobody wants to know
+	// displaced are the routes whose place another program's route holds, with that one in
+	// words; as of the last Apply.
+	displaced map[netip.Prefix]string
 	// wasRead and wasTold: before the kernel has been read and the scope is known,
 	// no decision could be right, and a wrong one would take a held route away.
 	wasRead, wasTold bool
@@ -69,6 +72,9 @@ type Entry struct {
 	Carried string
 	// Problem says why there is no route; empty when there is one.
 	Problem string
+	// Wanted is the route as desired where another program's route holds its place; Kernel
+	// is then empty.
+	Wanted string
 	// Lacking says which of several equal next hops are not used, and why.
 	Lacking string
 }
@@ -87,14 +93,21 @@ type fate struct {
 	group                    *group
 }
 
+// words is the route as desired; empty for none.
+func (d *dest) words() string {
+	if d.group != nil && d.problem == "" {
+		return d.group.words
+	}
+	return d.kernel
+}
+
 func (d *dest) entry() Entry {
-	e := Entry{Path: *d.path, Kernel: d.kernel, Gateway: d.gateway, Carried: d.carried, Problem: d.problem}
+	e := Entry{Path: *d.path, Kernel: d.words(), Gateway: d.gateway, Carried: d.carried, Problem: d.problem}
 	if d.problem != "" {
 		return e
 	}
 	e.Lacking = d.refused
 	if d.group != nil {
-		e.Kernel = d.group.words
 		e.Lacking = strings.Join(slices.DeleteFunc([]string{d.group.lacking, d.refused}, func(s string) bool { return s == "" }), "; ")
 	}
 	return e
@@ -115,7 +128,7 @@ func New(k Kernel, log *slog.Logger) *FIB {
 	}
 	for _, family := range families() {
 		t := routetable.New(routetable.Config{
-			Kernel: k, Protocol: kernel.ProtocolBGP, Families: []kernel.Family{family}, Log: log,
+			Kernel: k, Protocol: kernel.ProtocolBGP, Families: []kernel.Family{family}, Log: log, Wait: true,
 		})
 		t.HoldStale(true)
 		f.tables[family] = t
@@ -161,7 +174,7 @@ func (f *FIB) Update(c speaker.Changes, now time.Time) {
 // setBest takes over a best path. A path that was withdrawn while its peer
 // restarts stays, as stale, unless there is another.
 func (f *FIB) setBest(prefix netip.Prefix, path *speaker.Path) {
-	before := f.before(prefix)
+	before := f.standing(prefix)
 	d, known := f.best[prefix]
 	switch {
 	case path != nil:
@@ -169,7 +182,7 @@ func (f *FIB) setBest(prefix netip.Prefix, path *speaker.Path) {
 			d = &dest{}
 			f.best[prefix] = d
 		} else if !f.keep.empty() {
-			f.keep.overtaken(prefix, told(d.path), told(path))
+			f.keep.overtaken(prefix, pathsOf(d.path), pathsOf(path))
 		}
 		d.path = path
 	case known && f.keepSome(d):
@@ -184,7 +197,7 @@ func (f *FIB) keepSome(d *dest) bool {
 	if f.keep.empty() {
 		return false
 	}
-	kept := f.keep.withdrawn(d.path.Prefix, told(d.path))
+	kept := f.keep.withdrawn(d.path.Prefix, pathsOf(d.path))
 	if len(kept) == 0 {
 		return false
 	}
@@ -194,8 +207,8 @@ func (f *FIB) keepSome(d *dest) bool {
 	return true
 }
 
-// told are all paths of a prefix that are equally good.
-func told(best *speaker.Path) []speaker.Path {
+// pathsOf are all paths of a prefix that are equally good.
+func pathsOf(best *speaker.Path) []speaker.Path {
 	return append([]speaker.Path{*best}, best.Equals...)
 }
 
@@ -203,7 +216,7 @@ func told(best *speaker.Path) []speaker.Path {
 // told of them.
 func (f *FIB) drop(prefixes []netip.Prefix) {
 	for _, p := range prefixes {
-		before := f.before(p)
+		before := f.standing(p)
 		if d, ok := f.best[p]; !ok || !f.keepSome(d) {
 			delete(f.best, p)
 		}
@@ -295,6 +308,7 @@ func (f *FIB) Apply(ctx context.Context, now time.Time) error {
 		errs = append(errs, f.tables[family].Apply(ctx))
 	}
 	err := errors.Join(errs...)
+	f.noteDisplaced(err == nil)
 	if err != nil {
 		f.objects.QueueResync()
 		if len(f.groups.byKey) > 0 {
@@ -363,18 +377,10 @@ func (f *FIB) decideAll() {
 
 // decide makes of the best path to a prefix, if any, a desired route, if it may
 // be one.
-func (f *FIB) decide(prefix netip.Prefix) { f.decideFrom(prefix, f.before(prefix)) }
-
-// entryOf is what has become of a prefix; nothing if there is no path to it.
-func (f *FIB) entryOf(prefix netip.Prefix) Entry {
-	if d, ok := f.best[prefix]; ok {
-		return d.entry()
-	}
-	return Entry{}
-}
+func (f *FIB) decide(prefix netip.Prefix) { f.decideFrom(prefix, f.standing(prefix)) }
 
 // decideFrom is decide for a prefix that was before what it may not be any more.
-func (f *FIB) decideFrom(prefix netip.Prefix, before Entry) {
+func (f *FIB) decideFrom(prefix netip.Prefix, before standing) {
 	if !f.wasRead || !f.wasTold {
 		return
 	}
@@ -429,28 +435,5 @@ func (f *FIB) leave(prefix netip.Prefix, way overlay.Way, node string) fate {
 	}
 	out.kernel = f.resolver.describe(kernel.NextHop{Link: route.Link, Gateway: route.Gateway})
 	f.tables[kernel.FamilyOf(prefix.Addr())].Remove(prefix)
-	return out
-}
-
-// Entries is a copy of what has become of every best path, with the routes whose
-// place another program holds marked as problems.
-func (f *FIB) Entries() map[netip.Prefix]Entry {
-	out := make(map[netip.Prefix]Entry, len(f.best))
-	if !f.wasRead || !f.wasTold {
-		return out
-	}
-	for prefix, d := range f.best {
-		out[prefix] = d.entry()
-	}
-	for _, t := range f.tables {
-		for _, c := range t.Conflicts() {
-			e, ok := out[c.Desired.Dst]
-			if !ok {
-				continue // the way to a peer, of which nobody announces anything
-			}
-			e.Kernel, e.Problem = "", fmt.Sprintf("another program's route holds its place: %s", c.Occupant)
-			out[c.Desired.Dst] = e
-		}
-	}
 	return out
 }

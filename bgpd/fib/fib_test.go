@@ -94,6 +94,12 @@ func (fx *fixture) want(routes ...string) {
 	}
 }
 
+// entry is what has become of a prefix.
+func (fx *fixture) entry(prefix string) Entry {
+	e, _ := fx.f.Entry(pfx(prefix))
+	return e
+}
+
 func best(prefix string, from netip.Addr) speaker.Changes {
 	p := speaker.Path{Prefix: pfx(prefix), NextHop: from, Peer: from, Best: true}
 	return speaker.Changes{Best: map[netip.Prefix]*speaker.Path{p.Prefix: &p}}
@@ -121,7 +127,7 @@ func TestNextHopsAreReachedDirectlyOrByTheRouter(t *testing.T) {
 	fx.f.Update(best("fd65:2::/122", nearSix), start)
 	fx.apply(start)
 	fx.want("10.65.2.0/26 via 10.1.1.12", "10.65.3.0/26 via 10.1.1.254", "fd65:2::/122 via fd01::12")
-	e := fx.f.Entries()[pfx("10.65.3.0/26")]
+	e := fx.entry("10.65.3.0/26")
 	if e.Gateway != router || e.Kernel != "via 10.1.1.254 dev eth0" {
 		t.Errorf("entry %+v", e)
 	}
@@ -136,7 +142,7 @@ func TestUnreachableNextHopIsShownAndInstalledWhenItIsReached(t *testing.T) {
 	fx.f.Update(best("fd65:3::/122", netip.MustParseAddr("fd02::13")), start)
 	fx.apply(start)
 	fx.want()
-	if e := fx.f.Entries()[pfx("fd65:3::/122")]; e.Kernel != "" || !strings.Contains(e.Problem, "next hop fd02::13 is unreachable: no route") {
+	if e := fx.entry("fd65:3::/122"); e.Kernel != "" || !strings.Contains(e.Problem, "next hop fd02::13 is unreachable: no route") {
 		t.Errorf("entry %+v", e)
 	}
 	must(t, fx.k.AddRoute(kernel.Route{Dst: pfx("::/0"), Protocol: kernel.ProtocolBoot, Link: fx.eth0, Gateway: netip.MustParseAddr("fd01::fe")}))
@@ -205,7 +211,7 @@ func TestRoutesOfARestartingPeerOutliveTheirWithdrawal(t *testing.T) {
 	fx.f.Update(gone("10.65.4.0/26"), start)
 	fx.apply(start)
 	fx.want("10.65.2.0/26 via 10.1.1.12", "10.65.4.0/26 via 10.1.1.12")
-	if !fx.f.Entries()[pfx("10.65.2.0/26")].Path.Stale {
+	if !fx.entry("10.65.2.0/26").Path.Stale {
 		t.Error("a kept path is not shown as stale")
 	}
 	back := up
@@ -247,18 +253,6 @@ func TestRoutesOfAPeerThatIsGoneForGoodGoAtOnce(t *testing.T) {
 			fx.apply(start)
 			fx.want()
 		})
-	}
-}
-
-func TestRouteOfAnotherProgramIsLeftAloneAndNamed(t *testing.T) {
-	fx := newFixture(t)
-	must(t, fx.k.AddRoute(kernel.Route{Dst: pfx("10.65.2.0/26"), Protocol: kernel.ProtocolStatic, Link: fx.eth0, Gateway: router}))
-	fx.expect(near)
-	fx.f.Update(best("10.65.2.0/26", near), start)
-	_ = fx.f.Apply(t.Context(), start) // says that it could not
-	fx.want()
-	if e := fx.f.Entries()[pfx("10.65.2.0/26")]; !strings.Contains(e.Problem, "another program's route holds its place") {
-		t.Errorf("entry %+v", e)
 	}
 }
 
@@ -390,7 +384,7 @@ func TestWayIsMadeForFelixOnceItsRouteIsThere(t *testing.T) {
 	fx.want(all...)
 	look(overlay.CrossSubnet)
 	fx.want(all...) // felix is not there yet
-	if e := fx.f.Entries()[pfx("10.65.3.0/26")]; e.Carried != "by VXLAN to far" || e.Problem == "" || e.Kernel != "" {
+	if e := fx.entry("10.65.3.0/26"); e.Carried != "by VXLAN to far" || e.Problem == "" || e.Kernel != "" {
 		t.Errorf("entry %+v, want one that waits for felix", e)
 	}
 	must(t, fx.k.AddRoute(fx.felixRoute("10.65.3.0/26", "10.65.3.1")))
@@ -400,7 +394,7 @@ func TestWayIsMadeForFelixOnceItsRouteIsThere(t *testing.T) {
 	must(t, fx.k.AddRoute(fx.felixRoute("10.65.2.9/32", "10.65.3.1")))
 	look(overlay.CrossSubnet)
 	fx.want()
-	if e := fx.f.Entries()[pfx("10.65.2.0/26")]; e.Carried != "by felix's route along the segment to near" || e.Problem != "" || e.Kernel != "via 10.1.1.12 dev eth0" {
+	if e := fx.entry("10.65.2.0/26"); e.Carried != "by felix's route along the segment to near" || e.Problem != "" || e.Kernel != "via 10.1.1.12 dev eth0" {
 		t.Errorf("entry %+v, want felix's", e)
 	}
 	if fx.f.Installed(pfx("10.65.2.0/26")) {
@@ -442,11 +436,11 @@ func TestWhatARestartingPeerToldIsKeptInReserve(t *testing.T) {
 			reflected := best("10.65.2.0/26", near)
 			reflected.Best[pfx("10.65.2.0/26")].Peer = far
 			fx.f.Update(reflected, start)
-			if e := fx.f.Entries()[pfx("10.65.2.0/26")]; e.Path.Peer != far || e.Path.Stale {
+			if e := fx.entry("10.65.2.0/26"); e.Path.Peer != far || e.Path.Stale {
 				t.Errorf("entry %+v", e)
 			}
 			fx.f.Update(tt.then, start)
-			if e, ok := fx.f.Entry(pfx("10.65.2.0/26")); !ok || e.Path.Peer != far {
+			if e := fx.entry("10.65.2.0/26"); e.Path.Peer != far {
 				t.Errorf("what another peer tells is taken away: %+v", e)
 			}
 			fx.f.Update(gone("10.65.2.0/26"), start)

@@ -38,6 +38,7 @@ type prefixHistory struct {
 type event struct {
 	at                       time.Time
 	kernel, carried, problem string
+	displaced                string     // the route of another program that holds the place
 	peer                     netip.Addr // invalid: no path any more
 	restarting               bool       // kept since the peer restarts
 }
@@ -79,13 +80,33 @@ func (h *History) add(prefix netip.Prefix, ev event) {
 	}
 }
 
-// before is what the history has of a prefix: its entry, of which a group may have moved on.
-func (f *FIB) before(prefix netip.Prefix) Entry {
-	out := f.entryOf(prefix)
-	if d, ok := f.best[prefix]; ok && d.group != nil && d.group.noted != nil && d.problem == "" {
-		out.Kernel = d.group.noted.words
+// standing is what the history compares of a prefix. It holds words that were made
+// already and makes none: it is taken with each decision, of which few change anything.
+type standing struct {
+	event
+	stale bool
+}
+
+func (f *FIB) standing(prefix netip.Prefix) standing {
+	d, ok := f.best[prefix]
+	if f.history == nil || !ok {
+		return standing{}
 	}
-	return out
+	s := f.present(prefix, d)
+	// A group may have moved on from what the history has.
+	if d.group != nil && d.group.noted != nil && s.problem == "" {
+		s.kernel = d.group.noted.words
+	}
+	return s
+}
+
+// present is the standing of a prefix as it is now.
+func (f *FIB) present(prefix netip.Prefix, d *dest) standing {
+	s := standing{event: event{kernel: d.words(), carried: d.carried, problem: d.problem, peer: d.path.Peer}, stale: d.path.Stale}
+	if holder := f.displaced[prefix]; holder != "" && s.kernel != "" && s.carried == "" {
+		s.kernel, s.displaced = "", holder
+	}
+	return s
 }
 
 // noteMoved tells the history of the prefixes whose group has moved to other next hops,
@@ -97,8 +118,8 @@ func (f *FIB) noteMoved() {
 	}
 	for prefix, key := range f.groups.of {
 		// One that was decided anew meanwhile has been noted.
-		if moved[key] && !f.history.ends(prefix, eventOf(f.entryOf(prefix))) {
-			f.note(prefix, f.before(prefix))
+		if d, ok := f.best[prefix]; moved[key] && ok && !f.history.ends(prefix, f.present(prefix, d).event) {
+			f.note(prefix, f.standing(prefix))
 		}
 	}
 	for key := range moved {
@@ -122,21 +143,19 @@ func (f *FIB) Record(h *History) { f.history = h }
 
 // note tells the history what has become of a prefix that was old before, if forwarding
 // is another.
-func (f *FIB) note(prefix netip.Prefix, old Entry) {
+func (f *FIB) note(prefix netip.Prefix, old standing) {
 	if f.history == nil {
 		return
 	}
-	now := f.entryOf(prefix)
-	if now.Kernel == old.Kernel && now.Problem == old.Problem && now.Carried == old.Carried && now.Path.Peer == old.Path.Peer && now.Path.Stale == old.Path.Stale {
+	var now standing
+	if d, ok := f.best[prefix]; ok {
+		now = f.present(prefix, d)
+	}
+	if now == old {
 		return
 	}
-	ev := eventOf(now)
-	ev.restarting = now.Path.Stale && !old.Path.Stale
-	f.history.add(prefix, ev)
-}
-
-func eventOf(e Entry) event {
-	return event{kernel: e.Kernel, carried: e.Carried, problem: e.Problem, peer: e.Path.Peer}
+	now.restarting = now.stale && !old.stale
+	f.history.add(prefix, now.event)
 }
 
 // ends reports whether the last change of a prefix was to what ev says.
@@ -163,6 +182,8 @@ func (e event) words() string {
 		words = e.carried
 	case e.problem != "":
 		words = "not installed: " + e.problem
+	case e.displaced != "":
+		words = "not installed: " + displacedBy(e.displaced)
 	}
 	if e.restarting {
 		words = "kept while the peer restarts: " + words

@@ -32,3 +32,5 @@ func TestHistoryKeepsTheLastChangesOfThePrefixesThatChangedLast(t *testing.T) {
 		t.Error("another prefix was forgotten than the one that changed the longest time ago")
 	}
 }
+
+func nowIsStart() time.Time { return start }

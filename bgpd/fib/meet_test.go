@@ -2,6 +2,8 @@ package fib
 
 import (
 	"net/netip"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -10,17 +12,23 @@ import (
 	"tortie/bgpd/filter"
 	"tortie/bgpd/speaker"
 	"tortie/internal/kernel"
+	"tortie/internal/kernel/fakekernel"
 )
 
 // TestPlanAfterAFailureTakesNoRouteAway: what could not be written has the kernel looked
 // at again, but until then next hops are resolved by what was read.
 func TestPlanAfterAFailureTakesNoRouteAway(t *testing.T) {
 	fx, _ := twoLinks(t)
-	must(t, fx.k.AddRoute(kernel.Route{Dst: pfx("10.65.9.0/26"), Protocol: kernel.ProtocolStatic, Link: fx.eth0, Gateway: router}))
+	fx.k.SetFault(func(op fakekernel.Op) error {
+		if op.Name == "add route" && strings.HasPrefix(op.Object, "10.65.9.0/26") {
+			return syscall.ENOMEM
+		}
+		return nil
+	})
 	fx.f.Update(ecmp("10.65.2.0/26", near, side), start)
-	fx.f.Update(best("10.65.9.0/26", near), start) // whose place is taken
+	fx.f.Update(best("10.65.9.0/26", near), start)
 	if err := fx.f.Apply(t.Context(), start); err == nil {
-		t.Fatal("no error for a place that is taken")
+		t.Fatal("no error for a route that could not be written")
 	}
 	fx.f.Expect([]speaker.Peer{{Address: near}, {Address: side}}, filter.Scope{}, start)
 	_ = fx.f.Apply(t.Context(), start)
@@ -114,18 +122,19 @@ func TestPathToAPeerWithAGatewayHasItsRoute(t *testing.T) {
 	}
 }
 
-// TestTakenPlaceOfTheWayToAPeerIsNoPath: the error says so, and no list of paths has one
+// TestTakenPlaceOfTheWayToAPeerIsNoPath: the problems say so, and no list of paths has one
 // without a prefix.
 func TestTakenPlaceOfTheWayToAPeerIsNoPath(t *testing.T) {
 	fx := newFixture(t)
 	must(t, fx.k.AddRoute(kernel.Route{Dst: pfx("10.9.9.9/32"), Protocol: kernel.ProtocolStatic, Link: fx.eth0, Gateway: router}))
 	fx.f.Reach(map[netip.Addr]netip.Addr{at("10.9.9.9"): near})
 	fx.expect(at("10.9.9.9"))
-	if err := fx.f.Apply(t.Context(), start); err == nil {
-		t.Error("no error for a place that is taken")
+	fx.apply(start)
+	if got := fx.f.Problems(); len(got) != 1 || !strings.HasPrefix(got[0], "10.9.9.9/32 is not installed: another program's route holds its place: via 10.1.1.254 dev eth0 proto 4 (static)") {
+		t.Errorf("problems %q: want the place that is taken", got)
 	}
-	if got := fx.f.Entries(); len(got) > 0 {
-		t.Errorf("entries %v", got)
+	if got := fx.f.Prefixes(); len(got) > 0 {
+		t.Errorf("prefixes %v", got)
 	}
 }
 

@@ -100,7 +100,7 @@ func TestSeveralBestPathsAreOneRouteAndShareAGroup(t *testing.T) {
 			if objects && len(fx.objects()) != 3 {
 				t.Errorf("next-hop objects %v, want two and one group of them", fx.objects())
 			}
-			if e := fx.f.Entries()[pfx("10.65.3.0/26")]; e.Kernel != "via 10.1.1.12 dev eth0, via 10.1.3.13 dev eth1" {
+			if e := fx.entry("10.65.3.0/26"); e.Kernel != "via 10.1.1.12 dev eth0, via 10.1.3.13 dev eth1" {
 				t.Errorf("entry %+v", e)
 			}
 			fx.f.Update(best("10.65.2.0/26", near), start)
@@ -194,14 +194,14 @@ func TestNextHopsOfAGroupAreResolvedAgainWhenLinksChange(t *testing.T) {
 	fx.ways("10.65.2.0/26: 10.1.1.12 10.1.3.13")
 	change(fx.k.SetDown)
 	fx.ways("10.65.2.0/26: 10.1.1.12")
-	e := fx.f.Entries()[pfx("10.65.2.0/26")]
+	e := fx.entry("10.65.2.0/26")
 	if e.Kernel != "via 10.1.1.12 dev eth0" || e.Lacking != "next hop 10.1.3.13 is unreachable: no route to it" {
 		t.Errorf("entry %+v", e)
 	}
 	must(t, fx.k.SetDown(fx.eth0))
 	change(fx.k.SetDown)
 	fx.ways()
-	if e := fx.f.Entries()[pfx("10.65.2.0/26")]; e.Kernel != "" || !strings.Contains(e.Problem, "10.1.1.12 is unreachable") || !strings.Contains(e.Problem, "10.1.3.13 is unreachable") {
+	if e := fx.entry("10.65.2.0/26"); e.Kernel != "" || !strings.Contains(e.Problem, "10.1.1.12 is unreachable") || !strings.Contains(e.Problem, "10.1.3.13 is unreachable") {
 		t.Errorf("entry %+v", e)
 	}
 }
@@ -230,7 +230,7 @@ func TestOwnRouteOfSeveralNextHopsCarriesALearnedNextHop(t *testing.T) {
 	fx.f.Update(best("10.65.3.0/26", far), start)
 	fx.apply(start)
 	fx.ways("10.65.3.0/26: 10.1.1.254 10.1.3.254")
-	if e := fx.f.Entries()[pfx("10.65.3.0/26")]; e.Kernel != "via 10.1.1.254 dev eth0, via 10.1.3.254 dev eth1 weight 2" {
+	if e := fx.entry("10.65.3.0/26"); e.Kernel != "via 10.1.1.254 dev eth0, via 10.1.3.254 dev eth1 weight 2" {
 		t.Errorf("entry %+v", e)
 	}
 }
@@ -271,7 +271,7 @@ func TestRefusedOneOfSeveralPathsIsLeftOut(t *testing.T) {
 	fx.f.Update(ecmp("10.65.2.0/26", near, side), start)
 	fx.apply(start)
 	fx.ways("10.65.2.0/26: 10.1.3.13")
-	if e := fx.f.Entries()[pfx("10.65.2.0/26")]; e.Lacking != "that of 10.1.1.12: its next hop is this node itself" {
+	if e := fx.entry("10.65.2.0/26"); e.Lacking != "that of 10.1.1.12: its next hop is this node itself" {
 		t.Errorf("entry %+v", e)
 	}
 }

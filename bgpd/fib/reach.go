@@ -1,6 +1,7 @@
 package fib
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -73,8 +74,11 @@ func (f *FIB) Reach(gateways map[netip.Addr]netip.Addr) {
 	f.decideAll()
 }
 
-// Problems are the peers that can't be reached by the gateway that is said.
-func (f *FIB) Problems() []string { return f.reach.problems }
+// Problems are the peers that can't be reached by the gateway that is said, and the routes
+// whose place another program holds.
+func (f *FIB) Problems() []string {
+	return append(slices.Clone(f.reach.problems), f.displacedProblems()...)
+}
 
 // resolveBy takes a picture as that by which next hops are resolved. A peer's gateway
 // is among its routes, although it is of protocol 81: it holds up nothing but itself.
@@ -91,7 +95,9 @@ func (f *FIB) resolveBy(p picture) {
 	f.resolver = NewResolver(routes, p.links, own)
 }
 
-func comparePrefix(a, b netip.Prefix) int { return a.Addr().Compare(b.Addr()) }
+func comparePrefix(a, b netip.Prefix) int {
+	return cmp.Or(a.Addr().Compare(b.Addr()), a.Bits()-b.Bits())
+}
 
 // declared has a route in the kernel if dst is that of a peer with a gateway.
 func (f *FIB) declared(dst netip.Prefix) bool {

@@ -67,10 +67,10 @@ type Route struct {
 	After  string `json:"after,omitempty"`
 }
 
-// Problem is one that a node has with its resources.
+// Problem is one that nodes have with their resources.
 type Problem struct {
-	Node string `json:"node"`
-	Text string `json:"text"`
+	Nodes []string `json:"nodes"`
+	Text  string   `json:"text"`
 }
 
 // Compare says what changes from one set of resources to another. Node of either is not
@@ -84,6 +84,7 @@ func Compare(before, after topology.Input) Result {
 	}
 	r.Added, r.Removed, r.Reset, r.Changed = unique(r.Added), unique(r.Removed), unique(r.Reset), goingOn(r)
 	compareRoutes(&r, old, now)
+	r.Problems, r.Solved = together(r.Problems), together(r.Solved)
 	r.Unknown = unknown(r, old, now)
 	return Result{
 		Added: none(r.Added), Removed: none(r.Removed), Reset: none(r.Reset), Changed: none(r.Changed),
@@ -169,14 +170,36 @@ func compareText(a, b string) int {
 func compareProblems(r *Result, name string, a, b node) {
 	for _, p := range b.problems() {
 		if !slices.Contains(a.problems(), p) {
-			r.Problems = append(r.Problems, Problem{name, p})
+			r.Problems = append(r.Problems, Problem{[]string{name}, p})
 		}
 	}
 	for _, p := range a.problems() {
 		if !slices.Contains(b.problems(), p) {
-			r.Solved = append(r.Solved, Problem{name, p})
+			r.Solved = append(r.Solved, Problem{[]string{name}, p})
 		}
 	}
+}
+
+// together makes one problem of those that several nodes have in the same words, in the
+// order of their first nodes.
+func together(in []Problem) []Problem {
+	at := map[string]int{}
+	var out []Problem
+	for _, p := range in {
+		i, known := at[p.Text]
+		if !known {
+			at[p.Text] = len(out)
+			out = append(out, p)
+			continue
+		}
+		out[i].Nodes = append(out[i].Nodes, p.Nodes...)
+	}
+	for i := range out {
+		slices.Sort(out[i].Nodes)
+		out[i].Nodes = slices.Compact(out[i].Nodes)
+	}
+	slices.SortStableFunc(out, func(a, b Problem) int { return strings.Compare(a.Nodes[0], b.Nodes[0]) })
+	return out
 }
 
 // unknown says what the answer leaves open, where it matters.

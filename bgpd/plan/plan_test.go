@@ -72,10 +72,10 @@ func lines(r Result) string {
 		out = append(out, fmt.Sprintf("route %s %s: %q to %q", x.Node, x.Prefix, x.Before, x.After))
 	}
 	for _, p := range r.Problems {
-		out = append(out, "problem "+p.Node+": "+p.Text)
+		out = append(out, "problem "+strings.Join(p.Nodes, " ")+": "+p.Text)
 	}
 	for _, p := range r.Solved {
-		out = append(out, "solved "+p.Node+": "+p.Text)
+		out = append(out, "solved "+strings.Join(p.Nodes, " ")+": "+p.Text)
 	}
 	slices.Sort(out)
 	return strings.Join(out, "\n")

@@ -23,11 +23,13 @@ type arrival struct {
 type spread struct {
 	from   map[arrival]string
 	kernel map[arrival]string // of nodes: the route there, in words
+	// loops are the first prefix of each that a reflector and a router may make.
+	loops map[loop]netip.Prefix
 }
 
 // spread follows what each node announces along the sessions that both ends have.
 func (c *cluster) spread() spread {
-	s := spread{from: map[arrival]string{}, kernel: map[arrival]string{}}
+	s := spread{from: map[arrival]string{}, kernel: map[arrival]string{}, loops: map[loop]netip.Prefix{}}
 	scopes := map[string]filter.Scope{}
 	for _, name := range c.names {
 		scopes[name] = c.nodes[name].scope()
@@ -35,7 +37,9 @@ func (c *cluster) spread() spread {
 	for _, origin := range c.names {
 		for _, family := range []func(netip.Addr) bool{netip.Addr.Is4, netip.Addr.Is6} {
 			for _, along := range c.alike(c.nodes[origin].announces(family)) {
-				for _, h := range c.flood(origin, family, along[0]) {
+				heard, loops := c.flood(origin, family, along[0])
+				s.addLoops(loops, along[0].Prefix)
+				for _, h := range heard {
 					for _, e := range along {
 						c.arrive(s, scopes, origin, e.Prefix, h)
 					}
@@ -92,17 +96,19 @@ type holder struct {
 }
 
 // flood is who hears what a node announces in a family, each once, by the shortest way:
-// its peers, and what reflectors pass on.
-func (c *cluster) flood(origin string, family func(netip.Addr) bool, e topology.Export) []hearing {
-	var out []hearing
+// its peers, and what reflectors pass on; and the loops that this may make.
+func (c *cluster) flood(origin string, family func(netip.Addr) bool, e topology.Export) (out []hearing, loops []loop) {
 	seen := map[string]bool{origin: true}
-	queue := []holder{{node: origin, route: policy.Route{Prefix: e.Prefix, Own: true, Communities: e.Communities, LocalPref: 100}}}
+	queue := []holder{{node: origin, route: policy.Route{Prefix: e.Prefix, Own: true, Communities: e.Communities, LocalPref: speaker.OwnPreference}}}
 	for len(queue) > 0 {
 		h := queue[0]
 		queue = queue[1:]
 		for _, p := range c.nodes[h.node].Peers {
 			other := c.byAddr[p.Address]
 			key := cmp.Or(other, p.Address.String())
+			if l, ok := c.mayLoop(h, origin, p); ok && family(p.Address) {
+				loops = append(loops, l)
+			}
 			if seen[key] || !family(p.Address) || !c.mutual(h.node, p) || h.node != origin && !c.passesOn(h.node, h.from, p) {
 				continue
 			}
@@ -119,7 +125,7 @@ func (c *cluster) flood(origin string, family func(netip.Addr) bool, e topology.
 			}
 		}
 	}
-	return out
+	return out, loops
 }
 
 // filtered is what the filters of both ends of a session make of a route. Rules that name
@@ -218,6 +224,8 @@ func compareRoutes(r *Result, old, now *cluster) {
 			changed = append(changed, at)
 		}
 	}
+	r.Problems = append(r.Problems, newLoops(b.loops, a.loops)...)
+	r.Solved = append(r.Solved, newLoops(a.loops, b.loops)...)
 	slices.SortFunc(changed, arrival.compare)
 	for _, at := range changed {
 		r.Routes = append(r.Routes, Route{at.who, at.prefix.String(), a.kernel[at], b.kernel[at]})

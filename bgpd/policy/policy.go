@@ -30,7 +30,7 @@ const (
 	// has it since v3.32: the less the priority, the greater the local preference.
 	preferenceOfNone = 1<<31 - 1
 	// ownPriority is that of what a node originates.
-	ownPriority = 1024
+	ownPriority = preferenceOfNone - speaker.OwnPreference
 	// defaultPreference is the local preference of what comes from another AS.
 	defaultPreference = 100
 )

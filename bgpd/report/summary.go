@@ -40,7 +40,7 @@ func summarize(cluster string, peers []*nodestatus.Peer, routes []*nodestatus.Ro
 		if p.GetType() == meshType {
 			out.Mesh = count(out.Mesh, p, now)
 		} else {
-			out.Peers[p.GetName()] = count(out.Peers[p.GetName()], p, now)
+			out.Peers[p.GetResource()] = count(out.Peers[p.GetResource()], p, now)
 		}
 		if p.GetState() == established {
 			up[p.GetAddress()] = p.GetType()

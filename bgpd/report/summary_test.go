@@ -13,7 +13,7 @@ import (
 func TestSummarySaysWhatRoutesStandOn(t *testing.T) {
 	now := time.Unix(1000, 0)
 	peer := func(name, address, kind, state string, since int64) *nodestatus.Peer {
-		return &nodestatus.Peer{Name: name, Address: address, Type: kind, State: state, Since: since, Info: "why"}
+		return &nodestatus.Peer{Resource: name, Address: address, Type: kind, State: state, Since: since, Info: "why"}
 	}
 	route := func(prefix, from, hop, kernel string) *nodestatus.Route {
 		return &nodestatus.Route{Prefix: prefix, Peer: from, NextHop: hop, Kernel: kernel}

@@ -169,6 +169,11 @@ type Export struct {
 	Communities []Community
 }
 
+// OwnPreference is the local preference of what a speaker originates: that of upstream's
+// nodes (v3.32: 2³¹-1 less the priority, 1024). With less, what one of those announces besides
+// us, as a range of services, would be better here than our own, which would go unsaid.
+const OwnPreference = 1<<31 - 1 - 1024
+
 // Path is one way to a prefix.
 type Path struct {
 	Prefix  netip.Prefix

@@ -110,7 +110,7 @@ func TestNothingElseMakesTheSessionOfAPeerWithoutItsFilter(t *testing.T) {
 		t.Errorf("problems %q\nwant     %q", out.Problems, want)
 	}
 	in.Peers = append(in.Peers, aPeer("first", v3.BGPPeerSpec{Node: "node1", PeerIP: "10.1.1.12", ASNumber: 64512}))
-	if out := Compute(in); len(out.Peers) != 2 || out.Peers[0].Name != "first" {
+	if out := Compute(in); len(out.Peers) != 2 || out.Peers[0].Reason != "BGPPeer first" {
 		t.Errorf("peers %v, want the one for this node", out.Peers)
 	}
 }

@@ -120,7 +120,7 @@ func TestPeerInPlaceOfAMeshSessionHasTheMeshPassword(t *testing.T) {
 		t.Errorf("problems %q", out.Problems)
 	}
 	in.Peers[0].Spec.Password = inSecret("bgp", "tor")
-	if out := Compute(in); len(out.Problems) != 0 || out.Peers[0].Name != "p" {
+	if out := Compute(in); len(out.Problems) != 0 || out.Peers[0].Reason != "BGPPeer p" {
 		t.Errorf("problems %q, peers %v", out.Problems, out.Peers)
 	}
 }

@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -90,6 +91,11 @@ func (c *computation) explicitPeers() {
 				c.refused(r, "%v, or delete the BGPPeer; the peer is not configured and the mesh session stays", err)
 				continue
 			}
+			if c.meshNode(p.Address) != nil {
+				// The other end has the mesh session back: two that connect can miss one
+				// another for minutes, and a session that stays the same is not reset.
+				p.Passive = passive(c.self.address(p.Address), p.Address)
+			}
 			c.add(r, p)
 		}
 	}
@@ -129,8 +135,8 @@ func rank(p *v3.BGPPeer) int {
 }
 
 func (c *computation) add(r *v3.BGPPeer, p Peer) {
-	p.Name, p.Type = r.Name, typeOf(r)
-	p.Reason = "BGPPeer " + r.Name
+	p.Name, p.Type = cmp.Or(p.Node, r.Name), cmp.Or(p.Type, typeOf(r))
+	p.Resource, p.Reason = r.Name, "BGPPeer "+r.Name
 	p.BFD = c.bfd("BGPPeer", r)
 	if c.withheld[p.Address] {
 		c.refused(r, "%s is the peer of another BGPPeer, whose filters can't be carried out; it is not configured without them", p.Address)
@@ -138,10 +144,10 @@ func (c *computation) add(r *v3.BGPPeer, p Peer) {
 	}
 	if other, taken := c.peers[p.Address]; taken {
 		if other.Port != p.Port {
-			c.refused(r, "%s is already the peer of BGPPeer %s, on port %d: this version has one session with an address, whatever the ports; "+
-				"give the other speaker there an address of its own; it is not configured", p.Address, other.Name, other.Port)
+			c.refused(r, "%s is already the peer of %s, on port %d: this version has one session with an address, whatever the ports; "+
+				"give the other speaker there an address of its own; it is not configured", p.Address, other.Reason, other.Port)
 		} else if other.Peer != p.Peer || !reflect.DeepEqual(other.Filter, p.Filter) {
-			c.refused(r, "%s is already the peer of BGPPeer %s, with other settings; it is not configured", p.Address, other.Name)
+			c.refused(r, "%s is already the peer of %s, with other settings; it is not configured", p.Address, other.Reason)
 		}
 		return
 	}
@@ -230,8 +236,13 @@ func (c *computation) selected(r *v3.BGPPeer, here bool) ([]Peer, error) {
 	selectsSelf := reverse && sel.Matches(c.self.labels)
 	var out []Peer
 	for _, n := range c.nodes {
-		if n == c.self || !(here && sel.Matches(n.labels) || selectsSelf && c.meant(r, n)) {
+		there := here && sel.Matches(n.labels)
+		if n == c.self || !there && !(selectsSelf && c.meant(r, n)) {
 			continue
+		}
+		kind := typeOf(r)
+		if !there {
+			kind = NodeSpecific // the way back, which upstream calls so whoever the resource is for
 		}
 		for _, remote := range n.addresses() {
 			if c.self.address(remote).IsValid() && c.byAddr[remote] == n {
@@ -239,6 +250,7 @@ func (c *computation) selected(r *v3.BGPPeer, here bool) ([]Peer, error) {
 				// Without the way back the other side doesn't know us as a peer it
 				// could connect to, so the one configured has to.
 				p.Passive = p.Passive && reverse
+				p.Type = kind
 				out = append(out, p)
 			}
 		}

@@ -57,9 +57,11 @@ const (
 // Peer is a session and where it comes from.
 type Peer struct {
 	speaker.Peer
-	// Name is the BGPPeer resource or, in the mesh, the node.
+	// Name is the node that the peer is; of a router outside, the BGPPeer resource.
 	Name string
 	Type PeerType
+	// Resource is the BGPPeer; empty in the mesh.
+	Resource string
 	// Node is the cluster node the peer is; empty for an outside router.
 	Node string
 	// Reason says in words why there is such a session.

@@ -188,9 +188,9 @@ func TestPeers(t *testing.T) {
 				},
 			},
 			[]string{
-				"four 10.1.1.12:179 AS64512 from 10.1.1.11, global",
+				"node2 10.1.1.12:179 AS64512 from 10.1.1.11, global",
 				"node3 10.1.2.13:179 AS64512 from 10.1.1.11, node-to-node mesh",
-				"six [fd01::12]:179 AS64512 from fd01::11, node specific",
+				"node2 [fd01::12]:179 AS64512 from fd01::11, node specific",
 			},
 			nil,
 		},
@@ -217,6 +217,15 @@ func TestPeers(t *testing.T) {
 			},
 		},
 		{
+			"one that takes the place of a mesh session waits or connects as that does",
+			Input{
+				Node: "node2", Nodes: []*api.Node{aNode("node1", "10.1.1.11/24", ""), aNode("node2", "10.1.1.12/24", "")},
+				Peers: []*v3.BGPPeer{aPeer("one-sided", v3.BGPPeerSpec{Node: "node2", PeerIP: "10.1.1.11", ASNumber: 64512})},
+			},
+			[]string{"node1 10.1.1.11:179 AS64512 from 10.1.1.12, node specific, passive"},
+			nil,
+		},
+		{
 			"a refused peer leaves the address to the next that asks for it",
 			Input{
 				Nodes: threeNodes()[:2],
@@ -226,7 +235,7 @@ func TestPeers(t *testing.T) {
 				},
 			},
 			[]string{
-				"good 10.1.1.12:179 AS64512 from 10.1.1.11, global",
+				"node2 10.1.1.12:179 AS64512 from 10.1.1.11, global",
 				"node2 [fd01::12]:179 AS64512 from fd01::11, node-to-node mesh",
 			},
 			[]string{"BGPPeer bad: 10.1.1.12 is the address of mesh node node2"},
@@ -237,7 +246,7 @@ func TestPeers(t *testing.T) {
 				Nodes: threeNodes()[:2], Configs: defaultConfig(v3.BGPConfigurationSpec{NodeToNodeMeshEnabled: &off}),
 				Peers: []*v3.BGPPeer{aPeer("asn", v3.BGPPeerSpec{PeerIP: "10.1.1.12", ASNumber: 65001})},
 			},
-			[]string{"asn 10.1.1.12:179 AS65001 from 10.1.1.11, global, multihop"},
+			[]string{"node2 10.1.1.12:179 AS65001 from 10.1.1.11, global, multihop"},
 			nil,
 		},
 		{
@@ -268,6 +277,17 @@ func TestPeers(t *testing.T) {
 			[]string{"Node node2 and Node node3 have the same address 10.1.1.12: correct spec.bgp of one of them; until then 10.1.1.12 is taken for node2"},
 		},
 		{
+			// As upstream has it: whom the resource itself names a peer is one of all nodes', the way back is the node's own.
+			"the types of both ways of a peerSelector for all nodes",
+			Input{
+				Node: "rr", Configs: defaultConfig(v3.BGPConfigurationSpec{NodeToNodeMeshEnabled: &off}),
+				Nodes: []*api.Node{aNode("rr", "10.1.1.1/24", "", "rr"), aNode("rr2", "10.1.1.2/24", "", "rr"), aNode("node1", "10.1.1.11/24", "")},
+				Peers: []*v3.BGPPeer{aPeer("to-rr", v3.BGPPeerSpec{PeerSelector: "has(rr)"})},
+			},
+			[]string{"rr2 10.1.1.2:179 AS64512 from 10.1.1.1, global", "node1 10.1.1.11:179 AS64512 from 10.1.1.1, node specific"},
+			nil,
+		},
+		{
 			"a reflector and its clients, both ways of one peerSelector",
 			Input{
 				Node: "rr", Configs: defaultConfig(v3.BGPConfigurationSpec{NodeToNodeMeshEnabled: &off}),
@@ -278,8 +298,8 @@ func TestPeers(t *testing.T) {
 				Peers: []*v3.BGPPeer{aPeer("to-rr", v3.BGPPeerSpec{NodeSelector: "all()", PeerSelector: "has(rr)"})},
 			},
 			[]string{
-				"to-rr 10.1.1.2:179 AS64512 from 10.1.1.1, node specific",
-				"to-rr 10.1.1.11:179 AS64512 from 10.1.1.1, node specific, client of 244.0.0.1",
+				"rr2 10.1.1.2:179 AS64512 from 10.1.1.1, node specific",
+				"node1 10.1.1.11:179 AS64512 from 10.1.1.1, node specific, client of 244.0.0.1",
 			},
 			nil,
 		},

@@ -88,7 +88,7 @@ status is not 0 if a node does not answer; what the others say is shown all the 
 	}
 	cmd.Flags().BoolVar(&all, "all-nodes", false, "show the peers of all nodes")
 	a.addSocketFlag(cmd, &socket)
-	cmd.MarkFlagsMutuallyExclusive("all-nodes", "socket")
+	atMostOne(cmd, "all-nodes", "socket")
 	addBGPFormat(cmd, &format, peersFormats())
 	return cmd
 }
@@ -142,7 +142,7 @@ sent, --fib what the kernel has of bgpd's and what it lacks.`,
 	cmd.Flags().BoolVar(&in, "in", false, "what each peer has sent (Adj-RIB-In)")
 	cmd.Flags().BoolVar(&out, "out", false, "what each peer is sent (Adj-RIB-Out)")
 	cmd.Flags().BoolVar(&fib, "fib", false, "the routes that the kernel has of bgpd's, or lacks")
-	cmd.MarkFlagsMutuallyExclusive("in", "out", "fib")
+	atMostOne(cmd, "in", "out", "fib")
 	a.addSocketFlag(cmd, &socket)
 	addBGPFormat(cmd, &format, routesFormats())
 	return cmd

@@ -157,9 +157,9 @@ func (a *app) printPlan(format string, r plan.Result) error {
 		return rows
 	}
 	problems := func(list []plan.Problem) [][]string {
-		rows := [][]string{{"NODE", "PROBLEM"}}
+		rows := [][]string{{"NODES", "PROBLEM"}}
 		for _, p := range list {
-			rows = append(rows, []string{p.Node, p.Text})
+			rows = append(rows, []string{some(p.Nodes), p.Text})
 		}
 		return rows
 	}
@@ -198,6 +198,15 @@ func (a *app) printPlan(format string, r plan.Result) error {
 		}
 	}
 	return nil
+}
+
+// some names a few and counts the rest.
+func some(nodes []string) string {
+	const named = 4
+	if len(nodes) <= named+1 {
+		return strings.Join(nodes, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(nodes[:named], ", "), len(nodes)-named)
 }
 
 func (a *app) printPlanPart(name string, rows [][]string) error {

@@ -60,7 +60,7 @@ are in use. Nothing is written.`,
 	flags.BoolVar(&blocks, "show-blocks", false, "show the blocks of every pool as well")
 	flags.BoolVar(&borrowed, "show-borrowed", false, "show the addresses that a node has from another node's block")
 	flags.BoolVar(&configuration, "show-configuration", false, "show how addresses are given out")
-	cmd.MarkFlagsMutuallyExclusive("ip", "show-blocks", "show-borrowed", "show-configuration")
+	atMostOne(cmd, "ip", "show-blocks", "show-borrowed", "show-configuration")
 	return cmd
 }
 

@@ -38,7 +38,7 @@ func (a *app) labelCommand() *cobra.Command {
 	flags.StringVarP(&namespace, "namespace", "n", "", "namespace of the resource (default \""+defaultNamespace+"\")")
 	flags.BoolVar(&change.overwrite, "overwrite", false, "change a label that has another value")
 	flags.BoolVar(&change.remove, "remove", false, "remove the label")
-	cmd.MarkFlagsMutuallyExclusive("overwrite", "remove")
+	atMostOne(cmd, "overwrite", "remove")
 	return cmd
 }
 

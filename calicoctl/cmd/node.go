@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"tortie/internal/api"
 	"tortie/internal/control/cniwire"
 	"tortie/internal/control/nodestatus"
 )
@@ -194,6 +195,9 @@ func (a *app) printNodeStatus(state *nodestatus.StatusResponse, peers *nodestatu
 	}
 	a.printf("Node %s, AS %d, router ID %s, node-to-node mesh %s; bgpd %s, up since %s.\n",
 		state.GetNode(), state.GetAsn(), state.GetRouterId(), onOff(state.GetMesh()), state.GetVersion(), a.since(state.GetStarted()))
+	if state.GetGracefulShutdown() {
+		a.printf("In graceful shutdown: peers are asked to prefer other ways than this node (its label %s).\n", api.LabelGracefulShutdown)
+	}
 	for _, family := range []int{4, 6} {
 		if peers == nil {
 			break

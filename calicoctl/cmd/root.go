@@ -192,8 +192,8 @@ func group(use, short string, children ...*cobra.Command) *cobra.Command {
 }
 
 func (a *app) checkGlobalFlags(cmd *cobra.Command, _ []string) error {
-	if err := cmd.ValidateFlagGroups(); err != nil {
-		return usage(cmd, "%v", err)
+	if err := checkExclusions(cmd); err != nil {
+		return err
 	}
 	if a.context != "" {
 		return usage(cmd, "--context: chooses a kubeconfig context, but the datastore is etcd; leave it out")

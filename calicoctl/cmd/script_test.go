@@ -250,6 +250,9 @@ func TestScripts(t *testing.T) {
 					Node: "node1", Version: "v0.1.0", Started: now().Add(-time.Hour).Unix(), Off: "CALICO_NETWORKING_BACKEND=vxlan", DatastoreInSync: true,
 				}}
 			},
+			"draining": func(ts *testscript.TestScript, _ bool, _ []string) {
+				worldOf(ts).bgpd.status.GracefulShutdown = true
+			},
 			"felix": func(ts *testscript.TestScript, _ bool, args []string) {
 				w := worldOf(ts)
 				w.felix = len(args) == 0 || args[0] != "ended"

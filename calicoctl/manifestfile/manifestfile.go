@@ -16,6 +16,7 @@ import (
 	"strings"
 
 	"tortie/internal/api"
+	"tortie/internal/filefault"
 )
 
 // Stdin is the file name that means standard input.
@@ -117,7 +118,7 @@ func readPath(path string, dec Decoder, opts Options) ([]Document, error) {
 	}
 	info, err := os.Stat(path)
 	if err != nil {
-		return nil, err
+		return nil, filefault.Explain(err)
 	}
 	if !info.IsDir() {
 		return readFile(path, dec, opts)
@@ -154,7 +155,7 @@ func recursionHint(recursive bool) string {
 func readFile(path string, dec Decoder, opts Options) ([]Document, error) {
 	content, err := os.ReadFile(path)
 	if err != nil {
-		return nil, err
+		return nil, filefault.Explain(err)
 	}
 	return decodeFile(path, content, dec, opts)
 }
@@ -179,7 +180,7 @@ func manifestsIn(dir string, recursive bool) ([]string, error) {
 		return nil
 	})
 	if err != nil {
-		return nil, err
+		return nil, filefault.Explain(err)
 	}
 	slices.Sort(files)
 	return files, nil

@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"tortie/internal/api"
+	"tortie/internal/filefault"
 )
 
 // Formats is the list of formats for help and error texts.
@@ -104,7 +105,7 @@ func ParseFormat(format string) (Printer, error) {
 		}
 		text, err := os.ReadFile(arg)
 		if err != nil {
-			return nil, fmt.Errorf("output format go-template-file: %w", err)
+			return nil, fmt.Errorf("output format go-template-file: %w", filefault.Explain(err))
 		}
 		return newTemplate(string(text))
 	}

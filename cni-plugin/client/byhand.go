@@ -15,6 +15,12 @@ arguments but --help and --version.
   CALICO_CNI_WAIT     how long to wait for that socket (default 2s)
 `
 
+// loopbackHelp is help under that name.
+const loopbackHelp = `It is CNI's plugin loopback: it brings lo up in a pod's network namespace. It is run by a container
+runtime, which passes the call in CNI_* variables and the network configuration on standard
+input. It takes no arguments but --help and --version.
+`
+
 // byHand serves a person: a runtime sets CNI_COMMAND and passes no arguments.
 func byHand(p Process) int {
 	name := pluginName(p.Program)
@@ -30,6 +36,9 @@ func byHand(p Process) int {
 	case "-v", "-version", "--version":
 		return write(p.Stdout, 0, []byte(about))
 	case "-h", "-help", "--help":
+		if name == NameLoopback {
+			return write(p.Stdout, 0, []byte(about+loopbackHelp))
+		}
 		return write(p.Stdout, 0, []byte(about+help))
 	}
 	return write(p.Stderr, 2, []byte(name+": unknown argument "+strconv.Quote(args[0])+": see "+name+" --help\n"))

@@ -13,8 +13,9 @@ import (
 
 // The names under which the binary is installed; the one it is run by selects.
 const (
-	NameCalico = "calico"
-	NameIPAM   = "calico-ipam"
+	NameCalico   = "calico"
+	NameIPAM     = "calico-ipam"
+	NameLoopback = "loopback"
 )
 
 // Process is the surroundings of one plugin run.
@@ -72,6 +73,9 @@ func (c *call) run() *cniwire.Error {
 	if failed := c.conf.check(req.Command); failed != nil {
 		return failed
 	}
+	if req.Plugin == NameLoopback {
+		return c.loopback(req)
+	}
 	s, failed := settingsFrom(c.process.Getenv, c.conf)
 	if failed != nil {
 		return failed
@@ -102,8 +106,8 @@ func (c *call) request(conf []byte) cniwire.Request {
 }
 
 func pluginName(program string) string {
-	if program == NameIPAM {
-		return NameIPAM
+	if program == NameIPAM || program == NameLoopback {
+		return program
 	}
 	return NameCalico
 }

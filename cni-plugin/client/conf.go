@@ -15,6 +15,7 @@ type plugConf struct {
 	cniVersion string
 	name       string
 	socket     string // felix_socket
+	prevResult []byte // what came before in the chain; for loopback alone
 }
 
 // readConf reads standard input, up to what felix takes in one message.
@@ -72,6 +73,11 @@ func (c *plugConf) take(what string, m rawjson.Member) *cniwire.Error {
 		into = &c.name
 	case "felix_socket":
 		into = &c.socket
+	case "prevResult":
+		if m.Value.Kind() == rawjson.Object {
+			c.prevResult = m.Value.Raw()
+		}
+		return nil
 	default:
 		return nil
 	}

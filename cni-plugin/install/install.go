@@ -14,9 +14,9 @@ import (
 // plugins are the names of what is installed.
 func plugins() []string { return append([]string{"calico", "calico-ipam"}, shared()...) }
 
-// shared are CNI's own: loopback, which containerd runs for every pod, portmap for
-// host ports, and what is often chained. Another network's installation has files
-// of these names, too.
+// shared have CNI's own names: loopback, which containerd runs for every pod, portmap
+// for host ports, and what is often chained. Another network's installation has
+// files of these names, too.
 func shared() []string { return []string{"bandwidth", "loopback", "portmap", "tuning"} }
 
 // install puts the plugins and then, last, the configuration on the host: from

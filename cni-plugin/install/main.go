@@ -15,7 +15,7 @@ func main() {
 	os.Exit(run(os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
 }
 
-const help = `install-cni puts the CNI plugins calico and calico-ipam, CNI's own bandwidth, loopback, portmap and tuning,
+const help = `install-cni puts the CNI plugins calico, calico-ipam and loopback, CNI's own bandwidth, portmap and tuning,
 and then the configuration, on a node.
   install-cni                install, and end
   install-cni --uninstall    take everything away again

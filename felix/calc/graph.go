@@ -5,8 +5,13 @@
 package calc
 
 import (
+	"net/netip"
+	"slices"
 	"time"
 
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+
+	"tortie/internal/advertise"
 	"tortie/internal/api"
 	"tortie/internal/datastore"
 	"tortie/internal/overlay"
@@ -21,6 +26,7 @@ type Graph struct {
 	pools     pools
 	nodes     nodes
 	borrowed  borrowed
+	services  []netip.Prefix
 	others    others
 }
 
@@ -60,6 +66,7 @@ func (g *Graph) Ranges() []datastore.Range {
 		{Kind: api.KindBlockAffinity, NamePrefix: string(api.AffinityHost) + ":"},
 		{Kind: api.KindIPAMBlock, Coalesce: blockPace},
 		{Kind: api.KindWorkloadEndpoint},
+		{Kind: api.KindBGPConfiguration, NamePrefix: advertise.ConfigName},
 	}
 }
 
@@ -87,6 +94,8 @@ func (g *Graph) update(u datastore.SyncUpdate) (changed bool) {
 		}
 		g.others.remoteKnown = false
 		return g.pools.overlaid()
+	case api.KindBGPConfiguration:
+		return g.updateServices(u)
 	case api.KindIPPool:
 		g.pools.update(u)
 	case api.KindNode:
@@ -98,12 +107,31 @@ func (g *Graph) update(u datastore.SyncUpdate) (changed bool) {
 	return true
 }
 
+// updateServices takes the ranges that are announced.
+func (g *Graph) updateServices(u datastore.SyncUpdate) (changed bool) {
+	if u.Key.Name != advertise.ConfigName {
+		return false
+	}
+	var ranges []netip.Prefix
+	if u.Entry != nil {
+		if config, ok := u.Entry.Object.(*v3.BGPConfiguration); ok {
+			for _, r := range advertise.RangesOf(&config.Spec).Whole() {
+				ranges = append(ranges, r.Prefix)
+			}
+		}
+	}
+	changed = !slices.Equal(ranges, g.services)
+	g.services = ranges
+	return changed
+}
+
 // State is the desired state as of the updates so far. The caller owns the
-// result, but for Remote, Tunnels and TunnelMasquerade, which nobody changes.
+// result, but for Services, Remote, Tunnels and TunnelMasquerade, which nobody changes.
 func (g *Graph) State() State {
 	s := State{}
 	var problems problemList
 	s.Endpoints, s.HoldDevices = g.endpoints.resolve(&problems)
+	s.Services = g.services
 	s.Pools, s.Masquerade = g.pools.prefixes(&problems)
 	s.NodeAddrs, s.Nodes = g.nodes.addrs(&problems)
 	around := surroundings{pools: s.Pools, own: s.NodeAddrs, nodes: s.Nodes}

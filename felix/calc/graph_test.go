@@ -411,3 +411,32 @@ func wantProblem(t *testing.T, s calc.State, parts ...string) {
 	}
 	t.Errorf("no problem names %q in %v", parts, s.Problems)
 }
+
+// servicesUpdate is a BGPConfiguration with ranges of external addresses.
+func servicesUpdate(name string, ranges ...string) datastore.SyncUpdate {
+	c := v3.NewBGPConfiguration()
+	c.Name = name
+	for _, r := range ranges {
+		c.Spec.ServiceExternalIPs = append(c.Spec.ServiceExternalIPs, v3.ServiceExternalIPBlock{CIDR: r})
+	}
+	return entry(api.Key{Kind: api.KindBGPConfiguration, Name: name}, c)
+}
+
+// TestServicesAreTheRangesThatEveryNodeAnnounces: an address that is announced while a
+// service has it draws no packets otherwise.
+func TestServicesAreTheRangesThatEveryNodeAnnounces(t *testing.T) {
+	g := calc.New("node-1")
+	if !g.Update([]datastore.SyncUpdate{servicesUpdate("default", "198.51.100.0/24", "203.0.113.7/32", "0.0.0.0/0", "junk")}) {
+		t.Error("that there are ranges changes nothing")
+	}
+	if g.Update([]datastore.SyncUpdate{servicesUpdate("node.node-1", "192.0.2.0/24")}) {
+		t.Error("ranges of a BGPConfiguration that is not the default one count")
+	}
+	if diff := cmp.Diff(prefixes("198.51.100.0/24"), g.State().Services, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	g.Update([]datastore.SyncUpdate{gone(api.Key{Kind: api.KindBGPConfiguration, Name: "default"})})
+	if s := g.State().Services; len(s) != 0 {
+		t.Errorf("%v is left", s)
+	}
+}

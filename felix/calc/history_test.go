@@ -18,7 +18,7 @@ func anyUpdate() *rapid.Generator[datastore.SyncUpdate] {
 	return rapid.Custom(func(t *rapid.T) datastore.SyncUpdate {
 		n := rapid.IntRange(0, 3).Draw(t, "n")
 		var u datastore.SyncUpdate
-		switch rapid.SampledFrom([]string{"wep", "pool", "affinity", "node", "block"}).Draw(t, "kind") {
+		switch rapid.SampledFrom([]string{"wep", "pool", "affinity", "node", "block", "services"}).Draw(t, "kind") {
 		case "wep":
 			nets := rapid.SliceOfN(rapid.SampledFrom([]string{
 				"10.65.0.1/32", "10.65.0.2/32", "fd00::1/128", "fd00::2", "10.65.0.0/24", "junk",
@@ -39,6 +39,9 @@ func anyUpdate() *rapid.Generator[datastore.SyncUpdate] {
 			u = nodeUpdate(rapid.SampledFrom([]string{"node-1", "node-10", "node-2"}).Draw(t, "node"),
 				rapid.SampledFrom([]string{"", "192.0.2.1/24", "192.0.2.2/24", "junk"}).Draw(t, "v4"), "")
 			u.Entry.Object.(*api.Node).Spec.IPv4VXLANTunnelAddr = rapid.SampledFrom([]string{"", "10.65.0.9", "10.65.1.9", "junk"}).Draw(t, "tunnel")
+		case "services":
+			u = servicesUpdate(rapid.SampledFrom([]string{"default", "node.node-1"}).Draw(t, "name"),
+				rapid.SliceOfN(rapid.SampledFrom([]string{"10.96.0.0/12", "fd00:96::/112", "198.51.100.7/32", "junk"}), 0, 3).Draw(t, "ranges")...)
 		case "block":
 			u = blockUpdate(fmt.Sprintf("10.65.%d.0/26", n), rapid.SampledFrom([]string{"node-1", "node-2", ""}).Draw(t, "owner"),
 				rapid.SliceOfN(rapid.SampledFrom([]string{"node-1", "node-2", "node-10", ""}), 0, 3).Draw(t, "holders")...)

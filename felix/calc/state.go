@@ -34,6 +34,8 @@ type State struct {
 	// Masquerade are the pools whose pods leave for destinations outside of all
 	// Pools and Nodes under the node's address (natOutgoing).
 	Masquerade []netip.Prefix
+	// Services are the ranges of service addresses that every node announces by BGP.
+	Services []netip.Prefix
 	// NodeAddrs are this node's own addresses with the length of their subnet,
 	// IPv4 first. The device that carries them is the underlay, whose MTU bounds
 	// that of the pods.

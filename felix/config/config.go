@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"tortie/felix/serviceloop"
 	"tortie/internal/control/cniwire"
 )
 
@@ -34,6 +35,9 @@ type Config struct {
 	// JournalDir holds the journal of attachments.
 	JournalDir string
 	VXLAN      VXLAN
+	// ServiceLoopPrevention is what becomes of packets to announced service addresses
+	// that no service has.
+	ServiceLoopPrevention serviceloop.Mode
 }
 
 // VXLAN is what the IP pools don't say of it.
@@ -81,6 +85,7 @@ func parameters(h *health) []parameter {
 		{"VXLANPort", "vxlanPort", false, func(c *Config, v string) (err error) { c.VXLAN.Port, err = within[uint16](v, 1, 65535); return err }},
 		{"VXLANMTU", "vxlanMTU", false, func(c *Config, v string) (err error) { c.VXLAN.MTU4, err = parseMTU(v, 576); return err }},
 		{"VXLANMTUV6", "vxlanMTUV6", false, func(c *Config, v string) (err error) { c.VXLAN.MTU6, err = parseMTU(v, 1280); return err }},
+		{"ServiceLoopPrevention", "serviceLoopPrevention", false, func(c *Config, v string) (err error) { c.ServiceLoopPrevention, err = parseServiceLoops(v); return err }},
 		{"DatastoreType", "", false, func(_ *Config, v string) error { return only(v, "etcdv3") }},
 		{"CNISocket", "", false, func(c *Config, v string) error { c.CNISocket = v; return checkPath(v) }},
 		{"CNITimeout", "", false, func(c *Config, v string) (err error) { c.CNITimeout, err = parseSeconds(v); return err }},
@@ -95,7 +100,7 @@ func defaults() (Config, *health) {
 		LogLevel: slog.LevelInfo, IPForwarding: true, RouteRefreshInterval: 90 * time.Second,
 		CNISocket: cniwire.DefaultSocket, CNITimeout: 10 * time.Second,
 		LockFile: DefaultLockFile, JournalDir: DefaultJournalDir,
-		VXLAN: VXLAN{Enabled: true, VNI: 4096, Port: 4789},
+		VXLAN: VXLAN{Enabled: true, VNI: 4096, Port: 4789}, ServiceLoopPrevention: serviceloop.Drop,
 	}, &health{host: "localhost", port: "9099"}
 }
 
@@ -189,6 +194,15 @@ func parseEnabled(v string) (bool, error) {
 		return false, nil
 	}
 	return false, fmt.Errorf("is neither Enabled nor Disabled")
+}
+
+func parseServiceLoops(v string) (serviceloop.Mode, error) {
+	for _, mode := range []serviceloop.Mode{serviceloop.Drop, serviceloop.Reject, serviceloop.Disabled} {
+		if strings.EqualFold(v, string(mode)) {
+			return mode, nil
+		}
+	}
+	return "", fmt.Errorf("is neither Drop, Reject nor Disabled")
 }
 
 func parseBool(v string) (bool, error) {

@@ -46,7 +46,7 @@ type felix struct {
 	programmed atomic.Pointer[calc.State]
 
 	kernel *kernel.Handle // of the node's network namespace
-	nat    dataplane.NAT
+	rules  []dataplane.Rules
 
 	pods      *podnet.Net
 	loop      *dataplane.Loop
@@ -146,7 +146,7 @@ func (f *felix) buildDataplane() (err error) {
 	f.loop, err = dataplane.New(dataplane.Config{
 		Kernel:  f.kernel,
 		Routes:  routetable.New(routetable.Config{Kernel: f.kernel, Protocol: kernel.ProtocolFelix, Log: f.log}),
-		NAT:     f.nat,
+		Rules:   f.rules,
 		Tunnels: f.tunnels,
 		Devices: f.pods, Log: f.log, ResyncInterval: f.cfg.RouteRefreshInterval,
 	})

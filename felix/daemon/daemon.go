@@ -19,7 +19,6 @@ import (
 
 	"tortie/felix/config"
 	"tortie/felix/journal"
-	"tortie/felix/nat"
 	"tortie/felix/registration"
 	"tortie/internal/api"
 	"tortie/internal/control/felixstatus"
@@ -145,7 +144,7 @@ func (p Process) serve(ctx context.Context, s start) error {
 	}
 	defer handle.Close()
 	f := &felix{
-		kernel: handle, nat: nat.New(nat.Config{Log: log}),
+		kernel: handle, rules: newRules(running, log),
 		node: node, cfg: running, client: client, registry: reg, journal: book, log: log,
 		newUID: uuid.NewString, settings: settings, backend: p.getenv("CALICO_NETWORKING_BACKEND"), kubernetes: s.kubernetes, without: s.without, missing: untilNil(func() error { return checkKernel(feature.Probe) }), show: s.teller.show,
 		config: &configFollower{

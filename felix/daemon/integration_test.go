@@ -21,7 +21,6 @@ import (
 
 	"tortie/felix/config"
 	"tortie/felix/journal"
-	"tortie/felix/nat"
 	"tortie/felix/problems"
 	"tortie/internal/api"
 	"tortie/internal/datastore"
@@ -30,6 +29,7 @@ import (
 	"tortie/internal/kernel/kerneltest"
 	"tortie/internal/kubeapi"
 	"tortie/internal/kubeapi/apitest"
+	"tortie/internal/polltest"
 )
 
 // pluginBinary builds the CNI plugin once.
@@ -70,13 +70,6 @@ type node struct {
 	kubernetes *apitest.Server
 }
 
-// noNAT leaves outgoing NAT out: nft works on the namespace of its process.
-type noNAT struct{}
-
-func (noNAT) Set(nat.State)               {}
-func (noNAT) QueueResync()                {}
-func (noNAT) Apply(context.Context) error { return nil }
-
 func newNode(t *testing.T) *node {
 	t.Helper()
 	kerneltest.Require(t, kerneltest.Veth, kerneltest.IPv6)
@@ -114,7 +107,7 @@ func (n *node) start(ready bool) {
 	cfg, _ := config.Resolve()
 	cfg.CNISocket, cfg.CNITimeout = n.socket, 5*time.Second
 	n.felix = &felix{
-		node: "node1", cfg: cfg, client: n.store, registry: n.reg, journal: book, log: log, kernel: n.kernel, nat: noNAT{},
+		node: "node1", cfg: cfg, client: n.store, registry: n.reg, journal: book, log: log, kernel: n.kernel, // and no rules: nft works on the namespace of its process
 		newUID: func() string { return "uid" }, missing: func() error { return nil }, show: func([]problems.Problem) {},
 		config: &configFollower{
 			node: "node1", running: cfg, level: &slog.LevelVar{}, log: log,
@@ -150,13 +143,7 @@ func (n *node) start(ready bool) {
 
 func (n *node) await(what string, condition func() bool) {
 	n.Helper()
-	deadline := time.Now().Add(15 * time.Second)
-	for !condition() {
-		if time.Now().After(deadline) {
-			n.Fatalf("waited in vain until %s", what)
-		}
-		time.Sleep(2 * time.Millisecond)
-	}
+	polltest.Until(n, 15*time.Second, what, func() (bool, string) { return condition(), "it is not so" })
 }
 
 // pod is a container's network namespace.

@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"tortie/felix/calc"
-	"tortie/felix/nat"
 	"tortie/felix/podnet"
 	"tortie/internal/kernel"
 )
@@ -44,9 +43,11 @@ type Routes interface {
 	Pending() int
 }
 
-// NAT is the reconciler of outgoing NAT; *nat.Masquerade is one.
-type NAT interface {
-	Set(nat.State)
+// Rules is the reconciler of a share of the packet rules, which are a function of the
+// State alone.
+type Rules interface {
+	// Set must not keep what the State points to in order to change it.
+	Set(s calc.State)
 	QueueResync()
 	Apply(ctx context.Context) error
 }
@@ -70,7 +71,7 @@ type Devices interface {
 type Config struct {
 	Kernel  Kernel
 	Routes  Routes
-	NAT     NAT     // nil: outgoing NAT is not ours
+	Rules   []Rules
 	Tunnels Tunnels // nil: no route leads into one
 	Devices Devices // nil: left-over devices stay
 	Log     *slog.Logger
@@ -90,7 +91,7 @@ var ErrStopped = errors.New("the dataplane loop has stopped")
 // ErrNoInterface says that the endpoint's interface is absent or down.
 var ErrNoInterface = errors.New("interface is missing or down")
 
-// Loop owns this node's routes and outgoing NAT. Its methods may be called from
+// Loop owns this node's routes and packet rules. Its methods may be called from
 // any goroutine; Run carries out what they ask for.
 type Loop struct {
 	cfg  Config
@@ -103,7 +104,7 @@ type Loop struct {
 	mu        sync.Mutex
 	endpoints endpoints
 	state     calc.State
-	natDue    bool      // state has not been handed to NAT yet
+	rulesDue  bool      // state has not been handed to Rules yet
 	turnBegan time.Time // of the turn that is at work; zero between turns
 	// tunnelsDue, remotesDue: what state says of them has not been carried out yet.
 	tunnelsDue, remotesDue bool
@@ -123,9 +124,9 @@ type Loop struct {
 	links   links
 	missing map[calc.EndpointID]*absence
 	// Of the last attempt.
-	natErr, tunnelErr, remoteErr error
-	retry                        backoff
-	sweeper                      sweeper
+	ruleErr, tunnelErr, remoteErr error
+	retry                         backoff
+	sweeper                       sweeper
 }
 
 // New makes a Loop. It does nothing before Run.
@@ -232,7 +233,7 @@ func (l *Loop) SetState(s calc.State) {
 	l.remotesDue = l.remotesDue || !same(l.state.Remote, s.Remote) || !slices.Equal(l.state.NodeAddrs, s.NodeAddrs)
 	l.state = s
 	l.endpoints.store(s.Endpoints, l.inSync)
-	l.natDue = true
+	l.rulesDue = true
 	inSync := l.inSync
 	l.mu.Unlock()
 	if inSync {

@@ -321,7 +321,7 @@ func TestUnreadableKernelChangesNothing(t *testing.T) {
 	})
 }
 
-func TestNATFollowsTheDatastoreAndHoldsNobodyUp(t *testing.T) {
+func TestRulesFollowTheDatastoreAndHoldNobodyUp(t *testing.T) {
 	inBubble(t, func(w *world, _ *fakekernel.Kernel) {
 		w.cfg.RetryMin, w.cfg.RetryMax = time.Second, 10*time.Second
 		w.device(if1)
@@ -331,7 +331,7 @@ func TestNATFollowsTheDatastoreAndHoldsNobodyUp(t *testing.T) {
 		w.loop.SetState(s)
 		after(time.Minute)
 		if n, _ := w.nat.look(); n != 0 {
-			t.Error("NAT was touched before InSync")
+			t.Error("the rules were touched before InSync")
 		}
 		w.nat.fail(ruleset.ErrNoNft)
 		w.loop.InSync()
@@ -341,14 +341,14 @@ func TestNATFollowsTheDatastoreAndHoldsNobodyUp(t *testing.T) {
 			w.upsert(endpoint("a", "c1", if1, "10.65.0.1"))
 		}
 		if n, _ := w.nat.look(); n != failed {
-			t.Errorf("%d CNI calls tried NAT again", n-failed)
+			t.Errorf("%d CNI calls tried the rules again", n-failed)
 		}
 		if err := w.loop.Status().LastError; !errors.Is(err, ruleset.ErrNoNft) {
 			t.Errorf("status %v", err)
 		}
 		w.nat.fail(nil)
 		after(20 * time.Second)
-		if _, s := w.nat.look(); len(s.MasqueradeCIDRs) != 1 || s.MasqueradeCIDRs[0] != pool[0] {
+		if _, s := w.nat.look(); len(s.Masquerade) != 1 || s.Masquerade[0] != pool[0] {
 			t.Errorf("applied %+v", s)
 		}
 	})

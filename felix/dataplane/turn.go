@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"tortie/felix/calc"
-	"tortie/felix/nat"
 	"tortie/internal/kernel"
 	"tortie/internal/routetable"
 )
@@ -24,8 +23,8 @@ type work struct {
 	waiters []*waiter
 	hints   hints
 	inSync  bool
-	hold    bool       // devices may not be swept
-	nat     *nat.State // nil: as before
+	hold    bool        // devices may not be swept
+	rules   *calc.State // for Rules; nil: as before
 	// tunnels, remotes: what should be of them has changed.
 	tunnels, remotes bool
 }
@@ -50,7 +49,7 @@ func (l *Loop) turn(ctx context.Context, retry bool) time.Duration {
 	routeErr := errors.Join(linkErr, l.cfg.Routes.Apply(ctx))
 	l.suspectLinks(routeErr)
 	l.answer(ctx, w.waiters, routeErr)
-	err := errors.Join(routeErr, overlayErr, l.applyNAT(ctx, &w, retry))
+	err := errors.Join(routeErr, overlayErr, l.applyRules(ctx, &w, retry))
 	if ctx.Err() != nil {
 		return idle
 	}
@@ -71,7 +70,7 @@ func (l *Loop) turn(ctx context.Context, retry bool) time.Duration {
 func (l *Loop) putOff(w *work, err error) time.Duration {
 	l.mu.Lock()
 	l.hints.resync = l.hints.resync || w.hints.resync
-	l.natDue = l.natDue || w.nat != nil
+	l.rulesDue = l.rulesDue || w.rules != nil
 	l.tunnelsDue, l.remotesDue = l.tunnelsDue || w.tunnels, l.remotesDue || w.remotes
 	l.mu.Unlock()
 	for _, waiter := range w.waiters {
@@ -92,12 +91,10 @@ func (l *Loop) take() work {
 		w.tunnels, w.remotes = l.tunnelsDue, l.remotesDue
 		l.tunnelsDue, l.remotesDue = false, false
 	}
-	if l.natDue && l.inSync {
-		l.natDue = false
-		w.nat = &nat.State{
-			MasqueradeCIDRs: l.state.Masquerade, ExemptCIDRs: slices.Concat(l.state.Pools, l.state.Nodes),
-			TunnelPools: l.state.TunnelMasquerade.Pools, TunnelNodes: l.state.TunnelMasquerade.Nodes,
-		}
+	if l.rulesDue && l.inSync {
+		l.rulesDue = false
+		state := l.state
+		w.rules = &state
 	}
 	return w
 }
@@ -282,23 +279,29 @@ func errorFor(err error, dst netip.Prefix) error {
 	return err
 }
 
-// applyNAT leaves a failed attempt alone until the pause after it is over, so that
+// applyRules leaves a failed attempt alone until the pause after it is over, so that
 // it does not slow every CNI call down.
-func (l *Loop) applyNAT(ctx context.Context, w *work, retry bool) error {
-	if l.cfg.NAT == nil || !w.inSync {
+func (l *Loop) applyRules(ctx context.Context, w *work, retry bool) error {
+	if !w.inSync {
 		return nil
 	}
-	if w.nat != nil {
-		l.cfg.NAT.Set(*w.nat)
+	for _, rules := range l.cfg.Rules {
+		if w.rules != nil {
+			rules.Set(*w.rules)
+		}
+		if w.hints.resync {
+			rules.QueueResync()
+		}
 	}
-	if w.hints.resync {
-		l.cfg.NAT.QueueResync()
+	if w.rules == nil && !w.hints.resync && !(l.ruleErr != nil && retry) {
+		return l.ruleErr
 	}
-	if w.nat == nil && !w.hints.resync && !(l.natErr != nil && retry) {
-		return l.natErr
+	var errs []error
+	for _, rules := range l.cfg.Rules {
+		errs = append(errs, rules.Apply(ctx))
 	}
-	l.natErr = l.cfg.NAT.Apply(ctx)
-	return l.natErr
+	l.ruleErr = errors.Join(errs...)
+	return l.ruleErr
 }
 
 // absence is an interface that an endpoint waits for.

@@ -13,7 +13,6 @@ import (
 
 	"tortie/felix/calc"
 	"tortie/felix/dataplane"
-	"tortie/felix/nat"
 	"tortie/felix/podnet"
 	"tortie/internal/kernel"
 	"tortie/internal/kernel/fakekernel"
@@ -51,14 +50,14 @@ type world struct {
 	kern kern
 	loop *dataplane.Loop
 	stop func()
-	nat  *fakeNAT
+	nat  *fakeRules
 	cfg  dataplane.Config
 }
 
 func newWorld(t *testing.T, k kern) *world {
-	w := &world{T: t, kern: k, nat: &fakeNAT{}}
+	w := &world{T: t, kern: k, nat: &fakeRules{}}
 	w.cfg = dataplane.Config{
-		Kernel: k, NAT: w.nat, Devices: devices{k}, Log: slog.New(slog.DiscardHandler),
+		Kernel: k, Rules: []dataplane.Rules{w.nat}, Devices: devices{k}, Log: slog.New(slog.DiscardHandler),
 		RetryMin: time.Millisecond, RetryMax: 10 * time.Millisecond,
 	}
 	return w
@@ -228,23 +227,23 @@ func (d devices) RemoveDevice(_ context.Context, dev podnet.Device) error {
 	return d.kern.DeleteLink(dev.Index)
 }
 
-// fakeNAT keeps what it was told, and fails on demand.
-type fakeNAT struct {
+// fakeRules keeps what it was told, and fails on demand.
+type fakeRules struct {
 	mu               sync.Mutex
-	desired, applied nat.State
+	desired, applied calc.State
 	err              error
 	applies          int
 }
 
-func (n *fakeNAT) Set(s nat.State) {
+func (n *fakeRules) Set(s calc.State) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.desired = s
 }
 
-func (n *fakeNAT) QueueResync() {}
+func (n *fakeRules) QueueResync() {}
 
-func (n *fakeNAT) Apply(context.Context) error {
+func (n *fakeRules) Apply(context.Context) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.applies++
@@ -255,14 +254,14 @@ func (n *fakeNAT) Apply(context.Context) error {
 }
 
 // fail has every attempt from now on answer err.
-func (n *fakeNAT) fail(err error) {
+func (n *fakeRules) fail(err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.err = err
 }
 
 // look is how often Apply was called, and what the kernel would have.
-func (n *fakeNAT) look() (applies int, applied nat.State) {
+func (n *fakeRules) look() (applies int, applied calc.State) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.applies, n.applied

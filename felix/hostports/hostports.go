@@ -222,12 +222,12 @@ func contentsOf(owners []owned) ruleset.Contents {
 	for _, o := range owners {
 		for _, m := range o.mappings {
 			v := versionOf(m.Pod)
-			key, set := fmt.Sprintf("%d . %d", number(m.Protocol), m.HostPort), v.anyAddress()
+			key, set := fmt.Sprintf("%d . %d", number(m.Protocol), m.HostPort), v.Name(anyAddress)
 			if m.HostIP.IsValid() {
-				key, set = m.HostIP.String()+" . "+key, v.oneAddress()
+				key, set = m.HostIP.String()+" . "+key, v.Name(oneAddress)
 			}
 			put(set, key, fmt.Sprintf("%s . %d", m.Pod, m.Port))
-			put(v.selves(), m.Pod.String()+" . "+m.Pod.String(), "")
+			put(v.Name(selves), m.Pod.String()+" . "+m.Pod.String(), "")
 		}
 	}
 	if len(elements) == 0 {

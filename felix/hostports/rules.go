@@ -10,31 +10,19 @@ import (
 	"tortie/internal/kernel"
 )
 
-// version is one of the two versions of IP.
-type version int
-
-const (
-	v4 version = 4
-	v6 version = 6
-)
-
-func versionOf(a netip.Addr) version {
+func versionOf(a netip.Addr) ruleset.Version {
 	if a.Is4() {
-		return v4
+		return ruleset.V4
 	}
-	return v6
+	return ruleset.V6
 }
 
-func (v version) keyword() string {
-	if v == v4 {
-		return "ip"
-	}
-	return "ip6"
-}
-
-func (v version) anyAddress() string { return fmt.Sprintf("host-ports-ipv%d", v) }
-func (v version) oneAddress() string { return fmt.Sprintf("host-ports-of-ipv%d", v) }
-func (v version) selves() string     { return fmt.Sprintf("host-ports-selves-ipv%d", v) }
+// The names of maps and sets, less the version.
+const (
+	anyAddress = "host-ports"
+	oneAddress = "host-ports-of"
+	selves     = "host-ports-selves"
+)
 
 // The chains. leads is what the base chains jump to for packets to the node itself.
 const (
@@ -46,23 +34,23 @@ func shape() ruleset.Shape {
 	s := ruleset.Shape{}
 	lead := ruleset.Chain{Name: leads}
 	back := base("host-ports-answers", knftables.NATType, knftables.PostroutingHook, knftables.SNATPriority)
-	for _, v := range []version{v4, v6} {
+	for _, v := range []ruleset.Version{ruleset.V4, ruleset.V6} {
 		addr := fmt.Sprintf("ipv%d_addr", v)
 		s.Sets = append(s.Sets,
-			ruleset.Set{Name: v.anyAddress(), Map: true, Type: "inet_proto . inet_service : " + addr + " . inet_service"},
-			ruleset.Set{Name: v.oneAddress(), Map: true, Type: addr + " . inet_proto . inet_service : " + addr + " . inet_service"},
-			ruleset.Set{Name: v.selves(), Type: addr + " . " + addr})
+			ruleset.Set{Name: v.Name(anyAddress), Map: true, Type: "inet_proto . inet_service : " + addr + " . inet_service"},
+			ruleset.Set{Name: v.Name(oneAddress), Map: true, Type: addr + " . inet_proto . inet_service : " + addr + " . inet_service"},
+			ruleset.Set{Name: v.Name(selves), Type: addr + " . " + addr})
 		lead.Rules = append(lead.Rules,
 			ruleset.Rule{
-				Text: fmt.Sprintf("dnat %[1]s to %[1]s daddr . meta l4proto . th dport map @%[2]s", v.keyword(), v.oneAddress()),
+				Text: fmt.Sprintf("dnat %[1]s to %[1]s daddr . meta l4proto . th dport map @%[2]s", v.Keyword(), v.Name(oneAddress)),
 				Does: "hostPort with hostIP",
 			},
 			ruleset.Rule{
-				Text: fmt.Sprintf("meta nfproto ipv%d dnat %s to meta l4proto . th dport map @%s", v, v.keyword(), v.anyAddress()),
+				Text: fmt.Sprintf("meta nfproto ipv%d dnat %s to meta l4proto . th dport map @%s", v, v.Keyword(), v.Name(anyAddress)),
 				Does: "hostPort",
 			})
 		back.Rules = append(back.Rules, ruleset.Rule{
-			Text: fmt.Sprintf("%[1]s saddr . %[1]s daddr @%[2]s masquerade", v.keyword(), v.selves()),
+			Text: fmt.Sprintf("%[1]s saddr . %[1]s daddr @%[2]s masquerade", v.Keyword(), v.Name(selves)),
 			Does: "a pod that asks itself by its hostPort",
 		})
 	}

@@ -17,7 +17,6 @@ import (
 	"slices"
 	"sync"
 
-	"go4.org/netipx"
 	"sigs.k8s.io/knftables"
 
 	"tortie/felix/ruleset"
@@ -95,7 +94,7 @@ func (m *Masquerade) Apply(ctx context.Context) error {
 
 // report logs what became of an Apply.
 func (m *Masquerade) report(out ruleset.Outcome) {
-	cidrs := []any{"cidrs", m.desired[masqueradeSet(v4)], "cidrs-ipv6", m.desired[masqueradeSet(v6)]}
+	cidrs := []any{"cidrs", m.desired[ruleset.V4.Name(masqueraded)], "cidrs-ipv6", m.desired[ruleset.V6.Name(masqueraded)]}
 	switch {
 	case out.Changed, out.First && len(out.Differed) > 0:
 		m.log.Info("masquerading changed", cidrs...)
@@ -115,42 +114,29 @@ func (m *Masquerade) Cleanup(ctx context.Context) error {
 	return nil
 }
 
-// version is one of the two versions of IP.
-type version int
-
-const (
-	v4 version = 4
-	v6 version = 6
-)
-
-// keyword is the version's name in nft's expressions.
-func (v version) keyword() string {
-	if v == v4 {
-		return "ip"
-	}
-	return "ip6"
-}
-
 // rule is Calico's, from a pool with natOutgoing to a destination in no pool, less
 // the nodes of the cluster: a host they know should see who is talking to it.
 // What a node says to itself over the loopback stays as it is. Source ports are
 // drawn at random, because those of many pods would collide.
-func (v version) rule() string {
+func rule(v ruleset.Version) string {
 	return fmt.Sprintf(`oifname != "lo" %s saddr @%s %s daddr != @%s masquerade fully-random`,
-		v.keyword(), masqueradeSet(v), v.keyword(), exemptSet(v))
+		v.Keyword(), v.Name(masqueraded), v.Keyword(), v.Name(exempt))
 }
 
 // tunnelRule is for what the first one exempts: a packet to a node itself goes
 // outside of the tunnel.
-func (v version) tunnelRule() string {
+func tunnelRule(v ruleset.Version) string {
 	return fmt.Sprintf(`oifname != "lo" %s saddr @%s %s daddr @%s masquerade fully-random`,
-		v.keyword(), tunnelPoolSet(v), v.keyword(), tunnelNodeSet(v))
+		v.Keyword(), v.Name(tunnelPools), v.Keyword(), v.Name(tunnelNodes))
 }
 
-func tunnelPoolSet(v version) string { return fmt.Sprintf("tunnel-pools-ipv%d", v) }
-func tunnelNodeSet(v version) string { return fmt.Sprintf("tunnel-nodes-ipv%d", v) }
-func masqueradeSet(v version) string { return fmt.Sprintf("nat-outgoing-ipv%d", v) }
-func exemptSet(v version) string     { return fmt.Sprintf("exempt-ipv%d", v) }
+// The names of the sets, less the version.
+const (
+	masqueraded = "nat-outgoing"
+	exempt      = "exempt"
+	tunnelPools = "tunnel-pools"
+	tunnelNodes = "tunnel-nodes"
+)
 
 // shape is our share of the table.
 func shape() ruleset.Shape {
@@ -158,13 +144,11 @@ func shape() ruleset.Shape {
 		Name: chainName, Type: knftables.NATType, Hook: knftables.PostroutingHook, Priority: knftables.SNATPriority,
 	}
 	s := ruleset.Shape{}
-	for _, v := range []version{v4, v6} {
-		for _, name := range []string{masqueradeSet(v), exemptSet(v), tunnelPoolSet(v), tunnelNodeSet(v)} {
-			s.Sets = append(s.Sets, ruleset.Set{Name: name, Type: fmt.Sprintf("ipv%d_addr", v), Intervals: true})
-		}
+	for _, v := range []ruleset.Version{ruleset.V4, ruleset.V6} {
+		s.Sets = append(s.Sets, v.Prefixes(masqueraded), v.Prefixes(exempt), v.Prefixes(tunnelPools), v.Prefixes(tunnelNodes))
 		chain.Rules = append(chain.Rules,
-			ruleset.Rule{Text: v.rule(), Does: "from a pool with natOutgoing to neither a pool nor a node"},
-			ruleset.Rule{Text: v.tunnelRule(), Does: "from a pool with natOutgoing and VXLAN to a node at the other end"})
+			ruleset.Rule{Text: rule(v), Does: "from a pool with natOutgoing to neither a pool nor a node"},
+			ruleset.Rule{Text: tunnelRule(v), Does: "from a pool with natOutgoing and VXLAN to a node at the other end"})
 	}
 	s.Chains = []ruleset.Chain{chain}
 	return s
@@ -177,33 +161,12 @@ func contentsOf(s State) ruleset.Contents {
 		return nil
 	}
 	c := ruleset.Contents{}
-	for _, v := range []version{v4, v6} {
-		c[masqueradeSet(v)] = v.cover(s.MasqueradeCIDRs)
+	for _, v := range []ruleset.Version{ruleset.V4, ruleset.V6} {
+		c[v.Name(masqueraded)] = v.Cover(s.MasqueradeCIDRs, nil)
 		// A pool that is masqueraded is a pool.
-		c[exemptSet(v)] = v.cover(slices.Concat(s.ExemptCIDRs, s.MasqueradeCIDRs))
-		c[tunnelPoolSet(v)] = v.cover(s.TunnelPools)
-		c[tunnelNodeSet(v)] = v.cover(s.TunnelNodes)
+		c[v.Name(exempt)] = v.Cover(slices.Concat(s.ExemptCIDRs, s.MasqueradeCIDRs), nil)
+		c[v.Name(tunnelPools)] = v.Cover(s.TunnelPools, nil)
+		c[v.Name(tunnelNodes)] = v.Cover(s.TunnelNodes, nil)
 	}
 	return c
-}
-
-// cover is the fewest prefixes of the version with the same addresses, sorted as text.
-func (v version) cover(prefixes []netip.Prefix) []string {
-	var b netipx.IPSetBuilder
-	for _, p := range prefixes {
-		if p.IsValid() && p.Addr().Is4() == (v == v4) {
-			b.AddPrefix(p.Masked())
-		}
-	}
-	// The builder fails on invalid prefixes only, and those are left out.
-	set, err := b.IPSet()
-	if err != nil {
-		return nil
-	}
-	var list []string
-	for _, p := range set.Prefixes() {
-		list = append(list, p.String())
-	}
-	slices.Sort(list)
-	return list
 }

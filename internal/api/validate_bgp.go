@@ -7,6 +7,7 @@ import (
 	"time"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	"k8s.io/apimachinery/pkg/util/validation"
 )
 
 // maxRestartTime is the longest restart time that BGP can announce: 12 bits of
@@ -117,8 +118,17 @@ func (c *checker) bgpPassword(field string, p *v3.BGPPassword) {
 	if p == nil {
 		return
 	}
-	if p.SecretKeyRef == nil || p.SecretKeyRef.Name == "" || p.SecretKeyRef.Key == "" {
+	ref := p.SecretKeyRef
+	if ref == nil || ref.Name == "" || ref.Key == "" {
 		c.missing(field+".secretKeyRef", "want the name of a secret and a key in it")
+		return
+	}
+	// Both become parts of a path where passwords are files.
+	if len(validation.IsDNS1123Subdomain(ref.Name)) > 0 {
+		c.bad(field+".secretKeyRef.name", ref.Name, "want the name of a secret: lower case letters, digits, '-' and '.', at most 253")
+	}
+	if len(validation.IsConfigMapKey(ref.Key)) > 0 {
+		c.bad(field+".secretKeyRef.key", ref.Key, "want a key of a secret: letters, digits, '-', '_' and '.', at most 253, not beginning with '..'")
 	}
 }
 

@@ -190,6 +190,14 @@ func TestValidateBGP(t *testing.T) {
 		{"BGPPeer", "p", `"peerSelector":"has(rr"`, bad(`spec.peerSelector: "has(rr": column 7: want ), got the end`)},
 		{"BGPPeer", "p", `"peerIP":"192.0.2.1","asNumber":1,"reachableBy":"fd00::2"`, bad(`spec.reachableBy: "fd00::2": want an IPv4 address`)},
 		{"BGPPeer", "p", `"peerSelector":"has(rr)","reachableBy":"192.0.2.2"`, bad(`spec.reachableBy: "192.0.2.2": needs spec.peerIP`)},
+		{"BGPPeer", "p", `"peerSelector":"has(rr)","password":{"secretKeyRef":{"name":"../x","key":"../../k"}}`, bad(
+			`spec.password.secretKeyRef.name: "../x": want the name of a secret: lower case letters, digits, '-' and '.', at most 253`,
+			`spec.password.secretKeyRef.key: "../../k": want a key of a secret: letters, digits, '-', '_' and '.', at most 253, not beginning with '..'`,
+		)},
+		{"BGPPeer", "p", `"peerSelector":"has(rr)","password":{"secretKeyRef":{"name":"Bgp_x","key":"a b"}}`, bad(
+			`spec.password.secretKeyRef.name: "Bgp_x": want the name of a secret: lower case letters, digits, '-' and '.', at most 253`,
+			`spec.password.secretKeyRef.key: "a b": want a key of a secret: letters, digits, '-', '_' and '.', at most 253, not beginning with '..'`,
+		)},
 		{"BGPPeer", "p", `"peerSelector":"has(rr)","localASNumber":0,"nextHopMode":"Drop","sourceAddress":"Any","maxRestartTime":"2h","numAllowedLocalASNumbers":-1,"ttlSecurity":255,"filters":["F"],"reversePeering":"No","password":{}`, bad(
 			`spec.localASNumber: 0: want 1 to 4294967295`,
 			`spec.nextHopMode: "Drop": want one of Auto, Self, Keep`,

@@ -7,6 +7,8 @@ import (
 	"net/url"
 	"os"
 	"strings"
+
+	"tortie/internal/filefault"
 )
 
 // DefaultConfigPath is where calicoctl.cfg is looked for when no path is given.
@@ -104,7 +106,7 @@ func loadConfig(path string, explicit bool, getenv func(string) string) (Config,
 		}
 		source = path
 	case explicit || !errors.Is(err, fs.ErrNotExist):
-		return Config{}, fmt.Errorf("datastore config: %w", err)
+		return Config{}, fmt.Errorf("datastore config: %w", filefault.Explain(err))
 	}
 	if !explicit {
 		s.readEnvironment(getenv)

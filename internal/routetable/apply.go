@@ -77,7 +77,7 @@ func (t *Table) write(ctx context.Context, failed *failures) {
 	// A gateway may be reached by another of these routes, so those with one come last.
 	for _, far := range []bool{false, true} {
 		for k, r := range t.routes.PendingUpdates() {
-			if isFar(r) != far {
+			if _, conflict := t.conflicts[k]; isFar(r) != far || conflict && t.cfg.Wait {
 				continue
 			}
 			op := kernel.Add
@@ -138,7 +138,9 @@ func (t *Table) takeOver(ctx context.Context, taken []kernel.Route, failed *fail
 		default:
 			conflict := Conflict{Desired: r, Occupant: occupant}
 			t.conflicts[keyOf(r)] = conflict
-			failed.add(r, &ConflictError{Conflict: conflict})
+			if !t.cfg.Wait {
+				failed.add(r, &ConflictError{Conflict: conflict})
+			}
 		}
 	}
 	t.change(ctx, changes, func(c kernel.RouteChange, err error) { t.wrote(c, err, failed) })

@@ -25,6 +25,9 @@ type Config struct {
 	Table    int             // 0 for the main table
 	Families []kernel.Family // none for both
 	Log      *slog.Logger    // nil for no log
+	// Wait makes a place that another program holds no failure: the route waits for it,
+	// among the Conflicts, until PlaceChanged tells of it or the kernel is read again.
+	Wait bool
 }
 
 // Table reconciles the routes of one protocol in one routing table. There is at
@@ -216,6 +219,24 @@ func (t *Table) LinkChanged(index int) {
 	for _, k := range doubtful {
 		t.routes.DeleteActual(k)
 	}
+	for k, c := range t.conflicts {
+		if c.Occupant.Link == index || c.Occupant.NextHops.Over(index) {
+			delete(t.conflicts, k)
+		}
+	}
+}
+
+// PlaceChanged tells that another program's route to dst came, went or changed: if the
+// desired one waits for the place, the next Apply looks whether it is free.
+func (t *Table) PlaceChanged(dst netip.Prefix) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.conflicts) == 0 {
+		return
+	}
+	if metric, ok := t.metric(dst); ok {
+		delete(t.conflicts, key{dst, metric})
+	}
 }
 
 // several reports that a route's next hops are more than its Link and Gateway say.
@@ -293,7 +314,7 @@ func (t *Table) Conflicts() []Conflict {
 
 // Apply makes the kernel's routes as desired. What fails stays pending for the
 // next Apply and the rest proceeds. The error joins one for each failed route, up
-// to ten ([*kernel.Error], [*ConflictError]), and one for each link that routes
+// to ten ([*kernel.Error], and [*ConflictError] unless the Table is to Wait), and one for each link that routes
 // wait for ([*LinkError]). The first Apply, and the one after QueueResync,
 // read the kernel first and change nothing when that fails.
 func (t *Table) Apply(ctx context.Context) error {

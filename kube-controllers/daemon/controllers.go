@@ -15,13 +15,13 @@ import (
 )
 
 // buildControllers makes the enabled controllers, each with what it follows.
-func (p *program) buildControllers(metrics *queue.Metrics) error {
-	for _, name := range p.Config.Enabled {
-		made, err := p.buildController(name, metrics)
+func (t *term) buildControllers(metrics *queue.Metrics) error {
+	for _, name := range t.Config.Enabled {
+		made, err := t.buildController(name, metrics)
 		for i := range made {
 			made[i].name = name
 		}
-		p.controllers = append(p.controllers, made...)
+		t.controllers = append(t.controllers, made...)
 		if err != nil {
 			return fmt.Errorf("controller %s: %w", name, err)
 		}
@@ -29,58 +29,58 @@ func (p *program) buildControllers(metrics *queue.Metrics) error {
 	return nil
 }
 
-func (p *program) buildController(name config.Controller, metrics *queue.Metrics) ([]following, error) {
-	env := mirror.Environment{Client: p.Client, Registry: p.registry, Cache: p.cache, Log: p.Log, Metrics: metrics}
+func (t *term) buildController(name config.Controller, metrics *queue.Metrics) ([]following, error) {
+	env := mirror.Environment{Client: t.Client, Registry: t.registry, Cache: t.cache, Log: t.Log, Metrics: metrics}
 	switch name {
 	case config.Namespace:
-		namespaces := p.cluster.Namespaces()
-		m, err := mirror.Namespaces(env, namespaces, p.Config.ProfileWorkers)
+		namespaces := t.cluster.Namespaces()
+		m, err := mirror.Namespaces(env, namespaces, t.Config.ProfileWorkers)
 		return follow(m, err, namespaces)
 	case config.ServiceAccount:
-		accounts := p.cluster.ServiceAccounts()
-		m, err := mirror.ServiceAccounts(env, accounts, p.Config.ProfileWorkers)
+		accounts := t.cluster.ServiceAccounts()
+		m, err := mirror.ServiceAccounts(env, accounts, t.Config.ProfileWorkers)
 		return follow(m, err, accounts)
 	case config.Policy:
-		policies := p.cluster.NetworkPolicies()
-		m, err := mirror.Policies(env, policies, p.Config.PolicyWorkers)
+		policies := t.cluster.NetworkPolicies()
+		m, err := mirror.Policies(env, policies, t.Config.PolicyWorkers)
 		return follow(m, err, policies)
 	case config.WorkloadEndpoint:
-		pods := p.cluster.Pods()
+		pods := t.cluster.Pods()
 		c, err := endpoints.New(endpoints.Config{
-			Client: p.Client, Registry: p.registry, Cache: p.cache, Pods: pods,
-			Workers: p.Config.WorkloadEndpointWorkers, Log: p.Log, Metrics: metrics,
+			Client: t.Client, Registry: t.registry, Cache: t.cache, Pods: pods,
+			Workers: t.Config.WorkloadEndpointWorkers, Log: t.Log, Metrics: metrics,
 		})
 		return follow(c, err, pods)
 	case config.Service:
-		services, slices := p.cluster.Services(), p.cluster.EndpointSlices()
+		services, slices := t.cluster.Services(), t.cluster.EndpointSlices()
 		m, err := mirror.Services(env, services, slices)
 		return follow(m, err, services, slices)
 	case config.AutoTopology:
-		nodes := p.cluster.Nodes()
+		kubeNodes := t.cluster.Nodes()
 		c, err := autotopology.New(autotopology.Config{
-			Client: p.Client, Registry: p.registry, Cache: p.cache, Nodes: nodes, Now: time.Now, Log: p.Log, Metrics: metrics,
+			Client: t.Client, Registry: t.registry, Cache: t.cache, Nodes: kubeNodes, Now: time.Now, Log: t.Log, Metrics: metrics,
 		})
-		return follow(c, err, nodes)
+		return follow(c, err, kubeNodes)
 	default:
-		return p.buildNode(metrics)
+		return t.buildNode(metrics)
 	}
 }
 
 // buildNode makes what upstream's node controller does: nodes, and garbage
 // collection of addresses.
-func (p *program) buildNode(metrics *queue.Metrics) ([]following, error) {
-	set := settings{p.Config, p.cache}
-	pods, kubeNodes := p.cluster.Pods(), p.cluster.Nodes()
+func (t *term) buildNode(metrics *queue.Metrics) ([]following, error) {
+	set := settings{t.Config, t.cache}
+	pods, kubeNodes := t.cluster.Pods(), t.cluster.Nodes()
 	n, err := nodes.New(nodes.Config{
-		Client: p.Client, Registry: p.registry, Cache: p.cache, Nodes: kubeNodes,
-		SyncLabels: set.syncLabels, Log: p.Log, Metrics: metrics,
+		Client: t.Client, Registry: t.registry, Cache: t.cache, Nodes: kubeNodes,
+		SyncLabels: set.syncLabels, Log: t.Log, Metrics: metrics,
 	})
 	if err != nil {
 		return follow(n, err)
 	}
 	l, err := leaks.New(leaks.Config{
-		Client: p.Client, Cache: p.cache, Pods: pods, Nodes: kubeNodes,
-		Grace: set.leakGrace, Log: p.Log, Metrics: metrics, Registerer: p.metrics,
+		Client: t.Client, Cache: t.cache, Pods: pods, Nodes: kubeNodes,
+		Grace: set.leakGrace, Log: t.Log, Metrics: metrics, Registerer: t.metrics,
 	})
 	return []following{{controller: n, resources: []kube.Synced{kubeNodes}}, {controller: l, resources: []kube.Synced{pods, kubeNodes}}}, err
 }

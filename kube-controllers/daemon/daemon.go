@@ -11,11 +11,12 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"time"
+	"sync"
 
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	dto "github.com/prometheus/client_model/go"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/klog/v2"
@@ -27,8 +28,6 @@ import (
 	"tortie/internal/quietlog"
 	"tortie/kube-controllers/config"
 	"tortie/kube-controllers/kube"
-	"tortie/kube-controllers/queue"
-	"tortie/kube-controllers/state"
 )
 
 // Process is what the program gets from its surroundings.
@@ -76,14 +75,11 @@ type Cluster struct {
 	Log        *slog.Logger
 }
 
-// RunOn runs the controllers on a datastore and a Kubernetes cluster, until ctx
-// ends.
+// RunOn runs one replica on a datastore and a Kubernetes cluster, until ctx ends.
 func RunOn(ctx context.Context, c Cluster) error {
-	p, err := build(c)
-	if err != nil {
-		return err
-	}
-	defer p.close()
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	r := newReplica(c, fail)
 	g, ctx := errgroup.WithContext(ctx)
 	if c.Config.MetricsPort != 0 {
 		l, err := net.Listen("tcp", ":"+strconv.Itoa(c.Config.MetricsPort))
@@ -92,136 +88,103 @@ func RunOn(ctx context.Context, c Cluster) error {
 		}
 		var probe *health.Probes
 		if c.Config.Health {
-			probe = &health.Probes{Live: p.live, Ready: p.ready}
+			probe = &health.Probes{Live: r.live, Ready: r.ready}
 		}
-		g.Go(func() error { return health.Serve(ctx, l, handler(p.metrics, probe)) })
+		g.Go(func() error { return health.Serve(ctx, l, handler(r, probe)) })
 	}
-	g.Go(func() error { return p.syncer.Run(ctx) })
-	g.Go(func() error { p.cluster.Run(ctx); return nil })
+	g.Go(func() error { r.standby.run(ctx); return nil })
 	g.Go(func() error {
-		select {
-		case <-p.cache.InSync():
-		case <-ctx.Done():
+		if !r.standby.waitForFirst(ctx) {
 			return nil
 		}
-		return p.election.Run(ctx)
+		return r.election.Run(ctx)
 	})
-	g.Go(func() error {
-		if p.cluster.WaitForSync(ctx) {
-			c.Log.Info("all of Kubernetes has been read")
-		}
-		return nil
-	})
-	return g.Wait()
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
 }
 
-// program is the program's parts.
-type program struct {
+// replica is one process among those that stand for election.
+type replica struct {
 	Cluster
-	registry    *api.Registry
-	metrics     *prometheus.Registry
-	cache       *state.Cache
-	syncer      *datastore.Syncer
-	cluster     *kube.Cluster
-	controllers []following
-	election    *kube.Election
+	process  *prometheus.Registry
+	leading  prometheus.Gauge
+	standby  *standby
+	election *kube.Election
+	fail     context.CancelCauseFunc
+
+	mu   sync.Mutex
+	term *term // nil while it stands by
 }
 
-// controller is one controller. It only works while this replica has the lead.
-type controller interface {
-	Run(ctx context.Context)
-	Health() error
-	Close()
+func newReplica(c Cluster, fail context.CancelCauseFunc) *replica {
+	r := &replica{
+		Cluster: c, process: prometheus.NewRegistry(), standby: newStandby(c.Client, c.Log), fail: fail,
+		leading: prometheus.NewGauge(prometheus.GaugeOpts{Name: "kube_controllers_leading", Help: "1 while this replica works, 0 while it stands by."}),
+	}
+	r.process.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), r.leading)
+	r.election = &kube.Election{
+		Client: c.Kubernetes, Namespace: leaseNamespace(c.Config), Identity: identity(c.Config), Log: c.Log, Lead: r.lead,
+	}
+	return r
 }
 
-// following is a controller and the resources of Kubernetes without which it can't
-// work. It waits for them alone: one that may not be read must not keep the other
-// controllers from their work.
-type following struct {
-	controller
-	name      config.Controller
-	resources []kube.Synced
+// lead works until ctx ends. All that it follows it reads anew.
+func (r *replica) lead(ctx context.Context) {
+	t, err := newTerm(r.Cluster)
+	if err != nil {
+		r.fail(err)
+		return
+	}
+	defer t.close()
+	r.setTerm(t)
+	defer r.setTerm(nil)
+	r.leading.Set(1)
+	defer r.leading.Set(0)
+	t.run(ctx)
 }
 
-// sayWaiting is how long a controller waits without a word.
-const sayWaiting = 15 * time.Second
-
-// run runs the controller once what it follows has been read.
-func (f following) run(ctx context.Context, log *slog.Logger) {
-	waiting := time.AfterFunc(sayWaiting, func() {
-		log.Warn("a controller waits until what it follows of Kubernetes has been read", "controller", f.name)
-	})
-	read := kube.WaitForSync(ctx, f.resources...)
-	waiting.Stop()
-	if read {
-		f.Run(ctx)
-	}
+func (r *replica) setTerm(t *term) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.term = t
 }
 
-func build(c Cluster) (*program, error) {
-	p := &program{
-		Cluster: c, registry: api.NewRegistry(), metrics: prometheus.NewRegistry(),
-		cache: state.New(state.Indexes()), cluster: kube.NewCluster(c.Kubernetes, c.Log),
-	}
-	p.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	p.syncer = datastore.NewSyncer(datastore.SyncerConfig{Client: c.Client, Ranges: state.Ranges(), Sink: p.cache, Log: c.Log})
-	settings{c.Config, p.cache}.follow(c.Level, c.Log)
-	if err := p.buildControllers(queue.NewMetrics(p.metrics)); err != nil {
-		p.close()
-		return nil, err
-	}
-	leading := prometheus.NewGauge(prometheus.GaugeOpts{Name: "kube_controllers_leading", Help: "1 while this replica works, 0 while it stands by."})
-	p.metrics.MustRegister(leading)
-	p.election = &kube.Election{
-		Client: c.Kubernetes, Namespace: leaseNamespace(c.Config), Identity: identity(c.Config), Log: c.Log,
-		Lead: func(ctx context.Context) {
-			leading.Set(1)
-			defer leading.Set(0)
-			p.lead(ctx)
-		},
-	}
-	return p, nil
-}
-
-// lead runs the controllers until ctx ends.
-func (p *program) lead(ctx context.Context) {
-	for ctx.Err() == nil {
-		err := datastore.EnsureInitialized(ctx, p.Client, p.registry, time.Now)
-		if err == nil {
-			break
-		}
-		p.Log.Warn("can't initialize the datastore: trying again", "err", err)
-		select {
-		case <-ctx.Done():
-		case <-time.After(datastore.DefaultBackoff(10)):
-		}
-	}
-	var g errgroup.Group
-	for _, c := range p.controllers {
-		g.Go(func() error { c.run(ctx, p.Log); return nil })
-	}
-	_ = g.Wait() // they return nothing
-}
-
-func (p *program) close() {
-	for _, c := range p.controllers {
-		c.Close()
-	}
+func (r *replica) present() *term {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.term
 }
 
 // live fails when a worker is stuck: a restart would help.
-func (p *program) live() error {
-	var errs []error
-	for _, c := range p.controllers {
-		errs = append(errs, c.Health())
+func (r *replica) live() error {
+	if t := r.present(); t != nil {
+		return t.live()
 	}
-	return errors.Join(errs...)
+	return nil
 }
 
 // ready fails while the datastore or Kubernetes can't be read, or the replicas
 // can't agree on who works.
-func (p *program) ready() error {
-	return errors.Join(p.syncer.Health(), p.cluster.Health(), p.election.Health())
+func (r *replica) ready() error {
+	if t := r.present(); t != nil {
+		return errors.Join(t.ready(), r.election.Health())
+	}
+	return errors.Join(r.standby.health(), r.election.Health())
+}
+
+// Gather implements prometheus.Gatherer: the process, and the work while there is
+// any.
+func (r *replica) Gather() ([]*dto.MetricFamily, error) {
+	all := prometheus.Gatherers{r.process}
+	if t := r.present(); t != nil {
+		all = append(all, t.metrics)
+	}
+	return all.Gather()
 }
 
 // leaseNamespace is where the Lease is: configured, or the pod's own.

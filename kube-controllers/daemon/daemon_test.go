@@ -126,6 +126,92 @@ func TestOneReplicaWorksAndAnotherTakesOver(t *testing.T) {
 	})
 }
 
+// TestReplicaThatStandsByFollowsNothing: following all pods costs as much as the work
+// does.
+func TestReplicaThatStandsByFollowsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.run("one")
+		settle(10 * time.Second)
+		before := r.watches()
+		if before == 0 {
+			t.Fatal("the replica that works follows nothing")
+		}
+		stop := r.run("two")
+		settle(time.Minute)
+		if after := r.watches(); after != before {
+			t.Errorf("%d watches by one replica, %d by two", before, after)
+		}
+		stop()
+	})
+}
+
+// watches is how many watches have been opened.
+func (r *rig) watches() (n int) {
+	for _, a := range r.api.Actions() {
+		if a.GetVerb() == "watch" {
+			n++
+		}
+	}
+	return n
+}
+
+func TestReplicaThatStandsByIsReadyWhileItCouldWork(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		p := newReplica(r.cluster("two"), func(error) {})
+		if p.ready() == nil {
+			t.Error("ready before it has asked")
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		defer func() { cancel(); synctest.Wait() }()
+		go p.standby.run(ctx)
+		settle(time.Second)
+		if err := errors.Join(p.ready(), p.live()); err != nil {
+			t.Error(err)
+		}
+		r.store.SetUnavailable(true)
+		settle(time.Minute)
+		if p.ready() == nil {
+			t.Error("ready without a datastore")
+		}
+		if n := strings.Count(r.logs.String(), "can't read the datastore"); n != 1 {
+			t.Errorf("said %d times:\n%s", n, r.logs)
+		}
+		r.store.SetUnavailable(false)
+		settle(time.Minute)
+		if err := p.ready(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestMetricsAreOfTheProcessAndOfTheTerm: who looks at a replica that stands by sees
+// that it does.
+func TestMetricsAreOfTheProcessAndOfTheTerm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		p := newReplica(r.cluster("one"), func(error) {})
+		metrics := func() string {
+			rec := httptest.NewRecorder()
+			handler(p, nil).ServeHTTP(rec, httptest.NewRequest("GET", "/metrics", nil))
+			return rec.Body.String()
+		}
+		if m := metrics(); !strings.Contains(m, "kube_controllers_leading 0") || strings.Contains(m, "kube_controllers_queue_depth") {
+			t.Errorf("standing by: %s", m)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		defer func() { cancel(); synctest.Wait() }()
+		go p.lead(ctx)
+		settle(5 * time.Second)
+		r.namespace("a")
+		settle(5 * time.Second)
+		if m := metrics(); !strings.Contains(m, "kube_controllers_leading 1") || !strings.Contains(m, "kube_controllers_queue_depth") {
+			t.Errorf("leading: %s", m)
+		}
+	})
+}
+
 func TestALostLeadIsTakenAgainWithoutARestart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -160,15 +246,14 @@ func TestMissingRightsAreOneClearLineAndNotReady(t *testing.T) {
 			return true, nil, apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "", nil)
 		})
 		r.api.PrependWatchReactor("pods", k8stesting.DefaultWatchReactor(nil, apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "", nil)))
-		p, err := build(r.cluster("one"))
+		p, err := newTerm(r.cluster("one"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer p.close()
 		ctx, cancel := context.WithCancel(context.Background())
 		defer func() { cancel(); synctest.Wait() }()
-		go func() { _ = p.syncer.Run(ctx) }()
-		go p.cluster.Run(ctx)
+		go p.follow(ctx)
 		settle(45 * time.Second)
 		const want = "RBAC forbids it: give the ClusterRole of kube-controllers the verbs get, list and watch on pods"
 		if err := p.ready(); err == nil || !strings.Contains(err.Error(), want) {
@@ -257,15 +342,14 @@ func TestUnreachableAPIServerIsOneClearLineAndNotReady(t *testing.T) {
 			}
 			return false, nil, nil
 		})
-		p, err := build(r.cluster("one"))
+		p, err := newTerm(r.cluster("one"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer p.close()
 		ctx, cancel := context.WithCancel(context.Background())
 		defer func() { cancel(); synctest.Wait() }()
-		go func() { _ = p.syncer.Run(ctx) }()
-		go p.cluster.Run(ctx)
+		go p.follow(ctx)
 		settle(45 * time.Second)
 		const want = "API server: no answer: look at KUBECONFIG"
 		if err := p.ready(); err == nil || !strings.Contains(err.Error(), want) {
@@ -285,7 +369,7 @@ func TestUnreachableAPIServerIsOneClearLineAndNotReady(t *testing.T) {
 func TestReadyWhenEverythingHasBeenRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
-		p, err := build(r.cluster("one"))
+		p, err := newTerm(r.cluster("one"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -295,8 +379,7 @@ func TestReadyWhenEverythingHasBeenRead(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(context.Background())
 		defer func() { cancel(); synctest.Wait() }()
-		go func() { _ = p.syncer.Run(ctx) }()
-		go p.cluster.Run(ctx)
+		go p.follow(ctx)
 		settle(5 * time.Second)
 		if err := p.ready(); err != nil {
 			t.Error(err)
@@ -307,7 +390,7 @@ func TestReadyWhenEverythingHasBeenRead(t *testing.T) {
 			t.Error("ready without a datastore")
 		}
 		h := handler(p.metrics, &health.Probes{Live: p.live, Ready: p.ready})
-		for path, want := range map[string]string{"/liveness": "live", "/readiness": "unavailable", "/metrics": "go_goroutines"} {
+		for path, want := range map[string]string{"/liveness": "live", "/readiness": "unavailable"} {
 			rec := httptest.NewRecorder()
 			h.ServeHTTP(rec, httptest.NewRequest("GET", path, nil))
 			if !strings.Contains(rec.Body.String(), want) {
@@ -321,7 +404,7 @@ func TestSettingsFollowKubeControllersConfiguration(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		c := r.cluster("one")
-		p, err := build(c)
+		p, err := newTerm(c)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -10,9 +10,9 @@ import (
 )
 
 // handler serves metrics and, unless nil, the probes.
-func handler(reg *prometheus.Registry, p *health.Probes) http.Handler {
+func handler(metrics prometheus.Gatherer, p *health.Probes) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
 	if p != nil {
 		p.Register(mux)
 	}

@@ -20,7 +20,7 @@ import (
 // testBuild is a build of programs that are only names.
 func testBuild(t *testing.T) build {
 	bin := t.TempDir()
-	for _, p := range []string{"felix", "bgpd", "calicoctl", "install-cni", "calico", "bandwidth", "loopback", "portmap", "tuning", "kube-controllers", "etcd"} {
+	for _, p := range []string{"felix", "bgpd", "calicoctl", "install-cni", "calico", "bandwidth", "portmap", "tuning", "kube-controllers", "etcd"} {
 		if err := os.WriteFile(filepath.Join(bin, p), []byte("program "+p), 0o755); err != nil {
 			t.Fatal(err)
 		}

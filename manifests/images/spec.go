@@ -60,10 +60,10 @@ func (b build) images() []image {
 		program("install-cni", "usr/bin/install-cni"),
 		program("calico", "opt/cni/bin/calico"),
 		program("bandwidth", "opt/cni/bin/bandwidth"),
-		program("loopback", "opt/cni/bin/loopback"),
 		program("portmap", "opt/cni/bin/portmap"),
 		program("tuning", "opt/cni/bin/tuning"),
 		{path: "opt/cni/bin/calico-ipam", link: "calico"},
+		{path: "opt/cni/bin/loopback", link: "calico"},
 	}}
 	controllers := b.image("kube-controllers", "Kubernetes objects into Tortie's datastore, and clean-up after what is gone")
 	controllers.user, controllers.command = nobody, []string{"/usr/bin/kube-controllers"}

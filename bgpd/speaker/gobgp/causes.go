@@ -32,9 +32,22 @@ type causes struct {
 	strangers map[netip.Addr]time.Time // who connected and is no peer, and when
 	// astray are addresses of ours that peers connect to in vain.
 	astray map[netip.Addr]netip.Addr
-	// since is what the counters were when a session went down, or was configured.
-	since map[netip.Addr]md5Counters
+	// since is when a session went down, or was configured.
+	since map[netip.Addr]beginning
+	// first is why a session ended, be it that it was up or that the peer said no.
+	first map[netip.Addr]cause
 }
+
+// beginning is when a session began to be down, and what the counters were.
+type beginning struct {
+	at  time.Time
+	md5 md5Counters
+}
+
+// settling is for how long an attempt that fails says nothing: the other side may be
+// starting, or refuse connections for some seconds after the session was lost, as GoBGP
+// (5 s) and BIRD do.
+const settling = 10 * time.Second
 
 // cause is one of: a failed dial, a NOTIFICATION, or an end without one.
 type cause struct {
@@ -52,7 +65,7 @@ func newCauses() *causes {
 	return &causes{
 		now: time.Now, evidence: procfs(), configured: func(netip.Addr) bool { return false }, md5: readMD5,
 		peers: map[netip.Addr]cause{}, strangers: map[netip.Addr]time.Time{}, astray: map[netip.Addr]netip.Addr{},
-		since: map[netip.Addr]md5Counters{},
+		since: map[netip.Addr]beginning{}, first: map[netip.Addr]cause{},
 	}
 }
 
@@ -63,6 +76,7 @@ func (c *causes) clear(addr netip.Addr) {
 	defer c.mu.Unlock()
 	delete(c.peers, addr)
 	delete(c.since, addr)
+	delete(c.first, addr)
 	delete(c.astray, addr)
 	delete(c.strangers, addr)
 }
@@ -72,13 +86,34 @@ func (c *causes) begin(addr netip.Addr) {
 	now := c.md5()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.since[addr] = now
+	c.since[addr] = beginning{c.now(), now}
 }
 
 func (c *causes) set(addr netip.Addr, why cause) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.note(addr, why)
+}
+
+// note is called with mu held.
+func (c *causes) note(addr netip.Addr, why cause) {
 	c.peers[addr] = why
+	if _, known := c.first[addr]; !known && why.dial == nil && !why.passing() {
+		c.first[addr] = why
+	}
+}
+
+// passing: what failed may go well in a moment, without anybody's doing.
+func (c cause) passing() bool {
+	switch {
+	case c.dial != nil:
+		return errors.Is(c.dial, unix.ECONNREFUSED) || errors.Is(c.dial, unix.ECONNRESET)
+	case c.notification != "":
+		// Connection rejected, and collision resolution.
+		return !c.sent && c.code == bgp.BGP_ERROR_CEASE &&
+			(c.subcode == bgp.BGP_ERROR_SUB_CONNECTION_REJECTED || c.subcode == bgp.BGP_ERROR_SUB_CONNECTION_COLLISION_RESOLUTION)
+	}
+	return c.lost == bgp.BGP_FSM_OPENSENT.String() || c.lost == bgp.BGP_FSM_OPENCONFIRM.String()
 }
 
 func (c *causes) dialFailed(addr netip.Addr, err error) { c.set(addr, cause{dial: err}) }
@@ -93,7 +128,7 @@ func (c *causes) ended(addr netip.Addr, from, reason string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.peers[addr].notification == "" {
-		c.peers[addr] = cause{lost: from, reason: reason}
+		c.note(addr, cause{lost: from, reason: reason})
 	}
 }
 
@@ -103,14 +138,23 @@ func (c *causes) explain(p speaker.Peer, asn uint32) string {
 	c.mu.Lock()
 	why, astray := c.peers[p.Address], c.astray[p.Address]
 	before, known := c.since[p.Address]
+	first, ended := c.first[p.Address]
 	c.mu.Unlock()
+	fresh := known && c.now().Sub(before.at) < settling
+	switch {
+	case !fresh:
+	case why.passing() && ended:
+		why = first
+	case why.passing():
+		return "still connecting"
+	}
 	if p.LocalASN != 0 {
 		asn = p.LocalASN
 	}
 	// The counters are the whole host's: of one without password that we don't even dial
 	// there is no sign that it is up at all.
-	if known && why.silent() && (p.Password != "" || why.dial != nil) {
-		if words := explainMD5(p, before, c.md5()); words != "" {
+	if known && !fresh && why.silent() && (p.Password != "" || why.dial != nil) {
+		if words := explainMD5(p, before.md5, c.md5()); words != "" {
 			return words
 		}
 	}
@@ -134,7 +178,7 @@ func (c *causes) explain(p speaker.Peer, asn uint32) string {
 	case astray.IsValid():
 		words += fmt.Sprintf("; it connects to our address %s, but its session is with %s: correct the address there or the session's source address here",
 			astray, localName(p))
-	case waiting:
+	case waiting && !fresh:
 		stranger := c.stranger(p.Address)
 		if !stranger.IsValid() {
 			break

@@ -114,7 +114,10 @@ func peerToAPI(p speaker.Peer, restarting bool) *gobgpapi.Peer {
 func exportToAPI(e speaker.Export, withdraw bool) *gobgpapi.Path {
 	addr, family := e.Prefix.Addr(), familyOf(e.Prefix.Addr())
 	nlri := &gobgpapi.IPAddressPrefix{Prefix: addr.String(), PrefixLen: uint32(e.Prefix.Bits())}
-	attrs := []*anypb.Any{mustAny(anypb.New(&gobgpapi.OriginAttribute{Origin: uint32(bgp.BGP_ORIGIN_ATTR_TYPE_IGP)}))}
+	attrs := []*anypb.Any{
+		mustAny(anypb.New(&gobgpapi.OriginAttribute{Origin: uint32(bgp.BGP_ORIGIN_ATTR_TYPE_IGP)})),
+		mustAny(anypb.New(&gobgpapi.LocalPrefAttribute{LocalPref: speaker.OwnPreference})),
+	}
 	if addr.Is4() {
 		attrs = append(attrs, mustAny(anypb.New(&gobgpapi.NextHopAttribute{NextHop: netip.IPv4Unspecified().String()})))
 	} else {

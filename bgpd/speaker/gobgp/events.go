@@ -32,6 +32,9 @@ type session struct {
 	state speaker.State
 	since time.Time
 	lost  bool // told by lost, and not up again since
+	// fresh: the peer was added, and has not been up since. What the watch still has to
+	// say may be of one with the same address that was removed before.
+	fresh bool
 }
 
 func newEvents(now func() time.Time, c *causes) *events {
@@ -70,14 +73,22 @@ func (e *events) signal() {
 	}
 }
 
-// expect makes a peer known before its first event.
+// expect makes a peer known before its first event. A session that it had before it was
+// removed is over: GoBGP says so when it has closed the connection, which may be after the
+// next one is up. What is held stays held.
 func (e *events) expect(addr netip.Addr) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	old := e.sessions[addr] // what is held stays held
-	s := session{state: speaker.Idle, since: e.now()}
+	old := e.sessions[addr]
+	s := session{state: speaker.Idle, since: e.now(), fresh: true}
 	s.Restarting, s.RestartTime = old.Restarting, old.RestartTime
+	if old.Established {
+		s.Session = speaker.Session{}
+		e.pending.Lost[addr], e.pending.Peers[addr] = true, s.Session
+		e.signal()
+	}
 	e.sessions[addr] = s
+	e.causes.clear(addr)
 	e.causes.begin(addr)
 }
 
@@ -98,8 +109,7 @@ func (e *events) hold(addr netip.Addr, restartTime time.Duration) {
 	e.signal()
 }
 
-// reset ends what is kept of a peer that restarts, whose session is made anew. Of one
-// that is up GoBGP tells the end.
+// reset ends what is kept of a peer that restarts, whose session is made anew.
 func (e *events) reset(addr netip.Addr) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -147,6 +157,23 @@ func (e *events) lost(addr netip.Addr) {
 	}
 }
 
+// orphan notes that the session of a peer that was removed has ended at last. If its end
+// was taken for that of the present one, it is so no longer; had both ended, GoBGP would
+// say it of the present one, too.
+func (e *events) orphan(addr netip.Addr) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s, ok := e.sessions[addr]
+	if !ok || !s.Established || !s.lost {
+		return
+	}
+	s.lost = false
+	e.sessions[addr] = s
+	delete(e.pending.Lost, addr)
+	e.pending.Peers[addr] = s.Session
+	e.signal()
+}
+
 func (e *events) endOfRIB(addr netip.Addr) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -164,11 +191,12 @@ func (e *events) state(addr netip.Addr, state speaker.State, gr gracefulness) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	old, ok := e.sessions[addr]
-	if !ok {
-		return
+	if !ok || old.fresh && state == speaker.Established && !gr.up {
+		return // of a peer that was removed
 	}
 	now := session{state: state, since: e.now()}
 	now.Established = state == speaker.Established
+	now.fresh = old.fresh && !now.Established
 	now.lost = old.lost && !now.Established
 	now.Restarting, now.RestartTime = old.Restarting, old.RestartTime
 	switch {
@@ -281,6 +309,10 @@ func (s *Speaker) watchedPeer(ev *gobgpapi.WatchEventResponse_PeerEvent) {
 	if err != nil {
 		return
 	}
+	if ev.Type == gobgpapi.WatchEventResponse_PeerEvent_UNKNOWN {
+		s.events.orphan(addr) // what GoBGP says of no session but of one whose peer was removed
+		return
+	}
 	// The state may have moved on since; what is asked for lasts longer than that.
 	s.events.state(addr, stateFromAPI(ev.Peer.State.SessionState), s.gracefulness(addr))
 }
@@ -303,6 +335,7 @@ func stateFromAPI(s gobgpapi.PeerState_SessionState) speaker.State {
 
 // gracefulness is what graceful restart is to a peer.
 type gracefulness struct {
+	up          bool // its session is established now
 	capable     bool // its OPEN had the capability for our family
 	restarting  bool // its session was lost, and its routes are kept
 	restartTime time.Duration
@@ -312,6 +345,7 @@ func (s *Speaker) gracefulness(addr netip.Addr) gracefulness {
 	var out gracefulness
 	// The error is that of a request without address.
 	_ = s.server.ListPeer(context.Background(), &gobgpapi.ListPeerRequest{Address: addr.String()}, func(p *gobgpapi.Peer) {
+		out.up = p.State.GetSessionState() == gobgpapi.PeerState_ESTABLISHED
 		gr := p.GracefulRestart
 		if gr == nil || !gr.Enabled {
 			return

@@ -265,8 +265,7 @@ func (s *Speaker) setPeer(ctx context.Context, p speaker.Peer, exists, restartin
 	if err := s.deletePeer(ctx, s.asApplied(p.Address)); err != nil {
 		return fmt.Errorf("change peer %s: %w", p.Address, err)
 	}
-	s.causes.clear(p.Address)
-	s.causes.begin(p.Address)
+	s.events.expect(p.Address)
 	if err := s.server.AddPeer(ctx, &gobgpapi.AddPeerRequest{Peer: conf}); err != nil {
 		// The server has it no more: the next Apply is to add it.
 		s.applied.Peers = slices.DeleteFunc(s.applied.Peers, func(q speaker.Peer) bool { return q.Address == p.Address })

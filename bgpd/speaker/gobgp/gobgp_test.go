@@ -17,6 +17,7 @@ import (
 
 	"tortie/bgpd/speaker"
 	"tortie/bgpd/speaker/gobgp"
+	"tortie/internal/polltest"
 )
 
 // The speakers of these tests live on loopback addresses of their own, all on
@@ -143,8 +144,8 @@ func TestSessionIsUpWithinThreeSecondsOfStart(t *testing.T) {
 		t.Errorf("first route after %v, want within %v", took, upWithin)
 	}
 	path := bv.best[prefix("10.65.1.0/26")]
-	if path.NextHop != addr("127.0.0.1") || path.Peer != addr("127.0.0.1") || path.LocalPref != 100 {
-		t.Errorf("path %+v: want next hop and peer 127.0.0.1, local preference 100", path)
+	if path.NextHop != addr("127.0.0.1") || path.Peer != addr("127.0.0.1") || path.LocalPref != speaker.OwnPreference {
+		t.Errorf("path %+v: want next hop and peer 127.0.0.1, local preference %d", path, speaker.OwnPreference)
 	}
 	av.until(t, "End-of-RIB from b", av.endOfRIB("127.0.0.2"))
 }
@@ -541,23 +542,14 @@ func TestPeerThatIsDownSaysWhy(t *testing.T) {
 		{a, "127.0.0.5", "waiting for the peer to connect to us"},
 		{b, "127.0.0.1", "we sent NOTIFICATION open message error/bad peer AS (2/2): its AS number is 64512, configured is 64513"},
 	} {
-		deadline := time.Now().Add(patience)
-		for got := ""; got != tt.want; {
+		polltest.Until(t, patience, tt.peer+" to say "+tt.want, func() (bool, string) { // nothing tells of a failed connection
 			peers, err := tt.at.Peers(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
-			for _, p := range peers {
-				if p.Peer.Address == addr(tt.peer) {
-					got = p.Info
-				}
-			}
-			if time.Now().After(deadline) {
-				t.Errorf("%s: %q, want %q", tt.peer, got, tt.want)
-				break
-			}
-			time.Sleep(20 * time.Millisecond) // nothing tells of a failed connection
-		}
+			i := slices.IndexFunc(peers, func(p speaker.PeerState) bool { return p.Peer.Address == addr(tt.peer) })
+			return i >= 0 && peers[i].Info == tt.want, fmt.Sprintf("%+v", peers)
+		})
 	}
 }
 

@@ -20,6 +20,10 @@ type bridge struct {
 // restartReason is GoBGP's word for the end of a session whose peer is taken to restart.
 const restartReason = "graceful-restart"
 
+// removedReason is its word for the end of a session whose peer was removed. It comes when
+// the connection is closed, which may be after a peer with that address is up again.
+const removedReason = "dying"
+
 // fromLibrary is the message of what is passed on as it is.
 const fromLibrary = "message from the BGP library"
 
@@ -99,7 +103,7 @@ func (b *bridge) learn(msg string, fields gobgplog.Fields) {
 			b.causes.ended(addr, from, fmt.Sprint(fields["reason"]))
 		}
 	case "Peer Down":
-		if fields["Reason"] != restartReason {
+		if reason := fields["Reason"]; reason != restartReason && reason != removedReason {
 			b.lost(addr)
 		}
 	case "hold timer expired":

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"testing"
+	"time"
 
 	"tortie/bgpd/speaker"
 )
@@ -56,7 +57,10 @@ func TestSessionWithoutAnswerNamesAPasswordMismatch(t *testing.T) {
 			c, now := newCauses(), md5Counters{unsigned: 5, unexpected: 5, wrong: 5}
 			c.md5 = func() md5Counters { return now }
 			p := speaker.Peer{Address: netip.MustParseAddr("10.1.1.1"), Password: tt.password}
+			clock := time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)
+			c.now = func() time.Time { return clock }
 			c.begin(p.Address)
+			clock = clock.Add(settling)
 			tt.happened(c, p.Address)
 			now.unsigned, now.unexpected, now.wrong = 5+tt.dropped.unsigned, 5+tt.dropped.unexpected, 5+tt.dropped.wrong
 			if got := c.explain(p, 64512); got != tt.want {

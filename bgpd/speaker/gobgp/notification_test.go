@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	gobgplog "github.com/osrg/gobgp/v3/pkg/log"
 	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
@@ -112,6 +113,63 @@ func TestCausesReadOnAfterTheState(t *testing.T) {
 			}
 			if got := b.causes.explain(peer, 64512); got != tt.want {
 				t.Errorf("%q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+// TestNoCauseIsNamedBeforeItIsOne: for some seconds after a start or a loss the other side
+// may refuse connections, which nobody has to mend. What ended a session stays its cause.
+func TestNoCauseIsNamedBeforeItIsOne(t *testing.T) {
+	peer := speaker.Peer{Address: netip.MustParseAddr("10.1.1.12"), LocalAddress: netip.MustParseAddr("10.1.1.11")}
+	refused := gobgplog.Fields{"Error": error(unix.ECONNREFUSED)}
+	closed := gobgplog.Fields{"new": "BGP_FSM_IDLE", "old": "BGP_FSM_OPENSENT", "reason": "read-failed"}
+	lost := gobgplog.Fields{"new": "BGP_FSM_IDLE", "old": "BGP_FSM_ESTABLISHED", "reason": "read-failed"}
+	rejected := gobgplog.Fields{"Code": uint8(6), "Subcode": uint8(5)}
+	wrongAS := gobgplog.Fields{"Code": uint8(2), "Subcode": uint8(2)}
+	const closedWords = "the peer closed the connection before the session was up: check that it has a session for 10.1.1.11 with AS 64512"
+	type said struct {
+		msg    string
+		fields gobgplog.Fields
+	}
+	for _, tt := range []struct {
+		name       string
+		said       []said
+		soon, late string
+	}{
+		{"refused", []said{{"failed to connect", refused}}, "still connecting", "connection refused: no BGP speaker listens on port 179 of 10.1.1.12"},
+		{"closed", []said{{"state changed", closed}}, "still connecting", closedWords},
+		{
+			"rejected",
+			[]said{{"received notification", rejected}},
+			"still connecting",
+			"the peer sent NOTIFICATION cease/connection rejected (6/5); check that it has a session for 10.1.1.11 with AS 64512",
+		},
+		{"lost, then closed", []said{{"state changed", lost}, {"state changed", closed}}, "connection lost", closedWords},
+		{
+			"a cause at once",
+			[]said{{"received notification", wrongAS}},
+			"the peer sent NOTIFICATION open message error/bad peer AS (2/2); check that it expects AS 64512 from us",
+			"the peer sent NOTIFICATION open message error/bad peer AS (2/2); check that it expects AS 64512 from us",
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			now := time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)
+			c := newCauses()
+			c.now, c.md5 = func() time.Time { return now }, func() md5Counters { return md5Counters{} }
+			b := &bridge{log: slog.New(slog.DiscardHandler), causes: c}
+			c.begin(peer.Address)
+			now = now.Add(4 * time.Second)
+			for _, s := range tt.said {
+				s.fields["Key"] = peer.Address.String()
+				b.Warn(s.msg, s.fields)
+			}
+			if got := c.explain(peer, 64512); got != tt.soon {
+				t.Errorf("after 4 s %q, want %q", got, tt.soon)
+			}
+			now = now.Add(settling)
+			if got := c.explain(peer, 64512); got != tt.late {
+				t.Errorf("later %q, want %q", got, tt.late)
 			}
 		})
 	}

@@ -251,7 +251,7 @@ func expected(d speaker.Desired, f speaker.Filter, learned []policy.Route, sinkA
 		}
 	}
 	for _, e := range d.Exports {
-		candidates = append(candidates, policy.Route{Prefix: e.Prefix, Own: true, Communities: e.Communities})
+		candidates = append(candidates, policy.Route{Prefix: e.Prefix, Own: true, Communities: e.Communities, LocalPref: speaker.OwnPreference})
 	}
 	for _, r := range candidates {
 		out, accepted, _ := policy.Decide(f.Export, d.Links, r)

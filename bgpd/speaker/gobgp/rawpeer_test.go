@@ -14,6 +14,7 @@ import (
 
 	"tortie/bgpd/policy"
 	"tortie/bgpd/speaker"
+	"tortie/internal/polltest"
 )
 
 // rawPeer is the other end of a session, byte by byte: what it announces is whatever a
@@ -37,21 +38,18 @@ func dialRaw(t *testing.T, local, remote string, asn uint32, port uint16) *rawPe
 	t.Helper()
 	p := &rawPeer{t: t, heard: map[netip.Prefix]policy.Route{}, ever: map[netip.Prefix]bool{}, change: make(chan struct{}), gone: make(chan struct{})}
 	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(local)}, Timeout: time.Second}
-	deadline := time.Now().Add(patience)
-	for {
+	polltest.Until(t, patience, "a session from "+local, func() (bool, string) { // the speaker tells nobody that it waits
 		conn, err := dialer.Dial("tcp", net.JoinHostPort(remote, strconv.Itoa(int(port))))
-		if err == nil {
-			p.conn = conn
-			err = p.open(local, asn)
+		if err != nil {
+			return false, err.Error()
 		}
-		if err == nil {
-			break
+		p.conn = conn
+		if err := p.open(local, asn); err != nil {
+			conn.Close()
+			return false, err.Error()
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("session from %s: %v", local, err)
-		}
-		time.Sleep(20 * time.Millisecond) // the speaker is not waiting yet
-	}
+		return true, ""
+	})
 	t.Cleanup(func() { p.conn.Close(); <-p.gone })
 	go p.listen()
 	return p

@@ -135,6 +135,8 @@ type StatusResponse struct {
 	Off string `protobuf:"bytes,10,opt,name=off,proto3" json:"off,omitempty"`
 	// configured is when the last configuration was read, in seconds since the epoch.
 	Configured int64 `protobuf:"varint,11,opt,name=configured,proto3" json:"configured,omitempty"`
+	// graceful_shutdown: peers are asked to prefer other ways (RFC 8326).
+	GracefulShutdown bool `protobuf:"varint,12,opt,name=graceful_shutdown,json=gracefulShutdown,proto3" json:"graceful_shutdown,omitempty"`
 	// cluster_id is that by which the daemon acts as route reflector; empty when it is none.
 	ClusterId     string `protobuf:"bytes,20,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -248,6 +250,13 @@ func (x *StatusResponse) GetConfigured() int64 {
 	return 0
 }
 
+func (x *StatusResponse) GetGracefulShutdown() bool {
+	if x != nil {
+		return x.GracefulShutdown
+	}
+	return false
+}
+
 func (x *StatusResponse) GetClusterId() string {
 	if x != nil {
 		return x.ClusterId
@@ -337,7 +346,7 @@ func (x *PeersResponse) GetPeers() []*Peer {
 
 type Peer struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// name is the BGPPeer resource or, in the mesh, the node.
+	// name is the node that the peer is; of a router outside, the BGPPeer resource.
 	Name    string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Address string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
 	Port    uint32 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
@@ -349,14 +358,17 @@ type Peer struct {
 	State string `protobuf:"bytes,6,opt,name=state,proto3" json:"state,omitempty"`
 	// since is when the state was entered, in seconds since the epoch.
 	Since int64 `protobuf:"varint,7,opt,name=since,proto3" json:"since,omitempty"`
-	// info says why a session is not up, in words; empty when it is.
+	// info says why a session is not up, in words; of one that is, that graceful shutdown is
+	// asked for by it.
 	Info            string `protobuf:"bytes,8,opt,name=info,proto3" json:"info,omitempty"`
 	Received        uint64 `protobuf:"varint,9,opt,name=received,proto3" json:"received,omitempty"`
 	Advertised      uint64 `protobuf:"varint,10,opt,name=advertised,proto3" json:"advertised,omitempty"`
 	GracefulRestart bool   `protobuf:"varint,11,opt,name=graceful_restart,json=gracefulRestart,proto3" json:"graceful_restart,omitempty"`
 	LocalAsn        uint32 `protobuf:"varint,12,opt,name=local_asn,json=localAsn,proto3" json:"local_asn,omitempty"`
 	// bfd is the state of BFD with the peer, in words; empty when none is wanted.
-	Bfd           string `protobuf:"bytes,20,opt,name=bfd,proto3" json:"bfd,omitempty"`
+	Bfd string `protobuf:"bytes,20,opt,name=bfd,proto3" json:"bfd,omitempty"`
+	// resource is the BGPPeer that the session is of; empty in the mesh.
+	Resource      string `protobuf:"bytes,21,opt,name=resource,proto3" json:"resource,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -478,6 +490,13 @@ func (x *Peer) GetLocalAsn() uint32 {
 func (x *Peer) GetBfd() string {
 	if x != nil {
 		return x.Bfd
+	}
+	return ""
+}
+
+func (x *Peer) GetResource() string {
+	if x != nil {
+		return x.Resource
 	}
 	return ""
 }
@@ -997,7 +1016,7 @@ var File_internal_control_nodestatus_nodestatus_proto protoreflect.FileDescripto
 const file_internal_control_nodestatus_nodestatus_proto_rawDesc = "" +
 	"\n" +
 	",internal/control/nodestatus/nodestatus.proto\x12\x14tortie.nodestatus.v1\"\x0f\n" +
-	"\rStatusRequest\"\xd4\x02\n" +
+	"\rStatusRequest\"\x81\x03\n" +
 	"\x0eStatusResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x18\n" +
@@ -1014,12 +1033,13 @@ const file_internal_control_nodestatus_nodestatus_proto_rawDesc = "" +
 	" \x01(\tR\x03off\x12\x1e\n" +
 	"\n" +
 	"configured\x18\v \x01(\x03R\n" +
-	"configured\x12\x1d\n" +
+	"configured\x12+\n" +
+	"\x11graceful_shutdown\x18\f \x01(\bR\x10gracefulShutdown\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x14 \x01(\tR\tclusterId\"\x0e\n" +
 	"\fPeersRequest\"A\n" +
 	"\rPeersResponse\x120\n" +
-	"\x05peers\x18\x01 \x03(\v2\x1a.tortie.nodestatus.v1.PeerR\x05peers\"\xc4\x02\n" +
+	"\x05peers\x18\x01 \x03(\v2\x1a.tortie.nodestatus.v1.PeerR\x05peers\"\xe0\x02\n" +
 	"\x04Peer\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
@@ -1036,7 +1056,8 @@ const file_internal_control_nodestatus_nodestatus_proto_rawDesc = "" +
 	"advertised\x12)\n" +
 	"\x10graceful_restart\x18\v \x01(\bR\x0fgracefulRestart\x12\x1b\n" +
 	"\tlocal_asn\x18\f \x01(\rR\blocalAsn\x12\x10\n" +
-	"\x03bfd\x18\x14 \x01(\tR\x03bfd\"Z\n" +
+	"\x03bfd\x18\x14 \x01(\tR\x03bfd\x12\x1a\n" +
+	"\bresource\x18\x15 \x01(\tR\bresource\"Z\n" +
 	"\rRoutesRequest\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x121\n" +
 	"\x05table\x18\x02 \x01(\x0e2\x1b.tortie.nodestatus.v1.TableR\x05table\"E\n" +

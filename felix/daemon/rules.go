@@ -1,0 +1,37 @@
+package daemon
+
+import (
+	"log/slog"
+	"slices"
+
+	"tortie/felix/calc"
+	"tortie/felix/config"
+	"tortie/felix/dataplane"
+	"tortie/felix/nat"
+	"tortie/felix/serviceloop"
+)
+
+// newRules are the packet rules of the node's network namespace.
+func newRules(cfg config.Config, log *slog.Logger) []dataplane.Rules {
+	return []dataplane.Rules{
+		masquerade{nat.New(nat.Config{Log: log})},
+		serviceLoops{serviceloop.New(serviceloop.Config{Mode: cfg.ServiceLoopPrevention, Log: log})},
+	}
+}
+
+// masquerade is told what of a State concerns it.
+type masquerade struct{ *nat.Masquerade }
+
+func (m masquerade) Set(s calc.State) {
+	m.Masquerade.Set(nat.State{
+		MasqueradeCIDRs: s.Masquerade, ExemptCIDRs: slices.Concat(s.Pools, s.Nodes),
+		TunnelPools: s.TunnelMasquerade.Pools, TunnelNodes: s.TunnelMasquerade.Nodes,
+	})
+}
+
+// serviceLoops is told what of a State concerns it.
+type serviceLoops struct{ *serviceloop.Guard }
+
+func (l serviceLoops) Set(s calc.State) {
+	l.Guard.Set(serviceloop.State{Services: s.Services, Others: slices.Concat(s.Pools, s.Nodes)})
+}
