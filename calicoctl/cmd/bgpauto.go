@@ -67,6 +67,9 @@ else has made, and says so.`,
 			if err := checkBGPFormat(cmd, f.format, peersFormats()); err != nil {
 				return err
 			}
+			if f.apply && f.dryRun {
+				return usage(cmd, "bgp auto-topology: --apply and --dry-run can't be given together; choose one")
+			}
 			if tuned := slices.IndexFunc(tuning, cmd.Flags().Changed); tuned >= 0 && !on {
 				return usage(cmd, "--%s: goes with --%s", tuning[tuned], flagAbove)
 			}
@@ -85,8 +88,7 @@ else has made, and says so.`,
 	flags.BoolVar(&f.apply, "apply", false, "carry it out now, and wait until all is done")
 	flags.BoolVar(&f.dryRun, "dry-run", false, "show what would be done, and write nothing")
 	flags.DurationVar(&f.wait, "wait", 10*time.Minute, "how long --apply waits without a step forward")
-	cmd.MarkFlagsMutuallyExclusive(flagAbove, flagOff)
-	cmd.MarkFlagsMutuallyExclusive("apply", "dry-run")
+	atMostOne(cmd, flagAbove, flagOff)
 	addBGPFormat(cmd, &f.format, peersFormats())
 	return cmd
 }
