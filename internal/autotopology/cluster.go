@@ -138,14 +138,8 @@ func (c *cluster) refusals() []string {
 		return out
 	}
 	for _, m := range c.nodes {
-		id := m.Spec.BGP.RouteReflectorClusterID
-		switch asn := m.Spec.BGP.ASNumber; {
-		case m.acting && !m.labelled:
-			refuse("Node %s is a route reflector that was set up by hand: take its spec.bgp.routeReflectorClusterID %s away, or switch auto-topology off", m.Name, id)
-		case m.acting && id != c.settings.ClusterID:
-			refuse("Node %s: spec.bgp.routeReflectorClusterID is %s, and not %s as auto-topology has set it: set it to that", m.Name, id, c.settings.ClusterID)
-		case asn != nil && uint32(*asn) != c.asn():
-			refuse("Node %s: spec.bgp.asNumber is %d, not the cluster's %d: reflectors and their clients are of one AS; leave it out", m.Name, *asn, c.asn())
+		if why := c.foreign(m); why != "" {
+			refuse("Node %s%s", m.Name, why)
 		}
 	}
 	for _, p := range c.in.Peers {
@@ -159,6 +153,20 @@ func (c *cluster) refusals() []string {
 		refuse("no node can be a route reflector: %s", c.whyUnfit())
 	}
 	return out
+}
+
+// foreign is what somebody else has made of a node that auto-topology can't work with.
+func (c *cluster) foreign(m *member) string {
+	id := m.Spec.BGP.RouteReflectorClusterID
+	switch asn := m.Spec.BGP.ASNumber; {
+	case m.acting && !m.labelled:
+		return fmt.Sprintf(" is a route reflector that was set up by hand: take its spec.bgp.routeReflectorClusterID %s away, or switch auto-topology off", id)
+	case m.acting && id != c.settings.ClusterID:
+		return fmt.Sprintf(": spec.bgp.routeReflectorClusterID is %s, and not %s as auto-topology has set it: set it to that", id, c.settings.ClusterID)
+	case asn != nil && uint32(*asn) != c.asn():
+		return fmt.Sprintf(": spec.bgp.asNumber is %d, not the cluster's %d: reflectors and their clients are of one AS; leave it out", *asn, c.asn())
+	}
+	return ""
 }
 
 // asn is the cluster's; 64512 is upstream's default.

@@ -62,7 +62,7 @@ func New(cfg Config) (*Controller, error) {
 		Client: cfg.Client, Registry: cfg.Registry, Now: cfg.Now, Unfit: c.unfit,
 		Asker: nodeask.Asker{
 			Client: cfg.Client, Registry: cfg.Registry, Now: cfg.Now, Timeout: answerTime, Prefix: "kube-controllers-",
-			Warn: func(text string) { cfg.Log.Warn(text, "controller", "autotopology") },
+			Warn: func(text string) { cfg.Log.Warn("auto-topology could not clean up", "cause", text) },
 		},
 	}
 	c.queue = queue.New(queue.Config[string]{Name: "autotopology", Workers: 1, Reconcile: c.reconcile, Log: cfg.Log, Metrics: cfg.Metrics})
@@ -107,28 +107,28 @@ func (c *Controller) reconcile(ctx context.Context, _ string) error {
 	}
 	switch {
 	case len(out.Refused) > 0:
-		c.say(slog.LevelWarn, "auto-topology can't go on", out.Refused)
+		c.say(ctx, slog.LevelWarn, "can't go on", out.Refused)
 		c.queue.AddAfter(cluster, refusedAgain)
 	case out.Step != nil:
 		c.said = ""
 		c.cfg.Log.Info("auto-topology", "step", out.Step.What)
 		c.queue.Add(cluster)
 	case len(out.Wait) > 0:
-		c.say(slog.LevelInfo, "auto-topology waits", out.Wait[:1])
+		c.say(ctx, slog.LevelInfo, "waits", out.Wait[:1])
 		c.queue.AddAfter(cluster, lookAgain+time.Duration(out.State.Nodes)*lookAgainNode)
 	default:
-		c.say(slog.LevelInfo, "auto-topology: all is as it should be", nil)
+		c.say(ctx, slog.LevelInfo, "all is as it should be", nil)
 		c.queue.AddAfter(cluster, refusedAgain) // a node may have become unready for long enough
 	}
 	return nil
 }
 
 // say logs what is new.
-func (c *Controller) say(level slog.Level, msg string, causes []string) {
+func (c *Controller) say(ctx context.Context, level slog.Level, state string, causes []string) {
 	cause := strings.Join(causes, "; ")
-	if text := msg + cause; c.said != text {
+	if text := state + cause; c.said != text {
 		c.said = text
-		c.cfg.Log.Log(context.Background(), level, msg, "cause", cause)
+		c.cfg.Log.Log(ctx, level, "auto-topology", "state", state, "cause", cause)
 	}
 }
 
