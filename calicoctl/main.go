@@ -56,6 +56,7 @@ func run() int {
 		Stdin:     os.Stdin,
 		Stdout:    os.Stdout,
 		Stderr:    os.Stderr,
+		Terminal:  isTerminal(os.Stdout),
 		Getenv:    os.Getenv,
 		Now:       time.Now, // the clock enters here
 		Settle:    poolSettle,
@@ -63,6 +64,11 @@ func run() int {
 		Version:   client,
 		Commit:    commit,
 	}, os.Args[1:])
+}
+
+func isTerminal(f *os.File) bool {
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
 func openStore(reg *api.Registry) func(context.Context, string, *slog.Logger) (datastore.Client, error) {

@@ -18,7 +18,7 @@ import (
 var version = "dev"
 
 const help = `kube-controllers runs once per cluster. It has no arguments but --version; the environment configures it:
-  ENABLED_CONTROLLERS       of namespace, node, policy, service, serviceaccount, workloadendpoint (default: all)
+  ENABLED_CONTROLLERS       of autotopology, namespace, node, policy, service, serviceaccount, workloadendpoint (default: all)
   ETCD_ENDPOINTS            the datastore; ETCD_CA_CERT_FILE, ETCD_CERT_FILE, ETCD_KEY_FILE as for calicoctl
   KUBECONFIG                default: the service account of the pod
   LOG_LEVEL                 debug, info, warning, error (default: KubeControllersConfiguration, then info)

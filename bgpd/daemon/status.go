@@ -116,6 +116,9 @@ func (s *statusService) Status(ctx context.Context, _ *nodestatus.StatusRequest)
 	if v.plan.Global.RouterID.IsValid() {
 		out.RouterId = v.plan.Global.RouterID.String()
 	}
+	if v.plan.ClusterID.IsValid() {
+		out.ClusterId = v.plan.ClusterID.String()
+	}
 	if err := s.datastore(); err != nil {
 		out.Problems = append(out.Problems, err.Error())
 	}
@@ -143,7 +146,7 @@ func (s *statusService) Peers(ctx context.Context, _ *nodestatus.PeersRequest) (
 	for _, r := range v.plan.Refused {
 		out.Peers = append(out.Peers, &nodestatus.Peer{
 			Name: r.Name, Address: r.Address, Asn: r.ASN, Type: string(r.Type), LocalAsn: v.plan.Global.ASN,
-			State: disabled, Info: r.Problem,
+			State: disabled, Info: r.Problem, Resource: r.Name,
 		})
 	}
 	return out, nil
@@ -169,6 +172,7 @@ func (s *statusService) states(ctx context.Context, v view) map[netip.Addr]speak
 func peerMessage(p topology.Peer, states map[netip.Addr]speaker.PeerState, asn uint32) *nodestatus.Peer {
 	m := &nodestatus.Peer{
 		Name: p.Name, Address: p.Address.String(), Port: uint32(p.Port), Asn: p.ASN, Type: string(p.Type), LocalAsn: asn,
+		Resource: p.Resource,
 	}
 	if p.LocalASN != 0 {
 		m.LocalAsn = p.LocalASN

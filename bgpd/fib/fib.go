@@ -178,10 +178,11 @@ func (f *FIB) setBest(prefix netip.Prefix, path *speaker.Path) {
 	d, known := f.best[prefix]
 	switch {
 	case path != nil:
-		f.keep.replaced(prefix)
 		if !known {
 			d = &dest{}
 			f.best[prefix] = d
+		} else if !f.keep.empty() {
+			f.keep.overtaken(prefix, pathsOf(d.path), pathsOf(path))
 		}
 		d.path = path
 	case known && f.keepSome(d):
@@ -196,16 +197,19 @@ func (f *FIB) keepSome(d *dest) bool {
 	if f.keep.empty() {
 		return false
 	}
-	told := slices.DeleteFunc(append([]speaker.Path{*d.path}, d.path.Equals...), func(p speaker.Path) bool {
-		return !f.keep.restarting(p.Peer)
-	})
-	if len(told) == 0 {
+	kept := f.keep.withdrawn(d.path.Prefix, pathsOf(d.path))
+	if len(kept) == 0 {
 		return false
 	}
-	f.keep.note(d.path.Prefix, told)
-	told[0].Best, told[0].Stale, told[0].Equals = true, true, told[1:]
-	d.path = &told[0]
+	path := kept[0]
+	path.Best, path.Stale, path.Equals = true, true, slices.Clone(kept[1:])
+	d.path = &path
 	return true
+}
+
+// pathsOf are all paths of a prefix that are equally good.
+func pathsOf(best *speaker.Path) []speaker.Path {
+	return append([]speaker.Path{*best}, best.Equals...)
 }
 
 // drop takes back what was kept of prefixes, but for what other peers that restart have

@@ -414,3 +414,38 @@ func TestRestartedBGPDDoesNotInstallWhatIsFelixs(t *testing.T) {
 	fx.apply(start)
 	fx.want()
 }
+
+// TestWhatARestartingPeerToldIsKeptInReserve while another peer tells of the prefix: a
+// reflector may withdraw it in the next moment, as the same peer restarts for it, too.
+func TestWhatARestartingPeerToldIsKeptInReserve(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		then speaker.Changes
+		want []string
+	}{
+		{"it goes on", speaker.Changes{}, []string{"10.65.2.0/26 via 10.1.1.12"}},
+		{"it has sent everything", session(near, eor), nil},
+		{"it is gone for good", session(near, speaker.Session{}), nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			fx := newFixture(t)
+			fx.expect(near, far)
+			fx.f.Update(best("10.65.2.0/26", near), start)
+			fx.f.Update(session(near, lost), start)
+			fx.f.Update(gone("10.65.2.0/26"), start)
+			reflected := best("10.65.2.0/26", near)
+			reflected.Best[pfx("10.65.2.0/26")].Peer = far
+			fx.f.Update(reflected, start)
+			if e := fx.entry("10.65.2.0/26"); e.Path.Peer != far || e.Path.Stale {
+				t.Errorf("entry %+v", e)
+			}
+			fx.f.Update(tt.then, start)
+			if e := fx.entry("10.65.2.0/26"); e.Path.Peer != far {
+				t.Errorf("what another peer tells is taken away: %+v", e)
+			}
+			fx.f.Update(gone("10.65.2.0/26"), start)
+			fx.apply(start)
+			fx.want(tt.want...)
+		})
+	}
+}

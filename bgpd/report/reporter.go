@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"tortie/internal/api"
+	"tortie/internal/bgpsummary"
 	"tortie/internal/control/nodestatus"
 	"tortie/internal/datastore"
 )
@@ -131,8 +132,9 @@ func (r *Reporter) read() {
 // asks is what a resource asks for, to be compared.
 func asks(e datastore.Entry) string {
 	o := e.Object.(*v3.CalicoNodeStatus)
-	_, details := o.Annotations[nodestatus.PeersAnnotation]
-	return fmt.Sprint(o.UID, o.Spec.Classes, period(o), details)
+	_, peers := o.Annotations[nodestatus.PeersAnnotation]
+	_, summary := o.Annotations[bgpsummary.Annotation]
+	return fmt.Sprint(o.UID, o.Spec.Classes, period(o), peers, summary)
 }
 
 func period(o *v3.CalicoNodeStatus) time.Duration {
@@ -195,14 +197,14 @@ func (r *Reporter) update(ctx context.Context, q *request) error {
 	}
 	last := o.Status.LastUpdated
 	o.Status.LastUpdated = metav1.Time{}
-	if same(o.Status, now) && details == o.Annotations[nodestatus.PeersAnnotation] && !last.IsZero() {
+	if same(o.Status, now) && holds(o.Annotations, details) && !last.IsZero() {
 		return nil
 	}
 	o.Status = now
 	o.Status.LastUpdated = metav1.NewTime(r.Now().UTC().Truncate(time.Second))
-	if details != "" {
+	if len(details) > 0 {
 		o.Annotations = maps.Clone(o.Annotations)
-		o.Annotations[nodestatus.PeersAnnotation] = details
+		maps.Copy(o.Annotations, details)
 	}
 	e := q.entry
 	e.Object = o
@@ -213,17 +215,35 @@ func (r *Reporter) update(ctx context.Context, q *request) error {
 	return err
 }
 
-// details are the peers with all that upstream's status has no field for, if the
-// resource asks for them.
-func (r *Reporter) details(ctx context.Context, o *v3.CalicoNodeStatus) (string, error) {
-	if _, asked := o.Annotations[nodestatus.PeersAnnotation]; !asked {
-		return "", nil
+// details are the annotations with what upstream's status has no field for, as far as
+// the resource asks for them.
+func (r *Reporter) details(ctx context.Context, o *v3.CalicoNodeStatus) (map[string]string, error) {
+	out := map[string]string{}
+	if _, asked := o.Annotations[nodestatus.PeersAnnotation]; asked {
+		peers, err := r.Server.Peers(ctx, &nodestatus.PeersRequest{})
+		if err != nil {
+			return nil, fmt.Errorf("ask for the BGP peers: %w", err)
+		}
+		if out[nodestatus.PeersAnnotation], err = nodestatus.EncodePeers(peers); err != nil {
+			return nil, err
+		}
 	}
-	peers, err := r.Server.Peers(ctx, &nodestatus.PeersRequest{})
-	if err != nil {
-		return "", fmt.Errorf("ask for the BGP peers: %w", err)
+	if _, asked := o.Annotations[bgpsummary.Annotation]; asked {
+		var err error
+		if out[bgpsummary.Annotation], err = summary(ctx, r.Server, r.Now()); err != nil {
+			return nil, err
+		}
 	}
-	return nodestatus.EncodePeers(peers)
+	return out, nil
+}
+
+func holds(have, want map[string]string) bool {
+	for key, value := range want {
+		if have[key] != value {
+			return false
+		}
+	}
+	return true
 }
 
 // same compares as stored: an empty list and none are the same.

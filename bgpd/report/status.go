@@ -92,7 +92,7 @@ func sessions(peers []*nodestatus.Peer) v3.CalicoNodeBGPStatus {
 
 func peerType(t string) v3.BGPPeerType {
 	switch t {
-	case "node-to-node mesh":
+	case meshType:
 		return v3.BGPPeerTypeNodeMesh
 	case "global":
 		return v3.BGPPeerTypeGlobalPeer

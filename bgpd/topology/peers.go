@@ -137,7 +137,7 @@ func rank(p *v3.BGPPeer) int {
 
 func (c *computation) add(r *v3.BGPPeer, p Peer) {
 	p.Name, p.Type = cmp.Or(p.Node, r.Name), cmp.Or(p.Type, typeOf(r))
-	p.Reason = "BGPPeer " + r.Name
+	p.Resource, p.Reason = r.Name, "BGPPeer "+r.Name
 	if p.Workload != "" {
 		p.Reason += ", pod " + p.Workload
 	}

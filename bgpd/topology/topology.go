@@ -62,6 +62,8 @@ type Peer struct {
 	// Name is the node that the peer is; of a router outside, the BGPPeer resource.
 	Name string
 	Type PeerType
+	// Resource is the BGPPeer; empty in the mesh.
+	Resource string
 	// Node is the cluster node the peer is; empty for an outside router.
 	Node string
 	// Workload is the pod of this node that the peer is, namespace/name; empty for none.
@@ -108,6 +110,8 @@ type Output struct {
 	Exports []Export // by prefix
 	// Mesh: the node-to-node mesh is on.
 	Mesh bool
+	// ClusterID is that of a route reflector; invalid for a node that is none.
+	ClusterID netip.Addr
 	// Addresses are the node's own.
 	Addresses []netip.Addr
 	// Pools are all pools, OwnBlocks the confirmed blocks of this node.
@@ -295,7 +299,7 @@ func (c *computation) global() {
 	if g.Transit {
 		g.Segments = c.self.segments
 	}
-	c.out.Addresses = c.self.addresses()
+	c.out.Addresses, c.out.ClusterID = c.self.addresses(), c.self.cluster
 	c.out.Shutdown = c.self.labels[api.LabelGracefulShutdown] == "true"
 	for _, a := range c.out.Addresses {
 		switch {

@@ -59,7 +59,8 @@ type routeView struct {
 
 func (a *app) bgpCommand() *cobra.Command {
 	return group("bgp", "Show what the BGP daemon of this node knows, and what a change would do",
-		a.bgpPeersCommand(), a.bgpRoutesCommand(), a.bgpWhyCommand(), a.bgpPlanCommand())
+		a.bgpPeersCommand(), a.bgpRoutesCommand(), a.bgpWhyCommand(), a.bgpPlanCommand(),
+		a.bgpAutoTopologyCommand())
 }
 
 func (a *app) bgpPeersCommand() *cobra.Command {

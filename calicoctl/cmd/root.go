@@ -37,7 +37,9 @@ type Deps struct {
 	Stdin       io.Reader
 	Stdout      io.Writer
 	Stderr      io.Writer
-	Getenv      func(string) string
+	// Terminal: somebody looks at Stdout.
+	Terminal bool
+	Getenv   func(string) string
 	// Now is the clock; its location is the one times are shown in.
 	Now func() time.Time
 	// Settle is how long an IP pool stays disabled before it is deleted.

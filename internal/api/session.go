@@ -127,6 +127,9 @@ func sessionAnnotations() map[string]func(string) error {
 	}
 }
 
+// SessionAnnotations are the names of the annotations about sessions, in order.
+func SessionAnnotations() []string { return sortedKeys(sessionAnnotations()) }
+
 // session checks the annotations of an object about sessions.
 func (c *checker) session(annotations map[string]string) {
 	checks := sessionAnnotations()

@@ -133,8 +133,9 @@ func (c *checker) bgpPassword(field string, p *v3.BGPPassword) {
 }
 
 func checkBGPConfiguration(c *checker, b *v3.BGPConfiguration) {
+	c.autoTopology(b.Name, b.Annotations)
 	c.session(b.Annotations)
-	for _, name := range sortedKeys(sessionAnnotations()) {
+	for _, name := range SessionAnnotations() {
 		if b.Name != "default" && b.Annotations[name] != "" {
 			c.missing("metadata.annotations["+name+"]", "can only be set in the BGPConfiguration named default")
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -29,19 +30,20 @@ func NewResources(client Client, reg *api.Registry, now func() time.Time) *Resou
 }
 
 // Create writes an object that must not exist: ErrAlreadyExists when it does,
-// *api.ValidationError when it is faulty. obj is completed in place.
-func (r *Resources) Create(ctx context.Context, obj api.Object) (Entry, error) {
+// *api.ValidationError when it is faulty. obj is completed in place. Checks are part of
+// the transaction.
+func (r *Resources) Create(ctx context.Context, obj api.Object, checks ...Op) (Entry, error) {
 	r.reg.Default(obj)
 	r.reg.Prepare(obj, r.now(), newUID)
-	return r.write(ctx, obj, func(key api.Key) Op { return Create(key, obj) })
+	return r.write(ctx, obj, func(key api.Key) Op { return Create(key, obj) }, checks...)
 }
 
 // Update writes back an entry that was read and whose Object was changed or
 // replaced: ErrConflict when somebody else was faster, ErrNotFound when it is
-// gone.
-func (r *Resources) Update(ctx context.Context, e Entry) (Entry, error) {
+// gone. Checks are part of the transaction.
+func (r *Resources) Update(ctx context.Context, e Entry, checks ...Op) (Entry, error) {
 	r.reg.Default(e.Object)
-	updated, err := r.write(ctx, e.Object, func(api.Key) Op { return Update(e) })
+	updated, err := r.write(ctx, e.Object, func(api.Key) Op { return Update(e) }, checks...)
 	updated.Unknown = e.Unknown
 	return updated, err
 }
@@ -100,7 +102,7 @@ func (r *Resources) replaceOnce(ctx context.Context, obj api.Object) (Entry, err
 }
 
 // write validates, writes and gives the object the revision it has now.
-func (r *Resources) write(ctx context.Context, obj api.Object, op func(api.Key) Op) (Entry, error) {
+func (r *Resources) write(ctx context.Context, obj api.Object, op func(api.Key) Op, checks ...Op) (Entry, error) {
 	if err := r.reg.Validate(obj); err != nil {
 		return Entry{}, err
 	}
@@ -109,7 +111,7 @@ func (r *Resources) write(ctx context.Context, obj api.Object, op func(api.Key) 
 		return Entry{}, err
 	}
 	o := op(key)
-	rev, err := r.client.Txn(ctx, o)
+	rev, err := r.client.Txn(ctx, append(slices.Clone(checks), o)...)
 	var conflict *ConflictError
 	switch {
 	case errors.As(err, &conflict):

@@ -25,12 +25,13 @@ const (
 	ServiceAccount   Controller = "serviceaccount"
 	Policy           Controller = "policy"
 	WorkloadEndpoint Controller = "workloadendpoint"
-	Service          Controller = "service" // not upstream's: there each node watches Services itself
+	Service          Controller = "service"      // not upstream's: there each node watches Services itself
+	AutoTopology     Controller = "autotopology" // nor this; it does nothing until calicoctl bgp auto-topology switches it on
 )
 
 // Controllers are all controllers.
 func Controllers() []Controller {
-	return []Controller{Namespace, Node, Policy, Service, ServiceAccount, WorkloadEndpoint}
+	return []Controller{AutoTopology, Namespace, Node, Policy, Service, ServiceAccount, WorkloadEndpoint}
 }
 
 // Config is what the environment says.

@@ -2,7 +2,9 @@ package daemon
 
 import (
 	"fmt"
+	"time"
 
+	"tortie/kube-controllers/autotopology"
 	"tortie/kube-controllers/config"
 	"tortie/kube-controllers/endpoints"
 	"tortie/kube-controllers/kube"
@@ -53,6 +55,12 @@ func (t *term) buildController(name config.Controller, metrics *queue.Metrics) (
 		services, slices := t.cluster.Services(), t.cluster.EndpointSlices()
 		m, err := mirror.Services(env, services, slices)
 		return follow(m, err, services, slices)
+	case config.AutoTopology:
+		kubeNodes := t.cluster.Nodes()
+		c, err := autotopology.New(autotopology.Config{
+			Client: t.Client, Registry: t.registry, Cache: t.cache, Nodes: kubeNodes, Now: time.Now, Log: t.Log, Metrics: metrics,
+		})
+		return follow(c, err, kubeNodes)
 	default:
 		return t.buildNode(metrics)
 	}

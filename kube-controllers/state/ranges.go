@@ -45,6 +45,8 @@ func Ranges() []datastore.Range {
 		{Kind: api.KindKubeControllersConfiguration},
 		{Kind: api.KindBGPConfiguration, NamePrefix: advertise.ConfigName},
 		{Kind: api.KindAdvertisedService},
+		{Kind: api.KindBGPPeer},
+		{Kind: api.KindBGPFilter},
 	}
 }
 

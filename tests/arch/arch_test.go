@@ -31,7 +31,7 @@ func rules() []rule {
 		"os", "net", "net/http", "os/exec", "syscall", "golang.org/x/sys/unix",
 		"github.com/vishvananda/netlink", "go.etcd.io/etcd", "tortie/internal/datastore/etcd",
 	}
-	controllers := []string{"tortie/kube-controllers/mirror", "tortie/kube-controllers/endpoints", "tortie/kube-controllers/nodes", "tortie/kube-controllers/leaks"}
+	controllers := []string{"tortie/kube-controllers/mirror", "tortie/kube-controllers/endpoints", "tortie/kube-controllers/nodes", "tortie/kube-controllers/leaks", "tortie/kube-controllers/autotopology"}
 	return []rule{
 		{from: "tortie/felix/calc", deny: pure, why: "calc is pure: no I/O, no clock"},
 		{from: "tortie/bgpd/topology", deny: pure, why: "topology is pure"},
@@ -42,6 +42,11 @@ func rules() []rule {
 		{from: "tortie/internal/selector", deny: pure, why: "selectors are pure"},
 		{from: "tortie/internal/delta", deny: pure, why: "delta is pure"},
 		{from: "tortie/internal/advertise", deny: append([]string{"tortie/internal/datastore"}, pure...), why: "what is announced is decided without I/O"},
+		{
+			from: "tortie/internal/autotopology", deny: append([]string{"tortie/internal/datastore"}, pure...),
+			except: []string{"tortie/internal/autotopology/carryout"}, why: "what auto-topology does is decided without I/O",
+		},
+		{from: "tortie/internal/bgpsummary", deny: pure, why: "the vocabulary is pure"},
 		{from: "tortie/internal/api", deny: pure, why: "the vocabulary is pure"},
 		{
 			from: "tortie", deny: []string{"github.com/osrg/gobgp"},

@@ -137,8 +137,10 @@ type StatusResponse struct {
 	Configured int64 `protobuf:"varint,11,opt,name=configured,proto3" json:"configured,omitempty"`
 	// graceful_shutdown: peers are asked to prefer other ways (RFC 8326).
 	GracefulShutdown bool `protobuf:"varint,12,opt,name=graceful_shutdown,json=gracefulShutdown,proto3" json:"graceful_shutdown,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// cluster_id is that by which the daemon acts as route reflector; empty when it is none.
+	ClusterId     string `protobuf:"bytes,20,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
@@ -255,6 +257,13 @@ func (x *StatusResponse) GetGracefulShutdown() bool {
 	return false
 }
 
+func (x *StatusResponse) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
 type PeersRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -358,6 +367,8 @@ type Peer struct {
 	LocalAsn        uint32 `protobuf:"varint,12,opt,name=local_asn,json=localAsn,proto3" json:"local_asn,omitempty"`
 	// bfd is the state of BFD with the peer, in words; empty when none is wanted.
 	Bfd string `protobuf:"bytes,20,opt,name=bfd,proto3" json:"bfd,omitempty"`
+	// resource is the BGPPeer that the session is of; empty in the mesh.
+	Resource string `protobuf:"bytes,21,opt,name=resource,proto3" json:"resource,omitempty"`
 	// The timers in seconds: those agreed upon while the session is up, else those configured.
 	HoldTime      uint32 `protobuf:"varint,30,opt,name=hold_time,json=holdTime,proto3" json:"hold_time,omitempty"`
 	KeepaliveTime uint32 `protobuf:"varint,31,opt,name=keepalive_time,json=keepaliveTime,proto3" json:"keepalive_time,omitempty"`
@@ -486,6 +497,13 @@ func (x *Peer) GetLocalAsn() uint32 {
 func (x *Peer) GetBfd() string {
 	if x != nil {
 		return x.Bfd
+	}
+	return ""
+}
+
+func (x *Peer) GetResource() string {
+	if x != nil {
+		return x.Resource
 	}
 	return ""
 }
@@ -1049,7 +1067,7 @@ var File_internal_control_nodestatus_nodestatus_proto protoreflect.FileDescripto
 const file_internal_control_nodestatus_nodestatus_proto_rawDesc = "" +
 	"\n" +
 	",internal/control/nodestatus/nodestatus.proto\x12\x14tortie.nodestatus.v1\"\x0f\n" +
-	"\rStatusRequest\"\xe2\x02\n" +
+	"\rStatusRequest\"\x81\x03\n" +
 	"\x0eStatusResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x18\n" +
@@ -1067,10 +1085,12 @@ const file_internal_control_nodestatus_nodestatus_proto_rawDesc = "" +
 	"\n" +
 	"configured\x18\v \x01(\x03R\n" +
 	"configured\x12+\n" +
-	"\x11graceful_shutdown\x18\f \x01(\bR\x10gracefulShutdown\"\x0e\n" +
+	"\x11graceful_shutdown\x18\f \x01(\bR\x10gracefulShutdown\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x14 \x01(\tR\tclusterId\"\x0e\n" +
 	"\fPeersRequest\"A\n" +
 	"\rPeersResponse\x120\n" +
-	"\x05peers\x18\x01 \x03(\v2\x1a.tortie.nodestatus.v1.PeerR\x05peers\"\xf4\x03\n" +
+	"\x05peers\x18\x01 \x03(\v2\x1a.tortie.nodestatus.v1.PeerR\x05peers\"\x90\x04\n" +
 	"\x04Peer\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
@@ -1087,7 +1107,8 @@ const file_internal_control_nodestatus_nodestatus_proto_rawDesc = "" +
 	"advertised\x12)\n" +
 	"\x10graceful_restart\x18\v \x01(\bR\x0fgracefulRestart\x12\x1b\n" +
 	"\tlocal_asn\x18\f \x01(\rR\blocalAsn\x12\x10\n" +
-	"\x03bfd\x18\x14 \x01(\tR\x03bfd\x12\x1b\n" +
+	"\x03bfd\x18\x14 \x01(\tR\x03bfd\x12\x1a\n" +
+	"\bresource\x18\x15 \x01(\tR\bresource\x12\x1b\n" +
 	"\thold_time\x18\x1e \x01(\rR\bholdTime\x12%\n" +
 	"\x0ekeepalive_time\x18\x1f \x01(\rR\rkeepaliveTime\x12!\n" +
 	"\fconnect_time\x18  \x01(\rR\vconnectTime\x12\x19\n" +
