@@ -27,7 +27,8 @@ build: ## Build every program, static, into bin/.
 	@mkdir -p bin
 	@[ ! -t 1 ] || [ -e bin/felix ] || echo 'building; the first time takes minutes …'
 	@$(BUILD) -o bin/felix ./felix
-	@$(BUILD) -o bin/bgpd ./bgpd
+	@$(GO) run ./bgpd/library -out .cache
+	@$(BUILD) -modfile=.cache/gobgp.mod -o bin/bgpd ./bgpd
 	@$(BUILD) -o bin/calico ./cni-plugin && ln -sf calico bin/calico-ipam && ln -sf calico bin/loopback
 	@$(BUILD) -o bin/install-cni ./cni-plugin/install
 	@$(BUILD) -o bin/ $(addprefix github.com/containernetworking/plugins/plugins/,meta/bandwidth meta/portmap meta/tuning)
