@@ -16,6 +16,9 @@ func (f *FIB) Entry(prefix netip.Prefix) (Entry, bool) {
 	return f.entryOf(prefix), ok
 }
 
+// Len is how many prefixes there is a best path to.
+func (f *FIB) Len() int { return len(f.best) }
+
 // Import returns "" for a path that the node's rules let in, else the reason why not.
 func (f *FIB) Import(p speaker.Path) (rejected string) { return f.filter.Import(p) }
 

@@ -48,6 +48,9 @@ type FIB struct {
 	dead     map[netip.Addr]string // neighbours to which nothing is sent, and why
 	reach    reach
 	history  *History // nil: nobody wants to know
+	// lastFate is the latest that came about; see share. undecided is that of a new prefix.
+	lastFate  *fate
+	undecided fate
 	// wasRead and wasTold: before the kernel has been read and the scope is known,
 	// no decision could be right, and a wrong one would take a held route away.
 	wasRead, wasTold bool
@@ -73,13 +76,14 @@ type Entry struct {
 	Lacking string
 }
 
-// dest is a prefix with its best path, and what has become of it.
+// dest is a prefix with its best path, and what has become of it. Both may be shared
+// with other prefixes, of which there may be very many; so the path's Prefix says nothing.
 type dest struct {
 	path *speaker.Path
-	fate
+	*fate
 }
 
-// fate is an Entry without what several have in common: there may be very many.
+// fate is an Entry without the path.
 type fate struct {
 	kernel, carried, problem string
 	refused                  string // why some of several paths may not be imported
@@ -87,8 +91,25 @@ type fate struct {
 	group                    *group
 }
 
-func (d *dest) entry() Entry {
-	e := Entry{Path: *d.path, Kernel: d.kernel, Gateway: d.gateway, Carried: d.carried, Problem: d.problem}
+// to is the path, as one to the prefix.
+func (d *dest) to(prefix netip.Prefix) speaker.Path {
+	p := *d.path
+	p.Prefix = prefix
+	return p
+}
+
+// share is a pointer to a fate, the same for prefixes of the same fate that are decided
+// one after another.
+func (f *FIB) share(v fate) *fate {
+	if f.lastFate == nil || *f.lastFate != v {
+		f.lastFate = new(fate)
+		*f.lastFate = v
+	}
+	return f.lastFate
+}
+
+func (d *dest) entry(prefix netip.Prefix) Entry {
+	e := Entry{Path: d.to(prefix), Kernel: d.kernel, Gateway: d.gateway, Carried: d.carried, Problem: d.problem}
 	if d.problem != "" {
 		return e
 	}
@@ -161,35 +182,36 @@ func (f *FIB) Update(c speaker.Changes, now time.Time) {
 // setBest takes over a best path. A path that was withdrawn while its peer
 // restarts stays, as stale, unless there is another.
 func (f *FIB) setBest(prefix netip.Prefix, path *speaker.Path) {
-	before := f.before(prefix)
 	d, known := f.best[prefix]
+	before := d.remarked()
 	switch {
 	case path != nil:
 		f.keep.replaced(prefix)
 		if !known {
-			d = &dest{}
+			d = &dest{fate: &f.undecided}
 			f.best[prefix] = d
 		}
 		d.path = path
-	case known && f.keepSome(d):
-	default:
+	case known && f.keepSome(prefix, d):
+	case known:
 		delete(f.best, prefix)
+		d = nil
 	}
-	f.decideFrom(prefix, before)
+	f.decideFrom(prefix, d, before)
 }
 
 // keepSome leaves a prefix what peers that restart have told of it, as stale, if anything.
-func (f *FIB) keepSome(d *dest) bool {
+func (f *FIB) keepSome(prefix netip.Prefix, d *dest) bool {
 	if f.keep.empty() {
 		return false
 	}
-	told := slices.DeleteFunc(append([]speaker.Path{*d.path}, d.path.Equals...), func(p speaker.Path) bool {
+	told := slices.DeleteFunc(append([]speaker.Path{d.to(prefix)}, d.path.Equals...), func(p speaker.Path) bool {
 		return !f.keep.restarting(p.Peer)
 	})
 	if len(told) == 0 {
 		return false
 	}
-	f.keep.note(d.path.Prefix, told)
+	f.keep.note(prefix, told)
 	told[0].Best, told[0].Stale, told[0].Equals = true, true, told[1:]
 	d.path = &told[0]
 	return true
@@ -199,11 +221,13 @@ func (f *FIB) keepSome(d *dest) bool {
 // told of them.
 func (f *FIB) drop(prefixes []netip.Prefix) {
 	for _, p := range prefixes {
-		before := f.before(p)
-		if d, ok := f.best[p]; !ok || !f.keepSome(d) {
+		d, ok := f.best[p]
+		before := d.remarked()
+		if ok && !f.keepSome(p, d) {
 			delete(f.best, p)
+			d = nil
 		}
-		f.decideFrom(p, before)
+		f.decideFrom(p, d, before)
 	}
 }
 
@@ -359,56 +383,62 @@ func (f *FIB) decideAll() {
 
 // decide makes of the best path to a prefix, if any, a desired route, if it may
 // be one.
-func (f *FIB) decide(prefix netip.Prefix) { f.decideFrom(prefix, f.before(prefix)) }
+func (f *FIB) decide(prefix netip.Prefix) {
+	d := f.best[prefix]
+	f.decideFrom(prefix, d, d.remarked())
+}
 
 // entryOf is what has become of a prefix; nothing if there is no path to it.
 func (f *FIB) entryOf(prefix netip.Prefix) Entry {
 	if d, ok := f.best[prefix]; ok {
-		return d.entry()
+		return d.entry(prefix)
 	}
 	return Entry{}
 }
 
-// decideFrom is decide for a prefix that was before what it may not be any more.
-func (f *FIB) decideFrom(prefix netip.Prefix, before Entry) {
+// decideFrom is decide for a prefix that was before what it may not be any more; d is nil
+// when there is no path to it.
+func (f *FIB) decideFrom(prefix netip.Prefix, d *dest, before remark) {
 	if !f.wasRead || !f.wasTold {
 		return
 	}
-	defer f.note(prefix, before)
-	d, ok := f.best[prefix]
-	if f.declared(prefix) {
+	switch {
+	case f.declared(prefix):
 		f.groups.leave(prefix)
-		if ok {
-			d.fate = f.declaredFate(prefix)
+		if d != nil {
+			d.fate = f.share(f.declaredFate(prefix))
 		}
-		return
+	case d == nil:
+		f.groups.leave(prefix)
+		f.tables[kernel.FamilyOf(prefix.Addr())].Remove(prefix)
+	default:
+		d.fate = f.share(f.settleFate(d.to(prefix)))
 	}
-	table := f.tables[kernel.FamilyOf(prefix.Addr())]
+	f.note(prefix, d, before)
+}
+
+// settleFate makes of a best path a desired route, if it may be one, and says what has
+// become of it.
+func (f *FIB) settleFate(path speaker.Path) fate {
+	if way, node := f.filter.Way(path); way.Carrier != overlay.BGP {
+		f.groups.leave(path.Prefix)
+		return f.leave(path.Prefix, way, node)
+	}
+	table := f.tables[kernel.FamilyOf(path.Prefix.Addr())]
+	paths, refused, ok := f.usable(&path)
 	if !ok {
-		f.groups.leave(prefix)
-		table.Remove(prefix)
-		return
+		f.groups.leave(path.Prefix)
+		table.Remove(path.Prefix)
+		return fate{problem: refused}
 	}
-	if way, node := f.filter.Way(*d.path); way.Carrier != overlay.BGP {
-		f.groups.leave(prefix)
-		d.fate = f.leave(prefix, way, node)
-		return
-	}
-	paths, refused, ok := f.usable(d.path)
-	if !ok {
-		f.groups.leave(prefix)
-		d.fate = fate{problem: refused}
-		table.Remove(prefix)
-		return
-	}
-	var route kernel.Route
-	route, d.fate = f.routeVia(d.path, paths)
-	d.refused = refused
-	if d.problem != "" {
-		table.Remove(prefix)
-		return
+	route, out := f.routeVia(&path, paths)
+	out.refused = refused
+	if out.problem != "" {
+		table.Remove(path.Prefix)
+		return out
 	}
 	table.Update(route)
+	return out
 }
 
 // leave makes way for felix's route, once that is there: until then nothing is said of
@@ -436,7 +466,7 @@ func (f *FIB) Entries() map[netip.Prefix]Entry {
 		return out
 	}
 	for prefix, d := range f.best {
-		out[prefix] = d.entry()
+		out[prefix] = d.entry(prefix)
 	}
 	for _, t := range f.tables {
 		for _, c := range t.Conflicts() {

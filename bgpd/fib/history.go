@@ -64,8 +64,7 @@ func (h *History) add(prefix netip.Prefix, ev event) {
 	ev.at = h.now()
 	e, known := h.of[prefix]
 	if !known {
-		e = h.byAge.PushBack(&prefixHistory{prefix: prefix})
-		h.of[prefix] = e
+		e = h.enter(prefix)
 	}
 	h.byAge.MoveToBack(e)
 	p := e.Value.(*prefixHistory)
@@ -73,17 +72,49 @@ func (h *History) add(prefix netip.Prefix, ev event) {
 		p.events = slices.Delete(p.events, 0, 1)
 	}
 	p.events = append(p.events, ev)
-	if h.byAge.Len() > historyPrefixes {
-		oldest := h.byAge.Remove(h.byAge.Front()).(*prefixHistory)
-		delete(h.of, oldest.prefix)
-	}
 }
 
-// before is what the history has of a prefix: its entry, of which a group may have moved on.
-func (f *FIB) before(prefix netip.Prefix) Entry {
-	out := f.entryOf(prefix)
-	if d, ok := f.best[prefix]; ok && d.group != nil && d.group.noted != nil && d.problem == "" {
-		out.Kernel = d.group.noted.words
+// enter begins with a prefix, in the place of the one that changed longest ago when there
+// are very many.
+func (h *History) enter(prefix netip.Prefix) *list.Element {
+	var e *list.Element
+	if h.byAge.Len() < historyPrefixes {
+		e = h.byAge.PushBack(&prefixHistory{})
+	} else {
+		e = h.byAge.Front()
+		delete(h.of, e.Value.(*prefixHistory).prefix)
+	}
+	p := e.Value.(*prefixHistory)
+	clear(p.events)
+	p.prefix, p.events = prefix, p.events[:0]
+	h.of[prefix] = e
+	return e
+}
+
+// remark is what the history has of a prefix.
+type remark struct {
+	kernel, carried, problem string
+	peer                     netip.Addr // invalid: there is no path
+	stale                    bool
+}
+
+// remark is that of now; of no path if d is nil.
+func (d *dest) remark() remark {
+	if d == nil {
+		return remark{}
+	}
+	out := remark{kernel: d.kernel, carried: d.carried, problem: d.problem, peer: d.path.Peer, stale: d.path.Stale}
+	if d.group != nil && d.problem == "" {
+		out.kernel = d.group.words
+	}
+	return out
+}
+
+// remarked is the remark last made: a group may have moved on since.
+func (d *dest) remarked() remark {
+	out := d.remark()
+	if d != nil && d.group != nil && d.group.noted != nil && d.problem == "" {
+		out.kernel = d.group.noted.words
 	}
 	return out
 }
@@ -97,8 +128,8 @@ func (f *FIB) noteMoved() {
 	}
 	for prefix, key := range f.groups.of {
 		// One that was decided anew meanwhile has been noted.
-		if moved[key] && !f.history.ends(prefix, eventOf(f.entryOf(prefix))) {
-			f.note(prefix, f.before(prefix))
+		if d := f.best[prefix]; moved[key] && !f.history.ends(prefix, d.remark().event()) {
+			f.note(prefix, d, d.remarked())
 		}
 	}
 	for key := range moved {
@@ -122,21 +153,21 @@ func (f *FIB) Record(h *History) { f.history = h }
 
 // note tells the history what has become of a prefix that was old before, if forwarding
 // is another.
-func (f *FIB) note(prefix netip.Prefix, old Entry) {
+func (f *FIB) note(prefix netip.Prefix, d *dest, old remark) {
 	if f.history == nil {
 		return
 	}
-	now := f.entryOf(prefix)
-	if now.Kernel == old.Kernel && now.Problem == old.Problem && now.Carried == old.Carried && now.Path.Peer == old.Path.Peer && now.Path.Stale == old.Path.Stale {
+	now := d.remark()
+	if now == old {
 		return
 	}
-	ev := eventOf(now)
-	ev.restarting = now.Path.Stale && !old.Path.Stale
+	ev := now.event()
+	ev.restarting = now.stale && !old.stale
 	f.history.add(prefix, ev)
 }
 
-func eventOf(e Entry) event {
-	return event{kernel: e.Kernel, carried: e.Carried, problem: e.Problem, peer: e.Path.Peer}
+func (r remark) event() event {
+	return event{kernel: r.kernel, carried: r.carried, problem: r.problem, peer: r.peer}
 }
 
 // ends reports whether the last change of a prefix was to what ev says.

@@ -1,0 +1,99 @@
+package cluster
+
+import (
+	"context"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"tortie/tests/bench/lightpeer"
+	"tortie/tests/bench/probe"
+)
+
+// rest is how long a bgpd is left alone before its memory is looked at.
+const rest = 5 * time.Second
+
+// MemoryPerPeer is what a session that is up and idle adds to the resident memory of bgpd:
+// one with many, less one with a single one, by the number of sessions.
+func MemoryPerPeer(ctx context.Context, peers int) (bytes int, err error) {
+	one, err := residentWith(ctx, 1)
+	if err != nil {
+		return 0, err
+	}
+	many, err := residentWith(ctx, 1+peers)
+	return (many - one) / peers, err
+}
+
+func residentWith(ctx context.Context, peers int) (bytes int, err error) {
+	h, err := newHub(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer func() {
+		if closing := h.close(); err == nil {
+			err = closing
+		}
+	}()
+	router, err := h.plug("router", nodeAddr(0))
+	if err != nil {
+		return 0, err
+	}
+	args := []string{RouterCommand, router.addr.String()}
+	var addrs []netip.Addr
+	for i := 1; i <= peers; i++ {
+		addrs = append(addrs, nodeAddr(i))
+		args = append(args, nodeAddr(i).String())
+	}
+	if err := h.take(addrs...); err != nil {
+		return 0, err
+	}
+	if err := h.start(router, args...); err != nil {
+		return 0, err
+	}
+	var up atomic.Int64
+	keep := h.sessions(addrs, router.addr, func(netip.Addr, *lightpeer.Peer) { up.Add(1) })
+	defer keep()
+	if err := h.until("the sessions", func() (bool, error) { return int(up.Load()) == peers, nil }); err != nil {
+		return 0, err
+	}
+	select {
+	case <-time.After(rest):
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+	return probe.Resident(router.pid())
+}
+
+// sessions has light peers at some addresses connect to a speaker, again and again until
+// they are up, and hands each to up. What it returns ends them all.
+func (h *hub) sessions(from []netip.Addr, to netip.Addr, up func(netip.Addr, *lightpeer.Peer)) (stop func()) {
+	ctx, cancel := context.WithCancel(h.ctx)
+	dialing := make(chan struct{}, 32)
+	for _, a := range from {
+		go func() {
+			for ctx.Err() == nil {
+				select {
+				case dialing <- struct{}{}:
+				case <-ctx.Done():
+					return
+				}
+				p, err := lightpeer.Dial(h.ns, a, to)
+				<-dialing
+				if err == nil {
+					up(a, p)
+					select {
+					case <-p.Gone:
+					case <-ctx.Done():
+						p.Close()
+						return
+					}
+				}
+				select {
+				case <-time.After(200 * time.Millisecond):
+				case <-ctx.Done():
+				}
+			}
+		}()
+	}
+	return cancel
+}
