@@ -275,7 +275,7 @@ func (e *engine) learn(ctx context.Context, c speaker.Changes) {
 	e.fib.Update(c, e.now())
 	e.bgpChanged(c.Peers)
 	e.waits.changes += uint64(len(c.Best))
-	e.loading.has(e.fib.Len())
+	e.loading.learned(c.Peers, e.fib.Len())
 	var down []netip.Addr
 	for addr, s := range c.Peers {
 		switch {

@@ -1,14 +1,19 @@
 package daemon
 
 import (
+	"net/netip"
 	"runtime/debug"
 	"time"
+
+	"tortie/bgpd/speaker"
 )
 
 const (
 	// aTable is by how many prefixes what is known has to change to count as a table that
-	// is loaded, or goes. A peer that flaps with fewer costs no more memory for it.
+	// is loaded, or goes; aMesh likewise by how many sessions that are up. A peer that flaps
+	// with fewer costs no more memory for it.
 	aTable = 5_000
+	aMesh  = 16
 	// loaded is how long after the last change that counts the table counts as loaded.
 	loaded = time.Second
 	// loadingPercent is GOGC while a table is loaded. Most of what is made then is thrown
@@ -18,25 +23,36 @@ const (
 )
 
 // loading lets the garbage collector run less often while a table of very many routes is
-// loaded, and gives the memory back afterwards.
+// loaded or very many sessions come up, and gives the memory back afterwards.
 type loading struct {
 	percent  func(int) int // debug.SetGCPercent
 	giveBack func()        // debug.FreeOSMemory
 	usual    int
-	end      *time.Timer // nil unless a table is loaded
-	// known is how many prefixes were known when no table was loaded, latest of late.
-	known, latest int
+	end      *time.Timer // nil unless something is loaded
+	up       map[netip.Addr]bool
+	// known is what there was when nothing was loaded, latest of late.
+	known, latest quantity
 }
+
+// quantity is how much there is.
+type quantity struct{ prefixes, sessions int }
 
 func newLoading() *loading {
-	return &loading{percent: debug.SetGCPercent, giveBack: debug.FreeOSMemory}
+	return &loading{percent: debug.SetGCPercent, giveBack: debug.FreeOSMemory, up: map[netip.Addr]bool{}}
 }
 
-// has tells how many prefixes are known now.
-func (l *loading) has(n int) {
-	l.latest = n
+// learned tells which sessions have changed, and how many prefixes are known now.
+func (l *loading) learned(sessions map[netip.Addr]speaker.Session, prefixes int) {
+	for addr, s := range sessions {
+		if s.Established {
+			l.up[addr] = true
+		} else {
+			delete(l.up, addr)
+		}
+	}
+	l.latest = quantity{prefixes, len(l.up)}
 	switch {
-	case max(n-l.known, l.known-n) < aTable:
+	case distance(l.latest.prefixes, l.known.prefixes) < aTable && distance(l.latest.sessions, l.known.sessions) < aMesh:
 	case l.end != nil:
 		l.end.Reset(loaded)
 	default:
@@ -47,7 +63,9 @@ func (l *loading) has(n int) {
 	}
 }
 
-// over is readable when a table was loaded; done is to be called then.
+func distance(a, b int) int { return max(a-b, b-a) }
+
+// over is readable when something was loaded; done is to be called then.
 func (l *loading) over() <-chan time.Time {
 	if l.end == nil {
 		return nil

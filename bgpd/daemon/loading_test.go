@@ -1,9 +1,12 @@
 package daemon
 
 import (
+	"net/netip"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"tortie/bgpd/speaker"
 )
 
 func TestCollectorRestsWhileATableIsLoaded(t *testing.T) {
@@ -18,10 +21,9 @@ func TestCollectorRestsWhileATableIsLoaded(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				percent, given := c.usual, 0
-				l := &loading{
-					percent:  func(p int) int { old := percent; percent = p; return old },
-					giveBack: func() { given++ },
-				}
+				l := newLoading()
+				l.percent = func(p int) int { old := percent; percent = p; return old }
+				l.giveBack = func() { given++ }
 				check := func(when string, wantPercent, wantGiven int) {
 					t.Helper()
 					synctest.Wait()
@@ -30,28 +32,39 @@ func TestCollectorRestsWhileATableIsLoaded(t *testing.T) {
 					}
 				}
 				for range 10 {
-					l.has(aTable - 1)
-					l.has(0)
+					l.learned(nil, aTable-1)
+					l.learned(nil, 0)
 				}
 				if l.over() != nil {
 					t.Error("a peer that flaps with fewer routes counts as a table")
 				}
 				check("after flaps", c.usual, 0)
 				for i := range 5 { // for longer than loaded, without a pause as long
-					l.has(aTable + i)
+					l.learned(nil, aTable+i)
 					check("while loading", c.while, 0)
 					time.Sleep(loaded / 2)
 				}
 				<-l.over()
 				l.done()
 				check("loaded", c.after, 1)
-				l.has(2 * aTable)
+				l.learned(sessions(aMesh-1), 2*aTable)
 				check("as before, more or less", c.after, 1)
-				l.has(0)
+				l.learned(nil, 0)
 				check("the table goes", c.while, 1)
 				l.stop()
 				check("stopped", c.after, 1)
+				l.learned(sessions(aMesh), aTable)
+				check("many sessions", c.while, 1)
 			})
 		})
 	}
+}
+
+// sessions are n that are up.
+func sessions(n int) map[netip.Addr]speaker.Session {
+	out := map[netip.Addr]speaker.Session{}
+	for i := range n {
+		out[netip.AddrFrom4([4]byte{10, 0, 0, byte(i)})] = speaker.Session{Established: true}
+	}
+	return out
 }

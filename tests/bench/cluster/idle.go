@@ -11,7 +11,7 @@ import (
 )
 
 // rest is how long a bgpd is left alone before its memory is looked at.
-const rest = 5 * time.Second
+const rest = 8 * time.Second
 
 // MemoryPerPeer is what a session that is up and idle adds to the resident memory of bgpd:
 // one with many, less one with a single one, by the number of sessions.
