@@ -28,6 +28,7 @@ import (
 	"tortie/internal/datastore"
 	"tortie/internal/datastore/memory"
 	"tortie/internal/kernel"
+	"tortie/tests/bench/lightpeer"
 	"tortie/tests/bench/probe"
 )
 
@@ -37,8 +38,11 @@ const (
 	RouterCommand = "serve-router"
 )
 
-// segmentBits is the length of the one segment's prefix.
-const segmentBits = 16
+const (
+	// segmentBits is the length of the one segment's prefix.
+	segmentBits = 16
+	peerASN     = lightpeer.ASN
+)
 
 // hub is a segment: a bridge in a namespace, in which the light peers live as well.
 type hub struct {
@@ -57,6 +61,10 @@ type node struct {
 	cmd  *exec.Cmd
 	in   io.WriteCloser
 	log  string
+	// index is its number in a mesh, want how many routes it is to have, cut whether its
+	// cable was pulled.
+	index, want int
+	cut         bool
 }
 
 // nodeAddr is the address of the i-th node of a cluster, from 1 on.
@@ -168,7 +176,12 @@ func (h *hub) start(n *node, args ...string) error {
 	if err != nil {
 		return err
 	}
-	n.cmd = exec.CommandContext(h.ctx, self, args...)
+	return h.run(n, exec.CommandContext(h.ctx, self, args...))
+}
+
+// run runs a program in the node's namespace, in the place of a bgpd.
+func (h *hub) run(n *node, cmd *exec.Cmd) error {
+	n.cmd = cmd
 	log, err := os.Create(n.log)
 	if err != nil {
 		return err
@@ -239,11 +252,11 @@ func (h *hub) until(what string, done func() (bool, error)) error {
 	return fmt.Errorf("wait for %s: %w%s", what, err, said.String())
 }
 
-// has reports whether the main table of each node has that many routes.
-func has(want int, nodes ...*node) func() (bool, error) {
+// have reports whether the main table of each node has just as many routes as are wanted.
+func have(nodes ...*node) func() (bool, error) {
 	return func() (bool, error) {
 		for _, n := range nodes {
-			if have, err := probe.Routes(n.pid()); err != nil || have != want {
+			if have, err := probe.Routes(n.pid()); err != nil || have != n.want {
 				return false, err
 			}
 		}

@@ -10,21 +10,22 @@ import (
 	"tortie/tests/bench/probe"
 )
 
-// rest is how long a bgpd is left alone before its memory is looked at.
-const rest = 8 * time.Second
+// rest is how long a speaker is left alone before its memory is looked at: every session
+// has been kept alive once by then.
+const rest = 35 * time.Second
 
-// MemoryPerPeer is what a session that is up and idle adds to the resident memory of bgpd:
-// one with many, less one with a single one, by the number of sessions.
-func MemoryPerPeer(ctx context.Context, peers int) (bytes int, err error) {
-	one, err := residentWith(ctx, 1)
+// MemoryPerPeer is what a session that is up and idle adds to the resident memory of bgpd,
+// or of BIRD: one with many, less one with a single one, by the number of sessions.
+func MemoryPerPeer(ctx context.Context, peers int, bird bool) (bytes int, err error) {
+	one, err := residentWith(ctx, 1, bird)
 	if err != nil {
 		return 0, err
 	}
-	many, err := residentWith(ctx, 1+peers)
+	many, err := residentWith(ctx, 1+peers, bird)
 	return (many - one) / peers, err
 }
 
-func residentWith(ctx context.Context, peers int) (bytes int, err error) {
+func residentWith(ctx context.Context, peers int, bird bool) (bytes int, err error) {
 	h, err := newHub(ctx)
 	if err != nil {
 		return 0, err
@@ -40,14 +41,21 @@ func residentWith(ctx context.Context, peers int) (bytes int, err error) {
 	}
 	args := []string{RouterCommand, router.addr.String()}
 	var addrs []netip.Addr
+	var ofBIRD []birdPeer
 	for i := 1; i <= peers; i++ {
 		addrs = append(addrs, nodeAddr(i))
 		args = append(args, nodeAddr(i).String())
+		ofBIRD = append(ofBIRD, birdPeer{nodeAddr(i), true})
 	}
 	if err := h.take(addrs...); err != nil {
 		return 0, err
 	}
-	if err := h.start(router, args...); err != nil {
+	if bird {
+		err = h.startBIRD(router, ofBIRD...)
+	} else {
+		err = h.start(router, args...)
+	}
+	if err != nil {
 		return 0, err
 	}
 	var up atomic.Int64

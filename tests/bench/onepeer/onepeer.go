@@ -36,6 +36,15 @@ type Receiver struct {
 	Name string
 	// command is the program, for a folder of its own.
 	command func(ctx context.Context, dir string) (*exec.Cmd, error)
+	// routes counts those it has brought to their place: into the kernel, if it is nil.
+	routes func(pid int, dir string) (int, error)
+}
+
+func (r Receiver) count(pid int, dir string) (int, error) {
+	if r.routes != nil {
+		return r.routes(pid, dir)
+	}
+	return probe.Routes(pid)
 }
 
 // BGPD is ours. The program is this one, which runs ServeBGPD when it is called with arg.
@@ -132,6 +141,7 @@ func measure(ctx context.Context, n int, r Receiver) (res Result, err error) {
 		_ = cmd.Wait() // it was killed
 	}()
 	pid := cmd.Process.Pid
+	count := func() (int, error) { return r.count(pid, w.dir) }
 	if err := probe.Until(ctx, func() (bool, error) {
 		text, err := w.tell("show", "protocols", "session1")
 		return strings.Contains(text, "Established"), err
@@ -143,7 +153,7 @@ func measure(ctx context.Context, n int, r Receiver) (res Result, err error) {
 	if err != nil {
 		return res, err
 	}
-	if res.Wall, err = w.change(ctx, pid, "enable", func(have int) bool { return have >= n }); err != nil {
+	if res.Wall, err = w.change(ctx, "enable", count, func(have int) bool { return have >= n }); err != nil {
 		return res, err
 	}
 	if err := probe.Resting(ctx, pid); err != nil {
@@ -157,19 +167,19 @@ func measure(ctx context.Context, n int, r Receiver) (res Result, err error) {
 	if res.Peak, err = probe.Peak(pid); err != nil {
 		return res, err
 	}
-	res.Withdrawn, err = w.change(ctx, pid, "disable", func(have int) bool { return have < 10 })
+	res.Withdrawn, err = w.change(ctx, "disable", count, func(have int) bool { return have < 10 })
 	return res, err
 }
 
 // change has the peer announce or withdraw its routes and returns when the kernel has
 // as many as is right.
-func (w *wire) change(ctx context.Context, pid int, verb string, right func(have int) bool) (time.Duration, error) {
+func (w *wire) change(ctx context.Context, verb string, count func() (int, error), right func(have int) bool) (time.Duration, error) {
 	began := time.Now()
 	if _, err := w.tell(verb, "many"); err != nil {
 		return 0, err
 	}
 	err := probe.Until(ctx, func() (bool, error) {
-		have, err := probe.Routes(pid)
+		have, err := count()
 		return right(have), err
 	})
 	return time.Since(began), err

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"strconv"
 	"strings"
 	"time"
@@ -66,6 +67,16 @@ func Routes(pid int) (int, error) {
 		}
 	}
 	return 0, nil
+}
+
+// HasBIRD says what to do when BIRD 2 is missing, beside which bgpd is measured.
+func HasBIRD() error {
+	for _, program := range []string{"bird", "birdc"} {
+		if _, err := exec.LookPath(program); err != nil {
+			return fmt.Errorf("the program %s is missing: install the package bird2, as `make bench` does", program)
+		}
+	}
+	return nil
 }
 
 // tickLength is that of USER_HZ, which is 100 on every Linux of today.
