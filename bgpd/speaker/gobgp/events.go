@@ -299,8 +299,14 @@ func (s *Speaker) watchedPeer(ev *gobgpapi.WatchEventResponse_PeerEvent) {
 	if err != nil {
 		return
 	}
-	// The state may have moved on since; what is asked for lasts longer than that.
-	s.events.state(addr, stateFromAPI(ev.Peer.State.SessionState), s.gracefulness(addr))
+	state := stateFromAPI(ev.Peer.State.SessionState)
+	var gr gracefulness
+	if old, _ := s.events.session(addr); old.Established || state == speaker.Established {
+		// The state may have moved on since; what is asked for lasts longer than that. GoBGP
+		// goes through all peers for it, so it is asked for no other state.
+		gr = s.gracefulness(addr)
+	}
+	s.events.state(addr, state, gr)
 }
 
 func stateFromAPI(s gobgpapi.PeerState_SessionState) speaker.State {

@@ -124,12 +124,15 @@ func (c *churner) up(_ netip.Addr, p *lightpeer.Peer) {
 
 func churnBlock(i int) netip.Prefix { return block(1+i/blocksEach, i%blocksEach) }
 
-// followed reports whether the kernel has what was announced, and the segment.
+// followed reports whether there is a session, and the kernel has what was announced.
 func (c *churner) followed() (bool, error) {
 	c.mu.Lock()
-	want := len(c.there) + 1
+	want, up := len(c.there), c.peer != nil
 	c.mu.Unlock()
-	have, err := probe.Routes(c.node.pid())
+	if !up {
+		return false, nil
+	}
+	have, err := c.node.routes()
 	return have == want, err
 }
 
@@ -181,6 +184,7 @@ func (c *churner) lose() error {
 		delete(c.there, c.next)
 		c.next = (c.next + 1) % churnBlocks
 	}
+	c.peer = nil // until there is another
 	c.mu.Unlock()
 	lost.Close()
 	return c.h.until("the session and its table again", c.followed)

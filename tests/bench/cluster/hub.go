@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -61,10 +62,11 @@ type node struct {
 	cmd  *exec.Cmd
 	in   io.WriteCloser
 	log  string
-	// index is its number in a mesh, want how many routes it is to have, cut whether its
-	// cable was pulled.
-	index, want int
-	cut         bool
+	mac  net.HardwareAddr
+	// index is its number in a mesh, base how many routes it had before it was started, want
+	// how many more it is to have, cut whether its cable was pulled.
+	index, base, want int
+	cut               bool
 }
 
 // nodeAddr is the address of the i-th node of a cluster, from 1 on.
@@ -166,8 +168,45 @@ func (h *hub) plug(name string, addr netip.Addr) (*node, error) {
 		if err != nil {
 			return err
 		}
-		return errors.Join(loopbackUp(), netlink.AddrAdd(eth0, parsed), netlink.LinkSetUp(eth0))
+		n.mac = eth0.Attrs().HardwareAddr
+		if err := errors.Join(loopbackUp(), netlink.AddrAdd(eth0, parsed), netlink.LinkSetUp(eth0)); err != nil {
+			return err
+		}
+		n.base, err = probe.RoutesHere()
+		return err
 	})
+}
+
+// meet tells a node who on the segment has which addresses. The kernel of this machine
+// holds no more than 1,024 neighbours that it has found out itself, of all namespaces.
+func (n *node) meet(mac net.HardwareAddr, addrs ...netip.Addr) error {
+	return n.ns.Do(func() error {
+		eth0, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		for _, a := range addrs {
+			err := netlink.NeighSet(&netlink.Neigh{
+				LinkIndex: eth0.Attrs().Index, State: netlink.NUD_PERMANENT, IP: a.AsSlice(), HardwareAddr: mac,
+			})
+			if err != nil {
+				return fmt.Errorf("set neighbour %s: %w", a, err)
+			}
+		}
+		return nil
+	})
+}
+
+// mac is that of the light peers.
+func (h *hub) mac() (mac net.HardwareAddr, err error) {
+	err = h.ns.Do(func() error {
+		bridge, err := netlink.LinkByName("segment")
+		if err == nil {
+			mac = bridge.Attrs().HardwareAddr
+		}
+		return err
+	})
+	return mac, err
 }
 
 // start runs this program in the node's namespace.
@@ -252,16 +291,22 @@ func (h *hub) until(what string, done func() (bool, error)) error {
 	return fmt.Errorf("wait for %s: %w%s", what, err, said.String())
 }
 
-// have reports whether the main table of each node has just as many routes as are wanted.
+// have reports whether each node's kernel has just as many routes by BGP as are wanted.
 func have(nodes ...*node) func() (bool, error) {
 	return func() (bool, error) {
 		for _, n := range nodes {
-			if have, err := probe.Routes(n.pid()); err != nil || have != n.want {
+			if have, err := n.routes(); err != nil || have != n.want {
 				return false, err
 			}
 		}
 		return true, nil
 	}
+}
+
+// routes is how many came since the node was started.
+func (n *node) routes() (int, error) {
+	have, err := probe.Routes(n.pid())
+	return have - n.base, err
 }
 
 // took is how long something takes from now on.

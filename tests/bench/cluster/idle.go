@@ -50,6 +50,13 @@ func residentWith(ctx context.Context, peers int, bird bool) (bytes int, err err
 	if err := h.take(addrs...); err != nil {
 		return 0, err
 	}
+	mac, err := h.mac()
+	if err != nil {
+		return 0, err
+	}
+	if err := router.meet(mac, addrs...); err != nil {
+		return 0, err
+	}
 	if bird {
 		err = h.startBIRD(router, ofBIRD...)
 	} else {

@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -54,6 +55,10 @@ func NewBlocks(ctx context.Context, size, rounds int) (out Mesh, err error) {
 	return out, err
 }
 
+// wave is how many nodes of a mesh start at once: all of them would keep one another from
+// the processor until sessions are given up.
+const wave = 10
+
 // mesh starts size nodes with a block each and waits until every one knows them all.
 func (h *hub) mesh(size int, extra ...api.Object) error {
 	all, err := content(h.ctx, clusterOf(size, 1, extra...)...)
@@ -65,12 +70,31 @@ func (h *hub) mesh(size int, extra ...api.Object) error {
 		if err != nil {
 			return err
 		}
-		n.index, n.want = i, size // the others' blocks, and the segment
-		if err := h.startNode(n, all); err != nil {
+		n.index = i
+	}
+	for _, n := range h.nodes {
+		for _, other := range h.nodes {
+			if err := n.meet(other.mac, other.addr); err != nil {
+				return err
+			}
+		}
+	}
+	for started := 0; started < size; {
+		next := min(started+wave, size)
+		for _, n := range h.nodes[started:next] {
+			if err := h.startNode(n, all); err != nil {
+				return err
+			}
+		}
+		started = next
+		for _, n := range h.nodes[:started] {
+			n.want = started - 1 // the others' blocks
+		}
+		if err := h.until(fmt.Sprintf("the mesh of %d", started), have(h.nodes[:started]...)); err != nil {
 			return err
 		}
 	}
-	return h.until("the mesh", have(h.nodes...))
+	return nil
 }
 
 // confirm gives nodes their k-th block and returns how long it took until it was in the

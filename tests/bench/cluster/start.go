@@ -9,6 +9,7 @@ import (
 	"time"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	"github.com/projectcalico/api/pkg/lib/numorstring"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"tortie/internal/api"
@@ -52,12 +53,13 @@ func start(ctx context.Context, mesh, bird bool) (out Start, err error) {
 	if err != nil {
 		return out, err
 	}
-	stop, err := h.others(mesh, n.addr)
+	stop, err := h.others(mesh, n)
 	if err != nil {
 		return out, err
 	}
 	defer stop()
-	if out.Wall, err = h.took("all blocks", begin, atLeast((clusterSize-1)*blocksEach, n)); err != nil {
+	n.want = (clusterSize - 1) * blocksEach
+	if out.Wall, err = h.took("all blocks", begin, have(n)); err != nil {
 		return out, err
 	}
 	var cpuErr, peakErr error
@@ -82,7 +84,7 @@ func (h *hub) agent(n *node, mesh, bird bool) (begin func() error, err error) {
 	if !mesh {
 		extra = []api.Object{
 			&v3.BGPConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "default"}, Spec: v3.BGPConfigurationSpec{NodeToNodeMeshEnabled: new(bool)}},
-			&v3.BGPPeer{ObjectMeta: metav1.ObjectMeta{Name: "reflector"}, Spec: v3.BGPPeerSpec{PeerIP: reflectorAddr().String()}},
+			&v3.BGPPeer{ObjectMeta: metav1.ObjectMeta{Name: "reflector"}, Spec: v3.BGPPeerSpec{PeerIP: reflectorAddr().String(), ASNumber: numorstring.ASNumber(peerASN)}},
 		}
 	}
 	all, err := content(h.ctx, clusterOf(clusterSize, blocksEach, extra...)...)
@@ -106,17 +108,9 @@ func otherNodes() map[netip.Addr]int {
 // greater as text waits.
 func connects(a, b netip.Addr) bool { return a.String() < b.String() }
 
-// atLeast is have for a node that may have routes of its own.
-func atLeast(want int, n *node) func() (bool, error) {
-	return func() (bool, error) {
-		have, err := probe.Routes(n.pid())
-		return have >= want, err
-	}
-}
-
 // others are the cluster's other nodes, as light peers: each announces its own blocks, or
 // the reflector those of all.
-func (h *hub) others(mesh bool, node netip.Addr) (stop func(), err error) {
+func (h *hub) others(mesh bool, n *node) (stop func(), err error) {
 	of := otherNodes()
 	announce := func(from netip.Addr, p *lightpeer.Peer) {
 		for addr, i := range of {
@@ -133,15 +127,22 @@ func (h *hub) others(mesh bool, node netip.Addr) (stop func(), err error) {
 	dialing := addrs
 	if mesh {
 		addrs = slices.Collect(maps.Keys(of))
-		dialing = slices.DeleteFunc(slices.Clone(addrs), func(a netip.Addr) bool { return !connects(a, node) })
+		dialing = slices.DeleteFunc(slices.Clone(addrs), func(a netip.Addr) bool { return !connects(a, n.addr) })
 	}
 	if err := h.take(addrs...); err != nil {
+		return nil, err
+	}
+	mac, err := h.mac()
+	if err != nil {
+		return nil, err
+	}
+	if err := n.meet(mac, addrs...); err != nil {
 		return nil, err
 	}
 	l, err := lightpeer.Listen(h.ns, announce)
 	if err != nil {
 		return nil, err
 	}
-	end := h.sessions(dialing, node, announce)
+	end := h.sessions(dialing, n.addr, announce)
 	return func() { end(); l.Close() }, nil
 }

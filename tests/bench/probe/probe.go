@@ -50,9 +50,15 @@ func Resting(ctx context.Context, pid int) error {
 	})
 }
 
-// Routes is how many IPv4 routes the main table has in the namespace of a process.
-func Routes(pid int) (int, error) {
-	f, err := os.Open(fmt.Sprintf("/proc/%d/net/fib_triestat", pid))
+// Routes is how many IPv4 routes the main table has in the namespace of a process. Where
+// the kernel has one table for main and local, those of the node's addresses are among them.
+func Routes(pid int) (int, error) { return routesIn(fmt.Sprintf("/proc/%d/net/fib_triestat", pid)) }
+
+// RoutesHere is Routes in the namespace of the calling thread.
+func RoutesHere() (int, error) { return routesIn("/proc/thread-self/net/fib_triestat") }
+
+func routesIn(file string) (int, error) {
+	f, err := os.Open(file)
 	if err != nil {
 		return 0, err
 	}
