@@ -117,6 +117,7 @@ func (e *engine) run(ctx context.Context, plans <-chan plan) error {
 	ticker, resync := time.NewTicker(tick), time.NewTicker(resyncEvery)
 	defer ticker.Stop()
 	defer resync.Stop()
+	e.loading.begin()
 	defer e.loading.stop()
 	var settled, gathered <-chan time.Time
 	changed := e.speaker.Changed()

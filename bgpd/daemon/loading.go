@@ -16,6 +16,10 @@ const (
 	aMesh  = 16
 	// loaded is how long after the last change that counts the table counts as loaded.
 	loaded = time.Second
+	// defaultPercent is Go's GOGC, and restingPercent ours while nothing is loaded: there is
+	// little garbage then, and memory for it is memory of each idle session.
+	defaultPercent = 100
+	restingPercent = 50
 	// loadingPercent is GOGC while a table is loaded. Most of what is made then is thrown
 	// away at once, and the rest is still there at the next collection: to look at it again
 	// and again took a third of the time.
@@ -27,6 +31,7 @@ const (
 type loading struct {
 	percent  func(int) int // debug.SetGCPercent
 	giveBack func()        // debug.FreeOSMemory
+	asFound  int           // GOGC before begin; usual is that of when nothing is loaded
 	usual    int
 	end      *time.Timer // nil unless something is loaded
 	up       map[netip.Addr]bool
@@ -39,6 +44,16 @@ type quantity struct{ prefixes, sessions int }
 
 func newLoading() *loading {
 	return &loading{percent: debug.SetGCPercent, giveBack: debug.FreeOSMemory, up: map[netip.Addr]bool{}}
+}
+
+// begin makes the collector ours, unless whoever runs bgpd has said what it is to do.
+func (l *loading) begin() {
+	l.asFound = l.percent(restingPercent)
+	l.usual = restingPercent
+	if l.asFound != defaultPercent {
+		l.percent(l.asFound)
+		l.usual = l.asFound
+	}
 }
 
 // learned tells which sessions have changed, and how many prefixes are known now.
@@ -57,8 +72,8 @@ func (l *loading) learned(sessions map[netip.Addr]speaker.Session, prefixes int)
 		l.end.Reset(loaded)
 	default:
 		l.end = time.NewTimer(loaded)
-		if l.usual = l.percent(loadingPercent); l.usual < 0 || l.usual > loadingPercent {
-			l.percent(l.usual) // whoever runs bgpd wants it less often still, or never
+		if l.usual >= 0 && l.usual < loadingPercent { // else it collects less often still, or never
+			l.percent(loadingPercent)
 		}
 	}
 }
@@ -74,16 +89,22 @@ func (l *loading) over() <-chan time.Time {
 }
 
 func (l *loading) done() {
-	l.stop()
+	l.rest()
 	l.known = l.latest
 	go l.giveBack() // takes as long as a collection
 }
 
-// stop leaves the collector as it was found.
-func (l *loading) stop() {
+// rest ends what begins with a table.
+func (l *loading) rest() {
 	if l.end != nil {
 		l.end.Stop()
 		l.end = nil
 		l.percent(l.usual)
 	}
+}
+
+// stop leaves the collector as it was found.
+func (l *loading) stop() {
+	l.rest()
+	l.percent(l.asFound)
 }

@@ -14,7 +14,8 @@ func TestCollectorRestsWhileATableIsLoaded(t *testing.T) {
 		name                string
 		usual, while, after int
 	}{
-		{"usual", 100, loadingPercent, 100},
+		{"usual", defaultPercent, loadingPercent, restingPercent},
+		{"rests less anyway", 20, loadingPercent, 20},
 		{"rests longer anyway", 800, 800, 800},
 		{"switched off", -1, -1, -1},
 	} {
@@ -24,6 +25,7 @@ func TestCollectorRestsWhileATableIsLoaded(t *testing.T) {
 				l := newLoading()
 				l.percent = func(p int) int { old := percent; percent = p; return old }
 				l.giveBack = func() { given++ }
+				l.begin()
 				check := func(when string, wantPercent, wantGiven int) {
 					t.Helper()
 					synctest.Wait()
@@ -38,7 +40,7 @@ func TestCollectorRestsWhileATableIsLoaded(t *testing.T) {
 				if l.over() != nil {
 					t.Error("a peer that flaps with fewer routes counts as a table")
 				}
-				check("after flaps", c.usual, 0)
+				check("after flaps", c.after, 0)
 				for i := range 5 { // for longer than loaded, without a pause as long
 					l.learned(nil, aTable+i)
 					check("while loading", c.while, 0)
@@ -51,10 +53,13 @@ func TestCollectorRestsWhileATableIsLoaded(t *testing.T) {
 				check("as before, more or less", c.after, 1)
 				l.learned(nil, 0)
 				check("the table goes", c.while, 1)
+				<-l.over()
+				l.done()
+				check("gone", c.after, 2)
+				l.learned(sessions(2*aMesh), 0)
+				check("many sessions", c.while, 2)
 				l.stop()
-				check("stopped", c.after, 1)
-				l.learned(sessions(aMesh), aTable)
-				check("many sessions", c.while, 1)
+				check("stopped", c.usual, 2)
 			})
 		})
 	}
