@@ -61,11 +61,14 @@ func (s *Speaker) Take() speaker.Changes {
 	defer e.mu.Unlock()
 	out := e.pending
 	e.pending = noChanges()
-	if n := len(out.Best); n > 1 {
+	if n := min(len(out.Best), roomAhead); n > 1 {
 		e.pending.Best = make(map[netip.Prefix]*speaker.Path, n) // as many again, mostly
 	}
 	return out
 }
+
+// roomAhead bounds the room that is made for changes before there are any.
+const roomAhead = 1024
 
 // signal is called with mu held, after pending has changed.
 func (e *events) signal() {
