@@ -56,7 +56,7 @@ func Churning(ctx context.Context, hours int, hour func(n, resident int)) (out C
 		return out, err
 	}
 	defer func() { err = errors.Join(err, h.close()) }()
-	c, err := newChurner(h)
+	c, err := newChurner(ctx, h)
 	if err != nil {
 		return out, err
 	}
@@ -89,7 +89,7 @@ type churner struct {
 	next  int          // the block that changes next
 }
 
-func newChurner(h *hub) (*churner, error) {
+func newChurner(ctx context.Context, h *hub) (*churner, error) {
 	router, err := h.plug("router", nodeAddr(0))
 	if err != nil {
 		return nil, err
@@ -105,7 +105,7 @@ func newChurner(h *hub) (*churner, error) {
 	if err := h.start(router, RouterCommand, router.addr.String(), reflector.String()); err != nil {
 		return nil, err
 	}
-	c.stop = h.sessions([]netip.Addr{reflector}, router.addr, c.up)
+	c.stop = h.sessions(ctx, []netip.Addr{reflector}, router.addr, c.up)
 	return c, h.until("the first table", c.followed)
 }
 

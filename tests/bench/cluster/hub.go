@@ -20,9 +20,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/vishvananda/netlink"
-
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	"github.com/vishvananda/netlink"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"tortie/internal/api"

@@ -66,7 +66,7 @@ func residentWith(ctx context.Context, peers int, bird bool) (bytes int, err err
 		return 0, err
 	}
 	var up atomic.Int64
-	keep := h.sessions(addrs, router.addr, func(netip.Addr, *lightpeer.Peer) { up.Add(1) })
+	keep := h.sessions(ctx, addrs, router.addr, func(netip.Addr, *lightpeer.Peer) { up.Add(1) })
 	defer keep()
 	if err := h.until("the sessions", func() (bool, error) { return int(up.Load()) == peers, nil }); err != nil {
 		return 0, err
@@ -79,36 +79,34 @@ func residentWith(ctx context.Context, peers int, bird bool) (bytes int, err err
 	return probe.Resident(router.pid())
 }
 
+// dials is how many light peers connect at once.
+const dials = 32
+
 // sessions has light peers at some addresses connect to a speaker, again and again until
 // they are up, and hands each to up. What it returns ends them all.
-func (h *hub) sessions(from []netip.Addr, to netip.Addr, up func(netip.Addr, *lightpeer.Peer)) (stop func()) {
-	ctx, cancel := context.WithCancel(h.ctx)
-	dialing := make(chan struct{}, 32)
+func (h *hub) sessions(ctx context.Context, from []netip.Addr, to netip.Addr, up func(netip.Addr, *lightpeer.Peer)) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	dialing := make(chan struct{}, dials)
 	for _, a := range from {
 		go func() {
 			for ctx.Err() == nil {
-				select {
-				case dialing <- struct{}{}:
-				case <-ctx.Done():
-					return
-				}
+				dialing <- struct{}{}
 				p, err := lightpeer.Dial(h.ns, a, to)
 				<-dialing
 				if err == nil {
 					up(a, p)
-					select {
-					case <-p.Gone:
-					case <-ctx.Done():
-						p.Close()
-						return
-					}
+					p.Hold(ctx)
 				}
-				select {
-				case <-time.After(200 * time.Millisecond):
-				case <-ctx.Done():
-				}
+				pause(ctx)
 			}
 		}()
 	}
 	return cancel
+}
+
+func pause(ctx context.Context) {
+	select {
+	case <-time.After(200 * time.Millisecond):
+	case <-ctx.Done():
+	}
 }

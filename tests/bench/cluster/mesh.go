@@ -100,13 +100,13 @@ func (h *hub) mesh(size int, extra ...api.Object) error {
 // confirm gives nodes their k-th block and returns how long it took until it was in the
 // kernel of every other node.
 func (h *hub) confirm(k int, of ...*node) (time.Duration, error) {
-	var told string
+	var told strings.Builder
 	for _, owner := range of {
 		text, err := content(h.ctx, confirmed(owner.index, k))
 		if err != nil {
 			return 0, err
 		}
-		told += text
+		told.WriteString(text)
 		for _, n := range h.nodes {
 			if n != owner {
 				n.want++
@@ -115,7 +115,7 @@ func (h *hub) confirm(k int, of ...*node) (time.Duration, error) {
 	}
 	return h.took("new blocks", func() error {
 		for _, n := range h.nodes {
-			if _, err := io.WriteString(n.in, told); err != nil {
+			if _, err := io.WriteString(n.in, told.String()); err != nil {
 				return err
 			}
 		}
@@ -178,7 +178,7 @@ func (n *node) guards(h *hub) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	peers, err := nodestatus.NewNodeStatusClient(conn).Peers(h.ctx, &nodestatus.PeersRequest{})
 	if err != nil {
 		return 0, err

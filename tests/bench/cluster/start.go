@@ -53,7 +53,7 @@ func start(ctx context.Context, mesh, bird bool) (out Start, err error) {
 	if err != nil {
 		return out, err
 	}
-	stop, err := h.others(mesh, n)
+	stop, err := h.others(ctx, mesh, n)
 	if err != nil {
 		return out, err
 	}
@@ -110,7 +110,7 @@ func connects(a, b netip.Addr) bool { return a.String() < b.String() }
 
 // others are the cluster's other nodes, as light peers: each announces its own blocks, or
 // the reflector those of all.
-func (h *hub) others(mesh bool, n *node) (stop func(), err error) {
+func (h *hub) others(ctx context.Context, mesh bool, n *node) (stop func(), err error) {
 	of := otherNodes()
 	announce := func(from netip.Addr, p *lightpeer.Peer) {
 		for addr, i := range of {
@@ -143,6 +143,6 @@ func (h *hub) others(mesh bool, n *node) (stop func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	end := h.sessions(dialing, n.addr, announce)
+	end := h.sessions(ctx, dialing, n.addr, announce)
 	return func() { end(); l.Close() }, nil
 }

@@ -4,6 +4,7 @@
 package lightpeer
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -169,6 +170,15 @@ func (p *Peer) send(kind byte, body []byte) error {
 	defer p.mu.Unlock()
 	_, err := p.conn.Write(b)
 	return err
+}
+
+// Hold returns when the session has ended; it ends it when ctx is done.
+func (p *Peer) Hold(ctx context.Context) {
+	select {
+	case <-p.Gone:
+	case <-ctx.Done():
+		p.Close()
+	}
 }
 
 // Close ends the session as the death of the process would.
