@@ -10,6 +10,7 @@ NODES   ?= 3
 PODS    ?= 2
 LABS    ?=
 FUZZTIME ?= 30s
+HOURS   ?= 240
 
 # Every program is static: it must run in an empty image and in any mount namespace.
 export CGO_ENABLED := 0
@@ -18,7 +19,7 @@ BUILD := $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 # The unit tests are everything but the whole-program tests on the lab.
 UNIT = $(shell $(GO) list ./... | grep -Ev '^tortie/tests/(fv|e2e)$$')
 
-.PHONY: help build image-programs e2e-tools images manifests lab lab-down clab test unit fv cluster cluster-down e2e e2e-short race bench fuzz fmt lint check generate clean
+.PHONY: help build image-programs e2e-tools images manifests lab lab-down clab test unit fv cluster cluster-down e2e e2e-short race bench soak fuzz fmt lint check generate clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -95,7 +96,7 @@ race: ## Run the package tests under the race detector (needs gcc).
 	@tests/install.sh nft:nftables ip:iproute2 bird:bird2 ping:iputils-ping /usr/lib/frr/bfdd:frr gcc:gcc
 	CGO_ENABLED=1 $(GO) test -race -timeout 40m $(filter-out tortie/bgpd/speaker/gobgp,$(UNIT))
 
-bench: build ## Measure CNI ADD and DEL beside ptp + host-local and their floors, and a peer's routes beside BIRD.
+bench: build ## Measure CNI ADD and DEL beside ptp + host-local and their floors, and bgpd beside BIRD.
 	@tests/install.sh nft:nftables ip:iproute2 bird:bird2 /usr/lib/cni/ptp:containernetworking-plugins
 	@$(GO) run ./tests/bench -bin bin
 
@@ -104,6 +105,9 @@ fuzz: ## Fuzz every target for a while (FUZZTIME=30s each); their seeds are part
 	  for t in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9]*\).*/\1/p' $$f); do \
 	    echo "$$f: $$t"; $(GO) test -run '^$$' -fuzz "^$$t\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 2s ./$$(dirname $$f); \
 	  done; done
+
+soak: ## Have bgpd live through HOURS=240 of a cluster's churn, compressed; memory must stay flat.
+	@$(GO) run ./tests/bench -soak $(HOURS)
 
 fmt: ## Format the Go code.
 	@$(TOOL) gofumpt -w $$(git ls-files '*.go' | grep -v '\.pb\.go$$')

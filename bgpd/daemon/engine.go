@@ -31,6 +31,9 @@ const (
 	// readPace bounds how often the kernel is read while events keep coming, as on a
 	// node where another network's containers come and go.
 	readPace = 250 * time.Millisecond
+	// together is the time in which what follows a change of best paths is gathered: a table
+	// of very many routes comes one by one, and each look at the kernel's state has its price.
+	together = 5 * time.Millisecond
 	// tick is how often something that failed is tried again, and how exactly the
 	// restart timers are kept.
 	tick = time.Second
@@ -68,6 +71,7 @@ type engine struct {
 	names   map[netip.Addr]topology.Peer
 	history *fib.History
 	waits   *convergence
+	loading *loading
 	flaps   map[kind]uint64 // sessions that went down, since the start
 	links   []speaker.Link  // as the speaker was told
 	// Why the last attempt failed; retried until nil.
@@ -80,7 +84,7 @@ func newEngine(k Kernel, s speaker.Speaker, log *slog.Logger, now func() time.Ti
 	e := &engine{
 		kernel: k, reader: k, speaker: s, detector: server.New(log), live: newLiveness(), fib: fib.New(k, log), log: log, now: now,
 		calls: make(chan func()), started: now(), names: map[netip.Addr]topology.Peer{},
-		history: fib.NewHistory(now), waits: newConvergence(), flaps: map[kind]uint64{},
+		history: fib.NewHistory(now), waits: newConvergence(), loading: newLoading(), flaps: map[kind]uint64{},
 	}
 	e.fib.Record(e.history)
 	return e
@@ -116,7 +120,10 @@ func (e *engine) run(ctx context.Context, plans <-chan plan) error {
 	ticker, resync := time.NewTicker(tick), time.NewTicker(resyncEvery)
 	defer ticker.Stop()
 	defer resync.Stop()
-	var settled <-chan time.Time
+	e.loading.begin()
+	defer e.loading.stop()
+	var settled, gathered <-chan time.Time
+	changed := e.speaker.Changed()
 	for {
 		select {
 		case <-ctx.Done():
@@ -126,8 +133,15 @@ func (e *engine) run(ctx context.Context, plans <-chan plan) error {
 			continue
 		case plan := <-plans:
 			e.take(ctx, plan)
-		case <-e.speaker.Changed():
+		case <-changed:
 			e.learn(ctx, e.speaker.Take())
+			changed, gathered = nil, time.After(together)
+		case <-e.loading.over():
+			e.loading.done()
+			continue
+		case <-gathered:
+			changed, gathered = e.speaker.Changed(), nil
+			continue
 		case <-e.detector.Changed():
 			e.detect(ctx)
 		case ev, ok := <-events:
@@ -265,6 +279,7 @@ func (e *engine) learn(ctx context.Context, c speaker.Changes) {
 	e.fib.Update(c, e.now())
 	e.bgpChanged(c.Peers)
 	e.waits.changes += uint64(len(c.Best))
+	e.loading.learned(c.Peers, e.fib.Len())
 	var down []netip.Addr
 	pods := false
 	for addr, s := range c.Peers {

@@ -17,7 +17,7 @@ func (f *FIB) Entry(prefix netip.Prefix) (Entry, bool) {
 	if !ok || !f.wasRead || !f.wasTold {
 		return Entry{}, false
 	}
-	e := d.entry()
+	e := d.entry(prefix)
 	if holder, ok := f.displaced[prefix]; ok && e.Kernel != "" && e.Carried == "" {
 		e.Wanted, e.Kernel, e.Problem = e.Kernel, "", displacedBy(holder)
 	}
@@ -75,6 +75,9 @@ func (f *FIB) Tally() Tally {
 	}
 	return t
 }
+
+// Len is how many prefixes there is a best path to.
+func (f *FIB) Len() int { return len(f.best) }
 
 // Import returns "" for a path that the node's rules let in, else the reason why not.
 func (f *FIB) Import(p speaker.Path) (rejected string) { return f.filter.Import(p) }

@@ -51,6 +51,9 @@ type FIB struct {
 	// displaced are the routes whose place another program's route holds, with that one in
 	// words; as of the last Apply.
 	displaced map[netip.Prefix]string
+	// lastFate is the latest that came about; see share. undecided is that of a new prefix.
+	lastFate  *fate
+	undecided fate
 	// wasRead and wasTold: before the kernel has been read and the scope is known,
 	// no decision could be right, and a wrong one would take a held route away.
 	wasRead, wasTold bool
@@ -79,13 +82,14 @@ type Entry struct {
 	Lacking string
 }
 
-// dest is a prefix with its best path, and what has become of it.
+// dest is a prefix with its best path, and what has become of it. Both may be shared
+// with other prefixes, of which there may be very many; so the path's Prefix says nothing.
 type dest struct {
 	path *speaker.Path
-	fate
+	*fate
 }
 
-// fate is an Entry without what several have in common: there may be very many.
+// fate is an Entry without the path.
 type fate struct {
 	kernel, carried, problem string
 	refused                  string // why some of several paths may not be imported
@@ -101,8 +105,25 @@ func (d *dest) words() string {
 	return d.kernel
 }
 
-func (d *dest) entry() Entry {
-	e := Entry{Path: *d.path, Kernel: d.words(), Gateway: d.gateway, Carried: d.carried, Problem: d.problem}
+// to is the path, as one to the prefix.
+func (d *dest) to(prefix netip.Prefix) speaker.Path {
+	p := *d.path
+	p.Prefix = prefix
+	return p
+}
+
+// share is a pointer to a fate, the same for prefixes of the same fate that are decided
+// one after another.
+func (f *FIB) share(v fate) *fate {
+	if f.lastFate == nil || *f.lastFate != v {
+		f.lastFate = new(fate)
+		*f.lastFate = v
+	}
+	return f.lastFate
+}
+
+func (d *dest) entry(prefix netip.Prefix) Entry {
+	e := Entry{Path: d.to(prefix), Kernel: d.words(), Gateway: d.gateway, Carried: d.carried, Problem: d.problem}
 	if d.problem != "" {
 		return e
 	}
@@ -179,25 +200,26 @@ func (f *FIB) setBest(prefix netip.Prefix, path *speaker.Path) {
 	switch {
 	case path != nil:
 		if !known {
-			d = &dest{}
+			d = &dest{fate: &f.undecided}
 			f.best[prefix] = d
 		} else if !f.keep.empty() {
-			f.keep.overtaken(prefix, pathsOf(d.path), pathsOf(path))
+			f.keep.overtaken(prefix, pathsTo(prefix, d.path), pathsTo(prefix, path))
 		}
 		d.path = path
-	case known && f.keepSome(d):
-	default:
+	case known && f.keepSome(prefix, d):
+	case known:
 		delete(f.best, prefix)
+		d = nil
 	}
-	f.decideFrom(prefix, before)
+	f.decideFrom(prefix, d, before)
 }
 
 // keepSome leaves a prefix what peers that restart have told of it, as stale, if anything.
-func (f *FIB) keepSome(d *dest) bool {
+func (f *FIB) keepSome(prefix netip.Prefix, d *dest) bool {
 	if f.keep.empty() {
 		return false
 	}
-	kept := f.keep.withdrawn(d.path.Prefix, pathsOf(d.path))
+	kept := f.keep.withdrawn(prefix, pathsTo(prefix, d.path))
 	if len(kept) == 0 {
 		return false
 	}
@@ -207,9 +229,12 @@ func (f *FIB) keepSome(d *dest) bool {
 	return true
 }
 
-// pathsOf are all paths of a prefix that are equally good.
-func pathsOf(best *speaker.Path) []speaker.Path {
-	return append([]speaker.Path{*best}, best.Equals...)
+// pathsTo are all paths to a prefix that are equally good. The best may be shared with
+// other prefixes.
+func pathsTo(prefix netip.Prefix, best *speaker.Path) []speaker.Path {
+	out := append([]speaker.Path{*best}, best.Equals...)
+	out[0].Prefix = prefix
+	return out
 }
 
 // drop takes back what was kept of prefixes, but for what other peers that restart have
@@ -217,10 +242,12 @@ func pathsOf(best *speaker.Path) []speaker.Path {
 func (f *FIB) drop(prefixes []netip.Prefix) {
 	for _, p := range prefixes {
 		before := f.standing(p)
-		if d, ok := f.best[p]; !ok || !f.keepSome(d) {
+		d, ok := f.best[p]
+		if ok && !f.keepSome(p, d) {
 			delete(f.best, p)
+			d = nil
 		}
-		f.decideFrom(p, before)
+		f.decideFrom(p, d, before)
 	}
 }
 
@@ -377,48 +404,51 @@ func (f *FIB) decideAll() {
 
 // decide makes of the best path to a prefix, if any, a desired route, if it may
 // be one.
-func (f *FIB) decide(prefix netip.Prefix) { f.decideFrom(prefix, f.standing(prefix)) }
+func (f *FIB) decide(prefix netip.Prefix) { f.decideFrom(prefix, f.best[prefix], f.standing(prefix)) }
 
-// decideFrom is decide for a prefix that was before what it may not be any more.
-func (f *FIB) decideFrom(prefix netip.Prefix, before standing) {
+// decideFrom is decide for a prefix that was before what it may not be any more; d is nil
+// when there is no path to it.
+func (f *FIB) decideFrom(prefix netip.Prefix, d *dest, before standing) {
 	if !f.wasRead || !f.wasTold {
 		return
 	}
-	defer f.note(prefix, before)
-	d, ok := f.best[prefix]
-	if f.declared(prefix) {
+	switch {
+	case f.declared(prefix):
 		f.groups.leave(prefix)
-		if ok {
-			d.fate = f.declaredFate(prefix)
+		if d != nil {
+			d.fate = f.share(f.declaredFate(prefix))
 		}
-		return
+	case d == nil:
+		f.groups.leave(prefix)
+		f.tables[kernel.FamilyOf(prefix.Addr())].Remove(prefix)
+	default:
+		d.fate = f.share(f.settleFate(d.to(prefix)))
 	}
-	table := f.tables[kernel.FamilyOf(prefix.Addr())]
+	f.note(prefix, before)
+}
+
+// settleFate makes of a best path a desired route, if it may be one, and says what has
+// become of it.
+func (f *FIB) settleFate(path speaker.Path) fate {
+	if way, node := f.filter.Way(path); way.Carrier != overlay.BGP {
+		f.groups.leave(path.Prefix)
+		return f.leave(path.Prefix, way, node)
+	}
+	table := f.tables[kernel.FamilyOf(path.Prefix.Addr())]
+	paths, refused, ok := f.usable(&path)
 	if !ok {
-		f.groups.leave(prefix)
-		table.Remove(prefix)
-		return
+		f.groups.leave(path.Prefix)
+		table.Remove(path.Prefix)
+		return fate{problem: refused}
 	}
-	if way, node := f.filter.Way(*d.path); way.Carrier != overlay.BGP {
-		f.groups.leave(prefix)
-		d.fate = f.leave(prefix, way, node)
-		return
-	}
-	paths, refused, ok := f.usable(d.path)
-	if !ok {
-		f.groups.leave(prefix)
-		d.fate = fate{problem: refused}
-		table.Remove(prefix)
-		return
-	}
-	var route kernel.Route
-	route, d.fate = f.routeVia(d.path, paths)
-	d.refused = refused
-	if d.problem != "" {
-		table.Remove(prefix)
-		return
+	route, out := f.routeVia(&path, paths)
+	out.refused = refused
+	if out.problem != "" {
+		table.Remove(path.Prefix)
+		return out
 	}
 	table.Update(route)
+	return out
 }
 
 // leave makes way for felix's route, once that is there: until then nothing is said of

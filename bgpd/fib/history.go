@@ -65,8 +65,7 @@ func (h *History) add(prefix netip.Prefix, ev event) {
 	ev.at = h.now()
 	e, known := h.of[prefix]
 	if !known {
-		e = h.byAge.PushBack(&prefixHistory{prefix: prefix})
-		h.of[prefix] = e
+		e = h.enter(prefix)
 	}
 	h.byAge.MoveToBack(e)
 	p := e.Value.(*prefixHistory)
@@ -74,10 +73,23 @@ func (h *History) add(prefix netip.Prefix, ev event) {
 		p.events = slices.Delete(p.events, 0, 1)
 	}
 	p.events = append(p.events, ev)
-	if h.byAge.Len() > historyPrefixes {
-		oldest := h.byAge.Remove(h.byAge.Front()).(*prefixHistory)
-		delete(h.of, oldest.prefix)
+}
+
+// enter begins with a prefix, in the place of the one that changed longest ago when there
+// are very many.
+func (h *History) enter(prefix netip.Prefix) *list.Element {
+	var e *list.Element
+	if h.byAge.Len() < historyPrefixes {
+		e = h.byAge.PushBack(&prefixHistory{})
+	} else {
+		e = h.byAge.Front()
+		delete(h.of, e.Value.(*prefixHistory).prefix)
 	}
+	p := e.Value.(*prefixHistory)
+	clear(p.events)
+	p.prefix, p.events = prefix, p.events[:0]
+	h.of[prefix] = e
+	return e
 }
 
 // standing is what the history compares of a prefix. It holds words that were made

@@ -245,7 +245,8 @@ func (p Path) Local() bool { return !p.Peer.IsValid() }
 // or an earlier Changes.
 type Changes struct {
 	// Best has the present best path of every prefix whose best path changed;
-	// nil means the prefix is gone. Our own exports are not among them.
+	// nil means the prefix is gone. Our own exports are not among them. Prefixes of which
+	// nothing else differs share a path, whose Prefix then says nothing: it is read only.
 	Best map[netip.Prefix]*Path
 	// Peers has the present state of every peer whose session changed.
 	Peers map[netip.Addr]Session

@@ -158,7 +158,7 @@ func (t *Tracker[K, V]) AllActual() iter.Seq2[K, V] {
 
 // PendingUpdates yields every key that is not as desired, with the value it is
 // to have, in the order they became so. The loop may record what it achieved for the
-// key at hand.
+// key at hand and for those before it.
 func (t *Tracker[K, V]) PendingUpdates() iter.Seq2[K, V] {
 	return func(yield func(K, V) bool) {
 		for _, i := range t.list() {
@@ -171,7 +171,7 @@ func (t *Tracker[K, V]) PendingUpdates() iter.Seq2[K, V] {
 
 // PendingDeletes yields every key that is there and not desired, with the value
 // it has, in the order they became so. The loop may record what it achieved for the
-// key at hand.
+// key at hand and for those before it.
 func (t *Tracker[K, V]) PendingDeletes() iter.Seq2[K, V] {
 	return func(yield func(K, V) bool) {
 		for _, i := range t.list() {

@@ -36,23 +36,36 @@ func TestPartialFailureStaysPending(t *testing.T) {
 	}
 }
 
+// TestLoopMayRecordWhatItAchieves for each key at once, or for some together.
 func TestLoopMayRecordWhatItAchieves(t *testing.T) {
-	tr := delta.New[int, int]()
-	for i := range 100 {
-		tr.SetDesired(i, i)
-		tr.SetActual(-1-i, i)
-	}
-	seen := 0
-	for k, v := range tr.PendingUpdates() {
-		tr.SetActual(k, v)
-		seen++
-	}
-	for k := range tr.PendingDeletes() {
-		tr.DeleteActual(k)
-		seen++
-	}
-	if seen != 200 || !tr.InSync() {
-		t.Errorf("%d keys seen, in sync %v; want 200 and true", seen, tr.InSync())
+	for _, together := range []int{1, 30, 100} {
+		tr := delta.New[int, int]()
+		for i := range 100 {
+			tr.SetDesired(i, i)
+			tr.SetActual(-1-i, i)
+		}
+		seen, done := 0, []int{}
+		for k, v := range tr.PendingUpdates() {
+			seen++
+			if done = append(done, v); len(done) == together || k == 99 {
+				for _, v := range done {
+					tr.SetActual(v, v)
+				}
+				done = nil
+			}
+		}
+		for k := range tr.PendingDeletes() {
+			seen++
+			if done = append(done, k); len(done) == together || k == -100 {
+				for _, k := range done {
+					tr.DeleteActual(k)
+				}
+				done = nil
+			}
+		}
+		if seen != 200 || !tr.InSync() {
+			t.Errorf("%d together: %d keys seen, in sync %v; want 200 and true", together, seen, tr.InSync())
+		}
 	}
 }
 

@@ -154,10 +154,15 @@ func (h *Handle) routesOf(ctx context.Context, family Family, f RouteFilter) ([]
 	return routes, err
 }
 
+// routeSize is enough for the message of a route without several next hops, of which a
+// hundred thousand may be made.
+const routeSize = 96
+
 // encodeRoute makes the message of a route in its Normal form.
 func encodeRoute(r Route) (header, attrs []byte) {
 	family := FamilyOf(r.Dst.Addr())
-	header = make([]byte, unix.SizeofRtMsg)
+	both := make([]byte, unix.SizeofRtMsg, routeSize)
+	header = both[:unix.SizeofRtMsg:unix.SizeofRtMsg]
 	header[0] = byte(family)
 	header[1] = byte(r.Dst.Bits())
 	if r.Table < 256 {
@@ -170,7 +175,7 @@ func encodeRoute(r Route) (header, attrs []byte) {
 		binary.NativeEndian.PutUint32(header[8:], unix.RTNH_F_ONLINK)
 	}
 
-	var a attributes
+	a := attributes(both[unix.SizeofRtMsg:unix.SizeofRtMsg])
 	a.bytes(unix.RTA_DST, r.Dst.Addr().AsSlice())
 	a.uint32(unix.RTA_TABLE, uint32(r.Table))
 	if r.NextHopID != 0 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 
 	"tortie/internal/kernel"
@@ -16,8 +17,8 @@ func (t *Table) read(ctx context.Context) error {
 		return err
 	}
 	drifted := 0
-	for k, r := range t.routes.AllActual() {
-		if actual[k] != r {
+	for k, v := range t.routes.AllActual() {
+		if actual[k] != v {
 			drifted++
 		}
 	}
@@ -33,8 +34,8 @@ func (t *Table) read(ctx context.Context) error {
 
 // dump reads the table; of two routes in one place the first, which the kernel
 // prefers, counts.
-func (t *Table) dump(ctx context.Context, protocol kernel.Protocol) (map[key]kernel.Route, error) {
-	found := map[key]kernel.Route{}
+func (t *Table) dump(ctx context.Context, protocol kernel.Protocol) (map[key]rest, error) {
+	found := map[key]rest{}
 	for _, family := range t.cfg.Families {
 		routes, err := t.cfg.Kernel.Routes(ctx, kernel.RouteFilter{
 			Family: family, Table: t.cfg.Table, Protocol: protocol,
@@ -45,7 +46,7 @@ func (t *Table) dump(ctx context.Context, protocol kernel.Protocol) (map[key]ker
 		for _, r := range routes {
 			r = r.ByObject()
 			if _, ok := found[keyOf(r)]; !ok {
-				found[keyOf(r)] = r
+				found[keyOf(r)] = t.restOf(r)
 			}
 		}
 	}
@@ -57,14 +58,25 @@ const chunk = 256
 
 // change has the kernel work off changes and hands each result to done. What a
 // cancelled context cuts off stays pending.
-func (t *Table) change(ctx context.Context, changes []kernel.RouteChange, done func(kernel.RouteChange, error)) {
-	for part := range slices.Chunk(changes, chunk) {
+func (t *Table) change(ctx context.Context, changes iter.Seq[kernel.RouteChange], done func(kernel.RouteChange, error)) {
+	part := t.part[:0]
+	flush := func() bool {
 		if ctx.Err() != nil {
-			return
+			return false
 		}
 		for i, err := range t.cfg.Kernel.ChangeRoutes(part) {
 			done(part[i], err)
 		}
+		t.part, part = part, part[:0]
+		return true
+	}
+	for c := range changes {
+		if part = append(part, c); len(part) == chunk && !flush() {
+			return
+		}
+	}
+	if len(part) > 0 {
+		flush()
 	}
 }
 
@@ -73,22 +85,8 @@ func (t *Table) change(ctx context.Context, changes []kernel.RouteChange, done f
 // noticed instead of replaced. (One who takes the place of a route of ours
 // between two reads is not noticed: the kernel has no "replace if it is mine".)
 func (t *Table) write(ctx context.Context, failed *failures) {
-	changes := make([]kernel.RouteChange, 0, t.routes.NumUpdates())
-	// A gateway may be reached by another of these routes, so those with one come last.
-	for _, far := range []bool{false, true} {
-		for k, r := range t.routes.PendingUpdates() {
-			if _, conflict := t.conflicts[k]; isFar(r) != far || conflict && t.cfg.Wait {
-				continue
-			}
-			op := kernel.Add
-			if _, ours := t.routes.Actual(k); ours {
-				op = kernel.Replace
-			}
-			changes = append(changes, kernel.RouteChange{Op: op, Route: r})
-		}
-	}
 	var taken []kernel.Route
-	t.change(ctx, changes, func(c kernel.RouteChange, err error) {
+	t.change(ctx, t.missing(), func(c kernel.RouteChange, err error) {
 		conflict, known := t.conflicts[keyOf(c.Route)]
 		switch {
 		case !errors.Is(err, kernel.ErrExists):
@@ -105,6 +103,28 @@ func (t *Table) write(ctx context.Context, failed *failures) {
 	}
 }
 
+// missing are the changes that make every desired route. A gateway may be reached by
+// another of these routes, so those with one come last.
+func (t *Table) missing() iter.Seq[kernel.RouteChange] {
+	return func(yield func(kernel.RouteChange) bool) {
+		for _, far := range []bool{false, true} {
+			for k, v := range t.routes.PendingUpdates() {
+				r := routeOf(k, v)
+				if _, conflict := t.conflicts[k]; isFar(r) != far || conflict && t.cfg.Wait {
+					continue
+				}
+				op := kernel.Add
+				if _, ours := t.routes.Actual(k); ours {
+					op = kernel.Replace
+				}
+				if !yield(kernel.RouteChange{Op: op, Route: r}) {
+					return
+				}
+			}
+		}
+	}
+}
+
 // isFar reports that a route leads to a gateway first.
 func isFar(r kernel.Route) bool { return r.Gateway.IsValid() || several(r) }
 
@@ -114,7 +134,7 @@ func (t *Table) wrote(c kernel.RouteChange, err error, failed *failures) {
 		return
 	}
 	delete(t.conflicts, keyOf(c.Route))
-	t.routes.SetActual(keyOf(c.Route), c.Route)
+	t.routes.SetActual(keyOf(c.Route), t.restOf(c.Route))
 }
 
 // takeOver looks who sits in the places that were believed empty: a route of our
@@ -127,7 +147,11 @@ func (t *Table) takeOver(ctx context.Context, taken []kernel.Route, failed *fail
 	}
 	var changes []kernel.RouteChange
 	for _, r := range taken {
-		occupant, ok := there[keyOf(r)]
+		held, ok := there[keyOf(r)]
+		var occupant kernel.Route
+		if ok {
+			occupant = routeOf(keyOf(r), held)
+		}
 		switch {
 		case !ok:
 			changes = append(changes, kernel.RouteChange{Op: kernel.Add, Route: r})
@@ -143,18 +167,13 @@ func (t *Table) takeOver(ctx context.Context, taken []kernel.Route, failed *fail
 			}
 		}
 	}
-	t.change(ctx, changes, func(c kernel.RouteChange, err error) { t.wrote(c, err, failed) })
+	t.change(ctx, slices.Values(changes), func(c kernel.RouteChange, err error) { t.wrote(c, err, failed) })
 }
 
 // sweep removes what is ours and not desired.
 func (t *Table) sweep(ctx context.Context, failed *failures) {
-	var changes, restore []kernel.RouteChange
-	for k, r := range t.routes.PendingDeletes() {
-		if !t.held(k) {
-			changes = append(changes, kernel.RouteChange{Op: kernel.Delete, Route: r})
-		}
-	}
-	t.change(ctx, changes, func(c kernel.RouteChange, err error) {
+	var restore []kernel.RouteChange
+	t.change(ctx, t.surplus(), func(c kernel.RouteChange, err error) {
 		if err != nil {
 			failed.add(c.Route, err)
 			return
@@ -164,12 +183,23 @@ func (t *Table) sweep(ctx context.Context, failed *failures) {
 			restore = append(restore, kernel.RouteChange{Op: kernel.Replace, Route: r})
 		}
 	})
-	t.change(ctx, restore, func(c kernel.RouteChange, err error) {
+	t.change(ctx, slices.Values(restore), func(c kernel.RouteChange, err error) {
 		if err != nil {
 			t.routes.DeleteActual(keyOf(c.Route))
 		}
 		t.wrote(c, err, failed)
 	})
+}
+
+// surplus are the changes that remove what is ours and not desired.
+func (t *Table) surplus() iter.Seq[kernel.RouteChange] {
+	return func(yield func(kernel.RouteChange) bool) {
+		for k, v := range t.routes.PendingDeletes() {
+			if !t.held(k) && !yield(kernel.RouteChange{Op: kernel.Delete, Route: routeOf(k, v)}) {
+				return
+			}
+		}
+	}
 }
 
 // endangeredBy is the desired route that a deletion may have hit instead of its
@@ -180,7 +210,12 @@ func (t *Table) endangeredBy(deleted kernel.Route) (kernel.Route, bool) {
 	if !wanted || deleted.Priority != 0 || !deleted.Dst.Addr().Is4() {
 		return kernel.Route{}, false
 	}
-	return t.routes.Actual(key{deleted.Dst, metric})
+	k := key{deleted.Dst, metric}
+	v, there := t.routes.Actual(k)
+	if !there {
+		return kernel.Route{}, false
+	}
+	return routeOf(k, v), true
 }
 
 // ConflictError says that another program's route holds the place of a desired

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"unique"
 
 	"tortie/internal/delta"
 	"tortie/internal/kernel"
@@ -38,7 +39,13 @@ type Table struct {
 	cfg Config
 
 	mu     sync.Mutex
-	routes *delta.Tracker[key, kernel.Route]
+	routes *delta.Tracker[key, rest]
+	// last was asked for last; see restOf.
+	last struct {
+		route kernel.Route
+		rest  rest
+	}
+	part []kernel.RouteChange // the room for what is written at once
 	// metrics has the metric of the one desired route to a destination, where it is not 0.
 	metrics map[netip.Prefix]int
 	// needsRead: the kernel is read before anything is written.
@@ -47,7 +54,7 @@ type Table struct {
 	everRead bool
 	// holding: routes that were found and never spoken of are left alone.
 	holding bool
-	// spoken has the destinations that were desired or removed while holding.
+	// spoken has the destinations that were removed while holding.
 	spoken    map[netip.Prefix]struct{}
 	conflicts map[key]Conflict
 }
@@ -59,6 +66,26 @@ type key struct {
 }
 
 func keyOf(r kernel.Route) key { return key{dst: r.Dst, priority: r.Priority} }
+
+// rest is what a route says besides its key. Routes that lead the same way share it: of
+// a hundred thousand most do.
+type rest = unique.Handle[kernel.Route]
+
+// restOf is called with mu held.
+func (t *Table) restOf(r kernel.Route) rest {
+	r.Dst, r.Priority = netip.Prefix{}, 0
+	if t.last.route != r || t.last.rest == (rest{}) {
+		t.last.route, t.last.rest = r, unique.Make(r)
+	}
+	return t.last.rest
+}
+
+// routeOf puts together what restOf and keyOf have taken apart.
+func routeOf(k key, v rest) kernel.Route {
+	r := v.Value()
+	r.Dst, r.Priority = k.dst, k.priority
+	return r
+}
 
 // New makes a Table. Nothing is read or written before the first Apply.
 func New(cfg Config) *Table {
@@ -73,7 +100,7 @@ func New(cfg Config) *Table {
 	}
 	return &Table{
 		cfg:       cfg,
-		routes:    delta.New[key, kernel.Route](),
+		routes:    delta.New[key, rest](),
 		metrics:   map[netip.Prefix]int{},
 		needsRead: true,
 		spoken:    map[netip.Prefix]struct{}{},
@@ -128,8 +155,10 @@ func (t *Table) own(r kernel.Route) kernel.Route {
 }
 
 func (t *Table) update(r kernel.Route) {
-	if metric, ok := t.metric(r.Dst); ok && metric != r.Priority {
-		t.forget(key{r.Dst, metric})
+	if r.Priority != 0 || len(t.metrics) > 0 { // else both are 0
+		if metric, ok := t.metric(r.Dst); ok && metric != r.Priority {
+			t.forget(key{r.Dst, metric})
+		}
 	}
 	if c, ok := t.conflicts[keyOf(r)]; ok && c.Desired != r {
 		delete(t.conflicts, keyOf(r))
@@ -137,15 +166,16 @@ func (t *Table) update(r kernel.Route) {
 	if r.Priority != 0 {
 		t.metrics[r.Dst] = r.Priority
 	}
-	t.routes.SetDesired(keyOf(r), r)
-	t.speakOf(r.Dst)
+	t.routes.SetDesired(keyOf(r), t.restOf(r))
 }
 
 func (t *Table) remove(dst netip.Prefix) {
 	if metric, ok := t.metric(dst); ok {
 		t.forget(key{dst, metric})
 	}
-	t.speakOf(dst)
+	if t.holding {
+		t.spoken[dst] = struct{}{}
+	}
 }
 
 // metric is that of the desired route to a destination; it is not ok when there is none.
@@ -163,12 +193,6 @@ func (t *Table) forget(k key) {
 	delete(t.conflicts, k)
 }
 
-func (t *Table) speakOf(dst netip.Prefix) {
-	if t.holding {
-		t.spoken[dst] = struct{}{}
-	}
-}
-
 // HoldStale says whether routes of ours that were found in the kernel, and that
 // nobody has spoken of since, are left alone. bgpd holds them from its start
 // until End-of-RIB (RFC 4724 section 4.1), so that traffic flows on meanwhile.
@@ -180,12 +204,6 @@ func (t *Table) HoldStale(hold bool) {
 	}
 	t.holding = hold
 	clear(t.spoken)
-	if !hold {
-		return
-	}
-	for k := range t.routes.AllDesired() {
-		t.spoken[k.dst] = struct{}{}
-	}
 }
 
 // QueueResync makes the next Apply read the kernel before it writes.
@@ -207,8 +225,8 @@ func (t *Table) LinkChanged(index int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var doubtful []key
-	for k, r := range t.routes.AllDesired() {
-		if r.Link == index || r.NextHops.Over(index) {
+	for k, v := range t.routes.AllDesired() {
+		if r := v.Value(); r.Link == index || r.NextHops.Over(index) {
 			doubtful = append(doubtful, k)
 		}
 	}
@@ -248,9 +266,9 @@ func (t *Table) NextHopIDs() map[int]bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	ids := map[int]bool{}
-	for _, r := range t.routes.AllActual() {
-		if r.NextHopID != 0 {
-			ids[r.NextHopID] = true
+	for _, v := range t.routes.AllActual() {
+		if id := v.Value().NextHopID; id != 0 {
+			ids[id] = true
 		}
 	}
 	return ids
@@ -283,13 +301,17 @@ func (t *Table) Stale() int {
 	return n
 }
 
-// held reports that a route that is not desired is left alone for now.
+// held reports that a route that is not desired is left alone for now: nobody has spoken
+// of its destination, be it with another metric.
 func (t *Table) held(k key) bool {
 	if !t.holding {
 		return false
 	}
-	_, spoken := t.spoken[k.dst]
-	return !spoken
+	if _, removed := t.spoken[k.dst]; removed {
+		return false
+	}
+	_, desired := t.metric(k.dst)
+	return !desired
 }
 
 // Conflict is a desired route that cannot be written because another program

@@ -260,6 +260,26 @@ func TestStaleRoutesAreHeldUntilReleased(t *testing.T) {
 	})
 }
 
+// TestHeldRouteGivesWayToOneOfAnotherMetric: who desires a destination has spoken of it.
+func TestHeldRouteGivesWayToOneOfAnotherMetric(t *testing.T) {
+	onBoth(t, func(t *testing.T, w world) {
+		stale, other := w.via("10.65.1.0/26", "192.0.2.2"), w.via("10.65.2.0/26", "192.0.2.2")
+		for _, r := range mark(kernel.ProtocolBGP, stale, other) {
+			ok(t, w.AddRoute(r))
+		}
+		table := newTable(w)
+		table.HoldStale(true)
+		moved := stale
+		moved.Priority = 50
+		table.Update(moved)
+		apply(t, table)
+		w.wantRoutes(t, kernel.ProtocolBGP, moved, other)
+		if n := table.Stale(); n != 1 {
+			t.Errorf("%d stale routes, want 1", n)
+		}
+	})
+}
+
 func TestResyncMendsWhatOthersChanged(t *testing.T) {
 	onBoth(t, func(t *testing.T, w world) {
 		desired := []kernel.Route{

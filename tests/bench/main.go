@@ -1,8 +1,11 @@
+// As in bgpd itself.
+//go:debug multipathtcp=0
+
 // Command bench measures what a pod's start and end cost: CNI ADD and DEL of the
 // whole process beside ptp + host-local, the plugin beside an empty program, and
 // the datastore's and the kernel's floors, all in one run on one lab node, so that
 // the ratios hold on any machine; and what it costs to bring the routes of a BGP peer
-// into the kernel, beside BIRD 2.
+// into the kernel, beside BIRD 2, and bgpd as one node of many.
 package main
 
 import (
@@ -13,34 +16,64 @@ import (
 	"os/signal"
 	"syscall"
 
+	"tortie/tests/bench/cluster"
 	"tortie/tests/bench/onepeer"
+	"tortie/tests/bench/probe"
 	"tortie/tests/lab"
 )
 
 func main() {
+	if err := start(); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func start() error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	if len(os.Args) == 2 && os.Args[1] == serveBGPD {
-		if err := onepeer.ServeBGPD(ctx); err != nil {
-			fmt.Fprintln(os.Stderr, "bench:", err)
-			os.Exit(1)
-		}
-		return
+	if serve, args, ok := child(os.Args[1:]); ok {
+		return serve(ctx, args)
 	}
 	onlyRoutes := flag.Bool("only-routes", false, "measure the routes of a BGP peer alone")
+	onlyNodes := flag.Bool("only-nodes", false, "measure bgpd as one node of many alone")
+	soakHours := flag.Int("soak", 0, "have bgpd live through so many hours of churn, compressed, and nothing else")
 	rounds := flag.Int("rounds", 60, "pods added and deleted one at a time, per plugin")
 	burst := flag.Int("burst", 64, "pods added and deleted 16 at once, per plugin")
 	bin := flag.String("bin", "bin", "directory of the programs")
 	flag.Parse()
 	*rounds, *burst = max(1, *rounds), max(1, *burst)
-	err := routesOfOnePeer(ctx, os.Stdout)
-	if err == nil && !*onlyRoutes {
-		err = run(ctx, *bin, *rounds, *burst)
+	if *soakHours > 0 {
+		return soak(ctx, *soakHours, os.Stdout)
 	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
+	if err := probe.HasBIRD(); err != nil {
+		return err
 	}
+	if !*onlyNodes {
+		if err := routesOfOnePeer(ctx, os.Stdout); err != nil || *onlyRoutes {
+			return err
+		}
+	}
+	if err := manyNodes(ctx, os.Stdout); err != nil || *onlyNodes {
+		return err
+	}
+	return run(ctx, *bin, *rounds, *burst)
+}
+
+// child is what this program is when it is a process under measurement.
+func child(args []string) (serve func(context.Context, []string) error, rest []string, ok bool) {
+	if len(args) == 0 {
+		return nil, nil, false
+	}
+	serve, ok = map[string]func(context.Context, []string) error{
+		serveBGPD:             func(ctx context.Context, _ []string) error { return onepeer.ServeBGPD(ctx) },
+		serveGoBGP:            onepeer.ServeGoBGP,
+		cluster.RouterCommand: cluster.ServeRouter,
+		cluster.NodeCommand: func(ctx context.Context, args []string) error {
+			return cluster.ServeNode(ctx, args, os.Stdin)
+		},
+	}[args[0]]
+	return serve, args[1:], ok
 }
 
 func run(ctx context.Context, bin string, rounds, burst int) (err error) {

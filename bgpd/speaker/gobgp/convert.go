@@ -182,61 +182,74 @@ func mustAny(a *anypb.Any, err error) *anypb.Any {
 const defaultLocalPref = 100
 
 // pathFromAPI reads a path of the Loc-RIB or of a watch.
-func pathFromAPI(p *gobgpapi.Path) (speaker.Path, error) { return (&decoder{}).path(p) }
-
-// decoder reads paths one after another. Most have the attributes, and the peer, of the
-// one before: those are read once, and shared.
-type decoder struct {
-	attrs []*anypb.Any
-	told  speaker.Path // what the attributes said
-	peer  string
-	addr  netip.Addr
+func pathFromAPI(p *gobgpapi.Path) (speaker.Path, error) {
+	prefix, shared, err := (&decoder{}).path(p)
+	if err != nil {
+		return speaker.Path{}, err
+	}
+	out := *shared
+	out.Prefix = prefix
+	return out, nil
 }
 
-func (d *decoder) path(p *gobgpapi.Path) (speaker.Path, error) {
-	prefix, err := prefixFromAPI(p.Nlri)
+// decoder reads paths one after another. Most differ from the one before by their prefix
+// only: these are read once, and shared.
+type decoder struct {
+	nlri  gobgpapi.IPAddressPrefix
+	attrs []*anypb.Any
+	peer  peerText
+	told  speaker.Path // what attributes and peer said
+	// last is the path read last, with what is set below.
+	last *speaker.Path
+}
+
+// peerText is how GoBGP tells whose a path is.
+type peerText struct{ address, id string }
+
+// path is shared with others, and without its prefix: it must not be changed.
+func (d *decoder) path(p *gobgpapi.Path) (netip.Prefix, *speaker.Path, error) {
+	prefix, err := d.prefix(p.Nlri)
 	if err != nil {
-		return speaker.Path{}, fmt.Errorf("read BGP path: %w", err)
+		return netip.Prefix{}, nil, fmt.Errorf("read BGP path: %w", err)
 	}
-	if d.attrs == nil || !slices.EqualFunc(d.attrs, p.Pattrs, sameAny) {
+	from := peerText{p.NeighborIp, p.SourceId}
+	if d.last == nil || d.peer != from || !slices.EqualFunc(d.attrs, p.Pattrs, sameAny) {
 		attrs, err := apiutil.GetNativePathAttributes(p)
 		if err != nil {
-			return speaker.Path{}, fmt.Errorf("read BGP path to %s: %w", prefix, err)
+			return netip.Prefix{}, nil, fmt.Errorf("read BGP path to %s: %w", prefix, err)
 		}
-		d.attrs, d.told = p.Pattrs, speaker.Path{LocalPref: defaultLocalPref}
+		d.attrs, d.peer, d.told, d.last = p.Pattrs, from, speaker.Path{LocalPref: defaultLocalPref}, nil
 		for _, attr := range attrs {
 			readAttribute(&d.told, attr)
 		}
+		d.told.Peer, _ = netip.ParseAddr(from.address) // "<nil>" for our own
+		if id, err := netip.ParseAddr(from.id); err == nil && d.told.Peer.IsValid() {
+			d.told.PeerID = id
+		}
 	}
-	if d.peer != p.NeighborIp {
-		d.peer = p.NeighborIp
-		d.addr, _ = netip.ParseAddr(p.NeighborIp) // "<nil>" for our own
+	learned := p.Age.AsTime()
+	if l := d.last; l == nil || l.PeerASN != p.SourceAsn || l.ID != p.Identifier || l.Best != p.Best || l.Stale != p.Stale || !l.Learned.Equal(learned) {
+		next := d.told
+		next.PeerASN, next.ID, next.Best, next.Stale, next.Learned = p.SourceAsn, p.Identifier, p.Best, p.Stale, learned
+		d.last = &next
 	}
-	out := d.told
-	out.Prefix, out.Peer, out.PeerASN = prefix, d.addr, p.SourceAsn
-	out.ID = p.Identifier
-	out.Best, out.Stale, out.Learned = p.Best, p.Stale, p.Age.AsTime()
-	if id, err := netip.ParseAddr(p.SourceId); err == nil && out.Peer.IsValid() {
-		out.PeerID = id
-	}
-	return out, nil
+	return prefix, d.last, nil
 }
 
 func sameAny(a, b *anypb.Any) bool { return a.TypeUrl == b.TypeUrl && bytes.Equal(a.Value, b.Value) }
 
-// prefixFromAPI reads the destination of a path of unicast routes.
-func prefixFromAPI(nlri *anypb.Any) (netip.Prefix, error) {
-	var msg gobgpapi.IPAddressPrefix
-	if err := nlri.UnmarshalTo(&msg); err != nil {
+// prefix reads the destination of a path of unicast routes.
+func (d *decoder) prefix(nlri *anypb.Any) (netip.Prefix, error) {
+	if err := nlri.UnmarshalTo(&d.nlri); err != nil {
 		return netip.Prefix{}, err
 	}
-	addr, err := netip.ParseAddr(msg.Prefix)
+	addr, err := netip.ParseAddr(d.nlri.Prefix)
 	if err != nil {
 		return netip.Prefix{}, err
 	}
-	prefix := netip.PrefixFrom(addr, int(msg.PrefixLen))
+	prefix := netip.PrefixFrom(addr, int(d.nlri.PrefixLen))
 	if !prefix.IsValid() {
-		return netip.Prefix{}, fmt.Errorf("prefix length %d of %s", msg.PrefixLen, addr)
+		return netip.Prefix{}, fmt.Errorf("prefix length %d of %s", d.nlri.PrefixLen, addr)
 	}
 	return prefix, nil
 }

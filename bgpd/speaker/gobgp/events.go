@@ -3,6 +3,7 @@ package gobgp
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,7 +22,8 @@ type events struct {
 	up      func(netip.Addr) // told of a session that has come up
 	changed chan struct{}    // one slot: "pending is not empty"
 
-	decoder decoder // of the watch's goroutine
+	decoder decoder    // of the watch's goroutine
+	read    []bestPath // likewise: the room for what it reads
 
 	mu       sync.Mutex
 	pending  speaker.Changes
@@ -63,8 +65,14 @@ func (s *Speaker) Take() speaker.Changes {
 	defer e.mu.Unlock()
 	out := e.pending
 	e.pending = noChanges()
+	if n := min(len(out.Best), roomAhead); n > 1 {
+		e.pending.Best = make(map[netip.Prefix]*speaker.Path, n) // as many again, mostly
+	}
 	return out
 }
+
+// roomAhead bounds the room that is made for changes before there are any.
+const roomAhead = 1024
 
 // signal is called with mu held, after pending has changed.
 func (e *events) signal() {
@@ -134,12 +142,18 @@ func (e *events) forget(addr netip.Addr) {
 	e.signal()
 }
 
+// bestPath is the best path to a prefix; nil for none.
+type bestPath struct {
+	prefix netip.Prefix
+	path   *speaker.Path
+}
+
 // best takes over best paths in the order GoBGP chose them.
-func (e *events) best(paths []*speaker.Path, prefixes []netip.Prefix) {
+func (e *events) best(paths []bestPath) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for i, prefix := range prefixes {
-		e.pending.Best[prefix] = paths[i]
+	for _, b := range paths {
+		e.pending.Best[b.prefix] = b.path
 	}
 	e.signal()
 }
@@ -276,8 +290,7 @@ func (s *Speaker) watched(r *gobgpapi.WatchEventResponse) {
 }
 
 func (s *Speaker) watchedPaths(in []*gobgpapi.Path) {
-	paths := make([]*speaker.Path, 0, len(in))
-	prefixes := make([]netip.Prefix, 0, len(in))
+	read := s.events.read[:0]
 	for _, p := range in {
 		if p.Nlri == nil { // an End-of-RIB
 			if addr, err := netip.ParseAddr(p.NeighborIp); err == nil {
@@ -285,31 +298,39 @@ func (s *Speaker) watchedPaths(in []*gobgpapi.Path) {
 			}
 			continue
 		}
-		path, err := s.events.decoder.path(p)
+		p.Best = true // which a watch doesn't say
+		prefix, path, err := s.events.decoder.path(p)
 		if err != nil {
 			s.log.Warn("ignored a BGP path that can't be read", "peer", p.NeighborIp, "err", err)
 			continue
 		}
 		gone := p.IsWithdraw || path.Local() // what we export ourselves has no learned best path
-		if n := len(paths); n > 0 && prefixes[n-1] == path.Prefix && paths[n-1] != nil && !gone {
+		if n := len(read); n > 0 && read[n-1].prefix == prefix && read[n-1].path != nil && !gone {
 			// The paths that are equally good come one after another, the best first. Whether
 			// one is the last choice the library has not looked at.
-			if path.LongLived() == paths[n-1].LongLived() {
-				paths[n-1].Equals = append(paths[n-1].Equals, path)
+			if path.LongLived() == read[n-1].path.LongLived() {
+				read[n-1].path = withEqual(read[n-1], path)
 			}
 			continue
 		}
-		prefixes = append(prefixes, path.Prefix)
 		if gone {
-			paths = append(paths, nil)
-			continue
+			path = nil
 		}
-		path.Best = true
-		paths = append(paths, &path)
+		read = append(read, bestPath{prefix, path})
 	}
-	if len(prefixes) > 0 {
-		s.events.best(paths, prefixes)
+	if len(read) > 0 {
+		s.events.best(read)
 	}
+	clear(read)
+	s.events.read = read
+}
+
+// withEqual is a best path with one more that is as good; the shared ones stay as they are.
+func withEqual(best bestPath, equal *speaker.Path) *speaker.Path {
+	out, too := *best.path, *equal
+	out.Prefix, too.Prefix, too.Best = best.prefix, best.prefix, false
+	out.Equals = append(slices.Clip(out.Equals), too)
+	return &out
 }
 
 func (s *Speaker) watchedPeer(ev *gobgpapi.WatchEventResponse_PeerEvent) {
@@ -324,8 +345,14 @@ func (s *Speaker) watchedPeer(ev *gobgpapi.WatchEventResponse_PeerEvent) {
 		s.events.orphan(addr) // what GoBGP says of no session but of one whose peer was removed
 		return
 	}
-	// The state may have moved on since; what is asked for lasts longer than that.
-	s.events.state(addr, stateFromAPI(ev.Peer.State.SessionState), s.gracefulness(addr))
+	state := stateFromAPI(ev.Peer.State.SessionState)
+	var gr gracefulness
+	if old, _ := s.events.session(addr); old.Established || state == speaker.Established {
+		// The state may have moved on since; what is asked for lasts longer than that. GoBGP
+		// goes through all peers for it, so it is asked for no other state.
+		gr = s.gracefulness(addr)
+	}
+	s.events.state(addr, state, gr)
 }
 
 func stateFromAPI(s gobgpapi.PeerState_SessionState) speaker.State {

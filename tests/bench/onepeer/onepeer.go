@@ -7,23 +7,21 @@
 package onepeer
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
 	"tortie/bgpd/daemon"
 	"tortie/bgpd/speaker"
 	"tortie/internal/kernel"
+	"tortie/tests/bench/probe"
 )
 
 // The two ends of the wire.
@@ -38,6 +36,15 @@ type Receiver struct {
 	Name string
 	// command is the program, for a folder of its own.
 	command func(ctx context.Context, dir string) (*exec.Cmd, error)
+	// routes counts those it has brought to their place: into the kernel, if it is nil.
+	routes func(pid int, dir string) (int, error)
+}
+
+func (r Receiver) count(pid int, dir string) (int, error) {
+	if r.routes != nil {
+		return r.routes(pid, dir)
+	}
+	return probe.Routes(pid)
 }
 
 // BGPD is ours. The program is this one, which runs ServeBGPD when it is called with arg.
@@ -134,44 +141,45 @@ func measure(ctx context.Context, n int, r Receiver) (res Result, err error) {
 		_ = cmd.Wait() // it was killed
 	}()
 	pid := cmd.Process.Pid
-	if err := until(ctx, func() (bool, error) {
+	count := func() (int, error) { return r.count(pid, w.dir) }
+	if err := probe.Until(ctx, func() (bool, error) {
 		text, err := w.tell("show", "protocols", "session1")
 		return strings.Contains(text, "Established"), err
 	}); err != nil {
 		text, _ := os.ReadFile(log.Name())
 		return res, fmt.Errorf("wait for the session: %w: %s", err, text)
 	}
-	before, err := cpu(pid)
+	before, err := probe.CPU(pid)
 	if err != nil {
 		return res, err
 	}
-	if res.Wall, err = w.change(ctx, pid, "enable", func(have int) bool { return have >= n }); err != nil {
+	if res.Wall, err = w.change(ctx, "enable", count, func(have int) bool { return have >= n }); err != nil {
 		return res, err
 	}
-	if err := resting(ctx, pid); err != nil {
+	if err := probe.Resting(ctx, pid); err != nil {
 		return res, err
 	}
-	after, err := cpu(pid)
+	after, err := probe.CPU(pid)
 	if err != nil {
 		return res, err
 	}
 	res.CPU = after - before
-	if res.Peak, err = peak(pid); err != nil {
+	if res.Peak, err = probe.Peak(pid); err != nil {
 		return res, err
 	}
-	res.Withdrawn, err = w.change(ctx, pid, "disable", func(have int) bool { return have < 10 })
+	res.Withdrawn, err = w.change(ctx, "disable", count, func(have int) bool { return have < 10 })
 	return res, err
 }
 
 // change has the peer announce or withdraw its routes and returns when the kernel has
 // as many as is right.
-func (w *wire) change(ctx context.Context, pid int, verb string, right func(have int) bool) (time.Duration, error) {
+func (w *wire) change(ctx context.Context, verb string, count func() (int, error), right func(have int) bool) (time.Duration, error) {
 	began := time.Now()
 	if _, err := w.tell(verb, "many"); err != nil {
 		return 0, err
 	}
-	err := until(ctx, func() (bool, error) {
-		have, err := routes(pid)
+	err := probe.Until(ctx, func() (bool, error) {
+		have, err := count()
 		return right(have), err
 	})
 	return time.Since(began), err
@@ -262,87 +270,4 @@ func (w *wire) tell(words ...string) (string, error) {
 		return "", nil // it is not that far yet
 	}
 	return string(out), err
-}
-
-// patience is how long anything may take; glance how often one looks.
-const (
-	patience = 2 * time.Minute
-	glance   = 20 * time.Millisecond
-)
-
-func until(ctx context.Context, done func() (bool, error)) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	for {
-		if ok, err := done(); ok || err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(glance):
-		}
-	}
-}
-
-// resting waits until a process has used no processor for a while.
-func resting(ctx context.Context, pid int) error {
-	last, quiet := time.Duration(-1), 0
-	return until(ctx, func() (bool, error) {
-		now, err := cpu(pid)
-		if quiet++; now-last > 0 {
-			quiet = 0
-		}
-		last = now
-		return quiet >= 25, err
-	})
-}
-
-// routes is how many IPv4 routes the main table has in the namespace of a process.
-func routes(pid int) (int, error) {
-	f, err := os.Open(fmt.Sprintf("/proc/%d/net/fib_triestat", pid))
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	inMain := false
-	for s := bufio.NewScanner(f); s.Scan(); {
-		switch name, value, _ := strings.Cut(strings.TrimSpace(s.Text()), ":"); {
-		case name == "Main" || name == "Local":
-			inMain = name == "Main"
-		case name == "Prefixes" && inMain:
-			return strconv.Atoi(strings.TrimSpace(value))
-		}
-	}
-	return 0, nil
-}
-
-// tickLength is that of USER_HZ, which is 100 on every Linux of today.
-const tickLength = 10 * time.Millisecond
-
-// cpu is the processor time of a process.
-func cpu(pid int) (time.Duration, error) {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, err
-	}
-	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-	if len(fields) < 13 {
-		return 0, fmt.Errorf("read processor time of process %d: %w", pid, io.ErrUnexpectedEOF)
-	}
-	user, err := strconv.Atoi(fields[11])
-	system, err2 := strconv.Atoi(fields[12])
-	return time.Duration(user+system) * tickLength, errors.Join(err, err2)
-}
-
-// peak is the resident memory of a process when it was greatest.
-func peak(pid int) (int, error) {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0, err
-	}
-	_, rest, _ := strings.Cut(string(status), "VmHWM:")
-	kilobytes, _, _ := strings.Cut(strings.TrimSpace(rest), " ")
-	n, err := strconv.Atoi(kilobytes)
-	return n << 10, err
 }
