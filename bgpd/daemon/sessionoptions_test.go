@@ -214,7 +214,7 @@ func TestLongLivedRestartAgainstBIRD(t *testing.T) {
 	l.startBIRDOf("node2", secondTor)
 	l.startNode("node1", l.content())
 	l.peer("the session with long-lived restart", "tor", func(p *nodestatus.Peer) bool { return isUp(p) && p.LongLivedRestart })
-	l.peer("the session without", "other", func(p *nodestatus.Peer) bool { return isUp(p) && !p.LongLivedRestart })
+	l.peer("the session without", "node2", func(p *nodestatus.Peer) bool { return isUp(p) && !p.LongLivedRestart })
 	if out := l.birdc("show", "protocols", "all", "v4"); !strings.Contains(out, "Long-lived graceful restart") || !strings.Contains(out, "LL stale time: 15") {
 		t.Errorf("BIRD has heard of no long-lived restart of 15 s:\n%s", out)
 	}

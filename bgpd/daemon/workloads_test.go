@@ -89,7 +89,7 @@ func TestPodIsAPeerAgainstBIRD(t *testing.T) {
 	l.startBIRDOf("red", podBIRD)
 	l.startBIRDOf("blue", strings.NewReplacer("1.5", "1.6", "::5", "::6", "10.123.", "10.125.").Replace(podBIRD))
 	l.startNode("node1", l.content())
-	l.peer("the other session to be known", "tor", func(*nodestatus.Peer) bool { return true })
+	l.peer("the other session to be known", "node2", func(*nodestatus.Peer) bool { return true })
 	l.have(pods)
 	l.write()
 	for _, address := range []string{"10.65.1.5", "fd65:1::5"} {
