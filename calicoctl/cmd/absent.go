@@ -37,15 +37,6 @@ func (a *app) clusterCommand() *cobra.Command {
 // nodeFacts is where the state of a node is to be seen.
 const nodeFacts = "calicoctl node status, calicoctl bgp peers, calicoctl bgp routes -o wide, and the logs of felix and bgpd"
 
-func (a *app) absentIPAM() []*cobra.Command {
-	return []*cobra.Command{
-		a.absent("check", "calicoctl ipam show --show-blocks and --show-borrowed show what is in use, --ip=ADDRESS by whom"),
-		a.absent("release", "deleting a pod releases its addresses, calicoctl delete node NAME --force those of a node that is gone"),
-		a.absent("configure", "use calicoctl apply -f with kind IPAMConfig, name default; calicoctl ipam show --show-configuration shows what holds"),
-		a.absent("split", "create another IPPool with a CIDR of its own, set disabled: true on this one, and restart its pods to move them"),
-	}
-}
-
 func (a *app) absentNode() []*cobra.Command {
 	return []*cobra.Command{
 		a.absent("run", "start the programs felix and bgpd on the node; calicoctl node status shows whether they run"),

@@ -51,7 +51,7 @@ func (c *checker) nodes() {
 
 func (c *checker) nodeGone(f *Finding, blocks int) {
 	facts := proof.NodeFacts{Endpoints: c.onNode[f.Node], NobodyKnown: c.in.Kubernetes != nil && len(c.in.Kubernetes.Nodes) == 0}
-	f.What = fmt.Sprintf("doesn't exist, but has %d blocks and %d addresses", blocks, len(f.Seen))
+	f.What = "doesn't exist, but has " + count(blocks, "block", "blocks") + " and " + count(len(f.Seen), "address", "addresses")
 	f.Why = "the node was deleted without them, or its Node was deleted by hand"
 	f.Stamp += stamp(f.Seen)
 	f.Proof = proof.NodeGone(f.Node, facts)
@@ -59,7 +59,7 @@ func (c *checker) nodeGone(f *Finding, blocks int) {
 	case strings.Contains(f.Node, ":"):
 		f.Kept = "it is an owner that is no node"
 	case facts.Endpoints > 0:
-		f.Kept = fmt.Sprintf("%d workload endpoints are still on it", facts.Endpoints)
+		f.Kept = count(facts.Endpoints, "workload endpoint is", "workload endpoints are") + " still on it"
 		f.Do = "if it is gone, delete its workload endpoints (calicoctl get wep -A shows them), and run this again; if not, start felix there"
 	case facts.NobodyKnown:
 		f.Kept = "Kubernetes says that it has no node at all, which is not believed"
@@ -317,4 +317,12 @@ func stamp(seen []ipam.Allocation) string {
 		fmt.Fprintf(&s, " %s@%d", a.Addr, a.Sequence)
 	}
 	return s.String()
+}
+
+// count is "1 block", "2 blocks".
+func count(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
 }

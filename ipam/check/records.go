@@ -88,7 +88,7 @@ func (c *checker) blockAndPools(b *block) {
 		return
 	}
 	f := Finding{
-		Kind: BlockOutsidePools, Where: b.entry.Key.String(), What: fmt.Sprintf("lies in no IP pool, with %d addresses in use", len(b.Allocations)),
+		Kind: BlockOutsidePools, Where: b.entry.Key.String(), What: "lies in no IP pool, with " + count(len(b.Allocations), "address", "addresses") + " in use",
 		Why:   "its pool was deleted or made smaller; its nodes announce it all the same, without the NAT and encapsulation that a pool asks for",
 		Do:    "make an IPPool that has it, or restart the pods that have its addresses; calicoctl ipam show --show-blocks counts them",
 		Block: b.Prefix, Kept: "its addresses are in use", Stamp: b.Prefix.String(),

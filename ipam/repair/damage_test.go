@@ -320,9 +320,9 @@ func damages() []damage {
 			left: []string{"endpoint with an address outside every pool: 192.0.2.9"},
 		},
 		{
-			name:   "handle without addresses",
-			make:   func(w *world) { w.put(root+"handle/net.c9", `{"block":{"10.65.0.0/30":1},"deleted":false}`) },
-			want:   []string{"handle without addresses: IPAMHandle(net.c9)"},
+			name: "handle without addresses",
+			make: func(w *world) { w.put(root+"handle/net.c9", `{"block":{"10.65.0.0/30":1},"deleted":false}`) },
+			want: []string{"handle without addresses: IPAMHandle(net.c9)"},
 			change: []string{
 				"IPAMBlock(10.65.0.0/30): written once more, so that whoever is about to change it looks again",
 				"IPAMHandle(net.c9): deleted, it counted 1 in 10.65.0.0/30",
