@@ -26,6 +26,15 @@ type Inspection struct {
 	Faults []string
 }
 
+// KeptBack is what upstream calls the holder of the addresses that a block keeps back
+// for its host. They have no IPAMHandle, and nobody uses them.
+const KeptBack HandleID = "windows-reserved-ipam-handle"
+
+// InUse are the allocations but those kept back.
+func (i Inspection) InUse() []Allocation {
+	return slices.DeleteFunc(slices.Clone(i.Allocations), func(a Allocation) bool { return a.Handle == KeptBack })
+}
+
 // Inspect reads a block. The error is of a block of which can't be told which
 // addresses are in use.
 func Inspect(entry datastore.Entry) (Inspection, error) {

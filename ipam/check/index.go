@@ -172,7 +172,7 @@ func (c *checker) address(b *block, a ipam.Allocation, pods map[netip.Addr]strin
 	for _, u := range c.usersOf[addr] {
 		out.Users = append(out.Users, u.Name)
 	}
-	if a.Handle == windowsHandle {
+	if a.Handle == ipam.KeptBack {
 		out.Users = append(out.Users, "Reserved for Windows")
 	}
 	if c.in.Kubernetes != nil && len(out.Users) == 0 {
@@ -185,9 +185,6 @@ func (c *checker) address(b *block, a ipam.Allocation, pods map[netip.Addr]strin
 	}
 	return out
 }
-
-// windowsHandle is upstream's for addresses that Windows nodes can't use.
-const windowsHandle = "windows-reserved-ipam-handle"
 
 func (c *checker) podAddresses() map[netip.Addr]string {
 	out := map[netip.Addr]string{}

@@ -88,12 +88,12 @@ func (c *checker) blockAndPools(b *block) {
 		return
 	}
 	f := Finding{
-		Kind: BlockOutsidePools, Where: b.entry.Key.String(), What: "lies in no IP pool, with " + count(len(b.Allocations), "address", "addresses") + " in use",
+		Kind: BlockOutsidePools, Where: b.entry.Key.String(), What: "lies in no IP pool, with " + count(len(b.InUse()), "address", "addresses") + " in use",
 		Why:   "its pool was deleted or made smaller; its nodes announce it all the same, without the NAT and encapsulation that a pool asks for",
 		Do:    "make an IPPool that has it, or restart the pods that have its addresses; calicoctl ipam show --show-blocks counts them",
 		Block: b.Prefix, Kept: "its addresses are in use", Stamp: b.Prefix.String(),
 	}
-	if len(b.Allocations) == 0 {
+	if len(b.InUse()) == 0 {
 		f.What, f.Kept, f.Mendable = "lies in no IP pool, and is empty", "", true
 		f.Do = "calicoctl ipam fsck --repair deletes it"
 	}
@@ -153,14 +153,14 @@ func (c *checker) overlap(large, small block) {
 	f := Finding{
 		Kind: BlockOverlap, Where: small.entry.Key.String(), What: "lies in block " + large.Prefix.String(),
 		Why:   "the block size of a pool was changed, or two pools overlapped; both blocks give out the same addresses",
-		Do:    fmt.Sprintf("disable the pool, restart the pods of one of the two blocks (%d addresses in %s, %d in %s), and run this again", len(large.Allocations), large.Prefix, len(small.Allocations), small.Prefix),
+		Do:    fmt.Sprintf("disable the pool, restart the pods of one of the two blocks (%d addresses in %s, %d in %s), and run this again", len(large.InUse()), large.Prefix, len(small.InUse()), small.Prefix),
 		Kept:  "addresses of both are in use",
 		Block: small.Prefix, Stamp: large.Prefix.String() + " " + small.Prefix.String(),
 	}
 	switch {
-	case len(small.Allocations) == 0:
+	case len(small.InUse()) == 0:
 		f.Mendable = true
-	case len(large.Allocations) == 0:
+	case len(large.InUse()) == 0:
 		f.Mendable, f.Block = true, large.Prefix
 	}
 	if f.Mendable {
@@ -226,7 +226,7 @@ func (c *checker) handles() {
 	}
 	for _, id := range slices.Sorted(maps.Keys(held)) {
 		key := api.HandleKey(string(id))
-		if c.unreadable[key] || id == windowsHandle {
+		if c.unreadable[key] || id == ipam.KeptBack {
 			continue
 		}
 		c.add(Finding{
@@ -248,7 +248,7 @@ func (c *checker) handle(e datastore.Entry, id ipam.HandleID, held map[string]in
 	}
 	f := Finding{Where: e.Key.String(), Mendable: true, Handle: id, Seen: seen, Stamp: fmt.Sprint(e.Revision, stamp(seen))}
 	switch {
-	case id == windowsHandle || maps.Equal(counts, held):
+	case id == ipam.KeptBack || maps.Equal(counts, held):
 		return
 	case len(held) == 0:
 		f.Kind, f.What = OrphanHandle, "counts "+countText(counts)+", but no block has an address of it"

@@ -368,6 +368,16 @@ func damages() []damage {
 			change: []string{"IPAMBlock(10.99.0.0/30): deleted", "BlockAffinity(host:a/10.99.0.0/30): deleted"},
 		},
 		{
+			name: "block outside every pool with addresses kept back for its host",
+			make: func(w *world) {
+				w.put(root+"assignment/ipv4/block/10.99.0.0-30", strings.Replace(blockText("10.99.0.0/30", "a", holder{3, "windows-reserved-ipam-handle", "", ""}),
+					`{"namespace":"ns1","node":"","pod":""}`, `{"note":"windows host rsvd"}`, 1))
+				w.put(root+"host/a/ipv4/block/10.99.0.0-30", confirmed)
+			},
+			want:   []string{"block outside every pool: IPAMBlock(10.99.0.0/30)"},
+			change: []string{"IPAMBlock(10.99.0.0/30): deleted, with it 10.99.0.3", "BlockAffinity(host:a/10.99.0.0/30): deleted"},
+		},
+		{
 			name: "empty block within another",
 			make: func(w *world) {
 				w.put(root+"assignment/ipv4/block/10.65.0.2-31", strings.NewReplacer(",null,null]", "]", "[0,1,2,3]", "[0,1]").Replace(blockText("10.65.0.2/31", "b")))

@@ -165,7 +165,7 @@ func (m *Mender) deleteEmptyBlock(ctx context.Context, prefix netip.Prefix) erro
 	if err != nil {
 		return err
 	}
-	if len(in.Allocations) > 0 {
+	if len(in.InUse()) > 0 {
 		return fmt.Errorf("%w: the block has addresses in use", ErrChanged)
 	}
 	ops := []datastore.Op{datastore.Delete(entry.Key, entry.Revision)}
