@@ -18,12 +18,6 @@ func (a *app) absent(use, instead string) *cobra.Command {
 	}
 }
 
-const editAndReplace = "calicoctl get KIND NAME -o yaml > FILE, edit FILE, calicoctl replace -f FILE"
-
-func (a *app) patchCommand() *cobra.Command {
-	return a.absent("patch", "use "+editAndReplace+"; calicoctl label changes labels")
-}
-
 func (a *app) convertCommand() *cobra.Command {
 	return a.absent("convert", "write manifests as projectcalico.org/v3; calicoctl validate -f FILE checks them")
 }
