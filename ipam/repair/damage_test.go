@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -15,12 +17,16 @@ import (
 
 	"tortie/internal/api"
 	"tortie/internal/datastore"
+	"tortie/internal/datastore/etcd"
+	"tortie/internal/datastore/etcd/etcdtest"
 	"tortie/internal/datastore/memory"
 	"tortie/ipam"
 	"tortie/ipam/check"
 	"tortie/ipam/proof"
 	"tortie/ipam/repair"
 )
+
+func TestMain(m *testing.M) { os.Exit(etcdtest.Main(m)) }
 
 // The paths of the store of world.
 const (
@@ -51,17 +57,44 @@ func (c *cluster) Pod(_ context.Context, namespace, name string) (*proof.Pod, er
 
 func (c *cluster) HasNode(_ context.Context, name string) (bool, error) { return c.Nodes[name], nil }
 
+// raw is a store as a foreign program sees it.
+type raw interface {
+	RawPut(path string, value []byte) datastore.Revision
+	RawGet(path string) ([]byte, bool)
+	RawDelete(path string) bool
+	Paths(prefix string) []string
+}
+
+// onEtcd is a real etcd in the way of the store in memory.
+type onEtcd struct{ *etcdtest.Raw }
+
+func (e onEtcd) RawPut(path string, value []byte) datastore.Revision { e.Put(path, value); return 0 }
+func (e onEtcd) RawGet(path string) ([]byte, bool)                   { return e.Get(path) }
+func (e onEtcd) RawDelete(path string) bool {
+	_, ok := e.Get(path)
+	e.Delete(path)
+	return ok
+}
+
 // world is a healthy store of two nodes and two pods, one of them with both IP versions.
 type world struct {
 	*testing.T
-	reg  *api.Registry
-	mem  *memory.Store
-	kube *cluster
+	reg    *api.Registry
+	mem    raw
+	client datastore.Client
+	// memory is the store in memory, if it is one.
+	memory *memory.Store
+	kube   *cluster
 }
 
 func newWorld(t *testing.T) *world {
 	reg := api.NewRegistry()
-	w := &world{T: t, reg: reg, mem: memory.New(reg), kube: &cluster{
+	mem := memory.New(reg)
+	return worldOn(t, reg, mem, mem, mem)
+}
+
+func worldOn(t *testing.T, reg *api.Registry, store raw, client datastore.Client, mem *memory.Store) *world {
+	w := &world{T: t, reg: reg, mem: store, client: client, memory: mem, kube: &cluster{
 		Pods:  map[string]proof.Pod{"ns1/pod1": {Node: "a", IPs: []string{"10.65.0.1", "fd65::2"}}, "ns1/pod2": {Node: "b", IPs: []string{"10.65.0.4"}}},
 		Nodes: map[string]bool{"a": true, "b": true},
 	}}
@@ -142,7 +175,7 @@ func (w *world) bytes() map[string]string {
 
 func (w *world) check() check.Result {
 	w.Helper()
-	in, err := check.Read(w.Context(), w.mem)
+	in, err := check.Read(w.Context(), w.client)
 	if err != nil {
 		w.Fatal(err)
 	}
@@ -172,7 +205,7 @@ func (w *world) repair() (undo []byte, changed []string) {
 	}
 	what := ""
 	m := repair.Mender{Client: &repair.Journal{
-		Client: w.mem,
+		Client: w.client,
 		Before: func(changes []repair.Change) error {
 			for _, c := range changes {
 				changed = append(changed, c.String())
@@ -202,7 +235,7 @@ func (w *world) undo(file []byte) (refused []string) {
 	if err != nil {
 		w.Fatal(err)
 	}
-	err = u.Apply(w.Context(), w.mem, w.reg, false, func(d repair.Undone) {
+	err = u.Apply(w.Context(), w.client, w.reg, false, func(d repair.Undone) {
 		if d.Refused != nil {
 			refused = append(refused, d.Refused.Error())
 		}
@@ -496,48 +529,68 @@ func TestNothingIsFoundInAHealthyStore(t *testing.T) {
 
 func TestEachDamageIsFoundMendedAndUndone(t *testing.T) {
 	for _, d := range damages() {
+		t.Run(d.name, func(t *testing.T) { d.foundMendedUndone(newWorld(t)) })
+	}
+}
+
+func TestEachDamageIsFoundMendedAndUndoneOnEtcd(t *testing.T) {
+	server := etcdtest.Start(t, etcdtest.Options{})
+	reg := api.NewRegistry()
+	client, err := etcd.New(t.Context(), etcd.Config{Config: server.Config(), RequestTimeout: 10 * time.Second}, reg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	store := onEtcd{server.Raw()}
+	for _, d := range damages() {
 		t.Run(d.name, func(t *testing.T) {
-			w := newWorld(t)
-			d.make(w)
-			damaged := w.bytes()
-			findings := w.check().Findings
-			if diff := cmp.Diff(d.want, found(findings)); diff != "" {
-				t.Fatalf("found (-want +got):\n%s", diff)
+			for _, path := range store.Paths("/calico/") {
+				store.Delete(path)
 			}
-			for _, f := range findings {
-				if f.What == "" || f.Why == "" || f.Do == "" || f.Mendable == (f.Kept != "") {
-					t.Errorf("a finding says too little: %+v", f)
-				}
-			}
-			file, changed := w.repair()
-			if diff := cmp.Diff(d.change, changed); diff != "" {
-				t.Errorf("changed (-want +got):\n%s", diff)
-			}
-			left := d.left
-			if left == nil {
-				left = []string{}
-			}
-			if diff := cmp.Diff(left, found(w.check().Findings)); diff != "" {
-				t.Errorf("found after the repair (-want +got):\n%s", diff)
-			}
-			w.blocksAreSound()
-			if refused := w.undo(file); len(refused) > 0 {
-				t.Errorf("not undone: %v", refused)
-			}
-			if diff := cmp.Diff(damaged, w.bytes()); diff != "" {
-				t.Errorf("undone (-damaged +now):\n%s", diff)
-			}
-			if refused := w.undo(file); len(refused) > 0 {
-				t.Errorf("undone twice: %v", refused)
-			}
+			d.foundMendedUndone(worldOn(t, reg, store, client, nil))
 		})
+	}
+}
+
+func (d damage) foundMendedUndone(w *world) {
+	w.Helper()
+	d.make(w)
+	damaged := w.bytes()
+	findings := w.check().Findings
+	if diff := cmp.Diff(d.want, found(findings)); diff != "" {
+		w.Fatalf("found (-want +got):\n%s", diff)
+	}
+	for _, f := range findings {
+		if f.What == "" || f.Why == "" || f.Do == "" || f.Mendable == (f.Kept != "") {
+			w.Errorf("a finding says too little: %+v", f)
+		}
+	}
+	file, changed := w.repair()
+	if diff := cmp.Diff(d.change, changed); diff != "" {
+		w.Errorf("changed (-want +got):\n%s", diff)
+	}
+	left := d.left
+	if left == nil {
+		left = []string{}
+	}
+	if diff := cmp.Diff(left, found(w.check().Findings)); diff != "" {
+		w.Errorf("found after the repair (-want +got):\n%s", diff)
+	}
+	w.blocksAreSound()
+	for range 2 { // the second time it is as it was
+		if refused := w.undo(file); len(refused) > 0 {
+			w.Errorf("not undone: %v", refused)
+		}
+		if diff := cmp.Diff(damaged, w.bytes()); diff != "" {
+			w.Errorf("undone (-damaged +now):\n%s", diff)
+		}
 	}
 }
 
 // blocksAreSound checks every block that can be read as the allocator does.
 func (w *world) blocksAreSound() {
 	w.Helper()
-	snap, err := w.mem.List(w.Context(), datastore.Range{Kind: api.KindIPAMBlock})
+	snap, err := w.client.List(w.Context(), datastore.Range{Kind: api.KindIPAMBlock})
 	if err != nil {
 		w.Fatal(err)
 	}
@@ -621,10 +674,10 @@ func TestUndoAfterARepairThatDied(t *testing.T) {
 		var file bytes.Buffer
 		rec, _ := repair.NewRecorder(&file, w.reg, "guid", time.Unix(0, 0))
 		left := after
-		m := repair.Mender{Kubernetes: w.kube, Client: &repair.Journal{Client: w.mem, Before: func(changes []repair.Change) error {
+		m := repair.Mender{Kubernetes: w.kube, Client: &repair.Journal{Client: w.client, Before: func(changes []repair.Change) error {
 			err := rec.Record("", changes)
 			if left--; left < 0 { // the reply to this one is lost, and nothing comes after it
-				w.mem.LoseReplies(1)
+				w.memory.LoseReplies(1)
 			}
 			return err
 		}, Failed: func() { _ = rec.Cancel() }}}
@@ -648,7 +701,7 @@ func TestDryRunSaysTheSameAndWritesNothing(t *testing.T) {
 		d.make(w)
 		before := w.bytes()
 		var changed []string
-		m := repair.Mender{Kubernetes: w.kube, Client: &repair.Journal{Client: repair.NewOverlay(w.mem), Before: func(changes []repair.Change) error {
+		m := repair.Mender{Kubernetes: w.kube, Client: &repair.Journal{Client: repair.NewOverlay(w.client), Before: func(changes []repair.Change) error {
 			for _, c := range changes {
 				changed = append(changed, c.String())
 			}
@@ -692,7 +745,7 @@ func TestLeakThatIsInUseAgainIsKept(t *testing.T) {
 		}
 		again(w)
 		before := w.bytes()
-		m := repair.Mender{Client: w.mem, Kubernetes: w.kube}
+		m := repair.Mender{Client: w.client, Kubernetes: w.kube}
 		if err := m.Mend(w.Context(), findings[0]); !errors.Is(err, repair.ErrChanged) {
 			t.Errorf("%s: error %v", name, err)
 		}
