@@ -94,7 +94,7 @@ Exit status: 0 when nothing is left to be released; 1 otherwise.`,
 			if flags.dryRun {
 				return a.showCandidates(cmd.Context(), flags)
 			}
-			return a.mend(cmd.Context(), flags, "gc", isCandidate)
+			return a.mend(cmd.Context(), flags, "gc", func(f check.Finding) bool { return isCandidate(f) && f.Mendable })
 		},
 	}
 	flags.add(cmd)
@@ -182,7 +182,7 @@ func (a *app) mend(ctx context.Context, flags mendFlags, name string, wanted fun
 	left := len(findings) - mended
 	switch {
 	case len(findings) == 0:
-		a.println("Nothing is wrong.")
+		a.println(map[string]string{"fsck": "Nothing is wrong.", "gc": "Nothing is to be released."}[name])
 		return nil
 	case !changing:
 		a.printf("\n%d problems, of which %d would be mended. Nothing was changed.\n", len(findings), mended)

@@ -56,8 +56,6 @@ func (c *checker) nodeGone(f *Finding, blocks int) {
 	f.Stamp += stamp(f.Seen)
 	f.Proof = proof.NodeGone(f.Node, facts)
 	switch {
-	case strings.Contains(f.Node, ":"):
-		f.Kept = "it is an owner that is no node"
 	case facts.Endpoints > 0:
 		f.Kept = count(facts.Endpoints, "workload endpoint is", "workload endpoints are") + " still on it"
 		f.Do = "if it is gone, delete its workload endpoints (calicoctl get wep -A shows them), and run this again; if not, start felix there"

@@ -3,6 +3,7 @@ package check
 import (
 	"net/netip"
 	"slices"
+	"strings"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 
@@ -206,10 +207,11 @@ func (c *checker) inPool(addr netip.Addr) bool {
 	return slices.ContainsFunc(c.pools, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
-// knownNode reports whether a node exists, or might.
+// knownNode reports whether a node exists, or might. Owners that are no nodes, such as
+// upstream's load balancer, have a colon in their name.
 func (c *checker) knownNode(name string) bool {
 	_, ok := c.node[name]
-	return ok || c.unreadable[api.Key{Kind: api.KindNode, Name: name}] || c.in.Kubernetes != nil && c.in.Kubernetes.Nodes[name]
+	return ok || strings.Contains(name, ":") || c.unreadable[api.Key{Kind: api.KindNode, Name: name}] || c.in.Kubernetes != nil && c.in.Kubernetes.Nodes[name]
 }
 
 // isNode reports whether a name of Kubernetes's is that of one of our nodes.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -167,6 +168,9 @@ func endpointText(node, pod, container string, networks ...string) string {
 func (w *world) bytes() map[string]string {
 	all := map[string]string{}
 	for _, path := range w.mem.Paths("/calico/") {
+		if strings.HasPrefix(path, "/calico/tortie/") {
+			continue // what happened stays known when it is undone
+		}
 		value, _ := w.mem.RawGet(path)
 		all[path] = string(value)
 	}
@@ -313,6 +317,17 @@ func damages() []damage {
 		{
 			name: "node unknown here that Kubernetes has",
 			make: func(w *world) { w.delete(resources + "nodes/b") },
+			want: []string{},
+		},
+		{
+			name: "address of a load balancer",
+			make: func(w *world) {
+				w.put(root+"assignment/ipv4/block/10.65.0.32-30", strings.NewReplacer("host:x", "virtual:load-balancer", `"namespace":"ns1","node":"","pod":""`,
+					`"node":"virtual:load-balancer","service":"ns1/web"`).Replace(blockText("10.65.0.32/30", "x", holder{0, "lb-1", "", ""})))
+				w.put(root+"virtual/load-balancer/ipv4/block/10.65.0.32-30", confirmed)
+				w.put(root+"handle/lb-1", `{"block":{"10.65.0.32/30":1},"deleted":false}`)
+				w.kube.LoadBalancers = map[netip.Addr]string{netip.MustParseAddr("10.65.0.32"): "ns1/web"}
+			},
 			want: []string{},
 		},
 		{

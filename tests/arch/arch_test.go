@@ -42,6 +42,8 @@ func rules() []rule {
 		{from: "tortie/internal/selector", deny: pure, why: "selectors are pure"},
 		{from: "tortie/internal/delta", deny: pure, why: "delta is pure"},
 		{from: "tortie/internal/advertise", deny: append([]string{"tortie/internal/datastore"}, pure...), why: "what is announced is decided without I/O"},
+		{from: "tortie/ipam/proof", deny: append([]string{"k8s.io/client-go"}, pure...), why: "whether an address is nobody's is judged without asking anybody"},
+		{from: "tortie/ipam/check", deny: append([]string{"k8s.io/client-go"}, pure...), why: "what is wrong is found in what was read"},
 		{from: "tortie/internal/api", deny: pure, why: "the vocabulary is pure"},
 		{
 			from: "tortie", deny: []string{"github.com/osrg/gobgp"},
