@@ -225,21 +225,9 @@ func (a *app) releaseReported(ctx context.Context, store *resource.Store, kube K
 			clean++
 			continue
 		}
-		why := "it was assigned anew since the report"
-		for _, h := range held {
-			switch {
-			case string(h.Handle) != x.Handle || x.SequenceNumber == nil || *x.SequenceNumber != h.Sequence:
-			case len(h.Users) > 0:
-				why = "it is in use by " + strings.Join(h.Users, ", ")
-			default:
-				err := ipam.ReleaseOne(ctx, store.Client, h.Allocation)
-				if hopeless(ctx, err) {
-					return left, err
-				}
-				if why = ""; err != nil {
-					why = err.Error()
-				}
-			}
+		why, err := releaseSame(ctx, store, held, x)
+		if err != nil {
+			return left, err
 		}
 		if why != "" {
 			left++
@@ -253,6 +241,27 @@ func (a *app) releaseReported(ctx context.Context, store *resource.Store, kube K
 		a.printf("%d addresses marked as leaked in the report had already been cleaned up.\n", clean)
 	}
 	return left, nil
+}
+
+// releaseSame releases the assignment that a report has seen, if it is among those
+// there are now and nobody uses it; why says why not.
+func releaseSame(ctx context.Context, store *resource.Store, held []check.Address, x *reportAllocation) (why string, err error) {
+	for _, h := range held {
+		if string(h.Handle) != x.Handle || x.SequenceNumber == nil || *x.SequenceNumber != h.Sequence {
+			continue
+		}
+		if len(h.Users) > 0 {
+			return "it is in use by " + strings.Join(h.Users, ", "), nil
+		}
+		switch err := ipam.ReleaseOne(ctx, store.Client, h.Allocation); {
+		case hopeless(ctx, err):
+			return "", err
+		case err != nil:
+			return err.Error(), nil //nolint:nilerr // it is told, and the others are gone on with
+		}
+		return "", nil
+	}
+	return "it was assigned anew since the report", nil
 }
 
 // deleteHandles deletes handles that are still what the report saw.

@@ -77,18 +77,18 @@ func difference(before, after api.Object) []string {
 }
 
 func blockDifference(before, after *api.IPAMBlock) []string {
-	old, new := held(before), held(after)
+	was, is := held(before), held(after)
 	var what []string
-	if gone := without(old, new); len(gone) > 0 {
+	if gone := without(was, is); len(gone) > 0 {
 		what = append(what, addresses(gone)+" released")
 	}
-	if come := without(new, old); len(come) > 0 {
+	if come := without(is, was); len(come) > 0 {
 		what = append(what, addresses(come)+" given out")
 	}
 	if len(what) == 0 && !slices.Equal(before.Spec.Unallocated, after.Spec.Unallocated) {
 		what = append(what, fmt.Sprintf("its list of free addresses written anew, with %d", len(after.Spec.Unallocated)))
 	}
-	if len(before.Spec.Attributes) < len(after.Spec.Attributes) && len(without(new, old)) == 0 {
+	if len(before.Spec.Attributes) < len(after.Spec.Attributes) && len(without(is, was)) == 0 {
 		what = append(what, "an unknown holder noted where there was none")
 	}
 	if x, y := text(before.Spec.Affinity), text(after.Spec.Affinity); x != y {

@@ -255,8 +255,9 @@ func (u Undo) undo(ctx context.Context, s undoStep, client datastore.Client, reg
 	for _, c := range s.changes {
 		now, err := present(ctx, client, c.key)
 		if errors.Is(err, datastore.ErrInvalid) {
+			done.Already, done.Changes = false, nil
 			done.Refused = fmt.Errorf("%s has changed since, and can't be read", c.key)
-			return done, nil, nil
+			return done, nil, nil //nolint:nilerr // it is told in Refused
 		}
 		if err != nil {
 			return done, nil, err
