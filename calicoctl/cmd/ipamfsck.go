@@ -171,6 +171,7 @@ func (a *app) mend(ctx context.Context, flags mendFlags, name string, wanted fun
 	defer run.closeUndo()
 	mended, err := run.all(ctx, findings)
 	if err != nil {
+		run.sayUndo()
 		return err
 	}
 	for _, f := range findings {
@@ -186,12 +187,14 @@ func (a *app) mend(ctx context.Context, flags mendFlags, name string, wanted fun
 		return nil
 	case !changing:
 		a.printf("\n%d problems, of which %d would be mended. Nothing was changed.\n", len(findings), mended)
-		return fmt.Errorf("ipam %s: %d problems; %s", name, len(findings), "run it with --repair and without --dry-run to mend them")
+		advice := "run it with --repair and without --dry-run to mend them"
+		if mended == 0 {
+			advice = "what is printed above says what to do about each"
+		}
+		return fmt.Errorf("ipam %s: %d problems; %s", name, len(findings), advice)
 	}
 	a.printf("\n%d of %d problems mended.\n", mended, len(findings))
-	if run.path != "" {
-		a.printf("Undo with: calicoctl ipam fsck --undo %s\n", run.path)
-	}
+	run.sayUndo()
 	if left > 0 {
 		return fmt.Errorf("ipam %s: %d problems are left; what is printed above says what to do about each", name, left)
 	}
@@ -331,6 +334,13 @@ func (r *mendRun) openUndo() error {
 		r.rec.Sync = file.Sync
 	}
 	return err
+}
+
+// sayUndo says how what was changed is undone, however the run ends.
+func (r *mendRun) sayUndo() {
+	if r.rec != nil {
+		r.printf("Undo with: calicoctl ipam fsck --undo %s\n", r.path)
+	}
 }
 
 func (r *mendRun) closeUndo() {

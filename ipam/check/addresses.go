@@ -162,6 +162,7 @@ func (c *checker) users() {
 	for _, addr := range slices.SortedFunc(maps.Keys(c.usersOf), netip.Addr.Compare) {
 		users, list := c.usersOf[addr], allocated[addr]
 		switch {
+		case len(list) == 1 && len(list[0].Alternate) > 0: // a live migration: both are right
 		case len(users) > 1:
 			c.double(addr, list, "is used by "+userText(users))
 		case len(list) == 0:

@@ -134,6 +134,9 @@ func (c *checker) use(key api.Key, text, name string) {
 		return
 	}
 	u := User{addr, name}
+	if slices.Contains(c.usersOf[addr], u) {
+		return
+	}
 	c.userList = append(c.userList, u)
 	c.usersOf[addr] = append(c.usersOf[addr], u)
 }

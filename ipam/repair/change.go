@@ -19,6 +19,8 @@ type Change struct {
 	Key api.Key
 	// Before and After are the entries; nil for none.
 	Before, After *datastore.Entry
+	// Beside are the blocks that a deleted block overlapped: with these it may come back.
+	Beside []string
 }
 
 // String says in one line what is changed.

@@ -340,6 +340,19 @@ func damages() []damage {
 			left: []string{"address with two users: 10.65.0.1", "leaked addresses: 10.65.0.4"},
 		},
 		{
+			name: "address named twice by one endpoint",
+			make: func(w *world) { w.edit(endpoint2, `"10.65.0.4/32"`, `"10.65.0.4/32","10.65.0.4"`) },
+			want: []string{},
+		},
+		{
+			name: "one address in two endpoints during a live migration",
+			make: func(w *world) {
+				w.edit(blockB, `"pod":"pod2"}`, `"pod":"pod2"},"alternateOwnerAttrs":{"node":"a","pod":"pod2b"}`)
+				w.put(resources+"workloadendpoints/ns1/a-k8s-pod2b-eth0", endpointText("a", "pod2b", "c2b", "10.65.0.4/32"))
+			},
+			want: []string{},
+		},
+		{
 			name: "address of another pod",
 			make: func(w *world) { w.edit(blockB, `"pod":"pod2"`, `"pod":"pod3"`) },
 			want: []string{"address with two users: 10.65.0.4"},
@@ -651,6 +664,27 @@ func TestUndoRefusesWhatHasChangedSince(t *testing.T) {
 	}
 	if _, ok := w.mem.RawGet(root + "handle/net.c9"); !ok {
 		t.Error("what could be undone was not")
+	}
+}
+
+// A block that was deleted must not come back over one that was made since.
+func TestUndoBringsNoBlockBackOverAnother(t *testing.T) {
+	w := newWorld(t)
+	path := root + "assignment/ipv4/block/10.99.0.0-30"
+	w.put(path, blockText("10.99.0.0/30", ""))
+	file, _ := w.repair()
+	if _, ok := w.mem.RawGet(path); ok {
+		t.Fatal("it was not deleted")
+	}
+	for _, other := range []string{"10.99.0.0-29", "10.99.0.2-31"} {
+		w.put(root+"assignment/ipv4/block/"+other, `{"cidr":`)
+		if refused := w.undo(file); len(refused) != 1 || !strings.Contains(refused[0], "has addresses of 10.99.0.0/30 by now") {
+			t.Errorf("%s: refused %v", other, refused)
+		}
+		w.delete(root + "assignment/ipv4/block/" + other)
+	}
+	if refused := w.undo(file); len(refused) != 0 {
+		t.Errorf("refused %v", refused)
 	}
 }
 

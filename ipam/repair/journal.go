@@ -64,6 +64,11 @@ func (j *Journal) changes(ctx context.Context, ops []datastore.Op) ([]Change, []
 		if op.Kind != datastore.OpDelete && op.Kind != datastore.OpDeleteAny {
 			c.After = &datastore.Entry{Key: op.Key, Object: op.Object, Unknown: op.Unknown}
 		}
+		if c.After == nil && before != nil && op.Key.Kind == api.KindIPAMBlock {
+			if c.Beside, err = overlapping(ctx, j.Client, op.Key); err != nil {
+				return nil, nil, err
+			}
+		}
 		var fits bool
 		if bound[i], fits = bind(op, before); !fits {
 			return nil, ops, nil

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -35,6 +36,8 @@ type undoChange struct {
 	Path   string  `json:"path"`
 	Before *string `json:"before"`
 	After  *string `json:"after"`
+	// Beside are the blocks that a deleted block overlapped.
+	Beside []string `json:"beside,omitempty"`
 	// Inexact says that Before says the same as what was stored, in other bytes.
 	Inexact bool `json:"inexact,omitempty"`
 }
@@ -84,7 +87,7 @@ func (r *Recorder) Record(what string, changes []Change) error {
 		if err != nil {
 			return fmt.Errorf("write the undo file: %w", err)
 		}
-		u := undoChange{Path: path}
+		u := undoChange{Path: path, Beside: c.Beside}
 		before, exact, err := encode(r.reg, c.Before)
 		if err != nil {
 			return fmt.Errorf("write the undo file: %w", err)
@@ -129,6 +132,7 @@ type undoStep struct {
 type valueChange struct {
 	key           api.Key
 	before, after []byte
+	beside        []string
 }
 
 // ReadUndo reads an undo file. A last line that was cut off is a transaction that
@@ -193,7 +197,7 @@ func (c undoChange) parse(reg *api.Registry) (valueChange, error) {
 	if !recorded(key.Kind) {
 		return valueChange{}, fmt.Errorf("%s is nothing that fsck changes", key)
 	}
-	v := valueChange{key: key}
+	v := valueChange{key: key, beside: c.Beside}
 	for _, side := range []struct {
 		text *string
 		to   *[]byte
@@ -270,6 +274,16 @@ func (u Undo) undo(ctx context.Context, s undoStep, client datastore.Client, reg
 		if !same(value, c.after) {
 			done.Refused = fmt.Errorf("%s has changed since", c.key)
 		}
+		if now == nil && c.before != nil && c.key.Kind == api.KindIPAMBlock && done.Refused == nil {
+			others, err := overlapping(ctx, client, c.key)
+			if err != nil {
+				return done, nil, err
+			}
+			others = slices.DeleteFunc(others, func(name string) bool { return slices.Contains(c.beside, name) })
+			if len(others) > 0 {
+				done.Refused = fmt.Errorf("block %s has addresses of %s by now", others[0], c.key.Name)
+			}
+		}
 		op, change, err := c.back(now, reg)
 		if err != nil {
 			return done, nil, err
@@ -285,6 +299,30 @@ func (u Undo) undo(ctx context.Context, s undoStep, client datastore.Client, reg
 		return done, nil, nil
 	}
 	return done, ops, nil
+}
+
+// overlapping are the blocks that have addresses of a block, those that can't be read
+// too.
+func overlapping(ctx context.Context, client datastore.Client, key api.Key) ([]string, error) {
+	block, err := netip.ParsePrefix(key.Name)
+	if err != nil {
+		return nil, err
+	}
+	snap, err := client.List(ctx, datastore.Range{Kind: api.KindIPAMBlock})
+	if err != nil {
+		return nil, err
+	}
+	names := make([]string, 0, len(snap.Entries)+len(snap.Invalid))
+	for _, e := range snap.Entries {
+		names = append(names, e.Key.Name)
+	}
+	for i := range snap.Invalid {
+		names = append(names, snap.Invalid[i].Key.Name)
+	}
+	return slices.DeleteFunc(names, func(name string) bool {
+		other, err := netip.ParsePrefix(name)
+		return err != nil || other == block || !other.Overlaps(block)
+	}), nil
 }
 
 // same compares values; nil is no value.
