@@ -16,6 +16,9 @@ import (
 	"tortie/kube-controllers/state"
 )
 
+// podOf is "<namespace>/<pod>" of the pod that holds an address, empty for none.
+func podOf(a ipam.Allocation) string { return proof.PodOf(a) }
+
 // judge says by the caches why addresses seem to be nobody's; empty when they
 // don't.
 func (c *Collector) judge(seen []ipam.Allocation) (suspicion string) {

@@ -19,7 +19,6 @@ import (
 	"tortie/internal/api"
 	"tortie/internal/datastore"
 	"tortie/ipam"
-	"tortie/ipam/proof"
 	"tortie/kube-controllers/kube"
 	"tortie/kube-controllers/queue"
 	"tortie/kube-controllers/state"
@@ -160,7 +159,7 @@ func (c *Collector) addPod(namespace, name string) {
 	pod := namespace + "/" + name
 	for _, key := range c.cfg.Cache.Find(state.BlocksByPod, pod) {
 		for _, a := range c.allocations(key) {
-			if proof.PodOf(a) == pod {
+			if podOf(a) == pod {
 				c.queue.Add(subject{handle: a.Handle})
 			}
 		}
@@ -220,11 +219,11 @@ func (c *Collector) reconcile(ctx context.Context, s subject) error {
 }
 
 func (c *Collector) releaseHandle(ctx context.Context, s subject, seen []ipam.Allocation, since time.Time) error {
-	because, err := c.confirm(ctx, seen)
+	proof, err := c.confirm(ctx, seen)
 	if err != nil {
 		return fmt.Errorf("confirm that the addresses of %s are nobody's: %w", s, err)
 	}
-	if because == "" { // in use after all
+	if proof == "" { // in use after all
 		return c.later(s)
 	}
 	addrs, err := ipam.ReleaseAsSeen(ctx, c.cfg.Client, s.handle, seen)
@@ -236,8 +235,8 @@ func (c *Collector) releaseHandle(ctx context.Context, s subject, seen []ipam.Al
 	}
 	c.suspects.forget(s)
 	c.released.Add(float64(len(addrs)))
-	c.cfg.Log.Info("released addresses that were nobody's", "handle", s.handle, "addresses", addrs, "pod", proof.PodOf(seen[0]),
-		"node", seen[0].Attrs[api.AttributeNode], "because", because, "suspected-for", time.Since(since).Round(time.Second))
+	c.cfg.Log.Info("released addresses that were nobody's", "handle", s.handle, "addresses", addrs, "pod", podOf(seen[0]),
+		"node", seen[0].Attrs[api.AttributeNode], "because", proof, "suspected-for", time.Since(since).Round(time.Second))
 	return nil
 }
 
