@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"tortie/calicoctl/cmd"
+	"tortie/calicoctl/kube"
 	"tortie/internal/api"
 	"tortie/internal/control/felixstatus"
 	"tortie/internal/control/nodestatus"
@@ -49,6 +50,7 @@ func run() int {
 		Registry:  reg,
 		OpenStore: openStore(reg),
 		DialNode:  dialNode,
+		OpenKube:  func(kubeconfig string) (cmd.Kube, error) { return kube.Connect(kubeconfig) },
 		Connect:   connect,
 		FelixStatus: func(socket string) (felixstatus.Status, error) {
 			return felixstatus.Read(felixstatus.Path(socket))

@@ -18,12 +18,6 @@ func (a *app) absent(use, instead string) *cobra.Command {
 	}
 }
 
-const editAndReplace = "calicoctl get KIND NAME -o yaml > FILE, edit FILE, calicoctl replace -f FILE"
-
-func (a *app) patchCommand() *cobra.Command {
-	return a.absent("patch", "use "+editAndReplace+"; calicoctl label changes labels")
-}
-
 func (a *app) convertCommand() *cobra.Command {
 	return a.absent("convert", "write manifests as projectcalico.org/v3; calicoctl validate -f FILE checks them")
 }
@@ -36,15 +30,6 @@ func (a *app) clusterCommand() *cobra.Command {
 
 // nodeFacts is where the state of a node is to be seen.
 const nodeFacts = "calicoctl node status, calicoctl bgp peers, calicoctl bgp routes -o wide, and the logs of felix and bgpd"
-
-func (a *app) absentIPAM() []*cobra.Command {
-	return []*cobra.Command{
-		a.absent("check", "calicoctl ipam show --show-blocks and --show-borrowed show what is in use, --ip=ADDRESS by whom"),
-		a.absent("release", "deleting a pod releases its addresses, calicoctl delete node NAME --force those of a node that is gone"),
-		a.absent("configure", "use calicoctl apply -f with kind IPAMConfig, name default; calicoctl ipam show --show-configuration shows what holds"),
-		a.absent("split", "create another IPPool with a CIDR of its own, set disabled: true on this one, and restart its pods to move them"),
-	}
-}
 
 func (a *app) absentNode() []*cobra.Command {
 	return []*cobra.Command{

@@ -17,7 +17,9 @@ import (
 )
 
 func (a *app) ipamCommand() *cobra.Command {
-	return group("ipam", "Show the addresses of the cluster", append(a.absentIPAM(), a.ipamShowCommand())...)
+	return group("ipam", "Show, check and mend the addresses of the cluster",
+		a.ipamShowCommand(), a.ipamCheckCommand(), a.ipamFsckCommand(), a.ipamGCCommand(),
+		a.ipamReleaseCommand(), a.ipamConfigureCommand(), a.ipamSplitCommand())
 }
 
 func (a *app) ipamShowCommand() *cobra.Command {

@@ -28,6 +28,8 @@ type Deps struct {
 	OpenStore func(ctx context.Context, configPath string, log *slog.Logger) (datastore.Client, error)
 	// DialNode connects to the status service of this node's bgpd.
 	DialNode func(ctx context.Context, socket string) (nodestatus.NodeStatusClient, io.Closer, error)
+	// OpenKube connects to the API server that a kubeconfig names.
+	OpenKube func(kubeconfig string) (Kube, error)
 	// Connect connects to a Unix socket and leaves again: nil means that somebody
 	// listens there. Its errors are those of the kernel.
 	Connect func(ctx context.Context, socket string) error

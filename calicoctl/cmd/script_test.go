@@ -20,15 +20,24 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"google.golang.org/grpc"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"tortie/bgpd/report"
 	"tortie/calicoctl/cmd"
+	"tortie/calicoctl/kube"
 	"tortie/internal/api"
 	"tortie/internal/control/felixstatus"
 	"tortie/internal/control/nodestatus"
 	"tortie/internal/datastore"
+	"tortie/internal/datastore/etcd"
+	"tortie/internal/datastore/etcd/etcdtest"
 	"tortie/internal/datastore/memory"
+	"tortie/internal/kubeapi"
+	"tortie/internal/kubeapi/apitest"
 )
+
+func TestMain(m *testing.M) { os.Exit(etcdtest.Main(m)) }
 
 // now is the clock of all scripts.
 func now() time.Time { return time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC) }
@@ -40,6 +49,11 @@ type world struct {
 	store *memory.Store
 	bgpd  *fakeNode
 	felix bool // whether it runs
+	// etcd is the store instead of the one in memory, when it is there.
+	etcd *etcdtest.Server
+	raw  *etcdtest.Raw
+	// kube is the API server that kube.config names; nil for none.
+	kube *apitest.Server
 	// patience is how long calls may take; 0 is as in the program.
 	patience time.Duration
 	// said is what felix has last said of itself.
@@ -111,17 +125,63 @@ func (w *world) answer(ts *testscript.TestScript, node string, n *fakeNode) {
 	ts.Defer(func() { cancel(); running.Wait() })
 }
 
+// client is the program's way to the store.
+func (w *world) client(ctx context.Context) (datastore.Client, error) {
+	if w.etcd == nil {
+		return w.store.Client(), nil
+	}
+	return etcd.New(ctx, etcd.Config{Config: w.etcd.Config(), RequestTimeout: 5 * time.Second}, w.reg, slog.New(slog.DiscardHandler))
+}
+
+// The four below are a foreign program's way to the store.
+func (w *world) put(path string, value []byte) {
+	if w.etcd == nil {
+		w.store.RawPut(path, value)
+		return
+	}
+	w.raw.Put(path, value)
+}
+
+func (w *world) remove(path string) {
+	if w.etcd == nil {
+		w.store.RawDelete(path)
+		return
+	}
+	w.raw.Delete(path)
+}
+
+func (w *world) value(path string) ([]byte, bool) {
+	if w.etcd == nil {
+		return w.store.RawGet(path)
+	}
+	return w.raw.Get(path)
+}
+
+func (w *world) paths(prefix string) []string {
+	if w.etcd == nil {
+		return w.store.Paths(prefix)
+	}
+	return w.raw.Paths(prefix)
+}
+
 func (w *world) deps(stdin io.Reader, stdout, stderr io.Writer) cmd.Deps {
 	return cmd.Deps{
 		Registry: w.reg,
-		OpenStore: func(_ context.Context, path string, _ *slog.Logger) (datastore.Client, error) {
+		OpenStore: func(ctx context.Context, path string, _ *slog.Logger) (datastore.Client, error) {
 			if path != datastore.DefaultConfigPath {
 				// The connection itself is not what these scripts test.
 				if _, err := datastore.LoadConfig(path, func(string) string { return "" }); err != nil {
 					return nil, err
 				}
 			}
-			return w.store.Client(), nil
+			return w.client(ctx)
+		},
+		OpenKube: func(path string) (cmd.Kube, error) {
+			if filepath.Base(path) != "kube.config" || w.kube == nil {
+				return nil, fmt.Errorf("read KUBECONFIG %s: no such file or directory", filepath.Base(path))
+			}
+			client, err := kubeapi.New(w.kube.Config(), kube.Role)
+			return kube.New(client), err
 		},
 		DialNode: func(_ context.Context, socket string) (nodestatus.NodeStatusClient, io.Closer, error) {
 			switch {
@@ -176,16 +236,45 @@ var samplesFile = filepath.Join("..", "..", "internal", "api", "testdata", "samp
 //	patience TIME          how long calls may take
 //	felix [PROBLEM…]       start a felix with these problems
 //	felix ended WHY        a felix that could not go on
+//	healthy                load a store of two nodes and three pods in which all is right
+//	load FILE              write the lines of a file, each a path and a value
+//	remove PATH            remove a path
+//	dump [PREFIX]          paths and values on stdout
+//	kube …                 make an API server, which kube.config names, and its objects
 //	masked                 the last stdout again, with UIDs, GUIDs and revisions masked
 func TestScripts(t *testing.T) {
-	testscript.Run(t, testscript.Params{
-		Dir:                 filepath.Join("..", "testdata", "script"),
+	params := scripts(nil)
+	params.Dir = filepath.Join("..", "testdata", "script")
+	testscript.Run(t, params)
+}
+
+// TestIPAMScriptsOnEtcd runs the scripts about addresses once more, each on an etcd of
+// its own.
+func TestIPAMScriptsOnEtcd(t *testing.T) {
+	files, err := filepath.Glob(filepath.Join("..", "testdata", "script", "ipam*.txtar"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no scripts: %v", err)
+	}
+	params := scripts(func() *etcdtest.Server { return etcdtest.Start(t, etcdtest.Options{}) })
+	params.Files = files
+	params.UpdateScripts = false
+	testscript.Run(t, params)
+}
+
+// scripts are the commands of scripts, on a store in memory unless there is start.
+func scripts(start func() *etcdtest.Server) testscript.Params {
+	return testscript.Params{
 		UpdateScripts:       os.Getenv("UPDATE_SCRIPTS") != "",
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
 			reg := api.NewRegistry()
-			env.Values[worldKey{}] = &world{reg: reg, store: memory.New(reg)}
+			w := &world{reg: reg, store: memory.New(reg)}
+			if start != nil {
+				w.etcd = start()
+				w.raw = w.etcd.Raw()
+			}
+			env.Values[worldKey{}] = w
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
@@ -203,25 +292,25 @@ func TestScripts(t *testing.T) {
 				}
 			},
 			"put": func(ts *testscript.TestScript, _ bool, args []string) {
-				worldOf(ts).store.RawPut(args[0], bytes.TrimSpace([]byte(ts.ReadFile(args[1]))))
+				worldOf(ts).put(args[0], bytes.TrimSpace([]byte(ts.ReadFile(args[1]))))
 			},
 			"samples": func(ts *testscript.TestScript, _ bool, _ []string) {
 				text, err := os.ReadFile(samplesFile)
 				ts.Check(err)
 				lines := strings.Split(strings.TrimSpace(string(text)), "\n")
 				for i := 0; i+1 < len(lines); i += 2 {
-					worldOf(ts).store.RawPut(lines[i], []byte(lines[i+1]))
+					worldOf(ts).put(lines[i], []byte(lines[i+1]))
 				}
 			},
 			"raw": func(ts *testscript.TestScript, _ bool, args []string) {
-				value, ok := worldOf(ts).store.RawGet(args[0])
+				value, ok := worldOf(ts).value(args[0])
 				if !ok {
 					ts.Fatalf("%s is not in the store", args[0])
 				}
 				fmt.Fprintf(ts.Stdout(), "%s\n", value)
 			},
 			"paths": func(ts *testscript.TestScript, _ bool, args []string) {
-				paths := worldOf(ts).store.Paths(strings.Join(args, ""))
+				paths := worldOf(ts).paths(strings.Join(args, ""))
 				if len(paths) == 0 {
 					paths = []string{"none"} // no output at all would leave the last one in place
 				}
@@ -264,8 +353,59 @@ func TestScripts(t *testing.T) {
 			"masked": func(ts *testscript.TestScript, _ bool, _ []string) {
 				fmt.Fprint(ts.Stdout(), mask(ts.ReadFile("stdout")))
 			},
+			"healthy": func(ts *testscript.TestScript, _ bool, _ []string) {
+				text, err := os.ReadFile(filepath.Join("..", "testdata", "healthy.txt"))
+				ts.Check(err)
+				worldOf(ts).load(string(text))
+			},
+			"load":   func(ts *testscript.TestScript, _ bool, args []string) { worldOf(ts).load(ts.ReadFile(args[0])) },
+			"remove": func(ts *testscript.TestScript, _ bool, args []string) { worldOf(ts).remove(args[0]) },
+			"dump": func(ts *testscript.TestScript, _ bool, args []string) {
+				for _, path := range worldOf(ts).paths(strings.Join(args, "")) {
+					value, _ := worldOf(ts).value(path)
+					fmt.Fprintf(ts.Stdout(), "%s %s\n", path, value)
+				}
+			},
+			"kube": func(ts *testscript.TestScript, _ bool, args []string) { worldOf(ts).kubernetes(ts, args) },
 		},
-	})
+	}
+}
+
+// load writes lines of a path and a value each.
+func (w *world) load(text string) {
+	for line := range strings.Lines(text) {
+		if path, value, ok := strings.Cut(strings.TrimSpace(line), " "); ok {
+			w.put(path, []byte(value))
+		}
+	}
+}
+
+// kubernetes makes an API server, or changes it: "node NAME", "pod NAMESPACE/NAME NODE
+// ADDRESS…", "gone NAMESPACE/NAME".
+func (w *world) kubernetes(ts *testscript.TestScript, args []string) {
+	if w.kube == nil {
+		w.kube = apitest.New(false)
+		ts.Defer(w.kube.Close)
+	}
+	pod := &corev1.Pod{}
+	if len(args) > 1 {
+		pod.Namespace, pod.Name, _ = strings.Cut(args[1], "/")
+	}
+	switch {
+	case len(args) == 0:
+	case args[0] == "node":
+		w.kube.Put(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: args[1]}})
+	case args[0] == "gone":
+		w.kube.Delete(pod)
+	case args[0] == "pod":
+		pod.Spec.NodeName = args[2]
+		for _, ip := range args[3:] {
+			pod.Status.PodIPs = append(pod.Status.PodIPs, corev1.PodIP{IP: ip})
+		}
+		w.kube.Put(pod)
+	default:
+		ts.Fatalf("kube %v", args)
+	}
 }
 
 func worldOf(ts *testscript.TestScript) *world { return ts.Value(worldKey{}).(*world) }
@@ -279,8 +419,10 @@ func runIn(ts *testscript.TestScript, args []string) int {
 		if i > 0 && (args[i-1] == "-f" || args[i-1] == "-c") && arg != "-" {
 			args[i] = ts.MkAbs(arg)
 		}
-		if file, ok := strings.CutPrefix(arg, "go-template-file="); ok {
-			args[i] = "go-template-file=" + ts.MkAbs(file)
+		for _, prefix := range []string{"go-template-file=", "--output=", "--from-report=", "--undo-file=", "--undo="} {
+			if file, ok := strings.CutPrefix(arg, prefix); ok {
+				args[i] = prefix + ts.MkAbs(file)
+			}
 		}
 	}
 	var stdin io.Reader = strings.NewReader("")
@@ -309,6 +451,7 @@ func mask(text string) string {
 		{`[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}`, "UID"},
 		{`\b[0-9a-f]{32}\b`, "GUID"},
 		{`(resourceVersion"?: ?"?)\d+`, "${1}REV"},
+		{`(Revision": ")\d+`, "${1}REV"},
 	} {
 		text = regexp.MustCompile(m.pattern).ReplaceAllString(text, m.with)
 	}

@@ -208,10 +208,15 @@ func (a *app) writeAll(ctx context.Context, v verb, store *resource.Store, docs 
 			break
 		}
 	}
+	a.warnOf(ctx, store, written)
+	return t.summarise(a.printf)
+}
+
+// warnOf says what was written and doesn't do what it seems to.
+func (a *app) warnOf(ctx context.Context, store *resource.Store, written []api.Object) {
 	for _, caveat := range slices.Concat(caveats(written), peersOfNobody(ctx, store, written), peersWithoutFilter(ctx, store, written)) {
 		a.warn(caveat)
 	}
-	return t.summarise(a.printf)
 }
 
 // summarise prints what was done, in upstream's words, and returns what was not.

@@ -11,9 +11,13 @@ import (
 
 // TestExamplesOfTheDocumentsAreAccepted: whoever copies one must not be refused.
 func TestExamplesOfTheDocumentsAreAccepted(t *testing.T) {
-	text, err := os.ReadFile("../../docs/bgp.md")
-	if err != nil {
-		t.Fatal(err)
+	var text []byte
+	for _, page := range []string{"../../docs/bgp.md", "../../docs/ipam.md"} {
+		part, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text = append(text, part...)
 	}
 	registry, seen := api.NewRegistry(), 0
 	for part := range strings.SplitSeq(string(text), "```yaml\n") {

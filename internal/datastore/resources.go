@@ -38,6 +38,26 @@ func (r *Resources) Create(ctx context.Context, obj api.Object, checks ...Op) (E
 	return r.write(ctx, obj, func(key api.Key) Op { return Create(key, obj) }, checks...)
 }
 
+// CreateAll creates objects that must not exist in one transaction with further
+// operations: all of it or nothing.
+func (r *Resources) CreateAll(ctx context.Context, objects []api.Object, with ...Op) error {
+	ops := with
+	for _, obj := range objects {
+		r.reg.Default(obj)
+		r.reg.Prepare(obj, r.now(), newUID)
+		if err := r.reg.Validate(obj); err != nil {
+			return err
+		}
+		key, err := r.reg.KeyOf(obj)
+		if err != nil {
+			return err
+		}
+		ops = append(ops, Create(key, obj))
+	}
+	_, err := r.client.Txn(ctx, ops...)
+	return err
+}
+
 // Update writes back an entry that was read and whose Object was changed or
 // replaced: ErrConflict when somebody else was faster, ErrNotFound when it is
 // gone. Checks are part of the transaction.

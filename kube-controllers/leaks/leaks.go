@@ -159,7 +159,7 @@ func (c *Collector) addPod(namespace, name string) {
 	pod := namespace + "/" + name
 	for _, key := range c.cfg.Cache.Find(state.BlocksByPod, pod) {
 		for _, a := range c.allocations(key) {
-			if state.PodOf(a) == pod {
+			if podOf(a) == pod {
 				c.queue.Add(subject{handle: a.Handle})
 			}
 		}
@@ -235,7 +235,7 @@ func (c *Collector) releaseHandle(ctx context.Context, s subject, seen []ipam.Al
 	}
 	c.suspects.forget(s)
 	c.released.Add(float64(len(addrs)))
-	c.cfg.Log.Info("released addresses that were nobody's", "handle", s.handle, "addresses", addrs, "pod", state.PodOf(seen[0]),
+	c.cfg.Log.Info("released addresses that were nobody's", "handle", s.handle, "addresses", addrs, "pod", podOf(seen[0]),
 		"node", seen[0].Attrs[api.AttributeNode], "because", proof, "suspected-for", time.Since(since).Round(time.Second))
 	return nil
 }

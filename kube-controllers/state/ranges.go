@@ -10,6 +10,7 @@ import (
 	"tortie/internal/api"
 	"tortie/internal/datastore"
 	"tortie/ipam"
+	"tortie/ipam/proof"
 )
 
 // The indexes of the program's Cache.
@@ -72,14 +73,14 @@ func Indexes() map[string]Index {
 		EndpointsByAddress: wep(func(w *api.WorkloadEndpoint) []string {
 			var out []string
 			for _, text := range w.Spec.IPNetworks {
-				if addr, ok := AddressOf(text); ok {
+				if addr, ok := proof.AddressOf(text); ok {
 					out = append(out, addr.String())
 				}
 			}
 			return out
 		}),
 		BlocksByHandle: block(func(_ string, a ipam.Allocation) string { return string(a.Handle) }),
-		BlocksByPod:    block(func(_ string, a ipam.Allocation) string { return PodOf(a) }),
+		BlocksByPod:    block(func(_ string, a ipam.Allocation) string { return proof.PodOf(a) }),
 		BlocksByNode:   block(func(owner string, a ipam.Allocation) string { return cmp.Or(a.Attrs[api.AttributeNode], owner) }),
 		NodesByKubernetesName: {Kind: api.KindNode, Values: func(obj api.Object) []string {
 			if node, ok := obj.(*api.Node); ok && node.KubernetesName() != "" {
@@ -126,16 +127,6 @@ func Block(obj api.Object) (allocations []ipam.Allocation, node string) {
 	return allocations, node
 }
 
-// PodOf is "<namespace>/<pod>" of the pod that holds an address; empty for a holder
-// that is no pod.
-func PodOf(a ipam.Allocation) string {
-	namespace, pod := a.Attrs[api.AttributeNamespace], a.Attrs[api.AttributePod]
-	if namespace == "" || pod == "" || a.Attrs[api.AttributeType] != "" {
-		return ""
-	}
-	return namespace + "/" + pod
-}
-
 // IsNode reports whether a name of Kubernetes's is that of one of our nodes, which
 // may have another name here.
 func (c *Cache) IsNode(kubernetesName, node string) bool {
@@ -145,14 +136,4 @@ func (c *Cache) IsNode(kubernetesName, node string) bool {
 		}
 	}
 	return kubernetesName == node
-}
-
-// AddressOf reads an address as endpoints have it, with or without a prefix
-// length, in whatever spelling.
-func AddressOf(text string) (netip.Addr, bool) {
-	if prefix, err := netip.ParsePrefix(text); err == nil {
-		return prefix.Addr().Unmap(), true
-	}
-	addr, err := netip.ParseAddr(text)
-	return addr.Unmap(), err == nil
 }

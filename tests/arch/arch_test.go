@@ -47,6 +47,8 @@ func rules() []rule {
 			except: []string{"tortie/internal/autotopology/carryout"}, why: "what auto-topology does is decided without I/O",
 		},
 		{from: "tortie/internal/bgpsummary", deny: pure, why: "the vocabulary is pure"},
+		{from: "tortie/ipam/proof", deny: append([]string{"k8s.io/client-go"}, pure...), why: "whether an address is nobody's is judged without asking anybody"},
+		{from: "tortie/ipam/check", deny: append([]string{"k8s.io/client-go"}, pure...), why: "what is wrong is found in what was read"},
 		{from: "tortie/internal/api", deny: pure, why: "the vocabulary is pure"},
 		{
 			from: "tortie", deny: []string{"github.com/osrg/gobgp"},

@@ -126,7 +126,7 @@ func (s *Server) Requests() []string {
 	return out
 }
 
-// Put makes or changes a *corev1.Pod, *corev1.Node or *corev1.Secret.
+// Put makes or changes a *corev1.Pod, *corev1.Node, *corev1.Secret or *corev1.Service.
 func (s *Server) Put(obj object) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -184,13 +184,15 @@ func kindOf(obj object) string {
 		return "Node"
 	case *corev1.Secret:
 		return "Secret"
+	case *corev1.Service:
+		return "Service"
 	}
 	return "Pod"
 }
 
 // kindOfResource is the kind of "pods".
 func kindOfResource(resource string) string {
-	return map[string]string{"pods": "Pod", "nodes": "Node", "secrets": "Secret"}[resource]
+	return map[string]string{"pods": "Pod", "nodes": "Node", "secrets": "Secret", "services": "Service"}[resource]
 }
 
 func resourceOf(obj object) string { return strings.ToLower(kindOf(obj)) + "s" }
@@ -227,7 +229,7 @@ func (s *Server) ServeHTTP(rw http.ResponseWriter, req *http.Request) {
 	path := strings.Split(strings.TrimPrefix(req.URL.Path, "/api/v1/"), "/")
 	query := req.URL.Query()
 	namespace := ""
-	if len(path) == 3 && path[0] == "namespaces" && kindOfResource(path[2]) != "" {
+	if len(path) >= 3 && path[0] == "namespaces" && kindOfResource(path[2]) != "" {
 		namespace, path = path[1], path[2:]
 	}
 	verb, resource := "list", strings.Join(path, "/")
@@ -239,6 +241,8 @@ func (s *Server) ServeHTTP(rw http.ResponseWriter, req *http.Request) {
 		verb, resource = "patch", path[0]+"/"+path[2]
 	case query.Get("watch") == "true":
 		verb = "watch"
+	case len(path) == 2:
+		verb, resource = "get", path[0]
 	}
 	s.mu.Lock()
 	s.requests = append(s.requests, strings.TrimSpace(verb+" "+resource+" "+query.Get("fieldSelector")))
@@ -258,9 +262,22 @@ func (s *Server) ServeHTTP(rw http.ResponseWriter, req *http.Request) {
 		refuse(rw, http.StatusUnprocessableEntity, verb, resource)
 	case verb == "watch":
 		s.watch(rw, req, &selects)
+	case verb == "get":
+		s.get(rw, resource, namespace, path[1])
 	default:
 		s.list(rw, &selects)
 	}
+}
+
+func (s *Server) get(rw http.ResponseWriter, resource, namespace, name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	obj, ok := s.objects[resource+"/"+namespace+"/"+name]
+	if !ok {
+		refuse(rw, http.StatusNotFound, "get", resource)
+		return
+	}
+	answer(rw, http.StatusOK, obj)
 }
 
 func (s *Server) list(rw http.ResponseWriter, pick *watcher) {
