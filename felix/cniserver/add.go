@@ -215,6 +215,7 @@ func (a *addition) assign(ctx context.Context, sent func()) error {
 	assigning, cancel := toTheEnd(ctx)
 	defer cancel()
 	got, err := s.addresses.AutoAssign(assigning, req)
+	s.shortage.note(a.call.conf.Name, err)
 	if err := errors.Join(unknownPools(err, conf.IPAM), syncing.Wait()); err != nil {
 		return err
 	}
@@ -414,6 +415,9 @@ func (a *addition) unwire(ctx context.Context) error {
 
 func (a *addition) route(ctx context.Context) error {
 	a.routed = true // or may be, from here on
+	if a.known {
+		return a.server.routes.Mend(ctx, a.dataplaneEndpoint(), a.link)
+	}
 	return a.server.routes.Upsert(ctx, a.dataplaneEndpoint(), a.link)
 }
 

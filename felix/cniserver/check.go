@@ -48,15 +48,17 @@ func (s *Server) check(ctx context.Context, c call) error {
 }
 
 // kernelDifferences compares with the device, the pod's namespace and the node's
-// routes. Without the device there is nothing a route could lead to.
+// routes.
 func (a *addition) kernelDifferences(ctx context.Context) []string {
+	var wrong []string
 	if err := a.server.pods.Check(ctx, a.attachment()); err != nil {
-		return []string{err.Error()}
-	}
-	wrong, err := a.server.routes.Check(ctx, a.dataplaneEndpoint())
-	if err != nil {
 		wrong = append(wrong, err.Error())
 	}
+	routes, err := a.server.routes.Check(ctx, a.dataplaneEndpoint())
+	if err != nil {
+		routes = append(routes, err.Error())
+	}
+	wrong = append(wrong, routes...)
 	if len(a.entry.HostPorts) == 0 {
 		return wrong
 	}

@@ -43,6 +43,8 @@ type Routes interface {
 	// Upsert returns when the endpoint's routes are in the kernel. link is the index of
 	// its interface, which the caller has just switched on.
 	Upsert(ctx context.Context, ep calc.Endpoint, link int) error
+	// Mend is Upsert that also puts back what somebody took away since an earlier one.
+	Mend(ctx context.Context, ep calc.Endpoint, link int) error
 	// Remove returns when the routes of that container's endpoint are gone from
 	// the kernel. An endpoint that belongs to another container by now is left
 	// alone.

@@ -85,6 +85,7 @@ type Server struct {
 	releaser  *releaser
 	locks     keyedLocks
 	configs   netconf.Reader
+	shortage  shortages
 }
 
 // New makes a Server. It takes up from the journal what an earlier felix left:
@@ -314,7 +315,7 @@ func (s *Server) dispatch(ctx context.Context, c call) (json.RawMessage, error) 
 		}
 		return nil, c.notOwnNamespace() // what is to be released is released in any case
 	case "STATUS":
-		return nil, s.status()
+		return nil, s.status(ctx, c)
 	}
 	select {
 	case s.adds <- struct{}{}:

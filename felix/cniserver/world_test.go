@@ -370,6 +370,10 @@ func (f *fakeRoutes) Upsert(ctx context.Context, ep calc.Endpoint, _ int) error 
 	})
 }
 
+func (f *fakeRoutes) Mend(ctx context.Context, ep calc.Endpoint, link int) error {
+	return f.Upsert(ctx, ep, link)
+}
+
 func (f *fakeRoutes) Remove(ctx context.Context, id calc.EndpointID, container string) error {
 	w := (*world)(f)
 	return w.through(ctx, "unroute", "unrouted", func() error {
