@@ -113,7 +113,7 @@ func (s *Server) addition(ctx context.Context, c call) (*addition, error) {
 	if c.plugin == pluginIPAM {
 		return a, nil
 	}
-	a.entry.MAC, a.entry.HostPorts = newMAC(), remembered(c.conf.HostPorts)
+	a.entry.MAC, a.entry.HostPorts, a.entry.IPAM = newMAC(), remembered(c.conf.HostPorts), c.delegate
 	wep, attached, err := s.attachedElsewhere(ctx, c)
 	if !attached || err != nil {
 		return a, err
@@ -158,7 +158,16 @@ func (a *addition) steps() []step {
 		return append(begin, finish)
 	}
 	steps := []step{{"wire the pod", a.wire, nil}, {"route to the pod", a.route, nil}}
-	if !a.known {
+	switch {
+	case a.known:
+	case a.entry.IPAM != nil:
+		steps = []step{
+			begin[0],
+			{"assign addresses", a.delegated, nil},
+			{"wire the pod", a.wire, a.unwire},
+			{"route to the pod", a.route, a.unroute},
+		}
+	default:
 		steps = []step{
 			begin[0],
 			{"attach the pod", a.attach, a.unwire},

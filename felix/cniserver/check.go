@@ -107,15 +107,9 @@ func (a *addition) recordDifferences(ctx context.Context) ([]string, error) {
 	if err := s.Ready(); err != nil {
 		return nil, err
 	}
-	var wrong []string
-	held, err := s.addresses.ByHandle(ctx, handleOf(a.call.id))
+	wrong, err := a.addressDifferences(ctx)
 	if err != nil {
 		return nil, err
-	}
-	for _, addr := range a.entry.Addrs {
-		if !slices.Contains(held, addr) {
-			wrong = append(wrong, fmt.Sprintf("address %s is not assigned to handle %s", addr, handleOf(a.call.id)))
-		}
 	}
 	if a.call.plugin == pluginIPAM {
 		return wrong, nil
@@ -129,6 +123,27 @@ func (a *addition) recordDifferences(ctx context.Context) ([]string, error) {
 		return wrong, fmt.Errorf("read %s: %w", key, err)
 	}
 	return append(wrong, endpointDifferences(key, entry.Object, a.entry)...), nil
+}
+
+// addressDifferences asks who assigned the addresses.
+func (a *addition) addressDifferences(ctx context.Context) ([]string, error) {
+	if a.call.delegate != nil {
+		if err := a.server.forward(ctx, a.call); err != nil {
+			return []string{err.Error()}, nil
+		}
+		return nil, nil
+	}
+	held, err := a.server.addresses.ByHandle(ctx, handleOf(a.call.id))
+	if err != nil {
+		return nil, err
+	}
+	var wrong []string
+	for _, addr := range a.entry.Addrs {
+		if !slices.Contains(held, addr) {
+			wrong = append(wrong, fmt.Sprintf("address %s is not assigned to handle %s", addr, handleOf(a.call.id)))
+		}
+	}
+	return wrong, nil
 }
 
 func endpointDifferences(key api.Key, obj api.Object, e journal.Entry) []string {

@@ -7,6 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"tortie/felix/calc"
+	"tortie/felix/delegate"
 	"tortie/felix/hostports"
 	"tortie/felix/podnet"
 	"tortie/ipam"
@@ -52,6 +53,14 @@ type Routes interface {
 	// Check names the routes of the endpoint that are not in the kernel as they
 	// should be.
 	Check(ctx context.Context, ep calc.Endpoint) (differences []string, err error)
+}
+
+// IPAMPlugins runs IPAM plugins of others; delegate.Runner does.
+type IPAMPlugins interface {
+	// Add has addresses assigned; after an error they may be all the same.
+	Add(ctx context.Context, c delegate.Call) (delegate.Result, error)
+	// Do runs DEL, CHECK, GC or STATUS.
+	Do(ctx context.Context, command string, c delegate.Call) error
 }
 
 // HostPorts leads ports of the node to pods; *hostports.Ports is one.

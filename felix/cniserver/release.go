@@ -286,6 +286,9 @@ func (s *Server) forget(ctx context.Context, e journal.Entry) error {
 }
 
 func (s *Server) releaseAddresses(ctx context.Context, e journal.Entry) error {
+	if e.IPAM != nil {
+		return s.ipamPlugins.Do(ctx, "DEL", delegateCall(e.IPAM, e.ID, e.Netns))
+	}
 	if s.handleShared(e) {
 		return nil // released with the last interface of the container
 	}

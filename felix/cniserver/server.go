@@ -33,6 +33,8 @@ type Config struct {
 	Pods      Pods
 	Routes    Routes
 	HostPorts HostPorts
+	// IPAMPlugins are those of others.
+	IPAMPlugins IPAMPlugins
 	// MTU is what a pod gets whose network configuration names none.
 	MTU func() int
 	// NewUID makes the UID of a resource.
@@ -73,10 +75,13 @@ type Server struct {
 	pods      Pods
 	routes    Routes
 	hostPorts HostPorts
-	mtu       func() int
-	health    func() error
-	now       func() time.Time
-	log       *slog.Logger
+
+	ipamPlugins IPAMPlugins
+
+	mtu    func() int
+	health func() error
+	now    func() time.Time
+	log    *slog.Logger
 
 	addTimeout, delTimeout time.Duration
 	adds                   chan struct{}
@@ -108,7 +113,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		node: cfg.Node, state: cfg.State, client: cfg.Client, journal: cfg.Journal, addresses: cfg.Addresses,
-		pods: cfg.Pods, routes: cfg.Routes, hostPorts: cfg.HostPorts, mtu: cfg.MTU, health: cfg.Health, now: cfg.Now, log: cfg.Log,
+		pods: cfg.Pods, routes: cfg.Routes, hostPorts: cfg.HostPorts, ipamPlugins: cfg.IPAMPlugins, mtu: cfg.MTU, health: cfg.Health, now: cfg.Now, log: cfg.Log,
 		addTimeout: cfg.AddTimeout, delTimeout: cfg.DelTimeout, adds: make(chan struct{}, cfg.MaxAdds),
 		endpoints: &endpointStore{client: cfg.Client, registry: cfg.Registry, node: cfg.Node, now: cfg.Now, newUID: cfg.NewUID, pod: cfg.Pod},
 	}

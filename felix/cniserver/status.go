@@ -26,7 +26,7 @@ func (s *Server) status(ctx context.Context, c call) error {
 		reason = err.Error()
 	}
 	if reason == "" {
-		return nil
+		return s.delegateStatus(ctx, c)
 	}
 	return &cniwire.Error{Code: cniwire.CodeNotAvailable, Msg: reason}
 }
@@ -41,6 +41,9 @@ func (s *Server) obstacle(ctx context.Context, c call) (string, error) {
 	}
 	if !s.state.HasNode() {
 		return "there is no Node resource named " + s.node + "; create it, or start felix with NODENAME set to the name it has", nil
+	}
+	if c.delegate != nil {
+		return "", nil
 	}
 	if reason := s.withoutPool(c.conf.IPAM); reason != "" {
 		return reason, nil

@@ -13,6 +13,7 @@ import (
 	"tortie/felix/cniserver"
 	"tortie/felix/config"
 	"tortie/felix/dataplane"
+	"tortie/felix/delegate"
 	"tortie/felix/hostports"
 	"tortie/felix/journal"
 	"tortie/felix/podnet"
@@ -105,7 +106,7 @@ func (f *felix) build() (err error) {
 	})
 	f.server, err = cniserver.New(cniserver.Config{
 		Node: f.node, State: f.state, Client: f.client, Registry: f.registry, Journal: f.journal,
-		Addresses: f.allocator, Pods: f.pods, Routes: f.loop, HostPorts: f.hostPorts, MTU: f.underlay.MTU, NewUID: f.newUID, Log: f.log,
+		Addresses: f.allocator, Pods: f.pods, Routes: f.loop, HostPorts: f.hostPorts, IPAMPlugins: delegate.Runner{}, MTU: f.underlay.MTU, NewUID: f.newUID, Log: f.log,
 		Health: f.syncer.Health, Pod: known, AddTimeout: f.cfg.CNITimeout, DelTimeout: f.cfg.CNITimeout,
 	})
 	if err != nil {

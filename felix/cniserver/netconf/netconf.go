@@ -34,7 +34,7 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("network configuration: key %q: %s", e.Key, e.Reason)
 }
 
-// IPAMCalico is the one IPAM type served here.
+// IPAMCalico is the IPAM type served here; others are plugins that felix runs.
 const IPAMCalico = "calico-ipam"
 
 // Conf is a checked network configuration.
@@ -58,6 +58,9 @@ type Conf struct {
 
 // IPAM says which addresses to assign.
 type IPAM struct {
+	// Delegate is the type of the plugin that assigns the addresses; with one, all
+	// else is empty. It is empty for felix itself.
+	Delegate       string
 	IPv4, IPv6     bool
 	Pools4, Pools6 []string // names or CIDRs; empty for any
 }
@@ -94,9 +97,19 @@ type runtimeConfig struct {
 // Identity is the part of a configuration that DEL needs. It is read leniently:
 // what was never attached under a wrong configuration is deleted under it too.
 type Identity struct {
-	Name       string `json:"name"`
-	CNIVersion string `json:"cniVersion"`
-	NodeName   string `json:"nodename"`
+	Name       string          `json:"name"`
+	CNIVersion string          `json:"cniVersion"`
+	NodeName   string          `json:"nodename"`
+	IPAM       json.RawMessage `json:"ipam"`
+}
+
+// Delegate is the type of the IPAM plugin of others that assigned the addresses; empty
+// for felix itself.
+func (i Identity) Delegate() string {
+	if kind := typeOf(i.IPAM); kind != IPAMCalico {
+		return kind
+	}
+	return ""
 }
 
 // ParseIdentity reads the network's name alone.
@@ -184,7 +197,7 @@ func (d document) conf(plugin string) (Conf, error) {
 		c.DNS = *d.Runtime.DNS
 	}
 	var err error
-	if c.IPAM, err = parseIPAM(d.IPAM); err != nil {
+	if c.IPAM, err = parseIPAM(plugin, d.IPAM); err != nil {
 		return Conf{}, err
 	}
 	if plugin == IPAMCalico {
@@ -203,7 +216,7 @@ func (d document) conf(plugin string) (Conf, error) {
 	return c, err
 }
 
-func parseIPAM(raw json.RawMessage) (IPAM, error) {
+func parseIPAM(plugin string, raw json.RawMessage) (IPAM, error) {
 	var in struct {
 		Type   string   `json:"type"`
 		IPv4   *flag    `json:"assign_ipv4"`
@@ -214,15 +227,15 @@ func parseIPAM(raw json.RawMessage) (IPAM, error) {
 	if len(raw) == 0 {
 		return IPAM{}, &Error{Key: "ipam", Reason: `missing; add "ipam": {"type": "calico-ipam"}`}
 	}
+	kind := typeOf(raw)
+	if kind != "" && kind != IPAMCalico {
+		return delegateIPAM(plugin, kind, raw)
+	}
 	if err := decode("ipam", raw, &in); err != nil {
 		return IPAM{}, err
 	}
-	switch in.Type {
-	case IPAMCalico:
-	case "":
+	if in.Type == "" {
 		return IPAM{}, &Error{Key: "ipam.type", Reason: "missing; want calico-ipam"}
-	default:
-		return IPAM{}, &Error{Key: "ipam.type", Reason: strconv.Quote(in.Type) + " is not supported by this version; use calico-ipam"}
 	}
 	keys, err := keysOf("ipam", raw)
 	if err == nil {

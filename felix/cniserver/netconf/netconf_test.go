@@ -103,7 +103,8 @@ func TestParseRefusesByName(t *testing.T) {
 		{ipam(`"assign_ip4": "true"`), "ipam.assign_ip4", "did you mean assign_ipv4?"},
 		{[]byte(`{"name": "net1", "type": "calico"}`), "ipam", "missing"},
 		{[]byte(`{"name": "net1", "type": "calico", "ipam": {}}`), "ipam.type", "missing"},
-		{[]byte(`{"name": "net1", "type": "calico", "ipam": {"type": "host-local", "subnet": "x"}}`), "ipam.type", `"host-local" is not supported`},
+		{[]byte(`{"name": "net1", "type": "calico", "ipam": {"type": "host-local", "subnet": "usePodCidr"}}`), "ipam.subnet", `usePodCidr is not supported`},
+		{[]byte(`{"name": "net1", "type": "calico", "ipam": {"type": "../host-local"}}`), "ipam.type", `can't be a plugin`},
 		{[]byte(`{"type": "calico", "ipam": {"type": "calico-ipam"}}`), "name", "missing"},
 	} {
 		t.Run(fmt.Sprintf("%s %s", tc.key, tc.says), func(t *testing.T) {
@@ -236,7 +237,7 @@ func FuzzParse(f *testing.F) {
 			}
 			return
 		}
-		if conf.Name == "" || conf.CNIVersion == "" || !conf.IPAM.IPv4 && !conf.IPAM.IPv6 {
+		if conf.Name == "" || conf.CNIVersion == "" || !conf.IPAM.IPv4 && !conf.IPAM.IPv6 && conf.IPAM.Delegate == "" {
 			t.Fatalf("unusable configuration %+v from %s", conf, raw)
 		}
 		if id, err := ParseIdentity(raw); err != nil || id.Name != conf.Name {

@@ -1,0 +1,74 @@
+package cniserver
+
+import (
+	"context"
+	"errors"
+
+	"tortie/felix/cniserver/netconf"
+	"tortie/felix/delegate"
+	"tortie/felix/journal"
+	"tortie/internal/control/cniwire"
+)
+
+// delegateOf is the IPAM plugin of others that a call's configuration names; nil for
+// felix itself.
+func delegateOf(kind string, req cniwire.Request) (*journal.IPAM, error) {
+	if kind == "" || req.Plugin == pluginIPAM {
+		return nil, nil
+	}
+	config, err := netconf.ForDelegate(req.Config)
+	if err != nil {
+		return nil, err
+	}
+	return &journal.IPAM{Type: kind, Path: req.Path, Config: string(config), Args: req.Args}, nil
+}
+
+// delegateCall is a call of that plugin about an attachment.
+func delegateCall(p *journal.IPAM, id journal.ID, netns string) delegate.Call {
+	return delegate.Call{
+		Type: p.Type, Path: p.Path, Config: []byte(p.Config), Args: p.Args,
+		ContainerID: id.ContainerID, IfName: id.IfName, Netns: netns,
+	}
+}
+
+// delegated has another IPAM plugin assign the addresses. What it assigns is on disk,
+// so the entry is made durable first.
+func (a *addition) delegated(ctx context.Context) error {
+	if err := a.server.journal.Sync(); err != nil {
+		return err
+	}
+	got, err := a.server.ipamPlugins.Add(ctx, delegateCall(a.entry.IPAM, a.call.id, a.entry.Netns))
+	if err != nil {
+		return err
+	}
+	a.entry.Addrs = got.Addrs
+	if !got.DNS.IsEmpty() {
+		p := *a.entry.IPAM
+		p.DNS = &got.DNS
+		a.entry.IPAM = &p
+	}
+	return a.server.journal.Put(a.entry)
+}
+
+// forward hands GC or STATUS on to the call's IPAM plugin, if that is another's.
+func (s *Server) forward(ctx context.Context, c call) error {
+	if c.delegate == nil {
+		return nil
+	}
+	of := delegateCall(c.delegate, c.id, c.netns)
+	of.Config = c.raw // GC's list, and the result that CHECK compares with
+	return s.ipamPlugins.Do(ctx, c.command, of)
+}
+
+// delegateStatus is why the IPAM plugin would not serve an ADD.
+func (s *Server) delegateStatus(ctx context.Context, c call) error {
+	err := s.forward(ctx, c)
+	told, ok := errors.AsType[*cniwire.Error](err)
+	if ok && told.Code == cniwire.CodeLimitedConnectivity {
+		return told
+	}
+	if err != nil {
+		return &cniwire.Error{Code: cniwire.CodeNotAvailable, Msg: err.Error()}
+	}
+	return nil
+}
