@@ -19,6 +19,9 @@ import (
 type Allocator struct {
 	queue  *queue
 	client datastore.Client
+
+	recorder *Recorder
+
 	cancel context.CancelFunc
 	done   chan struct{}
 }
@@ -64,8 +67,12 @@ func (a *Allocator) ReleaseByHandle(ctx context.Context, handle HandleID) ([]net
 // does not hold is ignored. datastore.ErrUnavailable leaves open whether they are
 // released: repeat it.
 func (a *Allocator) Release(ctx context.Context, handle HandleID, addrs []netip.Addr) error {
-	if err := releaseSome(ctx, a.client, handle, addrs); err != nil {
+	freed, err := releaseSome(ctx, a.client, handle, addrs)
+	if err != nil {
 		return fmt.Errorf("release %v of handle %q: %w", addrs, handle, err)
+	}
+	for _, r := range freed {
+		a.recorder.add(r.block, r.releases)
 	}
 	return nil
 }
@@ -162,6 +169,7 @@ type call struct {
 	alone bool
 	// maybeReleased is what a release of unknown outcome was about to free.
 	maybeReleased []netip.Addr
+	maybeFreed    []recorded
 	// searched is set once the node's blocks and the index were re-read for this
 	// call: only then may it be told that nothing is free.
 	searched bool

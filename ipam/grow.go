@@ -216,7 +216,7 @@ func (w *writer) grow(ctx context.Context, c *call, batch []*call) (bool, error)
 
 // lacking is the family that a call finds no room in, and the pools to find it.
 func (w *writer) lacking(c *call) (f family, pools []pool, err error) {
-	p := newPlan(w.state, w.reserved)
+	p := newPlan(w.state, w.reserved, w.now())
 	for _, f = range c.assign.families() {
 		num, _ := c.assign.wanted(f)
 		if pools, err = w.usablePools(c.assign, f); err != nil {

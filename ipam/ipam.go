@@ -35,6 +35,8 @@ type Config struct {
 	View View
 	// Now is the clock; time.Now when nil.
 	Now func() time.Time
+	// Recorder writes the history of addresses; nil for none.
+	Recorder *Recorder
 	// Log receives what an operator should know of repairs; discarded when nil.
 	Log *slog.Logger
 }
@@ -99,6 +101,8 @@ func New(cfg Config) *Allocator {
 		cancel: cancel,
 		done:   make(chan struct{}),
 		client: cfg.Client,
+
+		recorder: cfg.Recorder,
 	}
 	w := newWriter(cfg, a.queue)
 	go func() {

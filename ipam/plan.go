@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"time"
 
 	"tortie/internal/api"
 	"tortie/internal/datastore"
@@ -33,8 +34,13 @@ type plan struct {
 	companions map[*call]datastore.Op
 	// undone are the doubts whose addresses this transaction takes back.
 	undone []*doubt
+	// freed is what the history says of this transaction's releases, by the call that
+	// asked for them; nil for those that are undone.
+	freed map[*call][]recorded
 	// ops counts the operations so far.
 	ops int
+	// now is when the transaction is made.
+	now time.Time
 }
 
 // stagedHandle is a handle as it will be.
@@ -47,7 +53,7 @@ type stagedHandle struct {
 	grows bool
 }
 
-func newPlan(s *state, reserved reservations) *plan {
+func newPlan(s *state, reserved reservations, now time.Time) *plan {
 	return &plan{
 		state:    s,
 		reserved: reserved,
@@ -57,6 +63,8 @@ func newPlan(s *state, reserved reservations) *plan {
 		released: make(map[*call][]netip.Addr),
 
 		companions: make(map[*call]datastore.Op),
+		freed:      make(map[*call][]recorded),
+		now:        now,
 	}
 }
 
@@ -202,6 +210,7 @@ func (p *plan) release(c *call) bool {
 		for _, n := range held {
 			p.released[c] = append(p.released[c], b.addr(n))
 		}
+		p.freed[c] = append(p.freed[c], recorded{prefix, b.released(held, p.now, reasonOf(c.ctx, reasonHandle))})
 		b.release(held)
 	}
 	clear(p.stageHandle(c.handle, false).counts)
@@ -220,7 +229,9 @@ func (p *plan) undo(d *doubt) bool {
 		if !p.state.landed(d, at) {
 			continue
 		}
-		p.stage(at.block).release([]int{at.ordinal})
+		b, gone := p.stage(at.block), []int{at.ordinal}
+		p.freed[nil] = append(p.freed[nil], recorded{at.block, b.released(gone, p.now, reasonUndone)})
+		b.release(gone)
 		name := at.block.String()
 		if h.counts[name]--; h.counts[name] <= 0 {
 			delete(h.counts, name)

@@ -39,6 +39,8 @@ type writer struct {
 	queue  *queue
 	state  *state
 
+	recorder *Recorder // nil for no history
+
 	// What the View said when the batch began.
 	pools    []*v3.IPPool
 	news     map[string]poolNews
@@ -58,6 +60,8 @@ func newWriter(cfg Config, q *queue) *writer {
 		queue:  q,
 		state:  newState(api.HostAffinity(cfg.Node), cfg.Log),
 		news:   make(map[string]poolNews),
+
+		recorder: cfg.Recorder,
 	}
 }
 
@@ -231,7 +235,7 @@ func (w *writer) advance(ctx context.Context, calls []*call) bool {
 		return w.commit(ctx, p)
 	}
 	for c := range p.released {
-		c.answer(result{released: c.maybeReleased})
+		w.endRelease(c, p)
 	}
 	if short == nil {
 		return true
@@ -252,7 +256,7 @@ func (w *writer) advance(ctx context.Context, calls []*call) bool {
 // their arrival. short is the first call for which the node's blocks have no
 // room; calls that can't succeed are answered.
 func (w *writer) plan(calls []*call) (p *plan, short *call) {
-	p = newPlan(w.state, w.reserved)
+	p = newPlan(w.state, w.reserved, w.now())
 	for _, d := range slices.Clone(w.state.doubts) {
 		w.resolve(p, d, calls)
 	}
@@ -397,12 +401,24 @@ func (w *writer) committed(p *plan, rev datastore.Revision) {
 			w.state.addDoubt(&doubt{request: *c.assign, attrs: c.attrs, placed: placed, base: bases[c]})
 		}
 	}
-	for c, addrs := range p.released {
-		if len(addrs) == 0 {
-			addrs = c.maybeReleased
-		}
-		c.answer(result{released: addrs})
+	for _, r := range p.freed[nil] {
+		w.recorder.add(r.block, r.releases)
 	}
+	for c := range p.released {
+		w.endRelease(c, p)
+	}
+}
+
+// endRelease answers a release that is carried out; maybe an earlier attempt did it.
+func (w *writer) endRelease(c *call, p *plan) {
+	addrs, freed := p.released[c], p.freed[c]
+	if len(addrs) == 0 {
+		addrs, freed = c.maybeReleased, c.maybeFreed
+	}
+	for _, r := range freed {
+		w.recorder.add(r.block, r.releases)
+	}
+	c.answer(result{released: addrs})
 }
 
 // unknown takes in that a plan may or may not have been carried out.
@@ -412,7 +428,7 @@ func (w *writer) unknown(p *plan, ops []datastore.Op) {
 		w.state.addDoubt(&doubt{request: *c.assign, attrs: c.attrs, placed: placed, base: base})
 	}
 	for c, addrs := range p.released {
-		c.maybeReleased = addrs
+		c.maybeReleased, c.maybeFreed = addrs, p.freed[c]
 	}
 	w.state.distrust(ops)
 }
