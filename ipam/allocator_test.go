@@ -140,6 +140,11 @@ func newConfig(change func(*api.IPAMConfigSpec)) *api.IPAMConfig {
 	return config
 }
 
+// strict forbids nodes to take addresses of one another's blocks.
+func strict() *api.IPAMConfig {
+	return newConfig(func(s *api.IPAMConfigSpec) { s.StrictAffinity = true })
+}
+
 func assign(t testing.TB, a *ipam.Allocator, handle string, num4, num6 int) []netip.Addr {
 	t.Helper()
 	got, err := a.AutoAssign(t.Context(), ipam.Request{Handle: ipam.HandleID(handle), Num4: num4, Num6: num6})

@@ -34,10 +34,14 @@ type ExhaustedError struct {
 	Node            string
 	// Pools has a verdict on every pool of the IP version.
 	Pools []Verdict
-	// Blocks and Limit count the node's blocks of this IP version, Free the
-	// addresses left in those of them that may serve, Reserved those left out
-	// because of an IPReservation.
-	Blocks, Limit, Free, Reserved int
+	// Blocks and Limit count the node's blocks of this IP version.
+	Blocks, Limit int
+	// Free are the addresses left in those of them that may serve, Reserved those left
+	// out because of an IPReservation, Cooling those released too short a while ago,
+	// Borrowed those that other nodes use.
+	Free, Reserved, Cooling, Borrowed int
+	// Lendable are the free addresses in blocks of other nodes.
+	Lendable int
 	// Advice says what would help.
 	Advice string
 }
@@ -53,8 +57,13 @@ func (e *ExhaustedError) Error() string {
 	}
 	if e.Limit > 0 {
 		fmt.Fprintf(&s, "; the node owns %d of at most %d %s blocks, with %s free", e.Blocks, e.Limit, family(e.Version), count(e.Free, "address"))
-		if e.Reserved > 0 {
-			fmt.Fprintf(&s, " and %d reserved", e.Reserved)
+		for _, part := range []struct {
+			n    int
+			what string
+		}{{e.Reserved, "reserved"}, {e.Cooling, "cooling down"}, {e.Borrowed, "borrowed by other nodes"}} {
+			if part.n > 0 {
+				fmt.Fprintf(&s, ", %d %s", part.n, part.what)
+			}
 		}
 	}
 	if e.Advice != "" {

@@ -120,11 +120,21 @@ type portion struct {
 	pool  string
 }
 
-// search finds num addresses in the node's blocks, in the order of the pools; it
-// reports how many it found.
+// search finds num addresses in the node's blocks, in the order of the pools, and then
+// in those it may borrow from; it reports how many it found.
 func (p *plan) search(num int, pools []pool) (portions []portion, found int) {
+	if portions, found = p.searchIn(portions, num, pools, p.state.ownBlocks); found < num && len(p.state.borrowed) > 0 {
+		var more int
+		portions, more = p.searchIn(portions, num-found, pools, p.state.borrowedBlocks)
+		found += more
+	}
+	return portions, found
+}
+
+// searchIn adds portions of the blocks that a pool has according to blocks.
+func (p *plan) searchIn(portions []portion, num int, pools []pool, blocks func(pool) []netip.Prefix) (_ []portion, found int) {
 	for _, pl := range pools {
-		for _, prefix := range p.state.ownBlocks(pl) {
+		for _, prefix := range blocks(pl) {
 			if found == num {
 				return portions, found
 			}
