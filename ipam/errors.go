@@ -3,6 +3,7 @@ package ipam
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 )
 
@@ -18,6 +19,11 @@ var (
 	ErrBlockLimit = errors.New("block limit of the node reached")
 	// ErrNodeUnknown: there is no Node resource for this node.
 	ErrNodeUnknown = errors.New("node is not known")
+	// ErrInUse: the address asked for is somebody's.
+	ErrInUse = errors.New("address is in use")
+	// ErrNotOurs: the address asked for lies in a block of which this node may not take
+	// addresses.
+	ErrNotOurs = errors.New("address is another's to give")
 	// ErrClosed: the allocator is closed.
 	ErrClosed = errors.New("allocator closed")
 	// ErrInvalid: the request itself makes no sense.
@@ -74,6 +80,27 @@ func (e *ExhaustedError) Error() string {
 
 // Unwrap makes errors.Is see the class.
 func (e *ExhaustedError) Unwrap() error { return e.Class }
+
+// AddressError says why an address that was asked for could not be assigned.
+type AddressError struct {
+	Addr netip.Addr
+	// Class is ErrNoPool, ErrInUse, ErrNotOurs or ErrBlockLimit.
+	Class error
+	// Reason says what is in the way, Advice what would help.
+	Reason, Advice string
+}
+
+// Error is one line: what, why, what to do.
+func (e *AddressError) Error() string {
+	s := fmt.Sprintf("%s: %v: %s", e.Addr, e.Class, e.Reason)
+	if e.Advice != "" {
+		s += ". " + e.Advice
+	}
+	return s
+}
+
+// Unwrap makes errors.Is see the class.
+func (e *AddressError) Unwrap() error { return e.Class }
 
 // count is "1 block", "2 addresses".
 func count(n int, noun string) string {

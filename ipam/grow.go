@@ -53,6 +53,9 @@ func (w *writer) load(ctx context.Context) error {
 		if err := w.mend(ctx, prefix, cs); err != nil {
 			return err
 		}
+		if err := w.recall(ctx, prefix); err != nil {
+			return err
+		}
 	}
 	w.state.loaded = true
 	return nil
@@ -61,7 +64,7 @@ func (w *writer) load(ctx context.Context) error {
 // mend brings one affinity in order if that takes no decision, and else notes it
 // among the claims.
 func (w *writer) mend(ctx context.Context, prefix netip.Prefix, cs claimState) error {
-	next, progress := cs.next(w.state.owner, prefix, w.now())
+	next, progress := cs.next(w.state.owner, prefix, w.now(), nil)
 	if _, broken := w.state.broken[prefix]; progress != claimOpen || broken {
 		return nil // in order; or nobody can read whose it is: left to an operator
 	}
@@ -69,7 +72,7 @@ func (w *writer) mend(ctx context.Context, prefix netip.Prefix, cs claimState) e
 	switch {
 	case cs.block == nil && cs.affinity == nil:
 		return nil
-	case cs.block == nil, ours && (cs.affinity == nil || affinityState(*cs.affinity) != api.AffinityPending):
+	case cs.block == nil, ours && !w.mendable(cs):
 		w.state.claims[prefix] = cs
 		return nil
 	}
@@ -87,6 +90,16 @@ func (w *writer) mend(ctx context.Context, prefix netip.Prefix, cs claimState) e
 		w.log.Info("gave up the affinity of a block that is not ours", "block", prefix)
 	}
 	return nil
+}
+
+// mendable reports whether the affinity of a block of ours is confirmed without being
+// asked: the claim was on its way, or somebody began to take away a block in use.
+func (w *writer) mendable(cs claimState) bool {
+	if cs.affinity == nil {
+		return false
+	}
+	b, err := asBlock(*cs.block)
+	return affinityState(*cs.affinity) == api.AffinityPending || err == nil && !b.empty()
 }
 
 // buildIndex lists all blocks of the cluster, to know which are free.
@@ -192,6 +205,14 @@ func (w *writer) exhausted(r *Request, f family, class error) *ExhaustedError {
 // whether that or anything else now allows another try; an *ExhaustedError
 // explains why not, and is given only after everything was read again.
 func (w *writer) grow(ctx context.Context, c *call, batch []*call) (bool, error) {
+	w.reserve = c.assign.Reserve
+	if addr, missing := w.missingAddress(c); missing {
+		obtained, err := w.obtain(ctx, c, addr)
+		if errors.Is(err, errChanged) {
+			return false, nil
+		}
+		return obtained, err
+	}
 	f, num, pools, err := w.lacking(c)
 	if err != nil {
 		return false, err
@@ -204,7 +225,7 @@ func (w *writer) grow(ctx context.Context, c *call, batch []*call) (bool, error)
 	if !grown && err == nil && errors.Is(class, ErrPoolFull) {
 		grown, err = w.reclaim(ctx, pools)
 	}
-	if !grown && err == nil {
+	if !grown && err == nil && !c.ensure {
 		grown, err = w.borrow(ctx, num, pools)
 	}
 	switch {
@@ -236,7 +257,10 @@ func (w *writer) lacking(c *call) (f family, num int, pools []pool, err error) {
 		if pools, err = w.usablePools(c.assign, f); err != nil {
 			return f, num, nil, err
 		}
-		if _, found := p.search(num, pools); found < num {
+		if c.ensure && len(w.ownBlocks(pools)) == 0 {
+			return f, 0, pools, nil
+		}
+		if _, found := p.search(num, pools); found < num && !c.ensure {
 			_, own := p.searchIn(nil, num, pools, w.state.ownBlocks)
 			return f, num - own, pools, nil
 		}

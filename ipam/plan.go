@@ -118,6 +118,17 @@ type portion struct {
 	block netip.Prefix
 	num   int
 	pool  string
+	// exact: not any num addresses, but the one at ordinal.
+	exact   bool
+	ordinal int
+}
+
+// take assigns a portion.
+func (part portion) take(b block, attrs api.BlockAttributes, reserved reservations) []int {
+	if part.exact {
+		return b.assignAt(part.ordinal, attrs)
+	}
+	return b.assign(part.num, attrs, reserved)
 }
 
 // search finds num addresses in the node's blocks, in the order of the pools, and then
@@ -161,7 +172,7 @@ func (p *plan) assign(c *call, portions []portion) bool {
 	h := p.stageHandle(c.handle, true)
 	for _, part := range portions {
 		b := p.stage(part.block)
-		for _, n := range b.assign(part.num, c.attrs, p.reserved) {
+		for _, n := range part.take(b, c.attrs, p.reserved) {
 			p.assigned[c] = append(p.assigned[c], placement{
 				block: part.block, ordinal: n, sequence: b.sequence(n), pool: part.pool,
 			})
@@ -221,6 +232,9 @@ func (p *plan) release(c *call) bool {
 			p.released[c] = append(p.released[c], b.addr(n))
 		}
 		p.freed[c] = append(p.freed[c], recorded{prefix, b.released(held, p.now, reasonOf(c.ctx, reasonHandle))})
+		for _, n := range held {
+			p.reserved.rest(b.addr(n))
+		}
 		b.release(held)
 	}
 	clear(p.stageHandle(c.handle, false).counts)

@@ -44,6 +44,13 @@ func (r reservations) holds(addr netip.Addr) bool {
 	return r.table != nil && r.table.Contains(addr)
 }
 
+// rest has an address cool down, if addresses do.
+func (r reservations) rest(addr netip.Addr) {
+	if r.cooling != nil {
+		r.cooling[addr] = true
+	}
+}
+
 // parseAddrOrPrefix reads "10.0.0.1" as 10.0.0.1/32.
 func parseAddrOrPrefix(text string) (netip.Prefix, error) {
 	if addr, err := netip.ParseAddr(text); err == nil {

@@ -40,6 +40,8 @@ type state struct {
 	others map[netip.Prefix]other
 	// borrowed are blocks of others that the present batch may assign from.
 	borrowed map[netip.Prefix]bool
+	// freed are addresses of the node's blocks that somebody else released.
+	freed []netip.Addr
 	// stale are blocks that must be read before they are used.
 	stale map[netip.Prefix]bool
 	// loaded says that claims and own blocks reflect all of the node's affinities.
@@ -151,12 +153,26 @@ func (s *state) setBlock(entry datastore.Entry) {
 	}
 	delete(s.broken, prefix)
 	wasOwn := s.own(prefix)
+	if before, known := s.blocks[prefix]; known && wasOwn {
+		s.freed = append(s.freed, freedBetween(before.block, b.block)...)
+	}
 	s.blocks[prefix] = b
 	s.noteOther(b)
 	if wasOwn && !s.own(prefix) {
 		s.log.Info("block was taken away from this node", "block", prefix, "affinity", ownerText(b.block))
 		s.loaded = false
 	}
+}
+
+// freedBetween lists the addresses that are free in a block and were not before.
+func freedBetween(before, now block) []netip.Addr {
+	var freed []netip.Addr
+	for n, index := range now.spec.Allocations {
+		if index == nil && before.spec.Allocations[n] != nil {
+			freed = append(freed, now.addr(n))
+		}
+	}
+	return freed
 }
 
 // breakBlock takes in that a block exists whose value can't be used.

@@ -40,11 +40,14 @@ type writer struct {
 	state  *state
 
 	recorder *Recorder // nil for no history
+	cooldown cooldown
 
 	// What the View said when the batch began.
 	pools    []*v3.IPPool
 	news     map[string]poolNews
 	reserved reservations
+	// reserve is what the call for which a block is claimed wants kept back in it.
+	reserve *BlockReserve
 	// solo restricts a transaction to one call, after a shared one was refused: a
 	// call that can't be served must not take others down with it.
 	solo bool
@@ -150,6 +153,8 @@ func (w *writer) look() {
 	if len(bad) > 0 {
 		w.log.Warn("reservations can't be read and reserve nothing", "entries", bad)
 	}
+	w.cooldown.look(w.now(), cooldownOf(w.view.Config()))
+	w.reserved.cooling = w.cooldown.resting
 }
 
 // prepare reads what the batch needs and memory doesn't have: after the start
@@ -256,6 +261,7 @@ func (w *writer) advance(ctx context.Context, calls []*call) bool {
 // their arrival. short is the first call for which the node's blocks have no
 // room; calls that can't succeed are answered.
 func (w *writer) plan(calls []*call) (p *plan, short *call) {
+	w.coolSeen()
 	p = newPlan(w.state, w.reserved, w.now())
 	for _, d := range slices.Clone(w.state.doubts) {
 		w.resolve(p, d, calls)
@@ -324,7 +330,17 @@ func (w *writer) planAssign(p *plan, c *call) bool {
 		}
 		pools[f] = usable
 	}
-	var portions []portion
+	if c.ensure {
+		return w.planEnsure(c, pools)
+	}
+	portions, err := w.planAddresses(p, c)
+	if err != nil {
+		c.answer(result{err: err})
+		return true
+	}
+	if len(portions) < len(c.assign.Addrs) {
+		return false
+	}
 	for _, f := range c.assign.families() {
 		num, _ := c.assign.wanted(f)
 		more, found := p.search(num, pools[f])
@@ -401,9 +417,7 @@ func (w *writer) committed(p *plan, rev datastore.Revision) {
 			w.state.addDoubt(&doubt{request: *c.assign, attrs: c.attrs, placed: placed, base: bases[c]})
 		}
 	}
-	for _, r := range p.freed[nil] {
-		w.recorder.add(r.block, r.releases)
-	}
+	w.keepFreed(p.freed[nil])
 	for c := range p.released {
 		w.endRelease(c, p)
 	}
@@ -415,10 +429,16 @@ func (w *writer) endRelease(c *call, p *plan) {
 	if len(addrs) == 0 {
 		addrs, freed = c.maybeReleased, c.maybeFreed
 	}
+	w.keepFreed(freed)
+	c.answer(result{released: addrs})
+}
+
+// keepFreed remembers releases that were carried out.
+func (w *writer) keepFreed(freed []recorded) {
+	w.coolReleased(freed)
 	for _, r := range freed {
 		w.recorder.add(r.block, r.releases)
 	}
-	c.answer(result{released: addrs})
 }
 
 // unknown takes in that a plan may or may not have been carried out.
