@@ -42,6 +42,11 @@ func (s *Server) add(ctx context.Context, c call) (json.RawMessage, error) {
 	if err := a.sameNamespace(); err != nil {
 		return nil, err
 	}
+	if !a.known {
+		if err := a.heed(); err != nil {
+			return nil, err
+		}
+	}
 	failed, undoFailed := runSteps(ctx, a.steps())
 	if undoFailed != nil {
 		s.log.Error("undoing a failed ADD is left to the journal", "attachment", c.id.String(), "err", undoFailed)
@@ -160,10 +165,14 @@ func (a *addition) steps() []step {
 	steps := []step{{"wire the pod", a.wire, nil}, {"route to the pod", a.route, nil}}
 	switch {
 	case a.known:
-	case a.entry.IPAM != nil:
+	case a.entry.IPAM != nil || a.entry.Given:
+		assign := step{"assign addresses", a.delegated, nil}
+		if a.entry.Given {
+			assign.do = func(context.Context) error { return nil }
+		}
 		steps = []step{
 			begin[0],
-			{"assign addresses", a.delegated, nil},
+			assign,
 			{"wire the pod", a.wire, a.unwire},
 			{"route to the pod", a.route, a.unroute},
 		}
@@ -200,16 +209,16 @@ func (a *addition) abandon(context.Context) error {
 func (a *addition) assign(ctx context.Context, sent func()) error {
 	s, conf := a.server, a.call.conf
 	req := ipam.Request{
-		Handle: handleOf(a.call.id),
+		Handle: handleOf(a.call.id), Addrs: conf.Addrs,
 		Pools4: conf.IPAM.Pools4, Pools6: conf.IPAM.Pools6,
 		Namespace: a.call.args.K8sNamespace,
 		Attrs:     map[string]string{},
 		Sent:      sent,
 	}
-	if conf.IPAM.IPv4 {
+	if conf.IPAM.IPv4 && len(conf.Addrs) == 0 {
 		req.Num4 = 1
 	}
-	if conf.IPAM.IPv6 {
+	if conf.IPAM.IPv6 && len(conf.Addrs) == 0 {
 		req.Num6 = 1
 	}
 	if a.call.args.IsPod() {
@@ -270,7 +279,7 @@ func (a *addition) attach(ctx context.Context) error {
 	s := a.server
 	a.deviceUp = true // or may be, from here on
 	device := a.attachment()
-	device.Families, device.Expected = families(a.call.conf.IPAM), a.expected
+	device.Families, device.Expected = families(a.call.conf), a.expected
 	assigned := make(chan error, 1)
 	device.Late = func(ctx context.Context) ([]netip.Addr, error) {
 		select {
@@ -323,12 +332,18 @@ func (a *addition) expected() []netip.Addr {
 var errNotAssigned = errors.New("no addresses")
 
 // families are the families of the addresses an ADD asks for.
-func families(conf netconf.IPAM) []kernel.Family {
+func families(conf netconf.Conf) []kernel.Family {
 	var out []kernel.Family
-	if conf.IPv4 {
+	for _, addr := range conf.Addrs {
+		out = append(out, kernel.FamilyOf(addr))
+	}
+	if len(out) > 0 {
+		return out
+	}
+	if conf.IPAM.IPv4 {
 		out = append(out, kernel.IPv4)
 	}
-	if conf.IPv6 {
+	if conf.IPAM.IPv6 {
 		out = append(out, kernel.IPv6)
 	}
 	return out

@@ -127,6 +127,9 @@ func (a *addition) recordDifferences(ctx context.Context) ([]string, error) {
 
 // addressDifferences asks who assigned the addresses.
 func (a *addition) addressDifferences(ctx context.Context) ([]string, error) {
+	if a.entry.Given {
+		return nil, nil
+	}
 	if a.call.delegate != nil {
 		if err := a.server.forward(ctx, a.call); err != nil {
 			return []string{err.Error()}, nil

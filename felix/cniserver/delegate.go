@@ -50,6 +50,16 @@ func (a *addition) delegated(ctx context.Context) error {
 	return a.server.journal.Put(a.entry)
 }
 
+// delegatedRelease has the plugin release what it assigned. One that is not there can't
+// have assigned anything to an attachment without an address.
+func (s *Server) delegatedRelease(ctx context.Context, e journal.Entry) error {
+	err := s.ipamPlugins.Do(ctx, "DEL", delegateCall(e.IPAM, e.ID, e.Netns))
+	if _, missing := errors.AsType[*delegate.MissingError](err); missing && len(e.Addrs) == 0 {
+		return nil
+	}
+	return err
+}
+
 // forward hands GC or STATUS on to the call's IPAM plugin, if that is another's.
 func (s *Server) forward(ctx context.Context, c call) error {
 	if c.delegate == nil {

@@ -48,6 +48,7 @@ type world struct {
 	next    int
 	devices map[string]podnet.Attachment
 	routes  map[calc.EndpointID]calc.Endpoint
+	asked   ipam.Request    // the last one
 	plugged []string        // the commands that the IPAM plugin of others got
 	nft     *knftables.Fake // the node's table
 	// fault is asked at every step, before ("assign") and after ("assigned") its
@@ -268,6 +269,10 @@ type fakeIPAM world
 func (f *fakeIPAM) AutoAssign(ctx context.Context, req ipam.Request) (got []ipam.Assignment, err error) {
 	w := (*world)(f)
 	err = w.through(ctx, "assign", "assigned", func() error {
+		w.asked = req
+		for _, addr := range req.Addrs {
+			got = append(got, ipam.Assignment{Addr: addr, Block: netip.PrefixFrom(addr, addr.BitLen()-6).Masked(), Pool: "pool1"})
+		}
 		for range req.Num4 {
 			w.next++
 			got = append(got, ipam.Assignment{

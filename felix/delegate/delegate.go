@@ -81,14 +81,18 @@ func (Runner) Do(ctx context.Context, command string, c Call) error {
 	return nil
 }
 
+// MissingError says that there is no such plugin.
+type MissingError struct{ Type, Path string }
+
+// Error is one line for the operator.
+func (e *MissingError) Error() string {
+	return fmt.Sprintf("IPAM plugin %s: felix does not find it in CNI_PATH %s; install it there, and where felix runs in a container mount that folder into it", e.Type, e.Path)
+}
+
 func (c Call) find() (string, error) {
 	path, err := invoke.FindInPath(c.Type, filepath.SplitList(c.Path))
 	if err != nil {
-		return "", &cniwire.Error{
-			Code: cniwire.CodeInvalidConfig,
-			Msg: fmt.Sprintf("IPAM plugin %s: felix does not find it in CNI_PATH %s; install it there, and where felix runs in a container mount that folder into it",
-				c.Type, c.Path),
-		}
+		return "", &MissingError{c.Type, c.Path}
 	}
 	return path, nil
 }

@@ -49,6 +49,8 @@ type Entry struct {
 	Addrs  []netip.Addr `json:"addrs,omitempty"`
 	// BlockBits has the prefix length of each address's block.
 	BlockBits []int `json:"blockBits,omitempty"`
+	// Given: the pod asked for addresses that nobody assigns.
+	Given bool `json:"given,omitempty"`
 	// IPAM is the plugin of others that assigned the addresses; nil for felix itself.
 	IPAM *IPAM `json:"ipam,omitempty"`
 	// HostPorts are the ports of the node that lead to the pod.

@@ -23,7 +23,7 @@ func TestPluginsOfOthers(t *testing.T) {
 	}
 	for name, test := range map[string]func(runtime){
 		"HostLocal": runtime.hostLocal, "HostLocalFull": runtime.hostLocalFull, "StaticInTheNewestVersion": runtime.static,
-		"IPAMPluginMissing": runtime.ipamPluginMissing, "Chain": runtime.chain,
+		"IPAMPluginMissing": runtime.ipamPluginMissing, "Chain": runtime.chain, "Wishes": runtime.wishes,
 		"CalicoIPAMUnderBridge":  func(r runtime) { r.calicoIPAMUnder(`"type": "bridge", "bridge": "br9"`) },
 		"CalicoIPAMUnderMacvlan": func(r runtime) { r.calicoIPAMUnder(`"type": "macvlan", "master": "eth0"`) },
 	} {
@@ -127,9 +127,60 @@ func (r runtime) static() {
 func (r runtime) ipamPluginMissing() {
 	list := r.list("none", "1.1.0", `{"type": "calico", "ipam": {"type": "sticky"}}`)
 	r.wantCode(r.cni.GetStatusNetworkList(r.Context(), list), 50, "IPAM plugin sticky: felix does not find it in CNI_PATH ")
-	_, err := r.cni.AddNetworkList(r.Context(), list, r.sandbox("none").rt)
+	c := r.sandbox("none")
+	_, err := r.cni.AddNetworkList(r.Context(), list, c.rt)
 	r.wantCode(err, 7, "IPAM plugin sticky: felix does not find it in CNI_PATH ")
-	// Nothing of it was ever there: its plugin is not asked for to take it back.
+	r.del(list, c)
+}
+
+// wishes are what a pod gets that asks for it by capabilities, and by the annotations
+// that containerd and CRI-O hand over.
+func (r runtime) wishes() {
+	r.apply("apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {name: gold}\nspec: {cidr: 10.98.0.0/24, ipipMode: Never, vxlanMode: Never}\n")
+	defer r.onNode("calicoctl delete ippool gold")
+	list := r.list("wishes", "1.1.0", `{"type": "calico", "ipam": {"type": "calico-ipam"}, "policy": {"type": "k8s"}, "feature_control": {"ip_addrs_no_ipam": true},
+		"capabilities": {"ips": true, "mac": true, "io.kubernetes.cri.pod-annotations": true}}`)
+	const mac = "02:00:00:00:77:01"
+	for name, tc := range map[string]struct {
+		args     map[string]any
+		addr, is string
+	}{
+		"ips":           {map[string]any{"ips": []string{"10.98.0.7"}}, "10.98.0.7", "10.98.0.7/32"},
+		"mac":           {map[string]any{"ips": []string{"10.98.0.8"}, "mac": mac}, "10.98.0.8", mac},
+		"ipAddrs":       {annotated("ipAddrs", `["10.98.0.9"]`), "10.98.0.9", "10.98.0.9/32"},
+		"ipAddrsNoIpam": {annotated("ipAddrsNoIpam", `["192.0.2.99"]`), "192.0.2.99", "192.0.2.99/32"},
+		"ipv4pools":     {annotated("ipv4pools", `["gold"]`), "", " 10.98.0."},
+		"hwAddr":        {annotated("hwAddr", mac), "", mac},
+	} {
+		r.Run(name, func(t *testing.T) {
+			r := runtime{t, r.l, r.cni}
+			c := r.sandbox("wish-" + strings.ToLower(name))
+			c.rt.CapabilityArgs = tc.args
+			result := r.add(list, c)
+			addr := result.IPs[0].Address.IP.String()
+			if have := r.inPod(c, "ip addr show dev eth0"); !strings.Contains(have, tc.is) || tc.addr != "" && addr != tc.addr {
+				r.Errorf("want %s with %s, got\n%s", tc.addr, tc.is, have)
+			}
+			r.onNode("ping -c 1 -W 5 " + addr)
+			r.check(list, c)
+			taken := r.sandbox("wish-again-" + strings.ToLower(name))
+			if taken.rt.CapabilityArgs = tc.args; name == "ips" {
+				_, err := r.cni.AddNetworkList(r.Context(), list, taken.rt)
+				r.wantCode(err, 11, "address is in use")
+			}
+			r.del(list, taken)
+			r.del(list, c)
+		})
+	}
+	c := r.sandbox("wish-floating")
+	c.rt.CapabilityArgs = annotated("floatingIPs", `["10.98.0.10"]`)
+	_, err := r.cni.AddNetworkList(r.Context(), list, c.rt)
+	r.wantCode(err, 7, "annotation cni.projectcalico.org/floatingIPs of the pod: is not supported")
+	r.del(list, c)
+}
+
+func annotated(annotation, value string) map[string]any {
+	return map[string]any{"io.kubernetes.cri.pod-annotations": map[string]string{"cni.projectcalico.org/" + annotation: value}}
 }
 
 // chain has what a runtime puts behind the main plugin.

@@ -2,6 +2,7 @@ package netconf
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 )
 
@@ -11,6 +12,8 @@ type Args struct {
 	K8sNamespace, K8sPod string
 	// K8sUID is the pod's UID as its runtime knows it; empty where it isn't told.
 	K8sUID string
+	// IP is the address that is asked for; invalid for any.
+	IP netip.Addr
 }
 
 // IsPod reports whether the arguments name a Kubernetes pod.
@@ -51,7 +54,11 @@ func ParseArgs(s string) (Args, error) {
 				ignoreUnknown = true
 			}
 		case "IP":
-			return Args{}, &ArgsError{"IP: a requested address is not supported by this version; remove it"}
+			addrs, err := parseAddrs([]string{value})
+			if err != nil {
+				return Args{}, &ArgsError{"IP: " + err.Error()}
+			}
+			a.IP = addrs[0]
 		default:
 			unknown = append(unknown, key)
 		}

@@ -50,6 +50,13 @@ type Conf struct {
 	NumQueues         int // 0: the kernel's choice
 	AllowIPForwarding bool
 	DNS               types.DNS
+	// Addrs and MAC are what the runtime asks for by the capabilities ips and mac.
+	Addrs []netip.Addr
+	MAC   string
+	// NoIPAM: pods may ask for addresses that nobody assigns.
+	NoIPAM bool
+	// Annotations are the pod's, where the runtime hands them over.
+	Annotations map[string]string
 	// HostPorts are ports of the node that are to lead to the pod.
 	HostPorts []HostPort
 	// PrevResult is what the runtime says the attachment looks like; nil for none.
@@ -88,10 +95,16 @@ type document struct {
 // runtimeConfig is what a runtime fills in for the capabilities of the plugin.
 type runtimeConfig struct {
 	DNS       *types.DNS      `json:"dns"`
-	IPs       json.RawMessage `json:"ips"`
+	IPs       []string        `json:"ips"`
 	MAC       string          `json:"mac"`
 	IPRanges  json.RawMessage `json:"ipRanges"`
 	HostPorts []portMapping   `json:"portMappings"`
+	Bandwidth struct {
+		IngressRate uint64 `json:"ingressRate"`
+		EgressRate  uint64 `json:"egressRate"`
+	} `json:"bandwidth"`
+	// Annotations come with containerd and CRI-O.
+	Annotations map[string]string `json:"io.kubernetes.cri.pod-annotations"`
 }
 
 // Identity is the part of a configuration that DEL needs. It is read leniently:
@@ -162,15 +175,11 @@ func (d document) check() error {
 		return &Error{Key: "num_queues", Reason: strconv.Itoa(d.NumQueues) + " is out of range; want 1 to 4096, or leave it out"}
 	case d.DefaultGW != nil && !*d.DefaultGW:
 		return &Error{Key: "include_default_routes", Reason: "false is not supported by this version; remove it"}
-	case len(d.Runtime.IPs) > 0:
-		return &Error{Key: "runtimeConfig.ips", Reason: "not supported by this version; remove the ips capability"}
-	case d.Runtime.MAC != "":
-		return &Error{Key: "runtimeConfig.mac", Reason: "not supported by this version; remove the mac capability"}
-	case len(d.Runtime.IPRanges) > 0:
-		return &Error{Key: "runtimeConfig.ipRanges", Reason: "not supported by this version; remove the ipRanges capability"}
+	case d.Runtime.Bandwidth.IngressRate+d.Runtime.Bandwidth.EgressRate > 0:
+		return &Error{Key: "runtimeConfig.bandwidth", Reason: `not done by this plugin; remove its bandwidth capability and put {"type": "bandwidth", "capabilities": {"bandwidth": true}} behind it in the list`}
 	}
 	for _, feature := range slices.Sorted(maps.Keys(d.Features)) {
-		if d.Features[feature] != false {
+		if d.Features[feature] != false && feature != "ip_addrs_no_ipam" {
 			return &Error{Key: "feature_control." + feature, Reason: "not supported by this version; remove it"}
 		}
 	}
@@ -209,11 +218,34 @@ func (d document) conf(plugin string) (Conf, error) {
 	if c.AllowIPForwarding, err = parseContainer(d.Container); err != nil {
 		return Conf{}, err
 	}
+	if err := d.wishes(&c); err != nil {
+		return Conf{}, err
+	}
 	if c.HostPorts, err = hostPorts(d.Runtime.HostPorts); err != nil {
 		return Conf{}, err
 	}
 	c.PrevResult, err = parsePrevResult(c.CNIVersion, d.PrevResult)
 	return c, err
+}
+
+// wishes reads what the runtime asks for one container.
+func (d document) wishes(c *Conf) (err error) {
+	c.NoIPAM, c.Annotations = d.Features["ip_addrs_no_ipam"] == true, d.Runtime.Annotations
+	if d.Runtime.MAC != "" {
+		if c.MAC, err = parseMAC(d.Runtime.MAC); err != nil {
+			return &Error{Key: "runtimeConfig.mac", Reason: err.Error()}
+		}
+	}
+	if c.IPAM.Delegate != "" {
+		return nil // ips and ipRanges are that plugin's
+	}
+	if !isNull(d.Runtime.IPRanges) {
+		return &Error{Key: "runtimeConfig.ipRanges", Reason: "not for calico-ipam, which has IP pools (ipam.ipv4_pools); remove the ipRanges capability, or take an IPAM plugin that has it, such as host-local"}
+	}
+	if c.Addrs, err = parseAddrs(d.Runtime.IPs); err != nil {
+		return &Error{Key: "runtimeConfig.ips", Reason: err.Error()}
+	}
+	return nil
 }
 
 func parseIPAM(plugin string, raw json.RawMessage) (IPAM, error) {
