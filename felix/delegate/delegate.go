@@ -13,6 +13,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/types"
@@ -115,6 +117,10 @@ func (c Call) failed(ctx context.Context, command string, err error) error {
 	return &cniwire.Error{Code: told.Code, Msg: fmt.Sprintf("IPAM plugin %s: %s: %s", c.Type, command, told.Msg), Details: told.Details}
 }
 
+// waitDelay is how long a plugin's output is waited for after its end, should somebody
+// else hold it open.
+const waitDelay = time.Second
+
 // process runs a plugin with the environment of a CNI call and none of felix's own:
 // that may hold the datastore's password.
 type process struct{ version.PluginDecoder }
@@ -123,6 +129,10 @@ type process struct{ version.PluginDecoder }
 func (*process) ExecPlugin(ctx context.Context, path string, stdin []byte, environ []string) ([]byte, error) {
 	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, path)
+	cmd.WaitDelay = waitDelay
+	// With its children, which would go on assigning.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	for _, pair := range environ {
 		if strings.HasPrefix(pair, "CNI_") || strings.HasPrefix(pair, "PATH=") {
 			cmd.Env = append(cmd.Env, pair)
