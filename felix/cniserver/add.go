@@ -54,6 +54,9 @@ func (s *Server) add(ctx context.Context, c call) (json.RawMessage, error) {
 	if failed != nil {
 		return nil, failed
 	}
+	if a.unheard {
+		s.unheard.note(c.id, c.args)
+	}
 	return a.result()
 }
 
@@ -68,6 +71,8 @@ type addition struct {
 	deviceUp bool
 	link     int // the index of the device
 	routed   bool
+	// unheard: what the pod's annotations ask for is not known.
+	unheard bool
 	// published: the endpoint came into being with its addresses.
 	published bool
 	// planned are the addresses that the transaction under way assigns; it may yet

@@ -91,6 +91,7 @@ type Server struct {
 	locks     keyedLocks
 	configs   netconf.Reader
 	shortage  shortages
+	unheard   unheard
 }
 
 // New makes a Server. It takes up from the journal what an earlier felix left:

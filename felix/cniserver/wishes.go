@@ -25,6 +25,7 @@ func (a *addition) heed() error {
 	if annotations == nil {
 		pod, known := a.server.endpoints.known(a.call)
 		if !known {
+			a.unheard = a.call.args.IsPod() && a.server.endpoints.pod != nil
 			return a.askedOfOthers()
 		}
 		annotations = pod.Annotations

@@ -77,6 +77,31 @@ func TestPoolsOfAPodsAnnotationReplaceTheConfigurations(t *testing.T) {
 	})(t)
 }
 
+// TestPodThatCameTooLateToBeHeededIsNamed, and only that.
+func TestPodThatCameTooLateToBeHeededIsNamed(t *testing.T) {
+	for name, tc := range map[string]struct{ annotation, value, named string }{
+		"address": {"ipAddrs", `["10.65.3.3"]`, "ipAddrs"}, "pool": {"ipv4pools", `["gold"]`, "ipv4pools"}, "refused": {"floatingIPs", `["10.65.3.3"]`, "floatingIPs"},
+		"MAC address": {"hwAddr", "02:00:00:00:00:07", "hwAddr"}, "family": {"ipFamilies", `["IPv6"]`, "ipFamilies"}, "free address": {"ipAddrsNoIpam", `["192.0.2.9"]`, "ipAddrsNoIpam"},
+		"its own address": {"ipAddrs", `["10.65.0.1"]`, ""}, "its own pool": {"ipv4pools", `["pool1"]`, ""}, "its own family": {"ipFamilies", `["IPv4"]`, ""},
+	} {
+		t.Run(name, inWorld(func(t *testing.T, w *world) {
+			w.ok(configured("ADD", ""))
+			if lines := w.server.Unheeded(); len(lines) > 0 {
+				t.Errorf("before Kubernetes has told: %v", lines)
+			}
+			w.annotated(tc.annotation, tc.value)
+			line := w.server.Unheeded()["ns1/web-0"]
+			if tc.named == "" && line != "" || !strings.Contains(line, tc.named) {
+				t.Errorf("line %q, want one about %q", line, tc.named)
+			}
+			w.ok(configured("DEL", ""))
+			if lines := w.server.Unheeded(); len(lines) > 0 {
+				t.Errorf("after DEL: %v", lines)
+			}
+		}))
+	}
+}
+
 // TestAddRefusesWhatItCanNotGive, before anything is assigned.
 func TestAddRefusesWhatItCanNotGive(t *testing.T) {
 	for name, tc := range map[string]struct{ annotation, value, says string }{

@@ -88,9 +88,9 @@ func TestMissingPluginIsToldFromOneThatFails(t *testing.T) {
 func TestPluginThatHangsEndsWithTheCall(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	over, started := errors.New("the call is over"), filepath.Join(t.TempDir(), "started")
-	answered := make(chan error, 1)
+	answered, call := make(chan error, 1), plugin(t, "touch "+started+"; sleep 600") // whose child keeps its output open
 	go func() {
-		_, err := Runner{}.Add(ctx, plugin(t, "touch "+started+"; sleep 600")) // whose child keeps its output open
+		_, err := Runner{}.Add(ctx, call)
 		answered <- err
 	}()
 	polltest.Until(t, 10*time.Second, "the plugin", func() (bool, string) {
