@@ -132,7 +132,7 @@ func (a *addition) addressDifferences(ctx context.Context) ([]string, error) {
 	}
 	if a.call.delegate != nil {
 		if err := a.server.forward(ctx, a.call); err != nil {
-			return []string{err.Error()}, nil
+			return []string{err.Error()}, nil //nolint:nilerr // it is the difference
 		}
 		return nil, nil
 	}

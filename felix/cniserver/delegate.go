@@ -24,11 +24,12 @@ func delegateOf(kind string, req cniwire.Request) (*journal.IPAM, error) {
 }
 
 // delegateCall is a call of that plugin about an attachment.
-func delegateCall(p *journal.IPAM, id journal.ID, netns string) delegate.Call {
+func (s *Server) delegateCall(p *journal.IPAM, config []byte, id journal.ID, netns string) (delegate.Call, error) {
+	config, err := netconf.WithPodCIDRs(config, s.podCIDRs)
 	return delegate.Call{
-		Type: p.Type, Path: p.Path, Config: []byte(p.Config), Args: p.Args,
+		Type: p.Type, Path: p.Path, Config: config, Args: p.Args,
 		ContainerID: id.ContainerID, IfName: id.IfName, Netns: netns,
-	}
+	}, err
 }
 
 // delegated has another IPAM plugin assign the addresses. What it assigns is on disk,
@@ -37,7 +38,11 @@ func (a *addition) delegated(ctx context.Context) error {
 	if err := a.server.journal.Sync(); err != nil {
 		return err
 	}
-	got, err := a.server.ipamPlugins.Add(ctx, delegateCall(a.entry.IPAM, a.call.id, a.entry.Netns))
+	call, err := a.server.delegateCall(a.entry.IPAM, []byte(a.entry.IPAM.Config), a.call.id, a.entry.Netns)
+	if err != nil {
+		return err
+	}
+	got, err := a.server.ipamPlugins.Add(ctx, call)
 	if err != nil {
 		return err
 	}
@@ -53,7 +58,10 @@ func (a *addition) delegated(ctx context.Context) error {
 // delegatedRelease has the plugin release what it assigned. One that is not there can't
 // have assigned anything to an attachment without an address.
 func (s *Server) delegatedRelease(ctx context.Context, e journal.Entry) error {
-	err := s.ipamPlugins.Do(ctx, "DEL", delegateCall(e.IPAM, e.ID, e.Netns))
+	call, err := s.delegateCall(e.IPAM, []byte(e.IPAM.Config), e.ID, e.Netns)
+	if err == nil {
+		err = s.ipamPlugins.Do(ctx, "DEL", call)
+	}
 	if _, missing := errors.AsType[*delegate.MissingError](err); missing && len(e.Addrs) == 0 {
 		return nil
 	}
@@ -65,9 +73,11 @@ func (s *Server) forward(ctx context.Context, c call) error {
 	if c.delegate == nil {
 		return nil
 	}
-	of := delegateCall(c.delegate, c.id, c.netns)
-	of.Config = c.raw // GC's list, and the result that CHECK compares with
-	return s.ipamPlugins.Do(ctx, c.command, of)
+	call, err := s.delegateCall(c.delegate, c.raw, c.id, c.netns) // raw: with GC's list, and the result for CHECK
+	if err != nil {
+		return err
+	}
+	return s.ipamPlugins.Do(ctx, c.command, call)
 }
 
 // delegateStatus is why the IPAM plugin would not serve an ADD.

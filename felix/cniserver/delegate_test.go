@@ -107,6 +107,31 @@ func TestFailedDelegatedAddLeavesNothingBehind(t *testing.T) {
 	}
 }
 
+// TestPodCIDRThatIsNotKnownIsWaitedFor: the runtime tries again, and nothing is left.
+func TestPodCIDRThatIsNotKnownIsWaitedFor(t *testing.T) {
+	inWorld(func(t *testing.T, w *world) {
+		for _, command := range []string{"ADD", "DEL", "ADD"} {
+			r := delegatedRequest(command, "c1")
+			r.Config = []byte(strings.Replace(string(r.Config), "192.0.2.0/24", "usePodCidr", 1))
+			if command == "DEL" {
+				w.ok(r)
+				w.server.podCIDRs = func() []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")} }
+				w.wantNothing()
+				continue
+			}
+			if w.server.podCIDRs != nil {
+				w.ok(r)
+				continue
+			}
+			if msg := w.fails(r, cniwire.CodeTryAgainLater); !strings.Contains(msg, "no such podCIDR of this node") {
+				t.Errorf("message %q", msg)
+			}
+		}
+		w.ok(delegatedRequest("DEL", "c1"))
+		w.wantNothing()
+	})(t)
+}
+
 // TestDelegatedDelNeedsNoJournal: what an earlier plugin or felix added is released by
 // the configuration of the DEL.
 func TestDelegatedDelNeedsNoJournal(t *testing.T) {

@@ -24,6 +24,7 @@ func wireError(command string, err error) *cniwire.Error {
 		args   *netconf.ArgsError
 		wish   *netconf.AnnotationError
 		lacks  *delegate.MissingError
+		noCIDR *netconf.NoPodCIDRError
 		wait   *notReadyError
 		syntax *json.SyntaxError
 	)
@@ -40,6 +41,8 @@ func wireError(command string, err error) *cniwire.Error {
 		return &cniwire.Error{Code: cniwire.CodeInvalidEnvironment, Msg: args.Error()}
 	case errors.As(err, &syntax):
 		return &cniwire.Error{Code: cniwire.CodeDecodingFailure, Msg: err.Error()}
+	case errors.As(err, &noCIDR):
+		return &cniwire.Error{Code: cniwire.CodeTryAgainLater, Msg: noCIDR.Error()}
 	case errors.As(err, &wait):
 		return &cniwire.Error{Code: cniwire.CodeTryAgainLater, Msg: err.Error()}
 	}

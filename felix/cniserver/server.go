@@ -11,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -44,6 +45,8 @@ type Config struct {
 	// Health is not nil while the connection to the datastore is lost.
 	Health func() error
 	Now    func() time.Time
+	// PodCIDRs are those that Kubernetes gives to the node; nil where there is none.
+	PodCIDRs func() []netip.Prefix
 	// Pod is nil where there is no Kubernetes.
 	Pod Pod
 	// AddTimeout bounds ADD, CHECK and GC: then the answer is "try again later".
@@ -77,6 +80,7 @@ type Server struct {
 	hostPorts HostPorts
 
 	ipamPlugins IPAMPlugins
+	podCIDRs    func() []netip.Prefix
 
 	mtu    func() int
 	health func() error
@@ -114,7 +118,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		node: cfg.Node, state: cfg.State, client: cfg.Client, journal: cfg.Journal, addresses: cfg.Addresses,
-		pods: cfg.Pods, routes: cfg.Routes, hostPorts: cfg.HostPorts, ipamPlugins: cfg.IPAMPlugins, mtu: cfg.MTU, health: cfg.Health, now: cfg.Now, log: cfg.Log,
+		pods: cfg.Pods, routes: cfg.Routes, hostPorts: cfg.HostPorts, ipamPlugins: cfg.IPAMPlugins, podCIDRs: cfg.PodCIDRs, mtu: cfg.MTU, health: cfg.Health, now: cfg.Now, log: cfg.Log,
 		addTimeout: cfg.AddTimeout, delTimeout: cfg.DelTimeout, adds: make(chan struct{}, cfg.MaxAdds),
 		endpoints: &endpointStore{client: cfg.Client, registry: cfg.Registry, node: cfg.Node, now: cfg.Now, newUID: cfg.NewUID, pod: cfg.Pod},
 	}

@@ -109,7 +109,6 @@ func TestParseRefusesByName(t *testing.T) {
 		{ipam(`"assign_ip4": "true"`), "ipam.assign_ip4", "did you mean assign_ipv4?"},
 		{[]byte(`{"name": "net1", "type": "calico"}`), "ipam", "missing"},
 		{[]byte(`{"name": "net1", "type": "calico", "ipam": {}}`), "ipam.type", "missing"},
-		{[]byte(`{"name": "net1", "type": "calico", "ipam": {"type": "host-local", "subnet": "usePodCidr"}}`), "ipam.subnet", `usePodCidr is not supported`},
 		{[]byte(`{"name": "net1", "type": "calico", "ipam": {"type": "../host-local"}}`), "ipam.type", `can't be a plugin`},
 		{[]byte(`{"type": "calico", "ipam": {"type": "calico-ipam"}}`), "name", "missing"},
 	} {

@@ -56,6 +56,30 @@ func TestAnnotationsAreReadOrRefusedByName(t *testing.T) {
 	}
 }
 
+func TestPodCIDRsComeInPlaceOfTheirWords(t *testing.T) {
+	both := func() []netip.Prefix {
+		return []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("fd44::/64")}
+	}
+	for _, tc := range []struct{ conf, want string }{
+		{`{"ipam":{"subnet":"10.0.0.0/8","type":"host-local"}}`, `{"ipam":{"subnet":"10.0.0.0/8","type":"host-local"}}`},
+		{`{"ipam":{"subnet":"usePodCidr","n":12345678901234567890},"name":"n"}`, `{"ipam":{"n":12345678901234567890,"subnet":"10.244.1.0/24"},"name":"n"}`},
+		{`{"ipam":{"ranges":[[{"subnet":"usePodCidr"}],[{"subnet":"usePodCidrIPv6"}]]}}`, `{"ipam":{"ranges":[[{"subnet":"10.244.1.0/24"}],[{"subnet":"fd44::/64"}]]}}`},
+	} {
+		got, err := WithPodCIDRs([]byte(tc.conf), both)
+		if err != nil || string(got) != tc.want {
+			t.Errorf("%s: %s, %v; want %s", tc.conf, got, err, tc.want)
+		}
+	}
+	for word, known := range map[string]func() []netip.Prefix{
+		"usePodCidr": nil, "usePodCidrIPv6": func() []netip.Prefix { return both()[:1] },
+	} {
+		_, err := WithPodCIDRs([]byte(`{"ipam":{"subnet":"`+word+`"}}`), known)
+		if lacks, ok := errors.AsType[*NoPodCIDRError](err); !ok || lacks.Word != word {
+			t.Errorf("%s: %v", word, err)
+		}
+	}
+}
+
 func TestAnnotationsThatContradictOneAnotherAreRefused(t *testing.T) {
 	for other, value := range map[string]string{"ipAddrsNoIpam": `["192.0.2.1"]`, "ipv4pools": `["pool-a"]`} {
 		_, err := ParseAnnotations(map[string]string{"cni.projectcalico.org/ipAddrs": `["10.0.0.1"]`, "cni.projectcalico.org/" + other: value})
