@@ -68,7 +68,7 @@ func (s *Server) delegatedRelease(ctx context.Context, e journal.Entry) error {
 	return err
 }
 
-// forward hands GC or STATUS on to the call's IPAM plugin, if that is another's.
+// forward hands CHECK, GC or STATUS on to the call's IPAM plugin, if that is another's.
 func (s *Server) forward(ctx context.Context, c call) error {
 	if c.delegate == nil {
 		return nil
