@@ -64,11 +64,11 @@ clab: images ## Deploy the labs of tests/clab in containerlab (LABS=all), check 
 test: unit fv ## Run every test.
 
 unit: build ## Run the tests of every package (no lab).
-	@tests/install.sh nft:nftables ip:iproute2 bird:bird2 ping:iputils-ping nsenter:util-linux sysctl:procps /usr/lib/cni/host-local:containernetworking-plugins /usr/lib/frr/bfdd:frr
+	@tests/install.sh nft:nftables ip:iproute2 bird:bird2 ping:iputils-ping /usr/lib/frr/bfdd:frr
 	$(GO) test -timeout 20m $(UNIT)
 
 fv: image-programs ## Run the whole programs on a lab: faults under traffic, etcd away, bad input.
-	@tests/install.sh nft:nftables ip:iproute2 runc:runc curl:curl ping:iputils-ping
+	@tests/install.sh nft:nftables ip:iproute2 runc:runc curl:curl ping:iputils-ping nsenter:util-linux sysctl:procps /usr/lib/cni/host-local:containernetworking-plugins
 	$(GO) test -timeout 25m -count 1 ./tests/fv
 
 e2e-tools: images
