@@ -38,6 +38,8 @@ func TestAddGivesWhatAPodAsksFor(t *testing.T) {
 		"ipFamilies":          {annotation: "ipFamilies", value: `["IPv6"]`, addr: "fd00::1/128"},
 		"capability ips":      {more: `, "runtimeConfig": {"ips": ["10.65.3.4/24"]}`, addr: "10.65.3.4/32"},
 		"capability mac":      {more: `, "runtimeConfig": {"mac": "` + mac + `"}`, addr: "10.65.0.1/32", mac: mac},
+		"args of CNI":         {more: `, "args": {"cni": {"ips": ["10.65.3.6"], "mac": "` + mac + `", "labels": []}}`, addr: "10.65.3.6/32", mac: mac},
+		"args of others":      {more: `, "args": {"org.apache.mesos": {"network_info": 1}, "cni": 5}`, addr: "10.65.0.1/32"},
 		"CNI_ARGS":            {args: ";IP=10.65.3.5", addr: "10.65.3.5/32"},
 		"runtime's":           {more: `, "runtimeConfig": {"io.kubernetes.cri.pod-annotations": {"cni.projectcalico.org/hwAddr": "` + mac + `"}}`, addr: "10.65.0.1/32", mac: mac},
 		"capability is first": {annotation: "ipAddrs", value: `["10.65.3.3"]`, more: `, "runtimeConfig": {"ips": ["10.65.3.4"]}`, addr: "10.65.3.4/32"},

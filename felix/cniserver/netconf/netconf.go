@@ -89,6 +89,7 @@ type document struct {
 	Features   map[string]any  `json:"feature_control"`
 	DNS        types.DNS       `json:"dns"`
 	Runtime    runtimeConfig   `json:"runtimeConfig"`
+	Args       json.RawMessage `json:"args"`
 	PrevResult json.RawMessage `json:"prevResult"`
 }
 
@@ -231,9 +232,14 @@ func (d document) conf(plugin string) (Conf, error) {
 // wishes reads what the runtime asks for one container.
 func (d document) wishes(c *Conf) (err error) {
 	c.NoIPAM, c.Annotations = d.Features["ip_addrs_no_ipam"] == true, d.Runtime.Annotations
-	if d.Runtime.MAC != "" {
-		if c.MAC, err = parseMAC(d.Runtime.MAC); err != nil {
-			return &Error{Key: "runtimeConfig.mac", Reason: err.Error()}
+	ips, mac, where := d.Runtime.IPs, d.Runtime.MAC, "runtimeConfig."
+	if ips == nil && mac == "" {
+		ips, mac = conventional(d.Args)
+		where = "args.cni."
+	}
+	if mac != "" {
+		if c.MAC, err = parseMAC(mac); err != nil {
+			return &Error{Key: where + "mac", Reason: err.Error()}
 		}
 	}
 	if c.IPAM.Delegate != "" {
@@ -242,10 +248,25 @@ func (d document) wishes(c *Conf) (err error) {
 	if !isNull(d.Runtime.IPRanges) {
 		return &Error{Key: "runtimeConfig.ipRanges", Reason: "not for calico-ipam, which has IP pools (ipam.ipv4_pools); remove the ipRanges capability, or take an IPAM plugin that has it, such as host-local"}
 	}
-	if c.Addrs, err = parseAddrs(d.Runtime.IPs); err != nil {
-		return &Error{Key: "runtimeConfig.ips", Reason: err.Error()}
+	if c.Addrs, err = parseAddrs(ips); err != nil {
+		return &Error{Key: where + "ips", Reason: err.Error()}
 	}
 	return nil
+}
+
+// conventional are the addresses and the MAC address that args.cni asks for, as CNI's
+// conventions have it. What else stands in args is nobody's here.
+func conventional(args json.RawMessage) (ips []string, mac string) {
+	var in struct {
+		CNI struct {
+			IPs []string `json:"ips"`
+			MAC string   `json:"mac"`
+		} `json:"cni"`
+	}
+	if len(args) == 0 || json.Unmarshal(args, &in) != nil {
+		return nil, ""
+	}
+	return in.CNI.IPs, in.CNI.MAC
 }
 
 func parseIPAM(plugin string, raw json.RawMessage) (IPAM, error) {

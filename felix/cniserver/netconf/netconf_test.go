@@ -83,6 +83,8 @@ func TestParseRefusesByName(t *testing.T) {
 		{with(`"runtimeConfig": {"mac": "ab:bb:cc:dd:ee:ff"}`), "runtimeConfig.mac", "not the MAC address of one interface"},
 		{with(`"runtimeConfig": {"mac": "aa:bb"}`), "runtimeConfig.mac", `"aa:bb" is no MAC address`},
 		{with(`"runtimeConfig": {"mac": "ee:ee:ee:ee:ee:ee"}`), "runtimeConfig.mac", "the node's end"},
+		{with(`"args": {"cni": {"ips": ["ten"]}}`), "args.cni.ips", `"ten" is no address`},
+		{with(`"args": {"cni": {"mac": "ten"}}`), "args.cni.mac", `"ten" is no MAC address`},
 		{with(`"runtimeConfig": {"ipRanges": [[{"subnet": "10.0.0.0/24"}]]}`), "runtimeConfig.ipRanges", "not for calico-ipam"},
 		{with(`"runtimeConfig": {"bandwidth": {"ingressRate": 1000}}`), "runtimeConfig.bandwidth", `put {"type": "bandwidth"`},
 		{with(`"runtimeConfig": {"portMappings": [{"hostPort": 70000, "containerPort": 80}]}`), "runtimeConfig.portMappings[0].hostPort", "70000 is no port"},
