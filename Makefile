@@ -71,7 +71,7 @@ unit: build ## Run the tests of every package (no lab).
 	$(GO) test -timeout 20m $(UNIT)
 
 fv: image-programs ## Run the whole programs on a lab: faults under traffic, etcd away, bad input.
-	@tests/install.sh nft:nftables ip:iproute2 runc:runc curl:curl ping:iputils-ping
+	@tests/install.sh nft:nftables ip:iproute2 runc:runc curl:curl ping:iputils-ping nsenter:util-linux sysctl:procps /usr/lib/cni/host-local:containernetworking-plugins
 	$(GO) test -timeout 25m -count 1 ./tests/fv
 
 e2e-tools: images

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,7 +33,13 @@ type cluster struct {
 	store *memory.Store
 	// tracker state is fed from the store whenever an allocator is made.
 	trackers map[string]*ipam.Tracker
+	// passed is how long after testTime it is.
+	passed atomic.Int64
 }
+
+func (c *cluster) now() time.Time { return testTime.Add(time.Duration(c.passed.Load())) }
+
+func (c *cluster) sleep(d time.Duration) { c.passed.Add(int64(d)) }
 
 func newCluster(t testing.TB, objects ...api.Object) *cluster {
 	t.Helper()
@@ -96,7 +103,7 @@ func (c *cluster) view(node string) *ipam.Tracker {
 // client of it.
 func (c *cluster) allocator(node string, client ...datastore.Client) *ipam.Allocator {
 	c.t.Helper()
-	cfg := ipam.Config{Client: c.store, Node: node, View: c.view(node), Now: func() time.Time { return testTime }}
+	cfg := ipam.Config{Client: c.store, Node: node, View: c.view(node), Now: c.now}
 	if len(client) > 0 {
 		cfg.Client = client[0]
 	}
@@ -138,6 +145,11 @@ func newConfig(change func(*api.IPAMConfigSpec)) *api.IPAMConfig {
 	}
 	change(&config.Spec)
 	return config
+}
+
+// strict forbids nodes to take addresses of one another's blocks.
+func strict() *api.IPAMConfig {
+	return newConfig(func(s *api.IPAMConfigSpec) { s.StrictAffinity = true })
 }
 
 func assign(t testing.TB, a *ipam.Allocator, handle string, num4, num6 int) []netip.Addr {

@@ -122,8 +122,15 @@ func (b block) disown() {
 // changes.
 func (b block) seal() { b.spec.SequenceNumber++ }
 
-// empty reports whether no address is allocated.
-func (b block) empty() bool { return b.used() == 0 }
+// empty reports whether no address is allocated but those kept back for the host.
+func (b block) empty() bool {
+	for n, index := range b.spec.Allocations {
+		if index != nil && b.holder(n) != reservedHandle {
+			return false
+		}
+	}
+	return true
+}
 
 // used counts the allocated addresses.
 func (b block) used() int {
@@ -173,6 +180,36 @@ func (b block) assign(num int, attrs api.BlockAttributes, reserved reservations)
 	}
 	b.spec.Unallocated = kept
 	return taken
+}
+
+// assignAt takes one address, in whatever state its queue is, and nothing when it isn't
+// free.
+func (b block) assignAt(ordinal int, attrs api.BlockAttributes) []int {
+	at := slices.Index(b.spec.Unallocated, ordinal)
+	if at < 0 {
+		return nil
+	}
+	index := b.attribute(attrs)
+	b.spec.Allocations[ordinal] = &index
+	b.spec.SequenceNumberForAllocation[strconv.Itoa(ordinal)] = b.spec.SequenceNumber
+	b.spec.Unallocated = slices.Delete(b.spec.Unallocated, at, at+1)
+	return []int{ordinal}
+}
+
+// reservedHandle is what upstream calls the holder of the addresses that a block keeps
+// back for its host. They have no IPAMHandle, and a block is empty with them.
+const reservedHandle HandleID = "windows-reserved-ipam-handle"
+
+// keepBack reserves the ends of a new block for its host.
+func (b block) keepBack(r BlockReserve) {
+	handle := string(reservedHandle)
+	attrs := api.BlockAttributes{HandleID: &handle, ActiveOwnerAttrs: map[string]string{"note": r.Note}}
+	size := len(b.spec.Allocations)
+	for n := range size {
+		if n < r.First || n >= size-r.Last {
+			b.assignAt(n, attrs)
+		}
+	}
 }
 
 // attribute is the index of attrs, shared with equal ones.

@@ -19,6 +19,9 @@ import (
 type Allocator struct {
 	queue  *queue
 	client datastore.Client
+
+	recorder *Recorder
+
 	cancel context.CancelFunc
 	done   chan struct{}
 }
@@ -46,6 +49,34 @@ func (a *Allocator) AutoAssign(ctx context.Context, req Request) ([]Assignment, 
 	return r.assigned, nil
 }
 
+// AssignIP assigns an address that was chosen by somebody else; req says for whom. The
+// node claims the block the address lies in if nobody has it, or borrows the address.
+//
+// Errors beside those of AutoAssign: *AddressError (ErrNoPool, ErrInUse, ErrNotOurs,
+// ErrBlockLimit).
+func (a *Allocator) AssignIP(ctx context.Context, addr netip.Addr, req Request) (Assignment, error) {
+	req.Num4, req.Num6, req.Addrs = 0, 0, []netip.Addr{addr}
+	got, err := a.AutoAssign(ctx, req)
+	if err != nil {
+		return Assignment{}, err
+	}
+	return got[0], nil
+}
+
+// EnsureBlock sees to it that the node owns a block of each IP version of which req
+// wants addresses, in a pool that may serve it, and returns the node's blocks there. It
+// assigns nothing. Errors are those of AutoAssign.
+func (a *Allocator) EnsureBlock(ctx context.Context, req Request) ([]netip.Prefix, error) {
+	if err := req.validateNumbers(); err != nil {
+		return nil, fmt.Errorf("ensure a block: %w", err)
+	}
+	r, err := a.do(ctx, &call{ctx: ctx, assign: &req, ensure: true, alone: true})
+	if err != nil {
+		return nil, fmt.Errorf("ensure a block: %w", err)
+	}
+	return r.blocks, nil
+}
+
 // ReleaseByHandle releases every address of a handle and returns them; a handle
 // that holds nothing is no error. datastore.ErrUnavailable leaves open whether
 // they are released: repeat it.
@@ -64,8 +95,12 @@ func (a *Allocator) ReleaseByHandle(ctx context.Context, handle HandleID) ([]net
 // does not hold is ignored. datastore.ErrUnavailable leaves open whether they are
 // released: repeat it.
 func (a *Allocator) Release(ctx context.Context, handle HandleID, addrs []netip.Addr) error {
-	if err := releaseSome(ctx, a.client, handle, addrs); err != nil {
+	freed, err := releaseSome(ctx, a.client, handle, addrs)
+	if err != nil {
 		return fmt.Errorf("release %v of handle %q: %w", addrs, handle, err)
+	}
+	for _, r := range freed {
+		a.recorder.add(r.block, r.releases)
 	}
 	return nil
 }
@@ -106,13 +141,30 @@ var errHandle = fmt.Errorf("the handle must not be empty or contain a slash: %w"
 func (h HandleID) valid() bool { return h != "" && !strings.Contains(string(h), "/") }
 
 func (r Request) validate() error {
-	switch {
-	case !r.Handle.valid():
+	if !r.Handle.valid() {
 		return errHandle
+	}
+	for i, addr := range r.Addrs {
+		switch num, _ := r.wanted(familyOfAddr(addr)); {
+		case !addr.IsValid() || addr.Is4In6() || addr.Zone() != "":
+			return fmt.Errorf("address %q: want one such as 10.0.0.1 or fd00::1: %w", addr, ErrInvalid)
+		case slices.Contains(r.Addrs[:i], addr):
+			return fmt.Errorf("address %s is asked for twice: %w", addr, ErrInvalid)
+		case num > 0:
+			return fmt.Errorf("address %s and any address of its IP version are asked for: %w", addr, ErrInvalid)
+		}
+	}
+	return r.validateNumbers()
+}
+
+func (r Request) validateNumbers() error {
+	switch {
 	case r.Num4 < 0 || r.Num6 < 0:
 		return fmt.Errorf("negative number of addresses: %w", ErrInvalid)
-	case r.Num4+r.Num6 == 0:
+	case r.Num4+r.Num6+len(r.Addrs) == 0:
 		return fmt.Errorf("no address is asked for: %w", ErrInvalid)
+	case r.Reserve != nil && (r.Reserve.First < 0 || r.Reserve.Last < 0):
+		return fmt.Errorf("negative number of reserved addresses: %w", ErrInvalid)
 	}
 	return nil
 }
@@ -139,7 +191,7 @@ func (r Request) wanted(f family) (num int, pools []string) {
 // sameShape reports whether two requests are answered by the same addresses.
 func (r Request) sameShape(o Request) bool {
 	return r.Handle == o.Handle && r.Num4 == o.Num4 && r.Num6 == o.Num6 && r.Use == o.Use &&
-		r.Namespace == o.Namespace && slices.Equal(r.Pools4, o.Pools4) && slices.Equal(r.Pools6, o.Pools6)
+		r.Namespace == o.Namespace && slices.Equal(r.Addrs, o.Addrs) && slices.Equal(r.Pools4, o.Pools4) && slices.Equal(r.Pools6, o.Pools6)
 }
 
 // The states of a call. Exactly one side moves it out of callWaiting.
@@ -155,6 +207,8 @@ type call struct {
 	handle HandleID
 	// assign is nil for a release.
 	assign *Request
+	// ensure: a block of the node is wanted for assign, and no address.
+	ensure bool
 	// attrs are set when the writer first sees an assign: a repeated attempt
 	// writes the same.
 	attrs api.BlockAttributes
@@ -162,9 +216,13 @@ type call struct {
 	alone bool
 	// maybeReleased is what a release of unknown outcome was about to free.
 	maybeReleased []netip.Addr
+	maybeFreed    []recorded
 	// searched is set once the node's blocks and the index were re-read for this
 	// call: only then may it be told that nothing is free.
 	searched bool
+	// located are the addresses of the request around which the store was read for this
+	// call: only then may one be refused.
+	located map[netip.Addr]bool
 
 	result chan result
 	state  atomic.Int32
@@ -175,6 +233,7 @@ type result struct {
 	// companion: the object of the request was written too.
 	companion bool
 	released  []netip.Addr
+	blocks    []netip.Prefix
 	err       error
 }
 

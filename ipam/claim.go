@@ -37,7 +37,7 @@ const (
 // next is the next step of the claim: affinity pending, then block and
 // confirmation together, as upstream orders them. An affinity on a block that
 // belongs to another is deleted.
-func (s claimState) next(owner api.Affinity, prefix netip.Prefix, now time.Time) (step, progress) {
+func (s claimState) next(owner api.Affinity, prefix netip.Prefix, now time.Time, reserve *BlockReserve) (step, progress) {
 	affinityKey, blockKey := api.BlockAffinityKey(owner, prefix), api.BlockKey(prefix)
 	switch {
 	case s.block != nil && !ownedBy(*s.block, owner):
@@ -57,17 +57,22 @@ func (s claimState) next(owner api.Affinity, prefix netip.Prefix, now time.Time)
 	case s.block != nil && affinityState(*s.affinity) == api.AffinityConfirmed:
 		return step{}, claimDone
 	}
-	return s.confirm(owner, prefix, now), claimOpen
+	return s.confirm(owner, prefix, now, reserve), claimOpen
 }
 
 // confirm writes block and affinity together. A block that is already ours is
 // written too: if someone is about to delete it, that fails.
-func (s claimState) confirm(owner api.Affinity, prefix netip.Prefix, now time.Time) step {
+func (s claimState) confirm(owner api.Affinity, prefix netip.Prefix, now time.Time, reserve *BlockReserve) step {
 	key := api.BlockKey(prefix)
 	var entry datastore.Entry
 	var write datastore.Op
 	if s.block == nil {
-		entry = datastore.Entry{Key: key, Object: blockObject(key, newBlock(prefix, owner, now).spec)}
+		b := newBlock(prefix, owner, now)
+		if reserve != nil {
+			b.keepBack(*reserve)
+			b.seal()
+		}
+		entry = datastore.Entry{Key: key, Object: blockObject(key, b.spec)}
 		write = datastore.Create(key, entry.Object)
 	} else {
 		b := block{prefix: prefix, spec: &s.block.Object.(*api.IPAMBlock).Spec}.clone()
@@ -123,7 +128,7 @@ func (w *writer) claim(ctx context.Context, p pool, prefix netip.Prefix) (bool, 
 	cs := w.state.claims[prefix]
 	started := cs.affinity != nil
 	for range maxAttempts {
-		next, progress := cs.next(w.state.owner, prefix, w.now())
+		next, progress := cs.next(w.state.owner, prefix, w.now(), w.reserve)
 		if progress != claimOpen {
 			w.endClaim(p, prefix, cs, progress)
 			return progress == claimDone, nil

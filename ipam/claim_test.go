@@ -39,7 +39,7 @@ func TestClaimsGoOnFromEveryState(t *testing.T) {
 		{"affinity with an empty value", "{}", "", nil},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			c := newCluster(t, newPool("p", onlyBlock, blockSize(30)), newNode("n", nil))
+			c := newCluster(t, newPool("p", onlyBlock, blockSize(30)), newNode("n", nil), strict())
 			if tc.affinity != "" {
 				c.store.RawPut("/calico/ipam/v2/host/n/ipv4/block/10.0.0.0-30", []byte(tc.affinity))
 			}
@@ -68,7 +68,7 @@ func block(owner string) string {
 	if owner != "" {
 		affinity = `"` + owner + `"`
 	}
-	return `{"cidr":"10.0.0.0/30","affinity":` + affinity + `,"allocations":[null,null,null,null],"unallocated":[0,1,2,3],"attributes":[],"sequenceNumber":7,"sequenceNumberForAllocation":{},"deleted":false}`
+	return `{"cidr":"10.0.0.0/30","affinity":` + affinity + `,"affinity_claim_time":"2026-11-22T02:01:00Z","allocations":[null,null,null,null],"unallocated":[0,1,2,3],"attributes":[],"sequenceNumber":7,"sequenceNumberForAllocation":{},"deleted":false}`
 }
 
 func TestUnreadableKeysStopNothingElse(t *testing.T) {
@@ -161,7 +161,7 @@ func TestFullBlocksThatSomeoneFreedAreUsedBeforeANewClaim(t *testing.T) {
 
 func TestLastBlockHasOneWinnerAndLosersAreTold(t *testing.T) {
 	const nodes = 16
-	objects := []api.Object{newPool("p", onlyBlock, blockSize(30))}
+	objects := []api.Object{newPool("p", onlyBlock, blockSize(30)), strict()}
 	for i := range nodes {
 		objects = append(objects, newNode(string(rune('a'+i)), nil))
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"tortie/internal/api"
 	"tortie/internal/datastore"
@@ -22,10 +23,11 @@ func ReleaseHandle(ctx context.Context, client datastore.Client, handle HandleID
 		if entry == nil {
 			return nil, nil
 		}
-		ops, addrs := releaseOps(handle, *entry, blocks)
+		ops, freed := releaseOps(ctx, handle, *entry, blocks)
 		_, err = client.Txn(ctx, ops...)
 		if err == nil {
-			return addrs, nil
+			record(ctx, client, freed)
+			return addressesIn(freed), nil
 		}
 		if isFailure(err) {
 			return nil, fmt.Errorf("release addresses of handle %q: %w", handle, err)
@@ -36,27 +38,27 @@ func ReleaseHandle(ctx context.Context, client datastore.Client, handle HandleID
 
 // releaseSome releases some addresses of a handle; the others stay with it. What the
 // handle does not hold is ignored.
-func releaseSome(ctx context.Context, client datastore.Client, handle HandleID, addrs []netip.Addr) error {
+func releaseSome(ctx context.Context, client datastore.Client, handle HandleID, addrs []netip.Addr) ([]recorded, error) {
 	for range maxAttempts {
 		entry, blocks, err := readHandle(ctx, client, handle)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if entry == nil {
-			return nil
+			return nil, nil
 		}
-		ops := releaseSomeOps(handle, *entry, blocks, addrs)
+		ops, freed := releaseSomeOps(ctx, handle, *entry, blocks, addrs)
 		if len(ops) == 0 {
-			return nil
+			return nil, nil
 		}
 		if _, err = client.Txn(ctx, ops...); err == nil || isFailure(err) {
-			return err
+			return freed, err
 		}
 	}
-	return fmt.Errorf("gave up after %d attempts: %w", maxAttempts, datastore.ErrConflict)
+	return nil, fmt.Errorf("gave up after %d attempts: %w", maxAttempts, datastore.ErrConflict)
 }
 
-func releaseSomeOps(handle HandleID, entry datastore.Entry, blocks []storedBlock, addrs []netip.Addr) (ops []datastore.Op) {
+func releaseSomeOps(ctx context.Context, handle HandleID, entry datastore.Entry, blocks []storedBlock, addrs []netip.Addr) (ops []datastore.Op, freed []recorded) {
 	counts := handleCounts(entry)
 	for _, stored := range blocks {
 		b := stored.clone()
@@ -64,6 +66,7 @@ func releaseSomeOps(handle HandleID, entry datastore.Entry, blocks []storedBlock
 		if len(held) == 0 {
 			continue
 		}
+		freed = append(freed, recorded{b.prefix, b.released(held, time.Now(), reasonOf(ctx, reasonHandle))})
 		b.release(held)
 		b.seal()
 		ops = append(ops, stored.write(b))
@@ -74,28 +77,26 @@ func releaseSomeOps(handle HandleID, entry datastore.Entry, blocks []storedBlock
 	}
 	switch {
 	case len(ops) == 0:
-		return nil
+		return nil, nil
 	case len(counts) == 0:
-		return append(ops, datastore.Delete(entry.Key, entry.Revision))
+		return append(ops, datastore.Delete(entry.Key, entry.Revision)), freed
 	}
 	entry.Object = handleObject(entry.Key, counts)
-	return append(ops, datastore.Update(entry))
+	return append(ops, datastore.Update(entry)), freed
 }
 
 // releaseOps frees what a handle holds in blocks and deletes it, in the order of
 // plan.operations.
-func releaseOps(handle HandleID, entry datastore.Entry, blocks []storedBlock) (ops []datastore.Op, addrs []netip.Addr) {
+func releaseOps(ctx context.Context, handle HandleID, entry datastore.Entry, blocks []storedBlock) (ops []datastore.Op, freed []recorded) {
 	for _, stored := range blocks {
 		b := stored.clone()
 		held := b.held(handle)
-		for _, n := range held {
-			addrs = append(addrs, b.addr(n))
-		}
+		freed = append(freed, recorded{b.prefix, b.released(held, time.Now(), reasonOf(ctx, reasonHandle))})
 		b.release(held)
 		b.seal()
 		ops = append(ops, stored.write(b))
 	}
-	return append(ops, datastore.Delete(entry.Key, entry.Revision)), addrs
+	return append(ops, datastore.Delete(entry.Key, entry.Revision)), freed
 }
 
 // ReleaseHost gives up every block of a node, as when the node is deleted: an

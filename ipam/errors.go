@@ -3,6 +3,7 @@ package ipam
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 )
 
@@ -18,6 +19,11 @@ var (
 	ErrBlockLimit = errors.New("block limit of the node reached")
 	// ErrNodeUnknown: there is no Node resource for this node.
 	ErrNodeUnknown = errors.New("node is not known")
+	// ErrInUse: the address asked for is somebody's.
+	ErrInUse = errors.New("address is in use")
+	// ErrNotOurs: the address asked for lies in a block of which this node may not take
+	// addresses.
+	ErrNotOurs = errors.New("address is another's to give")
 	// ErrClosed: the allocator is closed.
 	ErrClosed = errors.New("allocator closed")
 	// ErrInvalid: the request itself makes no sense.
@@ -34,10 +40,14 @@ type ExhaustedError struct {
 	Node            string
 	// Pools has a verdict on every pool of the IP version.
 	Pools []Verdict
-	// Blocks and Limit count the node's blocks of this IP version, Free the
-	// addresses left in those of them that may serve, Reserved those left out
-	// because of an IPReservation.
-	Blocks, Limit, Free, Reserved int
+	// Blocks and Limit count the node's blocks of this IP version.
+	Blocks, Limit int
+	// Free are the addresses left in those of them that may serve, Reserved those left
+	// out because of an IPReservation, Cooling those released too short a while ago,
+	// Borrowed those that other nodes use.
+	Free, Reserved, Cooling, Borrowed int
+	// Lendable are the free addresses in blocks of other nodes.
+	Lendable int
 	// Advice says what would help.
 	Advice string
 }
@@ -53,8 +63,13 @@ func (e *ExhaustedError) Error() string {
 	}
 	if e.Limit > 0 {
 		fmt.Fprintf(&s, "; the node owns %d of at most %d %s blocks, with %s free", e.Blocks, e.Limit, family(e.Version), count(e.Free, "address"))
-		if e.Reserved > 0 {
-			fmt.Fprintf(&s, " and %d reserved", e.Reserved)
+		for _, part := range []struct {
+			n    int
+			what string
+		}{{e.Reserved, "reserved"}, {e.Cooling, "cooling down"}, {e.Borrowed, "borrowed by other nodes"}} {
+			if part.n > 0 {
+				fmt.Fprintf(&s, ", %d %s", part.n, part.what)
+			}
 		}
 	}
 	if e.Advice != "" {
@@ -65,6 +80,27 @@ func (e *ExhaustedError) Error() string {
 
 // Unwrap makes errors.Is see the class.
 func (e *ExhaustedError) Unwrap() error { return e.Class }
+
+// AddressError says why an address that was asked for could not be assigned.
+type AddressError struct {
+	Addr netip.Addr
+	// Class is ErrNoPool, ErrInUse, ErrNotOurs or ErrBlockLimit.
+	Class error
+	// Reason says what is in the way, Advice what would help.
+	Reason, Advice string
+}
+
+// Error is one line: what, why, what to do.
+func (e *AddressError) Error() string {
+	s := fmt.Sprintf("%s: %v: %s", e.Addr, e.Class, e.Reason)
+	if e.Advice != "" {
+		s += ". " + e.Advice
+	}
+	return s
+}
+
+// Unwrap makes errors.Is see the class.
+func (e *AddressError) Unwrap() error { return e.Class }
 
 // count is "1 block", "2 addresses".
 func count(n int, noun string) string {

@@ -119,7 +119,7 @@ func TestDefaultBlockLimitIsTwenty(t *testing.T) {
 }
 
 func TestFullPoolSaysSo(t *testing.T) {
-	c := newCluster(t, newPool("p", "10.0.0.0/30", blockSize(31)), newNode("n", nil), newNode("m", nil))
+	c := newCluster(t, newPool("p", "10.0.0.0/30", blockSize(31)), newNode("n", nil), newNode("m", nil), strict())
 	assign(t, c.allocator("m"), "other", 1, 0)
 	a := c.allocator("n")
 	assign(t, a, "h", 2, 0)

@@ -53,6 +53,9 @@ func (w *writer) load(ctx context.Context) error {
 		if err := w.mend(ctx, prefix, cs); err != nil {
 			return err
 		}
+		if err := w.recall(ctx, prefix); err != nil {
+			return err
+		}
 	}
 	w.state.loaded = true
 	return nil
@@ -61,7 +64,7 @@ func (w *writer) load(ctx context.Context) error {
 // mend brings one affinity in order if that takes no decision, and else notes it
 // among the claims.
 func (w *writer) mend(ctx context.Context, prefix netip.Prefix, cs claimState) error {
-	next, progress := cs.next(w.state.owner, prefix, w.now())
+	next, progress := cs.next(w.state.owner, prefix, w.now(), nil)
 	if _, broken := w.state.broken[prefix]; progress != claimOpen || broken {
 		return nil // in order; or nobody can read whose it is: left to an operator
 	}
@@ -69,7 +72,7 @@ func (w *writer) mend(ctx context.Context, prefix netip.Prefix, cs claimState) e
 	switch {
 	case cs.block == nil && cs.affinity == nil:
 		return nil
-	case cs.block == nil, ours && (cs.affinity == nil || affinityState(*cs.affinity) != api.AffinityPending):
+	case cs.block == nil, ours && !w.mendable(cs):
 		w.state.claims[prefix] = cs
 		return nil
 	}
@@ -89,13 +92,23 @@ func (w *writer) mend(ctx context.Context, prefix netip.Prefix, cs claimState) e
 	return nil
 }
 
+// mendable reports whether the affinity of a block of ours is confirmed without being
+// asked: the claim was on its way, or somebody began to take away a block in use.
+func (w *writer) mendable(cs claimState) bool {
+	if cs.affinity == nil {
+		return false
+	}
+	b, err := asBlock(*cs.block)
+	return affinityState(*cs.affinity) == api.AffinityPending || err == nil && !b.empty()
+}
+
 // buildIndex lists all blocks of the cluster, to know which are free.
 func (w *writer) buildIndex(ctx context.Context) error {
 	snap, err := w.client.List(ctx, datastore.Range{Kind: api.KindIPAMBlock})
 	if err != nil {
 		return fmt.Errorf("list the blocks of the cluster: %w", err)
 	}
-	w.state.taken = new(bart.Lite)
+	w.state.taken, w.state.others = new(bart.Lite), make(map[netip.Prefix]other)
 	listed := make(map[netip.Prefix]bool, len(snap.Entries))
 	for _, entry := range snap.Entries {
 		prefix, ok := blockOfKey(entry.Key)
@@ -137,7 +150,14 @@ func (w *writer) noteListed(prefix netip.Prefix, entry datastore.Entry) {
 	}
 	if known || ours {
 		w.state.setBlock(entry)
+		return
 	}
+	b, err := asBlock(entry)
+	if err != nil {
+		w.state.breakBlock(prefix, err)
+		return
+	}
+	w.state.noteOther(b)
 }
 
 // usablePools are the pools that may serve a request, in the order to try.
@@ -185,7 +205,15 @@ func (w *writer) exhausted(r *Request, f family, class error) *ExhaustedError {
 // whether that or anything else now allows another try; an *ExhaustedError
 // explains why not, and is given only after everything was read again.
 func (w *writer) grow(ctx context.Context, c *call, batch []*call) (bool, error) {
-	f, pools, err := w.lacking(c)
+	w.reserve = c.assign.Reserve
+	if addr, missing := w.missingAddress(c); missing {
+		obtained, err := w.obtain(ctx, c, addr)
+		if errors.Is(err, errChanged) {
+			return false, nil
+		}
+		return obtained, err
+	}
+	f, num, pools, err := w.lacking(c)
 	if err != nil {
 		return false, err
 	}
@@ -193,6 +221,12 @@ func (w *writer) grow(ctx context.Context, c *call, batch []*call) (bool, error)
 	class := error(nil)
 	if !grown && err == nil {
 		grown, class, err = w.claimNew(ctx, f, pools)
+	}
+	if !grown && err == nil && errors.Is(class, ErrPoolFull) {
+		grown, err = w.reclaim(ctx, pools)
+	}
+	if !grown && err == nil && !c.ensure {
+		grown, err = w.borrow(ctx, num, pools)
 	}
 	switch {
 	case errors.Is(err, errChanged):
@@ -214,19 +248,24 @@ func (w *writer) grow(ctx context.Context, c *call, batch []*call) (bool, error)
 	return true, nil
 }
 
-// lacking is the family that a call finds no room in, and the pools to find it.
-func (w *writer) lacking(c *call) (f family, pools []pool, err error) {
-	p := newPlan(w.state, w.reserved)
+// lacking is the family that a call finds no room in, how many addresses the node's own
+// blocks lack, and the pools to find them in.
+func (w *writer) lacking(c *call) (f family, num int, pools []pool, err error) {
+	p := newPlan(w.state, w.reserved, w.now())
 	for _, f = range c.assign.families() {
-		num, _ := c.assign.wanted(f)
+		num, _ = c.assign.wanted(f)
 		if pools, err = w.usablePools(c.assign, f); err != nil {
-			return f, nil, err
+			return f, num, nil, err
 		}
-		if _, found := p.search(num, pools); found < num {
-			return f, pools, nil
+		if c.ensure && len(w.ownBlocks(pools)) == 0 {
+			return f, 0, pools, nil
+		}
+		if _, found := p.search(num, pools); found < num && !c.ensure {
+			_, own := p.searchIn(nil, num, pools, w.state.ownBlocks)
+			return f, num - own, pools, nil
 		}
 	}
-	return f, pools, nil
+	return f, 0, pools, nil
 }
 
 // resume carries on with a claim that was begun earlier.
@@ -300,54 +339,4 @@ func blockLimit(config api.IPAMConfigSpec) int {
 		return config.MaxBlocksPerHost
 	}
 	return DefaultMaxBlocksPerHost
-}
-
-// explain says why a call can't be served, and what would help.
-func (w *writer) explain(c *call, f family, pools []pool, class error) error {
-	_, skipped, err := w.considerPools(c.assign, f)
-	if err != nil {
-		return err
-	}
-	config := w.view.Config()
-	e := w.exhausted(c.assign, f, class)
-	e.Blocks, e.Limit = w.state.countBlocks(f), blockLimit(config)
-	for _, p := range pools {
-		v := Verdict{Pool: p.name, CIDR: p.prefix.String()}
-		for _, prefix := range w.state.ownBlocks(p) {
-			b := w.state.blocks[prefix]
-			free := b.available(w.reserved)
-			e.Free += free
-			e.Reserved += len(b.spec.Unallocated) - free
-		}
-		v.Reason = w.whyFull(p, class, config)
-		e.Pools = append(e.Pools, v)
-	}
-	e.Pools = append(e.Pools, skipped...)
-	switch {
-	case errors.Is(class, ErrBlockLimit):
-		e.Advice = fmt.Sprintf("Raise the limit (calicoctl ipam configure --strictaffinity=true --max-blocks-per-host=%d), run fewer pods on this node, or use larger blocks (blockSize of a new pool)", 2*e.Limit)
-	case !config.AutoAllocateBlocks:
-		e.Advice = "Set auto_allocate_blocks to true in the IPAMConfig"
-	default:
-		e.Advice = "Add a pool (kind: IPPool, calicoctl apply), or find blocks and addresses to free: calicoctl ipam show --show-blocks"
-	}
-	return e
-}
-
-// whyFull is the verdict on a pool that could serve but for space.
-func (w *writer) whyFull(p pool, class error, config api.IPAMConfigSpec) string {
-	free, own := 0, w.state.ownBlocks(p)
-	for _, prefix := range own {
-		free += w.state.blocks[prefix].available(w.reserved)
-	}
-	has := fmt.Sprintf("the node has %s in it with %d free", count(len(own), "block"), free)
-	switch {
-	case errors.Is(class, ErrBlockLimit):
-		return has + " and may claim no more"
-	case !config.AutoAllocateBlocks:
-		return has + " and claiming more is switched off"
-	case w.tooFine(p):
-		return "overlaps another pool with much smaller blocks"
-	}
-	return has + ", and no other block of the pool is free"
 }

@@ -35,6 +35,8 @@ type Config struct {
 	View View
 	// Now is the clock; time.Now when nil.
 	Now func() time.Time
+	// Recorder writes the history of addresses; nil for none.
+	Recorder *Recorder
 	// Log receives what an operator should know of repairs; discarded when nil.
 	Log *slog.Logger
 }
@@ -45,6 +47,10 @@ type Request struct {
 	Handle HandleID
 	// Num4 and Num6 count the addresses wanted of each IP version.
 	Num4, Num6 int
+	// Addrs are addresses wanted themselves, beside Num4 and Num6 of the other IP
+	// version. They may be reserved; the pool they lie in must be for the use, and
+	// selectors don't matter.
+	Addrs []netip.Addr
 	// Pools4 and Pools6 restrict the pools, by name or CIDR; empty means every
 	// eligible pool.
 	Pools4, Pools6 []string
@@ -56,6 +62,8 @@ type Request struct {
 	Attrs map[string]string
 	// Use is what the addresses are for; Workload when empty.
 	Use v3.IPPoolAllowedUse
+	// Reserve holds addresses back in every block that is claimed for this request.
+	Reserve *BlockReserve
 	// With is written in the same transaction as the addresses; nil for nothing.
 	With *Companion
 	// Sent is a hint that the transaction is on its way, as datastore.WithSent gives
@@ -73,6 +81,14 @@ type Companion struct {
 	// Created tells, when AutoAssign has returned without error, whether the object
 	// was created. After an error it may have been.
 	Created bool
+}
+
+// BlockReserve is how many addresses at either end of a new block nobody gets. Some
+// hosts need them for themselves (Windows: 3 and 1).
+type BlockReserve struct {
+	First, Last int
+	// Note says why, in the attributes of these addresses.
+	Note string
 }
 
 // Assignment is one assigned address.
@@ -99,6 +115,8 @@ func New(cfg Config) *Allocator {
 		cancel: cancel,
 		done:   make(chan struct{}),
 		client: cfg.Client,
+
+		recorder: cfg.Recorder,
 	}
 	w := newWriter(cfg, a.queue)
 	go func() {

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"time"
 
 	"tortie/internal/api"
 	"tortie/internal/datastore"
@@ -33,8 +34,13 @@ type plan struct {
 	companions map[*call]datastore.Op
 	// undone are the doubts whose addresses this transaction takes back.
 	undone []*doubt
+	// freed is what the history says of this transaction's releases, by the call that
+	// asked for them; nil for those that are undone.
+	freed map[*call][]recorded
 	// ops counts the operations so far.
 	ops int
+	// now is when the transaction is made.
+	now time.Time
 }
 
 // stagedHandle is a handle as it will be.
@@ -47,7 +53,7 @@ type stagedHandle struct {
 	grows bool
 }
 
-func newPlan(s *state, reserved reservations) *plan {
+func newPlan(s *state, reserved reservations, now time.Time) *plan {
 	return &plan{
 		state:    s,
 		reserved: reserved,
@@ -57,6 +63,8 @@ func newPlan(s *state, reserved reservations) *plan {
 		released: make(map[*call][]netip.Addr),
 
 		companions: make(map[*call]datastore.Op),
+		freed:      make(map[*call][]recorded),
+		now:        now,
 	}
 }
 
@@ -110,13 +118,34 @@ type portion struct {
 	block netip.Prefix
 	num   int
 	pool  string
+	// exact: not any num addresses, but the one at ordinal.
+	exact   bool
+	ordinal int
 }
 
-// search finds num addresses in the node's blocks, in the order of the pools; it
-// reports how many it found.
+// take assigns a portion.
+func (part portion) take(b block, attrs api.BlockAttributes, reserved reservations) []int {
+	if part.exact {
+		return b.assignAt(part.ordinal, attrs)
+	}
+	return b.assign(part.num, attrs, reserved)
+}
+
+// search finds num addresses in the node's blocks, in the order of the pools, and then
+// in those it may borrow from; it reports how many it found.
 func (p *plan) search(num int, pools []pool) (portions []portion, found int) {
+	if portions, found = p.searchIn(portions, num, pools, p.state.ownBlocks); found < num && len(p.state.borrowed) > 0 {
+		var more int
+		portions, more = p.searchIn(portions, num-found, pools, p.state.borrowedBlocks)
+		found += more
+	}
+	return portions, found
+}
+
+// searchIn adds portions of the blocks that a pool has according to blocks.
+func (p *plan) searchIn(portions []portion, num int, pools []pool, blocks func(pool) []netip.Prefix) (_ []portion, found int) {
 	for _, pl := range pools {
-		for _, prefix := range p.state.ownBlocks(pl) {
+		for _, prefix := range blocks(pl) {
 			if found == num {
 				return portions, found
 			}
@@ -143,7 +172,7 @@ func (p *plan) assign(c *call, portions []portion) bool {
 	h := p.stageHandle(c.handle, true)
 	for _, part := range portions {
 		b := p.stage(part.block)
-		for _, n := range b.assign(part.num, c.attrs, p.reserved) {
+		for _, n := range part.take(b, c.attrs, p.reserved) {
 			p.assigned[c] = append(p.assigned[c], placement{
 				block: part.block, ordinal: n, sequence: b.sequence(n), pool: part.pool,
 			})
@@ -202,6 +231,10 @@ func (p *plan) release(c *call) bool {
 		for _, n := range held {
 			p.released[c] = append(p.released[c], b.addr(n))
 		}
+		p.freed[c] = append(p.freed[c], recorded{prefix, b.released(held, p.now, reasonOf(c.ctx, reasonHandle))})
+		for _, n := range held {
+			p.reserved.rest(b.addr(n))
+		}
 		b.release(held)
 	}
 	clear(p.stageHandle(c.handle, false).counts)
@@ -220,7 +253,9 @@ func (p *plan) undo(d *doubt) bool {
 		if !p.state.landed(d, at) {
 			continue
 		}
-		p.stage(at.block).release([]int{at.ordinal})
+		b, gone := p.stage(at.block), []int{at.ordinal}
+		p.freed[nil] = append(p.freed[nil], recorded{at.block, b.released(gone, p.now, reasonUndone)})
+		b.release(gone)
 		name := at.block.String()
 		if h.counts[name]--; h.counts[name] <= 0 {
 			delete(h.counts, name)

@@ -27,7 +27,11 @@ func (f family) String() string { return fmt.Sprintf("IPv%d", int(f)) }
 
 // familyOf is the version of a prefix.
 func familyOf(prefix netip.Prefix) family {
-	if prefix.Addr().Is4() {
+	return familyOfAddr(prefix.Addr())
+}
+
+func familyOfAddr(addr netip.Addr) family {
+	if addr.Is4() {
 		return ipv4
 	}
 	return ipv6
@@ -141,22 +145,32 @@ func (c criteria) rank(p pool) int {
 // refuse says why a pool may not serve, or nothing.
 func (c criteria) refuse(p pool) string {
 	requested := c.rank(p) >= 0
-	switch {
-	case len(c.requested) > 0 && !requested:
+	if len(c.requested) > 0 && !requested {
 		return "not among the requested pools " + strings.Join(c.requested, ", ")
-	case p.spec.Disabled:
-		return "disabled"
-	case p.deleting:
-		return "being deleted"
-	case !requested && p.spec.AssignmentMode != nil && *p.spec.AssignmentMode == v3.Manual:
+	}
+	if reason := p.refuseUse(c.use); reason != "" {
+		return reason
+	}
+	if !requested && p.spec.AssignmentMode != nil && *p.spec.AssignmentMode == v3.Manual {
 		return "assignmentMode is Manual and the request doesn't name it"
-	case !allows(p.spec.AllowedUses, c.use):
-		return fmt.Sprintf("allowedUses is %v, not %s", p.spec.AllowedUses, c.use)
 	}
 	if reason := refuseSelector("nodeSelector", p.spec.NodeSelector, c.labels, "the labels of node "+c.node); reason != "" {
 		return reason
 	}
 	return c.refuseNamespace(p.spec.NamespaceSelector)
+}
+
+// refuseUse says why nobody may get addresses of a pool for a use, or nothing.
+func (p pool) refuseUse(use v3.IPPoolAllowedUse) string {
+	switch {
+	case p.spec.Disabled:
+		return "disabled"
+	case p.deleting:
+		return "being deleted"
+	case !allows(p.spec.AllowedUses, use):
+		return fmt.Sprintf("allowedUses is %v, not %s", p.spec.AllowedUses, use)
+	}
+	return ""
 }
 
 // refuseNamespace says why the namespace may not use a pool, or nothing.

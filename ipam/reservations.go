@@ -7,10 +7,11 @@ import (
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 )
 
-// reservations are the addresses that are not given out. The zero value has
-// none.
+// reservations are the addresses that are not given out: those that an IPReservation
+// holds back, and those released too short a while ago. The zero value has none.
 type reservations struct {
-	table *bart.Lite
+	table   *bart.Lite
+	cooling map[netip.Addr]bool
 }
 
 // parseReservations reads addresses and CIDRs. What can't be read is returned
@@ -32,10 +33,22 @@ func parseReservations(objs []*v3.IPReservation) (r reservations, bad []string) 
 	return r, bad
 }
 
-func (r reservations) empty() bool { return r.table == nil }
+func (r reservations) empty() bool { return r.table == nil && len(r.cooling) == 0 }
 
 func (r reservations) contains(addr netip.Addr) bool {
+	return r.holds(addr) || r.cooling[addr]
+}
+
+// holds reports whether an IPReservation holds an address back.
+func (r reservations) holds(addr netip.Addr) bool {
 	return r.table != nil && r.table.Contains(addr)
+}
+
+// rest has an address cool down, if addresses do.
+func (r reservations) rest(addr netip.Addr) {
+	if r.cooling != nil {
+		r.cooling[addr] = true
+	}
 }
 
 // parseAddrOrPrefix reads "10.0.0.1" as 10.0.0.1/32.

@@ -61,7 +61,7 @@ var ErrNotAsSeen = errors.New("the addresses were assigned anew since they were 
 // handle's own record may be missing.
 func ReleaseAsSeen(ctx context.Context, client datastore.Client, handle HandleID, seen []Allocation) ([]netip.Addr, error) {
 	for range maxAttempts {
-		record, blocks, err := readSeen(ctx, client, handle, seen)
+		stored, blocks, err := readSeen(ctx, client, handle, seen)
 		if err != nil {
 			return nil, fmt.Errorf("release addresses of handle %q: %w", handle, err)
 		}
@@ -72,10 +72,11 @@ func ReleaseAsSeen(ctx context.Context, client datastore.Client, handle HandleID
 		if !sameAllocations(held, seen) {
 			return nil, fmt.Errorf("release addresses of handle %q: %w", handle, ErrNotAsSeen)
 		}
-		ops, addrs := releaseSeenOps(handle, record, blocks)
+		ops, freed := releaseSeenOps(ctx, handle, stored, blocks)
 		_, err = client.Txn(ctx, ops...)
 		if err == nil {
-			return addrs, nil
+			record(ctx, client, freed)
+			return addressesIn(freed), nil
 		}
 		if isFailure(err) {
 			return nil, fmt.Errorf("release addresses of handle %q: %w", handle, err)
@@ -146,17 +147,17 @@ func sameAllocations(a, b []Allocation) bool {
 
 // releaseSeenOps is releaseOps for a handle whose record may be missing; then it
 // must still be missing when the transaction is carried out.
-func releaseSeenOps(handle HandleID, record *datastore.Entry, blocks []storedBlock) ([]datastore.Op, []netip.Addr) {
+func releaseSeenOps(ctx context.Context, handle HandleID, stored *datastore.Entry, blocks []storedBlock) ([]datastore.Op, []recorded) {
 	var holding []storedBlock
 	for _, b := range blocks {
 		if len(b.held(handle)) > 0 {
 			holding = append(holding, b)
 		}
 	}
-	if record != nil {
-		return releaseOps(handle, *record, holding)
+	if stored != nil {
+		return releaseOps(ctx, handle, *stored, holding)
 	}
-	ops, addrs := releaseOps(handle, datastore.Entry{}, holding)
+	ops, freed := releaseOps(ctx, handle, datastore.Entry{}, holding)
 	ops[len(ops)-1] = datastore.Check(api.HandleKey(string(handle)), 0)
-	return ops, addrs
+	return ops, freed
 }

@@ -35,6 +35,13 @@ type state struct {
 	brokenHandles map[HandleID]error
 	// taken has every block of the cluster known to exist, nil before it is built.
 	taken *bart.Lite
+	// others are the blocks that are not the node's and may still help it, as last
+	// seen; nil before taken is built.
+	others map[netip.Prefix]other
+	// borrowed are blocks of others that the present batch may assign from.
+	borrowed map[netip.Prefix]bool
+	// freed are addresses of the node's blocks that somebody else released.
+	freed []netip.Addr
 	// stale are blocks that must be read before they are used.
 	stale map[netip.Prefix]bool
 	// loaded says that claims and own blocks reflect all of the node's affinities.
@@ -53,6 +60,7 @@ func newState(owner api.Affinity, log *slog.Logger) *state {
 		absent:  make(map[HandleID]bool),
 		stale:   make(map[netip.Prefix]bool),
 
+		borrowed:      make(map[netip.Prefix]bool),
 		brokenHandles: make(map[HandleID]error),
 	}
 }
@@ -76,6 +84,18 @@ func (s *state) ownBlocks(p pool) []netip.Prefix {
 	var prefixes []netip.Prefix
 	for prefix := range s.blocks {
 		if p.owns(prefix) && s.own(prefix) {
+			prefixes = append(prefixes, prefix)
+		}
+	}
+	sortPrefixes(prefixes)
+	return prefixes
+}
+
+// borrowedBlocks lists the blocks of others in a pool that may be assigned from.
+func (s *state) borrowedBlocks(p pool) []netip.Prefix {
+	var prefixes []netip.Prefix
+	for prefix := range s.borrowed {
+		if _, known := s.blocks[prefix]; known && p.owns(prefix) && !s.stale[prefix] && !s.own(prefix) {
 			prefixes = append(prefixes, prefix)
 		}
 	}
@@ -133,11 +153,26 @@ func (s *state) setBlock(entry datastore.Entry) {
 	}
 	delete(s.broken, prefix)
 	wasOwn := s.own(prefix)
+	if before, known := s.blocks[prefix]; known && wasOwn {
+		s.freed = append(s.freed, freedBetween(before.block, b.block)...)
+	}
 	s.blocks[prefix] = b
+	s.noteOther(b)
 	if wasOwn && !s.own(prefix) {
 		s.log.Info("block was taken away from this node", "block", prefix, "affinity", ownerText(b.block))
 		s.loaded = false
 	}
+}
+
+// freedBetween lists the addresses that are free in a block and were not before.
+func freedBetween(before, now block) []netip.Addr {
+	var freed []netip.Addr
+	for n, index := range now.spec.Allocations {
+		if index == nil && before.spec.Allocations[n] != nil {
+			freed = append(freed, now.addr(n))
+		}
+	}
+	return freed
 }
 
 // breakBlock takes in that a block exists whose value can't be used.
@@ -148,6 +183,7 @@ func (s *state) breakBlock(prefix netip.Prefix, err error) {
 		s.log.Warn("block can't be used", "block", prefix, "err", err)
 	}
 	s.broken[prefix] = err
+	delete(s.others, prefix)
 	s.forget(prefix)
 }
 
@@ -158,6 +194,7 @@ func (s *state) dropBlock(prefix netip.Prefix) {
 	if s.taken != nil {
 		s.taken.Delete(prefix)
 	}
+	delete(s.others, prefix)
 	s.forget(prefix)
 }
 
@@ -254,6 +291,7 @@ func (s *state) settle(p *plan, rev datastore.Revision) {
 func (s *state) evict() {
 	clear(s.absent)
 	clear(s.brokenHandles)
+	clear(s.borrowed)
 	for prefix, b := range s.blocks {
 		if owner, ok := b.owner(); !ok || owner != s.owner {
 			delete(s.blocks, prefix)

@@ -39,10 +39,15 @@ type writer struct {
 	queue  *queue
 	state  *state
 
+	recorder *Recorder // nil for no history
+	cooldown cooldown
+
 	// What the View said when the batch began.
 	pools    []*v3.IPPool
 	news     map[string]poolNews
 	reserved reservations
+	// reserve is what the call for which a block is claimed wants kept back in it.
+	reserve *BlockReserve
 	// solo restricts a transaction to one call, after a shared one was refused: a
 	// call that can't be served must not take others down with it.
 	solo bool
@@ -58,6 +63,8 @@ func newWriter(cfg Config, q *queue) *writer {
 		queue:  q,
 		state:  newState(api.HostAffinity(cfg.Node), cfg.Log),
 		news:   make(map[string]poolNews),
+
+		recorder: cfg.Recorder,
 	}
 }
 
@@ -146,6 +153,8 @@ func (w *writer) look() {
 	if len(bad) > 0 {
 		w.log.Warn("reservations can't be read and reserve nothing", "entries", bad)
 	}
+	w.cooldown.look(w.now(), cooldownOf(w.view.Config()))
+	w.reserved.cooling = w.cooldown.resting
 }
 
 // prepare reads what the batch needs and memory doesn't have: after the start
@@ -231,7 +240,7 @@ func (w *writer) advance(ctx context.Context, calls []*call) bool {
 		return w.commit(ctx, p)
 	}
 	for c := range p.released {
-		c.answer(result{released: c.maybeReleased})
+		w.endRelease(c, p)
 	}
 	if short == nil {
 		return true
@@ -252,7 +261,8 @@ func (w *writer) advance(ctx context.Context, calls []*call) bool {
 // their arrival. short is the first call for which the node's blocks have no
 // room; calls that can't succeed are answered.
 func (w *writer) plan(calls []*call) (p *plan, short *call) {
-	p = newPlan(w.state, w.reserved)
+	w.coolSeen()
+	p = newPlan(w.state, w.reserved, w.now())
 	for _, d := range slices.Clone(w.state.doubts) {
 		w.resolve(p, d, calls)
 	}
@@ -320,7 +330,17 @@ func (w *writer) planAssign(p *plan, c *call) bool {
 		}
 		pools[f] = usable
 	}
-	var portions []portion
+	if c.ensure {
+		return w.planEnsure(c, pools)
+	}
+	portions, err := w.planAddresses(p, c)
+	if err != nil {
+		c.answer(result{err: err})
+		return true
+	}
+	if len(portions) < len(c.assign.Addrs) {
+		return false
+	}
 	for _, f := range c.assign.families() {
 		num, _ := c.assign.wanted(f)
 		more, found := p.search(num, pools[f])
@@ -397,11 +417,27 @@ func (w *writer) committed(p *plan, rev datastore.Revision) {
 			w.state.addDoubt(&doubt{request: *c.assign, attrs: c.attrs, placed: placed, base: bases[c]})
 		}
 	}
-	for c, addrs := range p.released {
-		if len(addrs) == 0 {
-			addrs = c.maybeReleased
-		}
-		c.answer(result{released: addrs})
+	w.keepFreed(p.freed[nil])
+	for c := range p.released {
+		w.endRelease(c, p)
+	}
+}
+
+// endRelease answers a release that is carried out; maybe an earlier attempt did it.
+func (w *writer) endRelease(c *call, p *plan) {
+	addrs, freed := p.released[c], p.freed[c]
+	if len(addrs) == 0 {
+		addrs, freed = c.maybeReleased, c.maybeFreed
+	}
+	w.keepFreed(freed)
+	c.answer(result{released: addrs})
+}
+
+// keepFreed remembers releases that were carried out.
+func (w *writer) keepFreed(freed []recorded) {
+	w.coolReleased(freed)
+	for _, r := range freed {
+		w.recorder.add(r.block, r.releases)
 	}
 }
 
@@ -412,7 +448,7 @@ func (w *writer) unknown(p *plan, ops []datastore.Op) {
 		w.state.addDoubt(&doubt{request: *c.assign, attrs: c.attrs, placed: placed, base: base})
 	}
 	for c, addrs := range p.released {
-		c.maybeReleased = addrs
+		c.maybeReleased, c.maybeFreed = addrs, p.freed[c]
 	}
 	w.state.distrust(ops)
 }

@@ -58,6 +58,19 @@ func addIPAM(all map[api.Kind]layout) {
 			}),
 		},
 	}
+	all[api.KindIPAMHistory] = layout{
+		narrow: []string{"NAME", "RELEASES", "LAST"},
+		columns: []column{
+			nameColumn(),
+			of("RELEASES", func(o *api.IPAMHistory) string { return strconv.Itoa(len(o.Spec.Releases)) }),
+			of("LAST", func(o *api.IPAMHistory) string {
+				if len(o.Spec.Releases) == 0 {
+					return "-"
+				}
+				return o.Spec.Releases[len(o.Spec.Releases)-1].Released.UTC().Format("2006-01-02T15:04:05Z")
+			}),
+		},
+	}
 	all[api.KindIPAMConfig] = layout{
 		narrow: []string{"NAME", "STRICTAFFINITY", "AUTOALLOCATEBLOCKS", "MAXBLOCKSPERHOST"},
 		columns: []column{

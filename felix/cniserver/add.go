@@ -42,12 +42,20 @@ func (s *Server) add(ctx context.Context, c call) (json.RawMessage, error) {
 	if err := a.sameNamespace(); err != nil {
 		return nil, err
 	}
+	if !a.known {
+		if err := a.heed(); err != nil {
+			return nil, err
+		}
+	}
 	failed, undoFailed := runSteps(ctx, a.steps())
 	if undoFailed != nil {
 		s.log.Error("undoing a failed ADD is left to the journal", "attachment", c.id.String(), "err", undoFailed)
 	}
 	if failed != nil {
 		return nil, failed
+	}
+	if a.unheard {
+		s.unheard.note(c.id, c.args)
 	}
 	return a.result()
 }
@@ -63,6 +71,8 @@ type addition struct {
 	deviceUp bool
 	link     int // the index of the device
 	routed   bool
+	// unheard: what the pod's annotations ask for is not known.
+	unheard bool
 	// published: the endpoint came into being with its addresses.
 	published bool
 	// planned are the addresses that the transaction under way assigns; it may yet
@@ -113,7 +123,7 @@ func (s *Server) addition(ctx context.Context, c call) (*addition, error) {
 	if c.plugin == pluginIPAM {
 		return a, nil
 	}
-	a.entry.MAC, a.entry.HostPorts = newMAC(), remembered(c.conf.HostPorts)
+	a.entry.MAC, a.entry.HostPorts, a.entry.IPAM = newMAC(), remembered(c.conf.HostPorts), c.delegate
 	wep, attached, err := s.attachedElsewhere(ctx, c)
 	if !attached || err != nil {
 		return a, err
@@ -158,7 +168,20 @@ func (a *addition) steps() []step {
 		return append(begin, finish)
 	}
 	steps := []step{{"wire the pod", a.wire, nil}, {"route to the pod", a.route, nil}}
-	if !a.known {
+	switch {
+	case a.known:
+	case a.entry.IPAM != nil || a.entry.Given:
+		assign := step{"assign addresses", a.delegated, nil}
+		if a.entry.Given {
+			assign.do = func(context.Context) error { return nil }
+		}
+		steps = []step{
+			begin[0],
+			assign,
+			{"wire the pod", a.wire, a.unwire},
+			{"route to the pod", a.route, a.unroute},
+		}
+	default:
 		steps = []step{
 			begin[0],
 			{"attach the pod", a.attach, a.unwire},
@@ -191,16 +214,16 @@ func (a *addition) abandon(context.Context) error {
 func (a *addition) assign(ctx context.Context, sent func()) error {
 	s, conf := a.server, a.call.conf
 	req := ipam.Request{
-		Handle: handleOf(a.call.id),
+		Handle: handleOf(a.call.id), Addrs: conf.Addrs,
 		Pools4: conf.IPAM.Pools4, Pools6: conf.IPAM.Pools6,
 		Namespace: a.call.args.K8sNamespace,
 		Attrs:     map[string]string{},
 		Sent:      sent,
 	}
-	if conf.IPAM.IPv4 {
+	if conf.IPAM.IPv4 && len(conf.Addrs) == 0 {
 		req.Num4 = 1
 	}
-	if conf.IPAM.IPv6 {
+	if conf.IPAM.IPv6 && len(conf.Addrs) == 0 {
 		req.Num6 = 1
 	}
 	if a.call.args.IsPod() {
@@ -215,6 +238,7 @@ func (a *addition) assign(ctx context.Context, sent func()) error {
 	assigning, cancel := toTheEnd(ctx)
 	defer cancel()
 	got, err := s.addresses.AutoAssign(assigning, req)
+	s.shortage.note(a.call.conf.Name, err)
 	if err := errors.Join(unknownPools(err, conf.IPAM), syncing.Wait()); err != nil {
 		return err
 	}
@@ -260,7 +284,7 @@ func (a *addition) attach(ctx context.Context) error {
 	s := a.server
 	a.deviceUp = true // or may be, from here on
 	device := a.attachment()
-	device.Families, device.Expected = families(a.call.conf.IPAM), a.expected
+	device.Families, device.Expected = families(a.call.conf), a.expected
 	assigned := make(chan error, 1)
 	device.Late = func(ctx context.Context) ([]netip.Addr, error) {
 		select {
@@ -313,12 +337,18 @@ func (a *addition) expected() []netip.Addr {
 var errNotAssigned = errors.New("no addresses")
 
 // families are the families of the addresses an ADD asks for.
-func families(conf netconf.IPAM) []kernel.Family {
+func families(conf netconf.Conf) []kernel.Family {
 	var out []kernel.Family
-	if conf.IPv4 {
+	for _, addr := range conf.Addrs {
+		out = append(out, kernel.FamilyOf(addr))
+	}
+	if len(out) > 0 {
+		return out
+	}
+	if conf.IPAM.IPv4 {
 		out = append(out, kernel.IPv4)
 	}
-	if conf.IPv6 {
+	if conf.IPAM.IPv6 {
 		out = append(out, kernel.IPv6)
 	}
 	return out
@@ -414,6 +444,9 @@ func (a *addition) unwire(ctx context.Context) error {
 
 func (a *addition) route(ctx context.Context) error {
 	a.routed = true // or may be, from here on
+	if a.known {
+		return a.server.routes.Mend(ctx, a.dataplaneEndpoint(), a.link)
+	}
 	return a.server.routes.Upsert(ctx, a.dataplaneEndpoint(), a.link)
 }
 

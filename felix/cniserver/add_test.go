@@ -276,7 +276,7 @@ func TestAddRefusesBadCalls(t *testing.T) {
 			"slash in container":     {func(r *cniwire.Request) { r.ContainerID = "a/b" }, cniwire.CodeInvalidEnvironment},
 			"long interface":         {func(r *cniwire.Request) { r.IfName = "abcdefghijklmnop" }, cniwire.CodeInvalidEnvironment},
 			"no namespace":           {func(r *cniwire.Request) { r.Netns = "" }, cniwire.CodeInvalidEnvironment},
-			"requested address":      {func(r *cniwire.Request) { r.Args = "IP=10.0.0.1" }, cniwire.CodeInvalidEnvironment},
+			"requested address":      {func(r *cniwire.Request) { r.Args = "IP=ten" }, cniwire.CodeInvalidEnvironment},
 			"broken JSON":            {func(r *cniwire.Request) { r.Config = json.RawMessage(`{"name":`) }, cniwire.CodeDecodingFailure},
 			"unknown key":            {func(r *cniwire.Request) { r.Config = json.RawMessage(`{"name": "n", "type": "calico", "ipamm": {}}`) }, cniwire.CodeInvalidConfig},
 			"other node": {func(r *cniwire.Request) {

@@ -28,6 +28,8 @@ type call struct {
 	conf     netconf.Conf // for DEL its name and version alone
 	args     netconf.Args
 	valid    []netconf.ValidAttachment // GC's list
+	raw      []byte                    // the configuration as it came
+	delegate *journal.IPAM             // nil where felix assigns the addresses
 	// endpoint and hostIf are empty for calico-ipam.
 	endpoint calc.EndpointID
 	hostIf   string
@@ -50,7 +52,7 @@ func lockKey(plugin string, id journal.ID, endpoint calc.EndpointID) string {
 // newCall reads a request. DEL is read leniently, so that nothing stays behind
 // because its configuration is no longer accepted.
 func newCall(node string, configs *netconf.Reader, req cniwire.Request) (call, error) {
-	c := call{command: req.Command, plugin: req.Plugin, netns: req.Netns, anyNetns: overrides(req.NetnsOverride)}
+	c := call{command: req.Command, plugin: req.Plugin, netns: req.Netns, anyNetns: overrides(req.NetnsOverride), raw: req.Config}
 	if err := checkRequest(req); err != nil {
 		return c, err
 	}
@@ -63,8 +65,11 @@ func newCall(node string, configs *netconf.Reader, req cniwire.Request) (call, e
 		if id, err = netconf.ParseIdentity(req.Config); err != nil {
 			return c, err
 		}
-		c.conf.Name, c.conf.CNIVersion = id.Name, id.CNIVersion
+		c.conf.Name, c.conf.CNIVersion, c.conf.IPAM.Delegate = id.Name, id.CNIVersion, id.Delegate()
 	} else if c.conf, err = configs.Parse(req.Plugin, req.Config); err != nil {
+		return c, err
+	}
+	if c.delegate, err = delegateOf(c.conf.IPAM.Delegate, req); err != nil {
 		return c, err
 	}
 	if req.Command == "GC" {

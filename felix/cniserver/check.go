@@ -48,15 +48,17 @@ func (s *Server) check(ctx context.Context, c call) error {
 }
 
 // kernelDifferences compares with the device, the pod's namespace and the node's
-// routes. Without the device there is nothing a route could lead to.
+// routes.
 func (a *addition) kernelDifferences(ctx context.Context) []string {
+	var wrong []string
 	if err := a.server.pods.Check(ctx, a.attachment()); err != nil {
-		return []string{err.Error()}
-	}
-	wrong, err := a.server.routes.Check(ctx, a.dataplaneEndpoint())
-	if err != nil {
 		wrong = append(wrong, err.Error())
 	}
+	routes, err := a.server.routes.Check(ctx, a.dataplaneEndpoint())
+	if err != nil {
+		routes = append(routes, err.Error())
+	}
+	wrong = append(wrong, routes...)
 	if len(a.entry.HostPorts) == 0 {
 		return wrong
 	}
@@ -105,15 +107,9 @@ func (a *addition) recordDifferences(ctx context.Context) ([]string, error) {
 	if err := s.Ready(); err != nil {
 		return nil, err
 	}
-	var wrong []string
-	held, err := s.addresses.ByHandle(ctx, handleOf(a.call.id))
+	wrong, err := a.addressDifferences(ctx)
 	if err != nil {
 		return nil, err
-	}
-	for _, addr := range a.entry.Addrs {
-		if !slices.Contains(held, addr) {
-			wrong = append(wrong, fmt.Sprintf("address %s is not assigned to handle %s", addr, handleOf(a.call.id)))
-		}
 	}
 	if a.call.plugin == pluginIPAM {
 		return wrong, nil
@@ -127,6 +123,30 @@ func (a *addition) recordDifferences(ctx context.Context) ([]string, error) {
 		return wrong, fmt.Errorf("read %s: %w", key, err)
 	}
 	return append(wrong, endpointDifferences(key, entry.Object, a.entry)...), nil
+}
+
+// addressDifferences asks who assigned the addresses.
+func (a *addition) addressDifferences(ctx context.Context) ([]string, error) {
+	if a.entry.Given {
+		return nil, nil
+	}
+	if a.call.delegate != nil {
+		if err := a.server.forward(ctx, a.call); err != nil {
+			return []string{err.Error()}, nil //nolint:nilerr // it is the difference
+		}
+		return nil, nil
+	}
+	held, err := a.server.addresses.ByHandle(ctx, handleOf(a.call.id))
+	if err != nil {
+		return nil, err
+	}
+	var wrong []string
+	for _, addr := range a.entry.Addrs {
+		if !slices.Contains(held, addr) {
+			wrong = append(wrong, fmt.Sprintf("address %s is not assigned to handle %s", addr, handleOf(a.call.id)))
+		}
+	}
+	return wrong, nil
 }
 
 func endpointDifferences(key api.Key, obj api.Object, e journal.Entry) []string {

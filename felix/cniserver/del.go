@@ -63,7 +63,7 @@ func (s *Server) entryToRelease(c call) journal.Entry {
 	}
 	e := journal.Entry{
 		ID: c.id, Plugin: c.plugin, Namespace: c.endpoint.Namespace, Endpoint: c.endpoint.Name,
-		HostIf: c.hostIf, Netns: c.netns,
+		HostIf: c.hostIf, Netns: c.netns, IPAM: c.delegate,
 	}
 	if c.plugin == pluginIPAM {
 		return e

@@ -281,7 +281,7 @@ func TestStatusSaysWhyNot(t *testing.T) {
 		if _, err := w.store.Txn(context.Background(), datastore.DeleteAny(api.Key{Kind: api.KindIPPool, Name: "pool1"})); err != nil {
 			t.Fatal(err)
 		}
-		w.await("the pool is gone", func() bool { return !w.state.HasPool() })
+		w.await("the pool is gone", func() bool { return len(w.state.poolsOf(4, nil)) == 0 })
 		if msg := w.fails(request("STATUS", ""), cniwire.CodeNotAvailable); !strings.Contains(msg, "no enabled IP pool") {
 			t.Errorf("message %q", msg)
 		}

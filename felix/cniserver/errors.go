@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	"tortie/felix/cniserver/netconf"
+	"tortie/felix/delegate"
 	"tortie/felix/podnet"
 	"tortie/internal/control/cniwire"
 	"tortie/internal/datastore"
@@ -21,6 +22,9 @@ func wireError(command string, err error) *cniwire.Error {
 		coded  *cniwire.Error
 		conf   *netconf.Error
 		args   *netconf.ArgsError
+		wish   *netconf.AnnotationError
+		lacks  *delegate.MissingError
+		noCIDR *netconf.NoPodCIDRError
 		wait   *notReadyError
 		syntax *json.SyntaxError
 	)
@@ -29,10 +33,16 @@ func wireError(command string, err error) *cniwire.Error {
 		return coded
 	case errors.As(err, &conf):
 		return &cniwire.Error{Code: cniwire.CodeInvalidConfig, Msg: conf.Error()}
+	case errors.As(err, &wish):
+		return &cniwire.Error{Code: cniwire.CodeInvalidConfig, Msg: wish.Error()}
+	case errors.As(err, &lacks):
+		return &cniwire.Error{Code: cniwire.CodeInvalidConfig, Msg: lacks.Error()}
 	case errors.As(err, &args):
 		return &cniwire.Error{Code: cniwire.CodeInvalidEnvironment, Msg: args.Error()}
 	case errors.As(err, &syntax):
 		return &cniwire.Error{Code: cniwire.CodeDecodingFailure, Msg: err.Error()}
+	case errors.As(err, &noCIDR):
+		return &cniwire.Error{Code: cniwire.CodeTryAgainLater, Msg: noCIDR.Error()}
 	case errors.As(err, &wait):
 		return &cniwire.Error{Code: cniwire.CodeTryAgainLater, Msg: err.Error()}
 	}
@@ -45,7 +55,8 @@ func codeOf(err error) uint {
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled), errors.Is(err, errHungUp),
 		errors.Is(err, datastore.ErrUnavailable), errors.Is(err, datastore.ErrUnauthorized), errors.Is(err, datastore.ErrConflict),
 		errors.Is(err, ipam.ErrNoPool), errors.Is(err, ipam.ErrPoolFull), errors.Is(err, ipam.ErrBlockLimit),
-		errors.Is(err, ipam.ErrNodeUnknown), errors.Is(err, ipam.ErrClosed):
+		errors.Is(err, ipam.ErrNodeUnknown), errors.Is(err, ipam.ErrClosed),
+		errors.Is(err, ipam.ErrInUse), errors.Is(err, ipam.ErrNotOurs):
 		return cniwire.CodeTryAgainLater
 	case errors.Is(err, ipam.ErrInvalid), errors.Is(err, podnet.ErrInvalid):
 		return cniwire.CodeInvalidConfig

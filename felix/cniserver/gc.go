@@ -35,7 +35,7 @@ func (s *Server) gc(ctx context.Context, c call) error {
 	for _, e := range orphans {
 		failed = errors.Join(failed, s.collect(ctx, e))
 	}
-	return failed
+	return errors.Join(failed, s.forward(ctx, c))
 }
 
 // collect releases one attachment as DEL does.

@@ -7,6 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"tortie/felix/calc"
+	"tortie/felix/delegate"
 	"tortie/felix/hostports"
 	"tortie/felix/podnet"
 	"tortie/ipam"
@@ -43,6 +44,8 @@ type Routes interface {
 	// Upsert returns when the endpoint's routes are in the kernel. link is the index of
 	// its interface, which the caller has just switched on.
 	Upsert(ctx context.Context, ep calc.Endpoint, link int) error
+	// Mend is Upsert that also puts back what somebody took away since an earlier one.
+	Mend(ctx context.Context, ep calc.Endpoint, link int) error
 	// Remove returns when the routes of that container's endpoint are gone from
 	// the kernel. An endpoint that belongs to another container by now is left
 	// alone.
@@ -50,6 +53,14 @@ type Routes interface {
 	// Check names the routes of the endpoint that are not in the kernel as they
 	// should be.
 	Check(ctx context.Context, ep calc.Endpoint) (differences []string, err error)
+}
+
+// IPAMPlugins runs IPAM plugins of others; delegate.Runner does.
+type IPAMPlugins interface {
+	// Add has addresses assigned; after an error they may be all the same.
+	Add(ctx context.Context, c delegate.Call) (delegate.Result, error)
+	// Do runs DEL, CHECK, GC or STATUS.
+	Do(ctx context.Context, command string, c delegate.Call) error
 }
 
 // HostPorts leads ports of the node to pods; *hostports.Ports is one.

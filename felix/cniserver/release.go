@@ -286,6 +286,12 @@ func (s *Server) forget(ctx context.Context, e journal.Entry) error {
 }
 
 func (s *Server) releaseAddresses(ctx context.Context, e journal.Entry) error {
+	if e.Given {
+		return nil
+	}
+	if e.IPAM != nil {
+		return s.delegatedRelease(ctx, e)
+	}
 	if s.handleShared(e) {
 		return nil // released with the last interface of the container
 	}

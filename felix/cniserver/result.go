@@ -26,7 +26,7 @@ func (a *addition) result() (json.RawMessage, error) {
 	if out, ok := a.plainResult(); ok {
 		return out, nil
 	}
-	r := &types100.Result{CNIVersion: types100.ImplementedSpecVersion, DNS: a.call.conf.DNS}
+	r := &types100.Result{CNIVersion: types100.ImplementedSpecVersion, DNS: a.dns()}
 	if a.call.plugin == pluginIPAM {
 		a.addIPAMResult(r)
 	} else {
@@ -50,7 +50,7 @@ func (a *addition) result() (json.RawMessage, error) {
 // through the library's types: it is what nearly every pod waits for. A test
 // compares the two. It is false for everything else.
 func (a *addition) plainResult() (json.RawMessage, bool) {
-	dns := a.call.conf.DNS
+	dns := a.dns()
 	if a.call.plugin == pluginIPAM || a.call.conf.CNIVersion != types100.ImplementedSpecVersion || !dns.IsEmpty() {
 		return nil, false
 	}
@@ -78,6 +78,15 @@ func (a *addition) plainResult() (json.RawMessage, bool) {
 	}
 	out = append(append(out, `],"routes":`...), routes...)
 	return append(out, `]}`...), len(e.Addrs) > 0 && e.MTU > 0
+}
+
+// dns is the configuration's, or else what the IPAM plugin said.
+func (a *addition) dns() types.DNS {
+	dns := a.call.conf.DNS
+	if p := a.entry.IPAM; dns.IsEmpty() && p != nil && p.DNS != nil {
+		return *p.DNS
+	}
+	return dns
 }
 
 // separator begins a list or goes on with it.

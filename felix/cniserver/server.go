@@ -11,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -33,6 +34,8 @@ type Config struct {
 	Pods      Pods
 	Routes    Routes
 	HostPorts HostPorts
+	// IPAMPlugins are those of others.
+	IPAMPlugins IPAMPlugins
 	// MTU is what a pod gets whose network configuration names none.
 	MTU func() int
 	// NewUID makes the UID of a resource.
@@ -42,6 +45,8 @@ type Config struct {
 	// Health is not nil while the connection to the datastore is lost.
 	Health func() error
 	Now    func() time.Time
+	// PodCIDRs are those that Kubernetes gives to the node; nil where there is none.
+	PodCIDRs func() []netip.Prefix
 	// Pod is nil where there is no Kubernetes.
 	Pod Pod
 	// AddTimeout bounds ADD, CHECK and GC: then the answer is "try again later".
@@ -73,10 +78,14 @@ type Server struct {
 	pods      Pods
 	routes    Routes
 	hostPorts HostPorts
-	mtu       func() int
-	health    func() error
-	now       func() time.Time
-	log       *slog.Logger
+
+	ipamPlugins IPAMPlugins
+	podCIDRs    func() []netip.Prefix
+
+	mtu    func() int
+	health func() error
+	now    func() time.Time
+	log    *slog.Logger
 
 	addTimeout, delTimeout time.Duration
 	adds                   chan struct{}
@@ -85,6 +94,8 @@ type Server struct {
 	releaser  *releaser
 	locks     keyedLocks
 	configs   netconf.Reader
+	shortage  shortages
+	unheard   unheard
 }
 
 // New makes a Server. It takes up from the journal what an earlier felix left:
@@ -107,7 +118,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		node: cfg.Node, state: cfg.State, client: cfg.Client, journal: cfg.Journal, addresses: cfg.Addresses,
-		pods: cfg.Pods, routes: cfg.Routes, hostPorts: cfg.HostPorts, mtu: cfg.MTU, health: cfg.Health, now: cfg.Now, log: cfg.Log,
+		pods: cfg.Pods, routes: cfg.Routes, hostPorts: cfg.HostPorts, ipamPlugins: cfg.IPAMPlugins, podCIDRs: cfg.PodCIDRs, mtu: cfg.MTU, health: cfg.Health, now: cfg.Now, log: cfg.Log,
 		addTimeout: cfg.AddTimeout, delTimeout: cfg.DelTimeout, adds: make(chan struct{}, cfg.MaxAdds),
 		endpoints: &endpointStore{client: cfg.Client, registry: cfg.Registry, node: cfg.Node, now: cfg.Now, newUID: cfg.NewUID, pod: cfg.Pod},
 	}
@@ -314,7 +325,7 @@ func (s *Server) dispatch(ctx context.Context, c call) (json.RawMessage, error) 
 		}
 		return nil, c.notOwnNamespace() // what is to be released is released in any case
 	case "STATUS":
-		return nil, s.status()
+		return nil, s.status(ctx, c)
 	}
 	select {
 	case s.adds <- struct{}{}:

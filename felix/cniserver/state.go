@@ -2,6 +2,8 @@ package cniserver
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
@@ -21,9 +23,9 @@ type State struct {
 	inSync    bool // has been in sync since felix started
 	ready     bool // ClusterInformation.spec.datastoreReady
 	endpoints map[calc.EndpointID]datastore.Entry
-	pools     map[string]bool // IPPool → may serve new pods
-	hasNode   bool            // there is a Node resource for this node
-	changed   chan struct{}   // closed and replaced when readiness may have changed
+	pools     map[string]*v3.IPPool // those that may serve new pods
+	hasNode   bool                  // there is a Node resource for this node
+	changed   chan struct{}         // closed and replaced when readiness may have changed
 }
 
 // NewState is the State of a node before anything is known.
@@ -31,7 +33,7 @@ func NewState(node string) *State {
 	return &State{
 		node: node, ready: true,
 		endpoints: map[calc.EndpointID]datastore.Entry{},
-		pools:     map[string]bool{},
+		pools:     map[string]*v3.IPPool{},
 		changed:   make(chan struct{}),
 	}
 }
@@ -95,11 +97,8 @@ func (s *State) applyPool(u datastore.SyncUpdate) {
 	if !ok || pool.Spec.Disabled {
 		return
 	}
-	for _, use := range pool.Spec.AllowedUses {
-		s.pools[u.Key.Name] = s.pools[u.Key.Name] || use == v3.IPPoolAllowedUseWorkload
-	}
-	if len(pool.Spec.AllowedUses) == 0 {
-		s.pools[u.Key.Name] = true
+	if uses := pool.Spec.AllowedUses; len(uses) == 0 || slices.Contains(uses, v3.IPPoolAllowedUseWorkload) {
+		s.pools[u.Key.Name] = pool
 	}
 }
 
@@ -152,16 +151,19 @@ func (s *State) InSync() bool {
 	return s.inSync
 }
 
-// HasPool reports whether there is a pool for workloads.
-func (s *State) HasPool() bool {
+// poolsOf are the pools for workloads of one IP version, of those that are wanted by
+// name or CIDR; none wanted means any.
+func (s *State) poolsOf(version int, wanted []string) []*v3.IPPool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, serves := range s.pools {
-		if serves {
-			return true
+	var found []*v3.IPPool
+	for name, pool := range s.pools {
+		is6 := strings.Contains(pool.Spec.CIDR, ":")
+		if is6 == (version == 6) && (len(wanted) == 0 || slices.Contains(wanted, name) || slices.Contains(wanted, pool.Spec.CIDR)) {
+			found = append(found, pool)
 		}
 	}
-	return false
+	return found
 }
 
 // HasNode reports whether there is a Node resource for this node.

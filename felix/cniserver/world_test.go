@@ -48,6 +48,8 @@ type world struct {
 	next    int
 	devices map[string]podnet.Attachment
 	routes  map[calc.EndpointID]calc.Endpoint
+	asked   ipam.Request    // the last one
+	plugged []string        // the commands that the IPAM plugin of others got
 	nft     *knftables.Fake // the node's table
 	// fault is asked at every step, before ("assign") and after ("assigned") its
 	// effect; an error is what the step returns.
@@ -122,7 +124,7 @@ func (w *world) start() {
 	w.journal, w.state = book, NewState(testNode)
 	w.server, err = New(Config{
 		Node: testNode, State: w.state, Client: faultyClient{w.store, w}, Registry: w.reg, Journal: book,
-		Addresses: (*fakeIPAM)(w), Pods: (*fakePods)(w), Routes: (*fakeRoutes)(w),
+		Addresses: (*fakeIPAM)(w), Pods: (*fakePods)(w), Routes: (*fakeRoutes)(w), IPAMPlugins: (*fakePlugins)(w),
 		HostPorts: faultyHostPorts{hostports.New(hostports.Config{NFT: w.nft, Log: log}), w},
 		MTU:       func() int { return 1450 }, NewUID: func() string { return "uid" }, Log: log, AddTimeout: 5 * time.Second,
 		Pod: func(namespace, name, uid string) (*corev1.Pod, bool) {
@@ -267,6 +269,10 @@ type fakeIPAM world
 func (f *fakeIPAM) AutoAssign(ctx context.Context, req ipam.Request) (got []ipam.Assignment, err error) {
 	w := (*world)(f)
 	err = w.through(ctx, "assign", "assigned", func() error {
+		w.asked = req
+		for _, addr := range req.Addrs {
+			got = append(got, ipam.Assignment{Addr: addr, Block: netip.PrefixFrom(addr, addr.BitLen()-6).Masked(), Pool: "pool1"})
+		}
 		for range req.Num4 {
 			w.next++
 			got = append(got, ipam.Assignment{
@@ -368,6 +374,10 @@ func (f *fakeRoutes) Upsert(ctx context.Context, ep calc.Endpoint, _ int) error 
 		w.routes[ep.ID] = ep
 		return nil
 	})
+}
+
+func (f *fakeRoutes) Mend(ctx context.Context, ep calc.Endpoint, link int) error {
+	return f.Upsert(ctx, ep, link)
 }
 
 func (f *fakeRoutes) Remove(ctx context.Context, id calc.EndpointID, container string) error {

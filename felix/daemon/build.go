@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"tortie/felix/cniserver"
 	"tortie/felix/config"
 	"tortie/felix/dataplane"
+	"tortie/felix/delegate"
 	"tortie/felix/hostports"
 	"tortie/felix/journal"
 	"tortie/felix/peering"
@@ -105,9 +107,13 @@ func (f *felix) build() (err error) {
 		},
 		Log: f.log,
 	})
+	var podCIDRs func() []netip.Prefix
+	if f.kubernetes != nil {
+		podCIDRs = f.kubernetes.node.PodCIDRs
+	}
 	f.server, err = cniserver.New(cniserver.Config{
 		Node: f.node, State: f.state, Client: f.client, Registry: f.registry, Journal: f.journal,
-		Addresses: f.allocator, Pods: f.pods, Routes: f.loop, HostPorts: f.hostPorts, MTU: f.underlay.MTU, NewUID: f.newUID, Log: f.log,
+		Addresses: f.allocator, Pods: f.pods, Routes: f.loop, HostPorts: f.hostPorts, IPAMPlugins: delegate.Runner{}, PodCIDRs: podCIDRs, MTU: f.underlay.MTU, NewUID: f.newUID, Log: f.log,
 		Health: f.syncer.Health, Pod: known, AddTimeout: f.cfg.CNITimeout, DelTimeout: f.cfg.CNITimeout,
 	})
 	if err != nil {

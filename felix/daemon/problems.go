@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -29,6 +30,7 @@ const (
 
 	reasonUnknownBackend = "UnknownBackend"
 	reasonPolicies       = "PoliciesNotEnforced"
+	reasonAnnotations    = "AnnotationsUnheeded"
 	reasonKubernetes     = "KubernetesAccess"
 	reasonObject         = "ObjectNotHonoured"
 	reasonEnded          = "FelixFailed"
@@ -39,7 +41,7 @@ func (f *felix) sources() []problems.Source {
 	all := []problems.Source{f.kernelCheck, f.datastoreProblem, f.registrationProblem, f.dataplaneProblem}
 	switch {
 	case f.kubernetes != nil:
-		all = append(all, f.kubernetesProblems, f.podCIDRProblem)
+		all = append(all, f.kubernetesProblems, f.podCIDRProblem, f.annotationProblems)
 	case f.without != nil:
 		all = append(all, func() []problems.Problem {
 			return problem(reasonKubernetes, "felix goes on without Kubernetes: %v: give its pod a service account (automountServiceAccountToken)", f.without)
@@ -50,6 +52,16 @@ func (f *felix) sources() []problems.Source {
 
 func problem(reason, format string, args ...any) []problems.Problem {
 	return []problems.Problem{{Reason: reason, Line: fmt.Sprintf(format, args...)}}
+}
+
+// annotationProblems says which pods came too late to be heeded.
+func (f *felix) annotationProblems() []problems.Problem {
+	var all []problems.Problem
+	lines := f.server.Unheeded()
+	for _, pod := range slices.Sorted(maps.Keys(lines)) {
+		all = append(all, problems.Problem{Reason: reasonAnnotations, Topic: pod, Line: lines[pod]})
+	}
+	return all
 }
 
 // kernelCheck says what the kernel can't do that no pod can do without.

@@ -183,6 +183,15 @@ func (l *Loop) Upsert(ctx context.Context, ep calc.Endpoint, link int) error {
 	return nil
 }
 
+// Mend is Upsert for a repeated ADD: the kernel is read first, so that a route which
+// somebody took away since is put back before Mend returns.
+func (l *Loop) Mend(ctx context.Context, ep calc.Endpoint, link int) error {
+	l.mu.Lock()
+	l.hints.resync = true
+	l.mu.Unlock()
+	return l.Upsert(ctx, ep, link)
+}
+
 // Remove takes the routes of an endpoint away on behalf of a CNI DEL, and returns
 // when they are gone. container is the ID of the container that is deleted: when
 // the endpoint belongs to another one by now, that one stays. It is empty for

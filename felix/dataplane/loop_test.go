@@ -327,6 +327,26 @@ func TestForeignChangeOfOurRoutesIsUndone(t *testing.T) {
 	})
 }
 
+// TestMendReturnsWithTheRoutesBack: events of foreign changes are heeded at most so
+// often, but whoever repeats an ADD waits for its routes.
+func TestMendReturnsWithTheRoutesBack(t *testing.T) {
+	onEachKernel(t, func(w *world) {
+		l := w.device(if1)
+		ep := endpoint("a", "c1", if1, "10.65.0.1")
+		w.startInSync(state(ep))
+		w.becomes("10.65.0.1/32 " + if1)
+		ours := kernel.Route{
+			Dst: netip.MustParsePrefix("10.65.0.1/32"), Protocol: kernel.ProtocolFelix,
+			Scope: kernel.ScopeLink, Link: l.Index,
+		}
+		for range 3 {
+			w.must(w.kern.DeleteRoute(ours))
+			w.must(w.loop.Mend(w.Context(), ep, l.Index))
+			w.wantRoutes("10.65.0.1/32 " + if1)
+		}
+	})
+}
+
 func TestConflictWithAForeignRouteFailsOnlyItsEndpoint(t *testing.T) {
 	onEachKernel(t, func(w *world) {
 		l := w.device(if1)

@@ -3,6 +3,8 @@ package journal
 import (
 	"net/netip"
 	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
 )
 
 // ID identifies an attachment: one interface of one container in one network.
@@ -47,6 +49,10 @@ type Entry struct {
 	Addrs  []netip.Addr `json:"addrs,omitempty"`
 	// BlockBits has the prefix length of each address's block.
 	BlockBits []int `json:"blockBits,omitempty"`
+	// Given: the pod asked for addresses that nobody assigns.
+	Given bool `json:"given,omitempty"`
+	// IPAM is the plugin of others that assigned the addresses; nil for felix itself.
+	IPAM *IPAM `json:"ipam,omitempty"`
 	// HostPorts are the ports of the node that lead to the pod.
 	HostPorts []HostPort `json:"hostPorts,omitempty"`
 	// Detached says that the route and the device are gone, so that the addresses
@@ -54,6 +60,16 @@ type Entry struct {
 	Detached bool `json:"detached,omitempty"`
 	// Since is when the entry came into its state.
 	Since time.Time `json:"since"`
+}
+
+// IPAM is what it takes to run an IPAM plugin's DEL without the runtime.
+type IPAM struct {
+	Type   string `json:"type"`
+	Path   string `json:"path"`
+	Config string `json:"config"` // JSON
+	Args   string `json:"args,omitempty"`
+	// DNS is the plugin's part of the result.
+	DNS *types.DNS `json:"dns,omitempty"`
 }
 
 // HostPort is a port of the node that leads to one of the pod.

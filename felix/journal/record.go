@@ -90,6 +90,13 @@ func (e *Entry) appendJSON(dst []byte) []byte {
 		dst = strconv.AppendUint(append(dst, `,"hostPort":`...), uint64(p.HostPort), 10)
 		return append(strconv.AppendUint(append(dst, `,"port":`...), uint64(p.Port), 10), '}')
 	})
+	if e.Given {
+		dst = append(dst, `,"given":true`...)
+	}
+	if e.IPAM != nil {
+		plugin, _ := json.Marshal(e.IPAM) // of texts alone: it can't fail
+		dst = append(append(dst, `,"ipam":`...), plugin...)
+	}
 	if e.Detached {
 		dst = append(dst, `,"detached":true`...)
 	}

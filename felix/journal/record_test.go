@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containernetworking/cni/pkg/types"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"pgregory.net/rapid"
@@ -23,6 +24,8 @@ func TestNoFieldOfAnEntryIsForgotten(t *testing.T) {
 			{Protocol: "tcp", HostIP: netip.MustParseAddr("192.0.2.1"), HostPort: 8080, Port: 80},
 			{Protocol: "udp", HostPort: 53, Port: 5353},
 		},
+		Given:    true,
+		IPAM:     &IPAM{Type: "host-local", Path: "/opt/cni/bin", Config: "{\"name\":\"net1\"}\n", Args: "K=V", DNS: &types.DNS{Nameservers: []string{"192.0.2.53"}}},
 		Detached: true, Since: time.Date(2026, 11, 26, 14, 0, 0, 123456789, time.UTC),
 	}
 	least := Entry{ID: whole.ID, State: StateAdding, Plugin: "calico"}

@@ -98,6 +98,17 @@ func (s *AdvertisedService) DeepCopyObject() runtime.Object {
 	return &out
 }
 
+// DeepCopyObject copies the page and all it refers to.
+func (h *IPAMHistory) DeepCopyObject() runtime.Object {
+	out := *h
+	h.ObjectMeta.DeepCopyInto(&out.ObjectMeta)
+	out.Spec.Releases = slices.Clone(h.Spec.Releases)
+	for i := range out.Spec.Releases {
+		out.Spec.Releases[i].Attributes = maps.Clone(out.Spec.Releases[i].Attributes)
+	}
+	return &out
+}
+
 // DeepCopyObject copies the configuration.
 func (c *IPAMConfig) DeepCopyObject() runtime.Object {
 	out := *c

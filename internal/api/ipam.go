@@ -109,4 +109,7 @@ type IPAMConfigSpec struct {
 	// MaxBlocksPerHost limits the blocks a node may own; 0 means the default, 20.
 	MaxBlocksPerHost             int    `json:"maxBlocksPerHost,omitempty"`
 	KubeVirtVMAddressPersistence string `json:"kubeVirtVMAddressPersistence,omitempty"`
+	// IPCooldownSeconds is for how long a released address is not assigned again; 0
+	// for not at all. Calico has it since the release after v3.32.
+	IPCooldownSeconds int `json:"ipCooldownSeconds,omitempty"`
 }

@@ -11,7 +11,7 @@ type Kind string
 
 // Every kind the datastore holds. The first group are projectcalico.org/v3
 // resources; the second are the IPAM records, which have keys and values of
-// their own below /calico/ipam/v2; the last is a record that upstream hasn't.
+// their own below /calico/ipam/v2; the last are records that upstream hasn't.
 const (
 	KindBGPConfiguration              Kind = "BGPConfiguration"
 	KindBGPFilter                     Kind = "BGPFilter"
@@ -41,6 +41,7 @@ const (
 	KindIPAMHandle    Kind = "IPAMHandle"
 
 	KindAdvertisedService Kind = "AdvertisedService"
+	KindIPAMHistory       Kind = "IPAMHistory"
 )
 
 // Key identifies one object in the datastore. It is comparable and independent

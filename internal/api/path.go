@@ -14,9 +14,11 @@ const (
 	configPath   = ipamRoot + "config"
 	handleRoot   = ipamRoot + "handle/"
 	blockRoot    = ipamRoot + "assignment/"
-	// serviceRoot is below /calico/, where etcd users have their permissions, in a
-	// place where upstream looks for nothing.
-	serviceRoot = "/calico/tortie/v1/services/"
+	// What upstream hasn't is below /calico/, where etcd users have their permissions,
+	// in a place where upstream looks for nothing.
+	ownRoot     = "/calico/tortie/v1/"
+	serviceRoot = ownRoot + "services/"
+	historyRoot = ownRoot + "history/"
 )
 
 // checkKey refuses a key that has no place in the store: a missing or superfluous
@@ -35,6 +37,9 @@ func (d *definition) checkKey(key Key) error {
 		return nil // these names contain a CIDR and are checked with it
 	case strings.Contains(key.Name, "/"):
 		return fmt.Errorf("%s: the name %q must not contain a slash", key, key.Name)
+	case d.info.Kind == KindIPAMHistory:
+		_, _, err := ParseHistoryName(key.Name)
+		return err
 	case d.info.Kind == KindIPAMConfig && key != IPAMConfigKey():
 		return fmt.Errorf("%s: there is only %s", key, IPAMConfigKey())
 	}
@@ -73,8 +78,11 @@ func (r *Registry) Path(key Key) (string, error) {
 
 // root is where the objects of a kind lie that is none of IPAM's.
 func (d *definition) root() string {
-	if d.info.Kind == KindAdvertisedService {
+	switch d.info.Kind {
+	case KindAdvertisedService:
 		return serviceRoot
+	case KindIPAMHistory:
+		return historyRoot
 	}
 	return resourceRoot + d.info.Plural + "/"
 }
@@ -149,9 +157,12 @@ func (r *Registry) parsePath(path string) (Key, error) {
 	if rest, ok := strings.CutPrefix(path, serviceRoot); ok {
 		return r.defs[r.byKind[KindAdvertisedService]].parseRest(rest)
 	}
+	if rest, ok := strings.CutPrefix(path, historyRoot); ok {
+		return r.defs[r.byKind[KindIPAMHistory]].parseRest(rest)
+	}
 	rest, ok := strings.CutPrefix(path, ipamRoot)
 	if !ok {
-		return Key{}, fmt.Errorf("not below %s, %s or %s", resourceRoot, ipamRoot, serviceRoot)
+		return Key{}, fmt.Errorf("not below %s, %s, %s or %s", resourceRoot, ipamRoot, serviceRoot, historyRoot)
 	}
 	if rest == "config" {
 		return IPAMConfigKey(), nil

@@ -22,6 +22,8 @@ func TestPathsOfIPAMRecords(t *testing.T) {
 		"/calico/ipam/v2/host/node1/ipv6/block/fd00:20:0:df9b::-122":         api.BlockAffinityKey(api.HostAffinity("node1"), block6),
 		"/calico/ipam/v2/virtual/load-balancer/ipv4/block/10.20.166.128-26":  api.BlockAffinityKey(api.Affinity{Type: api.AffinityVirtual, Name: "load-balancer"}, block),
 		"/calico/tortie/v1/services/default/web":                             api.AdvertisedServiceKey("default", "web"),
+		"/calico/tortie/v1/history/10.20.166.128-26.5":                        api.HistoryKey(block, 5),
+		"/calico/tortie/v1/history/fd00:20:0:df9b::-122.0":                    api.HistoryKey(block6, 0),
 		"/calico/resources/v3/projectcalico.org/networksets/ns1/netset1":     {Kind: api.KindNetworkSet, Namespace: "ns1", Name: "netset1"},
 		"/calico/resources/v3/projectcalico.org/felixconfigurations/node.n1": {Kind: api.KindFelixConfiguration, Name: "node.n1"},
 	}
@@ -54,6 +56,8 @@ func TestParsePathRefusesWhatPathDoesNotMake(t *testing.T) {
 		"/calico/ipam/v2/assignment/ipv6/block/FD00::-122", "/calico/ipam/v2/assignment/ipv6/block/::ffff:10.0.0.0-122",
 		"/calico/ipam/v2/assignment/ipv5/block/10.0.0.0-26",
 		"/calico/resources/v3/projectcalico.org/advertisedservices/ns/a", "/calico/tortie/v1/", "/calico/tortie/v1/services/a",
+		"/calico/tortie/v1/history/10.0.0.0-26", "/calico/tortie/v1/history/10.0.0.1-26.0", "/calico/tortie/v1/history/10.0.0.0-26.x",
+		"/calico/tortie/v1/history/10.0.0.0-26.01", "/calico/tortie/v1/history/10.0.0.0-26.-1", "/calico/tortie/v1/history/10.0.0.0/26.1",
 		"/calico/tortie/v1/services//a", "/calico/tortie/v1/services/ns/", "/calico/tortie/v1/services/ns/a/b",
 		"/calico/ipam/v2/host/node1", "/calico/ipam/v2/host/node1/ipv4/block/", "/calico/ipam/v2/host//ipv4/block/10.0.0.0-26",
 	} {
@@ -103,6 +107,7 @@ func TestPrefix(t *testing.T) {
 		{api.KindWorkloadEndpoint, "ns1", "node1-k8s-mypod-", resources + "workloadendpoints/ns1/node1-k8s-mypod-"},
 		{api.KindAdvertisedService, "", "", "/calico/tortie/v1/services/"},
 		{api.KindAdvertisedService, "ns1", "we", "/calico/tortie/v1/services/ns1/we"},
+		{api.KindIPAMHistory, "", "10.0.0.0-26.", "/calico/tortie/v1/history/10.0.0.0-26."},
 		{api.KindIPAMConfig, "", "", "/calico/ipam/v2/config"},
 		{api.KindIPAMHandle, "", "", "/calico/ipam/v2/handle/"},
 		{api.KindIPAMHandle, "", "net1.", "/calico/ipam/v2/handle/net1."},
@@ -154,6 +159,8 @@ func keys(reg *api.Registry) *rapid.Generator[api.Key] {
 		case api.KindBlockAffinity:
 			owner := api.Affinity{Type: rapid.SampledFrom([]api.AffinityType{api.AffinityHost, api.AffinityVirtual}).Draw(t, "type"), Name: name.Draw(t, "owner")}
 			return api.BlockAffinityKey(owner, block.Draw(t, "block"))
+		case api.KindIPAMHistory:
+			return api.HistoryKey(block.Draw(t, "block"), rapid.IntRange(0, 1<<20).Draw(t, "page"))
 		}
 		key := api.Key{Kind: info.Kind, Name: name.Draw(t, "name")}
 		if info.Namespaced {

@@ -42,6 +42,7 @@ func TestLookupKnowsEveryNameOfCalicoctl(t *testing.T) {
 		"IPAMConfig":                    "ipamconfig ipamconfigs",
 		"IPAMHandle":                    "ipamhandle ipamhandles",
 		"AdvertisedService":             "advertisedservice advertisedservices",
+		"IPAMHistory":                   "ipamhistory ipamhistories",
 	}
 	reg := api.NewRegistry()
 	for kind, list := range names {

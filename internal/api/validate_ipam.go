@@ -38,8 +38,14 @@ func checkIPAMConfig(c *checker, i *IPAMConfig) {
 	if i.Spec.MaxBlocksPerHost < 0 {
 		c.bad("spec.maxBlocksPerHost", i.Spec.MaxBlocksPerHost, "want 0 (for the default, 20) or more")
 	}
+	if n := i.Spec.IPCooldownSeconds; n < 0 || n > maxCooldown {
+		c.bad("spec.ipCooldownSeconds", n, "want 0 (none) to %d", maxCooldown)
+	}
 	oneOf(c, "spec.kubeVirtVMAddressPersistence", i.Spec.KubeVirtVMAddressPersistence, "Enabled", "Disabled")
 }
+
+// maxCooldown bounds the time for which an address rests, as upstream does.
+const maxCooldown = 1200
 
 // maxBlockBits is the number of host bits of the largest block, 4096 addresses.
 const maxBlockBits = 12

@@ -240,6 +240,12 @@ func TestValidateBGP(t *testing.T) {
 			`spec.externalTrafficPolicy: "Near": want one of Cluster, Local`,
 			`spec.ipv6Endpoints.nodes[0]: "a/b": must not contain a slash; want lower-case letters, digits, '-' and '.'`,
 			`spec.loadBalancerIPs[0]: "x": want an IP address such as 10.0.0.1`)},
+		{"IPAMHistory", "10.0.0.0-26.1", `"first":16,"releases":[{"address":"10.0.0.5","handle":"h","released":"2026-11-22T02:00:29Z","reason":"CNI DEL"}]`, nil},
+		{"IPAMHistory", "10.0.0.0-26", `"first":16,"releases":[]`, bad(
+			`metadata.name: "10.0.0.0-26": want <address>-<length>.<page>, such as 10.65.1.0-26.0`)},
+		{"IPAMHistory", "10.0.0.0-26.1", `"first":16,"releases":[{"address":"x","released":null},{"address":"10.0.0.64","released":null}]`, bad(
+			`spec.releases[0].address: "x": want an IP address such as 10.0.0.1`,
+			`spec.releases[1].address: "10.0.0.64": is not in 10.0.0.0/26`)},
 		{"BGPFilter", "f", `"exportV4":[{"cidr":"10.0.0.0/8","matchOperator":"In","prefixLength":{"min":8,"max":32},"action":"Accept"},{"action":"Reject"}],"importV6":[{"cidr":"fd00::/8","matchOperator":"Equal","action":"Reject"}]`, nil},
 		{"BGPFilter", "f", `"exportV4":[{"cidr":"fd00::/8","matchOperator":"Is","action":"Drop","source":"Local","interface":"a b","prefixLength":{"min":33,"max":9}}]`, bad(
 			`spec.exportV4[0].action: "Drop": want one of Accept, Reject`,

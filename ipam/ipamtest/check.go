@@ -47,6 +47,10 @@ func Check(ctx context.Context, client datastore.Client) error {
 	return errors.Join(faults...)
 }
 
+// reservedHandle holds the addresses that a block keeps back for its host: it has no
+// record of its own.
+const reservedHandle = "windows-reserved-ipam-handle"
+
 type faultFunc func(format string, args ...any)
 
 // content is the IPAM state of a store.
@@ -204,6 +208,9 @@ func (s *content) checkHandles(fault faultFunc) {
 			if index == nil || *index >= len(b.Attributes) {
 				continue
 			}
+			if handle := b.Attributes[*index].HandleID; handle != nil && *handle == reservedHandle {
+				continue
+			}
 			if b.Attributes[*index].HandleID == nil {
 				fault("block %s: ordinal %d has no handle", prefix, n)
 				continue
@@ -236,7 +243,7 @@ func Owners(ctx context.Context, client datastore.Client) (map[netip.Addr]string
 	for prefix, b := range s.blocks {
 		addr := prefix.Addr()
 		for _, index := range b.Allocations {
-			if index != nil && b.Attributes[*index].HandleID != nil {
+			if index != nil && b.Attributes[*index].HandleID != nil && *b.Attributes[*index].HandleID != reservedHandle {
 				owners[addr] = *b.Attributes[*index].HandleID
 			}
 			addr = addr.Next()

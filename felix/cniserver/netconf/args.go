@@ -2,6 +2,7 @@ package netconf
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 )
 
@@ -11,6 +12,8 @@ type Args struct {
 	K8sNamespace, K8sPod string
 	// K8sUID is the pod's UID as its runtime knows it; empty where it isn't told.
 	K8sUID string
+	// IP is the address that is asked for; invalid for any.
+	IP netip.Addr
 }
 
 // IsPod reports whether the arguments name a Kubernetes pod.
@@ -51,7 +54,10 @@ func ParseArgs(s string) (Args, error) {
 				ignoreUnknown = true
 			}
 		case "IP":
-			return Args{}, &ArgsError{"IP: a requested address is not supported by this version; remove it"}
+			var err error
+			if a.IP, err = parseIP(value); err != nil {
+				return Args{}, err
+			}
 		default:
 			unknown = append(unknown, key)
 		}
@@ -59,18 +65,34 @@ func ParseArgs(s string) (Args, error) {
 	if len(unknown) > 0 && !ignoreUnknown {
 		return Args{}, &ArgsError{fmt.Sprintf("unknown key %q; remove it or add IgnoreUnknown=1", unknown[0])}
 	}
+	if err := a.check(); err != nil {
+		return Args{}, err
+	}
+	return a, nil
+}
+
+func parseIP(value string) (netip.Addr, error) {
+	addrs, err := parseAddrs([]string{value})
+	if err != nil {
+		return netip.Addr{}, &ArgsError{"IP: " + err.Error()}
+	}
+	return addrs[0], nil
+}
+
+// check refuses names that no pod can have.
+func (a Args) check() error {
 	if (a.K8sNamespace == "") != (a.K8sPod == "") {
-		return Args{}, &ArgsError{"K8S_POD_NAMESPACE and K8S_POD_NAME: one without the other; give both"}
+		return &ArgsError{"K8S_POD_NAMESPACE and K8S_POD_NAME: one without the other; give both"}
 	}
 	if a.IsPod() {
 		if !isDNSLabel(a.K8sNamespace) {
-			return Args{}, &ArgsError{fmt.Sprintf("K8S_POD_NAMESPACE: %q can't be a namespace's name: want at most 63 of a-z, 0-9 and -, a letter or digit first and last", a.K8sNamespace)}
+			return &ArgsError{fmt.Sprintf("K8S_POD_NAMESPACE: %q can't be a namespace's name: want at most 63 of a-z, 0-9 and -, a letter or digit first and last", a.K8sNamespace)}
 		}
 		if !isDNSSubdomain(a.K8sPod) {
-			return Args{}, &ArgsError{fmt.Sprintf("K8S_POD_NAME: %q can't be a pod's name: want at most 253 of a-z, 0-9, - and ., a letter or digit before and after each dot", a.K8sPod)}
+			return &ArgsError{fmt.Sprintf("K8S_POD_NAME: %q can't be a pod's name: want at most 253 of a-z, 0-9, - and ., a letter or digit before and after each dot", a.K8sPod)}
 		}
 	}
-	return a, nil
+	return nil
 }
 
 // isDNSLabel reports whether Kubernetes takes a name for a namespace's (RFC 1123,

@@ -34,7 +34,7 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("network configuration: key %q: %s", e.Key, e.Reason)
 }
 
-// IPAMCalico is the one IPAM type served here.
+// IPAMCalico is the IPAM type served here; others are plugins that felix runs.
 const IPAMCalico = "calico-ipam"
 
 // Conf is a checked network configuration.
@@ -50,6 +50,13 @@ type Conf struct {
 	NumQueues         int // 0: the kernel's choice
 	AllowIPForwarding bool
 	DNS               types.DNS
+	// Addrs and MAC are what the runtime asks for by the capabilities ips and mac.
+	Addrs []netip.Addr
+	MAC   string
+	// NoIPAM: pods may ask for addresses that nobody assigns.
+	NoIPAM bool
+	// Annotations are the pod's, where the runtime hands them over.
+	Annotations map[string]string
 	// HostPorts are ports of the node that are to lead to the pod.
 	HostPorts []HostPort
 	// PrevResult is what the runtime says the attachment looks like; nil for none.
@@ -58,6 +65,9 @@ type Conf struct {
 
 // IPAM says which addresses to assign.
 type IPAM struct {
+	// Delegate is the type of the plugin that assigns the addresses; with one, all
+	// else is empty. It is empty for felix itself.
+	Delegate       string
 	IPv4, IPv6     bool
 	Pools4, Pools6 []string // names or CIDRs; empty for any
 }
@@ -79,24 +89,41 @@ type document struct {
 	Features   map[string]any  `json:"feature_control"`
 	DNS        types.DNS       `json:"dns"`
 	Runtime    runtimeConfig   `json:"runtimeConfig"`
+	Args       json.RawMessage `json:"args"`
 	PrevResult json.RawMessage `json:"prevResult"`
 }
 
 // runtimeConfig is what a runtime fills in for the capabilities of the plugin.
 type runtimeConfig struct {
 	DNS       *types.DNS      `json:"dns"`
-	IPs       json.RawMessage `json:"ips"`
+	IPs       []string        `json:"ips"`
 	MAC       string          `json:"mac"`
 	IPRanges  json.RawMessage `json:"ipRanges"`
 	HostPorts []portMapping   `json:"portMappings"`
+	Bandwidth struct {
+		IngressRate uint64 `json:"ingressRate"`
+		EgressRate  uint64 `json:"egressRate"`
+	} `json:"bandwidth"`
+	// Annotations come with containerd and CRI-O.
+	Annotations map[string]string `json:"io.kubernetes.cri.pod-annotations"`
 }
 
 // Identity is the part of a configuration that DEL needs. It is read leniently:
 // what was never attached under a wrong configuration is deleted under it too.
 type Identity struct {
-	Name       string `json:"name"`
-	CNIVersion string `json:"cniVersion"`
-	NodeName   string `json:"nodename"`
+	Name       string          `json:"name"`
+	CNIVersion string          `json:"cniVersion"`
+	NodeName   string          `json:"nodename"`
+	IPAM       json.RawMessage `json:"ipam"`
+}
+
+// Delegate is the type of the IPAM plugin of others that assigned the addresses; empty
+// for felix itself.
+func (i Identity) Delegate() string {
+	if kind := typeOf(i.IPAM); kind != IPAMCalico {
+		return kind
+	}
+	return ""
 }
 
 // ParseIdentity reads the network's name alone.
@@ -149,15 +176,11 @@ func (d document) check() error {
 		return &Error{Key: "num_queues", Reason: strconv.Itoa(d.NumQueues) + " is out of range; want 1 to 4096, or leave it out"}
 	case d.DefaultGW != nil && !*d.DefaultGW:
 		return &Error{Key: "include_default_routes", Reason: "false is not supported by this version; remove it"}
-	case len(d.Runtime.IPs) > 0:
-		return &Error{Key: "runtimeConfig.ips", Reason: "not supported by this version; remove the ips capability"}
-	case d.Runtime.MAC != "":
-		return &Error{Key: "runtimeConfig.mac", Reason: "not supported by this version; remove the mac capability"}
-	case len(d.Runtime.IPRanges) > 0:
-		return &Error{Key: "runtimeConfig.ipRanges", Reason: "not supported by this version; remove the ipRanges capability"}
+	case d.Runtime.Bandwidth.IngressRate+d.Runtime.Bandwidth.EgressRate > 0:
+		return &Error{Key: "runtimeConfig.bandwidth", Reason: `not done by this plugin; remove its bandwidth capability and put {"type": "bandwidth", "capabilities": {"bandwidth": true}} behind it in the list`}
 	}
 	for _, feature := range slices.Sorted(maps.Keys(d.Features)) {
-		if d.Features[feature] != false {
+		if d.Features[feature] != false && feature != "ip_addrs_no_ipam" {
 			return &Error{Key: "feature_control." + feature, Reason: "not supported by this version; remove it"}
 		}
 	}
@@ -184,7 +207,7 @@ func (d document) conf(plugin string) (Conf, error) {
 		c.DNS = *d.Runtime.DNS
 	}
 	var err error
-	if c.IPAM, err = parseIPAM(d.IPAM); err != nil {
+	if c.IPAM, err = parseIPAM(plugin, d.IPAM); err != nil {
 		return Conf{}, err
 	}
 	if plugin == IPAMCalico {
@@ -196,6 +219,9 @@ func (d document) conf(plugin string) (Conf, error) {
 	if c.AllowIPForwarding, err = parseContainer(d.Container); err != nil {
 		return Conf{}, err
 	}
+	if err := d.wishes(&c); err != nil {
+		return Conf{}, err
+	}
 	if c.HostPorts, err = hostPorts(d.Runtime.HostPorts); err != nil {
 		return Conf{}, err
 	}
@@ -203,7 +229,47 @@ func (d document) conf(plugin string) (Conf, error) {
 	return c, err
 }
 
-func parseIPAM(raw json.RawMessage) (IPAM, error) {
+// wishes reads what the runtime asks for one container.
+func (d document) wishes(c *Conf) (err error) {
+	c.NoIPAM, c.Annotations = d.Features["ip_addrs_no_ipam"] == true, d.Runtime.Annotations
+	ips, mac, where := d.Runtime.IPs, d.Runtime.MAC, "runtimeConfig."
+	if ips == nil && mac == "" {
+		ips, mac = conventional(d.Args)
+		where = "args.cni."
+	}
+	if mac != "" {
+		if c.MAC, err = parseMAC(mac); err != nil {
+			return &Error{Key: where + "mac", Reason: err.Error()}
+		}
+	}
+	if c.IPAM.Delegate != "" {
+		return nil // ips and ipRanges are that plugin's
+	}
+	if !isNull(d.Runtime.IPRanges) {
+		return &Error{Key: "runtimeConfig.ipRanges", Reason: "not for calico-ipam, which has IP pools (ipam.ipv4_pools); remove the ipRanges capability, or take an IPAM plugin that has it, such as host-local"}
+	}
+	if c.Addrs, err = parseAddrs(ips); err != nil {
+		return &Error{Key: where + "ips", Reason: err.Error()}
+	}
+	return nil
+}
+
+// conventional are the addresses and the MAC address that args.cni asks for, as CNI's
+// conventions have it. What else stands in args is nobody's here.
+func conventional(args json.RawMessage) (ips []string, mac string) {
+	var in struct {
+		CNI struct {
+			IPs []string `json:"ips"`
+			MAC string   `json:"mac"`
+		} `json:"cni"`
+	}
+	if len(args) == 0 || json.Unmarshal(args, &in) != nil {
+		return nil, ""
+	}
+	return in.CNI.IPs, in.CNI.MAC
+}
+
+func parseIPAM(plugin string, raw json.RawMessage) (IPAM, error) {
 	var in struct {
 		Type   string   `json:"type"`
 		IPv4   *flag    `json:"assign_ipv4"`
@@ -214,15 +280,15 @@ func parseIPAM(raw json.RawMessage) (IPAM, error) {
 	if len(raw) == 0 {
 		return IPAM{}, &Error{Key: "ipam", Reason: `missing; add "ipam": {"type": "calico-ipam"}`}
 	}
+	kind := typeOf(raw)
+	if kind != "" && kind != IPAMCalico {
+		return delegateIPAM(plugin, kind, raw)
+	}
 	if err := decode("ipam", raw, &in); err != nil {
 		return IPAM{}, err
 	}
-	switch in.Type {
-	case IPAMCalico:
-	case "":
+	if in.Type == "" {
 		return IPAM{}, &Error{Key: "ipam.type", Reason: "missing; want calico-ipam"}
-	default:
-		return IPAM{}, &Error{Key: "ipam.type", Reason: strconv.Quote(in.Type) + " is not supported by this version; use calico-ipam"}
 	}
 	keys, err := keysOf("ipam", raw)
 	if err == nil {

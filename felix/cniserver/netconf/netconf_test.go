@@ -3,6 +3,7 @@ package netconf
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -77,8 +78,15 @@ func TestParseRefusesByName(t *testing.T) {
 		{with(`"policy": {"typ": "k8s"}`), "policy.typ", "did you mean type?"},
 		{with(`"policy": []`), "policy", "want an object"},
 		{with(`"container_settings": {"allow_forwarding": true}`), "container_settings.allow_forwarding", "unknown key"},
-		{with(`"runtimeConfig": {"ips": ["10.0.0.1"]}`), "runtimeConfig.ips", "not supported"},
-		{with(`"runtimeConfig": {"mac": "aa:bb:cc:dd:ee:ff"}`), "runtimeConfig.mac", "not supported"},
+		{with(`"runtimeConfig": {"ips": ["10.0.0"]}`), "runtimeConfig.ips", `"10.0.0" is no address`},
+		{with(`"runtimeConfig": {"ips": ["10.0.0.1/24", "10.0.0.2/24"]}`), "runtimeConfig.ips", "second address of its IP version"},
+		{with(`"runtimeConfig": {"mac": "ab:bb:cc:dd:ee:ff"}`), "runtimeConfig.mac", "not the MAC address of one interface"},
+		{with(`"runtimeConfig": {"mac": "aa:bb"}`), "runtimeConfig.mac", `"aa:bb" is no MAC address`},
+		{with(`"runtimeConfig": {"mac": "ee:ee:ee:ee:ee:ee"}`), "runtimeConfig.mac", "the node's end"},
+		{with(`"args": {"cni": {"ips": ["ten"]}}`), "args.cni.ips", `"ten" is no address`},
+		{with(`"args": {"cni": {"mac": "ten"}}`), "args.cni.mac", `"ten" is no MAC address`},
+		{with(`"runtimeConfig": {"ipRanges": [[{"subnet": "10.0.0.0/24"}]]}`), "runtimeConfig.ipRanges", "not for calico-ipam"},
+		{with(`"runtimeConfig": {"bandwidth": {"ingressRate": 1000}}`), "runtimeConfig.bandwidth", `put {"type": "bandwidth"`},
 		{with(`"runtimeConfig": {"portMappings": [{"hostPort": 70000, "containerPort": 80}]}`), "runtimeConfig.portMappings[0].hostPort", "70000 is no port"},
 		{with(`"runtimeConfig": {"portMappings": [{"containerPort": 81}, {"hostPort": 80}]}`), "runtimeConfig.portMappings[1].containerPort", "0 is no port"},
 		{with(`"runtimeConfig": {"portMappings": [{"hostPort": 80, "containerPort": 80, "protocol": "icmp"}]}`), "runtimeConfig.portMappings[0].protocol", `"icmp" is not known; want tcp, udp or sctp`},
@@ -103,7 +111,7 @@ func TestParseRefusesByName(t *testing.T) {
 		{ipam(`"assign_ip4": "true"`), "ipam.assign_ip4", "did you mean assign_ipv4?"},
 		{[]byte(`{"name": "net1", "type": "calico"}`), "ipam", "missing"},
 		{[]byte(`{"name": "net1", "type": "calico", "ipam": {}}`), "ipam.type", "missing"},
-		{[]byte(`{"name": "net1", "type": "calico", "ipam": {"type": "host-local", "subnet": "x"}}`), "ipam.type", `"host-local" is not supported`},
+		{[]byte(`{"name": "net1", "type": "calico", "ipam": {"type": "../host-local"}}`), "ipam.type", `can't be a plugin`},
 		{[]byte(`{"type": "calico", "ipam": {"type": "calico-ipam"}}`), "name", "missing"},
 	} {
 		t.Run(fmt.Sprintf("%s %s", tc.key, tc.says), func(t *testing.T) {
@@ -214,7 +222,8 @@ func TestParseArgs(t *testing.T) {
 		{"K8S_POD_NAMESPACE=n/s;K8S_POD_NAME=web-0", Args{}, `K8S_POD_NAMESPACE: "n/s" can't be`},
 		{"K8S_POD_NAMESPACE=n.s;K8S_POD_NAME=web-0", Args{}, `K8S_POD_NAMESPACE: "n.s" can't be`},
 		{"K8S_POD_NAMESPACE=" + strings.Repeat("a", 64) + ";K8S_POD_NAME=web-0", Args{}, "K8S_POD_NAMESPACE"},
-		{"IP=10.0.0.1", Args{}, "not supported"},
+		{"IP=10.0.0.1", Args{IP: netip.MustParseAddr("10.0.0.1")}, ""},
+		{"IP=10.0.0", Args{}, "is no address"},
 		{"rubbish", Args{}, "KEY=VALUE"},
 	} {
 		got, err := ParseArgs(tc.args)
@@ -236,7 +245,7 @@ func FuzzParse(f *testing.F) {
 			}
 			return
 		}
-		if conf.Name == "" || conf.CNIVersion == "" || !conf.IPAM.IPv4 && !conf.IPAM.IPv6 {
+		if conf.Name == "" || conf.CNIVersion == "" || !conf.IPAM.IPv4 && !conf.IPAM.IPv6 && conf.IPAM.Delegate == "" {
 			t.Fatalf("unusable configuration %+v from %s", conf, raw)
 		}
 		if id, err := ParseIdentity(raw); err != nil || id.Name != conf.Name {

@@ -13,7 +13,7 @@ func TestReaderReadsAsParseDoes(t *testing.T) {
 		return fmt.Appendf(nil, `{"cniVersion":"1.1.0","name":"n","type":"calico","mtu":%d,"ipam":{"type":"calico-ipam"}}`, mtu)
 	}
 	withResult := []byte(`{"cniVersion":"1.1.0","name":"n","type":"calico","ipam":{"type":"calico-ipam"},"prevResult":{"cniVersion":"1.1.0"}}`)
-	refused := []byte(`{"cniVersion":"1.1.0","name":"n","type":"calico","ipam":{"type":"dhcp"}}`)
+	refused := []byte(`{"cniVersion":"1.1.0","name":"n","type":"calico","ipam":{"type":"a/b"}}`)
 	for range 3 {
 		inputs := [][]byte{withResult, refused}
 		for mtu := range 2 * remembered {

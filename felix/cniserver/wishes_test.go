@@ -1,0 +1,131 @@
+package cniserver
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"tortie/internal/control/cniwire"
+)
+
+// annotated makes pod web-0 one that asks for something.
+func (w *world) annotated(annotation, value string) {
+	pod := kubernetesPod("", "sa")
+	pod.Annotations = map[string]string{"cni.projectcalico.org/" + annotation: value}
+	w.pods = map[string]*corev1.Pod{"ns1/web-0": pod}
+}
+
+// configured is a request for web-0 with more in its configuration.
+func configured(command, more string) cniwire.Request {
+	r := kubernetesRequest(command, "c1", "u1")
+	r.Config = json.RawMessage(`{"cniVersion": "1.1.0", "name": "net1", "type": "calico", "ipam": {"type": "calico-ipam"}, "policy": {"type": "k8s"}` + more + `}`)
+	return r
+}
+
+func TestAddGivesWhatAPodAsksFor(t *testing.T) {
+	const mac, noIPAM = "02:00:00:00:00:07", `, "feature_control": {"ip_addrs_no_ipam": true}`
+	for name, tc := range map[string]struct {
+		annotation, value, more, args string
+		addr, mac                     string
+		free                          bool // assigned by nobody
+	}{
+		"hwAddr":              {annotation: "hwAddr", value: mac, addr: "10.65.0.1/32", mac: mac},
+		"ipAddrs":             {annotation: "ipAddrs", value: `["10.65.3.3"]`, addr: "10.65.3.3/32"},
+		"ipAddrsNoIpam":       {annotation: "ipAddrsNoIpam", value: `["192.0.2.9"]`, more: noIPAM, addr: "192.0.2.9/32", free: true},
+		"ipFamilies":          {annotation: "ipFamilies", value: `["IPv6"]`, addr: "fd00::1/128"},
+		"capability ips":      {more: `, "runtimeConfig": {"ips": ["10.65.3.4/24"]}`, addr: "10.65.3.4/32"},
+		"capability mac":      {more: `, "runtimeConfig": {"mac": "` + mac + `"}`, addr: "10.65.0.1/32", mac: mac},
+		"args of CNI":         {more: `, "args": {"cni": {"ips": ["10.65.3.6"], "mac": "` + mac + `", "labels": []}}`, addr: "10.65.3.6/32", mac: mac},
+		"args of others":      {more: `, "args": {"org.apache.mesos": {"network_info": 1}, "cni": 5}`, addr: "10.65.0.1/32"},
+		"CNI_ARGS":            {args: ";IP=10.65.3.5", addr: "10.65.3.5/32"},
+		"runtime's":           {more: `, "runtimeConfig": {"io.kubernetes.cri.pod-annotations": {"cni.projectcalico.org/hwAddr": "` + mac + `"}}`, addr: "10.65.0.1/32", mac: mac},
+		"capability is first": {annotation: "ipAddrs", value: `["10.65.3.3"]`, more: `, "runtimeConfig": {"ips": ["10.65.3.4"]}`, addr: "10.65.3.4/32"},
+	} {
+		t.Run(name, inWorld(func(t *testing.T, w *world) {
+			if tc.annotation != "" {
+				w.annotated(tc.annotation, tc.value)
+			}
+			add := configured("ADD", tc.more)
+			add.Args += tc.args
+			result := string(w.ok(add))
+			spec := w.endpoint("ns1", "node1-k8s-web--0-eth0").Spec
+			if !slices.Equal(spec.IPNetworks, []string{tc.addr}) || !strings.Contains(result, `"`+tc.addr+`"`) || tc.mac != "" && (spec.MAC != tc.mac || !strings.Contains(result, tc.mac)) {
+				t.Errorf("endpoint %+v, result %s", spec, result)
+			}
+			if assigned := len(w.owner) == 1; assigned == tc.free {
+				t.Errorf("assigned: %v", w.owner)
+			}
+			w.pods = nil // a repeated ADD asks nobody again
+			if again := string(w.ok(add)); again != result {
+				t.Errorf("a repeated ADD answers %s", again)
+			}
+			w.ok(configured("CHECK", tc.more))
+			w.ok(configured("DEL", ""))
+			w.wantNothing()
+		}))
+	}
+}
+
+func TestPoolsOfAPodsAnnotationReplaceTheConfigurations(t *testing.T) {
+	inWorld(func(t *testing.T, w *world) {
+		w.annotated("ipv4pools", `["pool-a"]`)
+		w.ok(configured("ADD", ""))
+		if !slices.Equal(w.asked.Pools4, []string{"pool-a"}) {
+			t.Errorf("pools %v", w.asked.Pools4)
+		}
+	})(t)
+}
+
+// TestPodThatCameTooLateToBeHeededIsNamed, and only that.
+func TestPodThatCameTooLateToBeHeededIsNamed(t *testing.T) {
+	for name, tc := range map[string]struct{ annotation, value, named string }{
+		"address": {"ipAddrs", `["10.65.3.3"]`, "ipAddrs"}, "pool": {"ipv4pools", `["gold"]`, "ipv4pools"}, "refused": {"floatingIPs", `["10.65.3.3"]`, "floatingIPs"},
+		"MAC address": {"hwAddr", "02:00:00:00:00:07", "hwAddr"}, "family": {"ipFamilies", `["IPv6"]`, "ipFamilies"}, "free address": {"ipAddrsNoIpam", `["192.0.2.9"]`, "ipAddrsNoIpam"},
+		"its own address": {"ipAddrs", `["10.65.0.1"]`, ""}, "its own pool": {"ipv4pools", `["pool1"]`, ""}, "its own family": {"ipFamilies", `["IPv4"]`, ""},
+	} {
+		t.Run(name, inWorld(func(t *testing.T, w *world) {
+			w.ok(configured("ADD", ""))
+			if lines := w.server.Unheeded(); len(lines) > 0 {
+				t.Errorf("before Kubernetes has told: %v", lines)
+			}
+			w.annotated(tc.annotation, tc.value)
+			line := w.server.Unheeded()["ns1/web-0"]
+			if tc.named == "" && line != "" || !strings.Contains(line, tc.named) {
+				t.Errorf("line %q, want one about %q", line, tc.named)
+			}
+			w.ok(configured("DEL", ""))
+			if lines := w.server.Unheeded(); len(lines) > 0 {
+				t.Errorf("after DEL: %v", lines)
+			}
+		}))
+	}
+}
+
+// TestAddRefusesWhatItCanNotGive, before anything is assigned.
+func TestAddRefusesWhatItCanNotGive(t *testing.T) {
+	for name, tc := range map[string]struct{ annotation, value, says string }{
+		"floating":       {"floatingIPs", `["10.65.0.9"]`, "annotation cni.projectcalico.org/floatingIPs of the pod: is not supported"},
+		"sources":        {"allowedSourcePrefixes", `["10.0.0.0/8"]`, "annotation cni.projectcalico.org/allowedSourcePrefixes of the pod: is not supported"},
+		"not allowed":    {"ipAddrsNoIpam", `["192.0.2.9"]`, `add "feature_control": {"ip_addrs_no_ipam": true}`},
+		"no MAC address": {"hwAddr", "x", `"x" is no MAC address`},
+	} {
+		t.Run(name, inWorld(func(t *testing.T, w *world) {
+			w.annotated(tc.annotation, tc.value)
+			if msg := w.fails(configured("ADD", ""), cniwire.CodeInvalidConfig); !strings.Contains(msg, tc.says) || strings.Contains(msg, "\n") {
+				t.Errorf("message %q", msg)
+			}
+			w.wantNothing()
+		}))
+	}
+	t.Run("address of another plugin", inWorld(func(t *testing.T, w *world) {
+		r := delegatedRequest("ADD", "c1")
+		r.Args += ";IP=192.0.2.8"
+		if msg := w.fails(r, cniwire.CodeInvalidConfig); !strings.Contains(msg, "ask it by the capability ips") {
+			t.Errorf("message %q", msg)
+		}
+		w.wantNothing()
+	}))
+}

@@ -1,0 +1,239 @@
+package fv
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/types"
+)
+
+// TestPluginsOfOthers has felix work with the reference plugins: as its IPAM, as what
+// comes after it in a chain, and as main plugins that have their addresses from it.
+func TestPluginsOfOthers(t *testing.T) {
+	l := up(t, "cniothers", 1)
+	own := t.TempDir()
+	build := exec.Command("go", "build", "-o", filepath.Join(own, "static"), "github.com/containernetworking/plugins/plugins/ipam/static")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for _, tc := range []struct {
+		name string
+		test func(runtime)
+	}{
+		{"HostLocal", runtime.hostLocal},
+		{"HostLocalFull", runtime.hostLocalFull},
+		{"StaticInTheNewestVersion", runtime.static},
+		{"IPAMPluginMissing", runtime.ipamPluginMissing},
+		{"Chain", runtime.chain},
+		{"Wishes", runtime.wishes},
+		{"CalicoIPAMUnderBridge", func(r runtime) { r.calicoIPAMUnder(`"type": "bridge", "bridge": "br9"`) }},
+		{"CalicoIPAMUnderMacvlan", func(r runtime) { r.calicoIPAMUnder(`"type": "macvlan", "master": "eth0"`) }},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			tc.test(newRuntime(t, l, own, debianPlugins))
+			waitStoreSound(t, l, 0)
+		})
+	}
+}
+
+// withHostLocal is a plugin that leaves its addresses to host-local, which keeps them
+// in files of the folder.
+func withHostLocal(dir, subnet string) string {
+	return fmt.Sprintf(`{"type": "calico", "policy": {"type": "k8s"}, "capabilities": {"ipRanges": true},
+		"ipam": {"type": "host-local", "dataDir": %q, "ranges": [[{"subnet": %q}], [{"subnet": "2001:db8:9::/64"}]]}}`, dir, subnet)
+}
+
+// reserved are the addresses that host-local has assigned.
+func (r runtime) reserved(dir, network string) string {
+	r.Helper()
+	files, err := os.ReadDir(filepath.Join(dir, network))
+	r.must(err)
+	var names []string
+	for _, f := range files {
+		if !strings.HasPrefix(f.Name(), "l") { // last_reserved_ip, lock
+			names = append(names, f.Name())
+		}
+	}
+	return strings.Join(names, " ")
+}
+
+func (r runtime) hostLocal() {
+	dir := r.TempDir()
+	list := r.list("hl", "1.0.0", withHostLocal(dir, "192.0.2.0/24"))
+	c := r.sandbox("hl")
+	result := r.add(list, c)
+	v4, v6 := "192.0.2.2", "2001:db8:9::2"
+	if got := r.reserved(dir, "hl"); got != v4+" "+v6 || len(result.IPs) != 2 || result.IPs[0].Address.String() != v4+"/32" || result.IPs[0].Gateway.String() != "169.254.1.1" {
+		r.Errorf("host-local has %s, the result %v", got, result)
+	}
+	for _, addr := range []string{v4, v6} {
+		r.onNode("ping -c 1 -W 5 " + addr)
+	}
+	r.add(list, c)
+	if got := r.reserved(dir, "hl"); got != v4+" "+v6 {
+		r.Errorf("after a repeated ADD host-local has %s", got)
+	}
+	r.check(list, c)
+	r.must(os.Remove(filepath.Join(dir, "hl", v4)))
+	r.must(os.Remove(filepath.Join(dir, "hl", v6)))
+	r.check(list, c, "IPAM plugin host-local: CHECK: host-local: Failed to find address added by container")
+	r.del(list, c)
+
+	// The runtime's own range, through the capability ipRanges.
+	other := r.sandbox("hl-range")
+	other.rt.CapabilityArgs = map[string]any{"ipRanges": [][]map[string]string{{{"subnet": "198.51.100.0/24"}}}}
+	if result := r.add(list, other); result.IPs[0].Address.IP.String() != "198.51.100.2" {
+		r.Errorf("result %v", result)
+	}
+	r.del(list, other)
+	r.until("the addresses are given back", func() bool { return r.reserved(dir, "hl") == "" })
+
+	// What fails after the assignment takes it back.
+	broken := r.sandbox("hl-broken")
+	broken.rt.NetNS = "/proc/1/ns/none"
+	_, err := r.cni.AddNetworkList(r.Context(), list, broken.rt)
+	r.wantCode(err, 4, "/proc/1/ns/none")
+	r.until("the addresses are given back", func() bool { return r.reserved(dir, "hl") == "" })
+}
+
+func (r runtime) hostLocalFull() {
+	dir := r.TempDir()
+	list := r.list("hlfull", "1.0.0", withHostLocal(dir, "192.0.2.0/30"))
+	first, second := r.sandbox("hlfull-1"), r.sandbox("hlfull-2")
+	r.add(list, first)
+	_, err := r.cni.AddNetworkList(r.Context(), list, second.rt)
+	if err == nil || !strings.Contains(err.Error(), "IPAM plugin host-local: ADD: ") || !strings.Contains(err.Error(), "no IP addresses available in range set: 192.0.2.1-192.0.2.2") {
+		r.Errorf("ADD without a free address: %v", err)
+	}
+	r.del(list, second)
+	r.del(list, first)
+	r.until("the addresses are given back", func() bool { return r.reserved(dir, "hlfull") == "" })
+}
+
+func (r runtime) static() {
+	list := r.list("st", "1.1.0", `{"type": "calico", "policy": {"type": "k8s"},
+		"ipam": {"type": "static", "addresses": [{"address": "192.0.2.77/24"}], "dns": {"nameservers": ["192.0.2.53"]}}}`)
+	c := r.sandbox("st")
+	r.must(r.cni.GetStatusNetworkList(r.Context(), list))
+	result := r.add(list, c)
+	if len(result.IPs) != 1 || result.IPs[0].Address.String() != "192.0.2.77/32" || len(result.DNS.Nameservers) != 1 {
+		r.Errorf("result %v", result)
+	}
+	r.check(list, c)
+	r.must(r.cni.GCNetworkList(r.Context(), list, &libcni.GCArgs{ValidAttachments: []types.GCAttachment{{ContainerID: c.ContainerID, IfName: "eth0"}}}))
+	r.check(list, c)
+	r.must(r.cni.GCNetworkList(r.Context(), list, &libcni.GCArgs{ValidAttachments: []types.GCAttachment{}}))
+	r.del(list, c)
+}
+
+func (r runtime) ipamPluginMissing() {
+	list := r.list("none", "1.1.0", `{"type": "calico", "ipam": {"type": "sticky"}}`)
+	r.wantCode(r.cni.GetStatusNetworkList(r.Context(), list), 50, "IPAM plugin sticky: felix does not find it in CNI_PATH ")
+	c := r.sandbox("none")
+	_, err := r.cni.AddNetworkList(r.Context(), list, c.rt)
+	r.wantCode(err, 7, "IPAM plugin sticky: felix does not find it in CNI_PATH ")
+	r.del(list, c)
+}
+
+// wishes are what a pod gets that asks for it by capabilities, and by the annotations
+// that containerd and CRI-O hand over.
+func (r runtime) wishes() {
+	r.apply("apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {name: gold}\nspec: {cidr: 10.98.0.0/24, ipipMode: Never, vxlanMode: Never}\n")
+	defer r.onNode("calicoctl delete ippool gold")
+	list := r.list("wishes", "1.1.0", `{"type": "calico", "ipam": {"type": "calico-ipam"}, "policy": {"type": "k8s"}, "feature_control": {"ip_addrs_no_ipam": true},
+		"capabilities": {"ips": true, "mac": true, "io.kubernetes.cri.pod-annotations": true}}`)
+	const mac = "02:00:00:00:77:01"
+	for name, tc := range map[string]struct {
+		args     map[string]any
+		addr, is string
+	}{
+		"ips":           {map[string]any{"ips": []string{"10.98.0.7"}}, "10.98.0.7", "10.98.0.7/32"},
+		"mac":           {map[string]any{"ips": []string{"10.98.0.8"}, "mac": mac}, "10.98.0.8", mac},
+		"ipAddrs":       {annotated("ipAddrs", `["10.98.0.9"]`), "10.98.0.9", "10.98.0.9/32"},
+		"ipAddrsNoIpam": {annotated("ipAddrsNoIpam", `["192.0.2.99"]`), "192.0.2.99", "192.0.2.99/32"},
+		"ipv4pools":     {annotated("ipv4pools", `["gold"]`), "", " 10.98.0."},
+		"hwAddr":        {annotated("hwAddr", mac), "", mac},
+	} {
+		r.Run(name, func(t *testing.T) {
+			r := runtime{t, r.l, r.cni}
+			c := r.sandbox("wish-" + strings.ToLower(name))
+			c.rt.CapabilityArgs = tc.args
+			result := r.add(list, c)
+			addr := result.IPs[0].Address.IP.String()
+			if have := r.inPod(c, "ip addr show dev eth0"); !strings.Contains(have, tc.is) || tc.addr != "" && addr != tc.addr {
+				r.Errorf("want %s with %s, got\n%s", tc.addr, tc.is, have)
+			}
+			r.onNode("ping -c 1 -W 5 " + addr)
+			r.check(list, c)
+			taken := r.sandbox("wish-again-" + strings.ToLower(name))
+			if taken.rt.CapabilityArgs = tc.args; name == "ips" {
+				_, err := r.cni.AddNetworkList(r.Context(), list, taken.rt)
+				r.wantCode(err, 11, "address is in use")
+			}
+			r.del(list, taken)
+			r.del(list, c)
+		})
+	}
+	c := r.sandbox("wish-floating")
+	c.rt.CapabilityArgs = annotated("floatingIPs", `["10.98.0.10"]`)
+	_, err := r.cni.AddNetworkList(r.Context(), list, c.rt)
+	r.wantCode(err, 7, "annotation cni.projectcalico.org/floatingIPs of the pod: is not supported")
+	r.del(list, c)
+}
+
+func annotated(annotation, value string) map[string]any {
+	return map[string]any{"io.kubernetes.cri.pod-annotations": map[string]string{"cni.projectcalico.org/" + annotation: value}}
+}
+
+// chain has what a runtime puts behind the main plugin.
+func (r runtime) chain() {
+	list := r.list("chain", "1.1.0", calicoPlugin,
+		`{"type": "portmap", "backend": "nftables", "capabilities": {"portMappings": true}}`,
+		`{"type": "bandwidth", "capabilities": {"bandwidth": true}}`,
+		`{"type": "tuning", "sysctl": {"net.ipv4.conf.eth0.arp_notify": "1"}}`)
+	c := r.sandbox("chain")
+	c.rt.CapabilityArgs = map[string]any{
+		"portMappings": []map[string]any{{"hostPort": 18080, "containerPort": 80, "protocol": "tcp"}},
+		"bandwidth":    map[string]any{"ingressRate": 8000000, "ingressBurst": 800000},
+	}
+	result := r.add(list, c)
+	device := result.Interfaces[0].Name
+	if rules := r.onNode("nft list ruleset"); !strings.Contains(rules, "18080") {
+		r.Errorf("portmap left no rule:\n%s", rules)
+	}
+	if qdisc := r.onNode("tc qdisc show dev " + device); !strings.Contains(qdisc, "tbf") || !strings.Contains(qdisc, "rate 8Mbit") {
+		r.Errorf("bandwidth left %s", qdisc)
+	}
+	if value := r.inPod(c, "sysctl -n net.ipv4.conf.eth0.arp_notify"); strings.TrimSpace(value) != "1" {
+		r.Errorf("tuning left %s", value)
+	}
+	r.check(list, c)
+	r.inPod(c, "sysctl -w net.ipv4.conf.eth0.arp_notify=0")
+	r.check(list, c, "arp_notify")
+	r.del(list, c)
+	if rules := r.onNode("nft list ruleset"); strings.Contains(rules, "18080") {
+		r.Errorf("after DEL there is\n%s", rules)
+	}
+}
+
+// calicoIPAMUnder has the addresses of two containers on a segment from calico-ipam.
+func (r runtime) calicoIPAMUnder(main string) {
+	list := r.list("lan", "1.0.0", "{"+main+`, "ipam": {"type": "calico-ipam"}}`)
+	a, b := r.sandbox("lan-a"), r.sandbox("lan-b")
+	result := r.add(list, a)
+	if ones, _ := result.IPs[0].Address.Mask.Size(); len(result.IPs) != 1 || ones != 26 {
+		r.Errorf("result %v", result)
+	}
+	r.check(list, a) // before another joins: a bridge takes the lowest MAC address of its ports
+	r.add(list, b)
+	r.inPod(b, "ping -c 1 -W 5 "+result.IPs[0].Address.IP.String())
+	for _, c := range []sandbox{a, b} {
+		r.del(list, c)
+		r.del(list, c)
+	}
+}
