@@ -128,6 +128,40 @@ func (w *writer) borrow(ctx context.Context, num int, pools []pool) (bool, error
 	return num <= 0, nil
 }
 
+// retire gives up the node's empty blocks in pools that no longer select it: another
+// node needs them. Nobody waits for it, and what fails is tried after the next release.
+func (w *writer) retire(ctx context.Context) {
+	if !w.released || !w.state.loaded {
+		return
+	}
+	w.released = false
+	labels, known := w.view.NodeLabels()
+	if !known {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, doubtTimeout)
+	defer cancel()
+	for _, obj := range w.pools {
+		p, err := parsePool(obj)
+		if err != nil || !p.deselects(labels) {
+			continue
+		}
+		for _, prefix := range w.state.ownBlocks(p) {
+			if !w.state.blocks[prefix].empty() {
+				continue
+			}
+			gone, err := giveUpEmpty(ctx, w.client, w.state.owner, prefix)
+			w.state.stale[prefix], w.state.loaded = true, false
+			if gone {
+				w.log.Info("gave up an empty block: its pool no longer selects this node", "block", prefix, "pool", p.name)
+			}
+			if err != nil {
+				w.log.Warn("an empty block of a pool that no longer selects this node stays", "block", prefix, "pool", p.name, "err", err)
+			}
+		}
+	}
+}
+
 // giveUpEmpty takes a block from an owner who has no address in it: its affinity is
 // marked pendingDeletion, then block and affinity are deleted together. Either step
 // depends on the block being as it was seen, empty: an owner who assigns from it

@@ -230,3 +230,28 @@ func TestMaxBlocksPerHostIsNeverExceeded(t *testing.T) {
 		t.Errorf("%d blocks", len(got))
 	}
 }
+
+func TestANodeGivesUpTheEmptyBlocksOfPoolsThatNoLongerSelectIt(t *testing.T) {
+	inRack := func(p *v3.IPPool) { p.Spec.NodeSelector = "rack == 'a'" }
+	c := newCluster(t, newPool("p", "10.0.0.0/24", blockSize(30), inRack), newPool("q", "10.1.0.0/24"), newNode("n", map[string]string{"rack": "a"}))
+	a := c.allocator("n")
+	for i := range 5 { // two blocks of p
+		if _, err := a.AutoAssign(t.Context(), ipam.Request{Handle: ipam.HandleID(fmt.Sprint("h", i)), Num4: 1, Pools4: []string{"p"}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.put(newNode("n", map[string]string{"rack": "b"}))
+	for i := range 4 { // one of them becomes empty
+		if _, err := a.ReleaseByHandle(t.Context(), ipam.HandleID(fmt.Sprint("h", i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := assign(t, a, "new", 1, 0) // after the writer was through with the release
+	if got[0].As4()[1] != 1 {
+		t.Errorf("got %v, want an address of q", got)
+	}
+	if left := c.store.Paths("/calico/ipam/v2/host/n/ipv4/block/10.0.0."); len(left) != 1 {
+		t.Errorf("blocks of p: %v", left)
+	}
+	c.check()
+}

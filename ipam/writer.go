@@ -48,6 +48,8 @@ type writer struct {
 	reserved reservations
 	// reserve is what the call for which a block is claimed wants kept back in it.
 	reserve *BlockReserve
+	// released: blocks may have become empty.
+	released bool
 	// solo restricts a transaction to one call, after a shared one was refused: a
 	// call that can't be served must not take others down with it.
 	solo bool
@@ -87,6 +89,7 @@ func (w *writer) run(ctx context.Context) {
 		}
 		runtime.Gosched() // callers that are ready to run join the first transaction
 		w.serve(ctx, w.queue.take())
+		w.retire(ctx)
 	}
 }
 
@@ -430,6 +433,7 @@ func (w *writer) endRelease(c *call, p *plan) {
 		addrs, freed = c.maybeReleased, c.maybeFreed
 	}
 	w.keepFreed(freed)
+	w.released = w.released || len(freed) > 0
 	c.answer(result{released: addrs})
 }
 
