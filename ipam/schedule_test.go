@@ -38,6 +38,9 @@ type program struct {
 	node  string
 	alloc *ipam.Allocator // nil outside
 	dead  bool            // it was killed: no operation of it gets through any more
+	// doubted are the handles of assignments that failed because the store did: it
+	// takes them back, while it lives.
+	doubted []string
 }
 
 func (s *schedule) client(who *program, store datastore.Client) datastore.Client {
@@ -178,7 +181,9 @@ func (w *world) assigned(p *program, handle string, got []ipam.Assignment, err e
 		w.held = append(w.held, handle)
 	case p.dead:
 		w.unsure = append(w.unsure, handle) // what the caller's journal is for
-	case errors.As(err, &full), errors.As(err, &refused), errors.Is(err, datastore.ErrUnavailable), errors.Is(err, datastore.ErrConflict):
+	case errors.Is(err, datastore.ErrUnavailable):
+		p.doubted = append(p.doubted, handle)
+	case errors.As(err, &full), errors.As(err, &refused), errors.Is(err, datastore.ErrConflict):
 	default:
 		if w.failed == nil {
 			w.failed = fmt.Errorf("assign for %s on %s: %w", handle, p.node, err)
@@ -266,6 +271,9 @@ func (w *world) kill(t *rapid.T) {
 	}
 	p.alloc.Close()
 	synctest.Wait()
+	w.tell.Lock()
+	w.unsure = append(w.unsure, p.doubted...) // what the caller's journal is for
+	w.tell.Unlock()
 	w.boot(p.node)
 }
 
