@@ -86,6 +86,17 @@ func (b block) lent(owner api.Affinity) int {
 	return lent
 }
 
+// usedOn counts the addresses of a block that are used on a node.
+func (b block) usedOn(node string) int {
+	used := 0
+	for _, index := range b.spec.Allocations {
+		if index != nil && b.spec.Attributes[*index].ActiveOwnerAttrs[api.AttributeNode] == node {
+			used++
+		}
+	}
+	return used
+}
+
 // String is "2 blocks in it with 0 of 8 addresses free, 3 used, …"; what is zero is left
 // out.
 func (t tally) String() string {

@@ -31,10 +31,16 @@ type other struct {
 // noteOther takes in how a block of somebody else can help: by its free addresses, or
 // whole. The blocks of virtual owners are for what they are there for.
 func (s *state) noteOther(b storedBlock) {
+	owner, owned := b.owner()
+	delete(s.borrowing, b.prefix)
+	if owner != s.owner {
+		if mine := b.usedOn(s.owner.Name); mine > 0 {
+			s.borrowing[b.prefix] = mine
+		}
+	}
 	if s.others == nil {
 		return
 	}
-	owner, owned := b.owner()
 	if len(b.spec.Unallocated) == 0 || owned && (owner == s.owner || owner.Type != api.AffinityHost) {
 		delete(s.others, b.prefix)
 		return

@@ -342,7 +342,7 @@ func nothingBorrowed(blocks []datastore.Entry) error {
 // rest lets everything come to its end.
 func (w *world) rest() error {
 	first := func(int) int { return 0 }
-	for range 3 {
+	for range 15 {
 		for n := 0; w.step(first, ipamtest.Pass); n++ {
 			if n == 20000 {
 				return errors.New("no end after 20000 operations")
@@ -351,7 +351,7 @@ func (w *world) rest() error {
 				return err
 			}
 		}
-		time.Sleep(10 * time.Second) // doubts are settled
+		time.Sleep(time.Second) // doubts are settled within seconds
 		synctest.Wait()
 	}
 	w.calls.Wait()
