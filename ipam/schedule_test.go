@@ -430,10 +430,16 @@ func (w *world) run(t *rapid.T, steps int) error {
 	return w.finish()
 }
 
-func newWorld(t *testing.T, config *api.IPAMConfig) *world {
+// newWorld is a world of three nodes. In a tight one there are fewer blocks than nodes.
+func newWorld(t *testing.T, tight bool, config *api.IPAMConfig) *world {
+	objects := []api.Object{newNode("n0", nil), newNode("n1", nil), newNode("n2", nil), config, newPool("p6", "fd00::/124", blockSize(126))}
+	if tight {
+		objects = append(objects, newPool("p4", "10.0.0.0/30", blockSize(31)))
+	} else {
+		objects = append(objects, newPool("p4", "10.0.0.0/29", blockSize(30)), newPool("q4", "10.0.0.8/30", blockSize(31)))
+	}
 	w := &world{
-		cluster: newCluster(t, newPool("p4", "10.0.0.0/29", blockSize(30)), newPool("q4", "10.0.0.8/30", blockSize(31)), newPool("p6", "fd00::/124", blockSize(126)),
-			newNode("n0", nil), newNode("n1", nil), newNode("n2", nil), config),
+		cluster: newCluster(t, objects...),
 		strict: config.Spec.StrictAffinity, model: ipamtest.NewModel(), nodes: map[string]*program{}, outside: &program{node: "outside"},
 		sequences: map[string]uint64{},
 	}
@@ -449,11 +455,11 @@ func newWorld(t *testing.T, config *api.IPAMConfig) *world {
 // failure, and replays it.
 func TestEveryOrderOfOperationsKeepsTheInvariants(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		strict, limit := rapid.Bool().Draw(rt, "strict"), rapid.IntRange(0, 3).Draw(rt, "limit")
+		tight, strict, limit := rapid.Bool().Draw(rt, "tight"), rapid.Bool().Draw(rt, "strict"), rapid.IntRange(0, 3).Draw(rt, "limit")
 		var err error
 		var panicked any
 		synctest.Test(t, func(t *testing.T) {
-			w := newWorld(t, newConfig(func(s *api.IPAMConfigSpec) { s.StrictAffinity, s.MaxBlocksPerHost = strict, limit }))
+			w := newWorld(t, tight, newConfig(func(s *api.IPAMConfigSpec) { s.StrictAffinity, s.MaxBlocksPerHost = strict, limit }))
 			defer w.close()
 			defer func() { panicked = recover() }() // rapid's own way to end a history
 			err = w.run(rt, 60)
