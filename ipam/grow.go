@@ -321,13 +321,13 @@ func (w *writer) claimNew(ctx context.Context, f family, pools []pool) (grown bo
 }
 
 // freeBlock is the first block of a pool, in the node's order, that overlaps
-// none known to exist.
+// none known to exist and isn't reserved as a whole.
 func (w *writer) freeBlock(p pool) (netip.Prefix, bool) {
 	if w.tooFine(p) {
 		return netip.Prefix{}, false
 	}
 	for prefix := range candidates(p.prefix, p.blockBits, w.node, w.now()) {
-		if !w.state.taken.OverlapsPrefix(prefix) {
+		if !w.state.taken.OverlapsPrefix(prefix) && !w.reserved.covers(prefix) {
 			return prefix, true
 		}
 	}

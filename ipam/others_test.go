@@ -109,6 +109,17 @@ func TestAReservedAddressIsNotBorrowed(t *testing.T) {
 	c.check()
 }
 
+func TestAReservedBlockIsNotClaimed(t *testing.T) {
+	reservation := v3.NewIPReservation()
+	reservation.Name = "r"
+	reservation.Spec.ReservedCIDRs = []string{"10.0.0.0/25", "10.0.0.128/26"}
+	c := newCluster(t, newPool("p", "10.0.0.0/24", blockSize(28)), newNode("n", nil), reservation)
+	assign(t, c.allocator("n"), "h", 17, 0)
+	if left := c.store.Paths("/calico/ipam/v2/host/n/"); len(left) != 2 {
+		t.Errorf("claimed: %v", left)
+	}
+}
+
 func TestAnEmptyBlockIsReclaimedAfterAMinute(t *testing.T) {
 	c := newCluster(t, newPool("p", onlyBlock, blockSize(30)), newNode("n", nil), newNode("m", nil), strict())
 	m := c.allocator("m")

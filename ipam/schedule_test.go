@@ -309,10 +309,12 @@ func (w *world) invariants() error {
 	if err != nil {
 		return err
 	}
+	before := w.sequences
+	w.sequences = map[string]uint64{} // of the blocks that are there; a new one starts by the clock
 	for _, entry := range snap.Entries {
 		spec := entry.Object.(*api.IPAMBlock).Spec
-		if spec.SequenceNumber < w.sequences[spec.CIDR] {
-			return fmt.Errorf("block %s: sequence number %d after %d", spec.CIDR, spec.SequenceNumber, w.sequences[spec.CIDR])
+		if spec.SequenceNumber < before[spec.CIDR] {
+			return fmt.Errorf("block %s: sequence number %d after %d", spec.CIDR, spec.SequenceNumber, before[spec.CIDR])
 		}
 		w.sequences[spec.CIDR] = spec.SequenceNumber
 	}
