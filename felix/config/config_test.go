@@ -201,3 +201,17 @@ func TestNodeName(t *testing.T) {
 		}
 	}
 }
+
+func TestMetricsAreServedAsUpstreamDoes(t *testing.T) {
+	c, problems := Resolve()
+	if len(problems) > 0 || c.MetricsEnabled || c.MetricsAddress != ":9091" || !c.GoMetrics || !c.ProcessMetrics {
+		t.Errorf("defaults: %+v, %v", c, problems)
+	}
+	c, problems = Resolve(FromEnv([]string{
+		"FELIX_PROMETHEUSMETRICSENABLED=true", "FELIX_PROMETHEUSMETRICSPORT=9191", "FELIX_PROMETHEUSMETRICSHOST=127.0.0.1",
+		"FELIX_PROMETHEUSGOMETRICSENABLED=false", "FELIX_PROMETHEUSPROCESSMETRICSENABLED=false",
+	}))
+	if len(problems) > 0 || !c.MetricsEnabled || c.MetricsAddress != "127.0.0.1:9191" || c.GoMetrics || c.ProcessMetrics {
+		t.Errorf("got %+v, %v", c, problems)
+	}
+}

@@ -275,19 +275,19 @@ func (f *felix) run(ctx context.Context) error {
 // serveHTTP serves the probes and the metrics where they are wanted.
 func (f *felix) serveHTTP(ctx context.Context, run func(func() error)) error {
 	for _, s := range []struct {
-		enabled       bool
-		what, address string
-		handler       func() http.Handler
+		enabled                bool
+		what, address, setting string
+		handler                func() http.Handler
 	}{
-		{f.cfg.HealthEnabled, "health", f.cfg.HealthAddress, health.Probes{Live: f.loop.Live, Ready: f.ready}.Handler},
-		{f.cfg.MetricsEnabled, "metrics", f.cfg.MetricsAddress, f.metrics},
+		{f.cfg.HealthEnabled, "health", f.cfg.HealthAddress, "HealthPort", health.Probes{Live: f.loop.Live, Ready: f.ready}.Handler},
+		{f.cfg.MetricsEnabled, "metrics", f.cfg.MetricsAddress, "PrometheusMetricsPort", f.metrics},
 	} {
 		if !s.enabled {
 			continue
 		}
 		l, err := net.Listen("tcp", s.address)
 		if err != nil {
-			return fmt.Errorf("serve %s: %w", s.what, err)
+			return fmt.Errorf("serve %s: %w (%s chooses the port)", s.what, err, s.setting)
 		}
 		run(func() error { return health.Serve(ctx, l, s.handler()) })
 	}
