@@ -116,22 +116,32 @@ func (w *writer) borrow(ctx context.Context, num int, pools []pool) (bool, error
 			if num <= 0 {
 				return true, nil
 			}
-			keys := make([]api.Key, len(chunk))
-			for i, prefix := range chunk {
-				keys[i] = api.BlockKey(prefix)
-			}
-			if err := w.read(ctx, keys); err != nil {
+			free, err := w.borrowFrom(ctx, chunk)
+			if err != nil {
 				return false, err
 			}
-			for _, prefix := range chunk {
-				if _, still := w.state.others[prefix]; still {
-					w.state.borrowed[prefix] = true
-					num -= w.state.blocks[prefix].available(w.reserved)
-				}
-			}
+			num -= free
 		}
 	}
 	return num <= 0, nil
+}
+
+// borrowFrom reads blocks of others for the present batch, and counts what is free.
+func (w *writer) borrowFrom(ctx context.Context, lenders []netip.Prefix) (free int, err error) {
+	keys := make([]api.Key, len(lenders))
+	for i, prefix := range lenders {
+		keys[i] = api.BlockKey(prefix)
+	}
+	if err := w.read(ctx, keys); err != nil {
+		return 0, err
+	}
+	for _, prefix := range lenders {
+		if _, still := w.state.others[prefix]; still {
+			w.state.borrowed[prefix] = true
+			free += w.state.blocks[prefix].available(w.reserved)
+		}
+	}
+	return free, nil
 }
 
 // retire gives up the node's empty blocks in pools that no longer select it: another
@@ -180,7 +190,7 @@ func giveUpEmpty(ctx context.Context, client datastore.Client, owner api.Affinit
 		if err != nil {
 			return false, err
 		}
-		if found.invalid[blockKey] != nil || found.invalid[affinityKey] != nil {
+		if len(found.invalid) > 0 {
 			return false, nil // an operator's business
 		}
 		ops, gone := giveUpStep(owner, prefix, found.entry(blockKey), found.entry(affinityKey), begun)
@@ -188,7 +198,7 @@ func giveUpEmpty(ctx context.Context, client datastore.Client, owner api.Affinit
 			return gone, nil
 		}
 		begun = true
-		if _, err := client.Txn(ctx, ops...); isFailure(err) {
+		if _, err = client.Txn(ctx, ops...); isFailure(err) {
 			return false, err
 		}
 	}

@@ -138,14 +138,6 @@ func (w *world) boot(node string) {
 	w.nodes[node] = p
 }
 
-func (w *world) fail(err error) {
-	w.tell.Lock()
-	defer w.tell.Unlock()
-	if w.failed == nil {
-		w.failed = err
-	}
-}
-
 func (w *world) newHandle() string {
 	w.tell.Lock()
 	defer w.tell.Unlock()
@@ -442,7 +434,7 @@ func newWorld(t *testing.T, tight bool, config *api.IPAMConfig) *world {
 	}
 	w := &world{
 		cluster: newCluster(t, objects...),
-		strict: config.Spec.StrictAffinity, model: ipamtest.NewModel(), nodes: map[string]*program{}, outside: &program{node: "outside"},
+		strict:  config.Spec.StrictAffinity, model: ipamtest.NewModel(), nodes: map[string]*program{}, outside: &program{node: "outside"},
 		sequences: map[string]uint64{},
 	}
 	for i := range 3 {

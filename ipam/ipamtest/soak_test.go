@@ -44,12 +44,12 @@ type soak struct {
 
 // soakProcess is one life of a node.
 type soakProcess struct {
-	name  string
-	life  int
-	cmd   *exec.Cmd
-	in    io.Closer
-	open  map[int]*soakCall
-	held  map[string]bool
+	name string
+	life int
+	cmd  *exec.Cmd
+	in   io.Closer
+	open map[int]*soakCall
+	held map[string]bool
 	// journal has the handles that must be released: their calls died with a process.
 	journal map[string]bool
 }

@@ -238,7 +238,9 @@ func (n *soakNode) look(ctx context.Context, rng *rand.Rand) {
 }
 
 // soakAddr is any address of the IPv4 pool.
-func soakAddr(rng *rand.Rand) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, 0, byte(rng.IntN(128))}) }
+func soakAddr(rng *rand.Rand) netip.Addr {
+	return netip.AddrFrom4([4]byte{10, 0, 0, byte(rng.IntN(128))})
+}
 
 func texts(addrs []netip.Addr) (out []string) {
 	for _, a := range addrs {
