@@ -7,8 +7,12 @@ import (
 	"strings"
 	"testing"
 
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"tortie/felix/config"
 	"tortie/internal/api"
+	"tortie/internal/datastore"
 	"tortie/internal/datastore/memory"
 	"tortie/ipam"
 )
@@ -47,5 +51,31 @@ func TestMetricsPortThatIsTakenIsSaid(t *testing.T) {
 	err := f.serveHTTP(context.Background(), func(func() error) { t.Error("served") })
 	if err == nil || !strings.Contains(err.Error(), "serve metrics: listen tcp 127.0.0.1:") || !strings.Contains(err.Error(), "PrometheusMetricsPort") {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestAddressesThatRunOutAreAProblem(t *testing.T) {
+	store, tracker := memory.New(api.NewRegistry()), ipam.NewTracker("n")
+	pool := v3.NewIPPool()
+	pool.Name, pool.Spec.CIDR, pool.Spec.BlockSize = "p", "10.0.0.0/30", 31
+	node := &api.Node{TypeMeta: metav1.TypeMeta{Kind: string(api.KindNode), APIVersion: api.GroupVersion}, ObjectMeta: metav1.ObjectMeta{Name: "n"}}
+	for key, obj := range map[api.Key]api.Object{{Kind: api.KindIPPool, Name: "p"}: pool, {Kind: api.KindNode, Name: "n"}: node} {
+		rev, err := store.Txn(t.Context(), datastore.Put(key, obj))
+		if err != nil {
+			t.Fatal(err)
+		}
+		tracker.Apply([]datastore.SyncUpdate{{Key: key, Entry: &datastore.Entry{Key: key, Object: obj, Revision: rev}}})
+	}
+	f := &felix{allocator: ipam.New(ipam.Config{Client: store, Node: "n", View: tracker})}
+	defer f.allocator.Close()
+	if found := f.addressProblems(); len(found) != 0 {
+		t.Errorf("an empty pool: %v", found)
+	}
+	if _, err := f.allocator.AutoAssign(t.Context(), ipam.Request{Handle: "h", Num4: 4}); err != nil {
+		t.Fatal(err)
+	}
+	found := f.addressProblems()
+	if len(found) != 1 || found[0].Reason != "AddressesRunOut" || !strings.Contains(found[0].Line, "IP pool p (10.0.0.0/30): nodes have 2 of its 2 blocks: add a pool") {
+		t.Errorf("a full pool: %v", found)
 	}
 }
