@@ -11,6 +11,8 @@ PODS    ?= 2
 LABS    ?=
 FUZZTIME ?= 30s
 HOURS   ?= 240
+SOAK_CALLS ?= 100000
+SOAK_SEED  ?=
 
 # Every program is static: it must run in an empty image and in any mount namespace.
 export CGO_ENABLED := 0
@@ -96,18 +98,21 @@ race: ## Run the package tests under the race detector (needs gcc).
 	@tests/install.sh nft:nftables ip:iproute2 bird:bird2 ping:iputils-ping /usr/lib/frr/bfdd:frr gcc:gcc
 	CGO_ENABLED=1 $(GO) test -race -timeout 40m $(filter-out tortie/bgpd/speaker/gobgp,$(UNIT))
 
-bench: build ## Measure CNI ADD and DEL beside ptp + host-local and their floors, and bgpd beside BIRD.
+bench: build ## Measure CNI ADD and DEL beside ptp + host-local and their floors, bgpd beside BIRD, addresses beside bare etcd.
 	@tests/install.sh nft:nftables ip:iproute2 bird:bird2 /usr/lib/cni/ptp:containernetworking-plugins
 	@$(GO) run ./tests/bench -bin bin
+	@$(GO) test -run '^$$' -bench . -benchtime 300x -timeout 20m ./ipam/ipamtest
+
+soak: ## Long proofs: IPAM with nodes and etcd killed at random (SOAK_CALLS=100000 SOAK_SEED=), bgpd with HOURS=240 of churn, compressed.
+	SOAK_CALLS=$(SOAK_CALLS) SOAK_SEED=$(SOAK_SEED) $(GO) test -count 1 -v -timeout 120m -run TestSoak ./ipam/ipamtest
+	$(GO) test -count 1 -timeout 120m -run 'EveryOrder|AgreeWithTheModel' ./ipam -rapid.checks=20000
+	@$(GO) run ./tests/bench -soak $(HOURS)
 
 fuzz: ## Fuzz every target for a while (FUZZTIME=30s each); their seeds are part of unit.
 	@set -e; for f in $$(git grep -l '^func Fuzz' -- '*_test.go'); do \
 	  for t in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9]*\).*/\1/p' $$f); do \
 	    echo "$$f: $$t"; $(GO) test -run '^$$' -fuzz "^$$t\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 2s ./$$(dirname $$f); \
 	  done; done
-
-soak: ## Have bgpd live through HOURS=240 of a cluster's churn, compressed; memory must stay flat.
-	@$(GO) run ./tests/bench -soak $(HOURS)
 
 fmt: ## Format the Go code.
 	@$(TOOL) gofumpt -w $$(git ls-files '*.go' | grep -v '\.pb\.go$$')

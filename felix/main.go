@@ -60,7 +60,8 @@ Files, with the parameter that moves them:
 What is wrong stands in felix-status.json beside the socket, for calicoctl node status.
 
 It needs root, and the nft command for natOutgoing. Logs go to standard error. Health probes, when
-HealthEnabled is true: http://localhost:9099/liveness and /readiness.
+HealthEnabled is true: http://localhost:9099/liveness and /readiness. Metrics, when
+PrometheusMetricsEnabled is true: http://<node>:9091/metrics (PrometheusMetricsHost, …Port).
 `
 
 func run(args []string) int {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"tortie/internal/api"
 	"tortie/internal/datastore"
@@ -19,8 +20,11 @@ import (
 type Allocator struct {
 	queue  *queue
 	client datastore.Client
+	now    func() time.Time
 
 	recorder *Recorder
+	counters *counters
+	last     atomic.Pointer[Stats]
 
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -39,10 +43,12 @@ func (a *Allocator) AutoAssign(ctx context.Context, req Request) ([]Assignment, 
 	if err := req.validate(); err != nil {
 		return nil, fmt.Errorf("assign addresses for handle %q: %w", req.Handle, err)
 	}
+	began := a.now()
 	r, err := a.do(ctx, &call{ctx: ctx, handle: req.Handle, assign: &req, alone: req.With == nil})
 	if err != nil {
 		return nil, fmt.Errorf("assign addresses for handle %q: %w", req.Handle, err)
 	}
+	a.counters.assigned(a.now().Sub(began))
 	if req.With != nil {
 		req.With.Created = r.companion
 	}
@@ -209,6 +215,8 @@ type call struct {
 	assign *Request
 	// ensure: a block of the node is wanted for assign, and no address.
 	ensure bool
+	// stats: only statistics are wanted.
+	stats bool
 	// attrs are set when the writer first sees an assign: a repeated attempt
 	// writes the same.
 	attrs api.BlockAttributes
@@ -234,6 +242,7 @@ type result struct {
 	companion bool
 	released  []netip.Addr
 	blocks    []netip.Prefix
+	stats     Stats
 	err       error
 }
 

@@ -2,10 +2,12 @@ package ipam
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"time"
 
 	"tortie/internal/api"
+	"tortie/internal/datastore"
 )
 
 // cooldown keeps the addresses that were released too short a while ago to be assigned
@@ -70,15 +72,19 @@ func (w *writer) coolSeen() {
 	w.state.freed = nil
 }
 
-// recall reads from the history which addresses of a block still cool down.
+// recall reads from the history which addresses of a block still cool down. A history
+// that may not be read keeps nobody from an address.
 func (w *writer) recall(ctx context.Context, block netip.Prefix) error {
 	period := cooldownOf(w.view.Config())
 	if period == 0 {
 		return nil
 	}
 	pages, _, err := readHistory(ctx, w.client, block)
-	if err != nil {
+	switch {
+	case errors.Is(err, datastore.ErrUnavailable), ctx.Err() != nil:
 		return err
+	case err != nil:
+		w.log.Warn("which addresses cool down since before the start is not known", "block", block, "err", err)
 	}
 	for _, page := range pages {
 		for _, r := range pageOf(page).Releases {

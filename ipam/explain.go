@@ -86,19 +86,31 @@ func (b block) lent(owner api.Affinity) int {
 	return lent
 }
 
+// usedOn counts the addresses of a block that are used on a node.
+func (b block) usedOn(node string) int {
+	used := 0
+	for _, index := range b.spec.Allocations {
+		if index != nil && b.spec.Attributes[*index].ActiveOwnerAttrs[api.AttributeNode] == node {
+			used++
+		}
+	}
+	return used
+}
+
 // String is "2 blocks in it with 0 of 8 addresses free, 3 used, …"; what is zero is left
 // out.
 func (t tally) String() string {
-	s := fmt.Sprintf("%s in it with %d free", count(t.blocks, "block"), t.free)
+	var s strings.Builder
+	fmt.Fprintf(&s, "%s in it with %d free", count(t.blocks, "block"), t.free)
 	for _, part := range []struct {
 		n    int
 		what string
 	}{{t.used, "used"}, {t.borrowed, "of those borrowed by other nodes"}, {t.reserved, "reserved"}, {t.cooling, "cooling down"}} {
 		if part.n > 0 {
-			s += fmt.Sprintf(", %d %s", part.n, part.what)
+			fmt.Fprintf(&s, ", %d %s", part.n, part.what)
 		}
 	}
-	return s
+	return s.String()
 }
 
 // whyFull is the verdict on a pool that could serve but for space.

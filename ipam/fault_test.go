@@ -295,6 +295,18 @@ func (m *machine) arm(t *rapid.T, node string) *member {
 	return mem
 }
 
+// strict reads every key as strictly as can be.
+func (m *machine) strict(t *rapid.T) {
+	reg := api.NewRegistry()
+	for _, path := range m.store.Paths("/calico/") {
+		if value, ok := m.store.RawGet(path); ok {
+			if err := ipamtest.CheckRaw(reg, path, value); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
 // disturb writes a block without changing it, as any other program may.
 func (m *machine) disturb(pick int) {
 	snap, err := m.store.List(context.Background(), datastore.Range{Kind: api.KindIPAMBlock})
@@ -417,6 +429,7 @@ func TestAllocatorsAgreeWithTheModel(t *testing.T) {
 				if err := m.model.Verify(context.Background(), m.store); err != nil {
 					t.Fatal(err)
 				}
+				m.strict(t)
 			},
 		})
 		for _, handle := range m.handles {

@@ -48,7 +48,7 @@ func (w *writer) planAddresses(p *plan, c *call) ([]portion, error) {
 		if !ok || !w.state.own(prefix) && !w.state.borrowed[prefix] {
 			return portions, nil
 		}
-		b, _ := p.view(prefix)
+		b := p.view(prefix)
 		n := ordinalOf(prefix, addr)
 		switch taken := b.spec.Allocations[n] != nil; {
 		case (taken || !slices.Contains(b.spec.Unallocated, n)) && !c.located[addr]:

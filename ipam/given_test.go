@@ -97,8 +97,10 @@ func TestGivenAndAnyAddressesAreAssignedTogetherOrNotAtAll(t *testing.T) {
 		t.Errorf("held %v, %v", held, err)
 	}
 	for _, bad := range []ipam.Request{
-		{Handle: "h", Addrs: []netip.Addr{{}}}, {Handle: "h", Addrs: []netip.Addr{netip.MustParseAddr("::ffff:10.0.0.1")}},
-		{Handle: "h", Addrs: slices.Repeat([]netip.Addr{netip.MustParseAddr("10.0.0.1")}, 2)}, {Handle: "h", Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}, Num4: 1},
+		{Handle: "h", Addrs: []netip.Addr{{}}},
+		{Handle: "h", Addrs: []netip.Addr{netip.MustParseAddr("::ffff:10.0.0.1")}},
+		{Handle: "h", Addrs: slices.Repeat([]netip.Addr{netip.MustParseAddr("10.0.0.1")}, 2)},
+		{Handle: "h", Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}, Num4: 1},
 	} {
 		if _, err := a.AutoAssign(t.Context(), bad); !errors.Is(err, ipam.ErrInvalid) {
 			t.Errorf("%v: got %v", bad.Addrs, err)

@@ -213,20 +213,20 @@ func (w *writer) grow(ctx context.Context, c *call, batch []*call) (bool, error)
 		}
 		return obtained, err
 	}
-	f, num, pools, err := w.lacking(c)
+	lack, err := w.lacking(c)
 	if err != nil {
 		return false, err
 	}
-	grown, err := w.resume(ctx, pools)
+	grown, err := w.resume(ctx, lack.pools)
 	class := error(nil)
 	if !grown && err == nil {
-		grown, class, err = w.claimNew(ctx, f, pools)
+		grown, class, err = w.claimNew(ctx, lack.family, lack.pools)
 	}
 	if !grown && err == nil && errors.Is(class, ErrPoolFull) {
-		grown, err = w.reclaim(ctx, pools)
+		grown, err = w.reclaim(ctx, lack.pools)
 	}
 	if !grown && err == nil && !c.ensure {
-		grown, err = w.borrow(ctx, num, pools)
+		grown, err = w.borrow(ctx, lack.num, lack.pools)
 	}
 	switch {
 	case errors.Is(err, errChanged):
@@ -234,7 +234,7 @@ func (w *writer) grow(ctx context.Context, c *call, batch []*call) (bool, error)
 	case err != nil || grown:
 		return grown, err
 	case c.searched:
-		return false, w.explain(c, f, pools, class)
+		return false, w.explain(c, lack.family, lack.pools, class)
 	}
 	if err := w.load(ctx); err != nil {
 		return false, err
@@ -248,24 +248,32 @@ func (w *writer) grow(ctx context.Context, c *call, batch []*call) (bool, error)
 	return true, nil
 }
 
-// lacking is the family that a call finds no room in, how many addresses the node's own
+// lack is what a call finds no room in: the family, how many addresses the node's own
 // blocks lack, and the pools to find them in.
-func (w *writer) lacking(c *call) (f family, num int, pools []pool, err error) {
+type lack struct {
+	family family
+	num    int
+	pools  []pool
+}
+
+func (w *writer) lacking(c *call) (l lack, err error) {
 	p := newPlan(w.state, w.reserved, w.now())
-	for _, f = range c.assign.families() {
-		num, _ = c.assign.wanted(f)
-		if pools, err = w.usablePools(c.assign, f); err != nil {
-			return f, num, nil, err
+	for _, f := range c.assign.families() {
+		num, _ := c.assign.wanted(f)
+		l = lack{family: f}
+		if l.pools, err = w.usablePools(c.assign, f); err != nil {
+			return l, err
 		}
-		if c.ensure && len(w.ownBlocks(pools)) == 0 {
-			return f, 0, pools, nil
+		if c.ensure && len(w.ownBlocks(l.pools)) == 0 {
+			return l, nil
 		}
-		if _, found := p.search(num, pools); found < num && !c.ensure {
-			_, own := p.searchIn(nil, num, pools, w.state.ownBlocks)
-			return f, num - own, pools, nil
+		if _, found := p.search(num, l.pools); found < num && !c.ensure {
+			_, own := p.searchIn(nil, num, l.pools, w.state.ownBlocks)
+			l.num = num - own
+			return l, nil
 		}
 	}
-	return f, 0, pools, nil
+	return l, nil
 }
 
 // resume carries on with a claim that was begun earlier.
@@ -321,13 +329,13 @@ func (w *writer) claimNew(ctx context.Context, f family, pools []pool) (grown bo
 }
 
 // freeBlock is the first block of a pool, in the node's order, that overlaps
-// none known to exist.
+// none known to exist and isn't reserved as a whole.
 func (w *writer) freeBlock(p pool) (netip.Prefix, bool) {
 	if w.tooFine(p) {
 		return netip.Prefix{}, false
 	}
 	for prefix := range candidates(p.prefix, p.blockBits, w.node, w.now()) {
-		if !w.state.taken.OverlapsPrefix(prefix) {
+		if !w.state.taken.OverlapsPrefix(prefix) && !w.reserved.covers(prefix) {
 			return prefix, true
 		}
 	}

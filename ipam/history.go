@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -203,7 +202,7 @@ func (b block) released(ordinals []int, at time.Time, reason string) []api.IPAMR
 		}
 		out = append(out, api.IPAMRelease{
 			Address: b.addr(n).String(), Handle: string(b.holder(n)),
-			Attributes: maps.Clone(b.spec.Attributes[*index].ActiveOwnerAttrs),
+			Attributes: b.spec.Attributes[*index].ActiveOwnerAttrs, // nobody changes attributes in place
 			Released:   metav1.NewTime(at.UTC().Truncate(time.Second)), Reason: reason,
 		})
 	}

@@ -116,9 +116,12 @@ func New(cfg Config) *Allocator {
 		done:   make(chan struct{}),
 		client: cfg.Client,
 
+		now: cfg.Now,
+
 		recorder: cfg.Recorder,
+		counters: newCounters(),
 	}
-	w := newWriter(cfg, a.queue)
+	w := newWriter(cfg, a.queue, a.counters)
 	go func() {
 		defer close(a.done)
 		w.run(ctx)

@@ -17,6 +17,7 @@ func ReleaseNode(ctx context.Context, client datastore.Client, node string) erro
 	if err != nil {
 		return fmt.Errorf("release the addresses of node %s: %w", node, err)
 	}
+	ctx = WithReason(ctx, "node "+node+" was deleted")
 	for _, handle := range handles {
 		if _, err := ReleaseHandle(ctx, client, handle); err != nil {
 			return err

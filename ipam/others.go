@@ -31,10 +31,16 @@ type other struct {
 // noteOther takes in how a block of somebody else can help: by its free addresses, or
 // whole. The blocks of virtual owners are for what they are there for.
 func (s *state) noteOther(b storedBlock) {
+	owner, owned := b.owner()
+	delete(s.borrowing, b.prefix)
+	if owner != s.owner {
+		if mine := b.usedOn(s.owner.Name); mine > 0 {
+			s.borrowing[b.prefix] = mine
+		}
+	}
 	if s.others == nil {
 		return
 	}
-	owner, owned := b.owner()
 	if len(b.spec.Unallocated) == 0 || owned && (owner == s.owner || owner.Type != api.AffinityHost) {
 		delete(s.others, b.prefix)
 		return
@@ -110,22 +116,66 @@ func (w *writer) borrow(ctx context.Context, num int, pools []pool) (bool, error
 			if num <= 0 {
 				return true, nil
 			}
-			keys := make([]api.Key, len(chunk))
-			for i, prefix := range chunk {
-				keys[i] = api.BlockKey(prefix)
-			}
-			if err := w.read(ctx, keys); err != nil {
+			free, err := w.borrowFrom(ctx, chunk)
+			if err != nil {
 				return false, err
 			}
-			for _, prefix := range chunk {
-				if _, still := w.state.others[prefix]; still {
-					w.state.borrowed[prefix] = true
-					num -= w.state.blocks[prefix].available(w.reserved)
-				}
-			}
+			num -= free
 		}
 	}
 	return num <= 0, nil
+}
+
+// borrowFrom reads blocks of others for the present batch, and counts what is free.
+func (w *writer) borrowFrom(ctx context.Context, lenders []netip.Prefix) (free int, err error) {
+	keys := make([]api.Key, len(lenders))
+	for i, prefix := range lenders {
+		keys[i] = api.BlockKey(prefix)
+	}
+	if err := w.read(ctx, keys); err != nil {
+		return 0, err
+	}
+	for _, prefix := range lenders {
+		if _, still := w.state.others[prefix]; still {
+			w.state.borrowed[prefix] = true
+			free += w.state.blocks[prefix].available(w.reserved)
+		}
+	}
+	return free, nil
+}
+
+// retire gives up the node's empty blocks in pools that no longer select it: another
+// node needs them. Nobody waits for it, and what fails is tried after the next release.
+func (w *writer) retire(ctx context.Context) {
+	if !w.released || !w.state.loaded {
+		return
+	}
+	w.released = false
+	labels, known := w.view.NodeLabels()
+	if !known {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, doubtTimeout)
+	defer cancel()
+	for _, obj := range w.pools {
+		p, err := parsePool(obj)
+		if err != nil || !p.deselects(labels) {
+			continue
+		}
+		for _, prefix := range w.state.ownBlocks(p) {
+			if !w.state.blocks[prefix].empty() {
+				continue
+			}
+			gone, err := giveUpEmpty(ctx, w.client, w.state.owner, prefix)
+			w.state.stale[prefix], w.state.loaded = true, false
+			if gone {
+				w.log.Info("gave up an empty block: its pool no longer selects this node", "block", prefix, "pool", p.name)
+			}
+			if err != nil {
+				w.log.Warn("an empty block of a pool that no longer selects this node stays", "block", prefix, "pool", p.name, "err", err)
+			}
+		}
+	}
 }
 
 // giveUpEmpty takes a block from an owner who has no address in it: its affinity is
@@ -140,7 +190,7 @@ func giveUpEmpty(ctx context.Context, client datastore.Client, owner api.Affinit
 		if err != nil {
 			return false, err
 		}
-		if found.invalid[blockKey] != nil || found.invalid[affinityKey] != nil {
+		if len(found.invalid) > 0 {
 			return false, nil // an operator's business
 		}
 		ops, gone := giveUpStep(owner, prefix, found.entry(blockKey), found.entry(affinityKey), begun)
@@ -148,7 +198,7 @@ func giveUpEmpty(ctx context.Context, client datastore.Client, owner api.Affinit
 			return gone, nil
 		}
 		begun = true
-		if _, err := client.Txn(ctx, ops...); isFailure(err) {
+		if _, err = client.Txn(ctx, ops...); isFailure(err) {
 			return false, err
 		}
 	}

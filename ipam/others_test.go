@@ -109,6 +109,17 @@ func TestAReservedAddressIsNotBorrowed(t *testing.T) {
 	c.check()
 }
 
+func TestAReservedBlockIsNotClaimed(t *testing.T) {
+	reservation := v3.NewIPReservation()
+	reservation.Name = "r"
+	reservation.Spec.ReservedCIDRs = []string{"10.0.0.0/25", "10.0.0.128/26"}
+	c := newCluster(t, newPool("p", "10.0.0.0/24", blockSize(28)), newNode("n", nil), reservation)
+	assign(t, c.allocator("n"), "h", 17, 0)
+	if left := c.store.Paths("/calico/ipam/v2/host/n/"); len(left) != 2 {
+		t.Errorf("claimed: %v", left)
+	}
+}
+
 func TestAnEmptyBlockIsReclaimedAfterAMinute(t *testing.T) {
 	c := newCluster(t, newPool("p", onlyBlock, blockSize(30)), newNode("n", nil), newNode("m", nil), strict())
 	m := c.allocator("m")
@@ -229,4 +240,29 @@ func TestMaxBlocksPerHostIsNeverExceeded(t *testing.T) {
 	if got := c.store.Paths("/calico/ipam/v2/host/n/"); len(got) != 3 {
 		t.Errorf("%d blocks", len(got))
 	}
+}
+
+func TestANodeGivesUpTheEmptyBlocksOfPoolsThatNoLongerSelectIt(t *testing.T) {
+	inRack := func(p *v3.IPPool) { p.Spec.NodeSelector = "rack == 'a'" }
+	c := newCluster(t, newPool("p", "10.0.0.0/24", blockSize(30), inRack), newPool("q", "10.1.0.0/24"), newNode("n", map[string]string{"rack": "a"}))
+	a := c.allocator("n")
+	for i := range 5 { // two blocks of p
+		if _, err := a.AutoAssign(t.Context(), ipam.Request{Handle: ipam.HandleID(fmt.Sprint("h", i)), Num4: 1, Pools4: []string{"p"}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.put(newNode("n", map[string]string{"rack": "b"}))
+	for i := range 4 { // one of them becomes empty
+		if _, err := a.ReleaseByHandle(t.Context(), ipam.HandleID(fmt.Sprint("h", i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := assign(t, a, "new", 1, 0) // after the writer was through with the release
+	if got[0].As4()[1] != 1 {
+		t.Errorf("got %v, want an address of q", got)
+	}
+	if left := c.store.Paths("/calico/ipam/v2/host/n/ipv4/block/10.0.0."); len(left) != 1 {
+		t.Errorf("blocks of p: %v", left)
+	}
+	c.check()
 }

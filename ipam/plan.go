@@ -69,12 +69,11 @@ func newPlan(s *state, reserved reservations, now time.Time) *plan {
 }
 
 // view is a block as it is at this point of the plan.
-func (p *plan) view(prefix netip.Prefix) (block, bool) {
+func (p *plan) view(prefix netip.Prefix) block {
 	if b, ok := p.blocks[prefix]; ok {
-		return b, true
+		return b
 	}
-	stored, ok := p.state.blocks[prefix]
-	return stored.block, ok
+	return p.state.blocks[prefix].block
 }
 
 // stage is the plan's own copy of a block, which it will write.
@@ -149,7 +148,7 @@ func (p *plan) searchIn(portions []portion, num int, pools []pool, blocks func(p
 			if found == num {
 				return portions, found
 			}
-			b, _ := p.view(prefix)
+			b := p.view(prefix)
 			if n := min(b.available(p.reserved), num-found); n > 0 {
 				portions = append(portions, portion{block: prefix, num: n, pool: pl.name})
 				found += n

@@ -160,6 +160,16 @@ func (c criteria) refuse(p pool) string {
 	return c.refuseNamespace(p.spec.NamespaceSelector)
 }
 
+// deselects reports whether a pool is not for nodes with these labels. One whose
+// selector can't be read doesn't say.
+func (p pool) deselects(labels map[string]string) bool {
+	if selectsAll(p.spec.NodeSelector) {
+		return false
+	}
+	sel, err := selector.Parse(p.spec.NodeSelector)
+	return err == nil && !sel.Matches(labels)
+}
+
 // refuseUse says why nobody may get addresses of a pool for a use, or nothing.
 func (p pool) refuseUse(use v3.IPPoolAllowedUse) string {
 	switch {

@@ -2,6 +2,7 @@ package ipam
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -34,7 +35,9 @@ type Recorder struct {
 	lost    int
 	wake    chan struct{} // capacity 1
 
-	newest map[netip.Prefix]*datastore.Entry // used by Run alone
+	// What follows is used by Run alone.
+	newest map[netip.Prefix]*datastore.Entry
+	said   string // what was last logged of a store that doesn't take it
 }
 
 type recorded struct {
@@ -130,12 +133,20 @@ func (r *Recorder) flush(ctx context.Context) {
 		newest, err := appendHistory(ctx, r.client, block, r.newest[block], releases)
 		if err != nil {
 			delete(r.newest, block)
-			r.log.Debug("history of addresses waits", "block", block, "err", err)
+			r.say(err)
 			r.putBack(waiting)
 			return
 		}
-		r.newest[block] = newest
+		r.newest[block], r.said = newest, ""
 		waiting = rest
+	}
+}
+
+// say logs once why history can't be written. A store that is away is told by others.
+func (r *Recorder) say(err error) {
+	if text := err.Error(); text != r.said && !errors.Is(err, datastore.ErrUnavailable) {
+		r.said = text
+		r.log.Warn("the history of addresses can't be written; trying again", "err", err)
 	}
 }
 

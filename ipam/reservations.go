@@ -44,6 +44,11 @@ func (r reservations) holds(addr netip.Addr) bool {
 	return r.table != nil && r.table.Contains(addr)
 }
 
+// covers reports whether one IPReservation holds a whole block back.
+func (r reservations) covers(block netip.Prefix) bool {
+	return r.table != nil && r.table.LookupPrefix(block)
+}
+
 // rest has an address cool down, if addresses do.
 func (r reservations) rest(addr netip.Addr) {
 	if r.cooling != nil {

@@ -40,6 +40,8 @@ type state struct {
 	others map[netip.Prefix]other
 	// borrowed are blocks of others that the present batch may assign from.
 	borrowed map[netip.Prefix]bool
+	// borrowing counts the addresses of this node in blocks of others.
+	borrowing map[netip.Prefix]int
 	// freed are addresses of the node's blocks that somebody else released.
 	freed []netip.Addr
 	// stale are blocks that must be read before they are used.
@@ -61,6 +63,7 @@ func newState(owner api.Affinity, log *slog.Logger) *state {
 		stale:   make(map[netip.Prefix]bool),
 
 		borrowed:      make(map[netip.Prefix]bool),
+		borrowing:     make(map[netip.Prefix]int),
 		brokenHandles: make(map[HandleID]error),
 	}
 }
@@ -195,6 +198,7 @@ func (s *state) dropBlock(prefix netip.Prefix) {
 		s.taken.Delete(prefix)
 	}
 	delete(s.others, prefix)
+	delete(s.borrowing, prefix)
 	s.forget(prefix)
 }
 
@@ -275,6 +279,7 @@ func (s *state) settle(p *plan, rev datastore.Revision) {
 		stored.entry.Revision = rev
 		stored.block = b
 		s.blocks[prefix] = stored
+		s.noteOther(stored)
 	}
 	for id, h := range p.handles {
 		if len(h.counts) == 0 {

@@ -41,6 +41,7 @@ type writer struct {
 
 	recorder *Recorder // nil for no history
 	cooldown cooldown
+	counters *counters
 
 	// What the View said when the batch began.
 	pools    []*v3.IPPool
@@ -48,12 +49,14 @@ type writer struct {
 	reserved reservations
 	// reserve is what the call for which a block is claimed wants kept back in it.
 	reserve *BlockReserve
+	// released: blocks may have become empty.
+	released bool
 	// solo restricts a transaction to one call, after a shared one was refused: a
 	// call that can't be served must not take others down with it.
 	solo bool
 }
 
-func newWriter(cfg Config, q *queue) *writer {
+func newWriter(cfg Config, q *queue, counted *counters) *writer {
 	return &writer{
 		client: cfg.Client,
 		view:   cfg.View,
@@ -65,6 +68,7 @@ func newWriter(cfg Config, q *queue) *writer {
 		news:   make(map[string]poolNews),
 
 		recorder: cfg.Recorder,
+		counters: counted,
 	}
 }
 
@@ -86,7 +90,11 @@ func (w *writer) run(ctx context.Context) {
 		case <-retry.C:
 		}
 		runtime.Gosched() // callers that are ready to run join the first transaction
-		w.serve(ctx, w.queue.take())
+		calls := w.queue.take()
+		if rest := w.tell(ctx, calls); len(rest) > 0 || len(calls) == 0 {
+			w.serve(ctx, rest)
+		}
+		w.retire(ctx)
 	}
 }
 
@@ -375,9 +383,11 @@ func (w *writer) commit(ctx context.Context, p *plan) bool {
 	var conflict *datastore.ConflictError
 	switch {
 	case err == nil:
+		w.counters.count(&w.counters.work.Committed)
 		w.committed(p, rev)
 		return true
 	case errors.As(err, &conflict):
+		w.counters.count(&w.counters.work.Conflicts)
 		keys := make([]api.Key, len(ops))
 		for i, op := range ops {
 			keys[i] = op.Key
@@ -389,6 +399,7 @@ func (w *writer) commit(ctx context.Context, p *plan) bool {
 		})
 		return false
 	}
+	w.counters.count(&w.counters.work.Failures)
 	if errors.Is(err, datastore.ErrUnavailable) || ctx.Err() != nil {
 		w.unknown(p, ops)
 		return false
@@ -430,6 +441,7 @@ func (w *writer) endRelease(c *call, p *plan) {
 		addrs, freed = c.maybeReleased, c.maybeFreed
 	}
 	w.keepFreed(freed)
+	w.released = w.released || len(freed) > 0
 	c.answer(result{released: addrs})
 }
 

@@ -11,6 +11,7 @@ import (
 	"tortie/felix/journal"
 	"tortie/internal/control/cniwire"
 	"tortie/internal/datastore"
+	"tortie/ipam"
 )
 
 // The pace of the releaser.
@@ -295,6 +296,7 @@ func (s *Server) releaseAddresses(ctx context.Context, e journal.Entry) error {
 	if s.handleShared(e) {
 		return nil // released with the last interface of the container
 	}
+	ctx = ipam.WithReason(ctx, "its attachment ended: CNI DEL, or an ADD undone")
 	if _, err := s.addresses.ReleaseByHandle(ctx, handleOf(e.ID)); err != nil {
 		return err
 	}

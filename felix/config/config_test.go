@@ -141,7 +141,7 @@ func TestUpstreamTableIsWhole(t *testing.T) {
 	if n := len(known()); n != 202 {
 		t.Errorf("%d parameters, want upstream's 202", n)
 	}
-	h := &health{}
+	h := &addresses{}
 	for _, p := range parameters(h) {
 		u, ok := known()[strings.ToLower(p.name)]
 		if ok && p.field != "" && (u.field != p.field || u.name != p.name) {
@@ -199,5 +199,19 @@ func TestNodeName(t *testing.T) {
 		if tc.says == "" && (err != nil || got != tc.want) || tc.says != "" && (err == nil || !strings.Contains(err.Error(), tc.says)) {
 			t.Errorf("%v: %q, %v", tc.env, got, err)
 		}
+	}
+}
+
+func TestMetricsAreServedAsUpstreamDoes(t *testing.T) {
+	c, problems := Resolve()
+	if len(problems) > 0 || c.MetricsEnabled || c.MetricsAddress != ":9091" || !c.GoMetrics || !c.ProcessMetrics {
+		t.Errorf("defaults: %+v, %v", c, problems)
+	}
+	c, problems = Resolve(FromEnv([]string{
+		"FELIX_PROMETHEUSMETRICSENABLED=true", "FELIX_PROMETHEUSMETRICSPORT=9191", "FELIX_PROMETHEUSMETRICSHOST=127.0.0.1",
+		"FELIX_PROMETHEUSGOMETRICSENABLED=false", "FELIX_PROMETHEUSPROCESSMETRICSENABLED=false",
+	}))
+	if len(problems) > 0 || !c.MetricsEnabled || c.MetricsAddress != "127.0.0.1:9191" || c.GoMetrics || c.ProcessMetrics {
+		t.Errorf("got %+v, %v", c, problems)
 	}
 }

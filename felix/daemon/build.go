@@ -54,6 +54,7 @@ type felix struct {
 	pods      *podnet.Net
 	loop      *dataplane.Loop
 	allocator *ipam.Allocator
+	history   *ipam.Recorder
 	tunnels   *vxlan.Tunnels
 	endpoint  *registration.Tunnels // their addresses
 	underlay  *underlay
@@ -81,7 +82,8 @@ func (f *felix) build() (err error) {
 		return err
 	}
 	tracker := ipam.NewTracker(f.node)
-	f.allocator = ipam.New(ipam.Config{Client: f.client, Node: f.node, View: tracker, Log: f.log})
+	f.history = ipam.NewRecorder(f.client, f.log)
+	f.allocator = ipam.New(ipam.Config{Client: f.client, Node: f.node, View: tracker, Recorder: f.history, Log: f.log})
 	f.endpoint = registration.NewTunnels(registration.TunnelConfig{
 		Node: f.node, Client: f.client, Registry: f.registry, Addresses: f.allocator,
 		Prepare: f.tunnels.Prepare, Forget: f.tunnels.Forget, Log: f.log,

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"runtime/debug"
 	"strings"
@@ -15,6 +16,9 @@ import (
 
 	"github.com/google/uuid"
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
 
 	"tortie/felix/config"
@@ -28,6 +32,7 @@ import (
 	"tortie/internal/kernel"
 	"tortie/internal/kernel/feature"
 	"tortie/internal/lockfile"
+	"tortie/ipam/ipammetrics"
 )
 
 // resourceTimeout is how long felix waits at its start for the configuration in
@@ -252,13 +257,10 @@ func (f *felix) run(ctx context.Context) error {
 	if f.kubernetes != nil {
 		f.kubernetes.run(ctx, base, g.Go)
 	}
-	if f.cfg.HealthEnabled {
-		l, err := net.Listen("tcp", f.cfg.HealthAddress)
-		if err != nil {
-			stop()
-			return errors.Join(fmt.Errorf("serve health: %w", err), g.Wait())
-		}
-		g.Go(func() error { return health.Serve(base, l, health.Probes{Live: f.loop.Live, Ready: f.ready}.Handler()) })
+	g.Go(func() error { return f.history.Run(base) })
+	if err := f.serveHTTP(base, g.Go); err != nil {
+		stop()
+		return errors.Join(err, g.Wait())
 	}
 	g.Go(func() error {
 		defer stop()
@@ -268,4 +270,41 @@ func (f *felix) run(ctx context.Context) error {
 		return f.server.Run(ctx, f.listener)
 	})
 	return g.Wait()
+}
+
+// serveHTTP serves the probes and the metrics where they are wanted.
+func (f *felix) serveHTTP(ctx context.Context, run func(func() error)) error {
+	for _, s := range []struct {
+		enabled                bool
+		what, address, setting string
+		handler                func() http.Handler
+	}{
+		{f.cfg.HealthEnabled, "health", f.cfg.HealthAddress, "HealthPort", health.Probes{Live: f.loop.Live, Ready: f.ready}.Handler},
+		{f.cfg.MetricsEnabled, "metrics", f.cfg.MetricsAddress, "PrometheusMetricsPort", f.metrics},
+	} {
+		if !s.enabled {
+			continue
+		}
+		l, err := net.Listen("tcp", s.address)
+		if err != nil {
+			return fmt.Errorf("serve %s: %w (%s chooses the port)", s.what, err, s.setting)
+		}
+		run(func() error { return health.Serve(ctx, l, s.handler()) })
+	}
+	return nil
+}
+
+// metrics serves /metrics.
+func (f *felix) metrics() http.Handler {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(ipammetrics.New(f.allocator))
+	if f.cfg.GoMetrics {
+		registry.MustRegister(collectors.NewGoCollector())
+	}
+	if f.cfg.ProcessMetrics {
+		registry.MustRegister(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	return mux
 }

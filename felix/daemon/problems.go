@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -8,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"tortie/felix/calc"
 	"tortie/felix/problems"
@@ -29,6 +31,7 @@ const (
 	reasonBackend      = "PoolNotCarried"
 
 	reasonUnknownBackend = "UnknownBackend"
+	reasonAddresses      = "AddressesRunOut"
 	reasonPolicies       = "PoliciesNotEnforced"
 	reasonAnnotations    = "AnnotationsUnheeded"
 	reasonKubernetes     = "KubernetesAccess"
@@ -47,7 +50,7 @@ func (f *felix) sources() []problems.Source {
 			return problem(reasonKubernetes, "felix goes on without Kubernetes: %v: give its pod a service account (automountServiceAccountToken)", f.without)
 		})
 	}
-	return append(all, f.tunnelProblem, f.backendProblem, f.policyProblem, f.objectProblems)
+	return append(all, f.tunnelProblem, f.addressProblems, f.backendProblem, f.policyProblem, f.objectProblems)
 }
 
 func problem(reason, format string, args ...any) []problems.Problem {
@@ -60,6 +63,20 @@ func (f *felix) annotationProblems() []problems.Problem {
 	lines := f.server.Unheeded()
 	for _, pod := range slices.Sorted(maps.Keys(lines)) {
 		all = append(all, problems.Problem{Reason: reasonAnnotations, Topic: pod, Line: lines[pod]})
+	}
+	return all
+}
+
+// statsPatience is how long the look at addresses waits for the allocator.
+const statsPatience = 200 * time.Millisecond
+
+// addressProblems warns before addresses run out.
+func (f *felix) addressProblems() []problems.Problem {
+	ctx, cancel := context.WithTimeout(context.Background(), statsPatience)
+	defer cancel()
+	var all []problems.Problem
+	for _, w := range f.allocator.Stats(ctx).Warnings() {
+		all = append(all, problems.Problem{Reason: reasonAddresses, Topic: w.Topic, Line: w.Line})
 	}
 	return all
 }

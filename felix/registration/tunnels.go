@@ -304,7 +304,7 @@ func (t *Tunnels) releaseOthers(ctx context.Context, tun tunnel, addr netip.Addr
 	if len(others) == 0 {
 		return nil
 	}
-	if err := t.cfg.Addresses.Release(ctx, tun.handle, others); err != nil {
+	if err := t.cfg.Addresses.Release(ipam.WithReason(ctx, "the tunnel has another address"), tun.handle, others); err != nil {
 		return err
 	}
 	t.cfg.Log.Info("former VXLAN tunnel addresses released", "addrs", others)
@@ -329,7 +329,7 @@ func (t *Tunnels) retire(ctx context.Context, tun tunnel) (again time.Duration, 
 	if err := t.publish(ctx, tun, netip.Addr{}); err != nil && !errors.Is(err, datastore.ErrNotFound) {
 		return never, err
 	}
-	released, err := t.cfg.Addresses.ReleaseByHandle(ctx, tun.handle)
+	released, err := t.cfg.Addresses.ReleaseByHandle(ipam.WithReason(ctx, "no IP pool asks for a tunnel of this node"), tun.handle)
 	if err != nil {
 		return never, err
 	}

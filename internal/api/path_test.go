@@ -22,8 +22,8 @@ func TestPathsOfIPAMRecords(t *testing.T) {
 		"/calico/ipam/v2/host/node1/ipv6/block/fd00:20:0:df9b::-122":         api.BlockAffinityKey(api.HostAffinity("node1"), block6),
 		"/calico/ipam/v2/virtual/load-balancer/ipv4/block/10.20.166.128-26":  api.BlockAffinityKey(api.Affinity{Type: api.AffinityVirtual, Name: "load-balancer"}, block),
 		"/calico/tortie/v1/services/default/web":                             api.AdvertisedServiceKey("default", "web"),
-		"/calico/tortie/v1/history/10.20.166.128-26.5":                        api.HistoryKey(block, 5),
-		"/calico/tortie/v1/history/fd00:20:0:df9b::-122.0":                    api.HistoryKey(block6, 0),
+		"/calico/tortie/v1/history/10.20.166.128-26.5":                       api.HistoryKey(block, 5),
+		"/calico/tortie/v1/history/fd00:20:0:df9b::-122.0":                   api.HistoryKey(block6, 0),
 		"/calico/resources/v3/projectcalico.org/networksets/ns1/netset1":     {Kind: api.KindNetworkSet, Namespace: "ns1", Name: "netset1"},
 		"/calico/resources/v3/projectcalico.org/felixconfigurations/node.n1": {Kind: api.KindFelixConfiguration, Name: "node.n1"},
 	}

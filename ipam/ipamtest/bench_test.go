@@ -2,17 +2,24 @@ package ipamtest_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"tortie/internal/api"
 	"tortie/internal/datastore"
 	"tortie/internal/datastore/etcd/etcdtest"
 	"tortie/ipam"
+	"tortie/ipam/ipamtest"
 )
 
 // bench is a real etcd with one node whose block is already claimed.
@@ -143,4 +150,152 @@ func BenchmarkConcurrentAllocation(b *testing.B) {
 	b.ReportMetric(calls/(median(single)/1e9), "one-at-a-time/s")
 	b.ReportMetric(calls/(median(together)/1e9), "64-at-once/s")
 	b.ReportMetric(median(single)/median(together), "rate-ratio")
+}
+
+// fill stores count blocks of a pool, all of whose addresses another node has.
+func (s *bench) fill(pool netip.Prefix, bits, count int, skip netip.Addr) {
+	s.b.Helper()
+	var ops []clientv3.Op
+	flush := func() {
+		if _, err := s.bare.Txn(s.ctx).Then(ops...).Commit(); err != nil {
+			s.b.Fatal(err)
+		}
+		ops = nil
+	}
+	size := 1 << (pool.Addr().BitLen() - bits)
+	addr := pool.Addr()
+	for range count {
+		block := netip.PrefixFrom(addr, bits)
+		if !block.Contains(skip) {
+			text := fmt.Sprintf(`{"cidr":"%s","affinity":"host:full","allocations":[%s],"unallocated":[],"attributes":[{"handle_id":"h-%s","secondary":{"node":"full"}}],"sequenceNumber":7,"sequenceNumberForAllocation":{},"deleted":false}`,
+				block, strings.TrimSuffix(strings.Repeat("0,", size), ","), addr)
+			ops = append(ops, clientv3.OpPut("/calico/ipam/v2/assignment/ipv4/block/"+strings.Replace(block.String(), "/", "-", 1), text))
+		}
+		for range size {
+			addr = addr.Next()
+		}
+		if len(ops) == 100 {
+			flush()
+		}
+	}
+	if len(ops) > 0 {
+		flush()
+	}
+}
+
+// BenchmarkLastBlockOfMany finds the one free block among 4,096: by one list and the two
+// transactions of the claim.
+func BenchmarkLastBlockOfMany(b *testing.B) {
+	server := etcdtest.Start(b, etcdtest.Options{})
+	s := &bench{b: b, ctx: context.Background(), client: connect(b, server), bare: server.Bare(context.Background())}
+	populate(b, s.client, map[string]string{"p": "10.0.0.0/14"}, map[string]int{"p": 26}, "node1")
+	s.fill(netip.MustParsePrefix("10.0.0.0/14"), 26, 4096, netip.MustParseAddr("10.1.2.3"))
+	var found []time.Duration
+	trips := 0
+	for b.Loop() {
+		client := &ipamtest.Faulty{Client: s.client}
+		a := start(b, client, "node1")
+		if _, err := a.ReleaseByHandle(s.ctx, "nobody"); err != nil { // reads the node's affinities
+			b.Fatal(err)
+		}
+		before := client.Operations()
+		found = append(found, timed(func() {
+			if _, err := a.EnsureBlock(s.ctx, ipam.Request{Num4: 1}); err != nil {
+				b.Fatal(err)
+			}
+		}))
+		trips = client.Operations() - before
+		a.Close()
+		if _, err := ipam.ReleaseHost(s.ctx, s.client, "node1"); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(trips), "round-trips")
+	b.ReportMetric(median(found)/1e6, "found-p50-ms")
+}
+
+// BenchmarkLastBlockOfSixteen has 16 nodes want the one block there is, which they may
+// not share: how long until each of them knows, and how many transactions that took.
+func BenchmarkLastBlockOfSixteen(b *testing.B) {
+	const nodes = 16
+	server := etcdtest.Start(b, etcdtest.Options{})
+	s := &bench{b: b, ctx: context.Background(), client: connect(b, server), bare: server.Bare(context.Background())}
+	var names []string
+	for i := range nodes {
+		names = append(names, fmt.Sprint("node", i))
+	}
+	populate(b, s.client, map[string]string{"p": "10.0.0.0/26"}, map[string]int{"p": 26}, names...)
+	put(b, s.client, &api.IPAMConfig{
+		TypeMeta:   metav1.TypeMeta{Kind: string(api.KindIPAMConfig), APIVersion: api.GroupVersion},
+		ObjectMeta: metav1.ObjectMeta{Name: api.IPAMConfigKey().Name},
+		Spec:       api.IPAMConfigSpec{AutoAllocateBlocks: true, StrictAffinity: true},
+	})
+	clients, allocs := make([]*ipamtest.Faulty, nodes), make([]*ipam.Allocator, nodes)
+	var told []time.Duration
+	operations, rounds := 0, 0
+	for b.Loop() {
+		for i, name := range names {
+			clients[i] = &ipamtest.Faulty{Client: s.client}
+			allocs[i] = start(b, clients[i], name)
+			if _, err := allocs[i].ReleaseByHandle(s.ctx, "nobody"); err != nil {
+				b.Fatal(err)
+			}
+		}
+		var won atomic.Int64
+		told = append(told, timed(func() {
+			var wg sync.WaitGroup
+			for i, name := range names {
+				wg.Go(func() {
+					_, err := allocs[i].AutoAssign(s.ctx, ipam.Request{Handle: ipam.HandleID(name), Num4: 1})
+					switch {
+					case err == nil:
+						won.Add(1)
+					case !errors.Is(err, ipam.ErrPoolFull):
+						b.Error(err)
+					}
+				})
+			}
+			wg.Wait()
+		}))
+		if won.Load() != 1 {
+			b.Fatalf("%d nodes got an address of the one block", won.Load())
+		}
+		rounds++
+		for i, name := range names {
+			operations += clients[i].Operations()
+			allocs[i].Close()
+			if err := ipam.ReleaseNode(s.ctx, s.client, name); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	b.ReportMetric(median(told)/1e6, "all-told-p50-ms")
+	b.ReportMetric(float64(operations)/float64(rounds*nodes), "operations/node")
+}
+
+// BenchmarkAllocationAmongManyBlocks compares an assignment in a cluster of 10 blocks
+// with one in a cluster of 10,000, in turn.
+func BenchmarkAllocationAmongManyBlocks(b *testing.B) {
+	var few, many []time.Duration
+	sizes := map[int]*bench{}
+	for _, count := range []int{10, 10000} {
+		server := etcdtest.Start(b, etcdtest.Options{})
+		s := &bench{b: b, ctx: context.Background(), client: connect(b, server), bare: server.Bare(context.Background())}
+		populate(b, s.client, map[string]string{"p": "10.0.0.0/12"}, map[string]int{"p": 26}, "node1")
+		s.fill(netip.MustParsePrefix("10.0.0.0/12"), 26, count, netip.Addr{})
+		s.alloc = start(b, s.client, "node1")
+		s.assign("warm")
+		sizes[count] = s
+	}
+	for b.Loop() {
+		for count, times := range map[int]*[]time.Duration{10: &few, 10000: &many} {
+			s := sizes[count]
+			handle := s.name()
+			*times = append(*times, timed(func() { s.assign(handle) }))
+			s.release(handle)
+		}
+	}
+	b.ReportMetric(median(few), "10-blocks-p50-ns")
+	b.ReportMetric(median(many), "10000-blocks-p50-ns")
+	b.ReportMetric(median(many)/median(few), "ratio")
 }

@@ -202,6 +202,20 @@ func (s *content) checkOwner(prefix netip.Prefix, fault faultFunc) {
 
 // checkHandles compares the counts of handles with the blocks.
 func (s *content) checkHandles(fault faultFunc) {
+	held := s.held(fault)
+	for id, counts := range s.handles {
+		if !maps.Equal(counts, held[id]) {
+			fault("handle %s: counts %v, blocks hold %v", id, counts, held[id])
+		}
+		delete(held, id)
+	}
+	for id, counts := range held {
+		fault("handle %s: no such handle, but blocks hold %v", id, counts)
+	}
+}
+
+// held counts what the blocks hold for every handle.
+func (s *content) held(fault faultFunc) map[string]map[string]int {
 	held := make(map[string]map[string]int)
 	for prefix, b := range s.blocks {
 		for n, index := range b.Allocations {
@@ -222,15 +236,7 @@ func (s *content) checkHandles(fault faultFunc) {
 			held[id][prefix.String()]++
 		}
 	}
-	for id, counts := range s.handles {
-		if !maps.Equal(counts, held[id]) {
-			fault("handle %s: counts %v, blocks hold %v", id, counts, held[id])
-		}
-		delete(held, id)
-	}
-	for id, counts := range held {
-		fault("handle %s: no such handle, but blocks hold %v", id, counts)
-	}
+	return held
 }
 
 // Owners maps every allocated address to the handle that holds it.

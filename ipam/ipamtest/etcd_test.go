@@ -23,7 +23,16 @@ import (
 	"tortie/ipam/ipamtest"
 )
 
-func TestMain(m *testing.M) { os.Exit(etcdtest.Main(m)) }
+func TestMain(m *testing.M) {
+	if order := os.Getenv(soakVariable); order != "" {
+		if err := runSoakNode(order); err != nil {
+			fmt.Fprintln(os.Stderr, "soak node:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(etcdtest.Main(m))
+}
 
 func connect(t testing.TB, server *etcdtest.Server) datastore.Client {
 	t.Helper()

@@ -226,7 +226,7 @@ func (c *Collector) releaseHandle(ctx context.Context, s subject, seen []ipam.Al
 	if proof == "" { // in use after all
 		return c.later(s)
 	}
-	addrs, err := ipam.ReleaseAsSeen(ctx, c.cfg.Client, s.handle, seen)
+	addrs, err := ipam.ReleaseAsSeen(ipam.WithReason(ctx, "leaked: "+proof), c.cfg.Client, s.handle, seen)
 	if errors.Is(err, ipam.ErrNotAsSeen) {
 		return c.later(s)
 	}
