@@ -7,7 +7,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// exclusions is the annotation of a command's flags with those of which it takes one only.
+// exclusions is the annotation of a command with its groups of flags of which it takes one
+// only, a line each.
 const exclusions = "tortie-exclusions"
 
 // atMostOne makes flags exclude each other. It is told to cobra, too, for completion, whose
@@ -17,12 +18,20 @@ func atMostOne(cmd *cobra.Command, flags ...string) {
 	if cmd.Annotations == nil {
 		cmd.Annotations = map[string]string{}
 	}
-	cmd.Annotations[exclusions] = strings.Join(flags, " ")
+	cmd.Annotations[exclusions] += strings.Join(flags, " ") + "\n"
 }
 
 // checkExclusions says which of the flags that were given can't be given together.
 func checkExclusions(cmd *cobra.Command) error {
-	group := strings.Fields(cmd.Annotations[exclusions])
+	for line := range strings.Lines(cmd.Annotations[exclusions]) {
+		if err := checkExclusion(cmd, strings.Fields(line)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkExclusion(cmd *cobra.Command, group []string) error {
 	var given []string
 	cmd.Flags().Visit(func(f *pflag.Flag) {
 		for _, name := range group {

@@ -330,15 +330,13 @@ func (p *checkPrinter) others() int {
 const enough = 10
 
 func (p *checkPrinter) findings() {
-	for i, f := range p.result.Findings {
-		nth := 1
-		for j := i; j > 0 && p.result.Findings[j-1].Kind == f.Kind; j-- {
-			nth++
-		}
+	nth := map[check.Kind]int{}
+	for _, f := range p.result.Findings {
+		nth[f.Kind]++
 		switch {
-		case nth <= enough || p.flags.problems:
+		case nth[f.Kind] <= enough || p.flags.problems:
 			p.finding(f)
-		case nth == enough+1:
+		case nth[f.Kind] == enough+1:
 			p.printf("\n%s: %d more, shown with --show-problem-ips\n", f.Kind, len(p.result.Of(f.Kind))-enough)
 		}
 	}

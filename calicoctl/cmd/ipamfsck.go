@@ -68,8 +68,8 @@ Exit status: 0 when nothing is wrong, or no longer; 1 when something is left.`,
 	f.BoolVar(&flags.repair, "repair", false, "mend what can be mended")
 	f.StringVar(&flags.undo, "undo", "", "undo what the run that wrote this file has changed")
 	_ = cmd.MarkFlagFilename("undo", "json")
-	cmd.MarkFlagsMutuallyExclusive("repair", "undo")
-	cmd.MarkFlagsMutuallyExclusive("undo-file", "undo")
+	atMostOne(cmd, "repair", "undo")
+	atMostOne(cmd, "undo-file", "undo")
 	return cmd
 }
 
@@ -219,9 +219,11 @@ func (a *app) lookTwice(ctx context.Context, s *mending, flags mendFlags, wanted
 	if err != nil {
 		return nil, err
 	}
-	again := slices.DeleteFunc(second.Findings, func(f check.Finding) bool {
-		return !slices.ContainsFunc(found, f.Same)
-	})
+	once := map[string]bool{}
+	for _, f := range found {
+		once[f.ID()] = true
+	}
+	again := slices.DeleteFunc(second.Findings, func(f check.Finding) bool { return !once[f.ID()] })
 	if gone := len(found) - len(again); gone > 0 {
 		a.printf("%d of them are gone or have changed: that was somebody at work.\n", gone)
 	}

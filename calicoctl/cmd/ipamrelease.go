@@ -62,7 +62,7 @@ one of another version of calicoctl, and a datastore that is not locked, need --
 	f.StringArrayVar(&flags.reports, "from-report", nil, "release what this report of ipam check says is leaked; may be repeated")
 	f.BoolVar(&flags.force, "force", false, "release an address that is in use; take a report of another version, and a datastore that is not locked")
 	flags.add(cmd)
-	cmd.MarkFlagsMutuallyExclusive("ip", "from-report")
+	atMostOne(cmd, "ip", "from-report")
 	_ = cmd.MarkFlagFilename("from-report", "json")
 	return cmd
 }
@@ -96,7 +96,7 @@ func (a *app) releaseAddress(ctx context.Context, store *resource.Store, kube Ku
 	if err != nil {
 		return err
 	}
-	held := assigned(now, addr)
+	held := now.Assigned(addr)
 	if len(held) == 0 {
 		for _, f := range now.Of(check.Unreadable) {
 			a.warn(f.Where + ": " + f.What)
@@ -119,11 +119,6 @@ func (a *app) releaseAddress(ctx context.Context, store *resource.Store, kube Ku
 	}
 	a.printf("Successfully released IP address %s\n", addr)
 	return nil
-}
-
-// assigned are the assignments of an address; two when blocks overlap.
-func assigned(r check.Result, addr netip.Addr) []check.Address {
-	return slices.DeleteFunc(slices.Clone(r.Addresses), func(a check.Address) bool { return a.Addr.Unmap() != addr })
 }
 
 // admit refuses reports that must not be acted on.
@@ -220,7 +215,7 @@ func (a *app) releaseReported(ctx context.Context, store *resource.Store, kube K
 	for _, ip := range slices.Sorted(maps.Keys(addresses)) {
 		x := addresses[ip]
 		addr, _ := netip.ParseAddr(ip) // readReport has looked
-		held := assigned(now, addr.Unmap())
+		held := now.Assigned(addr.Unmap())
 		if len(held) == 0 {
 			clean++
 			continue

@@ -50,7 +50,7 @@ func (c *checker) nodes() {
 }
 
 func (c *checker) nodeGone(f *Finding, blocks int) {
-	facts := proof.NodeFacts{Endpoints: c.onNode[f.Node], NobodyKnown: c.in.Kubernetes != nil && len(c.in.Kubernetes.Nodes) == 0}
+	facts := proof.NodeFacts{Endpoints: c.onNode[f.Node], NobodyKnown: c.stranger()}
 	f.What = "doesn't exist, but has " + count(blocks, "block", "blocks") + " and " + count(len(f.Seen), "address", "addresses")
 	f.Why = "the node was deleted without them, or its Node was deleted by hand"
 	f.Stamp += stamp(f.Seen)
@@ -60,7 +60,7 @@ func (c *checker) nodeGone(f *Finding, blocks int) {
 		f.Kept = count(facts.Endpoints, "workload endpoint is", "workload endpoints are") + " still on it"
 		f.Do = "if it is gone, delete its workload endpoints (calicoctl get wep -A shows them), and run this again; if not, start felix there"
 	case facts.NobodyKnown:
-		f.Kept = "Kubernetes says that it has no node at all, which is not believed"
+		f.Kept = strangerText
 	case c.blind[""]:
 		f.Kept = "keys that can't be read might be its Node or its endpoints"
 	case c.needsKubernetes():
@@ -136,6 +136,8 @@ func (c *checker) proof(seen []ipam.Allocation) (because, kept string) {
 		return "", "workload endpoints that can't be read might have it"
 	case c.in.Kubernetes == nil:
 		return "", "whether the pod exists is for Kubernetes to say: give --kubeconfig"
+	case c.stranger():
+		return "", strangerText
 	}
 	var pod *proof.Pod
 	if p, exists := c.in.Kubernetes.Pods[owner.Namespace+"/"+owner.Pod]; exists {

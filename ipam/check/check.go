@@ -82,10 +82,8 @@ type Finding struct {
 	Stamp string
 }
 
-// Same reports whether two looks found the same.
-func (f Finding) Same(g Finding) bool {
-	return f.Kind == g.Kind && f.Where == g.Where && f.Stamp == g.Stamp
-}
+// ID is the same for what two looks found alike, and for nothing else.
+func (f Finding) ID() string { return string(f.Kind) + "\x00" + f.Where + "\x00" + f.Stamp }
 
 // Address is an address in use according to a block.
 type Address struct {
@@ -116,6 +114,16 @@ type Result struct {
 	Users []User
 	// Handles are those that exist, Matched how many of them hold addresses.
 	Handles, Matched int
+}
+
+// Assigned are the assignments of an address; two when blocks overlap.
+func (r Result) Assigned(addr netip.Addr) []Address {
+	from, _ := slices.BinarySearchFunc(r.Addresses, addr, func(a Address, addr netip.Addr) int { return a.Addr.Compare(addr) })
+	to := from
+	for to < len(r.Addresses) && r.Addresses[to].Addr == addr {
+		to++
+	}
+	return r.Addresses[from:to]
 }
 
 // Of lists the findings of some kinds.

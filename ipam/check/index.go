@@ -1,6 +1,7 @@
 package check
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"strings"
@@ -216,6 +217,23 @@ func (c *checker) knownNode(name string) bool {
 	_, ok := c.node[name]
 	return ok || strings.Contains(name, ":") || c.unreadable[api.Key{Kind: api.KindNode, Name: name}] || c.in.Kubernetes != nil && c.in.Kubernetes.Nodes[name]
 }
+
+// stranger says that the API server that was asked knows none of the nodes: it is
+// another cluster's, or has just lost everything. Nothing follows from what it lacks.
+func (c *checker) stranger() bool {
+	if c.in.Kubernetes == nil {
+		return false
+	}
+	for name, n := range c.node {
+		if c.in.Kubernetes.Nodes[cmp.Or(n.KubernetesName(), name)] {
+			return false
+		}
+	}
+	return true
+}
+
+// strangerText is why a stranger proves nothing.
+const strangerText = "Kubernetes knows none of this cluster's nodes: look whether the kubeconfig is that of another cluster"
 
 // isNode reports whether a name of Kubernetes's is that of one of our nodes.
 func (c *checker) isNode(kubernetesName, node string) bool {

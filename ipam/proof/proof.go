@@ -103,7 +103,8 @@ func AddressOf(text string) (netip.Addr, bool) {
 type NodeFacts struct {
 	// Known: it exists in the datastore or in Kubernetes, or one of them can't tell.
 	Known bool
-	// NobodyKnown: Kubernetes has no node at all, which is not believed.
+	// NobodyKnown: Kubernetes has no node at all, or none of this cluster's, which is not
+	// believed.
 	NobodyKnown bool
 	// Endpoints counts the workload endpoints on it, those that can't be read too.
 	Endpoints int

@@ -331,6 +331,25 @@ func damages() []damage {
 			want: []string{},
 		},
 		{
+			name: "kubeconfig of another cluster",
+			make: func(w *world) {
+				w.delete(endpoint1)
+				w.kube.Pods, w.kube.Nodes = nil, map[string]bool{"x": true}
+			},
+			want: []string{"leaked addresses: 10.65.0.1, fd65::2"},
+			left: []string{"leaked addresses: 10.65.0.1, fd65::2"},
+		},
+		{
+			name: "node gone, by the kubeconfig of another cluster",
+			make: func(w *world) {
+				w.delete(resources + "nodes/b")
+				w.delete(endpoint2)
+				w.kube.Pods, w.kube.Nodes = nil, map[string]bool{"x": true}
+			},
+			want: []string{"node that is gone: node b"},
+			left: []string{"node that is gone: node b"},
+		},
+		{
 			name: "one address in two endpoints",
 			make: func(w *world) {
 				w.edit(endpoint2, "10.65.0.4/32", "10.65.0.1/32")
