@@ -9,6 +9,8 @@ TOOL    := $(GO) tool -modfile=tests/tools.mod
 NODES   ?= 3
 PODS    ?= 2
 LABS    ?=
+SOAK_CALLS ?= 100000
+SOAK_SEED  ?=
 
 # Every program is static: it must run in an empty image and in any mount namespace.
 export CGO_ENABLED := 0
@@ -17,7 +19,7 @@ BUILD := $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 # The unit tests are everything but the whole-program tests on the lab.
 UNIT = $(shell $(GO) list ./... | grep -Ev '^tortie/tests/(fv|e2e)$$')
 
-.PHONY: help build image-programs e2e-tools images manifests lab lab-down clab test unit fv cluster cluster-down e2e e2e-short race bench fmt lint check generate clean
+.PHONY: help build image-programs e2e-tools images manifests lab lab-down clab test unit fv cluster cluster-down e2e e2e-short race bench soak fmt lint check generate clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -93,10 +95,14 @@ race: ## Run the package tests under the race detector (needs gcc).
 	@tests/install.sh nft:nftables ip:iproute2 bird:bird2 ping:iputils-ping /usr/lib/frr/bfdd:frr gcc:gcc
 	CGO_ENABLED=1 $(GO) test -race -timeout 40m $(filter-out tortie/bgpd/speaker/gobgp,$(UNIT))
 
-bench: build ## Measure CNI ADD and DEL beside ptp + host-local and their floors, and a peer's routes beside BIRD.
+bench: build ## Measure CNI ADD and DEL beside ptp + host-local and their floors, a peer's routes beside BIRD, addresses beside bare etcd.
 	@tests/install.sh nft:nftables ip:iproute2 bird:bird2 /usr/lib/cni/ptp:containernetworking-plugins
 	@$(GO) run ./tests/bench -bin bin
 	@$(GO) test -run '^$$' -bench . -benchtime 300x -timeout 20m ./ipam/ipamtest
+
+soak: ## Have nodes and etcd killed at random for long and check IPAM's history (SOAK_CALLS=100000 SOAK_SEED=).
+	SOAK_CALLS=$(SOAK_CALLS) SOAK_SEED=$(SOAK_SEED) $(GO) test -count 1 -v -timeout 120m -run TestSoak ./ipam/ipamtest
+	$(GO) test -count 1 -timeout 120m -run 'EveryOrder|AgreeWithTheModel' ./ipam -rapid.checks=20000
 
 fmt: ## Format the Go code.
 	@$(TOOL) gofumpt -w $$(git ls-files '*.go' | grep -v '\.pb\.go$$')
@@ -114,11 +120,6 @@ generate: ## Generate the gRPC code.
 	@mkdir -p .cache
 	@$(GO) build -modfile=tests/tools.mod -o .cache/ google.golang.org/protobuf/cmd/protoc-gen-go google.golang.org/grpc/cmd/protoc-gen-go-grpc
 	@PATH=$(CURDIR)/.cache:$$PATH protoc --go_out=. --go_opt=module=tortie --go-grpc_out=. --go-grpc_opt=module=tortie internal/control/nodestatus/nodestatus.proto
-
-.PHONY: soak-ipam
-soak-ipam: ## Have nodes and etcd killed at random for long and check what became of every address (SOAK_CALLS=100000 SOAK_SEED=).
-	SOAK_CALLS=$(or $(SOAK_CALLS),100000) SOAK_SEED=$(SOAK_SEED) $(GO) test -count 1 -v -timeout 120m -run TestSoak ./ipam/ipamtest
-	$(GO) test -count 1 -timeout 120m -run 'EveryOrder|AgreeWithTheModel' ./ipam -rapid.checks=20000
 
 clean: ## Remove what was built.
 	@rm -rf bin .cache

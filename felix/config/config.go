@@ -3,7 +3,6 @@
 package config
 
 import (
-	"cmp"
 	"fmt"
 	"log/slog"
 	"net"
@@ -69,24 +68,25 @@ type parameter struct {
 	set  func(c *Config, value string) error
 }
 
-// health is kept apart until both parts are known, and so is where metrics are served.
-type health struct{ host, port, metricsHost, metricsPort string }
+// addresses are kept apart until both parts of each are known.
+type addresses struct{ health, metrics hostPort }
 
-// defaultMetricsPort is upstream's.
-const defaultMetricsPort = "9091"
+type hostPort struct{ host, port string }
+
+func (a hostPort) String() string { return net.JoinHostPort(a.host, a.port) }
 
 // parameters lists what is served. Names are compared without regard to case.
-func parameters(h *health) []parameter {
+func parameters(a *addresses) []parameter {
 	return []parameter{
 		{"LogSeverityScreen", "logSeverityScreen", true, func(c *Config, v string) (err error) { c.LogLevel, err = parseLevel(v); return err }},
 		{"IPForwarding", "ipForwarding", false, func(c *Config, v string) (err error) { c.IPForwarding, err = parseEnabled(v); return err }},
 		{"RouteRefreshInterval", "routeRefreshInterval", false, func(c *Config, v string) (err error) { c.RouteRefreshInterval, err = parseSeconds(v); return err }},
 		{"HealthEnabled", "healthEnabled", false, func(c *Config, v string) (err error) { c.HealthEnabled, err = parseBool(v); return err }},
-		{"HealthHost", "healthHost", false, func(_ *Config, v string) error { h.host = v; return nil }},
-		{"HealthPort", "healthPort", false, func(_ *Config, v string) error { h.port = v; return checkPort(v) }},
+		{"HealthHost", "healthHost", false, func(_ *Config, v string) error { a.health.host = v; return nil }},
+		{"HealthPort", "healthPort", false, func(_ *Config, v string) error { a.health.port = v; return checkPort(v) }},
 		{"PrometheusMetricsEnabled", "prometheusMetricsEnabled", false, func(c *Config, v string) (err error) { c.MetricsEnabled, err = parseBool(v); return err }},
-		{"PrometheusMetricsHost", "prometheusMetricsHost", false, func(_ *Config, v string) error { h.metricsHost = v; return nil }},
-		{"PrometheusMetricsPort", "prometheusMetricsPort", false, func(_ *Config, v string) error { h.metricsPort = v; return checkPort(v) }},
+		{"PrometheusMetricsHost", "prometheusMetricsHost", false, func(_ *Config, v string) error { a.metrics.host = v; return nil }},
+		{"PrometheusMetricsPort", "prometheusMetricsPort", false, func(_ *Config, v string) error { a.metrics.port = v; return checkPort(v) }},
 		{"PrometheusGoMetricsEnabled", "prometheusGoMetricsEnabled", false, func(c *Config, v string) (err error) { c.GoMetrics, err = parseBool(v); return err }},
 		{"PrometheusProcessMetricsEnabled", "prometheusProcessMetricsEnabled", false, func(c *Config, v string) (err error) { c.ProcessMetrics, err = parseBool(v); return err }},
 		{"InterfacePrefix", "interfacePrefix", false, func(_ *Config, v string) error { return only(v, "cali") }},
@@ -104,14 +104,14 @@ func parameters(h *health) []parameter {
 }
 
 // defaults is the configuration when nobody says anything.
-func defaults() (Config, *health) {
+func defaults() (Config, *addresses) {
 	return Config{
 		LogLevel: slog.LevelInfo, IPForwarding: true, RouteRefreshInterval: 90 * time.Second,
-		GoMetrics: true, ProcessMetrics: true,
 		CNISocket: cniwire.DefaultSocket, CNITimeout: 10 * time.Second,
 		LockFile: DefaultLockFile, JournalDir: DefaultJournalDir,
-		VXLAN: VXLAN{Enabled: true, VNI: 4096, Port: 4789},
-	}, &health{host: "localhost", port: "9099"}
+		VXLAN:     VXLAN{Enabled: true, VNI: 4096, Port: 4789},
+		GoMetrics: true, ProcessMetrics: true,
+	}, &addresses{health: hostPort{"localhost", "9099"}, metrics: hostPort{"", "9091"}}
 }
 
 // Problem is something about the configuration that an operator should know.
@@ -130,10 +130,10 @@ func (p Problem) String() string { return fmt.Sprintf("%s: %s: %s", p.Source, p.
 // Resolve makes a configuration of layers, the strongest first. A value that
 // can't be used is a Problem, and the next weaker layer counts instead.
 func Resolve(layers ...Layer) (Config, []Problem) {
-	c, h := defaults()
+	c, a := defaults()
 	var problems []Problem
 	served := map[string]bool{}
-	for _, p := range parameters(h) {
+	for _, p := range parameters(a) {
 		key := strings.ToLower(p.name)
 		served[p.name] = true
 		for _, layer := range layers {
@@ -141,20 +141,19 @@ func Resolve(layers ...Layer) (Config, []Problem) {
 			if !ok {
 				continue
 			}
-			before, beforeHealth := c, *h
+			before, beforeAddresses := c, *a
 			err := p.set(&c, v.text)
 			if err == nil {
 				break
 			}
-			c, *h = before, beforeHealth
+			c, *a = before, beforeAddresses
 			problems = append(problems, Problem{layer.Source, v.written, fmt.Sprintf("%q %v", v.text, err), true})
 		}
 	}
 	for _, layer := range layers {
 		problems = append(problems, layer.unserved(served)...)
 	}
-	c.HealthAddress = net.JoinHostPort(h.host, h.port)
-	c.MetricsAddress = net.JoinHostPort(h.metricsHost, cmp.Or(h.metricsPort, defaultMetricsPort))
+	c.HealthAddress, c.MetricsAddress = a.health.String(), a.metrics.String()
 	return c, problems
 }
 

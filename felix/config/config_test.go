@@ -141,7 +141,7 @@ func TestUpstreamTableIsWhole(t *testing.T) {
 	if n := len(known()); n != 202 {
 		t.Errorf("%d parameters, want upstream's 202", n)
 	}
-	h := &health{}
+	h := &addresses{}
 	for _, p := range parameters(h) {
 		u, ok := known()[strings.ToLower(p.name)]
 		if ok && p.field != "" && (u.field != p.field || u.name != p.name) {

@@ -16,6 +16,9 @@ import (
 
 	"github.com/google/uuid"
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
 
 	"tortie/felix/config"
@@ -30,6 +33,7 @@ import (
 	"tortie/internal/kernel"
 	"tortie/internal/kernel/feature"
 	"tortie/internal/lockfile"
+	"tortie/ipam/ipammetrics"
 )
 
 // resourceTimeout is how long felix waits at its start for the configuration in
@@ -288,4 +292,19 @@ func (f *felix) serveHTTP(ctx context.Context, run func(func() error)) error {
 		run(func() error { return health.Serve(ctx, l, s.handler()) })
 	}
 	return nil
+}
+
+// metrics serves /metrics.
+func (f *felix) metrics() http.Handler {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(ipammetrics.New(f.allocator))
+	if f.cfg.GoMetrics {
+		registry.MustRegister(collectors.NewGoCollector())
+	}
+	if f.cfg.ProcessMetrics {
+		registry.MustRegister(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	return mux
 }

@@ -1,12 +1,14 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"tortie/felix/calc"
 	"tortie/felix/problems"
@@ -28,6 +30,7 @@ const (
 	reasonBackend      = "PoolNotCarried"
 
 	reasonUnknownBackend = "UnknownBackend"
+	reasonAddresses      = "AddressesRunOut"
 	reasonPolicies       = "PoliciesNotEnforced"
 	reasonKubernetes     = "KubernetesAccess"
 	reasonObject         = "ObjectNotHonoured"
@@ -50,6 +53,20 @@ func (f *felix) sources() []problems.Source {
 
 func problem(reason, format string, args ...any) []problems.Problem {
 	return []problems.Problem{{Reason: reason, Line: fmt.Sprintf(format, args...)}}
+}
+
+// statsPatience is how long the look at addresses waits for the allocator.
+const statsPatience = 200 * time.Millisecond
+
+// addressProblems warns before addresses run out.
+func (f *felix) addressProblems() []problems.Problem {
+	ctx, cancel := context.WithTimeout(context.Background(), statsPatience)
+	defer cancel()
+	var all []problems.Problem
+	for _, w := range f.allocator.Stats(ctx).Warnings() {
+		all = append(all, problems.Problem{Reason: reasonAddresses, Topic: w.Topic, Line: w.Line})
+	}
+	return all
 }
 
 // kernelCheck says what the kernel can't do that no pod can do without.

@@ -84,7 +84,7 @@ func number(t *testing.T, name string, otherwise uint64) uint64 {
 // them and etcd at random moments, and checks that what all of them were told can have
 // happened in one order, that no address was given to two, and that nothing leaks.
 //
-//	SOAK_CALLS=100000   how long it goes on (make soak-ipam)
+//	SOAK_CALLS=100000   how long it goes on (make soak)
 //	SOAK_SEED=1         repeats the decisions of a run that printed it
 func TestSoak(t *testing.T) {
 	calls, seed := number(t, "SOAK_CALLS", 1500), number(t, "SOAK_SEED", uint64(time.Now().UnixNano()))
