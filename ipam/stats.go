@@ -47,6 +47,9 @@ type Histogram struct {
 	Sum    time.Duration
 }
 
+// statsTimeout bounds how long the writer reads for the sake of statistics alone.
+const statsTimeout = time.Second
+
 // counters is Work as it is counted.
 type counters struct {
 	mu   sync.Mutex
@@ -108,7 +111,7 @@ func (a *Allocator) Stats(ctx context.Context) Stats {
 // tell answers the calls for statistics and returns the others.
 func (w *writer) tell(ctx context.Context, calls []*call) []*call {
 	if !w.state.loaded && slices.ContainsFunc(calls, func(c *call) bool { return c.stats }) {
-		ctx, cancel := context.WithTimeout(ctx, doubtTimeout)
+		ctx, cancel := context.WithTimeout(ctx, statsTimeout)
 		defer cancel()
 		if err := w.load(ctx); err != nil {
 			w.log.Debug("statistics of addresses are incomplete", "err", err)
