@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"tortie/internal/api"
 	"tortie/internal/datastore"
@@ -14,11 +15,12 @@ import (
 // may be missing.
 func ReleaseOne(ctx context.Context, client datastore.Client, seen Allocation) error {
 	for range maxAttempts {
-		ops, err := releaseOneOps(ctx, client, seen)
+		ops, freed, err := releaseOneOps(ctx, client, seen)
 		if err != nil {
 			return fmt.Errorf("release %s: %w", seen.Addr, err)
 		}
 		if _, err = client.Txn(ctx, ops...); err == nil {
+			record(ctx, client, freed)
 			return nil
 		}
 		if isFailure(err) {
@@ -28,7 +30,7 @@ func ReleaseOne(ctx context.Context, client datastore.Client, seen Allocation) e
 	return fmt.Errorf("release %s: gave up after %d attempts: %w", seen.Addr, maxAttempts, datastore.ErrConflict)
 }
 
-func releaseOneOps(ctx context.Context, client datastore.Client, seen Allocation) ([]datastore.Op, error) {
+func releaseOneOps(ctx context.Context, client datastore.Client, seen Allocation) ([]datastore.Op, []recorded, error) {
 	blockKey, handleKey := api.BlockKey(seen.Block), api.HandleKey(string(seen.Handle))
 	keys := []api.Key{blockKey}
 	if seen.Handle != "" {
@@ -36,33 +38,34 @@ func releaseOneOps(ctx context.Context, client datastore.Client, seen Allocation
 	}
 	current, err := readKeys(ctx, client, keys)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for _, key := range keys {
 		if err := current.invalid[key]; err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	entry := current.entry(blockKey)
 	if entry == nil {
-		return nil, ErrNotAsSeen
+		return nil, nil, ErrNotAsSeen
 	}
 	stored, err := asBlock(*entry)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	n := ordinalOf(stored.prefix, seen.Addr)
 	if stored.spec.Allocations[n] == nil || stored.holder(n) != seen.Handle || stored.sequence(n) != seen.Sequence {
-		return nil, ErrNotAsSeen
+		return nil, nil, ErrNotAsSeen
 	}
 	b := stored.clone()
+	freed := []recorded{{b.prefix, b.released([]int{n}, time.Now(), reasonOf(ctx, reasonHandle))}}
 	b.release([]int{n})
 	b.seal()
 	ops := []datastore.Op{stored.write(b)}
 	if seen.Handle == "" {
-		return ops, nil
+		return ops, freed, nil
 	}
-	return slices.Concat(ops, uncountOps(current.entry(handleKey), handleKey, seen.Block.String())), nil
+	return slices.Concat(ops, uncountOps(current.entry(handleKey), handleKey, seen.Block.String())), freed, nil
 }
 
 // uncountOps takes one address of a block off a handle; one without a record stays so.

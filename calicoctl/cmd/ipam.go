@@ -24,14 +24,17 @@ func (a *app) ipamCommand() *cobra.Command {
 
 func (a *app) ipamShowCommand() *cobra.Command {
 	var (
-		ip                              string
-		blocks, borrowed, configuration bool
+		ip                                       string
+		blocks, borrowed, configuration, history bool
 	)
 	cmd := &cobra.Command{
 		Use:   "show",
 		Short: "Show how many addresses are in use, or who has one",
 		Long: `Show how many addresses of every IP pool, and with --show-blocks of every block,
-are in use. Nothing is written.`,
+are in use; or, of one address, who has it, and with --history who had it: from when
+to when, and why it was given back. Nothing is written.`,
+		Example: `  calicoctl ipam show
+  calicoctl ipam show --ip=10.65.1.7 --history`,
 		Args: argsThat(cobra.NoArgs, "no arguments: one address is shown with --ip=ADDRESS"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var addr netip.Addr
@@ -41,12 +44,17 @@ are in use. Nothing is written.`,
 					return usage(cmd, "--ip %q: want an IP address", ip)
 				}
 			}
+			if history && ip == "" {
+				return usage(cmd, "--history is of one address: give --ip=ADDRESS as well")
+			}
 			store, closeStore, err := a.openStore(cmd.Context())
 			if err != nil {
 				return err
 			}
 			defer closeStore()
 			switch {
+			case history:
+				return a.showHistory(cmd.Context(), store, addr.Unmap())
 			case ip != "":
 				return a.showAddress(cmd.Context(), store, addr)
 			case configuration:
@@ -59,6 +67,7 @@ are in use. Nothing is written.`,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&ip, "ip", "", "show who has this address")
+	flags.BoolVar(&history, "history", false, "with --ip: show who had the address, as far as is known")
 	flags.BoolVar(&blocks, "show-blocks", false, "show the blocks of every pool as well")
 	flags.BoolVar(&borrowed, "show-borrowed", false, "show the addresses that a node has from another node's block")
 	flags.BoolVar(&configuration, "show-configuration", false, "show how addresses are given out")
@@ -161,6 +170,7 @@ func (a *app) showIPAMConfig(ctx context.Context, store *resource.Store) error {
 		{"StrictAffinity", config.StrictAffinity},
 		{"AutoAllocateBlocks", config.AutoAllocateBlocks},
 		{"MaxBlocksPerHost", config.MaxBlocksPerHost},
+		{"IPCooldownSeconds", config.IPCooldownSeconds},
 		{"KubeVirtVMAddressPersistence", orElse(config.KubeVirtVMAddressPersistence, "Enabled")},
 	})
 	a.println(t.Render())

@@ -68,6 +68,7 @@ one of another version of calicoctl, and a datastore that is not locked, need --
 }
 
 func (a *app) ipamRelease(ctx context.Context, flags releaseFlags, addr netip.Addr) error {
+	ctx = ipam.WithReason(ctx, "calicoctl ipam release")
 	kube, err := flags.open(a)
 	if err != nil {
 		return err

@@ -42,6 +42,7 @@ type Mender struct {
 
 // Mend mends one finding. ErrChanged when there is nothing like it any more.
 func (m *Mender) Mend(ctx context.Context, f check.Finding) error {
+	ctx = ipam.WithReason(ctx, "ipam repair: "+f.Proof)
 	var err error
 	switch f.Kind {
 	case check.Leak:
