@@ -125,7 +125,7 @@ func (b block) seal() { b.spec.SequenceNumber++ }
 // empty reports whether no address is allocated but those kept back for the host.
 func (b block) empty() bool {
 	for n, index := range b.spec.Allocations {
-		if index != nil && b.holder(n) != reservedHandle {
+		if index != nil && b.holder(n) != KeptBack {
 			return false
 		}
 	}
@@ -196,13 +196,9 @@ func (b block) assignAt(ordinal int, attrs api.BlockAttributes) []int {
 	return []int{ordinal}
 }
 
-// reservedHandle is what upstream calls the holder of the addresses that a block keeps
-// back for its host. They have no IPAMHandle, and a block is empty with them.
-const reservedHandle HandleID = "windows-reserved-ipam-handle"
-
 // keepBack reserves the ends of a new block for its host.
 func (b block) keepBack(r BlockReserve) {
-	handle := string(reservedHandle)
+	handle := string(KeptBack)
 	attrs := api.BlockAttributes{HandleID: &handle, ActiveOwnerAttrs: map[string]string{"note": r.Note}}
 	size := len(b.spec.Allocations)
 	for n := range size {

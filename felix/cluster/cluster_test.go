@@ -381,7 +381,9 @@ func TestNodesConditionSaysWhetherPodsCanCome(t *testing.T) {
 			}
 		}}
 		w.server.Put(node("10.10.1.1"))
-		w.run(func(ctx context.Context) { _ = condition.Run(ctx) })
+		running, end := context.WithCancel(w.Context())
+		defer end()
+		w.run(func(context.Context) { _ = condition.Run(running) })
 		pass(time.Minute)
 		w.condition("")
 		w.server.Deny(func(verb, _ string) int {
@@ -412,6 +414,8 @@ func TestNodesConditionSaysWhetherPodsCanCome(t *testing.T) {
 		if c := w.server.Node("worker-1").Status.Conditions[0]; c.Reason != "RouteCreated" {
 			w.Errorf("what another says as well is written over: %v", c)
 		}
+		end() // or it would say at once that the network is there
+		pass(time.Second)
 		if err := condition.Down(w.Context()); err != nil {
 			w.Error(err)
 		}
