@@ -66,7 +66,7 @@ func releaseSomeOps(ctx context.Context, handle HandleID, entry datastore.Entry,
 		if len(held) == 0 {
 			continue
 		}
-		freed = append(freed, recorded{b.prefix, b.released(held, time.Now(), reasonOf(ctx, reasonHandle))})
+		freed = append(freed, recorded{b.prefix, b.released(held, time.Now(), reasonOf(ctx))})
 		b.release(held)
 		b.seal()
 		ops = append(ops, stored.write(b))
@@ -91,7 +91,7 @@ func releaseOps(ctx context.Context, handle HandleID, entry datastore.Entry, blo
 	for _, stored := range blocks {
 		b := stored.clone()
 		held := b.held(handle)
-		freed = append(freed, recorded{b.prefix, b.released(held, time.Now(), reasonOf(ctx, reasonHandle))})
+		freed = append(freed, recorded{b.prefix, b.released(held, time.Now(), reasonOf(ctx))})
 		b.release(held)
 		b.seal()
 		ops = append(ops, stored.write(b))

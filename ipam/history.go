@@ -218,10 +218,10 @@ func WithReason(ctx context.Context, reason string) context.Context {
 	return context.WithValue(ctx, reasonKey{}, reason)
 }
 
-// reasonOf is the reason of WithReason, or what is said without one.
-func reasonOf(ctx context.Context, otherwise string) string {
+// reasonOf is the reason of WithReason; without one the holder itself has given back.
+func reasonOf(ctx context.Context) string {
 	if reason, ok := ctx.Value(reasonKey{}).(string); ok {
 		return reason
 	}
-	return otherwise
+	return reasonHandle
 }

@@ -230,7 +230,7 @@ func (p *plan) release(c *call) bool {
 		for _, n := range held {
 			p.released[c] = append(p.released[c], b.addr(n))
 		}
-		p.freed[c] = append(p.freed[c], recorded{prefix, b.released(held, p.now, reasonOf(c.ctx, reasonHandle))})
+		p.freed[c] = append(p.freed[c], recorded{prefix, b.released(held, p.now, reasonOf(c.ctx))})
 		for _, n := range held {
 			p.reserved.rest(b.addr(n))
 		}

@@ -58,7 +58,7 @@ func releaseOneOps(ctx context.Context, client datastore.Client, seen Allocation
 		return nil, nil, ErrNotAsSeen
 	}
 	b := stored.clone()
-	freed := []recorded{{b.prefix, b.released([]int{n}, time.Now(), reasonOf(ctx, reasonHandle))}}
+	freed := []recorded{{b.prefix, b.released([]int{n}, time.Now(), reasonOf(ctx))}}
 	b.release([]int{n})
 	b.seal()
 	ops := []datastore.Op{stored.write(b)}

@@ -259,9 +259,8 @@ func (u Undo) undo(ctx context.Context, s undoStep, client datastore.Client, reg
 	for _, c := range s.changes {
 		now, err := present(ctx, client, c.key)
 		if errors.Is(err, datastore.ErrInvalid) {
-			done.Already, done.Changes = false, nil
-			done.Refused = fmt.Errorf("%s has changed since, and can't be read", c.key)
-			return done, nil, nil //nolint:nilerr // it is told in Refused
+			refused := Undone{What: s.what, Refused: fmt.Errorf("%s has changed since, and can't be read", c.key)}
+			return refused, nil, nil
 		}
 		if err != nil {
 			return done, nil, err
@@ -270,18 +269,13 @@ func (u Undo) undo(ctx context.Context, s undoStep, client datastore.Client, reg
 		if err != nil {
 			return done, nil, err
 		}
-		done.Already = done.Already && (same(value, c.before) || same(value, u.first[c.key]))
+		done.Already = done.Already && u.restored(c, value)
 		if !same(value, c.after) {
 			done.Refused = fmt.Errorf("%s has changed since", c.key)
 		}
-		if now == nil && c.before != nil && c.key.Kind == api.KindIPAMBlock && done.Refused == nil {
-			others, err := overlapping(ctx, client, c.key)
-			if err != nil {
+		if done.Refused == nil {
+			if done.Refused, err = c.inTheWay(ctx, client, now); err != nil {
 				return done, nil, err
-			}
-			others = slices.DeleteFunc(others, func(name string) bool { return slices.Contains(c.beside, name) })
-			if len(others) > 0 {
-				done.Refused = fmt.Errorf("block %s has addresses of %s by now", others[0], c.key.Name)
 			}
 		}
 		op, change, err := c.back(now, reg)
@@ -290,15 +284,34 @@ func (u Undo) undo(ctx context.Context, s undoStep, client datastore.Client, reg
 		}
 		ops, done.Changes = append(ops, op), append(done.Changes, change)
 	}
-	switch {
-	case done.Already:
-		done.Refused, done.Changes = nil, nil
-		return done, nil, nil
-	case done.Refused != nil:
-		done.Changes = nil
-		return done, nil, nil
+	if done.Already {
+		done.Refused = nil
+	}
+	if done.Already || done.Refused != nil {
+		done.Changes, ops = nil, nil
 	}
 	return done, ops, nil
+}
+
+// restored reports that a key has what it had before the change, or before all of them.
+func (u Undo) restored(c valueChange, value []byte) bool {
+	return same(value, c.before) || same(value, u.first[c.key])
+}
+
+// inTheWay says which block has been made since where one that is gone is to come back.
+func (c valueChange) inTheWay(ctx context.Context, client datastore.Client, now *datastore.Entry) (refused, err error) {
+	if now != nil || c.before == nil || c.key.Kind != api.KindIPAMBlock {
+		return nil, nil
+	}
+	others, err := overlapping(ctx, client, c.key)
+	if err != nil {
+		return nil, err
+	}
+	others = slices.DeleteFunc(others, func(name string) bool { return slices.Contains(c.beside, name) })
+	if len(others) > 0 {
+		refused = fmt.Errorf("block %s has addresses of %s by now", others[0], c.key.Name)
+	}
+	return refused, nil
 }
 
 // overlapping are the blocks that have addresses of a block, those that can't be read

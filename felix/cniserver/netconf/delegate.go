@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -22,7 +21,7 @@ func typeOf(raw json.RawMessage) string {
 
 // delegateIPAM is an ipam object that is for a plugin of others: its keys are that
 // one's.
-func delegateIPAM(plugin, kind string, raw json.RawMessage) (IPAM, error) {
+func delegateIPAM(plugin, kind string) (IPAM, error) {
 	switch {
 	case plugin == IPAMCalico:
 		return IPAM{}, &Error{Key: "ipam.type", Reason: strconv.Quote(kind) + " is not this plugin; use calico-ipam"}
@@ -88,20 +87,32 @@ func replaceSubnets(v any, cidrs []netip.Prefix) error {
 	case map[string]any:
 		for key, one := range v {
 			word, _ := one.(string)
-			if key != "subnet" || word != podCIDR4 && word != podCIDR6 {
+			if key != "subnet" || !standsForCIDR(word) {
 				if err := replaceSubnets(one, cidrs); err != nil {
 					return err
 				}
 				continue
 			}
-			i := slices.IndexFunc(cidrs, func(p netip.Prefix) bool { return p.Addr().Is4() == (word == podCIDR4) })
-			if i < 0 {
-				return &NoPodCIDRError{word}
+			cidr, err := meant(word, cidrs)
+			if err != nil {
+				return err
 			}
-			v[key] = cidrs[i].String()
+			v[key] = cidr.String()
 		}
 	}
 	return nil
+}
+
+func standsForCIDR(word string) bool { return word == podCIDR4 || word == podCIDR6 }
+
+// meant is the CIDR that a word stands for.
+func meant(word string, cidrs []netip.Prefix) (netip.Prefix, error) {
+	for _, p := range cidrs {
+		if p.Addr().Is4() == (word == podCIDR4) {
+			return p, nil
+		}
+	}
+	return netip.Prefix{}, &NoPodCIDRError{word}
 }
 
 // ForDelegate is the configuration as an IPAM plugin of others gets it, and as it is

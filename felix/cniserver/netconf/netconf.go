@@ -282,7 +282,7 @@ func parseIPAM(plugin string, raw json.RawMessage) (IPAM, error) {
 	}
 	kind := typeOf(raw)
 	if kind != "" && kind != IPAMCalico {
-		return delegateIPAM(plugin, kind, raw)
+		return delegateIPAM(plugin, kind)
 	}
 	if err := decode("ipam", raw, &in); err != nil {
 		return IPAM{}, err
