@@ -15,7 +15,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
-	"sync"
 
 	"sigs.k8s.io/knftables"
 
@@ -51,9 +50,6 @@ type Config struct {
 type Masquerade struct {
 	log   *slog.Logger
 	rules *ruleset.Owner
-
-	mu      sync.Mutex
-	desired ruleset.Contents
 }
 
 // New makes a Masquerade with nothing to masquerade. Nothing is read or written
@@ -66,12 +62,7 @@ func New(cfg Config) *Masquerade {
 }
 
 // Set makes s the desired state.
-func (m *Masquerade) Set(s State) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.desired = contentsOf(s)
-	m.rules.Set(m.desired)
-}
+func (m *Masquerade) Set(s State) { m.rules.Set(contentsOf(s)) }
 
 // QueueResync makes the next Apply read the kernel, and mend what differs.
 func (m *Masquerade) QueueResync() { m.rules.QueueResync() }
@@ -82,8 +73,6 @@ func (m *Masquerade) InSync() bool { return m.rules.InSync() }
 // Apply makes the kernel's rules as desired; see [ruleset.Owner.Apply].
 // ruleset.ErrNoNft when masquerading is wanted and nft is missing.
 func (m *Masquerade) Apply(ctx context.Context) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	out, err := m.rules.Apply(ctx)
 	if err != nil {
 		return fmt.Errorf("masquerade traffic that leaves the pools: %w", err)
@@ -94,13 +83,13 @@ func (m *Masquerade) Apply(ctx context.Context) error {
 
 // report logs what became of an Apply.
 func (m *Masquerade) report(out ruleset.Outcome) {
-	cidrs := []any{"cidrs", m.desired[ruleset.V4.Name(masqueraded)], "cidrs-ipv6", m.desired[ruleset.V6.Name(masqueraded)]}
+	cidrs := []any{"cidrs", out.Contents[ruleset.V4.Name(masqueraded)], "cidrs-ipv6", out.Contents[ruleset.V6.Name(masqueraded)]}
 	switch {
 	case out.Changed, out.First && len(out.Differed) > 0:
 		m.log.Info("masquerading changed", cidrs...)
 	case len(out.Differed) > 0:
 		m.log.Warn("masquerading mended: someone had changed it", "differed", out.Differed)
-	case out.First && m.desired != nil:
+	case out.First && out.Contents != nil:
 		m.log.Info("masquerading found as it should be", cidrs...)
 	}
 }

@@ -64,6 +64,8 @@ type Outcome struct {
 	Changed bool
 	// Differed names what in the kernel was not as wanted.
 	Differed []string
+	// Contents are what stands there now; nobody changes them.
+	Contents Contents
 }
 
 // Owner reconciles its share. Its methods may be called from any goroutine; while
@@ -130,7 +132,7 @@ func (o *Owner) Apply(ctx context.Context) (Outcome, error) {
 		o.known = false
 		return Outcome{}, err
 	}
-	out := Outcome{First: !o.begun, Changed: o.begun && !o.applied.equal(o.desired), Differed: differed}
+	out := Outcome{First: !o.begun, Changed: o.begun && !o.applied.equal(o.desired), Differed: differed, Contents: o.desired}
 	o.applied, o.begun, o.known = o.desired, true, true
 	return out, nil
 }

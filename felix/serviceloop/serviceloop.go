@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"sync"
 
 	"sigs.k8s.io/knftables"
 
@@ -59,9 +58,6 @@ type Guard struct {
 	mode  Mode
 	log   *slog.Logger
 	rules *ruleset.Owner
-
-	mu      sync.Mutex
-	desired ruleset.Contents
 }
 
 // New makes a Guard of nothing. Nothing is read or written before the first Apply.
@@ -77,13 +73,11 @@ func New(cfg Config) *Guard {
 
 // Set makes s the desired state.
 func (g *Guard) Set(s State) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.desired = nil
+	var desired ruleset.Contents
 	if g.mode != Disabled {
-		g.desired = contentsOf(s)
+		desired = contentsOf(s)
 	}
-	g.rules.Set(g.desired)
+	g.rules.Set(desired)
 }
 
 // QueueResync makes the next Apply read the kernel, and mend what differs.
@@ -91,13 +85,11 @@ func (g *Guard) QueueResync() { g.rules.QueueResync() }
 
 // Apply makes the kernel's rules as desired; see [ruleset.Owner.Apply].
 func (g *Guard) Apply(ctx context.Context) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
 	out, err := g.rules.Apply(ctx)
 	if err != nil {
 		return fmt.Errorf("keep packets to unused service addresses from going in circles: %w", err)
 	}
-	now := []any{"ranges", g.desired[ruleset.V4.Name(ranges)], "ranges-ipv6", g.desired[ruleset.V6.Name(ranges)], "mode", g.mode}
+	now := []any{"ranges", out.Contents[ruleset.V4.Name(ranges)], "ranges-ipv6", out.Contents[ruleset.V6.Name(ranges)], "mode", g.mode}
 	switch {
 	case out.Changed, out.First && len(out.Differed) > 0:
 		g.log.Info("service addresses that no service has end here", now...)
