@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -65,11 +64,11 @@ const (
 // parameter is one that is served here.
 type parameter struct {
 	name string
-	// field is its name in FelixConfiguration; empty for local ones.
+	// field is its name in FelixConfiguration, whose changes take effect at once: a
+	// running felix hands every new Config to all of its parts. It is empty for local
+	// ones, which are read at the start.
 	field string
-	// live: a change in the datastore takes effect without a restart.
-	live bool
-	set  func(c *Config, value string) error
+	set   func(c *Config, value string) error
 }
 
 // addresses are kept apart until both parts of each are known.
@@ -82,29 +81,29 @@ func (a hostPort) String() string { return net.JoinHostPort(a.host, a.port) }
 // parameters lists what is served. Names are compared without regard to case.
 func parameters(a *addresses) []parameter {
 	return []parameter{
-		{"LogSeverityScreen", "logSeverityScreen", true, func(c *Config, v string) (err error) { c.LogLevel, err = parseLevel(v); return err }},
-		{"IPForwarding", "ipForwarding", false, func(c *Config, v string) (err error) { c.IPForwarding, err = parseEnabled(v); return err }},
-		{"RouteRefreshInterval", "routeRefreshInterval", false, func(c *Config, v string) (err error) { c.RouteRefreshInterval, err = parseSeconds(v); return err }},
-		{"HealthEnabled", "healthEnabled", false, func(c *Config, v string) (err error) { c.HealthEnabled, err = parseBool(v); return err }},
-		{"HealthHost", "healthHost", false, func(_ *Config, v string) error { a.health.host = v; return nil }},
-		{"HealthPort", "healthPort", false, func(_ *Config, v string) error { a.health.port = v; return checkPort(v) }},
-		{"PrometheusMetricsEnabled", "prometheusMetricsEnabled", false, func(c *Config, v string) (err error) { c.MetricsEnabled, err = parseBool(v); return err }},
-		{"PrometheusMetricsHost", "prometheusMetricsHost", false, func(_ *Config, v string) error { a.metrics.host = v; return nil }},
-		{"PrometheusMetricsPort", "prometheusMetricsPort", false, func(_ *Config, v string) error { a.metrics.port = v; return checkPort(v) }},
-		{"PrometheusGoMetricsEnabled", "prometheusGoMetricsEnabled", false, func(c *Config, v string) (err error) { c.GoMetrics, err = parseBool(v); return err }},
-		{"PrometheusProcessMetricsEnabled", "prometheusProcessMetricsEnabled", false, func(c *Config, v string) (err error) { c.ProcessMetrics, err = parseBool(v); return err }},
-		{"InterfacePrefix", "interfacePrefix", false, func(_ *Config, v string) error { return only(v, "cali") }},
-		{"VXLANEnabled", "vxlanEnabled", false, func(c *Config, v string) (err error) { c.VXLAN.Enabled, err = parseBool(v); return err }},
-		{"VXLANVNI", "vxlanVNI", false, func(c *Config, v string) (err error) { c.VXLAN.VNI, err = within[uint32](v, 1, 1<<24-1); return err }},
-		{"VXLANPort", "vxlanPort", false, func(c *Config, v string) (err error) { c.VXLAN.Port, err = within[uint16](v, 1, 65535); return err }},
-		{"VXLANMTU", "vxlanMTU", false, func(c *Config, v string) (err error) { c.VXLAN.MTU4, err = parseMTU(v, 576); return err }},
-		{"VXLANMTUV6", "vxlanMTUV6", false, func(c *Config, v string) (err error) { c.VXLAN.MTU6, err = parseMTU(v, 1280); return err }},
-		{"ServiceLoopPrevention", "serviceLoopPrevention", false, func(c *Config, v string) (err error) { c.ServiceLoopPrevention, err = parseServiceLoops(v); return err }},
-		{"DatastoreType", "", false, func(_ *Config, v string) error { return only(v, "etcdv3") }},
-		{"CNISocket", "", false, func(c *Config, v string) error { c.CNISocket = v; return checkPath(v) }},
-		{"CNITimeout", "", false, func(c *Config, v string) (err error) { c.CNITimeout, err = parseSeconds(v); return err }},
-		{"LockFile", "", false, func(c *Config, v string) error { c.LockFile = v; return checkPath(v) }},
-		{"JournalDir", "", false, func(c *Config, v string) error { c.JournalDir = v; return checkPath(v) }},
+		{"LogSeverityScreen", "logSeverityScreen", func(c *Config, v string) (err error) { c.LogLevel, err = parseLevel(v); return err }},
+		{"IPForwarding", "ipForwarding", func(c *Config, v string) (err error) { c.IPForwarding, err = parseEnabled(v); return err }},
+		{"RouteRefreshInterval", "routeRefreshInterval", func(c *Config, v string) (err error) { c.RouteRefreshInterval, err = parseSeconds(v); return err }},
+		{"HealthEnabled", "healthEnabled", func(c *Config, v string) (err error) { c.HealthEnabled, err = parseBool(v); return err }},
+		{"HealthHost", "healthHost", func(_ *Config, v string) error { a.health.host = v; return nil }},
+		{"HealthPort", "healthPort", func(_ *Config, v string) error { a.health.port = v; return checkPort(v) }},
+		{"PrometheusMetricsEnabled", "prometheusMetricsEnabled", func(c *Config, v string) (err error) { c.MetricsEnabled, err = parseBool(v); return err }},
+		{"PrometheusMetricsHost", "prometheusMetricsHost", func(_ *Config, v string) error { a.metrics.host = v; return nil }},
+		{"PrometheusMetricsPort", "prometheusMetricsPort", func(_ *Config, v string) error { a.metrics.port = v; return checkPort(v) }},
+		{"PrometheusGoMetricsEnabled", "prometheusGoMetricsEnabled", func(c *Config, v string) (err error) { c.GoMetrics, err = parseBool(v); return err }},
+		{"PrometheusProcessMetricsEnabled", "prometheusProcessMetricsEnabled", func(c *Config, v string) (err error) { c.ProcessMetrics, err = parseBool(v); return err }},
+		{"InterfacePrefix", "interfacePrefix", func(_ *Config, v string) error { return only(v, "cali") }},
+		{"VXLANEnabled", "vxlanEnabled", func(c *Config, v string) (err error) { c.VXLAN.Enabled, err = parseBool(v); return err }},
+		{"VXLANVNI", "vxlanVNI", func(c *Config, v string) (err error) { c.VXLAN.VNI, err = within[uint32](v, 1, 1<<24-1); return err }},
+		{"VXLANPort", "vxlanPort", func(c *Config, v string) (err error) { c.VXLAN.Port, err = within[uint16](v, 1, 65535); return err }},
+		{"VXLANMTU", "vxlanMTU", func(c *Config, v string) (err error) { c.VXLAN.MTU4, err = parseMTU(v, 576); return err }},
+		{"VXLANMTUV6", "vxlanMTUV6", func(c *Config, v string) (err error) { c.VXLAN.MTU6, err = parseMTU(v, 1280); return err }},
+		{"ServiceLoopPrevention", "serviceLoopPrevention", func(c *Config, v string) (err error) { c.ServiceLoopPrevention, err = parseServiceLoops(v); return err }},
+		{"DatastoreType", "", func(_ *Config, v string) error { return only(v, "etcdv3") }},
+		{"CNISocket", "", func(c *Config, v string) error { c.CNISocket = v; return checkPath(v) }},
+		{"CNITimeout", "", func(c *Config, v string) (err error) { c.CNITimeout, err = parseSeconds(v); return err }},
+		{"LockFile", "", func(c *Config, v string) error { c.LockFile = v; return checkPath(v) }},
+		{"JournalDir", "", func(c *Config, v string) error { c.JournalDir = v; return checkPath(v) }},
 	}
 }
 
@@ -160,33 +159,6 @@ func Resolve(layers ...Layer) (Config, []Problem) {
 	}
 	c.HealthAddress, c.MetricsAddress = a.health.String(), a.metrics.String()
 	return c, problems
-}
-
-// NeedsRestart names the parameters whose values differ between two
-// configurations and take effect only with the next start.
-func NeedsRestart(running, wanted Config) []string {
-	var names []string
-	for name, differs := range map[string]bool{
-		"ipForwarding":                    running.IPForwarding != wanted.IPForwarding,
-		"routeRefreshInterval":            running.RouteRefreshInterval != wanted.RouteRefreshInterval,
-		"healthEnabled":                   running.HealthEnabled != wanted.HealthEnabled,
-		"vxlanEnabled":                    running.VXLAN.Enabled != wanted.VXLAN.Enabled,
-		"vxlanVNI":                        running.VXLAN.VNI != wanted.VXLAN.VNI,
-		"vxlanPort":                       running.VXLAN.Port != wanted.VXLAN.Port,
-		"vxlanMTU":                        running.VXLAN.MTU4 != wanted.VXLAN.MTU4,
-		"vxlanMTUV6":                      running.VXLAN.MTU6 != wanted.VXLAN.MTU6,
-		"prometheusMetricsEnabled":        running.MetricsEnabled != wanted.MetricsEnabled,
-		"prometheusMetricsHost/Port":      running.MetricsAddress != wanted.MetricsAddress,
-		"prometheusGoMetricsEnabled":      running.GoMetrics != wanted.GoMetrics,
-		"prometheusProcessMetricsEnabled": running.ProcessMetrics != wanted.ProcessMetrics,
-		"healthHost/Port":                 running.HealthAddress != wanted.HealthAddress,
-	} {
-		if differs {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
-	return names
 }
 
 func parseLevel(v string) (slog.Level, error) {

@@ -163,12 +163,23 @@ func TestFileWithoutAssignmentIsRefused(t *testing.T) {
 	}
 }
 
-func TestNeedsRestart(t *testing.T) {
-	a, _ := Resolve()
-	b := a
-	b.LogLevel, b.HealthAddress = slog.LevelDebug, "localhost:1"
-	if got := NeedsRestart(a, b); !slices.Equal(got, []string{"healthHost/Port"}) {
-		t.Errorf("%v", got)
+// TestFieldThatCanNotBeReadTakesNoOtherWithIt: somebody wrote the resource past calicoctl.
+func TestFieldThatCanNotBeReadTakesNoOtherWithIt(t *testing.T) {
+	l, err := FromStored("default", []byte(`{"kind":"FelixConfiguration","spec":{"vxlanVNI":"many","vxlanPort":4790,"routeRefreshInterval":"30s","ipForwarding":{}}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, problems := Resolve(l)
+	if c.VXLAN.VNI != 4096 || c.VXLAN.Port != 4790 || c.RouteRefreshInterval != 30*time.Second || !c.IPForwarding {
+		t.Errorf("configuration %+v", c)
+	}
+	for _, says := range []string{`FelixConfiguration default: spec.vxlanVNI: "many" is not within 1 to 16777215`, "spec.ipForwarding"} {
+		if !slices.ContainsFunc(problems, func(p Problem) bool { return p.Bad && strings.Contains(p.String(), says) }) {
+			t.Errorf("problems %v do not say %s", problems, says)
+		}
+	}
+	if _, err := FromStored("default", []byte("{")); err == nil || !strings.Contains(err.Error(), "FelixConfiguration default") {
+		t.Errorf("not JSON: %v", err)
 	}
 }
 
