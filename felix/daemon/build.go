@@ -17,6 +17,7 @@ import (
 	"tortie/felix/delegate"
 	"tortie/felix/hostports"
 	"tortie/felix/journal"
+	"tortie/felix/pathmtu"
 	"tortie/felix/peering"
 	"tortie/felix/podnet"
 	"tortie/felix/problems"
@@ -61,6 +62,8 @@ type felix struct {
 	hostPorts *hostports.Ports
 	upkeep    *upkeep
 	listeners *listeners
+	nodes     *nodeBook
+	pathMTU   *pathmtu.Prober
 	peering   *peering.Addresses
 	registrar *registration.Registrar
 	state     *cniserver.State
@@ -106,7 +109,7 @@ func (f *felix) build() (err error) {
 		Client: f.client,
 		Ranges: ranges(tracker.Ranges(), f.state.Ranges(), graph.Ranges(), f.config.Ranges(), f.policies.Ranges()),
 		Sink: &sink{
-			graph: graph, follow: append(follow, tracker, f.state, f.policies),
+			graph: graph, follow: append(follow, tracker, f.state, f.policies, f.nodes),
 			config: f.config, configure: f.configure, program: f.program, complete: f.complete, onStatus: f.state.OnStatus,
 		},
 		Log: f.log,
@@ -153,6 +156,7 @@ func (f *felix) buildDataplane(cfg config.Config) (err error) {
 	f.peering = peering.New(f.kernel, cfg.RouteRefreshInterval, f.log)
 	f.upkeep = newUpkeep(f.kernel, f.pods, f.hostPorts, f.log)
 	f.listeners = newListeners(f.log)
+	f.nodes, f.pathMTU = newNodeBook(f.node), f.newPathMTU(cfg.PathMTUProbeInterval)
 	f.loop, err = dataplane.New(dataplane.Config{
 		Kernel:  f.kernel,
 		Routes:  routetable.New(routetable.Config{Kernel: f.kernel, Protocol: kernel.ProtocolFelix, Log: f.log}),
