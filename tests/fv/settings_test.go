@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -109,58 +111,76 @@ func statusSays(t *testing.T, l *lab.Lab, line string, want bool) {
 // TestWrongSettingsAreSaidInOneLineAndNothingStopsWorking: somebody has written past
 // calicoctl what it refuses, or chosen what this node can't do.
 func TestWrongSettingsAreSaidInOneLineAndNothingStopsWorking(t *testing.T) {
+	const configuration = manifestHead + "kind: FelixConfiguration\nmetadata: {name: default}\nspec: {vxlanVNI: 4096, routeRefreshInterval: 90s}\n"
 	l := up(t, "wrong", 3)
-	apply(t, l, manifestHead+"kind: FelixConfiguration\nmetadata: {name: default}\nspec: {vxlanVNI: 4096, routeRefreshInterval: 90s}\n")
+	apply(t, l, configuration)
 	setVXLANMode(t, l, "CrossSubnet")
 	addPods(t, l, 6, 1)
 	mustConverge(t, l)
 	store := newRawStore(t, l)
-	felixConfiguration := func(spec string) func() (undo func()) {
-		return func() func() {
-			apply(t, l, manifestHead+"kind: FelixConfiguration\nmetadata: {name: default}\nspec: {vxlanVNI: 4096, routeRefreshInterval: 90s, "+spec+"}\n")
-			return func() {
-				apply(t, l, manifestHead+"kind: FelixConfiguration\nmetadata: {name: default}\nspec: {vxlanVNI: 4096, routeRefreshInterval: 90s}\n")
-			}
-		}
+	wrong := func(kind api.Kind, name, text, with string) func() func() {
+		return func() func() { return store.change(kind, name, "", text, with) }
 	}
 	for _, tt := range []struct {
 		name  string
-		wrong func() (undo func())
-		says  string
+		wrong []func() (undo func())
+		says  []string
 	}{
-		{"an overlay mode that nobody knows", func() func() {
-			return store.change(api.KindIPPool, "pool-v4", "", `"CrossSubnet"`, `"Crosssubnet"`)
-		}, `IPPool(pool-v4): spec.vxlanMode: "Crosssubnet" is none of Never, CrossSubnet and Always`},
-		{"a VNI out of range", func() func() {
-			return store.change(api.KindFelixConfiguration, "default", "", "4096", "16777216")
-		}, `FelixConfiguration default: spec.vxlanVNI: "16777216" is not within 1 to 16777215`},
-		{"a VNI that is no number", func() func() {
-			return store.change(api.KindFelixConfiguration, "default", "", "4096", `"many"`)
-		}, `FelixConfiguration default: spec.vxlanVNI: "many" is not within`},
-		{"a configuration that is no JSON", func() func() {
-			return store.change(api.KindFelixConfiguration, "default", "", `"spec"`, `"spec`)
-		}, `read FelixConfiguration default:`},
-		{"an MTU that is too large", felixConfiguration("vxlanMTU: 9000"), "vxlanMTU 9000 is more than the node's device eth0 carries whole (MTU 1500, less 50 for VXLAN): 1450 is used"},
-		{"a pattern that matches no device", felixConfiguration("mtuIfacePattern: '^ib'"), `mtuIfacePattern "^ib" matches no device`},
-		{"a port that is taken", felixConfiguration("healthEnabled: true, healthHost: 0.0.0.0, healthPort: 179"), "serve health: listen tcp 0.0.0.0:179"},
-		{"two nodes with one address", func() func() {
-			return store.change(api.KindNode, "node1", "zombie", "node1", "zombie")
-		}, "the address 10.10.1.1 of this node is that of node zombie, too"},
+		{"a pool, a field, a Node", []func() func(){
+			wrong(api.KindIPPool, "pool-v4", `"CrossSubnet"`, `"Crosssubnet"`),
+			wrong(api.KindFelixConfiguration, "default", "4096", "16777216"),
+			func() func() { return store.change(api.KindNode, "node1", "zombie", "node1", "zombie") },
+		}, []string{
+			`spec.vxlanMode: "Crosssubnet" is none of Never, CrossSubnet and Always`,
+			`FelixConfiguration default: spec.vxlanVNI: "16777216" is not within 1 to 16777215`,
+			"the address 10.10.1.1 of this node is that of node zombie, too",
+		}},
+		{"a configuration of which nothing can be read", []func() func(){wrong(api.KindFelixConfiguration, "default", `"spec"`, `"spec`)}, []string{`read FelixConfiguration default:`}},
+		{"what this node can't do", []func() func(){func() func() {
+			apply(t, l, strings.Replace(configuration, "{vxlanVNI", "{vxlanMTU: 9000, mtuIfacePattern: '^ib', healthEnabled: true, healthHost: 0.0.0.0, healthPort: 179, vxlanVNI", 1))
+			return func() { apply(t, l, configuration) }
+		}}, []string{
+			"vxlanMTU 9000 is more than the node's device eth0 carries whole (MTU 1500, less 50 for VXLAN): 1450 is used",
+			`mtuIfacePattern "^ib" matches no device`,
+			"serve health: listen tcp 0.0.0.0:179",
+		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			tr := startTraffic(t, l)
-			undo := tt.wrong()
-			statusSays(t, l, tt.says, true)
+			var undo []func()
+			for _, do := range tt.wrong {
+				undo = append(undo, do())
+			}
+			for _, line := range tt.says {
+				statusSays(t, l, line, true)
+				logSays(t, l, line)
+			}
 			if _, err := l.AddPod(t.Context(), lab.PodSpec{Name: "new", Node: "node1", Containers: 1}); err != nil {
 				t.Errorf("no pod can be made: %v", err)
 			} else if err := l.DelPod(t.Context(), "new"); err != nil {
 				t.Error(err)
 			}
-			undo()
-			statusSays(t, l, tt.says, false)
+			for _, do := range undo {
+				do()
+			}
+			for _, line := range tt.says {
+				statusSays(t, l, line, false)
+			}
 			tr.stopAndDemandNoLoss(t)
 			mustConverge(t, l)
 		})
+	}
+}
+
+// logSays looks for a line in felix's log on node1, where it is on one line.
+func logSays(t *testing.T, l *lab.Lab, line string) {
+	t.Helper()
+	log, err := os.ReadFile(filepath.Join(l.Dir(), "nodes", "node1", "felix.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(strings.ReplaceAll(string(log), `\"`, `"`), line) {
+		t.Errorf("the log does not say %q", line)
 	}
 }
 
