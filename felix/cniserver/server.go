@@ -88,13 +88,13 @@ type Server struct {
 	ipamPlugins IPAMPlugins
 	podCIDRs    func() []netip.Prefix
 
-	mtu    func() int
-	limit  func() (most int, device string, known bool)
+	mtu   func() int
+	limit func() (most int, device string, known bool)
 	// nodeProblem is Config.NodeProblem, never nil.
 	nodeProblem func() error
-	health func() error
-	now    func() time.Time
-	log    *slog.Logger
+	health      func() error
+	now         func() time.Time
+	log         *slog.Logger
 
 	addTimeout, delTimeout time.Duration
 	adds                   chan struct{}

@@ -22,6 +22,7 @@ import (
 	"tortie/felix/podnet"
 	"tortie/felix/problems"
 	"tortie/felix/registration"
+	"tortie/felix/ruleset"
 	"tortie/felix/vxlan"
 	"tortie/internal/api"
 	"tortie/internal/datastore"
@@ -178,6 +179,15 @@ func (f *felix) configure(cfg config.Config) {
 	f.upkeep.configure(cfg.IPForwarding, cfg.RouteRefreshInterval)
 	f.listeners.set(f.endpoints(cfg))
 	f.loop.Resync() // which has everybody look at what is to be done now
+}
+
+func (f *felix) ruleChanges(ctx context.Context) (<-chan struct{}, error) {
+	return f.kernel.RuleChanges(ctx, ruleset.Table)
+}
+
+func (f *felix) lookAtRules() {
+	f.loop.ResyncRules()
+	f.upkeep.lookAtRules()
 }
 
 // program hands a new desired state to those who act on it.

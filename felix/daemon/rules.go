@@ -1,8 +1,10 @@
 package daemon
 
 import (
+	"context"
 	"log/slog"
 	"slices"
+	"time"
 
 	"tortie/felix/calc"
 	"tortie/felix/config"
@@ -46,4 +48,31 @@ type serviceLoops struct {
 
 func (l serviceLoops) Set(s calc.State) {
 	l.Guard.Set(serviceloop.State{Mode: l.settings().ServiceLoopPrevention, Services: s.Services, Others: slices.Concat(s.Pools, s.Nodes)})
+}
+
+// rulesPause is the least time between two looks at rules that somebody may have changed:
+// most often it was felix itself, and who keeps changing them shall not keep it busy.
+const rulesPause = time.Second
+
+// followRules has the rules looked at when something in their table is another.
+func followRules(ctx context.Context, changes func(context.Context) (<-chan struct{}, error), look func()) error {
+	for ctx.Err() == nil {
+		told, err := changes(ctx)
+		if err != nil {
+			return nil //nolint:nilerr // the resyncs go on
+		}
+		for range told {
+			look()
+			sleep(ctx, rulesPause)
+		}
+		sleep(ctx, rulesPause)
+	}
+	return nil
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
 }

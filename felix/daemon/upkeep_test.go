@@ -163,3 +163,47 @@ func TestChangedDevicesAndFailuresAreLoggedOnce(t *testing.T) {
 		}
 	}
 }
+
+// TestRulesThatSomebodyChangesAreLookedAtOnceASecondAtMost: and again after the kernel has
+// ended to tell.
+func TestRulesThatSomebodyChangesAreLookedAtOnceASecondAtMost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		told := make(chan struct{}, 1)
+		looks := 0
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() {
+			done <- followRules(ctx, func(context.Context) (<-chan struct{}, error) { return told, nil }, func() { looks++ })
+		}()
+		told <- struct{}{}
+		synctest.Wait()
+		if looks != 1 {
+			t.Errorf("%d looks, want one at once", looks)
+		}
+		for range 50 {
+			select {
+			case told <- struct{}{}:
+			default:
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		if looks < 5 || looks > 6 {
+			t.Errorf("%d looks in five seconds of changes", looks)
+		}
+		former := told
+		told = make(chan struct{}, 1)
+		close(former)
+		time.Sleep(3 * time.Second)
+		before := looks
+		told <- struct{}{}
+		synctest.Wait()
+		if looks != before+1 {
+			t.Error("it is not asked again")
+		}
+		cancel()
+		close(told)
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -15,8 +15,8 @@ import (
 func TestDriftIsMendedAndStrangersAreLeftAlone(t *testing.T) {
 	const patience = 15 * time.Second // a sixth of the default interval, and many times the short one
 	l := up(t, "drift", 3)
-	setVXLANMode(t, l, "CrossSubnet")
-	apply(t, l, manifestHead+"kind: IPPool\nmetadata: {name: pool-v6}\nspec: {cidr: 'fd65::/48', blockSize: 122, natOutgoing: true}\n") // for routes of BGP
+	// IPv6 is BGP's.
+	apply(t, l, manifestHead+"kind: IPPool\nmetadata: {name: pool-v4}\nspec: {cidr: 10.65.0.0/16, blockSize: 26, natOutgoing: true, vxlanMode: CrossSubnet}\n")
 	addPods(t, l, 6, 1)
 	if _, err := l.AddPod(t.Context(), lab.PodSpec{Name: "here", Node: "node1", Containers: 1}); err != nil {
 		t.Fatal(err)
@@ -67,12 +67,12 @@ func TestDriftIsMendedAndStrangersAreLeftAlone(t *testing.T) {
 		{"the tunnel's device is deleted", routes + ";" + vxlan, "ip link del vxlan.calico", true},
 		{"the tunnel's device is switched off", routes + ";" + vxlan, "ip link set vxlan.calico down", true},
 		{"the tunnel's MTU is changed", vxlan, "ip link set vxlan.calico mtu 1300", true},
+		{"the packet rules are flushed", rules, "nft flush chain inet tortie nat-outgoing", true},
+		{"an address is added to a set", rules, "nft add element inet tortie exempt-ipv4 '{ 192.0.2.0/24 }'", true},
 		{"the tunnel's address is taken away", routes + ";" + vxlan, "ip -4 addr flush dev vxlan.calico", false},
 		{"an FDB entry is deleted", vxlan, "bridge fdb show dev vxlan.calico | head -1 | while read mac rest; do bridge fdb del $mac dev vxlan.calico; done", false},
 		{"an FDB entry leads elsewhere", vxlan, "bridge fdb show dev vxlan.calico | head -1 | while read mac rest; do bridge fdb replace $mac dev vxlan.calico dst 10.10.1.77; done", false},
 		{"a neighbour in the tunnel is deleted", vxlan, "ip neigh show dev vxlan.calico | head -1 | while read ip rest; do ip neigh del $ip dev vxlan.calico; done", false},
-		{"the packet rules are flushed", rules, "nft flush chain inet tortie nat-outgoing", false},
-		{"an address is added to a set", rules, "nft add element inet tortie exempt-ipv4 '{ 192.0.2.0/24 }'", false},
 		{"forwarding is switched off", "cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding", "echo 0 > /proc/sys/net/ipv4/ip_forward; echo 0 > /proc/sys/net/ipv6/conf/all/forwarding", false},
 		{"a pod's device is set otherwise", "cat /proc/sys/net/ipv4/conf/" + device + "/rp_filter /proc/sys/net/ipv4/conf/" + device + "/proxy_arp; ip -br link show " + device,
 			"echo 0 > /proc/sys/net/ipv4/conf/" + device + "/rp_filter; echo 0 > /proc/sys/net/ipv4/conf/" + device + "/proxy_arp; ip link set " + device + " address 02:00:00:00:00:01", false},

@@ -11,11 +11,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"tortie/internal/api"
 	"tortie/tests/lab"
+	"tortie/tests/lab/agentwire"
 )
 
 // rawStore writes what calicoctl would refuse, by etcd's own gateway.
@@ -185,12 +187,13 @@ func logSays(t *testing.T, l *lab.Lab, line string) {
 }
 
 // TestSettingsOfVXLANAreChangedOnRunningNodes: the devices follow, and what is lost is lost
-// only while the nodes don't agree yet.
+// only while the nodes don't agree yet; connections hold.
 func TestSettingsOfVXLANAreChangedOnRunningNodes(t *testing.T) {
 	l := up(t, "vxlanset", 3)
 	setVXLANMode(t, l, "Always")
 	addPods(t, l, 6, 1)
 	mustConverge(t, l)
+	during := startTraffic(t, l)
 	apply(t, l, manifestHead+"kind: FelixConfiguration\nmetadata: {name: default}\nspec: {vxlanVNI: 7, vxlanPort: 4790, vxlanMTU: 1400}\n")
 	for _, n := range l.Topology().Nodes {
 		for end := time.Now().Add(10 * time.Second); ; time.Sleep(100 * time.Millisecond) {
@@ -205,6 +208,22 @@ func TestSettingsOfVXLANAreChangedOnRunningNodes(t *testing.T) {
 		}
 	}
 	mustConverge(t, l)
+	var asked sync.WaitGroup // each answers when nothing more can be under way
+	for id, agent := range during.streams {
+		asked.Go(func() {
+			answer, err := l.Ask(t.Context(), agent, agentwire.Request{StopStream: id})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			r := answer.Stream
+			t.Logf("%s: sent %d, answered %d, longest gap %v", id, r.Sent, r.Answered, r.LongestGap)
+			if r.Err != "" || r.LongestGap > 2*time.Second {
+				t.Errorf("%s: %q, longest gap %v", id, r.Err, r.LongestGap)
+			}
+		})
+	}
+	asked.Wait()
 	tr := startTraffic(t, l)
 	time.Sleep(time.Second)
 	tr.stopAndDemandNoLoss(t)
