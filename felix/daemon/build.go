@@ -182,7 +182,7 @@ func (f *felix) configure(cfg config.Config) {
 }
 
 func (f *felix) ruleChanges(ctx context.Context) (<-chan struct{}, error) {
-	return f.kernel.RuleChanges(ctx, ruleset.Table)
+	return f.kernel.RuleChanges(ctx, ruleset.Table, isChild)
 }
 
 func (f *felix) lookAtRules() {

@@ -2,8 +2,12 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"os"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"tortie/felix/calc"
@@ -50,8 +54,8 @@ func (l serviceLoops) Set(s calc.State) {
 	l.Guard.Set(serviceloop.State{Mode: l.settings().ServiceLoopPrevention, Services: s.Services, Others: slices.Concat(s.Pools, s.Nodes)})
 }
 
-// rulesPause is the least time between two looks at rules that somebody may have changed:
-// most often it was felix itself, and who keeps changing them shall not keep it busy.
+// rulesPause is the least time between two looks at rules that somebody has changed: who
+// keeps changing them shall not keep felix busy.
 const rulesPause = time.Second
 
 // followRules has the rules looked at when something in their table is another.
@@ -68,6 +72,18 @@ func followRules(ctx context.Context, changes func(context.Context) (<-chan stru
 		sleep(ctx, rulesPause)
 	}
 	return nil
+}
+
+// isChild reports whether a process is this one's, as is an nft that writes felix's rules.
+// One that has just ended is not known any more, and costs a look at the rules.
+func isChild(pid uint32) bool {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	_, behindName, _ := strings.Cut(string(raw[strings.LastIndexByte(string(raw), ')')+1:]), " ")
+	fields := strings.Fields(behindName) // the state, and the parent
+	return len(fields) > 1 && fields[1] == strconv.Itoa(os.Getpid())
 }
 
 func sleep(ctx context.Context, d time.Duration) {

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"testing"
@@ -206,4 +208,25 @@ func TestRulesThatSomebodyChangesAreLookedAtOnceASecondAtMost(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+func TestOwnProcessesAreKnown(t *testing.T) {
+	child := exec.Command("cat")
+	in, err := child.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if !isChild(uint32(child.Process.Pid)) {
+		t.Error("a child is none")
+	}
+	_ = in.Close()
+	_ = child.Wait()
+	for what, pid := range map[string]int{"one that has ended": child.Process.Pid, "this one": os.Getpid(), "the first": 1, "none": 0} {
+		if isChild(uint32(pid)) {
+			t.Errorf("%s is a child", what)
+		}
+	}
 }

@@ -10,8 +10,9 @@ import (
 // RuleChanges tells that something in an nftables table may be another, whoever changed
 // it; many changes may be told as one. The channel is closed when ctx is done, or the
 // kernel refuses to say more. A transaction that begins with another table is not told:
-// who must know everything looks now and then besides.
-func (h *Handle) RuleChanges(ctx context.Context, table string) (<-chan struct{}, error) {
+// who must know everything looks now and then besides. Nor is one that is own: by the port
+// of netlink that made it, which is most often the ID of its process; nil for none.
+func (h *Handle) RuleChanges(ctx context.Context, table string, own func(port uint32) bool) (<-chan struct{}, error) {
 	var socket *eventSocket
 	err := h.inside(func() (err error) {
 		socket, err = openEventSocket(unix.NETLINK_NETFILTER)
@@ -33,9 +34,12 @@ func (h *Handle) RuleChanges(ctx context.Context, table string) (<-chan struct{}
 	go func() {
 		defer close(changes)
 		for {
-			// What was lost for want of room was something, too.
-			if _, _, err := socket.receive(); err != nil && !errors.Is(err, unix.ENOBUFS) {
+			msgs, _, err := socket.receive()
+			if err != nil && !errors.Is(err, unix.ENOBUFS) { // what was lost for want of room was something, too
 				break
+			}
+			if err == nil && len(msgs) > 0 && own != nil && own(msgs[0].Header.Pid) {
+				continue
 			}
 			select {
 			case changes <- struct{}{}:

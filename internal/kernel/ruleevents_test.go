@@ -15,11 +15,11 @@ func TestChangesOfRulesAreToldOfOneTable(t *testing.T) {
 	kerneltest.Require(t, kerneltest.Nftables)
 	ns := kerneltest.NewNetns(t)
 	h := kerneltest.Open(t, ns)
-	told, err := h.RuleChanges(t.Context(), "ours")
+	told, err := h.RuleChanges(t.Context(), "ours", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	theirs, err := h.RuleChanges(t.Context(), "theirs")
+	theirs, err := h.RuleChanges(t.Context(), "theirs", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,11 +58,43 @@ func TestChangesOfRulesAreToldOfOneTable(t *testing.T) {
 	}
 }
 
+// TestOwnChangesOfRulesAreNotTold: who made one is known by its process.
+func TestOwnChangesOfRulesAreNotTold(t *testing.T) {
+	kerneltest.Require(t, kerneltest.Nftables)
+	ns := kerneltest.NewNetns(t)
+	h := kerneltest.Open(t, ns)
+	asked := make(chan uint32, 100)
+	told, err := h.RuleChanges(t.Context(), "ours", func(port uint32) bool { asked <- port; return true })
+	if err != nil {
+		t.Fatal(err)
+	}
+	var nft *exec.Cmd
+	if err := ns.Do(func() error {
+		nft = exec.Command("nft", "add table inet ours")
+		return nft.Run()
+	}); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case port := <-asked:
+		if int(port) != nft.Process.Pid {
+			t.Errorf("the change is said to be of %d, and is of %d", port, nft.Process.Pid)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("the change is not told")
+	}
+	select {
+	case <-told:
+		t.Error("an own change is told")
+	default:
+	}
+}
+
 func TestChangesOfRulesEndWithTheirContext(t *testing.T) {
 	kerneltest.Require(t, kerneltest.Nftables)
 	h := kerneltest.New(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	told, err := h.RuleChanges(ctx, "ours")
+	told, err := h.RuleChanges(ctx, "ours", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
