@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"log/slog"
+	"net/netip"
 	"slices"
 
 	"tortie/felix/calc"
@@ -9,15 +10,37 @@ import (
 	"tortie/felix/dataplane"
 	"tortie/felix/nat"
 	"tortie/felix/serviceloop"
+	"tortie/felix/sources"
 )
 
 // newRules are the packet rules of the node's network namespace. Every State is handed to
 // them again when the configuration is another.
 func newRules(settings func() config.Config, log *slog.Logger) []dataplane.Rules {
 	return []dataplane.Rules{
+		podSources{sources.New(sources.Config{Log: log}), settings},
 		masquerade{nat.New(nat.Config{Log: log}), settings},
 		serviceLoops{serviceloop.New(serviceloop.Config{Log: log}), settings},
 	}
+}
+
+// podSources is told what of a State concerns it.
+type podSources struct {
+	*sources.Guard
+	settings func() config.Config
+}
+
+func (p podSources) Set(s calc.State) {
+	c := p.settings()
+	state := sources.State{Allowed: map[string][]netip.Prefix{}, NoIPIP: !c.Sources.IPIP}
+	if !c.Sources.VXLAN {
+		state.VXLANPort = c.VXLAN.Port
+	}
+	for _, ep := range s.Endpoints {
+		if len(ep.Sources) > 0 {
+			state.Allowed[ep.Interface] = ep.Sources
+		}
+	}
+	p.Guard.Set(state)
 }
 
 // masquerade is told what of a State concerns it.

@@ -58,7 +58,7 @@ func (s *settings) SetSysctls(all []kernel.Setting) error {
 // menders answer for each device what was mended, once.
 type menders map[string][]string
 
-func (m menders) Mend(hostIf string, _ []netip.Addr) ([]string, error) {
+func (m menders) Mend(hostIf string, _ []netip.Addr, _ bool) ([]string, error) {
 	mended := m[hostIf]
 	delete(m, hostIf)
 	return mended, nil
