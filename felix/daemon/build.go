@@ -50,7 +50,7 @@ type felix struct {
 	programmed atomic.Pointer[calc.State]
 
 	kernel *kernel.Handle // of the node's network namespace
-	rules  func(settings func() config.Config, log *slog.Logger) []dataplane.Rules
+	rules  func(settings func() config.Config, forget func(netip.Addr) error, log *slog.Logger) []dataplane.Rules
 	// made are the rules that those are.
 	made []dataplane.Rules
 
@@ -159,7 +159,7 @@ func (f *felix) buildDataplane(cfg config.Config) (err error) {
 	f.upkeep = newUpkeep(f.kernel, f.pods, f.hostPorts, f.log)
 	f.listeners = newListeners(f.log)
 	f.nodes, f.pathMTU = newNodeBook(f.node), f.newPathMTU(cfg.PathMTUProbeInterval)
-	f.made = f.rules(f.config.Now, f.log)
+	f.made = f.rules(f.config.Now, f.kernel.ForgetConnections, f.log)
 	f.loop, err = dataplane.New(dataplane.Config{
 		Kernel:  f.kernel,
 		Routes:  routetable.New(routetable.Config{Kernel: f.kernel, Protocol: kernel.ProtocolFelix, Log: f.log}),

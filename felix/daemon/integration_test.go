@@ -112,7 +112,7 @@ func (n *node) start(ready bool) {
 	n.felix = &felix{
 		node: "node1", client: n.store, registry: n.reg, journal: book, log: log, kernel: n.kernel,
 		// nft works on the namespace of its process.
-		rules:  func(func() config.Config, *slog.Logger) []dataplane.Rules { return nil },
+		rules:  func(func() config.Config, func(netip.Addr) error, *slog.Logger) []dataplane.Rules { return nil },
 		newUID: func() string { return "uid" }, missing: func() error { return nil }, show: func([]problems.Problem) {},
 		level: &slog.LevelVar{}, config: newConfigFollower("node1", []config.Layer{local}, cfg, log),
 	}

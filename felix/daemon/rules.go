@@ -8,6 +8,7 @@ import (
 	"tortie/felix/calc"
 	"tortie/felix/config"
 	"tortie/felix/dataplane"
+	"tortie/felix/floating"
 	"tortie/felix/nat"
 	"tortie/felix/serviceloop"
 	"tortie/felix/sources"
@@ -15,9 +16,10 @@ import (
 
 // newRules are the packet rules of the node's network namespace. Every State is handed to
 // them again when the configuration is another.
-func newRules(settings func() config.Config, log *slog.Logger) []dataplane.Rules {
+func newRules(settings func() config.Config, forget func(netip.Addr) error, log *slog.Logger) []dataplane.Rules {
 	return []dataplane.Rules{
 		podSources{sources.New(sources.Config{Log: log}), settings},
+		floatingIPs{floating.New(floating.Config{Forget: forget, Log: log})},
 		masquerade{nat.New(nat.Config{Log: log}), settings},
 		serviceLoops{serviceloop.New(serviceloop.Config{Log: log}), settings},
 	}
@@ -41,6 +43,19 @@ func (p podSources) Set(s calc.State) {
 		}
 	}
 	p.Guard.Set(state)
+}
+
+// floatingIPs is told what of a State concerns it.
+type floatingIPs struct{ *floating.Addresses }
+
+func (f floatingIPs) Set(s calc.State) {
+	pods := map[netip.Addr]netip.Addr{}
+	for _, ep := range s.Endpoints {
+		for _, a := range ep.Floating {
+			pods[a.External] = a.Internal
+		}
+	}
+	f.Addresses.Set(pods)
 }
 
 // masquerade is told what of a State concerns it.
