@@ -50,6 +50,13 @@ type Permit struct {
 // Restrict takes from every endpoint what is not permitted, or can't be carried out, and
 // says so in Problems. An endpoint keeps everything else.
 func (s *State) Restrict(permit Permit) {
+	asks := false
+	for _, ep := range s.Endpoints { // of hundreds, with every pod
+		asks = asks || len(ep.Sources) > 0 || len(ep.Floating) > 0
+	}
+	if !asks {
+		return
+	}
 	problems := problemList(s.Problems)
 	own := map[netip.Addr]EndpointID{}
 	for id, ep := range s.Endpoints {

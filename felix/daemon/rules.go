@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -33,7 +34,10 @@ type podSources struct {
 
 func (p podSources) Set(s calc.State) {
 	c := p.settings()
-	state := sources.State{Allowed: map[string][]netip.Prefix{}, NoIPIP: !c.Sources.IPIP}
+	state := sources.State{
+		Allowed: map[string][]netip.Prefix{}, NoIPIP: !c.Sources.IPIP,
+		Routers: slices.Collect(maps.Keys(s.Peering)), Cluster: slices.Concat(s.Pools, s.Nodes),
+	}
 	if !c.Sources.VXLAN {
 		state.VXLANPort = c.VXLAN.Port
 	}

@@ -47,6 +47,9 @@ func TestElements(t *testing.T) {
 			"allowed-sources-ipv4": {"cali0 . 10.0.0.0/8", "cali1 . 10.0.0.0/8", "cali1 . 192.0.2.7"},
 			"allowed-sources-ipv6": {"cali1 . 2001:db8::/32"},
 		}},
+		{"pods that are routers", State{Routers: []string{"cali1", "cali0"}, Cluster: prefixes("10.65.0.0/16", "fd00::/16")}, ruleset.Contents{
+			"router-pods": {"cali0", "cali1"}, "cluster-ipv6": {"fd00::/16"},
+		}},
 		{"tunnels", State{VXLANPort: 4789, NoIPIP: true}, ruleset.Contents{"tunnel-ports": {"4789"}, "tunnel-protocols": {"4"}}},
 	} {
 		got := contentsOf(tc.state)
@@ -225,6 +228,35 @@ func TestPodThatIsARouterSendsFromBehindIt(t *testing.T) {
 		}))
 	}
 	w.want(true, "198.51.100.7", "2001:db8:7::7")
+}
+
+// TestPodsThatAnnounceOneNetworkBothSendFromIt: of an IPv6 route with several next hops
+// the kernel chooses one by the packet, when it looks for the way to its source.
+func TestPodsThatAnnounceOneNetworkBothSendFromIt(t *testing.T) {
+	w := newWorld(t)
+	w.apply(State{Routers: []string{"cali0", "cali1"}, Cluster: prefixes("fd00::/16", podworld.Node26+"/128")})
+	var hops []kernel.NextHop
+	for device, via := range map[string]string{"cali0": podworld.PodA6, "cali1": podworld.PodB6} {
+		link, err := w.node.LinkByName(device)
+		podworld.Check(t, err)
+		hops = append(hops, kernel.NextHop{Link: link.Index, Gateway: netip.MustParseAddr(via)})
+	}
+	podworld.Check(t, w.node.AddRoute(kernel.Route{
+		Dst: netip.MustParsePrefix("2001:db8:7::/48"), Protocol: kernel.ProtocolBGP, NextHops: kernel.NewNextHops(hops...),
+	}))
+	for i := range 12 {
+		if source := fmt.Sprintf("2001:db8:7::%d", i+1); !w.arrives(source, podworld.Outside6, w.Outside) {
+			t.Errorf("from %s it does not arrive", source)
+		}
+	}
+	for _, source := range []string{podworld.Node26, podworld.NodeOut6} {
+		if w.arrives(source, podworld.PodB6, w.PodB) {
+			t.Errorf("from %s, a node's, it arrives", source)
+		}
+	}
+	if w.arrives(podworld.PodB6, podworld.Outside6, w.Outside) {
+		t.Error("from the other pod's address it arrives")
+	}
 }
 
 func TestAllowedSourcesPassByTheirPodAlone(t *testing.T) {

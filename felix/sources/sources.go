@@ -1,7 +1,7 @@
 // Package sources drops what a pod sends from an address that is not its own, and what
 // would carry such a packet past it in a tunnel.
 //
-// It owns one chain and four sets in the nftables table "inet tortie". Which addresses are
+// It owns one chain and six sets in the nftables table "inet tortie". Which addresses are
 // a pod's own is asked of the node's routes, packet by packet: those that lead to the pod.
 // So a new pod needs no element, and from the moment its route stands, and no longer, it
 // may send. What a pod may send from besides stands in the sets.
@@ -25,6 +25,11 @@ import (
 type State struct {
 	// Allowed are the other sources of pods, by the node's end.
 	Allowed map[string][]netip.Prefix
+	// Routers are the node's ends of pods that are its BGP peers. From behind them come
+	// sources that the kernel, of an IPv6 route with several next hops, may look for behind
+	// another: so they pass unless they are the Cluster's, of pods and nodes.
+	Routers []string
+	Cluster []netip.Prefix
 	// VXLANPort is the UDP port to which no pod may send; 0 for none.
 	VXLANPort uint16
 	// NoIPIP: no pod may send IP in IP.
@@ -83,6 +88,8 @@ const (
 	allowed   = "allowed-sources"
 	ports     = "tunnel-ports"
 	protocols = "tunnel-protocols"
+	routers   = "router-pods"
+	cluster   = "cluster"
 )
 
 // ipip is the number of IP in IP (RFC 2003).
@@ -107,7 +114,11 @@ func shape() ruleset.Shape {
 			Does: "from allowedSourcePrefixes, but never from the node's address",
 		})
 	}
-	chain.Rules = append(chain.Rules, ruleset.Rule{Text: "drop", Does: "from an address that is not the pod's"})
+	s.Sets = append(s.Sets, ruleset.Set{Name: routers, Type: "ifname"}, ruleset.V6.Prefixes(cluster))
+	chain.Rules = append(chain.Rules, ruleset.Rule{
+		Text: fmt.Sprintf("iifname @%s ip6 saddr != @%s fib saddr type != local return", routers, ruleset.V6.Name(cluster)),
+		Does: "from behind a pod that is a BGP peer",
+	}, ruleset.Rule{Text: "drop", Does: "from an address that is not the pod's"})
 	s.Chains = []ruleset.Chain{chain}
 	return s
 }
@@ -118,6 +129,10 @@ func contentsOf(s State) ruleset.Contents {
 		for _, v := range []ruleset.Version{ruleset.V4, ruleset.V6} {
 			c[v.Name(allowed)] = append(c[v.Name(allowed)], v.CoverOf(device, prefixes)...)
 		}
+	}
+	if len(s.Routers) > 0 {
+		c[routers] = slices.Clone(s.Routers)
+		c[ruleset.V6.Name(cluster)] = ruleset.V6.Cover(s.Cluster, nil)
 	}
 	for _, list := range c {
 		slices.Sort(list)

@@ -18,7 +18,7 @@ import (
 // permit is a problem by name.
 func TestFloatingAddressAndAllowedSourcesOfAPod(t *testing.T) {
 	l := up(t, "floating", 2)
-	addPods(t, l, 2, 2)
+	addPods(t, l, 4, 1)
 	mustConverge(t, l)
 	pods, names := l.Pods(), endpointNames(t, l)
 	first, second, far := pods[0], pods[1], pods[0]
