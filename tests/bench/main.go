@@ -37,6 +37,7 @@ func start() error {
 	}
 	onlyRoutes := flag.Bool("only-routes", false, "measure the routes of a BGP peer alone")
 	onlyNodes := flag.Bool("only-nodes", false, "measure bgpd as one node of many alone")
+	onlyDataplane := flag.Bool("only-dataplane", false, "measure what pods' ways carry alone")
 	soakHours := flag.Int("soak", 0, "have bgpd live through so many hours of churn, compressed, and nothing else")
 	rounds := flag.Int("rounds", 60, "pods added and deleted one at a time, per plugin")
 	burst := flag.Int("burst", 64, "pods added and deleted 16 at once, per plugin")
@@ -45,6 +46,9 @@ func start() error {
 	*rounds, *burst = max(1, *rounds), max(1, *burst)
 	if *soakHours > 0 {
 		return soak(ctx, *soakHours, os.Stdout)
+	}
+	if *onlyDataplane {
+		return dataplane(ctx, *bin, os.Stdout)
 	}
 	if err := probe.HasBIRD(); err != nil {
 		return err
@@ -55,6 +59,9 @@ func start() error {
 		}
 	}
 	if err := manyNodes(ctx, os.Stdout); err != nil || *onlyNodes {
+		return err
+	}
+	if err := dataplane(ctx, *bin, os.Stdout); err != nil {
 		return err
 	}
 	return run(ctx, *bin, *rounds, *burst)
