@@ -22,6 +22,7 @@ import (
 	"tortie/felix/podnet"
 	"tortie/felix/problems"
 	"tortie/felix/registration"
+	"tortie/felix/ruleset"
 	"tortie/felix/vxlan"
 	"tortie/internal/api"
 	"tortie/internal/datastore"
@@ -122,7 +123,7 @@ func (f *felix) build() (err error) {
 	}
 	f.server, err = cniserver.New(cniserver.Config{
 		Node: f.node, State: f.state, Client: f.client, Registry: f.registry, Journal: f.journal,
-		Addresses: f.allocator, Pods: f.pods, Routes: f.loop, HostPorts: f.hostPorts, Permits: permits{f.config.Now, f.desired}, IPAMPlugins: delegate.Runner{}, PodCIDRs: podCIDRs, MTU: f.underlay.MTU, MTULimit: f.underlay.limit, NewUID: f.newUID, Log: f.log,
+		Addresses: f.allocator, Pods: f.pods, Routes: f.loop, HostPorts: f.hostPorts, Permits: permits{f.config.Now, f.desired}, IPAMPlugins: delegate.Runner{}, PodCIDRs: podCIDRs, MTU: f.underlay.MTU, MTULimit: f.underlay.limit, NodeProblem: f.registrar.Problem, NewUID: f.newUID, Log: f.log,
 		Health: f.syncer.Health, Pod: known, AddTimeout: cfg.CNITimeout, DelTimeout: cfg.CNITimeout,
 	})
 	if err != nil {
@@ -181,6 +182,15 @@ func (f *felix) configure(cfg config.Config) {
 	f.upkeep.configure(cfg.IPForwarding, cfg.RouteRefreshInterval)
 	f.listeners.set(f.endpoints(cfg))
 	f.loop.Resync() // which has everybody look at what is to be done now
+}
+
+func (f *felix) ruleChanges(ctx context.Context) (<-chan struct{}, error) {
+	return f.kernel.RuleChanges(ctx, ruleset.Table, isChild)
+}
+
+func (f *felix) lookAtRules() {
+	f.loop.ResyncRules()
+	f.upkeep.lookAtRules()
 }
 
 // program hands a new desired state to those who act on it.

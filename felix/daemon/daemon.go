@@ -254,6 +254,7 @@ func (f *felix) run(ctx context.Context) error {
 	}
 	g.Go(func() error { return f.history.Run(base) })
 	g.Go(func() error { return f.listeners.run(base) })
+	g.Go(func() error { return followRules(base, f.ruleChanges, f.lookAtRules) })
 	if f.config.Now().PathMTUProbeInterval > 0 {
 		g.Go(func() error { return f.pathMTU.Run(base) })
 	}
