@@ -37,7 +37,7 @@ func start() error {
 	}
 	onlyRoutes := flag.Bool("only-routes", false, "measure the routes of a BGP peer alone")
 	onlyNodes := flag.Bool("only-nodes", false, "measure bgpd as one node of many alone")
-	onlyDataplane := flag.Bool("only-dataplane", false, "measure what pods' ways carry alone")
+	onlyDataplane := flag.Bool("only-dataplane", false, "measure what pods' ways carry, and felix at rest and at its start, alone")
 	soakHours := flag.Int("soak", 0, "have bgpd live through so many hours of churn, compressed, and nothing else")
 	rounds := flag.Int("rounds", 60, "pods added and deleted one at a time, per plugin")
 	burst := flag.Int("burst", 64, "pods added and deleted 16 at once, per plugin")
@@ -48,7 +48,7 @@ func start() error {
 		return soak(ctx, *soakHours, os.Stdout)
 	}
 	if *onlyDataplane {
-		return dataplane(ctx, *bin, os.Stdout)
+		return carriedAndResident(ctx, *bin)
 	}
 	if err := probe.HasBIRD(); err != nil {
 		return err
@@ -61,10 +61,18 @@ func start() error {
 	if err := manyNodes(ctx, os.Stdout); err != nil || *onlyNodes {
 		return err
 	}
-	if err := dataplane(ctx, *bin, os.Stdout); err != nil {
+	if err := carriedAndResident(ctx, *bin); err != nil {
 		return err
 	}
 	return run(ctx, *bin, *rounds, *burst)
+}
+
+// carriedAndResident is what the dataplane carries, and what it takes.
+func carriedAndResident(ctx context.Context, bin string) error {
+	if err := dataplane(ctx, bin, os.Stdout); err != nil {
+		return err
+	}
+	return residentFelix(ctx, bin, os.Stdout)
 }
 
 // child is what this program is when it is a process under measurement.
