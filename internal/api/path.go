@@ -19,6 +19,7 @@ const (
 	ownRoot     = "/calico/tortie/v1/"
 	serviceRoot = ownRoot + "services/"
 	historyRoot = ownRoot + "history/"
+	loanRoot    = ownRoot + "loans/"
 )
 
 // checkKey refuses a key that has no place in the store: a missing or superfluous
@@ -35,6 +36,9 @@ func (d *definition) checkKey(key Key) error {
 		return fmt.Errorf("%s: the namespace %q must not contain a slash", key, key.Namespace)
 	case d.info.Kind == KindBlockAffinity || d.info.Kind == KindIPAMBlock:
 		return nil // these names contain a CIDR and are checked with it
+	case d.info.Kind == KindIPAMLoan:
+		_, _, err := ParseLoanName(key.Name)
+		return err
 	case strings.Contains(key.Name, "/"):
 		return fmt.Errorf("%s: the name %q must not contain a slash", key, key.Name)
 	case d.info.Kind == KindIPAMHistory:
@@ -83,6 +87,8 @@ func (d *definition) root() string {
 		return serviceRoot
 	case KindIPAMHistory:
 		return historyRoot
+	case KindIPAMLoan:
+		return loanRoot
 	}
 	return resourceRoot + d.info.Plural + "/"
 }
@@ -160,9 +166,12 @@ func (r *Registry) parsePath(path string) (Key, error) {
 	if rest, ok := strings.CutPrefix(path, historyRoot); ok {
 		return r.defs[r.byKind[KindIPAMHistory]].parseRest(rest)
 	}
+	if rest, ok := strings.CutPrefix(path, loanRoot); ok {
+		return r.defs[r.byKind[KindIPAMLoan]].parseRest(rest)
+	}
 	rest, ok := strings.CutPrefix(path, ipamRoot)
 	if !ok {
-		return Key{}, fmt.Errorf("not below %s, %s, %s or %s", resourceRoot, ipamRoot, serviceRoot, historyRoot)
+		return Key{}, fmt.Errorf("not below %s, %s, %s, %s or %s", resourceRoot, ipamRoot, serviceRoot, historyRoot, loanRoot)
 	}
 	if rest == "config" {
 		return IPAMConfigKey(), nil
