@@ -100,7 +100,7 @@ func (b *borrowed) elsewhere(spec *api.IPAMBlockSpec) []string {
 // own one is: whoever may write an affinity must not draw this node's packets to
 // etcd, or to the node next door, into a tunnel.
 func (g *Graph) remotes(view overlay.View, around surroundings) []Remote {
-	if !g.pools.overlaid() {
+	if !g.overlaid() {
 		return nil
 	}
 	owners := g.owners()

@@ -55,6 +55,7 @@ type felix struct {
 	loop      *dataplane.Loop
 	allocator *ipam.Allocator
 	history   *ipam.Recorder
+	loans     *loans
 	tunnels   *vxlan.Tunnels
 	endpoint  *registration.Tunnels // their addresses
 	underlay  *underlay
@@ -99,16 +100,20 @@ func (f *felix) build() (err error) {
 	}
 	f.registrar = registration.New(registered)
 	f.board = problems.New(f.log, f.show, f.sources()...)
-	graph := calc.New(f.node)
+	f.loans = newLoans(f.node, func(ctx context.Context, only ...netip.Prefix) error {
+		return ipam.MendLoans(ctx, f.client, f.node, only...)
+	}, f.log)
+	hears := &sink{
+		graph: calc.New(f.node), follow: append(follow, tracker, f.state, f.config, f.policies, f.loans),
+		program: f.program, complete: f.complete, onStatus: f.state.OnStatus,
+	}
 	f.syncer = datastore.NewSyncer(datastore.SyncerConfig{
 		Client: f.client,
-		Ranges: ranges(tracker.Ranges(), f.state.Ranges(), graph.Ranges(), f.config.Ranges(), f.policies.Ranges()),
-		Sink: &sink{
-			graph: graph, follow: append(follow, tracker, f.state, f.config, f.policies),
-			program: f.program, complete: f.complete, onStatus: f.state.OnStatus,
-		},
-		Log: f.log,
+		Ranges: ranges(tracker.Ranges(), f.state.Ranges(), hears.graph.Ranges(), f.config.Ranges(), f.policies.Ranges()),
+		Sink:   hears,
+		Log:    f.log,
 	})
+	hears.more = f.syncer.Follow
 	var podCIDRs func() []netip.Prefix
 	if f.kubernetes != nil {
 		podCIDRs = f.kubernetes.node.PodCIDRs

@@ -258,6 +258,7 @@ func (f *felix) run(ctx context.Context) error {
 		f.kubernetes.run(ctx, base, g.Go)
 	}
 	g.Go(func() error { return f.history.Run(base) })
+	g.Go(func() error { return f.loans.run(base) })
 	if err := f.serveHTTP(base, g.Go); err != nil {
 		stop()
 		return errors.Join(err, g.Wait())

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -24,6 +25,8 @@ type sink struct {
 	follow   []follower
 	program  func(calc.State) // the desired state has changed
 	complete func()           // and it is the whole one from now on
+	more     func([]datastore.Range)
+	asked    []datastore.Range // of more
 	onStatus func(datastore.Status)
 	inSync   bool
 }
@@ -33,6 +36,10 @@ func (s *sink) OnUpdates(updates []datastore.SyncUpdate) {
 	changed := s.graph.Update(updates)
 	for _, f := range s.follow {
 		f.Apply(updates)
+	}
+	if wanted := s.graph.Follow(); !slices.Equal(wanted, s.asked) {
+		s.asked = wanted
+		s.more(wanted)
 	}
 	if s.inSync && changed { // before, the state is not the whole one and nobody may act on it
 		s.program(s.graph.State())
