@@ -35,7 +35,7 @@ func newEndpoints(node string) endpoints {
 	return endpoints{
 		node:  node,
 		byID:  map[EndpointID]candidate{},
-		local: strings.ReplaceAll(node, "-", "--") + "-",
+		local: api.WorkloadEndpointsOfNode(node),
 	}
 }
 

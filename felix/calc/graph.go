@@ -59,8 +59,6 @@ func New(node string) *Graph {
 const blockPace = 100 * time.Millisecond
 
 // Ranges are the parts of the datastore that a Graph must be fed with at any time.
-// Endpoints come from every namespace, so those of other nodes pass by too and
-// are dropped at once.
 func (g *Graph) Ranges() []datastore.Range {
 	return []datastore.Range{
 		{Kind: api.KindBGPConfiguration, NamePrefix: configName},
@@ -68,7 +66,7 @@ func (g *Graph) Ranges() []datastore.Range {
 		{Kind: api.KindIPPool},
 		{Kind: api.KindNode},
 		{Kind: api.KindBlockAffinity, NamePrefix: string(api.AffinityHost) + ":"},
-		{Kind: api.KindWorkloadEndpoint},
+		{Kind: api.KindWorkloadEndpoint, NamePrefix: api.WorkloadEndpointsOfNode(g.node)},
 	}
 }
 

@@ -225,11 +225,10 @@ func (d *definition) parseRest(rest string) (Key, error) {
 }
 
 // Prefix is the etcd prefix below which all objects of a range lie: one kind,
-// optionally one namespace, optionally names that start with namePrefix, which
-// for a namespaced kind needs the namespace.
+// optionally one namespace, optionally names that start with namePrefix.
 //
-// For BlockAffinity and IPAMBlock the prefix may take in other keys as well:
-// readers drop those that ParsePath gives another kind or name. A name prefix
+// For BlockAffinity and IPAMBlock, and for a name prefix in all namespaces, it may take
+// in other keys as well: readers drop those that ParsePath gives another kind or name. A name prefix
 // that includes the affinity type ("host:", "host:node1/") gives an exact one.
 func (r *Registry) Prefix(kind Kind, namespace, namePrefix string) (string, error) {
 	d, err := r.definition(kind)
@@ -239,8 +238,6 @@ func (r *Registry) Prefix(kind Kind, namespace, namePrefix string) (string, erro
 	switch {
 	case namespace != "" && !d.info.Namespaced:
 		return "", fmt.Errorf("prefix: %s has no namespace, but %q was given", kind, namespace)
-	case namespace == "" && namePrefix != "" && d.info.Namespaced:
-		return "", fmt.Errorf("prefix: names of %s that start with %q: the namespace is missing", kind, namePrefix)
 	case strings.Contains(namespace, "/"):
 		return "", fmt.Errorf("prefix: the namespace %q must not contain a slash", namespace)
 	}
@@ -254,11 +251,13 @@ func (r *Registry) Prefix(kind Kind, namespace, namePrefix string) (string, erro
 	case KindBlockAffinity:
 		return affinityPrefix(namePrefix), nil
 	}
-	prefix := d.root()
-	if namespace != "" {
-		prefix += namespace + "/"
+	switch {
+	case namespace != "":
+		return d.root() + namespace + "/" + namePrefix, nil
+	case d.info.Namespaced:
+		return d.root(), nil
 	}
-	return prefix + namePrefix, nil
+	return d.root() + namePrefix, nil
 }
 
 // blockPrefix narrows to one family as soon as the name shows which.

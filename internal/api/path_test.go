@@ -107,6 +107,7 @@ func TestPrefix(t *testing.T) {
 		{api.KindIPPool, "", "", resources + "ippools/"},
 		{api.KindIPPool, "", "po", resources + "ippools/po"},
 		{api.KindWorkloadEndpoint, "", "", resources + "workloadendpoints/"},
+		{api.KindWorkloadEndpoint, "", "node1-", resources + "workloadendpoints/"},
 		{api.KindWorkloadEndpoint, "ns1", "", resources + "workloadendpoints/ns1/"},
 		{api.KindWorkloadEndpoint, "ns1", "node1-k8s-mypod-", resources + "workloadendpoints/ns1/node1-k8s-mypod-"},
 		{api.KindAdvertisedService, "", "", "/calico/tortie/v1/services/"},
@@ -136,7 +137,7 @@ func TestPrefix(t *testing.T) {
 	for _, bad := range []struct {
 		kind             api.Kind
 		namespace, names string
-	}{{"Gadget", "", ""}, {api.KindIPPool, "ns", ""}, {api.KindNetworkPolicy, "", "a"}, {api.KindNetworkPolicy, "a/b", ""}} {
+	}{{"Gadget", "", ""}, {api.KindIPPool, "ns", ""}, {api.KindNetworkPolicy, "a/b", ""}} {
 		if got, err := reg.Prefix(bad.kind, bad.namespace, bad.names); err == nil {
 			t.Errorf("Prefix(%v) = %q, want an error", bad, got)
 		}
