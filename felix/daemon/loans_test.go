@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"tortie/felix/calc"
+	"tortie/felix/config"
 	"tortie/internal/api"
 	"tortie/internal/datastore"
 	"tortie/internal/datastore/memory"
@@ -69,7 +70,11 @@ func TestBlocksAreFollowedOnlyWhileAPoolHasAnOverlay(t *testing.T) {
 
 		var remote [][]calc.Remote
 		follow := func() (h *hearing, stop func()) {
-			h = &hearing{sink: &sink{graph: calc.New("node1"), program: func(s calc.State) { remote = append(remote, s.Remote) }, complete: func() {}, onStatus: func(datastore.Status) {}}}
+			running, _ := config.Resolve()
+			h = &hearing{sink: &sink{
+				graph: calc.New("node1"), config: newConfigFollower("node1", nil, running, slog.New(slog.DiscardHandler)), configure: func(config.Config) {},
+				program: func(s calc.State) { remote = append(remote, s.Remote) }, complete: func() {}, onStatus: func(datastore.Status) {},
+			}}
 			syncer := datastore.NewSyncer(datastore.SyncerConfig{Client: store.Client(), Ranges: h.graph.Ranges(), Sink: h})
 			h.more = syncer.Follow
 			ctx, cancel := context.WithCancel(t.Context())
