@@ -27,10 +27,13 @@ func newLenders(node string) lenders {
 	return lenders{node: node, follow: func([]datastore.Range) {}, loans: map[netip.Prefix]bool{}}
 }
 
-// ranges are the blocks to follow; Range makes one of a single block, for no block's name
-// begins with another's.
+// manyLenders is from how many lenders on all blocks are followed: each takes a watch.
+const manyLenders = 32
+
+// ranges are the blocks to follow. A name prefix that is a block's name means that block
+// alone, for no block's name begins with another's.
 func (l *lenders) ranges() []datastore.Range {
-	if !l.trusted {
+	if !l.trusted || len(l.loans) > manyLenders {
 		return []datastore.Range{{Kind: api.KindIPAMBlock, Coalesce: blockPace}}
 	}
 	out := make([]datastore.Range, 0, len(l.loans))

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
@@ -158,6 +159,31 @@ func TestBorrowedAddressesAreAnnouncedBeforeThereAreLoans(t *testing.T) {
 		f.hears("pods of others", 0)
 		f.put(blockWith("10.65.3.0/26", "host:node3", "node3"))
 		f.announces("one is given back", "10.65.2.0/32")
+	})
+}
+
+// TestManyLendersAreFollowedWithAllBlocks, and each by itself again when they are fewer.
+func TestManyLendersAreFollowedWithAllBlocks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := follow(t)
+		defer f.end()
+		var want []string
+		for i := range manyLenders + 1 {
+			block := fmt.Sprintf("10.65.%d.0/26", i)
+			f.write(lend(blockWith(block, "host:node2", "node1"))...)
+			want = append(want, fmt.Sprintf("10.65.%d.0/32", i))
+			slices.SortFunc(want, func(a, b string) int { return netip.MustParsePrefix(a).Compare(netip.MustParsePrefix(b)) })
+			f.announces(block, want...)
+		}
+		f.told.blocks = 0
+		f.put(blockWith("10.66.4.0/26", "host:node4", "node4"))
+		f.hears("pods of others, while there are many", 1)
+		last := netip.MustParsePrefix(fmt.Sprintf("10.65.%d.0/26", manyLenders))
+		f.write(datastore.DeleteAny(api.LoanKey("node1", last)), datastore.DeleteAny(api.BlockKey(last)))
+		f.announces("one less", slices.DeleteFunc(want, func(p string) bool { return last.Contains(netip.MustParsePrefix(p).Addr()) })...)
+		f.told.blocks = 0
+		f.put(blockWith("10.66.5.0/26", "host:node4", "node4"))
+		f.hears("pods of others, while there are few", 0)
 	})
 }
 
