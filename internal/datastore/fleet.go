@@ -10,7 +10,6 @@ import (
 // and those that Follow asks for.
 type fleet struct {
 	s       *Syncer
-	ctx     context.Context
 	news    chan news
 	running sync.WaitGroup
 	d       *delivery
@@ -26,13 +25,13 @@ type member struct {
 	stop  context.CancelFunc
 }
 
-func (f *fleet) start(r Range, fixed bool) {
+func (f *fleet) start(ctx context.Context, r Range, fixed bool) {
 	f.d.open(f.next, r)
-	f.launch(r, fixed)
+	f.launch(ctx, r, fixed)
 }
 
-func (f *fleet) launch(r Range, fixed bool) {
-	ctx, stop := context.WithCancel(f.ctx)
+func (f *fleet) launch(ctx context.Context, r Range, fixed bool) {
+	ctx, stop := context.WithCancel(ctx)
 	m := follower{id: f.next, rng: r, client: f.s.cfg.Client, backoff: f.s.cfg.Backoff, log: f.s.cfg.Log, news: f.news}
 	f.members[f.next] = member{rng: r, fixed: fixed, stop: stop}
 	f.next++
@@ -40,9 +39,9 @@ func (f *fleet) launch(r Range, fixed bool) {
 }
 
 // hear waits for news and takes in all there is; false when ctx has ended.
-func (f *fleet) hear() bool {
+func (f *fleet) hear(ctx context.Context) bool {
 	select {
-	case <-f.ctx.Done():
+	case <-ctx.Done():
 		return false
 	case n := <-f.news:
 		f.take(n)
@@ -59,18 +58,18 @@ func (f *fleet) hear() bool {
 }
 
 // tell hands everything on, and with it whoever is told may have asked for other ranges.
-func (f *fleet) tell() {
+func (f *fleet) tell(ctx context.Context) {
 	f.d.flush()
-	for f.arrange() {
+	for f.arrange(ctx) {
 		f.d.flush()
 	}
-	f.renew()
+	f.renew(ctx)
 	f.d.advance()
 }
 
 // arrange follows what is wanted. What isn't goes when all that is has been read. It
 // reports whether something went.
-func (f *fleet) arrange() bool {
+func (f *fleet) arrange(ctx context.Context) bool {
 	f.s.mu.Lock()
 	wanted := slices.Clone(f.s.wanted)
 	f.s.mu.Unlock()
@@ -89,7 +88,7 @@ func (f *fleet) arrange() bool {
 		complete = complete && f.d.wasRead(id)
 	}
 	for _, r := range wanted {
-		f.start(r, false)
+		f.start(ctx, r, false)
 		complete = false
 	}
 	if !complete {
@@ -109,13 +108,13 @@ func (f *fleet) end(id int) {
 }
 
 // renew lists the ranges again of which something is in doubt.
-func (f *fleet) renew() {
+func (f *fleet) renew(ctx context.Context) {
 	for id, c := range f.d.ranges {
 		if c.stale {
 			m := f.members[id]
 			f.end(id)
 			f.d.again(id, f.next)
-			f.launch(m.rng, m.fixed)
+			f.launch(ctx, m.rng, m.fixed)
 		}
 	}
 }

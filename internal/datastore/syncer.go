@@ -143,17 +143,17 @@ func (s *Syncer) Follow(ranges []Range) {
 func (s *Syncer) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	f := &fleet{
-		s: s, ctx: ctx, news: make(chan news, max(1, len(s.cfg.Ranges))), d: newDelivery(s.cfg.Sink, s.cfg.Log),
+		s: s, news: make(chan news, max(1, len(s.cfg.Ranges))), d: newDelivery(s.cfg.Sink, s.cfg.Log),
 		members: map[int]member{}, outage: newOutage(s.cfg.Log),
 	}
 	defer f.running.Wait()
 	defer cancel()
 	for _, r := range s.cfg.Ranges {
-		f.start(r, true)
+		f.start(ctx, r, true)
 	}
 	f.d.sink.OnStatus(f.d.status)
-	for f.tell(); f.hear(); {
-		f.tell()
+	for f.tell(ctx); f.hear(ctx); {
+		f.tell(ctx)
 	}
 	return nil
 }
