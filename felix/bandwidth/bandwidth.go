@@ -37,6 +37,7 @@ type Limit struct {
 // Pod is a pod with a bandwidth.
 type Pod struct {
 	Interface string // the node's end
+	Link      int    // its index, by which a pod's next device is told from its last
 	// ToPod is for what comes to the pod, FromPod for what it sends.
 	ToPod, FromPod Limit
 }
@@ -96,6 +97,9 @@ func (e *Error) Error() string {
 	}
 	return fmt.Sprintf("limit the bandwidth of %s: %v%s", e.Interface, e.Err, advice)
 }
+
+// OnInterface is whose it is.
+func (e *Error) OnInterface() string { return e.Interface }
 
 // Unwrap is the cause.
 func (e *Error) Unwrap() error { return e.Err }

@@ -95,12 +95,14 @@ type Endpoint struct {
 	Interface string
 	// Addrs are the workload's addresses, sorted and without duplicates.
 	Addrs []netip.Addr
+	// Limits are those of its traffic, complete; nil for none. They are never changed.
+	Limits *api.QoSControls
 }
 
 // Equal reports whether two endpoints want the same of the dataplane.
 func (e Endpoint) Equal(other Endpoint) bool {
 	return e.ID == other.ID && e.ContainerID == other.ContainerID &&
-		e.Interface == other.Interface && slices.Equal(e.Addrs, other.Addrs)
+		e.Interface == other.Interface && slices.Equal(e.Addrs, other.Addrs) && e.Limits.Equal(other.Limits)
 }
 
 // Problem is an object that is not, or not fully, honoured.

@@ -39,6 +39,15 @@ func (a *addition) heed() error {
 			return err
 		}
 	}
+	if a.call.args.IsPod() {
+		// The annotations are what counts from here on: the capability is the runtime's
+		// view of them.
+		limits, err := netconf.ParseLimits(annotations, conf.OwnBandwidth)
+		if err != nil {
+			return err
+		}
+		conf.Limits = limits
+	}
 	return a.askedOfOthers()
 }
 

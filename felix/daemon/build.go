@@ -158,6 +158,7 @@ func (f *felix) buildDataplane() (err error) {
 		Kernel:  f.kernel,
 		Routes:  routetable.New(routetable.Config{Kernel: f.kernel, Protocol: kernel.ProtocolFelix, Log: f.log}),
 		Rules:   f.rules,
+		Limits:  newLimits(f.kernel, f.pods, f.log),
 		Tunnels: f.tunnels,
 		Devices: f.pods, Log: f.log, ResyncInterval: f.cfg.RouteRefreshInterval,
 	})

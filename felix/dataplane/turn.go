@@ -48,8 +48,11 @@ func (l *Loop) turn(ctx context.Context, retry bool) time.Duration {
 	}
 	routeErr := errors.Join(linkErr, l.cfg.Routes.Apply(ctx))
 	l.suspectLinks(routeErr)
-	l.answer(ctx, w.waiters, routeErr)
-	err := errors.Join(routeErr, overlayErr, l.applyRules(ctx, &w, retry))
+	free, limited := splitByLimits(w.waiters)
+	l.answer(ctx, free, routeErr)
+	limitErr := l.applyLimits(ctx, &w, retry)
+	l.answerLimited(ctx, limited, routeErr, limitErr)
+	err := errors.Join(routeErr, limitErr, overlayErr, l.applyRules(ctx, &w, retry))
 	if ctx.Err() != nil {
 		return idle
 	}
@@ -69,7 +72,7 @@ func (l *Loop) turn(ctx context.Context, retry bool) time.Duration {
 // the next, and those who wait are told why.
 func (l *Loop) putOff(w *work, err error) time.Duration {
 	l.mu.Lock()
-	l.hints.resync = l.hints.resync || w.hints.resync
+	l.hints.resync, l.hints.shapers = l.hints.resync || w.hints.resync, l.hints.shapers || w.hints.shapers
 	l.rulesDue = l.rulesDue || w.rules != nil
 	l.tunnelsDue, l.remotesDue = l.tunnelsDue || w.tunnels, l.remotesDue || w.remotes
 	l.mu.Unlock()
@@ -206,6 +209,11 @@ func (l *Loop) suspectLinks(err error) {
 // answer tells each waiter what became of its endpoint. When something failed, the
 // kernel is asked whether it was theirs.
 func (l *Loop) answer(ctx context.Context, waiters []*waiter, applyErr error) {
+	l.answerLimited(ctx, waiters, applyErr, nil)
+}
+
+// answerLimited is answer for those who wait for limits as well.
+func (l *Loop) answerLimited(ctx context.Context, waiters []*waiter, applyErr, limitErr error) {
 	var inKernel map[kernel.Route]struct{}
 	if applyErr != nil && len(waiters) > 0 {
 		routes, err := l.cfg.Kernel.Routes(ctx, kernel.RouteFilter{Protocol: kernel.ProtocolFelix})
@@ -217,7 +225,11 @@ func (l *Loop) answer(ctx context.Context, waiters []*waiter, applyErr error) {
 		}
 	}
 	for _, w := range waiters {
-		w.done <- l.outcome(w, inKernel, applyErr)
+		err := l.outcome(w, inKernel, applyErr)
+		if err == nil {
+			err = concerning(limitErr, w.endpoint.Interface)
+		}
+		w.done <- err
 	}
 }
 

@@ -60,20 +60,20 @@ type WorkloadEndpointPort struct {
 // QoSControls limits a workload's traffic; ingress is what comes to it. Rates are bits
 // and packets a second, bursts bits and packets, Minburst bytes.
 type QoSControls struct {
-	IngressBandwidth      int64  `json:"ingressBandwidth,omitempty"`
-	EgressBandwidth       int64  `json:"egressBandwidth,omitempty"`
-	IngressBurst          int64  `json:"ingressBurst,omitempty"`
-	EgressBurst           int64  `json:"egressBurst,omitempty"`
-	IngressPeakrate       int64  `json:"ingressPeakrate,omitempty"`
-	EgressPeakrate        int64  `json:"egressPeakrate,omitempty"`
-	IngressMinburst       int64  `json:"ingressMinburst,omitempty"`
-	EgressMinburst        int64  `json:"egressMinburst,omitempty"`
-	IngressPacketRate     int64  `json:"ingressPacketRate,omitempty"`
-	EgressPacketRate      int64  `json:"egressPacketRate,omitempty"`
-	IngressPacketBurst    int64  `json:"ingressPacketBurst,omitempty"`
-	EgressPacketBurst     int64  `json:"egressPacketBurst,omitempty"`
-	IngressMaxConnections int64  `json:"ingressMaxConnections,omitempty"`
-	EgressMaxConnections  int64  `json:"egressMaxConnections,omitempty"`
+	IngressBandwidth      int64 `json:"ingressBandwidth,omitempty"`
+	EgressBandwidth       int64 `json:"egressBandwidth,omitempty"`
+	IngressBurst          int64 `json:"ingressBurst,omitempty"`
+	EgressBurst           int64 `json:"egressBurst,omitempty"`
+	IngressPeakrate       int64 `json:"ingressPeakrate,omitempty"`
+	EgressPeakrate        int64 `json:"egressPeakrate,omitempty"`
+	IngressMinburst       int64 `json:"ingressMinburst,omitempty"`
+	EgressMinburst        int64 `json:"egressMinburst,omitempty"`
+	IngressPacketRate     int64 `json:"ingressPacketRate,omitempty"`
+	EgressPacketRate      int64 `json:"egressPacketRate,omitempty"`
+	IngressPacketBurst    int64 `json:"ingressPacketBurst,omitempty"`
+	EgressPacketBurst     int64 `json:"egressPacketBurst,omitempty"`
+	IngressMaxConnections int64 `json:"ingressMaxConnections,omitempty"`
+	EgressMaxConnections  int64 `json:"egressMaxConnections,omitempty"`
 	// DSCP marks what leaves the cluster: 0 to 63, or a name such as "EF".
 	DSCP *DSCP `json:"dscp,omitempty"`
 }

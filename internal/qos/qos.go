@@ -87,6 +87,9 @@ func limits() []limit {
 // Kubernetes count where heedKubernetes is true: elsewhere a plugin of others has them.
 // Upstream's own go before them.
 func Annotated(annotations map[string]string, heedKubernetes bool) (*api.QoSControls, error) {
+	if !readsAny(annotations) {
+		return nil, nil
+	}
 	q, found := &api.QoSControls{}, false
 	named := map[string]string{} // the annotation that a field is from
 	for _, l := range limits() {
@@ -114,6 +117,15 @@ func Annotated(annotations map[string]string, heedKubernetes bool) (*api.QoSCont
 		return nil, &Error{named[wrong.Name], wrong.Reason}
 	}
 	return q, nil
+}
+
+func readsAny(annotations map[string]string) bool {
+	for name := range annotations {
+		if Reads(name) {
+			return true
+		}
+	}
+	return false
 }
 
 // source is the annotation that says a field, if there is one.

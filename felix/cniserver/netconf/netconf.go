@@ -18,6 +18,8 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/cni/pkg/utils"
 	"github.com/containernetworking/cni/pkg/version"
+
+	"tortie/internal/api"
 )
 
 // Error says which key of a configuration is wrong, and why.
@@ -59,6 +61,12 @@ type Conf struct {
 	Annotations map[string]string
 	// HostPorts are ports of the node that are to lead to the pod.
 	HostPorts []HostPort
+	// OwnBandwidth: the plugin has the capability bandwidth; else another plugin of the
+	// list may have it.
+	OwnBandwidth bool
+	// Limits are those of the pod's traffic, complete; nil for none. They are never
+	// changed.
+	Limits *api.QoSControls
 	// PrevResult is what the runtime says the attachment looks like; nil for none.
 	PrevResult *types100.Result
 }
@@ -91,6 +99,8 @@ type document struct {
 	Runtime    runtimeConfig   `json:"runtimeConfig"`
 	Args       json.RawMessage `json:"args"`
 	PrevResult json.RawMessage `json:"prevResult"`
+	// Capabilities are what the operator lets the runtime ask for.
+	Capabilities map[string]bool `json:"capabilities"`
 }
 
 // runtimeConfig is what a runtime fills in for the capabilities of the plugin.
@@ -101,8 +111,10 @@ type runtimeConfig struct {
 	IPRanges  json.RawMessage `json:"ipRanges"`
 	HostPorts []portMapping   `json:"portMappings"`
 	Bandwidth struct {
-		IngressRate uint64 `json:"ingressRate"`
-		EgressRate  uint64 `json:"egressRate"`
+		IngressRate  int64 `json:"ingressRate"`
+		IngressBurst int64 `json:"ingressBurst"`
+		EgressRate   int64 `json:"egressRate"`
+		EgressBurst  int64 `json:"egressBurst"`
 	} `json:"bandwidth"`
 	// Annotations come with containerd and CRI-O.
 	Annotations map[string]string `json:"io.kubernetes.cri.pod-annotations"`
@@ -176,8 +188,6 @@ func (d document) check() error {
 		return &Error{Key: "num_queues", Reason: strconv.Itoa(d.NumQueues) + " is out of range; want 1 to 4096, or leave it out"}
 	case d.DefaultGW != nil && !*d.DefaultGW:
 		return &Error{Key: "include_default_routes", Reason: "false is not supported by this version; remove it"}
-	case d.Runtime.Bandwidth.IngressRate+d.Runtime.Bandwidth.EgressRate > 0:
-		return &Error{Key: "runtimeConfig.bandwidth", Reason: `not done by this plugin; remove its bandwidth capability and put {"type": "bandwidth", "capabilities": {"bandwidth": true}} behind it in the list`}
 	}
 	for _, feature := range slices.Sorted(maps.Keys(d.Features)) {
 		if d.Features[feature] != false && feature != "ip_addrs_no_ipam" {
@@ -223,6 +233,10 @@ func (d document) conf(plugin string) (Conf, error) {
 		return Conf{}, err
 	}
 	if c.HostPorts, err = hostPorts(d.Runtime.HostPorts); err != nil {
+		return Conf{}, err
+	}
+	c.OwnBandwidth = d.Capabilities["bandwidth"]
+	if c.Limits, err = d.bandwidth(); err != nil {
 		return Conf{}, err
 	}
 	c.PrevResult, err = parsePrevResult(c.CNIVersion, d.PrevResult)

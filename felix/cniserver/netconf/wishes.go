@@ -27,11 +27,15 @@ type Wishes struct {
 // annotationPrefix is that of upstream's annotations of a pod.
 const annotationPrefix = "cni.projectcalico.org/"
 
-// AnnotationError says which annotation of a pod is wrong, and why.
+// AnnotationError says which annotation of a pod is wrong, and why. Its name is without
+// upstream's prefix, or whole with another.
 type AnnotationError struct{ Name, Reason string }
 
 // Error is one line for the operator.
 func (e *AnnotationError) Error() string {
+	if strings.Contains(e.Name, "/") {
+		return fmt.Sprintf("annotation %s of the pod: %s", e.Name, e.Reason)
+	}
 	return fmt.Sprintf("annotation %s%s of the pod: %s", annotationPrefix, e.Name, e.Reason)
 }
 
