@@ -434,3 +434,56 @@ func (w *world) condition(want string) {
 		w.Errorf("condition %q, want %q", got, want)
 	}
 }
+
+// TestLimitsFollowThePodsAnnotations: a pod that runs gets others, and keeps those it has
+// where they can't be read, which is said.
+func TestLimitsFollowThePodsAnnotations(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.add("c1")
+		annotated := func(value string) {
+			p := pod("worker-1", "web")
+			if value != "" {
+				p.Annotations = map[string]string{"kubernetes.io/ingress-bandwidth": value}
+			}
+			w.server.Put(p)
+		}
+		want := func(rate int64, said string) {
+			w.Helper()
+			var got int64
+			if q := w.endpoint().Spec.QoSControls; q != nil {
+				got = q.IngressBandwidth
+			}
+			if line := w.keeper.Unheeded()[key().String()]; got != rate || (said == "") != (line == "") || !strings.Contains(line, said) {
+				w.Errorf("%d bits a second, want %d; said %q", got, rate, line)
+			}
+		}
+		annotated("")
+		want(0, "")
+		annotated("10M")
+		want(1e7, "")
+		annotated("20M")
+		want(2e7, "")
+		annotated("fast")
+		want(2e7, `pod ns1/web-0 goes on with the limits it has, for those of its annotations can't be: annotation kubernetes.io/ingress-bandwidth: "fast": want 1k to 1P`)
+		annotated("")
+		want(0, "")
+		annotated("fast")
+		want(0, "fast")
+		if _, err := w.store.Client().Txn(w.Context(), datastore.Delete(key(), w.revision())); err != nil {
+			w.Fatal(err)
+		}
+		synctest.Wait()
+		if lines := w.keeper.Unheeded(); len(lines) > 0 {
+			w.Errorf("of a pod that is gone: %v", lines)
+		}
+	})
+}
+
+func (w *world) revision() datastore.Revision {
+	w.Helper()
+	e, err := w.store.Client().Get(w.Context(), key())
+	if err != nil {
+		w.Fatal(err)
+	}
+	return e.Revision
+}

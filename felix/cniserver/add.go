@@ -463,11 +463,13 @@ func (a *addition) limits() *api.QoSControls {
 	if !a.known {
 		return a.call.conf.Limits
 	}
-	if _, wep, ok := a.server.state.endpoint(a.call.endpoint); ok && wep.Spec.ContainerID == a.entry.ContainerID {
-		limits, _ := qos.Complete(wep.Spec.QoSControls)
+	_, wep, seen := a.server.state.endpoint(a.call.endpoint)
+	if !seen || wep.Spec.ContainerID != a.entry.ContainerID { // not yet
+		limits, _ := a.askedLimits()
 		return limits
 	}
-	return a.call.conf.Limits
+	limits, _ := qos.Complete(wep.Spec.QoSControls)
+	return limits
 }
 
 func (a *addition) unroute(ctx context.Context) error {

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"tortie/felix/cniserver/netconf"
+	"tortie/internal/api"
 )
 
 // heed takes up what the pod asks for in its annotations, and the runtime in CNI_ARGS:
@@ -21,14 +22,10 @@ func (a *addition) heed() error {
 		a.entry.MAC = conf.MAC
 	}
 	a.askFor(a.call.args.IP)
-	annotations := conf.Annotations
-	if annotations == nil {
-		pod, known := a.server.endpoints.known(a.call)
-		if !known {
-			a.unheard = a.call.args.IsPod() && a.server.endpoints.pod != nil
-			return a.askedOfOthers()
-		}
-		annotations = pod.Annotations
+	annotations, known := a.annotations()
+	if !known {
+		a.unheard = a.call.args.IsPod() && a.server.endpoints.pod != nil
+		return a.askedOfOthers()
 	}
 	if len(annotations) > 0 {
 		wishes, err := netconf.ParseAnnotations(annotations)
@@ -39,16 +36,34 @@ func (a *addition) heed() error {
 			return err
 		}
 	}
-	if a.call.args.IsPod() {
-		// The annotations are what counts from here on: the capability is the runtime's
-		// view of them.
-		limits, err := netconf.ParseLimits(annotations, conf.OwnBandwidth)
-		if err != nil {
-			return err
-		}
-		conf.Limits = limits
+	limits, err := a.askedLimits()
+	if err != nil {
+		return err
 	}
+	conf.Limits = limits
 	return a.askedOfOthers()
+}
+
+// annotations are the pod's, where they are known.
+func (a *addition) annotations() (all map[string]string, known bool) {
+	if all := a.call.conf.Annotations; all != nil {
+		return all, true
+	}
+	pod, known := a.server.endpoints.known(a.call)
+	if !known {
+		return nil, false
+	}
+	return pod.Annotations, true
+}
+
+// askedLimits are the limits that the pod asks for. Its annotations are what counts where
+// they are known: the capability is the runtime's view of them.
+func (a *addition) askedLimits() (*api.QoSControls, error) {
+	annotations, known := a.annotations()
+	if !known || !a.call.args.IsPod() {
+		return a.call.conf.Limits, nil
+	}
+	return netconf.ParseLimits(annotations, a.call.conf.OwnBandwidth)
 }
 
 // askFor notes an address that is asked for, unless the runtime asked for others by its
