@@ -153,24 +153,29 @@ func ParseIdentity(raw []byte) (Identity, error) {
 // Parse reads and checks the whole configuration of the plugin called by the
 // name plugin, "calico" or "calico-ipam".
 func Parse(plugin string, raw []byte) (Conf, error) {
+	_, c, err := parse(plugin, raw)
+	return c, err
+}
+
+func parse(plugin string, raw []byte) (doc document, c Conf, err error) {
 	keys, err := keysOf("", raw)
 	if err != nil {
-		return Conf{}, err
+		return doc, Conf{}, err
 	}
-	var doc document
 	if err := json.Unmarshal(raw, &doc); err != nil {
-		return Conf{}, decodingError(err)
+		return doc, Conf{}, decodingError(err)
 	}
 	// Under another main plugin the outer object is that plugin's.
 	if plugin != IPAMCalico {
 		if err := checkKeys("", keys, mainKeys()); err != nil {
-			return Conf{}, err
+			return doc, Conf{}, err
 		}
 		if err := doc.check(); err != nil {
-			return Conf{}, err
+			return doc, Conf{}, err
 		}
 	}
-	return doc.conf(plugin)
+	c, err = doc.conf(plugin)
+	return doc, c, err
 }
 
 // check refuses values that this version does not serve.
@@ -203,6 +208,9 @@ func (d document) conf(plugin string) (Conf, error) {
 		CNIVersion: d.CNIVersion, Name: d.Name, NodeName: d.NodeName, MTU: d.MTU, NumQueues: d.NumQueues,
 		DNS: d.DNS,
 	}
+	if d.Runtime.DNS != nil {
+		c.DNS = *d.Runtime.DNS
+	}
 	if c.CNIVersion == "" {
 		c.CNIVersion = "0.2.0" // as the specification says of a configuration without one
 	}
@@ -212,9 +220,6 @@ func (d document) conf(plugin string) (Conf, error) {
 	if utils.ValidateNetworkName(c.Name) != nil {
 		// With a slash, say, its addresses could be assigned under no handle.
 		return Conf{}, &Error{Key: "name", Reason: strconv.Quote(c.Name) + ": want letters, digits, and then also _ . -"}
-	}
-	if d.Runtime.DNS != nil {
-		c.DNS = *d.Runtime.DNS
 	}
 	var err error
 	if c.IPAM, err = parseIPAM(plugin, d.IPAM); err != nil {
@@ -229,18 +234,29 @@ func (d document) conf(plugin string) (Conf, error) {
 	if c.AllowIPForwarding, err = parseContainer(d.Container); err != nil {
 		return Conf{}, err
 	}
-	if err := d.wishes(&c); err != nil {
-		return Conf{}, err
-	}
-	if c.HostPorts, err = hostPorts(d.Runtime.HostPorts); err != nil {
+	if err := d.ofContainer(&c); err != nil {
 		return Conf{}, err
 	}
 	c.OwnBandwidth = d.Capabilities["bandwidth"]
-	if c.Limits, err = d.bandwidth(); err != nil {
-		return Conf{}, err
-	}
 	c.PrevResult, err = parsePrevResult(c.CNIVersion, d.PrevResult)
 	return c, err
+}
+
+// ofContainer reads what the runtime says of one container, all of it.
+func (d document) ofContainer(c *Conf) (err error) {
+	c.DNS = d.DNS
+	if d.Runtime.DNS != nil {
+		c.DNS = *d.Runtime.DNS
+	}
+	c.Addrs, c.MAC = nil, ""
+	if err := d.wishes(c); err != nil {
+		return err
+	}
+	if c.HostPorts, err = hostPorts(d.Runtime.HostPorts); err != nil {
+		return err
+	}
+	c.Limits, err = d.bandwidth()
+	return err
 }
 
 // wishes reads what the runtime asks for one container.
