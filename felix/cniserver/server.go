@@ -49,6 +49,9 @@ type Config struct {
 	PodCIDRs func() []netip.Prefix
 	// Pod is nil where there is no Kubernetes.
 	Pod Pod
+	// Namespace gives a namespace's annotations that are for its pods, and false while
+	// nobody has told of them yet. Nil where there is no Kubernetes.
+	Namespace func(name string) (annotations map[string]string, told bool)
 	// AddTimeout bounds ADD, CHECK and GC: then the answer is "try again later".
 	// Default 10 s.
 	AddTimeout time.Duration
@@ -81,6 +84,7 @@ type Server struct {
 
 	ipamPlugins IPAMPlugins
 	podCIDRs    func() []netip.Prefix
+	namespace   func(name string) (annotations map[string]string, told bool)
 
 	mtu    func() int
 	health func() error
@@ -118,7 +122,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		node: cfg.Node, state: cfg.State, client: cfg.Client, journal: cfg.Journal, addresses: cfg.Addresses,
-		pods: cfg.Pods, routes: cfg.Routes, hostPorts: cfg.HostPorts, ipamPlugins: cfg.IPAMPlugins, podCIDRs: cfg.PodCIDRs, mtu: cfg.MTU, health: cfg.Health, now: cfg.Now, log: cfg.Log,
+		pods: cfg.Pods, routes: cfg.Routes, hostPorts: cfg.HostPorts, ipamPlugins: cfg.IPAMPlugins, podCIDRs: cfg.PodCIDRs, namespace: cfg.Namespace, mtu: cfg.MTU, health: cfg.Health, now: cfg.Now, log: cfg.Log,
 		addTimeout: cfg.AddTimeout, delTimeout: cfg.DelTimeout, adds: make(chan struct{}, cfg.MaxAdds),
 		endpoints: &endpointStore{client: cfg.Client, registry: cfg.Registry, node: cfg.Node, now: cfg.Now, newUID: cfg.NewUID, pod: cfg.Pod},
 	}

@@ -110,13 +110,14 @@ func (f *felix) build() (err error) {
 		Log: f.log,
 	})
 	var podCIDRs func() []netip.Prefix
+	var namespace func(string) (map[string]string, bool)
 	if f.kubernetes != nil {
-		podCIDRs = f.kubernetes.node.PodCIDRs
+		podCIDRs, namespace = f.kubernetes.node.PodCIDRs, f.kubernetes.namespaces.Get
 	}
 	f.server, err = cniserver.New(cniserver.Config{
 		Node: f.node, State: f.state, Client: f.client, Registry: f.registry, Journal: f.journal,
 		Addresses: f.allocator, Pods: f.pods, Routes: f.loop, HostPorts: f.hostPorts, IPAMPlugins: delegate.Runner{}, PodCIDRs: podCIDRs, MTU: f.underlay.MTU, NewUID: f.newUID, Log: f.log,
-		Health: f.syncer.Health, Pod: known, AddTimeout: f.cfg.CNITimeout, DelTimeout: f.cfg.CNITimeout,
+		Health: f.syncer.Health, Pod: known, Namespace: namespace, AddTimeout: f.cfg.CNITimeout, DelTimeout: f.cfg.CNITimeout,
 	})
 	if err != nil {
 		return err

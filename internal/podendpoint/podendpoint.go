@@ -182,6 +182,13 @@ func IsUID(pod *corev1.Pod, uid string) bool {
 // something.
 const annotationPrefix = "cni.projectcalico.org/"
 
+// ReadsOfNamespace reports whether an annotation of that name on a namespace is for the
+// namespace's pods, as upstream has it.
+func ReadsOfNamespace(name string) bool {
+	what, ok := strings.CutPrefix(name, annotationPrefix)
+	return ok && (what == "ipv4pools" || what == "ipv6pools" || what == "ipFamilies")
+}
+
 // Trim is a pod with no more than this system ever reads of it: pods are most of
 // what is remembered of Kubernetes.
 func Trim(pod *corev1.Pod) *corev1.Pod {

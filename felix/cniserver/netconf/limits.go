@@ -26,7 +26,7 @@ func (d document) bandwidth() (*api.QoSControls, error) {
 func ParseLimits(annotations map[string]string, ownBandwidth bool) (*api.QoSControls, error) {
 	limits, err := qos.Annotated(annotations, ownBandwidth)
 	if wrong, ok := errors.AsType[*qos.Error](err); ok {
-		return nil, &AnnotationError{wrong.Name, wrong.Reason}
+		return nil, &AnnotationError{Name: wrong.Name, Reason: wrong.Reason}
 	}
 	return limits, err
 }
