@@ -58,7 +58,7 @@ func TestContainersOfTheManifestWork(t *testing.T) {
 	w.cni("DEL", path)
 
 	// An IPAM plugin of others, with nothing but its defaults.
-	w.run("env", "CGO_ENABLED=0", "go", "build", "-o", filepath.Join(w.volumes["cni-bin-dir"], "host-local"), "github.com/containernetworking/plugins/plugins/ipam/host-local")
+	w.run("env", "CGO_ENABLED=0", "go", "build", "-modfile=../tools.mod", "-o", filepath.Join(w.volumes["cni-bin-dir"], "host-local"), "github.com/containernetworking/plugins/plugins/ipam/host-local")
 	_, path = w.podAt("2")
 	conf := `{"cniVersion": "1.1.0", "name": "others", "type": "calico", "ipam": {"type": "host-local", "subnet": "192.0.2.0/24"}}`
 	record := filepath.Join(w.volumes["var-lib-cni"], "networks", "others", "192.0.2.2")
@@ -337,7 +337,7 @@ func (w *containers) call(command, netns, conf string) []byte {
 	cmd.Stdin = strings.NewReader(conf)
 	cmd.Env = []string{
 		"CNI_COMMAND=" + command, "CNI_CONTAINERID=c1", "CNI_NETNS=" + netns, "CNI_IFNAME=eth0", "CNI_PATH=/opt/cni/bin",
-		"CNI_ARGS=K8S_POD_NAMESPACE=default;K8S_POD_NAME=p", "CALICO_CNI_SOCKET=" + filepath.Join(w.volumes["var-run-calico"], "felix-cni.sock"),
+		"CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=p", "CALICO_CNI_SOCKET=" + filepath.Join(w.volumes["var-run-calico"], "felix-cni.sock"),
 	}
 	out, err := cmd.Output()
 	if err != nil {
