@@ -73,11 +73,11 @@ func limited(name, container, iface, ip string, rate int64) calc.Endpoint {
 	return ep
 }
 
-// aboutInterface is an error about one interface.
-type aboutInterface string
+// interfaceError is an error about one interface.
+type interfaceError string
 
-func (e aboutInterface) Error() string       { return "no limit for " + string(e) }
-func (e aboutInterface) OnInterface() string { return string(e) }
+func (e interfaceError) Error() string       { return "no limit for " + string(e) }
+func (e interfaceError) OnInterface() string { return string(e) }
 
 // newLimitedWorld is a Loop in sync on a fake kernel, in simulated time.
 func inLimitedWorld(t *testing.T, test func(w *world, limits *fakeLimits)) {
@@ -149,7 +149,7 @@ func TestEndpointsWithoutLimitsCostNothing(t *testing.T) {
 // TestLimitThatFailsFailsItsOwnEndpointAlone, and is tried again.
 func TestLimitThatFailsFailsItsOwnEndpointAlone(t *testing.T) {
 	inLimitedWorld(t, func(w *world, limits *fakeLimits) {
-		limits.fail(errors.Join(aboutInterface("cali00000000001"), nil))
+		limits.fail(errors.Join(interfaceError("cali00000000001"), nil))
 		a, b := limited("a", "c1", "cali00000000001", "10.0.0.1", 5), limited("b", "c2", "cali00000000002", "10.0.0.2", 5)
 		if err := w.loop.Upsert(w.Context(), a, 0); err == nil || !strings.Contains(err.Error(), "no limit for cali00000000001") {
 			w.Errorf("its own: %v", err)

@@ -191,7 +191,7 @@ func TestWhatLeavesTheClusterIsMarked(t *testing.T) {
 	} {
 		in, out := datagrams(t, tc.from, tc.to, tc.at)
 		v6 := strings.HasPrefix(tc.at, "[")
-		setTOS(t, out, v6, 1) // ECT(1)
+		setTOS(t, out, v6, 1) // of ECN
 		askTOS(t, in, v6)
 		_, err := out.Write([]byte{1})
 		podworld.Check(t, err)
