@@ -41,7 +41,7 @@ func (l *Loop) applyLimits(ctx context.Context, w *work, retry bool) error {
 	changed := !maps.EqualFunc(limited, l.limited, func(a, b Limited) bool {
 		return a.Link == b.Link && a.Limits.Equal(b.Limits)
 	}) || len(limited) > 0 && w.rules != nil
-	resync := w.hints.resync || w.hints.shapers || !l.limitsBegun
+	resync := w.hints.resync || w.hints.rules || w.hints.shapers || !l.limitsBegun
 	if !changed && !resync && !(l.limitErr != nil && retry) {
 		return l.limitErr
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"reflect"
 	"slices"
 	"sync"
 
@@ -69,7 +70,7 @@ type Contents map[string][]string
 type Outcome struct {
 	// First: nothing had been made to stand before by this Owner.
 	First bool
-	// Changed: the contents are others than those last made to stand.
+	// Changed: the contents, or the rules, are others than those last made to stand.
 	Changed bool
 	// Differed names what in the kernel was not as wanted.
 	Differed []string
@@ -95,6 +96,8 @@ type Owner struct {
 	// known: applied is what the kernel has, as far as nobody else changed it. It
 	// is not after a failure, and when a resync is asked for.
 	known bool
+	// reshaped: the shape is another than that last made to stand.
+	reshaped bool
 }
 
 // New makes an Owner of nothing yet. Nothing is read or written before the first
@@ -114,6 +117,17 @@ func (o *Owner) SetWith(c Contents, chains []Chain) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.desired, o.chains = c, chains
+}
+
+// Reshape is Set for an owner whose rules follow its settings. The names of the objects
+// must be the same in all of its shapes.
+func (o *Owner) Reshape(s Shape, c Contents) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.desired = c
+	if !reflect.DeepEqual(o.shape, s) {
+		o.shape, o.known, o.reshaped = s, false, true
+	}
 }
 
 // QueueResync makes the next Apply read the kernel, and mend what differs.
@@ -153,8 +167,8 @@ func (o *Owner) Apply(ctx context.Context) (Outcome, error) {
 		o.known = false
 		return Outcome{}, err
 	}
-	out := Outcome{First: !o.begun, Changed: o.begun && o.differs(), Differed: differed, Contents: o.desired}
-	o.applied, o.appliedChains, o.begun, o.known = o.desired, o.chains, true, true
+	out := Outcome{First: !o.begun, Changed: o.begun && (o.reshaped && len(differed) > 0 || o.differs()), Differed: differed, Contents: o.desired}
+	o.applied, o.appliedChains, o.begun, o.known, o.reshaped = o.desired, o.chains, true, true, false
 	return out, nil
 }
 
