@@ -88,6 +88,7 @@ func (s *endpointStore) fill(wep *api.WorkloadEndpoint, c call, e journal.Entry)
 		spec.QoSControls = c.conf.Limits
 		markBandwidth(wep, c)
 	}
+	fillMore(spec, e)
 	spec.Orchestrator, spec.Node, spec.ContainerID = orchestratorCNI, s.node, e.ContainerID
 	spec.Endpoint, spec.InterfaceName, spec.MAC = e.IfName, e.HostIf, e.MAC
 	spec.Profiles = []string{e.Network}
