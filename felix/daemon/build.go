@@ -123,13 +123,14 @@ func (f *felix) build() (err error) {
 	})
 	hears.more = f.syncer.Follow
 	var podCIDRs func() []netip.Prefix
+	var namespace func(string) (map[string]string, bool)
 	if f.kubernetes != nil {
-		podCIDRs = f.kubernetes.node.PodCIDRs
+		podCIDRs, namespace = f.kubernetes.node.PodCIDRs, f.kubernetes.namespaces.Get
 	}
 	f.server, err = cniserver.New(cniserver.Config{
 		Node: f.node, State: f.state, Client: f.client, Registry: f.registry, Journal: f.journal,
 		Addresses: f.allocator, Pods: f.pods, Routes: f.loop, HostPorts: f.hostPorts, Permits: permits{f.config.Now, f.desired}, IPAMPlugins: delegate.Runner{}, PodCIDRs: podCIDRs, MTU: f.underlay.MTU, MTULimit: f.underlay.limit, NodeProblem: f.registrar.Problem, NewUID: f.newUID, Log: f.log,
-		Health: f.syncer.Health, Pod: known, AddTimeout: cfg.CNITimeout, DelTimeout: cfg.CNITimeout,
+		Health: f.syncer.Health, Pod: known, Namespace: namespace, AddTimeout: cfg.CNITimeout, DelTimeout: cfg.CNITimeout,
 	})
 	if err != nil {
 		return err
@@ -170,6 +171,7 @@ func (f *felix) buildDataplane(cfg config.Config) (err error) {
 		Kernel:  f.kernel,
 		Routes:  routetable.New(routetable.Config{Kernel: f.kernel, Protocol: kernel.ProtocolFelix, Log: f.log}),
 		Rules:   f.made,
+		Limits:  newLimits(f.kernel, f.pods, f.log),
 		Tunnels: f.tunnels,
 		Devices: f.pods, Log: f.log,
 	})
