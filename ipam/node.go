@@ -23,8 +23,10 @@ func ReleaseNode(ctx context.Context, client datastore.Client, node string) erro
 			return err
 		}
 	}
-	_, err = ReleaseHost(ctx, client, node)
-	return err
+	if _, err := ReleaseHost(ctx, client, node); err != nil {
+		return err
+	}
+	return MendLoans(ctx, client, node)
 }
 
 // HeldByWorkloads counts a node's addresses that are not those of its tunnels: some

@@ -454,3 +454,29 @@ func TestServicesAreTheRangesThatEveryNodeAnnounces(t *testing.T) {
 		t.Errorf("%v is left", s)
 	}
 }
+
+// TestLimitsAreTheRecords: complete, and one that can't be costs its pod nothing else.
+func TestLimitsAreTheRecords(t *testing.T) {
+	limited := func(q *api.QoSControls) calc.State {
+		u := wep("a", "node-a", "cali0", 0, "10.0.0.1/32")
+		u.Entry.Object.(*api.WorkloadEndpoint).Spec.QoSControls = q
+		g := calc.New("node-a")
+		if !g.Update([]datastore.SyncUpdate{u}) {
+			t.Error("it does not matter")
+		}
+		return g.State()
+	}
+	got := limited(&api.QoSControls{EgressBandwidth: 1e6}).Endpoints[id("a")]
+	if d := diff(&api.QoSControls{EgressBandwidth: 1e6, EgressBurst: 4 << 30}, got.Limits); d != "" {
+		t.Error(d)
+	}
+	none := limited(nil).Endpoints[id("a")]
+	if none.Limits != nil || none.Equal(got) {
+		t.Errorf("without limits: %+v", none)
+	}
+	bad := limited(&api.QoSControls{EgressBandwidth: -1})
+	if d := diff(none, bad.Endpoints[id("a")]); d != "" {
+		t.Error(d)
+	}
+	wantProblem(t, bad, "spec.qosControls.egressBandwidth: -1: want 1k to 1P bits a second", "not limited until this is corrected")
+}

@@ -59,6 +59,9 @@ type world struct {
 	dead bool
 	// pods are those that Kubernetes has told of.
 	pods map[string]*corev1.Pod
+	// namespaces are the annotations of theirs that Kubernetes has told of; nil: it has
+	// told of none yet.
+	namespaces map[string]map[string]string
 
 	server  *Server
 	state   *State
@@ -88,7 +91,7 @@ func newWorld(t *testing.T) *world {
 		t: t, reg: reg, store: memory.New(reg), dir: t.TempDir(),
 		held: map[ipam.HandleID][]netip.Addr{}, owner: map[netip.Addr]ipam.HandleID{},
 		devices: map[string]podnet.Attachment{}, routes: map[calc.EndpointID]calc.Endpoint{},
-		nft: knftables.NewFake(ruleset.Family, ruleset.Table),
+		nft: knftables.NewFake(ruleset.Family, ruleset.Table), namespaces: map[string]map[string]string{},
 	}
 	pool := v3.NewIPPool()
 	pool.Name, pool.Spec.CIDR = "pool1", "10.65.0.0/16"
@@ -133,6 +136,7 @@ func (w *world) start() {
 			pod, ok := w.pods[namespace+"/"+name]
 			return pod, ok && podendpoint.IsUID(pod, uid)
 		},
+		Namespace: func(name string) (map[string]string, bool) { return w.namespaces[name], w.namespaces != nil },
 	})
 	if err != nil {
 		w.t.Fatal(err)
