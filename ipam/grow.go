@@ -268,7 +268,7 @@ func (w *writer) lacking(c *call) (l lack, err error) {
 			return l, nil
 		}
 		if _, found := p.search(num, l.pools); found < num && !c.ensure {
-			_, own := p.searchIn(nil, num, l.pools, w.state.ownBlocks)
+			_, own := p.searchIn(nil, num, l.pools, w.state.roomy)
 			l.num = num - own
 			return l, nil
 		}

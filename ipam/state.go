@@ -2,6 +2,7 @@ package ipam
 
 import (
 	"fmt"
+	"iter"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -20,8 +21,10 @@ type state struct {
 	owner api.Affinity
 	log   *slog.Logger
 
-	// blocks are the node's own and, while a release needs them, those of others.
+	// blocks are the node's own and, while a release needs them, those of others. keep and
+	// lose change it, so that the index follows.
 	blocks map[netip.Prefix]storedBlock
+	index  *index
 	// claims are the node's affinities that aren't good for allocation: claimed
 	// half-way, given up half-way, or without their block.
 	claims map[netip.Prefix]claimState
@@ -55,6 +58,7 @@ func newState(owner api.Affinity, log *slog.Logger) *state {
 	return &state{
 		owner:   owner,
 		log:     log,
+		index:   newIndex(owner),
 		blocks:  make(map[netip.Prefix]storedBlock),
 		claims:  make(map[netip.Prefix]claimState),
 		broken:  make(map[netip.Prefix]error),
@@ -84,15 +88,25 @@ func (s *state) own(prefix netip.Prefix) bool {
 
 // ownBlocks lists the node's blocks in a pool by address.
 func (s *state) ownBlocks(p pool) []netip.Prefix {
-	var prefixes []netip.Prefix
-	for prefix := range s.blocks {
-		if p.owns(prefix) && s.own(prefix) {
-			prefixes = append(prefixes, prefix)
+	return slices.Collect(s.usable(p.in(&s.index.mine)))
+}
+
+// usable leaves out what may not be allocated from.
+func (s *state) usable(blocks iter.Seq[netip.Prefix]) iter.Seq[netip.Prefix] {
+	return func(yield func(netip.Prefix) bool) {
+		for prefix := range blocks {
+			if s.own(prefix) && !yield(prefix) {
+				return
+			}
 		}
 	}
-	sortPrefixes(prefixes)
-	return prefixes
 }
+
+// roomy are the node's blocks in a pool that have an address left, by address.
+func (s *state) roomy(p pool) iter.Seq[netip.Prefix] { return s.usable(p.in(&s.index.room)) }
+
+// lenders are the blocks of others in a pool that may be assigned from.
+func (s *state) lenders(p pool) iter.Seq[netip.Prefix] { return slices.Values(s.borrowedBlocks(p)) }
 
 // borrowedBlocks lists the blocks of others in a pool that may be assigned from.
 func (s *state) borrowedBlocks(p pool) []netip.Prefix {
@@ -133,8 +147,8 @@ func (s *state) blocksOf(id HandleID) []netip.Prefix {
 			}
 		}
 	}
-	for prefix, b := range s.blocks {
-		if s.own(prefix) && len(b.held(id)) > 0 {
+	for _, prefix := range s.index.holding[id] {
+		if s.own(prefix) {
 			set[prefix] = true
 		}
 	}
@@ -159,7 +173,7 @@ func (s *state) setBlock(entry datastore.Entry) {
 	if before, known := s.blocks[prefix]; known && wasOwn {
 		s.freed = append(s.freed, freedBetween(before.block, b.block)...)
 	}
-	s.blocks[prefix] = b
+	s.keep(prefix, b)
 	s.noteOther(b)
 	if wasOwn && !s.own(prefix) {
 		s.log.Info("block was taken away from this node", "block", prefix, "affinity", ownerText(b.block))
@@ -209,8 +223,20 @@ func (s *state) forget(prefix netip.Prefix) {
 		if owner, _ := b.owner(); owner == s.owner {
 			s.loaded = false
 		}
-		delete(s.blocks, prefix)
+		s.lose(prefix)
 	}
+}
+
+// keep has a block in memory.
+func (s *state) keep(prefix netip.Prefix, b storedBlock) {
+	s.index.put(prefix, s.blocks[prefix].block, b.block)
+	s.blocks[prefix] = b
+}
+
+// lose has a block in memory no more.
+func (s *state) lose(prefix netip.Prefix) {
+	s.index.put(prefix, s.blocks[prefix].block, block{})
+	delete(s.blocks, prefix)
 }
 
 // take notes that a block exists, or is as good as existing.
@@ -278,7 +304,7 @@ func (s *state) settle(p *plan, rev datastore.Revision) {
 		stored.entry = stored.with(b)
 		stored.entry.Revision = rev
 		stored.block = b
-		s.blocks[prefix] = stored
+		s.keep(prefix, stored)
 		s.noteOther(stored)
 	}
 	for id, h := range p.handles {
@@ -297,11 +323,9 @@ func (s *state) evict() {
 	clear(s.absent)
 	clear(s.brokenHandles)
 	clear(s.borrowed)
-	for prefix, b := range s.blocks {
-		if owner, ok := b.owner(); !ok || owner != s.owner {
-			delete(s.blocks, prefix)
-			delete(s.stale, prefix)
-		}
+	for prefix := range s.index.foreign {
+		s.lose(prefix)
+		delete(s.stale, prefix)
 	}
 }
 
