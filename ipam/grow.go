@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/gaissmai/bart"
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
@@ -175,7 +176,36 @@ func (w *writer) usablePools(r *Request, f family) ([]pool, error) {
 	return nil, e
 }
 
+// poolRequest is what of a request decides which pools serve it.
+type poolRequest struct {
+	family    family
+	use       v3.IPPoolAllowedUse
+	namespace string
+	// requested are the names, which contain no space.
+	requested string
+}
+
+// considered is what was found for a poolRequest.
+type considered struct {
+	usable  []pool
+	skipped []Verdict
+}
+
+// considerPools says which pools may serve a request and why the others not; both lists
+// are shared by the calls of the batch.
 func (w *writer) considerPools(r *Request, f family) (usable []pool, skipped []Verdict, err error) {
+	_, requested := r.wanted(f)
+	key := poolRequest{family: f, use: r.Use, namespace: r.Namespace, requested: strings.Join(requested, " ")}
+	if found, ok := w.considered[key]; ok {
+		return found.usable, found.skipped, nil
+	}
+	if usable, skipped, err = w.selectPools(r, f); err == nil {
+		w.considered[key] = considered{usable, skipped}
+	}
+	return usable, skipped, err
+}
+
+func (w *writer) selectPools(r *Request, f family) (usable []pool, skipped []Verdict, err error) {
 	labels, known := w.view.NodeLabels()
 	if !known {
 		e := w.exhausted(r, f, ErrNodeUnknown)

@@ -121,10 +121,10 @@ func New(cfg Config) *Allocator {
 		recorder: cfg.Recorder,
 		counters: newCounters(),
 	}
-	w := newWriter(cfg, a.queue, a.counters)
+	a.writer, a.ctx = newWriter(cfg, a.queue, a.counters), ctx
 	go func() {
 		defer close(a.done)
-		w.run(ctx)
+		a.writer.run(ctx)
 	}()
 	return a
 }

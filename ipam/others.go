@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+
 	"tortie/internal/api"
 	"tortie/internal/datastore"
 )
@@ -144,17 +146,27 @@ func (w *writer) borrowFrom(ctx context.Context, lenders []netip.Prefix) (free i
 	return free, nil
 }
 
+// retirable reports whether retire may have something to do.
+func (w *writer) retirable() bool {
+	labels, known := w.view.NodeLabels()
+	if w.released && known && slices.ContainsFunc(w.pools, func(obj *v3.IPPool) bool {
+		p, err := parsePool(obj)
+		return err == nil && p.deselects(labels)
+	}) {
+		return true
+	}
+	w.released = false
+	return false
+}
+
 // retire gives up the node's empty blocks in pools that no longer select it: another
 // node needs them. Nobody waits for it, and what fails is tried after the next release.
 func (w *writer) retire(ctx context.Context) {
-	if !w.released || !w.state.loaded {
+	if !w.state.loaded || !w.retirable() {
 		return
 	}
 	w.released = false
-	labels, known := w.view.NodeLabels()
-	if !known {
-		return
-	}
+	labels, _ := w.view.NodeLabels()
 	ctx, cancel := context.WithTimeout(ctx, doubtTimeout)
 	defer cancel()
 	for _, obj := range w.pools {

@@ -93,6 +93,7 @@ func (a *Allocator) Stats(ctx context.Context) Stats {
 	c := &call{ctx: ctx, stats: true, result: make(chan result, 1)}
 	var stats Stats
 	if err := a.queue.push(c); err == nil {
+		a.queue.signal()
 		select {
 		case r := <-c.result:
 			if r.err == nil {
