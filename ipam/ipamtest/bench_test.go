@@ -70,35 +70,54 @@ func median(times []time.Duration) float64 {
 	return float64(times[len(times)/2].Nanoseconds())
 }
 
-// BenchmarkAllocation measures one assignment and its release, each beside the
-// floor: a bare etcd transaction of the same two keys with values of the same
-// size, on the same server, in turn. The ratios are of the medians.
+// floor is a bare etcd transaction of the keys of an assignment, with values of their
+// size, on the same server.
+type floor struct {
+	*bench
+	block, handle string // the values
+	rev           int64
+}
+
+func (s *bench) floor() *floor {
+	f := &floor{bench: s}
+	name := s.name()
+	s.assign(name)
+	f.block, f.handle = s.only("/calico/ipam/v2/assignment/"), s.only("/calico/ipam/v2/handle/"+name)
+	s.release(name)
+	return f
+}
+
+// only is the value of the one key below a prefix.
+func (s *bench) only(prefix string) string {
+	s.b.Helper()
+	resp, err := s.bare.Get(s.ctx, prefix, clientv3.WithPrefix())
+	if err != nil || len(resp.Kvs) != 1 {
+		s.b.Fatalf("%s: %v", prefix, err)
+	}
+	return string(resp.Kvs[0].Value)
+}
+
+func (f *floor) assign() {
+	key, handle := "/bare/ipam/v2/assignment/ipv4/block/10.0.0.0-26", "/bare/ipam/v2/handle/"+f.name()
+	resp, err := f.bare.Txn(f.ctx).
+		If(clientv3.Compare(clientv3.ModRevision(handle), "=", 0), clientv3.Compare(clientv3.ModRevision(key), "=", f.rev)).
+		Then(clientv3.OpPut(handle, f.handle), clientv3.OpPut(key, f.block)).
+		Else(clientv3.OpGet(handle), clientv3.OpGet(key)).Commit()
+	if err != nil || !resp.Succeeded {
+		f.b.Fatalf("floor: %v", err)
+	}
+	f.rev = resp.Header.Revision
+}
+
+// BenchmarkAllocation measures one assignment and its release, each beside the floor, in
+// turn. The ratios are of the medians.
 func BenchmarkAllocation(b *testing.B) {
 	s := newBench(b)
-	block, err := s.bare.Get(s.ctx, "/calico/ipam/v2/assignment/", clientv3.WithPrefix())
-	if err != nil || len(block.Kvs) != 1 {
-		b.Fatal(err)
-	}
-	key, value := "/bare/block", string(block.Kvs[0].Value)
-	var rev int64
-	if resp, err := s.bare.Put(s.ctx, key, value); err == nil {
-		rev = resp.Header.Revision
-	}
-	floor := func() {
-		handle := "/bare/handle/" + s.name()
-		resp, err := s.bare.Txn(s.ctx).
-			If(clientv3.Compare(clientv3.ModRevision(key), "=", rev), clientv3.Compare(clientv3.ModRevision(handle), "=", 0)).
-			Then(clientv3.OpPut(handle, `{"block":{"10.20.166.128/26":1},"deleted":false}`), clientv3.OpPut(key, value)).
-			Else(clientv3.OpGet(handle), clientv3.OpGet(key)).Commit()
-		if err != nil || !resp.Succeeded {
-			b.Fatalf("floor: %v", err)
-		}
-		rev = resp.Header.Revision
-	}
+	floor := s.floor()
 	var bare, assigned, released []time.Duration
 	for b.Loop() {
 		handle := s.name()
-		bare = append(bare, timed(floor))
+		bare = append(bare, timed(floor.assign))
 		assigned = append(assigned, timed(func() { s.assign(handle) }))
 		released = append(released, timed(func() { s.release(handle) }))
 	}
