@@ -171,8 +171,8 @@ func BenchmarkConcurrentAllocation(b *testing.B) {
 	b.ReportMetric(median(single)/median(together), "rate-ratio")
 }
 
-// fill stores count blocks of a pool, all of whose addresses another node has.
-func (s *bench) fill(pool netip.Prefix, bits, count int, skip netip.Addr) {
+// fill stores count blocks of a pool that a node has, without a free address.
+func (s *bench) fill(node string, pool netip.Prefix, bits, count int, skip netip.Addr) {
 	s.b.Helper()
 	var ops []clientv3.Op
 	flush := func() {
@@ -186,9 +186,11 @@ func (s *bench) fill(pool netip.Prefix, bits, count int, skip netip.Addr) {
 	for range count {
 		block := netip.PrefixFrom(addr, bits)
 		if !block.Contains(skip) {
-			text := fmt.Sprintf(`{"cidr":"%s","affinity":"host:full","allocations":[%s],"unallocated":[],"attributes":[{"handle_id":"h-%s","secondary":{"node":"full"}}],"sequenceNumber":7,"sequenceNumberForAllocation":{},"deleted":false}`,
-				block, strings.TrimSuffix(strings.Repeat("0,", size), ","), addr)
-			ops = append(ops, clientv3.OpPut("/calico/ipam/v2/assignment/ipv4/block/"+strings.Replace(block.String(), "/", "-", 1), text))
+			text := fmt.Sprintf(`{"cidr":"%s","affinity":"host:%s","allocations":[%s],"unallocated":[],"attributes":[{"handle_id":"h-%s","secondary":{"node":"%s"}}],"sequenceNumber":7,"sequenceNumberForAllocation":{},"deleted":false}`,
+				block, node, strings.TrimSuffix(strings.Repeat("0,", size), ","), addr, node)
+			name := strings.Replace(block.String(), "/", "-", 1)
+			ops = append(ops, clientv3.OpPut("/calico/ipam/v2/assignment/ipv4/block/"+name, text),
+				clientv3.OpPut("/calico/ipam/v2/host/"+node+"/ipv4/block/"+name, `{"state":"confirmed","deleted":false}`))
 		}
 		for range size {
 			addr = addr.Next()
@@ -208,7 +210,7 @@ func BenchmarkLastBlockOfMany(b *testing.B) {
 	server := etcdtest.Start(b, etcdtest.Options{})
 	s := &bench{b: b, ctx: context.Background(), client: connect(b, server), bare: server.Bare(context.Background())}
 	populate(b, s.client, map[string]string{"p": "10.0.0.0/14"}, map[string]int{"p": 26}, "node1")
-	s.fill(netip.MustParsePrefix("10.0.0.0/14"), 26, 4096, netip.MustParseAddr("10.1.2.3"))
+	s.fill("full", netip.MustParsePrefix("10.0.0.0/14"), 26, 4096, netip.MustParseAddr("10.1.2.3"))
 	var found []time.Duration
 	trips := 0
 	for b.Loop() {
@@ -292,29 +294,40 @@ func BenchmarkLastBlockOfSixteen(b *testing.B) {
 	b.ReportMetric(float64(operations)/float64(rounds*nodes), "operations/node")
 }
 
-// BenchmarkAllocationAmongManyBlocks compares an assignment in a cluster of 10 blocks
-// with one in a cluster of 10,000, in turn.
+// BenchmarkAllocationAmongManyBlocks compares an assignment among 10 blocks with one among
+// 10,000, in turn: blocks of another node, and of the node itself. All of them are full
+// but the one that is assigned from.
 func BenchmarkAllocationAmongManyBlocks(b *testing.B) {
-	var few, many []time.Duration
-	sizes := map[int]*bench{}
-	for _, count := range []int{10, 10000} {
+	b.Run("others", func(b *testing.B) { compareSizes(b, "full") })
+	b.Run("own", func(b *testing.B) { compareSizes(b, "node1") })
+}
+
+func compareSizes(b *testing.B, owner string) {
+	b.Helper()
+	sizes, times := []int{10, 10000}, make([][]time.Duration, 2)
+	var benches []*bench
+	for _, count := range sizes {
 		server := etcdtest.Start(b, etcdtest.Options{})
 		s := &bench{b: b, ctx: context.Background(), client: connect(b, server), bare: server.Bare(context.Background())}
 		populate(b, s.client, map[string]string{"p": "10.0.0.0/12"}, map[string]int{"p": 26}, "node1")
-		s.fill(netip.MustParsePrefix("10.0.0.0/12"), 26, count, netip.Addr{})
+		put(b, s.client, &api.IPAMConfig{
+			TypeMeta:   metav1.TypeMeta{Kind: string(api.KindIPAMConfig), APIVersion: api.GroupVersion},
+			ObjectMeta: metav1.ObjectMeta{Name: api.IPAMConfigKey().Name},
+			Spec:       api.IPAMConfigSpec{AutoAllocateBlocks: true, MaxBlocksPerHost: 1 << 20},
+		})
+		s.fill(owner, netip.MustParsePrefix("10.0.0.0/12"), 26, count, netip.Addr{})
 		s.alloc = start(b, s.client, "node1")
 		s.assign("warm")
-		sizes[count] = s
+		benches = append(benches, s)
 	}
 	for b.Loop() {
-		for count, times := range map[int]*[]time.Duration{10: &few, 10000: &many} {
-			s := sizes[count]
+		for i, s := range benches {
 			handle := s.name()
-			*times = append(*times, timed(func() { s.assign(handle) }))
+			times[i] = append(times[i], timed(func() { s.assign(handle) }))
 			s.release(handle)
 		}
 	}
-	b.ReportMetric(median(few), "10-blocks-p50-ns")
-	b.ReportMetric(median(many), "10000-blocks-p50-ns")
-	b.ReportMetric(median(many)/median(few), "ratio")
+	b.ReportMetric(median(times[0]), "10-blocks-p50-ns")
+	b.ReportMetric(median(times[1]), "10000-blocks-p50-ns")
+	b.ReportMetric(median(times[1])/median(times[0]), "ratio")
 }
