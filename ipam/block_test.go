@@ -160,26 +160,6 @@ func TestBlockAgreesWithAQueue(t *testing.T) {
 	})
 }
 
-func TestCandidatesVisitEveryBlockOnce(t *testing.T) {
-	for _, tc := range []struct {
-		pool string
-		bits int
-		want int
-	}{{"10.0.0.0/24", 26, 4}, {"10.0.0.0/24", 32, 256}, {"fd00::/112", 120, 256}, {"10.0.0.0/26", 26, 1}} {
-		pool := netip.MustParsePrefix(tc.pool)
-		seen := map[netip.Prefix]bool{}
-		for b := range candidates(pool, tc.bits, "node", blockTime) {
-			if seen[b] || !pool.Overlaps(b) || b != b.Masked() || b.Bits() != tc.bits {
-				t.Fatalf("%s: candidate %s", tc.pool, b)
-			}
-			seen[b] = true
-		}
-		if len(seen) != tc.want {
-			t.Errorf("%s: %d blocks, want %d", tc.pool, len(seen), tc.want)
-		}
-	}
-}
-
 func TestAddressAndOrdinalAreInverse(t *testing.T) {
 	for _, cidr := range []string{"10.0.16.0/20", "10.0.0.128/26", "10.0.0.1/32", "fd00::1000/116", "fd00::40/122"} {
 		b := netip.MustParsePrefix(cidr)

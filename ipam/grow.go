@@ -110,6 +110,7 @@ func (w *writer) buildIndex(ctx context.Context) error {
 		return fmt.Errorf("list the blocks of the cluster: %w", err)
 	}
 	w.state.taken, w.state.others = new(bart.Lite), make(map[netip.Prefix]other)
+	clear(w.state.spaces)
 	listed := make(map[netip.Prefix]bool, len(snap.Entries))
 	for _, entry := range snap.Entries {
 		prefix, ok := blockOfKey(entry.Key)
@@ -364,8 +365,9 @@ func (w *writer) freeBlock(p pool) (netip.Prefix, bool) {
 	if w.tooFine(p) {
 		return netip.Prefix{}, false
 	}
-	for prefix := range candidates(p.prefix, p.blockBits, w.node, w.now()) {
-		if !w.state.taken.OverlapsPrefix(prefix) && !w.reserved.covers(prefix) {
+	first := firstChoice(p.prefix, p.blockBits, w.node, w.now())
+	for prefix := range w.state.space(p).from(first) {
+		if !w.reserved.covers(prefix) {
 			return prefix, true
 		}
 	}

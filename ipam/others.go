@@ -67,11 +67,8 @@ func (w *writer) othersIn(p pool, fits func(other) bool) []netip.Prefix {
 		}
 	}
 	sortPrefixes(prefixes)
-	for first := range candidates(p.prefix, p.blockBits, w.node, w.now()) {
-		at, _ := slices.BinarySearchFunc(prefixes, first, netip.Prefix.Compare)
-		return slices.Concat(prefixes[at:], prefixes[:at])
-	}
-	return prefixes
+	at, _ := slices.BinarySearchFunc(prefixes, firstChoice(p.prefix, p.blockBits, w.node, w.now()), netip.Prefix.Compare)
+	return slices.Concat(prefixes[at:], prefixes[:at])
 }
 
 // reclaim takes an empty block away from a node that has had no use for it, and claims

@@ -38,6 +38,8 @@ type state struct {
 	brokenHandles map[HandleID]error
 	// taken has every block of the cluster known to exist, nil before it is built.
 	taken *bart.Lite
+	// spaces are what taken leaves free, by pool and block length; made when it is asked for.
+	spaces map[spaceKey]*space
 	// others are the blocks that are not the node's and may still help it, as last
 	// seen; nil before taken is built.
 	others map[netip.Prefix]other
@@ -59,6 +61,7 @@ func newState(owner api.Affinity, log *slog.Logger) *state {
 		owner:   owner,
 		log:     log,
 		index:   newIndex(owner),
+		spaces:  make(map[spaceKey]*space),
 		blocks:  make(map[netip.Prefix]storedBlock),
 		claims:  make(map[netip.Prefix]claimState),
 		broken:  make(map[netip.Prefix]error),
@@ -210,6 +213,9 @@ func (s *state) dropBlock(prefix netip.Prefix) {
 	delete(s.broken, prefix)
 	if s.taken != nil {
 		s.taken.Delete(prefix)
+		for _, sp := range s.spaces {
+			sp.give(prefix, s.taken)
+		}
 	}
 	delete(s.others, prefix)
 	delete(s.borrowing, prefix)
@@ -243,7 +249,25 @@ func (s *state) lose(prefix netip.Prefix) {
 func (s *state) take(prefix netip.Prefix) {
 	if s.taken != nil {
 		s.taken.Insert(prefix)
+		for _, sp := range s.spaces {
+			sp.take(prefix)
+		}
 	}
+}
+
+// spaceKey is a range with the length of the blocks it is divided into.
+type spaceKey struct {
+	pool netip.Prefix
+	bits int
+}
+
+// space is what is free of a pool; taken must have been built.
+func (s *state) space(p pool) *space {
+	key := spaceKey{p.prefix, p.blockBits}
+	if s.spaces[key] == nil {
+		s.spaces[key] = newSpace(p.prefix, p.blockBits, s.taken)
+	}
+	return s.spaces[key]
 }
 
 func (s *state) setHandle(id HandleID, entry datastore.Entry) {
