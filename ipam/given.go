@@ -167,7 +167,7 @@ func (w *writer) obtainBlock(ctx context.Context, addr netip.Addr, p pool) (bool
 		refused.Reason, refused.Class = "nobody has its block, and claiming blocks is switched off", ErrNotOurs
 		refused.Advice = "Set auto_allocate_blocks to true in the IPAMConfig"
 		return false, refused
-	case own >= blockLimit(config):
+	case own >= w.blockLimit(config):
 		refused.Advice = fmt.Sprintf("Raise the limit: calicoctl ipam configure --strictaffinity=true --max-blocks-per-host=%d", 2*own)
 		return false, refused
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -23,7 +24,7 @@ import (
 func (w *writer) load(ctx context.Context) error {
 	snap, err := w.client.List(ctx, datastore.Range{Kind: api.KindBlockAffinity, NamePrefix: w.state.owner.String() + "/"})
 	if err != nil {
-		return fmt.Errorf("read the block affinities of node %s: %w", w.node, err)
+		return fmt.Errorf("read the block affinities of %s: %w", w.owner, err)
 	}
 	found := make(map[netip.Prefix]claimState)
 	for _, entry := range snap.Entries {
@@ -208,7 +209,7 @@ func (w *writer) considerPools(r *Request, f family) (usable []pool, skipped []V
 
 func (w *writer) selectPools(r *Request, f family) (usable []pool, skipped []Verdict, err error) {
 	labels, known := w.view.NodeLabels()
-	if !known {
+	if !known && !w.virtual() {
 		e := w.exhausted(r, f, ErrNodeUnknown)
 		e.Advice = fmt.Sprintf("There is no Node resource named %s: create it (calicoctl apply), or start felix with NODENAME set to the name it has (calicoctl get nodes)", w.node)
 		return nil, nil, e
@@ -229,7 +230,7 @@ func (w *writer) selectPools(r *Request, f family) (usable []pool, skipped []Ver
 
 func (w *writer) exhausted(r *Request, f family, class error) *ExhaustedError {
 	num, _ := r.wanted(f)
-	return &ExhaustedError{Class: class, Version: int(f), Wanted: num, Node: w.node}
+	return &ExhaustedError{Class: class, Version: int(f), Wanted: num, Node: w.node, Virtual: w.virtual()}
 }
 
 // grow gets the node one more block for a call that found no room. It reports
@@ -327,7 +328,7 @@ func (w *writer) claimNew(ctx context.Context, f family, pools []pool) (grown bo
 	switch {
 	case !config.AutoAllocateBlocks:
 		return false, ErrPoolFull, nil
-	case w.state.countBlocks(f) >= blockLimit(config):
+	case w.state.countBlocks(f) >= w.blockLimit(config):
 		return false, ErrBlockLimit, nil
 	}
 	rebuilt := w.state.taken == nil
@@ -374,7 +375,10 @@ func (w *writer) freeBlock(p pool) (netip.Prefix, bool) {
 	return netip.Prefix{}, false
 }
 
-func blockLimit(config api.IPAMConfigSpec) int {
+func (w *writer) blockLimit(config api.IPAMConfigSpec) int {
+	if w.virtual() {
+		return math.MaxInt
+	}
 	if config.MaxBlocksPerHost > 0 {
 		return config.MaxBlocksPerHost
 	}

@@ -128,7 +128,7 @@ func (w *writer) tell(ctx context.Context, calls []*call) []*call {
 
 func (w *writer) stats() Stats {
 	w.look()
-	s := Stats{Blocks4: w.state.countBlocks(ipv4), Blocks6: w.state.countBlocks(ipv6), Limit: blockLimit(w.view.Config())}
+	s := Stats{Blocks4: w.state.countBlocks(ipv4), Blocks6: w.state.countBlocks(ipv6), Limit: w.blockLimit(w.view.Config())}
 	for _, obj := range w.pools {
 		p, err := parsePool(obj)
 		if err != nil {

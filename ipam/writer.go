@@ -37,6 +37,7 @@ type writer struct {
 	now    func() time.Time
 	log    *slog.Logger
 	node   string
+	owner  api.Affinity
 	queue  *queue
 	state  *state
 
@@ -63,7 +64,12 @@ type writer struct {
 }
 
 func newWriter(cfg Config, q *queue, counted *counters) *writer {
+	owner := api.HostAffinity(cfg.Node)
+	if cfg.Virtual {
+		owner.Type = api.AffinityVirtual
+	}
 	return &writer{
+		owner:  owner,
 		turn:   make(turn, 1),
 		client: cfg.Client,
 		view:   cfg.View,
@@ -71,7 +77,7 @@ func newWriter(cfg Config, q *queue, counted *counters) *writer {
 		log:    cfg.Log,
 		node:   cfg.Node,
 		queue:  q,
-		state:  newState(api.HostAffinity(cfg.Node), cfg.Log),
+		state:  newState(owner, cfg.Log),
 		news:   make(map[string]poolNews),
 
 		considered: make(map[poolRequest]considered),
@@ -147,6 +153,9 @@ func (w *writer) attend(ctx context.Context, calls []*call) {
 		w.serve(ctx, rest)
 	}
 }
+
+// virtual reports whether the blocks are not a node's.
+func (w *writer) virtual() bool { return w.owner.Type == api.AffinityVirtual }
 
 // serve brings a batch of calls, and the open doubts, to an end.
 func (w *writer) serve(closing context.Context, calls []*call) {
@@ -418,9 +427,9 @@ func (w *writer) planAssign(p *plan, c *call) bool {
 // attributes are what the block says about the addresses of a request.
 func (w *writer) attributes(r *Request) api.BlockAttributes {
 	handle := string(r.Handle)
-	attrs := map[string]string{
-		api.AttributeNode:      w.node,
-		api.AttributeTimestamp: w.now().UTC().Round(0).String(),
+	attrs := map[string]string{api.AttributeTimestamp: w.now().UTC().Round(0).String()}
+	if !w.virtual() {
+		attrs[api.AttributeNode] = w.node
 	}
 	if r.Namespace != "" {
 		attrs[api.AttributeNamespace] = r.Namespace
