@@ -31,7 +31,7 @@ func (c *cluster) balancer() *ipam.Allocator {
 func service(handle string) ipam.Request {
 	return ipam.Request{
 		Handle: ipam.HandleID(handle), Num4: 1, Use: v3.IPPoolAllowedUseLoadBalancer, Namespace: "ns1",
-		Attrs: map[string]string{"service": handle, api.AttributeType: "LoadBalancer"},
+		Attrs: map[string]string{api.AttributeService: handle, api.AttributeType: "LoadBalancer"},
 	}
 }
 
@@ -43,7 +43,7 @@ func TestTheLoadBalancerOwnsItsBlocksAndNoNodeIsSaidToUseThem(t *testing.T) {
 		t.Fatalf("got %v, %v", got, err)
 	}
 	info, err := ipam.Lookup(t.Context(), c.store, got[0].Addr)
-	if err != nil || info.Affinity != "virtual:load-balancer" || info.Attrs["service"] != "web" || info.Attrs[api.AttributeNamespace] != "ns1" {
+	if err != nil || info.Affinity != "virtual:load-balancer" || info.Attrs[api.AttributeService] != "web" || info.Attrs[api.AttributeNamespace] != "ns1" {
 		t.Errorf("got %+v, %v", info, err)
 	}
 	if node, ok := info.Attrs[api.AttributeNode]; ok {

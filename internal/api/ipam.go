@@ -77,6 +77,7 @@ const (
 	AttributePod       = "pod"
 	AttributeTimestamp = "timestamp"
 	AttributeType      = "type"
+	AttributeService   = "service"
 )
 
 // IPAMHandle counts, per block, the addresses held under one handle.
