@@ -73,7 +73,8 @@ func (a *Allocator) AssignIP(ctx context.Context, addr netip.Addr, req Request) 
 
 // EnsureBlock sees to it that the node owns a block of each IP version of which req
 // wants addresses, in a pool that may serve it, and returns the node's blocks there. It
-// assigns nothing. Errors are those of AutoAssign.
+// assigns nothing, and takes no block from another node, not even an empty one. Errors
+// are those of AutoAssign.
 func (a *Allocator) EnsureBlock(ctx context.Context, req Request) ([]netip.Prefix, error) {
 	if err := req.validateNumbers(); err != nil {
 		return nil, fmt.Errorf("ensure a block: %w", err)
