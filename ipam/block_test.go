@@ -102,7 +102,7 @@ func TestOwnerOfOldStoresIsUnderstood(t *testing.T) {
 	}
 }
 
-func TestCloneSharesNothing(t *testing.T) {
+func TestWhatIsChangedInACloneIsNotInTheOriginal(t *testing.T) {
 	b := testBlock("10.0.0.0/30")
 	b.assign(2, held("a", "p"), reservations{})
 	before := b.clone()

@@ -136,6 +136,9 @@ func (w *writer) obtain(ctx context.Context, c *call, addr netip.Addr) (bool, er
 		if err := w.state.errBroken(prefix); err != nil {
 			return false, err
 		}
+		if err := w.state.unreadable[prefix]; err != nil {
+			return false, fmt.Errorf("block %s can't be used: %w", prefix, err)
+		}
 	}
 	prefix, exists := w.state.blockAround(addr)
 	_, unsettled := w.state.claims[prefix]

@@ -33,8 +33,14 @@ func (w *writer) load(ctx context.Context) error {
 			found[prefix] = claimState{affinity: &entry}
 		}
 	}
+	clear(w.state.unreadable)
+	for i := range snap.Invalid {
+		if owner, prefix, err := api.ParseBlockAffinityName(snap.Invalid[i].Key.Name); err == nil && owner == w.state.owner {
+			w.leave(prefix, &snap.Invalid[i])
+		}
+	}
 	for prefix, b := range w.state.blocks {
-		if ownedBy(b.entry, w.state.owner) {
+		if ownedBy(b.entry, w.state.owner) && w.state.unreadable[prefix] == nil {
 			found[prefix] = claimState{affinity: found[prefix].affinity}
 		}
 	}
@@ -61,6 +67,17 @@ func (w *writer) load(ctx context.Context) error {
 	}
 	w.state.loaded = true
 	return nil
+}
+
+// leave leaves a block alone whose affinity can't be read.
+func (w *writer) leave(prefix netip.Prefix, why error) {
+	if !w.said[prefix] {
+		w.log.Warn("block affinity can't be read: its block is not used", "block", prefix, "err", why)
+		w.said[prefix] = true
+	}
+	w.state.unreadable[prefix] = why
+	w.state.take(prefix)
+	delete(w.state.claims, prefix)
 }
 
 // mend brings one affinity in order if that takes no decision, and else notes it
@@ -138,6 +155,9 @@ func (w *writer) buildIndex(ctx context.Context) error {
 			w.state.take(prefix)
 		}
 	}
+	for prefix := range w.state.unreadable {
+		w.state.take(prefix)
+	}
 	return nil
 }
 
@@ -148,7 +168,7 @@ func (w *writer) noteListed(prefix netip.Prefix, entry datastore.Entry) {
 	_, known := w.state.blocks[prefix]
 	_, claimed := w.state.claims[prefix]
 	ours := ownedBy(entry, w.state.owner)
-	if !known && !claimed && ours {
+	if !known && !claimed && ours && w.state.unreadable[prefix] == nil {
 		w.state.claims[prefix] = claimState{block: &entry}
 	}
 	if known || ours {
@@ -240,7 +260,7 @@ func (w *writer) grow(ctx context.Context, c *call, batch []*call) (bool, error)
 	w.reserve = c.assign.Reserve
 	if addr, missing := w.missingAddress(c); missing {
 		obtained, err := w.obtain(ctx, c, addr)
-		if errors.Is(err, errChanged) {
+		if errors.Is(err, errChanged) && !errors.As(err, new(unreadable)) {
 			return false, nil
 		}
 		return obtained, err

@@ -30,6 +30,9 @@ type state struct {
 	claims map[netip.Prefix]claimState
 	// broken are the blocks whose value can't be used, with the reason.
 	broken map[netip.Prefix]error
+	// unreadable are the blocks for which nobody can tell what the node's affinity says:
+	// they are left alone.
+	unreadable map[netip.Prefix]error
 	// handles are those that hold addresses of this node, as last written or read.
 	handles map[HandleID]datastore.Entry
 	// absent are the handles known not to exist; forgotten with every batch.
@@ -58,16 +61,18 @@ type state struct {
 
 func newState(owner api.Affinity, log *slog.Logger) *state {
 	return &state{
-		owner:   owner,
-		log:     log,
-		index:   newIndex(owner),
-		spaces:  make(map[spaceKey]*space),
-		blocks:  make(map[netip.Prefix]storedBlock),
-		claims:  make(map[netip.Prefix]claimState),
-		broken:  make(map[netip.Prefix]error),
-		handles: make(map[HandleID]datastore.Entry),
-		absent:  make(map[HandleID]bool),
-		stale:   make(map[netip.Prefix]bool),
+		owner:  owner,
+		log:    log,
+		index:  newIndex(owner),
+		spaces: make(map[spaceKey]*space),
+
+		unreadable: make(map[netip.Prefix]error),
+		blocks:     make(map[netip.Prefix]storedBlock),
+		claims:     make(map[netip.Prefix]claimState),
+		broken:     make(map[netip.Prefix]error),
+		handles:    make(map[HandleID]datastore.Entry),
+		absent:     make(map[HandleID]bool),
+		stale:      make(map[netip.Prefix]bool),
 
 		borrowed:      make(map[netip.Prefix]bool),
 		borrowing:     make(map[netip.Prefix]int),
@@ -79,7 +84,7 @@ func newState(owner api.Affinity, log *slog.Logger) *state {
 // in it, and the affinity record is confirmed.
 func (s *state) own(prefix netip.Prefix) bool {
 	b, ok := s.blocks[prefix]
-	if !ok || s.stale[prefix] {
+	if !ok || s.stale[prefix] || s.unreadable[prefix] != nil {
 		return false
 	}
 	if _, unsettled := s.claims[prefix]; unsettled {

@@ -54,6 +54,8 @@ type writer struct {
 	reservedBy []*v3.IPReservation
 	// considered are the pools for requests of the batch that want the same.
 	considered map[poolRequest]considered
+	// said are the blocks whose affinity was said to be unreadable.
+	said map[netip.Prefix]bool
 	// reserve is what the call for which a block is claimed wants kept back in it.
 	reserve *BlockReserve
 	// released: blocks may have become empty.
@@ -81,6 +83,7 @@ func newWriter(cfg Config, q *queue, counted *counters) *writer {
 		news:   make(map[string]poolNews),
 
 		considered: make(map[poolRequest]considered),
+		said:       make(map[netip.Prefix]bool),
 
 		recorder: cfg.Recorder,
 		counters: counted,
