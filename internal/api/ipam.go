@@ -78,6 +78,7 @@ const (
 	AttributeTimestamp = "timestamp"
 	AttributeType      = "type"
 	AttributeService   = "service"
+	AttributePodUID    = "pod-uid" // not upstream's
 )
 
 // IPAMHandle counts, per block, the addresses held under one handle.
