@@ -46,8 +46,12 @@ type Config struct {
 	// ServiceLoopPrevention is what becomes of packets to announced service addresses
 	// that no service has.
 	ServiceLoopPrevention serviceloop.Mode
-	NAT                   NAT
-	MTU                   MTU
+	// Sources says what pods may send besides packets from their own addresses.
+	Sources Sources
+	// FloatingIPs: pods have the floating addresses that they ask for.
+	FloatingIPs bool
+	NAT         NAT
+	MTU         MTU
 	// MTUFile is where other programs read the MTU of pods.
 	MTUFile string
 	// PathMTUProbeInterval is the pause between two looks at whether large packets reach
@@ -62,6 +66,14 @@ type MTU struct {
 	Pattern string
 	// RequireFile: felix is not ready before MTUFile is written.
 	RequireFile bool
+}
+
+// Sources is what an endpoint can't allow its pod by itself.
+type Sources struct {
+	// Any: pods may send from the prefixes that they ask for.
+	Any bool
+	// VXLAN and IPIP: pods may send such packets, in which there can be any source.
+	VXLAN, IPIP bool
 }
 
 // NAT is what the IP pools don't say of natOutgoing.
@@ -135,6 +147,10 @@ func parameters(a *addresses) []parameter {
 		{"RequireMTUFile", "requireMTUFile", func(c *Config, v string) (err error) { c.MTU.RequireFile, err = parseBool(v); return err }},
 		{"MTUFile", "", func(c *Config, v string) error { c.MTUFile = v; return checkPath(v) }},
 		{"PathMTUProbeInterval", "", func(c *Config, v string) (err error) { c.PathMTUProbeInterval, err = parsePause(v); return err }},
+		{"WorkloadSourceSpoofing", "workloadSourceSpoofing", func(c *Config, v string) (err error) { c.Sources.Any, err = parseSpoofing(v); return err }},
+		{"AllowVXLANPacketsFromWorkloads", "allowVXLANPacketsFromWorkloads", func(c *Config, v string) (err error) { c.Sources.VXLAN, err = parseBool(v); return err }},
+		{"AllowIPIPPacketsFromWorkloads", "allowIPIPPacketsFromWorkloads", func(c *Config, v string) (err error) { c.Sources.IPIP, err = parseBool(v); return err }},
+		{"FloatingIPs", "floatingIPs", func(c *Config, v string) (err error) { c.FloatingIPs, err = parseEnabled(v); return err }},
 		{"DatastoreType", "", func(_ *Config, v string) error { return only(v, "etcdv3") }},
 		{"CNISocket", "", func(c *Config, v string) error { c.CNISocket = v; return checkPath(v) }},
 		{"CNITimeout", "", func(c *Config, v string) (err error) { c.CNITimeout, err = parseSeconds(v); return err }},
@@ -222,6 +238,16 @@ func parseEnabled(v string) (bool, error) {
 		return false, nil
 	}
 	return false, fmt.Errorf("is neither Enabled nor Disabled")
+}
+
+func parseSpoofing(v string) (bool, error) {
+	switch strings.ToLower(v) {
+	case "any":
+		return true, nil
+	case "disabled":
+		return false, nil
+	}
+	return false, fmt.Errorf("is neither Any nor Disabled")
 }
 
 func parseServiceLoops(v string) (serviceloop.Mode, error) {

@@ -268,3 +268,21 @@ func TestMetricsAreServedAsUpstreamDoes(t *testing.T) {
 		t.Errorf("got %+v, %v", c, problems)
 	}
 }
+
+func TestSettingsOfWhatPodsMayHaveAreServed(t *testing.T) {
+	c, problems := Resolve(resource(t, "default", func(s *v3.FelixConfigurationSpec) {
+		yes, floating := true, v3.FloatingIPsEnabled
+		s.WorkloadSourceSpoofing, s.FloatingIPs = "Any", &floating
+		s.AllowVXLANPacketsFromWorkloads, s.AllowIPIPPacketsFromWorkloads = &yes, &yes
+	}))
+	if want := (Sources{Any: true, VXLAN: true, IPIP: true}); c.Sources != want || !c.FloatingIPs || len(problems) != 0 {
+		t.Errorf("%+v, floating %v, problems %v", c.Sources, c.FloatingIPs, problems)
+	}
+	if c, _ := Resolve(); c.Sources != (Sources{}) || c.FloatingIPs {
+		t.Errorf("default %+v, floating %v", c.Sources, c.FloatingIPs)
+	}
+	_, problems = Resolve(FromEnv([]string{"FELIX_WORKLOADSOURCESPOOFING=Some"}))
+	if len(problems) != 1 || !strings.Contains(problems[0].String(), `"Some" is neither Any nor Disabled`) {
+		t.Errorf("problems %v", problems)
+	}
+}

@@ -60,7 +60,7 @@ func (s *settings) SetSysctls(all []kernel.Setting) error {
 // menders answer for each device what was mended, once.
 type menders map[string][]string
 
-func (m menders) Mend(hostIf string, _ []netip.Addr) ([]string, error) {
+func (m menders) Mend(hostIf string, _ []netip.Addr, _ bool) ([]string, error) {
 	mended := m[hostIf]
 	delete(m, hostIf)
 	return mended, nil
@@ -228,5 +228,49 @@ func TestOwnProcessesAreKnown(t *testing.T) {
 		if isChild(uint32(pid)) {
 			t.Errorf("%s is a child", what)
 		}
+	}
+}
+
+// loose notes for which devices pods may send from others' addresses.
+type loose map[string]bool
+
+func (l loose) Mend(hostIf string, _ []netip.Addr, manySources bool) ([]string, error) {
+	was := l[hostIf]
+	l[hostIf] = manySources
+	if was == manySources {
+		return nil, nil
+	}
+	return []string{"rp_filter"}, nil
+}
+
+// TestDeviceFollowsWhatItsPodMaySend at once, and that is nobody's damage.
+func TestDeviceFollowsWhatItsPodMaySend(t *testing.T) {
+	var out bytes.Buffer
+	devices := loose{}
+	u := newUpkeep(&settings{}, devices, noHostPorts(), slog.New(slog.NewTextHandler(&out, nil)))
+	id := calc.EndpointID{Namespace: "ns1", Name: "pod1"}
+	ep := calc.Endpoint{ID: id, Interface: "cali00000000001"}
+	for _, allowed := range [][]netip.Prefix{nil, {netip.MustParsePrefix("192.0.2.0/24")}, nil} {
+		ep.Sources = allowed
+		u.setEndpoints(map[calc.EndpointID]calc.Endpoint{id: ep})
+		select {
+		case <-u.kick:
+			u.look(t.Context())
+		default:
+			if devices[ep.Interface] != (allowed != nil) {
+				t.Error("nobody is told to look")
+			}
+		}
+		if devices[ep.Interface] != (allowed != nil) {
+			t.Errorf("allowed %v: the device is %v", allowed, devices)
+		}
+	}
+	if out.Len() > 0 {
+		t.Errorf("log %s", &out)
+	}
+	devices[ep.Interface] = true // somebody else's doing
+	u.look(t.Context())
+	if !strings.Contains(out.String(), "rp_filter") {
+		t.Errorf("log %s", &out)
 	}
 }
