@@ -58,7 +58,7 @@ func TestTheIndexOfFreeBlocksAgreesWithTheBlocksThatExist(t *testing.T) {
 				taken.Delete(gone)
 				s.give(gone, taken)
 			} else {
-				addr := netip.AddrFrom4([4]byte{10, 0, byte(rapid.IntRange(0, 9).Draw(t, "net")), byte(rapid.Uint8().Draw(t, "host"))})
+				addr := netip.AddrFrom4([4]byte{10, 0, byte(rapid.IntRange(0, 9).Draw(t, "net")), rapid.Uint8().Draw(t, "host")})
 				block := netip.PrefixFrom(addr, rapid.IntRange(20, 31).Draw(t, "length")).Masked()
 				if taken.Get(block) {
 					continue

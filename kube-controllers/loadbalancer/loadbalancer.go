@@ -41,6 +41,7 @@ type Controller struct {
 	cfg   Config
 	view  *ipam.Tracker
 	alloc *ipam.Allocator
+	renew func() *ipam.Allocator
 	queue *queue.Queue[service]
 }
 
@@ -52,7 +53,10 @@ func (s service) String() string { return s.namespace + "/" + s.name }
 // New makes a Controller.
 func New(cfg Config) (*Controller, error) {
 	c := &Controller{cfg: cfg, view: ipam.NewTracker(v3.VirtualLoadBalancer)}
-	c.alloc = c.allocator()
+	c.renew = func() *ipam.Allocator {
+		return ipam.New(ipam.Config{Client: cfg.Client, Node: v3.VirtualLoadBalancer, Virtual: true, View: c.view, Log: cfg.Log})
+	}
+	c.alloc = c.renew()
 	c.queue = queue.New(queue.Config[service]{
 		Name: "loadbalancer", Workers: 1, // one owner of blocks, one allocator
 		Reconcile: c.reconcile, Log: cfg.Log, Metrics: cfg.Metrics,
@@ -71,10 +75,6 @@ func New(cfg Config) (*Controller, error) {
 		}
 	})
 	return c, cfg.Services.Watch(func(namespace, name string) { c.queue.Add(service{namespace, name}) })
-}
-
-func (c *Controller) allocator() *ipam.Allocator {
-	return ipam.New(ipam.Config{Client: c.cfg.Client, Node: v3.VirtualLoadBalancer, Virtual: true, View: c.view, Log: c.cfg.Log})
 }
 
 // Run works until ctx ends. Both sides must have been read by then.
@@ -294,7 +294,7 @@ func (c *Controller) assignAll(ctx context.Context, svc *corev1.Service, r ipam.
 func (c *Controller) checked(err error) error {
 	if errors.Is(err, datastore.ErrUnavailable) {
 		c.alloc.Close()
-		c.alloc = c.allocator()
+		c.alloc = c.renew()
 	}
 	return err
 }
