@@ -135,7 +135,7 @@ func (a *Allocator) do(ctx context.Context, c *call) (result, error) {
 	if err := a.queue.push(c); err != nil {
 		return result{}, err
 	}
-	a.writer.serveAlone(a.ctx, c)
+	a.writer.serveAlone(a.ctx, c) //nolint:contextcheck // others may join: it ends with the allocator or its last caller
 	select {
 	case r := <-c.result:
 		return r, r.err
