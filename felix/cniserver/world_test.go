@@ -398,9 +398,9 @@ func (f *fakeRoutes) Upsert(ctx context.Context, ep calc.Endpoint, _ int) error 
 func (f *fakeRoutes) Settle(ctx context.Context, id calc.EndpointID, container string) error {
 	w := (*world)(f)
 	return w.through(ctx, "settle", "settled", func() error {
-		wep := w.endpoint(id.Namespace, id.Name)
-		if wep == nil || wep.Spec.ContainerID != container {
-			w.t.Errorf("settle %s without its endpoint in the store", id)
+		e, err := w.store.Get(ctx, id.Key())
+		if wep, ok := e.Object.(*api.WorkloadEndpoint); err != nil || !ok || wep.Spec.ContainerID != container {
+			w.t.Errorf("settle %s without its endpoint in the store: %v", id, err)
 		}
 		return nil
 	})
