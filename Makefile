@@ -21,7 +21,7 @@ BUILD := $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 # The unit tests are everything but the whole-program tests on the lab.
 UNIT = $(shell $(GO) list ./... | grep -Ev '^tortie/tests/(fv|e2e)$$')
 
-.PHONY: help build image-programs e2e-tools images manifests lab lab-down clab test unit fv cluster cluster-down e2e e2e-short race bench soak fuzz fmt lint check generate clean
+.PHONY: help build image-programs e2e-tools images manifests lab lab-down clab test unit fv cluster cluster-down e2e e2e-short race bench bench-ipam soak fuzz fmt lint check generate clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -101,6 +101,9 @@ race: build ## Run the package tests under the race detector (needs gcc).
 bench: build ## Measure CNI ADD and DEL beside ptp + host-local and their floors, bgpd beside BIRD, addresses beside bare etcd.
 	@tests/install.sh nft:nftables ip:iproute2 bird:bird2 /usr/lib/cni/ptp:containernetworking-plugins
 	@$(GO) run ./tests/bench -bin bin
+	@$(MAKE) --no-print-directory bench-ipam
+
+bench-ipam: ## Of these, addresses beside bare etcd alone (a minute).
 	@$(GO) test -run '^$$' -bench . -benchtime 300x -timeout 20m ./ipam/ipamtest
 
 soak: ## Long proofs: IPAM with nodes and etcd killed at random (SOAK_CALLS=100000 SOAK_SEED=), bgpd with HOURS=240 of churn, compressed.

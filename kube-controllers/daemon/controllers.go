@@ -9,6 +9,7 @@ import (
 	"tortie/kube-controllers/endpoints"
 	"tortie/kube-controllers/kube"
 	"tortie/kube-controllers/leaks"
+	"tortie/kube-controllers/loadbalancer"
 	"tortie/kube-controllers/mirror"
 	"tortie/kube-controllers/nodes"
 	"tortie/kube-controllers/queue"
@@ -55,6 +56,13 @@ func (t *term) buildController(name config.Controller, metrics *queue.Metrics) (
 		services, slices := t.cluster.Services(), t.cluster.EndpointSlices()
 		m, err := mirror.Services(env, services, slices)
 		return follow(m, err, services, slices)
+	case config.LoadBalancer:
+		services := t.cluster.Services()
+		c, err := loadbalancer.New(loadbalancer.Config{
+			Client: t.Client, Cache: t.cache, Services: services, SetIngress: t.cluster.SetIngress,
+			AssignIPs: settings{t.Config, t.cache}.assignIPs, Log: t.Log, Metrics: metrics,
+		})
+		return follow(c, err, services)
 	case config.AutoTopology:
 		kubeNodes := t.cluster.Nodes()
 		c, err := autotopology.New(autotopology.Config{
