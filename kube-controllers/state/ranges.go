@@ -43,6 +43,8 @@ func Ranges() []datastore.Range {
 		{Kind: api.KindWorkloadEndpoint},
 		{Kind: api.KindNode},
 		{Kind: api.KindIPAMBlock},
+		{Kind: api.KindIPPool},
+		{Kind: api.KindIPAMConfig},
 		{Kind: api.KindKubeControllersConfiguration},
 		{Kind: api.KindBGPConfiguration, NamePrefix: advertise.ConfigName},
 		{Kind: api.KindAdvertisedService},
