@@ -3,6 +3,7 @@
 package config
 
 import (
+	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"net"
@@ -13,6 +14,7 @@ import (
 
 	"tortie/felix/serviceloop"
 	"tortie/internal/control/cniwire"
+	"tortie/internal/servingcert"
 )
 
 // Config is what felix works with.
@@ -29,6 +31,8 @@ type Config struct {
 	// MetricsEnabled: MetricsAddress, host:port, serves /metrics.
 	MetricsEnabled bool
 	MetricsAddress string
+	// MetricsTLS are the files with which they are served by TLS.
+	MetricsTLS servingcert.Files
 	// GoMetrics and ProcessMetrics add those of the Go runtime and of the process.
 	GoMetrics, ProcessMetrics bool
 	// CNISocket is where the CNI plugin finds felix.
@@ -91,6 +95,13 @@ func parameters(a *addresses) []parameter {
 		{"PrometheusMetricsEnabled", "prometheusMetricsEnabled", false, func(c *Config, v string) (err error) { c.MetricsEnabled, err = parseBool(v); return err }},
 		{"PrometheusMetricsHost", "prometheusMetricsHost", false, func(_ *Config, v string) error { a.metrics.host = v; return nil }},
 		{"PrometheusMetricsPort", "prometheusMetricsPort", false, func(_ *Config, v string) error { a.metrics.port = v; return checkPort(v) }},
+		{"PrometheusMetricsCertFile", "prometheusMetricsCertFile", false, func(c *Config, v string) error { c.MetricsTLS.Cert = v; return nil }},
+		{"PrometheusMetricsKeyFile", "prometheusMetricsKeyFile", false, func(c *Config, v string) error { c.MetricsTLS.Key = v; return nil }},
+		{"PrometheusMetricsCAFile", "prometheusMetricsCAFile", false, func(c *Config, v string) error { c.MetricsTLS.CA = v; return nil }},
+		{"PrometheusMetricsClientAuth", "prometheusMetricsClientAuth", false, func(c *Config, v string) (err error) {
+			c.MetricsTLS.ClientAuth, err = servingcert.ParseClientAuth(v)
+			return err
+		}},
 		{"PrometheusGoMetricsEnabled", "prometheusGoMetricsEnabled", false, func(c *Config, v string) (err error) { c.GoMetrics, err = parseBool(v); return err }},
 		{"PrometheusProcessMetricsEnabled", "prometheusProcessMetricsEnabled", false, func(c *Config, v string) (err error) { c.ProcessMetrics, err = parseBool(v); return err }},
 		{"InterfacePrefix", "interfacePrefix", false, func(_ *Config, v string) error { return only(v, "cali") }},
@@ -115,7 +126,7 @@ func defaults() (Config, *addresses) {
 		CNISocket: cniwire.DefaultSocket, CNITimeout: 10 * time.Second,
 		LockFile: DefaultLockFile, JournalDir: DefaultJournalDir,
 		VXLAN: VXLAN{Enabled: true, VNI: 4096, Port: 4789}, ServiceLoopPrevention: serviceloop.Drop,
-		GoMetrics: true, ProcessMetrics: true,
+		GoMetrics: true, ProcessMetrics: true, MetricsTLS: servingcert.Files{ClientAuth: tls.RequireAndVerifyClientCert},
 	}, &addresses{health: hostPort{"localhost", "9099"}, metrics: hostPort{"", "9091"}}
 }
 
@@ -177,6 +188,7 @@ func NeedsRestart(running, wanted Config) []string {
 		"vxlanMTUV6":                      running.VXLAN.MTU6 != wanted.VXLAN.MTU6,
 		"prometheusMetricsEnabled":        running.MetricsEnabled != wanted.MetricsEnabled,
 		"prometheusMetricsHost/Port":      running.MetricsAddress != wanted.MetricsAddress,
+		"prometheusMetricsCertFile/…":     running.MetricsTLS != wanted.MetricsTLS,
 		"prometheusGoMetricsEnabled":      running.GoMetrics != wanted.GoMetrics,
 		"prometheusProcessMetricsEnabled": running.ProcessMetrics != wanted.ProcessMetrics,
 		"healthHost/Port":                 running.HealthAddress != wanted.HealthAddress,

@@ -26,6 +26,7 @@ import (
 	"tortie/internal/datastore"
 	"tortie/internal/kernel"
 	"tortie/internal/routetable"
+	"tortie/internal/servingcert"
 	"tortie/ipam"
 )
 
@@ -37,10 +38,12 @@ type felix struct {
 	registry *api.Registry
 	journal  *journal.Journal
 	config   *configFollower
-	newUID   func() string
-	settings registration.Settings
-	backend  string // CALICO_NETWORKING_BACKEND
-	log      *slog.Logger
+	// metricsCert is what metrics are served by TLS with; nil for without.
+	metricsCert *servingcert.Server
+	newUID      func() string
+	settings    registration.Settings
+	backend     string // CALICO_NETWORKING_BACKEND
+	log         *slog.Logger
 
 	kubernetes *kubernetes              // nil where there is none
 	without    error                    // why there is none, though this is a cluster

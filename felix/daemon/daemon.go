@@ -151,7 +151,8 @@ func (p Process) serve(ctx context.Context, s start) error {
 	f := &felix{
 		kernel: handle, rules: newRules(running, log),
 		node: node, cfg: running, client: client, registry: reg, journal: book, log: log,
-		newUID: uuid.NewString, settings: settings, backend: p.getenv("CALICO_NETWORKING_BACKEND"), kubernetes: s.kubernetes, without: s.without, missing: untilNil(func() error { return checkKernel(feature.Probe) }), show: s.teller.show,
+		metricsCert: newMetricsCert(running),
+		newUID:      uuid.NewString, settings: settings, backend: p.getenv("CALICO_NETWORKING_BACKEND"), kubernetes: s.kubernetes, without: s.without, missing: untilNil(func() error { return checkKernel(feature.Probe) }), show: s.teller.show,
 		config: &configFollower{
 			node: node, local: local, running: running, level: s.level, log: log,
 			stored: map[string]*v3.FelixConfiguration{}, warned: map[string]bool{},
@@ -288,6 +289,9 @@ func (f *felix) serveHTTP(ctx context.Context, run func(func() error)) error {
 		l, err := net.Listen("tcp", s.address)
 		if err != nil {
 			return fmt.Errorf("serve %s: %w (%s chooses the port)", s.what, err, s.setting)
+		}
+		if s.what == "metrics" {
+			l = secured(l, f.metricsCert)
 		}
 		run(func() error { return health.Serve(ctx, l, s.handler()) })
 	}

@@ -34,6 +34,7 @@ const (
 	reasonAddresses      = "AddressesRunOut"
 	reasonPolicies       = "PoliciesNotEnforced"
 	reasonAnnotations    = "AnnotationsUnheeded"
+	reasonMetrics        = "MetricsNotServed"
 	reasonKubernetes     = "KubernetesAccess"
 	reasonObject         = "ObjectNotHonoured"
 	reasonEnded          = "FelixFailed"
@@ -50,7 +51,7 @@ func (f *felix) sources() []problems.Source {
 			return problem(reasonKubernetes, "felix goes on without Kubernetes: %v: give its pod a service account (automountServiceAccountToken)", f.without)
 		})
 	}
-	return append(all, f.tunnelProblem, f.addressProblems, f.backendProblem, f.policyProblem, f.objectProblems)
+	return append(all, f.tunnelProblem, f.addressProblems, f.backendProblem, f.policyProblem, f.metricsProblem, f.objectProblems)
 }
 
 func problem(reason, format string, args ...any) []problems.Problem {

@@ -29,8 +29,9 @@ func podArgs(name string) string { return "K8S_POD_NAMESPACE=default;K8S_POD_NAM
 const holderNetns = "holders"
 
 // hold gives addresses to a container of node1 that doesn't exist.
-func (e *env) hold(t *testing.T, id, args string) holder {
+func (e *env) hold(t *testing.T, name, args string) holder {
 	t.Helper()
+	id := name + strconv.FormatInt(time.Now().UnixNano(), 36) // an ID that was there before is answered as before
 	cmd := e.Machine("node1").Command(t.Context(), "env", "CNI_COMMAND=ADD", "CNI_CONTAINERID="+id, "CNI_IFNAME=eth0", "CNI_PATH=/opt/cni/bin",
 		"CNI_NETNS=/var/run/netns/"+holderNetns, "CNI_ARGS=IgnoreUnknown=1;"+args, "/opt/cni/bin/calico-ipam")
 	cmd.Stdin = strings.NewReader(`{"cniVersion":"1.0.0","name":"k8s-pod-network","type":"bridge","ipam":{"type":"calico-ipam","assign_ipv6":"true"}}`)
@@ -186,7 +187,7 @@ func (e *env) dryRun(t *testing.T, gone holder, kept []holder) {
 	out, status := e.ipam(t, "gc", "--dry-run")
 	for _, want := range []string{
 		gone.text + ": given out to pod default/gone on node node1, and no endpoint, node or service has it\n  would be released: the pod is gone, and no endpoint has them\n",
-		kept[2].text + ": given out to handle k8s-pod-network.nopod on node node1, and no endpoint, node or service has it\n  kept: who has it is no pod",
+		kept[2].text + ": given out to handle k8s-pod-network." + kept[2].id + " on node node1, and no endpoint, node or service has it\n  kept: who has it is no pod",
 		"2 addresses would be released, ",
 	} {
 		if !strings.Contains(out, want) || status != 0 {
