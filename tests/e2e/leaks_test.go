@@ -106,18 +106,9 @@ func leaks(t *testing.T, e *env) {
 	e.fsckAndUndo(t, kept)
 	e.collectByItself(t, kept)
 	e.apiServerDuringCollection(t, kept)
-
-	for _, h := range kept {
-		if !e.holds(t, h) {
-			t.Errorf("%s (%s) was released", h.text, h.args)
-		}
-		if out, status := e.ipam(t, "release", "--ip="+h.v4.String(), "--force"); status != 0 {
-			t.Error(out)
-		}
-	}
+	e.all(t, kept)
 	e.calicoctl(t, "delete", "workloadendpoint", "node1-k8s-behind-eth0", "-n", "default")
 	e.kubectl(t, "delete", "pod", "alive")
-	e.leakGrace(t, 5*time.Second) // the IPv6 addresses of those released by hand: their pods are gone, or are none
 	for _, h := range kept {
 		e.letGo(t, h)
 	}
@@ -370,4 +361,63 @@ func (e *env) apiServerDuringCollection(t *testing.T, kept []holder) {
 		return nil
 	})
 	e.all(t, kept, gone, late)
+}
+
+// fullPool: when a pool is full, the pod that got nothing says why, and everybody who
+// should know has been warned.
+func fullPool(t *testing.T, e *env) {
+	pods := e.agents(t)
+	e.pipe(t, "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {name: tiny}\nspec: {cidr: 10.70.0.0/29, blockSize: 30}\n",
+		"exec", "-i", "-n", "kube-system", "ds/calico-node", "-c", "felix", "--", "calicoctl", "apply", "-f", "-")
+	defer func() { e.calicoctl(t, "delete", "ippool", "tiny") }()
+	e.apply(t, `apiVersion: apps/v1
+kind: Deployment
+metadata: {name: full}
+spec:
+  replicas: 9
+  selector: {matchLabels: {app: full}}
+  template:
+    metadata: {labels: {app: full}, annotations: {cni.projectcalico.org/ipv4pools: '["tiny"]'}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers: [{name: pause, image: "tortie-e2e/agent:1", command: [/pause]}]
+`)
+	defer func() {
+		e.kubectl(t, "delete", "deploy", "full", "--cascade=foreground", "--timeout=60s")
+		eventually(t, 30*time.Second, func() error {
+			if out, _ := e.ipam(t, "show", "--show-blocks"); lineWith(out, []string{"10.70.0.0/29", " 0 (0%)"}) == "" {
+				return fmt.Errorf("addresses of the pool are still in use:\n%s", out)
+			}
+			return nil
+		})
+	}()
+	for what, find := range map[string]struct {
+		args  []string
+		parts []string
+	}{
+		"the pod's Event": {[]string{"get", "events", "--field-selector", "reason=FailedCreatePodSandBox"}, []string{
+			"no free address: tiny (10.70.0.0/29): the node has ", "not among the requested pools tiny", "of at most 20 IPv4 blocks", "Add a pool (kind: IPPool, calicoctl apply)",
+		}},
+		"a Node's Event": {[]string{"get", "events", "--field-selector", "reason=AddressesRunOut,involvedObject.kind=Node"}, []string{
+			"IP pool tiny (10.70.0.0/29): nodes have 2 of its 2 blocks: add a pool",
+		}},
+		"kube-controllers' log": {[]string{"logs", "-n", "kube-system", "-l", "k8s-app=calico-kube-controllers", "--tail=-1"}, []string{
+			"an IP pool is nearly full", "pool=tiny cidr=10.70.0.0/29 blocks=2 of=2",
+		}},
+	} {
+		eventually(t, time.Minute, func() error {
+			out, err := e.Kubectl(t.Context(), find.args...)
+			if err == nil && lineWith(out, find.parts) == "" {
+				err = fmt.Errorf("%s: no line with all of %q:\n%s", what, find.parts, tail(out, 5))
+			}
+			return err
+		})
+	}
+	if metrics := e.controllerMetrics(t); !strings.Contains(metrics, `ipam_ippool_nearly_full{ippool="tiny"} 1`) {
+		t.Errorf("metrics:\n%s", linesWith(metrics, "tiny"))
+	}
+	if running := e.kubectl(t, "get", "pods", "-l", "app=full", "--field-selector", "status.phase=Running", "-o", "name"); strings.Count(running, "\n") != 8 {
+		t.Errorf("of 9 pods for 8 addresses these run:\n%s", running)
+	}
+	e.matrix(t, pods)
 }
