@@ -125,6 +125,11 @@ func (c *computation) exports() {
 			}
 		}
 	}
+	for p, reason := range c.floating(pools) {
+		if _, pods := reasons[p]; !pods {
+			reasons[p] = reason
+		}
+	}
 	for p, reason := range c.services() {
 		if _, pods := reasons[p]; !pods {
 			reasons[p] = reason

@@ -18,6 +18,7 @@ type pool struct {
 	masquerade bool
 	ipip       v3.IPIPMode // not carried out; empty for none
 	mode       overlay.Mode
+	unknown    string // its mode that nobody knows
 	selector   string // of nodes
 	open       bool   // gives addresses to tunnels
 	err        error
@@ -49,7 +50,7 @@ func (p *pools) update(u datastore.SyncUpdate) {
 func readPool(obj *v3.IPPool, prefix netip.Prefix, err error) pool {
 	spec := obj.Spec
 	read := pool{
-		prefix: prefix, masquerade: spec.NATOutgoing, mode: overlay.ModeOf(spec), selector: spec.NodeSelector, err: err,
+		prefix: prefix, masquerade: spec.NATOutgoing, mode: overlay.ModeOf(spec), selector: spec.NodeSelector, err: err, unknown: overlay.UnknownMode(spec),
 		open: !spec.Disabled && obj.DeletionTimestamp == nil &&
 			(len(spec.AllowedUses) == 0 || slices.Contains(spec.AllowedUses, v3.IPPoolAllowedUseTunnel)),
 	}
@@ -123,6 +124,9 @@ func (p *pools) prefixes(problems *problemList) (all, masquerade []netip.Prefix)
 		if pool.ipip != "" {
 			problems.add(key, "spec.ipipMode: %s is not carried out yet: packets between nodes are routed without encapsulation, so the network between "+
 				"them must let pod addresses pass; set the mode to Never to say that this is wanted, or use vxlanMode", pool.ipip)
+		}
+		if pool.unknown != "" {
+			problems.add(key, "spec.vxlanMode: %q is none of Never, CrossSubnet and Always: it is taken for Always; correct it with calicoctl", pool.unknown)
 		}
 		all = append(all, pool.prefix)
 		if pool.masquerade {

@@ -43,7 +43,7 @@ func (s *Server) add(ctx context.Context, c call) (json.RawMessage, error) {
 		return nil, err
 	}
 	if !a.known {
-		if err := a.heed(); err != nil {
+		if err := errors.Join(a.heed(), s.fits(c.conf.MTU)); err != nil {
 			return nil, err
 		}
 	}
@@ -52,6 +52,9 @@ func (s *Server) add(ctx context.Context, c call) (json.RawMessage, error) {
 		s.log.Error("undoing a failed ADD is left to the journal", "attachment", c.id.String(), "err", undoFailed)
 	}
 	if failed != nil {
+		if problem := s.nodeProblem(); problem != nil && errors.Is(failed, ipam.ErrNodeUnknown) {
+			failed = fmt.Errorf("%w: %w", ipam.ErrNodeUnknown, problem) // that the Node is missing follows from it
+		}
 		return nil, failed
 	}
 	if a.unheard {
@@ -194,6 +197,9 @@ func (a *addition) steps() []step {
 			ports.undo = a.unmapPorts
 		}
 		steps = append(steps, ports)
+	}
+	if a.asksMore() {
+		steps = append(steps, step{"carry out what the pod asks for", a.settle, nil})
 	}
 	return append(steps, finish)
 }
@@ -428,8 +434,20 @@ func (a *addition) attachment() podnet.Attachment {
 	return podnet.Attachment{
 		Netns: a.entry.Netns, IfName: a.entry.IfName, HostIf: a.entry.HostIf, MAC: a.entry.MAC, Addrs: a.entry.Addrs,
 		MTU: mtu, NumQueues: a.call.conf.NumQueues, AllowIPForwarding: a.call.conf.AllowIPForwarding,
-		FromLoopback: len(a.entry.HostPorts) > 0,
+		FromLoopback: len(a.entry.HostPorts) > 0, ManySources: a.manySources(),
 	}
+}
+
+// fits refuses an MTU with which packets could not leave the node: they would be lost, or
+// broken up, and nobody told. A pod that has it already keeps it.
+func (s *Server) fits(mtu int) error {
+	if mtu == 0 || s.limit == nil {
+		return nil
+	}
+	if most, device, known := s.limit(); known && mtu > most {
+		return &netconf.Error{Key: "mtu", Reason: fmt.Sprintf("%d is more than the %d of the node's device %s: lower it to that, less what an overlay in use takes, or leave it out and felix finds it", mtu, most, device)}
+	}
+	return nil
 }
 
 func (a *addition) unwire(ctx context.Context) error {

@@ -34,10 +34,17 @@ type Config struct {
 	Pods      Pods
 	Routes    Routes
 	HostPorts HostPorts
+	Permits   Permits
 	// IPAMPlugins are those of others.
 	IPAMPlugins IPAMPlugins
 	// MTU is what a pod gets whose network configuration names none.
 	MTU func() int
+	// NodeProblem is what keeps the node from being registered; nil once it is. Nil for who
+	// does not know.
+	NodeProblem func() error
+	// MTULimit is more than which no packet of a pod leaves the node whole, by that device;
+	// false while it is not known. Nil for no limit.
+	MTULimit func() (most int, device string, known bool)
 	// NewUID makes the UID of a resource.
 	NewUID func() string
 	Log    *slog.Logger
@@ -78,14 +85,18 @@ type Server struct {
 	pods      Pods
 	routes    Routes
 	hostPorts HostPorts
+	permits   Permits
 
 	ipamPlugins IPAMPlugins
 	podCIDRs    func() []netip.Prefix
 
-	mtu    func() int
-	health func() error
-	now    func() time.Time
-	log    *slog.Logger
+	mtu   func() int
+	limit func() (most int, device string, known bool)
+	// nodeProblem is Config.NodeProblem, never nil.
+	nodeProblem func() error
+	health      func() error
+	now         func() time.Time
+	log         *slog.Logger
 
 	addTimeout, delTimeout time.Duration
 	adds                   chan struct{}
@@ -113,12 +124,15 @@ func New(cfg Config) (*Server, error) {
 	if cfg.MaxAdds == 0 {
 		cfg.MaxAdds = defaultMaxAdds
 	}
+	if cfg.NodeProblem == nil {
+		cfg.NodeProblem = func() error { return nil }
+	}
 	if cfg.Health == nil {
 		cfg.Health = func() error { return nil }
 	}
 	s := &Server{
 		node: cfg.Node, state: cfg.State, client: cfg.Client, journal: cfg.Journal, addresses: cfg.Addresses,
-		pods: cfg.Pods, routes: cfg.Routes, hostPorts: cfg.HostPorts, ipamPlugins: cfg.IPAMPlugins, podCIDRs: cfg.PodCIDRs, mtu: cfg.MTU, health: cfg.Health, now: cfg.Now, log: cfg.Log,
+		pods: cfg.Pods, routes: cfg.Routes, hostPorts: cfg.HostPorts, permits: cfg.Permits, ipamPlugins: cfg.IPAMPlugins, podCIDRs: cfg.PodCIDRs, mtu: cfg.MTU, limit: cfg.MTULimit, nodeProblem: cfg.NodeProblem, health: cfg.Health, now: cfg.Now, log: cfg.Log,
 		addTimeout: cfg.AddTimeout, delTimeout: cfg.DelTimeout, adds: make(chan struct{}, cfg.MaxAdds),
 		endpoints: &endpointStore{client: cfg.Client, registry: cfg.Registry, node: cfg.Node, now: cfg.Now, newUID: cfg.NewUID, pod: cfg.Pod},
 	}

@@ -2,6 +2,7 @@ package config
 
 import (
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -10,7 +11,10 @@ import (
 	"time"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	"github.com/projectcalico/api/pkg/lib/numorstring"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"tortie/felix/nat"
 )
 
 func file(t *testing.T, content string) Layer {
@@ -89,6 +93,12 @@ func TestProblemsNameSourceParameterAndRemedy(t *testing.T) {
 		{file(t, "IpInIpMtu = 1400"), []string{"IpInIpMtu", "no effect"}, false},
 		{resource(t, "default", func(s *v3.FelixConfigurationSpec) { n := 1400; s.IPIPMTU = &n }), []string{"FelixConfiguration default", "spec.ipipMTU"}, false},
 		{FromEnv([]string{"FELIX_VXLANVNI=16777216"}), []string{"is not within 1 to 16777215"}, true},
+		{FromEnv([]string{"FELIX_NATPORTRANGE=9:3"}), []string{"is no range of ports"}, true},
+		{FromEnv([]string{"FELIX_NATPORTRANGE=1:70000"}), []string{"is no range of ports"}, true},
+		{FromEnv([]string{"FELIX_NATOUTGOINGADDRESS=fd00::1"}), []string{"is no IPv4 address"}, true},
+		{FromEnv([]string{"FELIX_NATOUTGOINGEXCLUSIONS=Nodes"}), []string{"is neither IPPoolsOnly nor IPPoolsAndHostIPs"}, true},
+		{FromEnv([]string{"FELIX_IPTABLESNATOUTGOINGINTERFACEFILTER=a\" accept"}), []string{"is no name of a device"}, true},
+		{FromEnv([]string{"FELIX_MTUIFACEPATTERN=("}), []string{"is no regular expression"}, true},
 		{FromEnv([]string{"FELIX_VXLANPORT=0"}), []string{"is not within 1 to 65535"}, true},
 		{FromEnv([]string{"FELIX_VXLANMTU=500"}), []string{"is not within 576 to 65535, nor 0"}, true},
 		{resource(t, "default", func(s *v3.FelixConfigurationSpec) { n := 1000; s.VXLANMTUV6 = &n }), []string{"spec.vxlanMTUV6", "is not within 1280"}, true},
@@ -116,6 +126,38 @@ func TestVXLANSettingsAreServed(t *testing.T) {
 	}
 	if c, _ := Resolve(); c.VXLAN != (VXLAN{Enabled: true, VNI: 4096, Port: 4789}) {
 		t.Errorf("defaults %+v are not upstream's", c.VXLAN)
+	}
+}
+
+func TestNATSettingsAreServed(t *testing.T) {
+	c, problems := Resolve(resource(t, "default", func(s *v3.FelixConfigurationSpec) {
+		ports, err := numorstring.PortFromRange(32768, 65535)
+		if err != nil {
+			t.Fatal(err)
+		}
+		only := v3.NATOutgoingExclusionsIPPoolsOnly
+		s.NATPortRange, s.NATOutgoingAddress, s.NATOutgoingExclusions, s.IptablesNATOutgoingInterfaceFilter = &ports, "192.0.2.9", &only, "eth+"
+	}))
+	want := NAT{How: nat.How{Ports: nat.Ports{First: 32768, Last: 65535}, Address: netip.MustParseAddr("192.0.2.9"), Device: "eth*"}}
+	if c.NAT != want || len(problems) != 0 {
+		t.Errorf("%+v, want %+v; problems %v", c.NAT, want, problems)
+	}
+	if c, _ := Resolve(); c.NAT != (NAT{ExemptNodes: true}) {
+		t.Errorf("default %+v", c.NAT)
+	}
+}
+
+func TestMTUSettingsAreServed(t *testing.T) {
+	c, problems := Resolve(FromEnv([]string{"FELIX_MTUFILE=/x/mtu", "FELIX_PATHMTUPROBEINTERVAL=0"}), resource(t, "default", func(s *v3.FelixConfigurationSpec) {
+		require := true
+		s.MTUIfacePattern, s.RequireMTUFile = `^bond\d<`, &require
+	}))
+	if c.MTU != (MTU{Pattern: `^bond\d<`, RequireFile: true}) || c.MTUFile != "/x/mtu" || c.PathMTUProbeInterval != 0 || len(problems) != 0 {
+		t.Errorf("%+v, problems %v", c, problems)
+	}
+	c, problems = Resolve(FromEnv([]string{"FELIX_MTUIFACEPATTERN=" + known()["mtuifacepattern"].byDefault}))
+	if c.MTU != (MTU{}) || c.MTUFile != "/var/lib/calico/mtu" || c.PathMTUProbeInterval != 15*time.Second || len(problems) != 0 {
+		t.Errorf("defaults %+v, problems %v", c, problems)
 	}
 }
 
@@ -163,12 +205,23 @@ func TestFileWithoutAssignmentIsRefused(t *testing.T) {
 	}
 }
 
-func TestNeedsRestart(t *testing.T) {
-	a, _ := Resolve()
-	b := a
-	b.LogLevel, b.HealthAddress = slog.LevelDebug, "localhost:1"
-	if got := NeedsRestart(a, b); !slices.Equal(got, []string{"healthHost/Port"}) {
-		t.Errorf("%v", got)
+// TestFieldThatCanNotBeReadTakesNoOtherWithIt: somebody wrote the resource past calicoctl.
+func TestFieldThatCanNotBeReadTakesNoOtherWithIt(t *testing.T) {
+	l, err := FromStored("default", []byte(`{"kind":"FelixConfiguration","spec":{"vxlanVNI":"many","vxlanPort":4790,"routeRefreshInterval":"30s","ipForwarding":{}}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, problems := Resolve(l)
+	if c.VXLAN.VNI != 4096 || c.VXLAN.Port != 4790 || c.RouteRefreshInterval != 30*time.Second || !c.IPForwarding {
+		t.Errorf("configuration %+v", c)
+	}
+	for _, says := range []string{`FelixConfiguration default: spec.vxlanVNI: "many" is not within 1 to 16777215`, "spec.ipForwarding"} {
+		if !slices.ContainsFunc(problems, func(p Problem) bool { return p.Bad && strings.Contains(p.String(), says) }) {
+			t.Errorf("problems %v do not say %s", problems, says)
+		}
+	}
+	if _, err := FromStored("default", []byte("{")); err == nil || !strings.Contains(err.Error(), "FelixConfiguration default") {
+		t.Errorf("not JSON: %v", err)
 	}
 }
 
@@ -213,5 +266,23 @@ func TestMetricsAreServedAsUpstreamDoes(t *testing.T) {
 	}))
 	if len(problems) > 0 || !c.MetricsEnabled || c.MetricsAddress != "127.0.0.1:9191" || c.GoMetrics || c.ProcessMetrics {
 		t.Errorf("got %+v, %v", c, problems)
+	}
+}
+
+func TestSettingsOfWhatPodsMayHaveAreServed(t *testing.T) {
+	c, problems := Resolve(resource(t, "default", func(s *v3.FelixConfigurationSpec) {
+		yes, floating := true, v3.FloatingIPsEnabled
+		s.WorkloadSourceSpoofing, s.FloatingIPs = "Any", &floating
+		s.AllowVXLANPacketsFromWorkloads, s.AllowIPIPPacketsFromWorkloads = &yes, &yes
+	}))
+	if want := (Sources{Any: true, VXLAN: true, IPIP: true}); c.Sources != want || !c.FloatingIPs || len(problems) != 0 {
+		t.Errorf("%+v, floating %v, problems %v", c.Sources, c.FloatingIPs, problems)
+	}
+	if c, _ := Resolve(); c.Sources != (Sources{}) || c.FloatingIPs {
+		t.Errorf("default %+v, floating %v", c.Sources, c.FloatingIPs)
+	}
+	_, problems = Resolve(FromEnv([]string{"FELIX_WORKLOADSOURCESPOOFING=Some"}))
+	if len(problems) != 1 || !strings.Contains(problems[0].String(), `"Some" is neither Any nor Disabled`) {
+		t.Errorf("problems %v", problems)
 	}
 }

@@ -17,33 +17,32 @@ import (
 	"tortie/felix/delegate"
 	"tortie/felix/hostports"
 	"tortie/felix/journal"
+	"tortie/felix/pathmtu"
 	"tortie/felix/peering"
 	"tortie/felix/podnet"
 	"tortie/felix/problems"
 	"tortie/felix/registration"
+	"tortie/felix/ruleset"
 	"tortie/felix/vxlan"
 	"tortie/internal/api"
 	"tortie/internal/datastore"
 	"tortie/internal/kernel"
 	"tortie/internal/routetable"
-	"tortie/internal/servingcert"
 	"tortie/ipam"
 )
 
 // felix is all parts of the daemon.
 type felix struct {
 	node     string
-	cfg      config.Config
 	client   datastore.Client
 	registry *api.Registry
 	journal  *journal.Journal
 	config   *configFollower
-	// metricsCert is what metrics are served by TLS with; nil for without.
-	metricsCert *servingcert.Server
-	newUID      func() string
-	settings    registration.Settings
-	backend     string // CALICO_NETWORKING_BACKEND
-	log         *slog.Logger
+	newUID   func() string
+	level    *slog.LevelVar
+	settings registration.Settings
+	backend  string // CALICO_NETWORKING_BACKEND
+	log      *slog.Logger
 
 	kubernetes *kubernetes              // nil where there is none
 	without    error                    // why there is none, though this is a cluster
@@ -52,7 +51,9 @@ type felix struct {
 	programmed atomic.Pointer[calc.State]
 
 	kernel *kernel.Handle // of the node's network namespace
-	rules  []dataplane.Rules
+	rules  func(settings func() config.Config, forget func(netip.Addr) error, log *slog.Logger) []dataplane.Rules
+	// made are the rules that those are.
+	made []dataplane.Rules
 
 	pods      *podnet.Net
 	loop      *dataplane.Loop
@@ -63,6 +64,9 @@ type felix struct {
 	underlay  *underlay
 	hostPorts *hostports.Ports
 	upkeep    *upkeep
+	listeners *listeners
+	nodes     *nodeBook
+	pathMTU   *pathmtu.Prober
 	peering   *peering.Addresses
 	registrar *registration.Registrar
 	state     *cniserver.State
@@ -81,7 +85,8 @@ func (f *felix) build() (err error) {
 			f.close()
 		}
 	}()
-	if err := f.buildDataplane(); err != nil {
+	cfg := f.config.Now()
+	if err := f.buildDataplane(cfg); err != nil {
 		return err
 	}
 	tracker := ipam.NewTracker(f.node)
@@ -107,8 +112,8 @@ func (f *felix) build() (err error) {
 		Client: f.client,
 		Ranges: ranges(tracker.Ranges(), f.state.Ranges(), graph.Ranges(), f.config.Ranges(), f.policies.Ranges()),
 		Sink: &sink{
-			graph: graph, follow: append(follow, tracker, f.state, f.config, f.policies),
-			program: f.program, complete: f.complete, onStatus: f.state.OnStatus,
+			graph: graph, follow: append(follow, tracker, f.state, f.policies, f.nodes),
+			config: f.config, configure: f.configure, program: f.program, complete: f.complete, onStatus: f.state.OnStatus,
 		},
 		Log: f.log,
 	})
@@ -118,13 +123,14 @@ func (f *felix) build() (err error) {
 	}
 	f.server, err = cniserver.New(cniserver.Config{
 		Node: f.node, State: f.state, Client: f.client, Registry: f.registry, Journal: f.journal,
-		Addresses: f.allocator, Pods: f.pods, Routes: f.loop, HostPorts: f.hostPorts, IPAMPlugins: delegate.Runner{}, PodCIDRs: podCIDRs, MTU: f.underlay.MTU, NewUID: f.newUID, Log: f.log,
-		Health: f.syncer.Health, Pod: known, AddTimeout: f.cfg.CNITimeout, DelTimeout: f.cfg.CNITimeout,
+		Addresses: f.allocator, Pods: f.pods, Routes: f.loop, HostPorts: f.hostPorts, Permits: permits{f.config.Now, f.desired}, IPAMPlugins: delegate.Runner{}, PodCIDRs: podCIDRs, MTU: f.underlay.MTU, MTULimit: f.underlay.limit, NodeProblem: f.registrar.Problem, NewUID: f.newUID, Log: f.log,
+		Health: f.syncer.Health, Pod: known, AddTimeout: cfg.CNITimeout, DelTimeout: cfg.CNITimeout,
 	})
 	if err != nil {
 		return err
 	}
-	f.listener, err = cniserver.Listen(f.cfg.CNISocket)
+	f.listener, err = cniserver.Listen(cfg.CNISocket)
+	f.configure(cfg)
 	return err
 }
 
@@ -138,8 +144,8 @@ func (f *felix) buildKubernetes() ([]follower, cniserver.Pod) {
 	return []follower{f.kubernetes.keeper}, f.kubernetes.pods.Get
 }
 
-func (f *felix) buildDataplane() (err error) {
-	if f.cfg.IPForwarding {
+func (f *felix) buildDataplane(cfg config.Config) (err error) {
+	if cfg.IPForwarding {
 		if err := podnet.EnsureForwarding(f.kernel); err != nil {
 			return fmt.Errorf("%w; run felix as root, and in a container with the node's /proc/sys/net at /host/proc/sys/net, or set FELIX_IPFORWARDING=Disabled and switch forwarding on yourself", err)
 		}
@@ -147,31 +153,52 @@ func (f *felix) buildDataplane() (err error) {
 	if f.pods, err = podnet.New(podnet.Config{Kernel: f.kernel, Log: f.log}); err != nil {
 		return err
 	}
-	f.underlay = &underlay{kernel: f.kernel, vxlan: f.cfg.VXLAN, log: f.log}
-	f.tunnels = vxlan.New(vxlan.Config{
-		Kernel: f.kernel, VNI: f.cfg.VXLAN.VNI, Port: f.cfg.VXLAN.Port, MTU: f.underlay.tunnelMTU, Log: f.log,
-	})
+	f.underlay = &underlay{kernel: f.kernel, file: cfg.MTUFile, changed: func() { f.loop.Resync() }, log: f.log}
+	f.tunnels = vxlan.New(vxlan.Config{Kernel: f.kernel, MTU: f.underlay.tunnelMTU, Log: f.log})
 	f.hostPorts = hostports.New(hostports.Config{Forget: f.kernel.ForgetDatagrams, Log: f.log})
-	f.peering = peering.New(f.kernel, f.cfg.RouteRefreshInterval, f.log)
-	f.upkeep = &upkeep{
-		sysctls: f.kernel, pods: f.pods, hostPorts: f.hostPorts,
-		forwarding: f.cfg.IPForwarding, every: f.cfg.RouteRefreshInterval, failed: map[string]string{}, log: f.log,
-	}
+	f.peering = peering.New(f.kernel, cfg.RouteRefreshInterval, f.log)
+	f.upkeep = newUpkeep(f.kernel, f.pods, f.hostPorts, f.log)
+	f.listeners = newListeners(f.log)
+	f.nodes, f.pathMTU = newNodeBook(f.node), f.newPathMTU(cfg.PathMTUProbeInterval)
+	f.made = f.rules(f.config.Now, f.kernel.ForgetConnections, f.log)
 	f.loop, err = dataplane.New(dataplane.Config{
 		Kernel:  f.kernel,
 		Routes:  routetable.New(routetable.Config{Kernel: f.kernel, Protocol: kernel.ProtocolFelix, Log: f.log}),
-		Rules:   f.rules,
+		Rules:   f.made,
 		Tunnels: f.tunnels,
-		Devices: f.pods, Log: f.log, ResyncInterval: f.cfg.RouteRefreshInterval,
+		Devices: f.pods, Log: f.log,
 	})
 	return err
 }
 
+// configure hands the configuration to those who act on it. Who computes something of it
+// and the State alike is told of the two by program.
+func (f *felix) configure(cfg config.Config) {
+	f.level.Set(cfg.LogLevel)
+	f.underlay.configure(cfg.VXLAN, cfg.MTU)
+	f.tunnels.Configure(vxlan.Settings{VNI: cfg.VXLAN.VNI, Port: cfg.VXLAN.Port})
+	f.loop.SetResyncInterval(cfg.RouteRefreshInterval)
+	f.peering.SetInterval(cfg.RouteRefreshInterval)
+	f.upkeep.configure(cfg.IPForwarding, cfg.RouteRefreshInterval)
+	f.listeners.set(f.endpoints(cfg))
+	f.loop.Resync() // which has everybody look at what is to be done now
+}
+
+func (f *felix) ruleChanges(ctx context.Context) (<-chan struct{}, error) {
+	return f.kernel.RuleChanges(ctx, ruleset.Table, isChild)
+}
+
+func (f *felix) lookAtRules() {
+	f.loop.ResyncRules()
+	f.upkeep.lookAtRules()
+}
+
 // program hands a new desired state to those who act on it.
 func (f *felix) program(s calc.State) {
-	if !f.cfg.VXLAN.Enabled {
+	if !f.config.Now().VXLAN.Enabled {
 		s.TunnelPools = nil
 	}
+	s.Restrict(permitted(f.config.Now()))
 	f.programmed.Store(&s) // from here on s is read by others
 	f.problems.report(s.Problems)
 	f.underlay.set(s.NodeAddrs, s.TunnelPools)
@@ -189,11 +216,23 @@ const hostPortTimeout = 10 * time.Second
 // complete is called when all of the datastore has been read, before whoever serves CNI
 // calls learns of it.
 func (f *felix) complete() {
-	f.loop.InSync()
 	ctx, cancel := context.WithTimeout(context.Background(), hostPortTimeout)
 	defer cancel()
+	f.firstRules(ctx)
+	f.loop.InSync()
 	if err := f.server.InSync(ctx); err != nil { // tried again by the upkeep
 		f.log.Warn("settings of the node are not as they should be", "err", err)
+	}
+}
+
+// firstRules makes the rules stand before the first ADD: no pod is ever without those for
+// what it may send. The loop goes on with what fails.
+func (f *felix) firstRules(ctx context.Context) {
+	for _, rules := range f.made {
+		rules.Set(f.desired())
+		if err := rules.Apply(ctx); err != nil {
+			f.log.Warn("packet rules are not as they should be yet", "err", err)
+		}
 	}
 }
 
@@ -212,6 +251,9 @@ func (f *felix) ready() error {
 		if problem := f.registrar.Problem(); problem != nil {
 			err = fmt.Errorf("%w: %w", err, problem)
 		}
+		return err
+	}
+	if err := f.underlay.ready(); err != nil {
 		return err
 	}
 	if s := f.loop.Status(); !s.InSync || s.LastApply.IsZero() {

@@ -3,11 +3,18 @@ package daemon
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"net/netip"
+	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
@@ -86,11 +93,14 @@ func TestRangesDoNotOverlap(t *testing.T) {
 
 func TestNothingIsProgrammedBeforeInSync(t *testing.T) {
 	var events []string
+	running, _ := config.Resolve()
 	s := &sink{
-		graph:    calc.New("node1"),
-		program:  func(calc.State) { events = append(events, "program") },
-		complete: func() { events = append(events, "complete") },
-		onStatus: func(s datastore.Status) { events = append(events, s.String()) },
+		graph:     calc.New("node1"),
+		config:    newConfigFollower("node1", nil, running, slog.New(slog.DiscardHandler)),
+		configure: func(config.Config) { events = append(events, "configure") },
+		program:   func(calc.State) { events = append(events, "program") },
+		complete:  func() { events = append(events, "complete") },
+		onStatus:  func(s datastore.Status) { events = append(events, s.String()) },
 	}
 	s.OnStatus(datastore.WaitForDatastore)
 	s.OnUpdates(nil)
@@ -99,8 +109,9 @@ func TestNothingIsProgrammedBeforeInSync(t *testing.T) {
 	s.OnStatus(datastore.InSync)
 	s.OnUpdates([]datastore.SyncUpdate{{Key: api.Key{Kind: api.KindWorkloadEndpoint, Namespace: "ns1", Name: "of-another-node"}}})
 	s.OnUpdates([]datastore.SyncUpdate{{Key: api.Key{Kind: api.KindIPPool, Name: "pool"}}})
+	s.OnUpdates([]datastore.SyncUpdate{stored("default", func(c *v3.FelixConfigurationSpec) { c.IPForwarding = "Disabled" })})
 	// CNI calls are served only when the whole state has been handed over.
-	want := []string{"wait-for-datastore", "resync", "program", "complete", "in-sync", "program"}
+	want := []string{"wait-for-datastore", "resync", "program", "complete", "in-sync", "program", "configure", "program"}
 	if diff := cmp.Diff(want, events); diff != "" {
 		t.Errorf("events (-want +got):\n%s", diff)
 	}
@@ -132,25 +143,35 @@ func TestProblemIsLoggedOnceForAsLongAsItLasts(t *testing.T) {
 
 func TestPodsGetTheLowestMTUOfTheNodesDevices(t *testing.T) {
 	p := netip.MustParsePrefix
-	all := []kernel.Link{{Index: 1, MTU: 65536}, {Index: 2, MTU: 9000}, {Index: 3, MTU: 1400}, {Index: 4, MTU: 1280}}
-	held := []kernel.Address{
-		{Link: 1, Prefix: p("127.0.0.1/8")}, {Link: 2, Prefix: p("10.0.0.1/24")}, {Link: 3, Prefix: p("fd00::1/64")}, {Link: 4, Prefix: p("172.17.0.1/16")},
+	k := &devices{
+		links: []kernel.Link{{Index: 1, Name: "lo", MTU: 65536, Up: true}, {Index: 2, Name: "eth0", MTU: 9000, Up: true}, {Index: 3, Name: "eth1", MTU: 1400, Up: true}, {Index: 4, Name: "docker0", MTU: 1280, Up: true}, {Index: 5, Name: "eth9", MTU: 576}},
+		addrs: []kernel.Address{
+			{Link: 1, Prefix: p("127.0.0.1/8")}, {Link: 2, Prefix: p("10.0.0.1/24")}, {Link: 3, Prefix: p("fd00::1/64")}, {Link: 4, Prefix: p("172.17.0.1/16")},
+		},
 	}
 	for _, tc := range []struct {
-		node []netip.Prefix
-		want int
+		what    string
+		node    []netip.Prefix
+		pattern string
+		want    int
+		problem string
 	}{
-		{nil, 0},
-		{[]netip.Prefix{p("10.0.0.1/24")}, 9000},
-		{[]netip.Prefix{p("10.0.0.1/32"), p("fd00::1/64")}, 1400},
-		{[]netip.Prefix{p("192.0.2.1/24")}, 0},
+		{"no address", nil, "", 1500, ""},
+		{"one", []netip.Prefix{p("10.0.0.1/24")}, "", 9000, ""},
+		{"two", []netip.Prefix{p("10.0.0.1/32"), p("fd00::1/64")}, "", 1400, ""},
+		{"on no device", []netip.Prefix{p("192.0.2.1/24")}, "", 1500, ""},
+		{"these devices", []netip.Prefix{p("10.0.0.1/24")}, "^eth.*", 1400, ""},
+		{"no such device", []netip.Prefix{p("10.0.0.1/24")}, "^wlan", 9000, `mtuIfacePattern "^wlan" matches no device`},
 	} {
-		if got := lowestMTU(all, held, tc.node); got != tc.want {
-			t.Errorf("%v: %d, want %d", tc.node, got, tc.want)
+		u := &underlay{kernel: k, log: slog.New(slog.DiscardHandler)}
+		u.configure(config.VXLAN{}, config.MTU{Pattern: tc.pattern})
+		u.set(tc.node, nil)
+		if got := u.MTU(); got != tc.want {
+			t.Errorf("%s: %d, want %d", tc.what, got, tc.want)
 		}
-	}
-	if got := (&underlay{}).MTU(); got != 1500 {
-		t.Errorf("MTU of an unknown node: %d", got)
+		if found := u.problems(); tc.problem == "" && len(found) > 0 || tc.problem != "" && (len(found) != 1 || !strings.Contains(found[0].Line, tc.problem)) {
+			t.Errorf("%s: problems %v, want %q", tc.what, found, tc.problem)
+		}
 	}
 }
 
@@ -161,70 +182,213 @@ func TestPodsMTUIsLessByWhatTheOverlaysInUseAdd(t *testing.T) {
 		tunnels                []calc.TunnelPool
 		vxlan                  config.VXLAN
 		pods, device4, device6 int
+		problem                string
 	}{
-		{"none", nil, config.VXLAN{}, 9000, 8950, 8930},
-		{"IPv4", []calc.TunnelPool{v4}, config.VXLAN{}, 8950, 8950, 8930},
-		{"both", []calc.TunnelPool{v4, v6}, config.VXLAN{}, 8930, 8950, 8930},
-		{"as configured", []calc.TunnelPool{v4, v6}, config.VXLAN{MTU4: 1400, MTU6: 8000}, 1400, 1400, 8000},
-		{"configured for one that is not in use", []calc.TunnelPool{v6}, config.VXLAN{MTU4: 1400}, 8930, 1400, 8930},
+		{"none", nil, config.VXLAN{}, 9000, 8950, 8930, ""},
+		{"IPv4", []calc.TunnelPool{v4}, config.VXLAN{}, 8950, 8950, 8930, ""},
+		{"both", []calc.TunnelPool{v4, v6}, config.VXLAN{}, 8930, 8950, 8930, ""},
+		{"as configured", []calc.TunnelPool{v4, v6}, config.VXLAN{MTU4: 1400, MTU6: 8000}, 1400, 1400, 8000, ""},
+		{"configured for one that is not in use", []calc.TunnelPool{v6}, config.VXLAN{MTU4: 1400}, 8930, 1400, 8930, ""},
+		{"configured too large", []calc.TunnelPool{v4}, config.VXLAN{MTU4: 8951}, 8950, 8950, 8930, "vxlanMTU 8951 is more than the node's device eth0 carries whole (MTU 9000, less 50 for VXLAN): 8950 is used; lower it to that, or leave it out"},
+		{"configured too large for IPv6", nil, config.VXLAN{MTU6: 8940}, 9000, 8950, 8930, "vxlanMTUV6 8940 is more"},
 	} {
-		u := &underlay{kernel: nineThousand{}, vxlan: tc.vxlan, log: slog.New(slog.DiscardHandler)}
+		u := &underlay{kernel: nineThousand(), log: slog.New(slog.DiscardHandler)}
+		u.configure(tc.vxlan, config.MTU{})
 		u.set([]netip.Prefix{netip.MustParsePrefix("10.0.0.1/24")}, tc.tunnels)
 		if u.MTU() != tc.pods || u.tunnelMTU(false) != tc.device4 || u.tunnelMTU(true) != tc.device6 {
 			t.Errorf("%s: pods %d, devices %d and %d; want %d, %d and %d", tc.name, u.MTU(), u.tunnelMTU(false), u.tunnelMTU(true), tc.pods, tc.device4, tc.device6)
 		}
+		if found := u.problems(); tc.problem == "" && len(found) > 0 || tc.problem != "" && (len(found) != 1 || !strings.Contains(found[0].Line, tc.problem)) {
+			t.Errorf("%s: problems %v, want %q", tc.name, found, tc.problem)
+		}
 	}
-	var log bytes.Buffer
-	u := &underlay{kernel: nineThousand{}, vxlan: config.VXLAN{MTU4: 8951}, log: slog.New(slog.NewTextHandler(&log, nil))}
-	u.set([]netip.Prefix{netip.MustParsePrefix("10.0.0.1/24")}, nil)
-	if !strings.Contains(log.String(), "parameter=vxlanMTU ") {
-		t.Errorf("an MTU that does not fit is not told:\n%s", &log)
+}
+
+// TestMTUOfTheUnderlayIsFollowed: at once where the kernel tells, else at the next look.
+func TestMTUOfTheUnderlayIsFollowed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		file := filepath.Join(t.TempDir(), "calico", "mtu")
+		k, looks := nineThousand(), 0
+		u := &underlay{kernel: k, file: file, changed: func() { looks++ }, log: slog.New(slog.DiscardHandler)}
+		u.set([]netip.Prefix{netip.MustParsePrefix("10.0.0.1/24")}, nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- u.run(ctx) }()
+		is := func(want, wantLooks int) {
+			t.Helper()
+			synctest.Wait()
+			text, err := os.ReadFile(file)
+			if u.MTU() != want || err != nil || string(text) != strconv.Itoa(want) || looks != wantLooks {
+				t.Errorf("MTU %d, file %q (%v), overlays looked at %d times; want %d, %d times", u.MTU(), text, err, looks, want, wantLooks)
+			}
+		}
+		is(9000, 1)
+		k.set(1400)
+		k.events <- kernel.LinkEvent{}
+		is(1400, 2)
+		k.set(1300)
+		is(1400, 2)
+		time.Sleep(underlayRefresh)
+		is(1300, 3)
+		close(k.events) // the kernel says nothing more: it is asked again
+		synctest.Wait()
+		time.Sleep(underlayRefresh)
+		k.set(1500)
+		time.Sleep(underlayRefresh)
+		is(1500, 4)
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestMTUFileThatIsRequiredIsWaitedFor(t *testing.T) {
+	for _, require := range []bool{false, true} {
+		dir := t.TempDir()
+		u := &underlay{kernel: nineThousand(), file: filepath.Join(dir, "file", "mtu"), log: slog.New(slog.DiscardHandler)}
+		if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil { // in the way of the directory
+			t.Fatal(err)
+		}
+		u.configure(config.VXLAN{}, config.MTU{RequireFile: require})
+		u.set([]netip.Prefix{netip.MustParsePrefix("10.0.0.1/24")}, nil)
+		if err := u.ready(); (err != nil) != require || err != nil && !strings.Contains(err.Error(), "FELIX_MTUFILE") || len(u.problems()) != map[bool]int{true: 1}[require] {
+			t.Errorf("required %v: ready %v, problems %v", require, err, u.problems())
+		}
+		if err := os.Remove(filepath.Join(dir, "file")); err != nil {
+			t.Fatal(err)
+		}
+		u.refresh()
+		if err := u.ready(); err != nil || len(u.problems()) > 0 {
+			t.Errorf("when it can be written: %v, %v", err, u.problems())
+		}
 	}
+}
+
+// devices are those of a node.
+type devices struct {
+	mu     sync.Mutex
+	links  []kernel.Link
+	addrs  []kernel.Address
+	events chan kernel.Event
+}
+
+func (d *devices) Links() ([]kernel.Link, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.links), nil
+}
+
+func (d *devices) Addresses(int) ([]kernel.Address, error) { return d.addrs, nil }
+
+func (d *devices) SubscribeExcept(context.Context, kernel.Topics, kernel.Ignore) (<-chan kernel.Event, error) {
+	return d.events, nil
+}
+
+func (d *devices) set(mtu int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.links[0].MTU = mtu
 }
 
 // nineThousand is a node with one device.
-type nineThousand struct{}
+func nineThousand() *devices {
+	return &devices{
+		links:  []kernel.Link{{Index: 2, Name: "eth0", MTU: 9000, Up: true}},
+		addrs:  []kernel.Address{{Link: 2, Prefix: netip.MustParsePrefix("10.0.0.1/24")}},
+		events: make(chan kernel.Event),
+	}
+}
 
-func (nineThousand) Links() ([]kernel.Link, error) { return []kernel.Link{{Index: 2, MTU: 9000}}, nil }
+// stored is the update of a FelixConfiguration; without a change it is gone.
+func stored(name string, change func(*v3.FelixConfigurationSpec)) datastore.SyncUpdate {
+	u := datastore.SyncUpdate{Key: api.Key{Kind: api.KindFelixConfiguration, Name: name}}
+	if change != nil {
+		r := v3.NewFelixConfiguration()
+		r.Name = name
+		change(&r.Spec)
+		u.Entry = &datastore.Entry{Key: u.Key, Object: r}
+	}
+	return u
+}
 
-func (nineThousand) Addresses(int) ([]kernel.Address, error) {
-	return []kernel.Address{{Link: 2, Prefix: netip.MustParsePrefix("10.0.0.1/24")}}, nil
+func newFollower(t *testing.T) *configFollower {
+	running, _ := config.Resolve()
+	return newConfigFollower("node1", []config.Layer{config.FromEnv([]string{"FELIX_VXLANPORT=8472"})}, running, slog.New(slog.NewTextHandler(t.Output(), nil)))
 }
 
 func TestConfigurationFollowsTheDatastore(t *testing.T) {
-	var log bytes.Buffer
-	running, _ := config.Resolve()
-	f := &configFollower{
-		node: "node1", running: running, level: &slog.LevelVar{}, log: slog.New(slog.NewTextHandler(&log, nil)),
-		stored: map[string]*v3.FelixConfiguration{}, warned: map[string]bool{},
+	f := newFollower(t)
+	severity := func(s string) func(*v3.FelixConfigurationSpec) {
+		return func(c *v3.FelixConfigurationSpec) { c.LogSeverityScreen = s }
 	}
-	set := func(name, severity string) {
-		key := api.Key{Kind: api.KindFelixConfiguration, Name: name}
-		u := datastore.SyncUpdate{Key: key}
-		if severity != "" {
-			r := v3.NewFelixConfiguration()
-			r.Name, r.Spec.LogSeverityScreen = name, severity
-			enabled := true
-			r.Spec.HealthEnabled = &enabled
-			u.Entry = &datastore.Entry{Key: key, Object: r}
+	for _, step := range []struct {
+		what    string
+		update  datastore.SyncUpdate
+		changed bool
+		level   slog.Level
+	}{
+		{"for all nodes", stored("default", severity("Warning")), true, slog.LevelWarn},
+		{"for this one", stored("node.node1", severity("Debug")), true, slog.LevelDebug},
+		{"for another one", stored("node.node2", severity("Error")), false, slog.LevelDebug},
+		{"of no effect here", stored("default", severity("Error")), false, slog.LevelDebug},
+		{"no more for this one", stored("node.node1", nil), true, slog.LevelError},
+		{"no more at all", stored("default", nil), true, slog.LevelInfo},
+	} {
+		f.Apply([]datastore.SyncUpdate{step.update})
+		if changed := f.resolve(); changed != step.changed && step.what != "for all nodes" || f.Now().LogLevel != step.level || f.Now().VXLAN.Port != 8472 {
+			t.Errorf("%s: changed %v, %+v; want %v and level %v", step.what, changed, f.Now(), step.changed, step.level)
 		}
-		f.Apply([]datastore.SyncUpdate{u})
 	}
-	set("default", "Warning")
-	if f.level.Level() != slog.LevelWarn {
-		t.Errorf("level %v", f.level.Level())
+}
+
+func TestNothingOfTheConfigurationCountsBeforeItIsWhole(t *testing.T) {
+	f := newFollower(t)
+	f.Apply([]datastore.SyncUpdate{stored("node.node1", func(c *v3.FelixConfigurationSpec) { c.IPForwarding = "Disabled" })})
+	if !f.Now().IPForwarding {
+		t.Error("a part of the configuration is in force")
 	}
-	set("node.node1", "Debug")
-	set("node.node2", "Error")
-	if f.level.Level() != slog.LevelDebug {
-		t.Errorf("level %v, want that of the node's own resource", f.level.Level())
+	f.resolve()
+	if f.Now().IPForwarding {
+		t.Error("the configuration is not in force")
 	}
-	set("node.node1", "")
-	set("default", "")
-	if f.level.Level() != slog.LevelInfo {
-		t.Errorf("level %v, want the default again", f.level.Level())
+}
+
+// TestUnreadableConfigurationIsSaidAndTakesNothingElseAway: of one wrong field, that
+// field; of a resource that is no JSON any more, nothing.
+func TestUnreadableConfigurationIsSaidAndTakesNothingElseAway(t *testing.T) {
+	f := newFollower(t)
+	key := api.Key{Kind: api.KindFelixConfiguration, Name: "default"}
+	broken := func(value string) {
+		f.Apply([]datastore.SyncUpdate{{Key: key, Invalid: &datastore.Invalid{Key: key, Err: errors.New("no"), Value: []byte(value)}}})
+		f.resolve()
 	}
-	if n := strings.Count(log.String(), "healthEnabled"); n != 1 {
-		t.Errorf("%d warnings that healthEnabled needs a restart, want one:\n%s", n, &log)
+	says := func(want ...string) {
+		t.Helper()
+		found := f.problems()
+		for i, line := range want {
+			if len(found) != len(want) || found[i].Reason != "BadConfiguration" || !strings.Contains(found[i].Line, line) {
+				t.Fatalf("problems %v, want %q", found, want)
+			}
+		}
+		if len(want) == 0 && len(found) > 0 {
+			t.Fatalf("problems %v", found)
+		}
+	}
+	broken(`{"spec":{"vxlanVNI":16777216,"routeRefreshInterval":"30s"}}`)
+	says(`FelixConfiguration default: spec.vxlanVNI: "16777216" is not within 1 to 16777215; what is configured elsewhere, or the default, holds instead`)
+	if c := f.Now(); c.VXLAN.VNI != 4096 || c.RouteRefreshInterval != 30*time.Second {
+		t.Errorf("one wrong field: %+v", c)
+	}
+	broken(`{"spec":{"routeRef`)
+	says("read FelixConfiguration default: unexpected end of JSON input: what it said before holds on", "spec.vxlanVNI")
+	if c := f.Now(); c.RouteRefreshInterval != 30*time.Second {
+		t.Errorf("no JSON: %+v", c)
+	}
+	f.Apply([]datastore.SyncUpdate{stored("default", nil)})
+	f.resolve()
+	says()
+	if c := f.Now(); c.RouteRefreshInterval != 90*time.Second {
+		t.Errorf("gone: %+v", c)
 	}
 }

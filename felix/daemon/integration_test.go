@@ -7,19 +7,24 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 
+	"tortie/felix/calc"
 	"tortie/felix/config"
+	"tortie/felix/dataplane"
 	"tortie/felix/journal"
 	"tortie/felix/problems"
 	"tortie/internal/api"
@@ -68,6 +73,7 @@ type node struct {
 	stop   func()
 	// kubernetes is the API server, if the node has one.
 	kubernetes *apitest.Server
+	rules      []dataplane.Rules // nft works on the namespace of its process
 }
 
 func newNode(t *testing.T) *node {
@@ -104,15 +110,13 @@ func (n *node) start(ready bool) {
 	if err != nil {
 		n.Fatal(err)
 	}
-	cfg, _ := config.Resolve()
-	cfg.CNISocket, cfg.CNITimeout = n.socket, 5*time.Second
+	local := config.FromEnv([]string{"FELIX_CNISOCKET=" + n.socket, "FELIX_CNITIMEOUT=5", "FELIX_MTUFILE=" + filepath.Join(n.dir, "mtu")})
+	cfg, _ := config.Resolve(local)
 	n.felix = &felix{
-		node: "node1", cfg: cfg, client: n.store, registry: n.reg, journal: book, log: log, kernel: n.kernel, // and no rules: nft works on the namespace of its process
+		node: "node1", client: n.store, registry: n.reg, journal: book, log: log, kernel: n.kernel,
+		rules:  func(func() config.Config, func(netip.Addr) error, *slog.Logger) []dataplane.Rules { return n.rules },
 		newUID: func() string { return "uid" }, missing: func() error { return nil }, show: func([]problems.Problem) {},
-		config: &configFollower{
-			node: "node1", running: cfg, level: &slog.LevelVar{}, log: log,
-			stored: map[string]*v3.FelixConfiguration{}, warned: map[string]bool{},
-		},
+		level: &slog.LevelVar{}, config: newConfigFollower("node1", []config.Layer{local}, cfg, log),
 	}
 	if n.kubernetes != nil {
 		client, err := kubeapi.New(n.kubernetes.Config(), role)
@@ -398,4 +402,156 @@ func TestManyPodsAtOnce(t *testing.T) {
 		t.Errorf("routes %v", got)
 	}
 	n.await("all is released", func() bool { return n.stored(api.KindIPAMHandle) == 0 })
+}
+
+// TestConfigurationTakesEffectOnARunningFelix: in the kernel, without a restart, and
+// without a pod noticing.
+func TestConfigurationTakesEffectOnARunningFelix(t *testing.T) {
+	kerneltest.Require(t, kerneltest.Vxlan)
+	n := newNode(t)
+	pool := v3.NewIPPool()
+	pool.Name, pool.Spec.CIDR, pool.Spec.VXLANMode = "tunneled", "10.66.0.0/16", v3.VXLANModeAlways
+	n.put(pool)
+	n.start(true)
+	defer func() { n.stop() }()
+	n.ok("ADD", n.newPod("c1"))
+	routes := n.routes()
+	device := func() (string, kernel.Vxlan) {
+		l, err := n.kernel.LinkByName("vxlan.calico")
+		if err != nil {
+			return "none", kernel.Vxlan{}
+		}
+		v, err := n.kernel.Vxlan(l.Index)
+		if err != nil {
+			return "none", v
+		}
+		return fmt.Sprintf("MTU %d", l.MTU), v
+	}
+	is := func(mtu string, vni uint32, port uint16) {
+		t.Helper()
+		n.await(fmt.Sprintf("%s, VNI %d, port %d", mtu, vni, port), func() bool {
+			got, v := device()
+			return got == mtu && v.VNI == vni && v.Port == port
+		})
+	}
+	is("MTU 1450", 4096, 4789)
+	resource := v3.NewFelixConfiguration()
+	resource.Name = "default"
+	n.put(resource)
+	set := func(change func(*v3.FelixConfigurationSpec)) {
+		t.Helper()
+		key := api.Key{Kind: api.KindFelixConfiguration, Name: "default"}
+		entry, err := n.store.Get(t.Context(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		change(&entry.Object.(*v3.FelixConfiguration).Spec)
+		if _, err := datastore.NewResources(n.store, n.reg, nil).Update(t.Context(), entry); err != nil {
+			t.Fatal(err)
+		}
+	}
+	number := func(i int) *int { return &i }
+	set(func(s *v3.FelixConfigurationSpec) { s.VXLANVNI, s.VXLANPort = number(7), number(4790) })
+	is("MTU 1450", 7, 4790)
+	set(func(s *v3.FelixConfigurationSpec) { s.VXLANMTU = number(1400) })
+	is("MTU 1400", 7, 4790)
+	n.await("new pods have the MTU, too", func() bool { return n.felix.underlay.MTU() == 1400 })
+	off, on := false, true
+	set(func(s *v3.FelixConfigurationSpec) { s.VXLANEnabled = &off })
+	// The device itself stays until nobody sends into it any more.
+	n.await("the node has no part in VXLAN", func() bool { return n.felix.underlay.MTU() == 1500 })
+	set(func(s *v3.FelixConfigurationSpec) { s.VXLANEnabled, s.VXLANVNI = nil, nil })
+	is("MTU 1400", 4096, 4790)
+
+	_, port, err := net.SplitHostPort(freePort(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	set(func(s *v3.FelixConfigurationSpec) {
+		chosen, _ := strconv.Atoi(port)
+		s.HealthEnabled, s.HealthPort, s.HealthHost = &on, &chosen, ptr("127.0.0.1")
+	})
+	n.await("probes are answered", func() bool { return strings.TrimSpace(served("127.0.0.1:"+port+"/readiness")) == "ready" })
+	set(func(s *v3.FelixConfigurationSpec) { s.HealthEnabled = &off })
+	n.await("probes are answered no more", func() bool { return served("127.0.0.1:"+port+"/readiness") == "" })
+	if got := n.routes(); !slices.Equal(got, routes) {
+		t.Errorf("routes of pods %v, want %v", got, routes)
+	}
+}
+
+// TestNodeWithTheAddressOfAnotherIsToldEverywhere: it does not register, and who asks it
+// for a pod learns why, too. When the other is gone it works.
+func TestNodeWithTheAddressOfAnotherIsToldEverywhere(t *testing.T) {
+	n := newNode(t)
+	eth, err := n.kernel.CreateVeth(kernel.VethSpec{Host: "eth0", Peer: "wire0"})
+	for _, err := range []error{err, n.kernel.SetUp(eth.PeerIndex), n.kernel.AddAddress(eth.Index, netip.MustParsePrefix("10.10.1.1/24")), n.kernel.AddRoute(kernel.Route{
+		Dst: netip.MustParsePrefix("0.0.0.0/0"), Protocol: kernel.ProtocolStatic, Link: eth.Index, Gateway: netip.MustParseAddr("10.10.1.254"),
+	})} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	self, other := api.Key{Kind: api.KindNode, Name: "node1"}, api.Key{Kind: api.KindNode, Name: "node2"}
+	entry, err := n.store.Get(t.Context(), self)
+	if err != nil {
+		t.Fatal(err)
+	}
+	twin := entry.Object.DeepCopyObject().(*api.Node)
+	twin.Name, twin.ResourceVersion, twin.UID = other.Name, "", ""
+	n.put(twin)
+	if _, err := n.store.Txn(t.Context(), datastore.DeleteAny(self)); err != nil {
+		t.Fatal(err)
+	}
+	n.start(false)
+	defer func() { n.stop() }()
+	const says = "its address 10.10.1.1 is that of node node2 already; give one of them another address, or delete the node that is gone: calicoctl delete node node2"
+	n.await("felix has heard of the datastore", func() bool { return n.felix.state.InSync() })
+	n.await("the board has it", func() bool {
+		found := n.felix.registrationProblem()
+		return len(found) == 1 && strings.Contains(found[0].Line, says)
+	})
+	if failed := n.fails("ADD", n.newPod("c1")); failed.Code != 11 || !strings.Contains(failed.Msg, says) {
+		t.Errorf("ADD: %+v", failed)
+	}
+	if failed := n.fails("STATUS", pod{}); failed.Code != 50 || !strings.Contains(failed.Msg, says) {
+		t.Errorf("STATUS: %+v", failed)
+	}
+	if err := n.felix.ready(); err == nil || !strings.Contains(err.Error(), says) {
+		t.Errorf("ready: %v", err)
+	}
+	if _, err := n.store.Txn(t.Context(), datastore.DeleteAny(other)); err != nil {
+		t.Fatal(err)
+	}
+	n.await("felix is ready", func() bool { return n.felix.ready() == nil })
+	n.ok("ADD", n.newPod("c2"))
+}
+
+func ptr[T any](v T) *T { return &v }
+
+// firstLook notes whether ADD was served when rules were first made to stand.
+type firstLook struct {
+	served        func() bool
+	pools, before atomic.Bool
+	once          sync.Once
+}
+
+func (l *firstLook) Set(s calc.State) { l.pools.Store(len(s.Pools) > 0) }
+func (l *firstLook) QueueResync()     {}
+
+func (l *firstLook) Apply(context.Context) error {
+	l.once.Do(func() { l.before.Store(l.pools.Load() && !l.served()) })
+	return nil
+}
+
+// TestRulesStandBeforeTheFirstADD: no pod is ever without those for what it may send.
+func TestRulesStandBeforeTheFirstADD(t *testing.T) {
+	n := newNode(t)
+	look := &firstLook{}
+	look.served = func() bool { return n.felix.server.Ready() == nil }
+	n.rules = []dataplane.Rules{look}
+	n.start(true)
+	defer n.stop()
+	if !look.before.Load() {
+		t.Error("ADD was served before, or the rules were not those of the datastore")
+	}
 }

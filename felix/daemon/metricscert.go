@@ -5,13 +5,12 @@ import (
 	"net"
 
 	"tortie/felix/config"
-	"tortie/felix/problems"
 	"tortie/internal/servingcert"
 )
 
 // newMetricsCert is what metrics are served by TLS with; nil for without.
 func newMetricsCert(cfg config.Config) *servingcert.Server {
-	if !cfg.MetricsEnabled || !cfg.MetricsTLS.Enabled() {
+	if !cfg.MetricsTLS.Enabled() {
 		return nil
 	}
 	return servingcert.New(cfg.MetricsTLS, servingcert.Names{
@@ -26,14 +25,4 @@ func secured(l net.Listener, cert *servingcert.Server) net.Listener {
 		return l
 	}
 	return tls.NewListener(l, cert.TLS())
-}
-
-func (f *felix) metricsProblem() []problems.Problem {
-	if f.metricsCert == nil {
-		return nil
-	}
-	if err := f.metricsCert.Problem(); err != nil {
-		return problem(reasonMetrics, "metrics can't be served by TLS: %v", err)
-	}
-	return nil
 }

@@ -3,19 +3,30 @@ package daemon
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"net"
+	"log/slog"
 	"net/http"
 	"os"
 	"strings"
 	"testing"
 
 	"tortie/felix/config"
-	"tortie/internal/health"
 	"tortie/tests/pki"
 )
 
-// TestMetricsAreServedByTLS with the files that the configuration names; wrong ones are a
-// problem and keep felix from nothing else.
+// metricsOf are the metrics that an environment asks for, at an address.
+func metricsOf(t *testing.T, address string, environ ...string) endpoint {
+	t.Helper()
+	cfg, problems := config.Resolve(config.FromEnv(environ))
+	if len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	e := saying("metrics", address)
+	e.cert = newMetricsCert(cfg)
+	return e
+}
+
+// TestMetricsAreServedByTLS as soon as the configuration names the files, and without as
+// soon as it doesn't; wrong files are a problem and keep felix from nothing else.
 func TestMetricsAreServedByTLS(t *testing.T) {
 	dir := t.TempDir()
 	authority, err := pki.NewAuthority(dir, "ca")
@@ -26,19 +37,6 @@ func TestMetricsAreServedByTLS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg, problems := config.Resolve(config.FromEnv([]string{
-		"FELIX_PROMETHEUSMETRICSENABLED=true", "FELIX_PROMETHEUSMETRICSCERTFILE=" + cert, "FELIX_PROMETHEUSMETRICSKEYFILE=" + key,
-		"FELIX_PROMETHEUSMETRICSCLIENTAUTH=NoClientCert",
-	}))
-	if len(problems) > 0 {
-		t.Fatal(problems)
-	}
-	f := &felix{metricsCert: newMetricsCert(cfg)}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	go func() { _ = health.Serve(t.Context(), secured(l, f.metricsCert), http.NotFoundHandler()) }()
 	pem, err := os.ReadFile(authority.CertFile())
 	if err != nil {
 		t.Fatal(err)
@@ -46,43 +44,44 @@ func TestMetricsAreServedByTLS(t *testing.T) {
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(pem)
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}, DisableKeepAlives: true}}
+	l, address := newListeners(slog.New(slog.DiscardHandler)), freePort(t)
+	defer l.stopAll()
 	get := func() error {
-		resp, err := client.Get("https://" + l.Addr().String() + "/metrics")
+		resp, err := client.Get("https://" + address + "/metrics")
 		if err == nil {
 			_ = resp.Body.Close()
 		}
 		return err
 	}
-	if err := get(); err != nil {
-		t.Error(err)
-	}
-	if found := f.metricsProblem(); len(found) > 0 {
-		t.Errorf("all is right: %v", found)
-	}
-	if err := os.Remove(key); err != nil {
-		t.Fatal(err)
-	}
-	if err := get(); err != nil {
-		t.Errorf("the certificate that was right isn't served any more: %v", err)
-	}
-	found := f.metricsProblem()
-	if len(found) != 1 || found[0].Reason != "MetricsNotServed" || !strings.Contains(found[0].Line, "PrometheusMetricsKeyFile: "+key+": there is no such file") {
-		t.Errorf("a key that is gone: %v", found)
-	}
-}
-
-// TestMetricsWithoutFilesAreServedAsBefore: what is asked of clients alone is no wish for
-// TLS, since it has a default.
-func TestMetricsWithoutFilesAreServedAsBefore(t *testing.T) {
-	for _, env := range [][]string{
-		{"FELIX_PROMETHEUSMETRICSENABLED=true"},
-		{"FELIX_PROMETHEUSMETRICSENABLED=true", "FELIX_PROMETHEUSMETRICSCLIENTAUTH=RequireAndVerifyClientCert"},
-		{"FELIX_PROMETHEUSMETRICSENABLED=false", "FELIX_PROMETHEUSMETRICSCERTFILE=/absent"},
+	without := metricsOf(t, address, "FELIX_PROMETHEUSMETRICSCLIENTAUTH=RequireAndVerifyClientCert") // which has a default: no wish for TLS
+	with := metricsOf(t, address, "FELIX_PROMETHEUSMETRICSCERTFILE="+cert, "FELIX_PROMETHEUSMETRICSKEYFILE="+key, "FELIX_PROMETHEUSMETRICSCLIENTAUTH=NoClientCert")
+	for _, step := range []struct {
+		what    string
+		wanted  endpoint
+		byTLS   bool
+		problem string
+		before  func() error
+	}{
+		{"without files", without, false, "", nil},
+		{"with files", with, true, "", nil},
+		{"the key is gone: what was right is served", with, true, "PrometheusMetricsKeyFile: " + key + ": there is no such file", func() error { return os.Remove(key) }},
+		{"without again", without, false, "", nil},
 	} {
-		cfg, problems := config.Resolve(config.FromEnv(env))
-		f := &felix{metricsCert: newMetricsCert(cfg)}
-		if len(problems) > 0 || f.metricsCert != nil || len(f.metricsProblem()) > 0 {
-			t.Errorf("%v: %v, %v", env, problems, f.metricsProblem())
+		if step.before != nil {
+			if err := step.before(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		l.set([]endpoint{step.wanted})
+		if !l.look(t.Context()) {
+			t.Fatalf("%s: %v", step.what, l.problems())
+		}
+		if err := get(); (err == nil) != step.byTLS || (served(address) == "metrics") == step.byTLS {
+			t.Errorf("%s: by TLS %v, without %q", step.what, err, served(address))
+		}
+		found := l.problems()
+		if step.problem == "" && len(found) > 0 || step.problem != "" && (len(found) != 1 || !strings.Contains(found[0].Line, "metrics can't be served by TLS: "+step.problem)) {
+			t.Errorf("%s: problems %v, want %q", step.what, found, step.problem)
 		}
 	}
 }

@@ -1,37 +1,136 @@
 package daemon
 
 import (
+	"context"
+	"fmt"
 	"log/slog"
+	"maps"
+	"net/netip"
+	"os"
 	"slices"
+	"strconv"
+	"strings"
+	"time"
 
 	"tortie/felix/calc"
 	"tortie/felix/config"
 	"tortie/felix/dataplane"
+	"tortie/felix/floating"
 	"tortie/felix/nat"
 	"tortie/felix/serviceloop"
+	"tortie/felix/sources"
 )
 
-// newRules are the packet rules of the node's network namespace.
-func newRules(cfg config.Config, log *slog.Logger) []dataplane.Rules {
+// newRules are the packet rules of the node's network namespace. Every State is handed to
+// them again when the configuration is another.
+func newRules(settings func() config.Config, forget func(netip.Addr) error, log *slog.Logger) []dataplane.Rules {
 	return []dataplane.Rules{
-		masquerade{nat.New(nat.Config{Log: log})},
-		serviceLoops{serviceloop.New(serviceloop.Config{Mode: cfg.ServiceLoopPrevention, Log: log})},
+		podSources{sources.New(sources.Config{Log: log}), settings},
+		floatingIPs{floating.New(floating.Config{Forget: forget, Log: log})},
+		masquerade{nat.New(nat.Config{Log: log}), settings},
+		serviceLoops{serviceloop.New(serviceloop.Config{Log: log}), settings},
 	}
 }
 
+// podSources is told what of a State concerns it.
+type podSources struct {
+	*sources.Guard
+	settings func() config.Config
+}
+
+func (p podSources) Set(s calc.State) {
+	c := p.settings()
+	state := sources.State{
+		Allowed: map[string][]netip.Prefix{}, NoIPIP: !c.Sources.IPIP,
+		Routers: slices.Collect(maps.Keys(s.Peering)), Cluster: slices.Concat(s.Pools, s.Nodes),
+	}
+	if !c.Sources.VXLAN {
+		state.VXLANPort = c.VXLAN.Port
+	}
+	for _, ep := range s.Endpoints {
+		if len(ep.Sources) > 0 {
+			state.Allowed[ep.Interface] = ep.Sources
+		}
+	}
+	p.Guard.Set(state)
+}
+
+// floatingIPs is told what of a State concerns it.
+type floatingIPs struct{ *floating.Addresses }
+
+func (f floatingIPs) Set(s calc.State) {
+	pods := map[netip.Addr]netip.Addr{}
+	for _, ep := range s.Endpoints {
+		for _, a := range ep.Floating {
+			pods[a.External] = a.Internal
+		}
+	}
+	f.Addresses.Set(pods)
+}
+
 // masquerade is told what of a State concerns it.
-type masquerade struct{ *nat.Masquerade }
+type masquerade struct {
+	*nat.Masquerade
+	settings func() config.Config
+}
 
 func (m masquerade) Set(s calc.State) {
+	c := m.settings().NAT
+	exempt := s.Pools
+	if c.ExemptNodes {
+		exempt = slices.Concat(s.Pools, s.Nodes)
+	}
 	m.Masquerade.Set(nat.State{
-		MasqueradeCIDRs: s.Masquerade, ExemptCIDRs: slices.Concat(s.Pools, s.Nodes),
+		MasqueradeCIDRs: s.Masquerade, ExemptCIDRs: exempt, How: c.How,
 		TunnelPools: s.TunnelMasquerade.Pools, TunnelNodes: s.TunnelMasquerade.Nodes,
 	})
 }
 
 // serviceLoops is told what of a State concerns it.
-type serviceLoops struct{ *serviceloop.Guard }
+type serviceLoops struct {
+	*serviceloop.Guard
+	settings func() config.Config
+}
 
 func (l serviceLoops) Set(s calc.State) {
-	l.Guard.Set(serviceloop.State{Services: s.Services, Others: slices.Concat(s.Pools, s.Nodes)})
+	l.Guard.Set(serviceloop.State{Mode: l.settings().ServiceLoopPrevention, Services: s.Services, Others: slices.Concat(s.Pools, s.Nodes)})
+}
+
+// rulesPause is the least time between two looks at rules that somebody has changed: who
+// keeps changing them shall not keep felix busy.
+const rulesPause = time.Second
+
+// followRules has the rules looked at when something in their table is another.
+func followRules(ctx context.Context, changes func(context.Context) (<-chan struct{}, error), look func()) error {
+	for ctx.Err() == nil {
+		told, err := changes(ctx)
+		if err != nil {
+			return nil //nolint:nilerr // the resyncs go on
+		}
+		for range told {
+			look()
+			sleep(ctx, rulesPause)
+		}
+		sleep(ctx, rulesPause)
+	}
+	return nil
+}
+
+// isChild reports whether a process is this one's, as is an nft that writes felix's rules.
+// One that has just ended is not known any more, and costs a look at the rules.
+func isChild(pid uint32) bool {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	_, behindName, _ := strings.Cut(string(raw[strings.LastIndexByte(string(raw), ')')+1:]), " ")
+	fields := strings.Fields(behindName) // the state, and the parent
+	return len(fields) > 1 && fields[1] == strconv.Itoa(os.Getpid())
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
 }

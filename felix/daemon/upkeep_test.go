@@ -6,6 +6,8 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"testing"
@@ -58,7 +60,7 @@ func (s *settings) SetSysctls(all []kernel.Setting) error {
 // menders answer for each device what was mended, once.
 type menders map[string][]string
 
-func (m menders) Mend(hostIf string, _ []netip.Addr) ([]string, error) {
+func (m menders) Mend(hostIf string, _ []netip.Addr, _ bool) ([]string, error) {
 	mended := m[hostIf]
 	delete(m, hostIf)
 	return mended, nil
@@ -68,7 +70,8 @@ func TestForwardingThatWasSwitchedOffIsSwitchedOnAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
 		node := &settings{values: map[string]string{"ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1"}}
-		u := &upkeep{sysctls: node, pods: menders{}, hostPorts: noHostPorts(), forwarding: true, every: 90 * time.Second, log: slog.New(slog.NewTextHandler(&out, nil))}
+		u := newUpkeep(node, menders{}, noHostPorts(), slog.New(slog.NewTextHandler(&out, nil)))
+		u.forwarding = true
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- u.run(ctx) }()
@@ -95,9 +98,51 @@ func TestForwardingThatWasSwitchedOffIsSwitchedOnAgain(t *testing.T) {
 	})
 }
 
+// TestForwardingAndIntervalFollowTheConfiguration: at once, not when the former interval
+// is over.
+func TestForwardingAndIntervalFollowTheConfiguration(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node := &settings{values: map[string]string{"ipv4/ip_forward": "0"}}
+		u := newUpkeep(node, menders{}, noHostPorts(), slog.New(slog.DiscardHandler))
+		u.configure(false, time.Hour)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- u.run(ctx) }()
+		forwards := func(want string) {
+			t.Helper()
+			synctest.Wait()
+			if value, _ := node.Sysctl("ipv4/ip_forward"); value != want {
+				t.Errorf("ip_forward %s, want %s", value, want)
+			}
+		}
+		forwards("0")
+		u.configure(true, 10*time.Second)
+		forwards("1")
+		if err := node.SetSysctls([]kernel.Setting{{Name: "ipv4/ip_forward", Value: "0"}}); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(10 * time.Second)
+		forwards("1")
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestForwardingThatCanNotBeSwitchedOnIsAProblem(t *testing.T) {
+	node := &settings{values: map[string]string{"ipv4/ip_forward": "0"}, err: errors.New("read-only file system")}
+	u := newUpkeep(node, menders{}, noHostPorts(), slog.New(slog.DiscardHandler))
+	u.configure(true, time.Second)
+	u.look(t.Context())
+	if found := u.problems(); len(found) != 1 || !strings.Contains(found[0].Line, "make this node forward IPv4: read-only file system") {
+		t.Errorf("problems %v", found)
+	}
+}
+
 func TestForwardingIsLeftToTheOperatorWhereItIsHis(t *testing.T) {
 	node := &settings{values: map[string]string{"ipv4/ip_forward": "0"}}
-	u := &upkeep{sysctls: node, pods: menders{}, hostPorts: noHostPorts(), log: slog.New(slog.DiscardHandler)}
+	u := newUpkeep(node, menders{}, noHostPorts(), slog.New(slog.DiscardHandler))
 	u.look(t.Context())
 	if node.values["ipv4/ip_forward"] != "0" {
 		t.Error("forwarding was switched on")
@@ -107,10 +152,8 @@ func TestForwardingIsLeftToTheOperatorWhereItIsHis(t *testing.T) {
 func TestChangedDevicesAndFailuresAreLoggedOnce(t *testing.T) {
 	var out bytes.Buffer
 	node := &settings{values: map[string]string{"ipv4/ip_forward": "0"}, err: errors.New("read-only file system")}
-	u := &upkeep{
-		hostPorts: noHostPorts(), sysctls: node, pods: menders{"cali00000000001": {"net/ipv4/conf/cali00000000001/rp_filter=0"}}, forwarding: true,
-		log: slog.New(slog.NewTextHandler(&out, nil)),
-	}
+	u := newUpkeep(node, menders{"cali00000000001": {"net/ipv4/conf/cali00000000001/rp_filter=0"}}, noHostPorts(), slog.New(slog.NewTextHandler(&out, nil)))
+	u.configure(true, time.Second)
 	id := calc.EndpointID{Namespace: "ns1", Name: "pod1"}
 	u.setEndpoints(map[calc.EndpointID]calc.Endpoint{id: {ID: id, Interface: "cali00000000001"}})
 	for range 3 {
@@ -120,5 +163,114 @@ func TestChangedDevicesAndFailuresAreLoggedOnce(t *testing.T) {
 		if n := strings.Count(out.String(), says); n != 1 {
 			t.Errorf("%q is said %d times in %s", says, n, &out)
 		}
+	}
+}
+
+// TestRulesThatSomebodyChangesAreLookedAtOnceASecondAtMost: and again after the kernel has
+// ended to tell.
+func TestRulesThatSomebodyChangesAreLookedAtOnceASecondAtMost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		told := make(chan struct{}, 1)
+		looks := 0
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() {
+			done <- followRules(ctx, func(context.Context) (<-chan struct{}, error) { return told, nil }, func() { looks++ })
+		}()
+		told <- struct{}{}
+		synctest.Wait()
+		if looks != 1 {
+			t.Errorf("%d looks, want one at once", looks)
+		}
+		for range 50 {
+			select {
+			case told <- struct{}{}:
+			default:
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		if looks < 5 || looks > 6 {
+			t.Errorf("%d looks in five seconds of changes", looks)
+		}
+		former := told
+		told = make(chan struct{}, 1)
+		close(former)
+		time.Sleep(3 * time.Second)
+		before := looks
+		told <- struct{}{}
+		synctest.Wait()
+		if looks != before+1 {
+			t.Error("it is not asked again")
+		}
+		cancel()
+		close(told)
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestOwnProcessesAreKnown(t *testing.T) {
+	child := exec.Command("cat")
+	in, err := child.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if !isChild(uint32(child.Process.Pid)) {
+		t.Error("a child is none")
+	}
+	_ = in.Close()
+	_ = child.Wait()
+	for what, pid := range map[string]int{"one that has ended": child.Process.Pid, "this one": os.Getpid(), "the first": 1, "none": 0} {
+		if isChild(uint32(pid)) {
+			t.Errorf("%s is a child", what)
+		}
+	}
+}
+
+// loose notes for which devices pods may send from others' addresses.
+type loose map[string]bool
+
+func (l loose) Mend(hostIf string, _ []netip.Addr, manySources bool) ([]string, error) {
+	was := l[hostIf]
+	l[hostIf] = manySources
+	if was == manySources {
+		return nil, nil
+	}
+	return []string{"rp_filter"}, nil
+}
+
+// TestDeviceFollowsWhatItsPodMaySend at once, and that is nobody's damage.
+func TestDeviceFollowsWhatItsPodMaySend(t *testing.T) {
+	var out bytes.Buffer
+	devices := loose{}
+	u := newUpkeep(&settings{}, devices, noHostPorts(), slog.New(slog.NewTextHandler(&out, nil)))
+	id := calc.EndpointID{Namespace: "ns1", Name: "pod1"}
+	ep := calc.Endpoint{ID: id, Interface: "cali00000000001"}
+	for _, allowed := range [][]netip.Prefix{nil, {netip.MustParsePrefix("192.0.2.0/24")}, nil} {
+		ep.Sources = allowed
+		u.setEndpoints(map[calc.EndpointID]calc.Endpoint{id: ep})
+		select {
+		case <-u.kick:
+			u.look(t.Context())
+		default:
+			if devices[ep.Interface] != (allowed != nil) {
+				t.Error("nobody is told to look")
+			}
+		}
+		if devices[ep.Interface] != (allowed != nil) {
+			t.Errorf("allowed %v: the device is %v", allowed, devices)
+		}
+	}
+	if out.Len() > 0 {
+		t.Errorf("log %s", &out)
+	}
+	devices[ep.Interface] = true // somebody else's doing
+	u.look(t.Context())
+	if !strings.Contains(out.String(), "rp_filter") {
+		t.Errorf("log %s", &out)
 	}
 }

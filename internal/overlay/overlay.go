@@ -41,14 +41,27 @@ const (
 )
 
 // ModeOf is the mode a pool asks for. IPIP, which is not carried out, is Never.
+//
+// A word that nobody knows, which only somebody can write who goes past calicoctl, is
+// Always: who mistypes a mode, or has a newer one, wants pods to be reached wherever the
+// nodes reach one another, and that is what Always needs and no more. See [UnknownMode].
 func ModeOf(spec v3.IPPoolSpec) Mode {
 	switch spec.VXLANMode {
-	case v3.VXLANModeAlways:
-		return Always
+	case "", v3.VXLANModeNever:
+		return Never
 	case v3.VXLANModeCrossSubnet:
 		return CrossSubnet
 	}
-	return Never
+	return Always
+}
+
+// UnknownMode is the mode of a pool that nobody knows; empty for none.
+func UnknownMode(spec v3.IPPoolSpec) string {
+	switch spec.VXLANMode {
+	case "", v3.VXLANModeNever, v3.VXLANModeCrossSubnet, v3.VXLANModeAlways:
+		return ""
+	}
+	return string(spec.VXLANMode)
 }
 
 // Pool is an IP pool. A disabled one counts like any other: its pods live on.

@@ -214,3 +214,17 @@ func TestTunnelsNameEveryOtherReadyNodeOnce(t *testing.T) {
 		t.Errorf("peers %s, want %s", got, want)
 	}
 }
+
+func TestModeThatNobodyKnowsIsNamedAndIsAlways(t *testing.T) {
+	for mode, want := range map[v3.VXLANMode]struct {
+		mode    overlay.Mode
+		unknown string
+	}{
+		"": {overlay.Never, ""}, "Never": {overlay.Never, ""}, "CrossSubnet": {overlay.CrossSubnet, ""}, "Always": {overlay.Always, ""}, "always": {overlay.Always, "always"}, "Sometimes": {overlay.Always, "Sometimes"},
+	} {
+		spec := v3.IPPoolSpec{VXLANMode: mode}
+		if got, unknown := overlay.ModeOf(spec), overlay.UnknownMode(spec); got != want.mode || unknown != want.unknown {
+			t.Errorf("%q: %v, %q; want %v, %q", mode, got, unknown, want.mode, want.unknown)
+		}
+	}
+}

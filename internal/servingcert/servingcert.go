@@ -55,8 +55,20 @@ func (s *Server) TLS() *tls.Config {
 	}}
 }
 
-// Problem is what is wrong with the files now, in one line with what to do.
+// Files are those that are served, none by a nil Server.
+func (s *Server) Files() Files {
+	if s == nil {
+		return Files{}
+	}
+	return s.files
+}
+
+// Problem is what is wrong with the files now, in one line with what to do; nil of a nil
+// Server.
 func (s *Server) Problem() error {
+	if s == nil {
+		return nil
+	}
 	_, err := s.load()
 	return err
 }
