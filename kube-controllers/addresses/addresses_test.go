@@ -19,7 +19,6 @@ import (
 
 	"tortie/internal/api"
 	"tortie/internal/datastore"
-
 	"tortie/kube-controllers/kubetest"
 	"tortie/kube-controllers/state"
 )
