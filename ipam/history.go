@@ -44,7 +44,8 @@ type Owner struct {
 
 // History lists who holds an address and who held it, the latest first. It knows the
 // releases that this system carried out, about the last four of each address of a
-// block; felix writes them down a second after the release.
+// block; felix writes them down a second after the release. Pages that can't be read are
+// in invalid.
 func History(ctx context.Context, client datastore.Client, addr netip.Addr) (owners []Owner, invalid []datastore.Invalid, err error) {
 	present, err := Lookup(ctx, client, addr)
 	if err != nil {

@@ -34,6 +34,13 @@ func (f *mendFlags) add(cmd *cobra.Command) {
 	_ = cmd.MarkFlagFilename("undo-file", "json")
 }
 
+func (f *mendFlags) check(cmd *cobra.Command) error {
+	if f.wait < 0 {
+		return usage(cmd, "--wait %v: want a time that isn't negative", f.wait)
+	}
+	return nil
+}
+
 func (a *app) ipamFsckCommand() *cobra.Command {
 	var flags mendFlags
 	cmd := &cobra.Command{
@@ -58,8 +65,8 @@ Exit status: 0 when nothing is wrong, or no longer; 1 when something is left.`,
   calicoctl ipam fsck --undo ipam-undo-20261122T120000Z.json`,
 		Args: argsThat(cobra.NoArgs, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if flags.wait < 0 {
-				return usage(cmd, "--wait %v: want a time that isn't negative", flags.wait)
+			if err := flags.check(cmd); err != nil {
+				return err
 			}
 			if flags.undo != "" {
 				return a.ipamUndo(cmd.Context(), flags)
@@ -95,8 +102,8 @@ Exit status: 0 when nothing is left to be released; 1 otherwise.`,
 		Args:    argsThat(cobra.NoArgs, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			flags.repair = true
-			if flags.wait < 0 {
-				return usage(cmd, "--wait %v: want a time that isn't negative", flags.wait)
+			if err := flags.check(cmd); err != nil {
+				return err
 			}
 			if flags.dryRun {
 				return a.showCandidates(cmd.Context(), flags)
