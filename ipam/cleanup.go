@@ -69,7 +69,7 @@ func releaseSomeOps(ctx context.Context, handle HandleID, entry datastore.Entry,
 		freed = append(freed, recorded{b.prefix, b.released(held, time.Now(), reasonOf(ctx))})
 		b.release(held)
 		b.seal()
-		ops = append(ops, stored.write(b))
+		ops = append(ops, stored.writes(b)...)
 		name := b.prefix.String()
 		if counts[name] -= len(held); counts[name] <= 0 {
 			delete(counts, name)
@@ -94,7 +94,7 @@ func releaseOps(ctx context.Context, handle HandleID, entry datastore.Entry, blo
 		freed = append(freed, recorded{b.prefix, b.released(held, time.Now(), reasonOf(ctx))})
 		b.release(held)
 		b.seal()
-		ops = append(ops, stored.write(b))
+		ops = append(ops, stored.writes(b)...)
 	}
 	return append(ops, datastore.Delete(entry.Key, entry.Revision)), freed
 }
@@ -167,25 +167,26 @@ func releaseStep(owner api.Affinity, prefix netip.Prefix, affinity datastore.Ent
 	if affinityState(affinity) != api.AffinityPendingDeletion {
 		return []datastore.Op{datastore.Update(withState(affinity, owner, prefix, api.AffinityPendingDeletion))}, nil
 	}
-	op, err := disownOp(stored, owner, prefix)
-	return []datastore.Op{op, datastore.Delete(affinity.Key, affinity.Revision)}, err
+	ops, err := disownOps(stored, owner, prefix)
+	return append(ops, datastore.Delete(affinity.Key, affinity.Revision)), err
 }
 
-// disownOp takes the owner's hand off a block: it deletes an empty one, clears
-// the owner of one in use, and only checks one that isn't the owner's.
-func disownOp(stored *datastore.Entry, owner api.Affinity, prefix netip.Prefix) (datastore.Op, error) {
+// disownOps take the owner's hand off a block: they delete an empty one, clear the
+// owner of one in use, who holds by a loan what he has in it, and only check one that
+// isn't the owner's.
+func disownOps(stored *datastore.Entry, owner api.Affinity, prefix netip.Prefix) ([]datastore.Op, error) {
 	if stored == nil {
-		return datastore.Check(api.BlockKey(prefix), 0), nil
+		return []datastore.Op{datastore.Check(api.BlockKey(prefix), 0)}, nil
 	}
 	s, err := asBlock(*stored)
 	if err != nil {
-		return datastore.Op{}, err
+		return nil, err
 	}
 	if !ownedBy(*stored, owner) {
-		return datastore.Check(stored.Key, stored.Revision), nil
+		return []datastore.Op{datastore.Check(stored.Key, stored.Revision)}, nil
 	}
 	b := s.clone()
 	b.disown()
 	b.seal()
-	return s.write(b), nil
+	return s.writes(b), nil
 }

@@ -27,8 +27,10 @@ func ReleaseNode(ctx context.Context, client datastore.Client, node string) ([]n
 			return released, err
 		}
 	}
-	_, err = ReleaseHost(ctx, client, node)
-	return released, err
+	if _, err := ReleaseHost(ctx, client, node); err != nil {
+		return released, err
+	}
+	return released, MendLoans(ctx, client, node)
 }
 
 // HeldByWorkloads counts a node's addresses that are not those of its tunnels: some

@@ -82,9 +82,18 @@ func (p *plan) stage(prefix netip.Prefix) block {
 	if !ok {
 		b = p.state.blocks[prefix].clone()
 		p.blocks[prefix] = b
-		p.ops++
+		p.ops += p.cost(prefix)
 	}
 	return b
+}
+
+// cost is how many operations it takes to write a block: one of others may begin or end a
+// loan.
+func (p *plan) cost(prefix netip.Prefix) int {
+	if owner, _ := p.state.blocks[prefix].owner(); owner != p.state.owner {
+		return 2
+	}
+	return 1
 }
 
 // stageHandle is the plan's own copy of a handle. A handle that isn't known is
@@ -106,7 +115,7 @@ func (p *plan) fits(id HandleID, blocks []netip.Prefix) bool {
 	more := 2 // the handle, and perhaps a companion
 	for _, prefix := range blocks {
 		if _, staged := p.blocks[prefix]; !staged {
-			more++
+			more += p.cost(prefix)
 		}
 	}
 	return p.ops+more <= maxOps || p.ops == 0
@@ -287,7 +296,7 @@ func (p *plan) operations() []datastore.Op {
 	for _, prefix := range prefixes {
 		b := p.blocks[prefix]
 		b.seal()
-		ops = append(ops, p.state.blocks[prefix].write(b))
+		ops = append(ops, p.state.blocks[prefix].writes(b)...)
 	}
 	ops = append(ops, after...)
 	return append(ops, slices.SortedFunc(maps.Values(p.companions), func(a, b datastore.Op) int {

@@ -55,6 +55,10 @@ func (s storedBlock) write(b block) datastore.Op {
 	return datastore.Update(s.with(b))
 }
 
+// writes are the operations that store b in place of s, with the loans that begin and
+// end by it.
+func (s storedBlock) writes(b block) []datastore.Op { return WithLoans(&s.entry, s.write(b)) }
+
 func blockObject(key api.Key, spec *api.IPAMBlockSpec) *api.IPAMBlock {
 	return &api.IPAMBlock{TypeMeta: typeMeta(key), ObjectMeta: metav1.ObjectMeta{Name: key.Name}, Spec: *spec}
 }

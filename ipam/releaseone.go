@@ -61,7 +61,7 @@ func releaseOneOps(ctx context.Context, client datastore.Client, seen Allocation
 	freed := []recorded{{b.prefix, b.released([]int{n}, time.Now(), reasonOf(ctx))}}
 	b.release([]int{n})
 	b.seal()
-	ops := []datastore.Op{stored.write(b)}
+	ops := stored.writes(b)
 	if seen.Handle == "" {
 		return ops, freed, nil
 	}

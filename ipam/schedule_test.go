@@ -117,10 +117,12 @@ func compareText(a, b string) int {
 type world struct {
 	*cluster
 	schedule
-	strict  bool
-	nodes   map[string]*program
-	outside *program
-	calls   sync.WaitGroup
+	strict bool
+	// strangers: who works from outside, and the node n2, know nothing of loans.
+	strangers bool
+	nodes     map[string]*program
+	outside   *program
+	calls     sync.WaitGroup
 
 	tell   sync.Mutex // of what follows
 	model  *ipamtest.Model
@@ -134,8 +136,23 @@ type world struct {
 
 func (w *world) boot(node string) {
 	p := &program{node: node}
-	p.alloc = ipam.New(ipam.Config{Client: w.client(p, w.store), Node: node, View: w.view(node), Now: w.now})
+	p.alloc = ipam.New(ipam.Config{Client: w.clientOf(p), Node: node, View: w.view(node), Now: w.now})
 	w.nodes[node] = p
+}
+
+// clientOf is how a program writes: an older one, like upstream's, without loans.
+func (w *world) clientOf(p *program) datastore.Client {
+	if w.strangers && (p == w.outside || p.node == "n2") {
+		return w.client(p, loanless{w.store})
+	}
+	return w.client(p, w.store)
+}
+
+// loanless writes all but the loans of a transaction.
+type loanless struct{ datastore.Client }
+
+func (l loanless) Txn(ctx context.Context, ops ...datastore.Op) (datastore.Revision, error) {
+	return l.Client.Txn(ctx, slices.DeleteFunc(slices.Clone(ops), func(op datastore.Op) bool { return op.Key.Kind == api.KindIPAMLoan })...)
 }
 
 func (w *world) newHandle() string {
@@ -196,7 +213,7 @@ func (w *world) begin(t *rapid.T) {
 	node := rapid.SampledFrom([]string{"n0", "n1", "n2"}).Draw(t, "node")
 	p := w.nodes[node]
 	ctx := context.Background()
-	switch what := rapid.SampledFrom([]string{"assign", "assign", "assign", "release", "release", "given", "ensure", "outside", "node gone"}).Draw(t, "call"); what {
+	switch what := rapid.SampledFrom([]string{"assign", "assign", "assign", "release", "release", "given", "ensure", "outside", "node gone", "mend"}).Draw(t, "call"); what {
 	case "assign", "given", "ensure":
 		req := ipam.Request{Handle: ipam.HandleID(w.newHandle()), Num4: rapid.IntRange(1, 3).Draw(t, "num4"), Num6: rapid.IntRange(0, 1).Draw(t, "num6")}
 		if what == "given" {
@@ -220,12 +237,14 @@ func (w *world) begin(t *rapid.T) {
 	case "outside":
 		if handle, ok := w.take(rapid.IntRange(0, 99).Draw(t, "held")); ok {
 			w.calls.Go(func() {
-				_, err := ipam.ReleaseHandle(ctx, w.client(w.outside, w.store), ipam.HandleID(handle))
+				_, err := ipam.ReleaseHandle(ctx, w.clientOf(w.outside), ipam.HandleID(handle))
 				w.released(handle, err)
 			})
 		}
 	case "node gone":
-		w.calls.Go(func() { _, _ = ipam.ReleaseHost(ctx, w.client(w.outside, w.store), node) })
+		w.calls.Go(func() { _, _ = ipam.ReleaseHost(ctx, w.clientOf(w.outside), node) })
+	case "mend":
+		w.calls.Go(func() { _ = ipam.MendLoans(ctx, w.client(p, w.store), node) })
 	}
 }
 
@@ -294,7 +313,11 @@ func (w *world) invariants() error {
 	if failed != nil {
 		return failed
 	}
-	if err := ipamtest.Check(context.Background(), w.store); err != nil {
+	check := ipamtest.Check
+	if w.strangers {
+		check = ipamtest.CheckBesideStrangers
+	}
+	if err := check(context.Background(), w.store); err != nil {
 		return err
 	}
 	snap, err := w.store.List(context.Background(), datastore.Range{Kind: api.KindIPAMBlock})
@@ -362,6 +385,11 @@ func (w *world) finish() error {
 			return err
 		}
 	}
+	for node := range w.nodes {
+		if err := ipam.MendLoans(context.Background(), w.store, node); err != nil {
+			return err
+		}
+	}
 	if err := w.model.Verify(context.Background(), w.store); err != nil {
 		return err
 	}
@@ -375,7 +403,7 @@ func (w *world) finish() error {
 			return err
 		}
 	}
-	for _, path := range w.store.Paths("/calico/ipam/") {
+	for _, path := range slices.Concat(w.store.Paths("/calico/ipam/"), w.store.Paths("/calico/tortie/v1/loans/")) {
 		if path != "/calico/ipam/v2/config" {
 			return fmt.Errorf("after releasing everything: %s is left", path)
 		}
@@ -425,7 +453,7 @@ func (w *world) run(t *rapid.T, steps int) error {
 }
 
 // newWorld is a world of three nodes. In a tight one there are fewer blocks than nodes.
-func newWorld(t *testing.T, tight bool, config *api.IPAMConfig) *world {
+func newWorld(t *testing.T, tight, strangers bool, config *api.IPAMConfig) *world {
 	objects := []api.Object{newNode("n0", nil), newNode("n1", nil), newNode("n2", nil), config, newPool("p6", "fd00::/124", blockSize(126))}
 	if tight {
 		objects = append(objects, newPool("p4", "10.0.0.0/30", blockSize(31)))
@@ -434,7 +462,7 @@ func newWorld(t *testing.T, tight bool, config *api.IPAMConfig) *world {
 	}
 	w := &world{
 		cluster: newCluster(t, objects...),
-		strict:  config.Spec.StrictAffinity, model: ipamtest.NewModel(), nodes: map[string]*program{}, outside: &program{node: "outside"},
+		strict:  config.Spec.StrictAffinity, strangers: strangers, model: ipamtest.NewModel(), nodes: map[string]*program{}, outside: &program{node: "outside"},
 		sequences: map[string]uint64{},
 	}
 	for i := range 3 {
@@ -449,11 +477,11 @@ func newWorld(t *testing.T, tight bool, config *api.IPAMConfig) *world {
 // failure, and replays it.
 func TestEveryOrderOfOperationsKeepsTheInvariants(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		tight, strict, limit := rapid.Bool().Draw(rt, "tight"), rapid.Bool().Draw(rt, "strict"), rapid.IntRange(0, 3).Draw(rt, "limit")
+		tight, strict, strangers, limit := rapid.Bool().Draw(rt, "tight"), rapid.Bool().Draw(rt, "strict"), rapid.Bool().Draw(rt, "strangers"), rapid.IntRange(0, 3).Draw(rt, "limit")
 		var err error
 		var panicked any
 		synctest.Test(t, func(t *testing.T) {
-			w := newWorld(t, tight, newConfig(func(s *api.IPAMConfigSpec) { s.StrictAffinity, s.MaxBlocksPerHost = strict, limit }))
+			w := newWorld(t, tight, strangers, newConfig(func(s *api.IPAMConfigSpec) { s.StrictAffinity, s.MaxBlocksPerHost = strict, limit }))
 			defer w.close()
 			defer func() { panicked = recover() }() // rapid's own way to end a history
 			err = w.run(rt, 60)

@@ -115,10 +115,11 @@ func TestRights(t *testing.T) {
 	all := objects(t, "calico-etcd.yaml")
 	for role, want := range map[string][]string{
 		"ClusterRole calico-node": {
-			"/pods: list watch",     // felix's watch of its own node's pods
-			"/nodes: list watch",    // its watch of the node itself
-			"/nodes/status: patch",  // NetworkUnavailable
-			"/events: create patch", // what is wrong, for kubectl describe
+			"/pods: list watch",       // felix's watch of its own node's pods
+			"/nodes: list watch",      // its watch of the node itself
+			"/namespaces: list watch", // their annotations for their pods
+			"/nodes/status: patch",    // NetworkUnavailable
+			"/events: create patch",   // what is wrong, for kubectl describe
 		},
 		"ClusterRole calico-kube-controllers": {
 			"/pods: get list watch", "/namespaces: get list watch", "/serviceaccounts: get list watch", "/nodes: get list watch",

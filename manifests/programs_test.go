@@ -145,14 +145,20 @@ func TestRuntimesAndFelixTakeTheNetworkConfiguration(t *testing.T) {
 		if err := json.Unmarshal([]byte(strings.Replace(raw, "__CNI_MTU__", "0", 1)), &old); err != nil || old.CNIVersion != "1.0.0" {
 			t.Errorf("%s: a runtime of before takes version %s, %v", file, old.CNIVersion, err)
 		}
-		if len(list.Plugins) != 1 || !list.Plugins[0].Network.Capabilities["portMappings"] {
-			t.Errorf("%s: no host ports", file)
+		// What felix does itself it is asked for, and no other plugin.
+		if len(list.Plugins) != 1 {
+			t.Fatalf("%s: %d plugins", file, len(list.Plugins))
+		}
+		for _, capability := range []string{"portMappings", "bandwidth", "io.kubernetes.cri.pod-annotations"} {
+			if !list.Plugins[0].Network.Capabilities[capability] {
+				t.Errorf("%s: no capability %s", file, capability)
+			}
 		}
 		call, err := libcni.InjectConf(list.Plugins[0], map[string]any{"name": list.Name, "cniVersion": list.CNIVersion})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if conf, err := netconf.Parse("calico", call.Bytes); err != nil || conf.NodeName != "worker-1" {
+		if conf, err := netconf.Parse("calico", call.Bytes); err != nil || conf.NodeName != "worker-1" || !conf.OwnBandwidth {
 			t.Errorf("%s: %+v, %v", file, conf, err)
 		}
 	}
@@ -197,6 +203,33 @@ func TestDesignListsUpstreamsVariables(t *testing.T) {
 		}
 		if !strings.Contains(row, "`"+v.Name+"`") {
 			t.Errorf("%s is not in the right row of DESIGN.md: %s", v.Name, row)
+		}
+	}
+}
+
+// TestFelixReachesIPAMPluginsOfOthers: under the paths that the runtime names, and without
+// the right to change the programs.
+func TestFelixReachesIPAMPluginsOfOthers(t *testing.T) {
+	for _, file := range installing() {
+		d := find[*appsv1.DaemonSet](t, file, "DaemonSet calico-node")
+		paths := map[string]string{}
+		for _, v := range d.Spec.Template.Spec.Volumes {
+			if v.HostPath != nil {
+				paths[v.Name] = v.HostPath.Path
+			}
+		}
+		readOnly := map[string]bool{}
+		for _, c := range d.Spec.Template.Spec.Containers {
+			for _, m := range c.VolumeMounts {
+				if c.Name == "felix" && paths[m.Name] == m.MountPath {
+					readOnly[m.MountPath] = m.ReadOnly
+				}
+			}
+		}
+		for path, want := range map[string]bool{"/opt/cni/bin": true, "/var/lib/cni": false} {
+			if is, mounted := readOnly[path]; !mounted || is != want {
+				t.Errorf("%s: %s is mounted as itself: %v, read-only: %v", file, path, mounted, is)
+			}
 		}
 	}
 }

@@ -88,7 +88,9 @@ func RunNode(ctx context.Context, n Node) error {
 	service := &statusService{engine: e, node: n.Name, version: n.Version}
 	reporter := report.New(report.Config{Node: n.Name, Client: n.Client, Server: service, Now: time.Now, Log: n.Log})
 	sink := &syncSink{store: s, reporter: reporter, log: n.Log}
-	syncer := datastore.NewSyncer(datastore.SyncerConfig{Client: n.Client, Ranges: append(ranges(), report.Ranges()...), Sink: sink, Log: n.Log})
+	syncer := datastore.NewSyncer(datastore.SyncerConfig{Client: n.Client, Ranges: append(ranges(n.Name), report.Ranges()...), Sink: sink, Log: n.Log})
+	s.lenders.follow = syncer.Follow
+	s.askLenders()
 	service.inSync, service.datastore = sink.done.Load, syncer.Health
 	l, err := listenStatus(n.Socket)
 	if err != nil {

@@ -25,8 +25,9 @@ const blockPace = 100 * time.Millisecond
 // move: all that changes within that time makes one.
 const servicePace = 100 * time.Millisecond
 
-// ranges is what a bgpd reads of the datastore.
-func ranges() []datastore.Range {
+// ranges is what the bgpd of a node reads of the datastore, beside the blocks that its
+// lenders ask for.
+func ranges(node string) []datastore.Range {
 	return []datastore.Range{
 		{Kind: api.KindNode},
 		{Kind: api.KindBGPConfiguration},
@@ -34,7 +35,7 @@ func ranges() []datastore.Range {
 		{Kind: api.KindBGPFilter},
 		// With the prefix, or all of IPAM's records come along.
 		{Kind: api.KindBlockAffinity, NamePrefix: string(api.AffinityHost) + ":"},
-		{Kind: api.KindIPAMBlock, Coalesce: blockPace},
+		{Kind: api.KindIPAMLoan, NamePrefix: api.LoanPrefix(node)},
 		{Kind: api.KindIPPool},
 		{Kind: api.KindFelixConfiguration},
 		{Kind: api.KindAdvertisedService, Delay: servicePace},
@@ -63,6 +64,8 @@ type store struct {
 
 	workloads     []*api.WorkloadEndpoint
 	workloadsTold bool
+
+	lenders lenders
 }
 
 var _ datastore.Sink = (*store)(nil)
@@ -71,9 +74,9 @@ func newStore(node string) *store {
 	s := &store{
 		node: node, plans: make(chan plan, 1), want: func([]string) {}, wantWorkloads: func(bool) {}, secrets: map[string]topology.Secret{},
 		objects: map[api.Kind]map[api.Key]api.Object{}, invalid: map[string]string{},
-		unknown: map[api.Key]string{}, reg: api.NewRegistry(),
+		unknown: map[api.Key]string{}, reg: api.NewRegistry(), lenders: newLenders(node),
 	}
-	for _, r := range ranges() {
+	for _, r := range append(ranges(node), s.lenders.ranges()...) {
 		s.objects[r.Kind] = map[api.Key]api.Object{}
 	}
 	return s
@@ -86,9 +89,13 @@ func (s *store) OnStatus(st datastore.Status) {
 	defer s.mu.Unlock()
 	if st == datastore.InSync && !s.inSync {
 		s.inSync = true
+		s.askLenders()
 		s.compute()
 	}
 }
+
+// askLenders has the blocks followed that may concern this node.
+func (s *store) askLenders() { s.lenders.ask(s.objects[api.KindIPAMBlock], s.inSync) }
 
 // OnUpdates implements datastore.Sink.
 func (s *store) OnUpdates(updates []datastore.SyncUpdate) {
@@ -100,6 +107,7 @@ func (s *store) OnUpdates(updates []datastore.SyncUpdate) {
 			relevant = true
 		}
 	}
+	s.askLenders()
 	if relevant && s.inSync {
 		s.compute()
 	}
@@ -108,6 +116,10 @@ func (s *store) OnUpdates(updates []datastore.SyncUpdate) {
 // update reports whether the change can matter. A value that can't be read is
 // like none: what it says is not known.
 func (s *store) update(u datastore.SyncUpdate) bool {
+	if u.Key.Kind == api.KindIPAMLoan {
+		s.lenders.update(u)
+		return false
+	}
 	objects, ok := s.objects[u.Key.Kind]
 	if !ok {
 		objects = map[api.Key]api.Object{} // an unreadable key is of no kind

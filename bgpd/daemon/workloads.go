@@ -11,8 +11,8 @@ import (
 	"tortie/internal/datastore"
 )
 
-// workloads follows the pods of this node while some BGPPeer makes them peers. Those of
-// all other nodes pass by as well, so nothing is followed without that.
+// workloads follows the pods of this node while some BGPPeer makes them peers. The store
+// sends those of all other nodes as well, so nothing is followed without that.
 type workloads struct {
 	node   string
 	client datastore.Client
@@ -37,7 +37,7 @@ func (w *workloads) want(wanted bool) {
 		w.stop = cancel
 		sink := &podSink{ctx: ctx, node: w.node, told: w.told, pods: map[api.Key]*api.WorkloadEndpoint{}}
 		syncer := datastore.NewSyncer(datastore.SyncerConfig{
-			Client: w.client, Ranges: []datastore.Range{{Kind: api.KindWorkloadEndpoint}}, Sink: sink, Log: w.log,
+			Client: w.client, Ranges: []datastore.Range{{Kind: api.KindWorkloadEndpoint, NamePrefix: api.WorkloadEndpointsOfNode(w.node)}}, Sink: sink, Log: w.log,
 		})
 		w.running.Go(func() { _ = syncer.Run(ctx) }) // ends with ctx, without an error
 	}

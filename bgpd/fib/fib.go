@@ -458,6 +458,12 @@ func (f *FIB) leave(prefix netip.Prefix, way overlay.Way, node string) fate {
 	if way.Carrier == overlay.Segment {
 		out.carried = "by felix's route along the segment to " + node
 	}
+	if way.Carrier == overlay.VXLAN && prefix.IsSingleIP() && prefix.Addr() == way.There.Tunnel {
+		// A tunnel's own address, borrowed: felix's IPv6 routes through the tunnel can't be
+		// made while its next hop is found elsewhere. No pod has it, so nothing waits.
+		f.tables[kernel.FamilyOf(prefix.Addr())].Remove(prefix)
+		return out
+	}
 	route, there := f.picture.felix[prefix]
 	if !there {
 		out.problem = "felix has not set it up yet"

@@ -404,6 +404,24 @@ func TestWayIsMadeForFelixOnceItsRouteIsThere(t *testing.T) {
 	fx.want(all...)
 }
 
+// TestATunnelsOwnAddressIsNotWaitedFor: felix's IPv6 routes through a tunnel can't be made
+// while bgpd's route to its next hop, which the other node has borrowed, leads elsewhere.
+func TestATunnelsOwnAddressIsNotWaitedFor(t *testing.T) {
+	fx := newFixture(t)
+	look := func(mode overlay.Mode) {
+		fx.f.Expect(nil, vxlanScope(mode), start)
+		fx.f.Update(speaker.Changes{Best: map[netip.Prefix]*speaker.Path{
+			pfx("10.65.3.1/32"): {Prefix: pfx("10.65.3.1/32"), NextHop: far, Peer: far},
+			pfx("10.65.2.9/32"): {Prefix: pfx("10.65.2.9/32"), NextHop: far, Peer: far},
+		}}, start)
+		fx.apply(start)
+	}
+	look(overlay.Never)
+	fx.want("10.65.2.9/32 via 10.1.1.254", "10.65.3.1/32 via 10.1.1.254")
+	look(overlay.Always)
+	fx.want("10.65.2.9/32 via 10.1.1.254")
+}
+
 // TestRestartedBGPDDoesNotInstallWhatIsFelixs, though it finds no route of felix's yet.
 func TestRestartedBGPDDoesNotInstallWhatIsFelixs(t *testing.T) {
 	fx := newFixture(t)

@@ -108,9 +108,9 @@ func withPrefix(words []string, prefix string) []string {
 }
 
 // hasMetadata tells whether objects of a kind are stored with their metadata:
-// the records of the allocator, its history and advertised services are not.
+// the records of the allocator, its history, loans and advertised services are not.
 func hasMetadata(kind api.Kind) bool {
 	return !slices.Contains([]api.Kind{
-		api.KindBlockAffinity, api.KindIPAMBlock, api.KindIPAMConfig, api.KindIPAMHandle, api.KindAdvertisedService, api.KindIPAMHistory,
+		api.KindBlockAffinity, api.KindIPAMBlock, api.KindIPAMConfig, api.KindIPAMHandle, api.KindAdvertisedService, api.KindIPAMHistory, api.KindIPAMLoan,
 	}, kind)
 }

@@ -71,6 +71,14 @@ func addIPAM(all map[api.Kind]layout) {
 			}),
 		},
 	}
+	all[api.KindIPAMLoan] = layout{
+		narrow: []string{"NAME", "NODE", "CIDR"},
+		columns: []column{
+			nameColumn(),
+			of("NODE", func(o *api.IPAMLoan) string { return o.Spec.Node }),
+			of("CIDR", func(o *api.IPAMLoan) string { return o.Spec.CIDR }),
+		},
+	}
 	all[api.KindIPAMConfig] = layout{
 		narrow: []string{"NAME", "STRICTAFFINITY", "AUTOALLOCATEBLOCKS", "MAXBLOCKSPERHOST"},
 		columns: []column{

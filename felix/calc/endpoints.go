@@ -10,6 +10,7 @@ import (
 
 	"tortie/internal/api"
 	"tortie/internal/datastore"
+	"tortie/internal/qos"
 )
 
 // maxInterfaceName is the longest name of a device: IFNAMSIZ less its end mark.
@@ -22,6 +23,8 @@ type candidate struct {
 	created  time.Time
 	labels   map[string]string
 	err      error
+	// limitErr says why its limits are none.
+	limitErr error
 }
 
 // endpoints collects this node's WorkloadEndpoints.
@@ -35,7 +38,7 @@ func newEndpoints(node string) endpoints {
 	return endpoints{
 		node:  node,
 		byID:  map[EndpointID]candidate{},
-		local: strings.ReplaceAll(node, "-", "--") + "-",
+		local: api.WorkloadEndpointsOfNode(node),
 	}
 }
 
@@ -56,7 +59,10 @@ func (e *endpoints) update(u datastore.SyncUpdate) bool {
 			break
 		}
 		ep, err := parseEndpoint(id, &wep.Spec)
-		e.byID[id] = candidate{endpoint: ep, created: wep.CreationTimestamp.UTC(), labels: wep.Labels, err: err}
+		c := candidate{created: wep.CreationTimestamp.UTC(), labels: wep.Labels, err: err}
+		ep.Limits, c.limitErr = qos.Complete(wep.Spec.QoSControls)
+		c.endpoint = ep
+		e.byID[id] = c
 	}
 	_, is := e.byID[id]
 	return was || is
@@ -104,6 +110,9 @@ func (e *endpoints) resolve(problems *problemList) (won map[EndpointID]Endpoint,
 			free = append(free, a)
 		}
 		ep.Addrs = free
+		if c.limitErr != nil {
+			problems.add(ep.ID.Key(), "spec.qosControls.%v; its pod is not limited until this is corrected", c.limitErr)
+		}
 		ep.Floating = slices.DeleteFunc(slices.Clone(ep.Floating), func(f Floating) bool {
 			owner, taken := byFloating[f.External]
 			if taken {

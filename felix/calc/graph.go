@@ -58,9 +58,7 @@ func New(node string) *Graph {
 // addresses borrowed from another node's block are found there.
 const blockPace = 100 * time.Millisecond
 
-// Ranges are the parts of the datastore that a Graph must be fed with.
-// Endpoints come from every namespace, so those of other nodes pass by too and
-// are dropped at once.
+// Ranges are the parts of the datastore that a Graph must be fed with at any time.
 func (g *Graph) Ranges() []datastore.Range {
 	return []datastore.Range{
 		{Kind: api.KindBGPConfiguration, NamePrefix: configName},
@@ -68,10 +66,22 @@ func (g *Graph) Ranges() []datastore.Range {
 		{Kind: api.KindIPPool},
 		{Kind: api.KindNode},
 		{Kind: api.KindBlockAffinity, NamePrefix: string(api.AffinityHost) + ":"},
-		{Kind: api.KindIPAMBlock, Coalesce: blockPace},
-		{Kind: api.KindWorkloadEndpoint},
+		{Kind: api.KindWorkloadEndpoint, NamePrefix: api.WorkloadEndpointsOfNode(g.node)},
 	}
 }
+
+// Follow are those that it must be fed with as well, as things are: all blocks, while a
+// route of this node may depend on an address that another node has borrowed. Every pod of
+// the cluster changes one, and without an overlay none matters here.
+func (g *Graph) Follow() []datastore.Range {
+	if !g.overlaid() {
+		return nil
+	}
+	return []datastore.Range{{Kind: api.KindIPAMBlock, Coalesce: blockPace}}
+}
+
+// overlaid reports whether anything may go another way than BGP's.
+func (g *Graph) overlaid() bool { return g.pools.overlaid() }
 
 // Update takes in changes and reports whether the State may be another now. An
 // update replaces all that is known of its key; updates of other kinds and of
@@ -91,13 +101,13 @@ func (g *Graph) update(u datastore.SyncUpdate) (changed bool) {
 	case api.KindBlockAffinity:
 		own := g.blocks.update(u)
 		g.others.remoteKnown = g.others.remoteKnown && own
-		return own || g.pools.overlaid()
+		return own || g.overlaid()
 	case api.KindIPAMBlock:
 		if !g.borrowed.update(u) {
 			return false
 		}
 		g.others.remoteKnown = false
-		return g.pools.overlaid()
+		return g.overlaid()
 	case api.KindBGPConfiguration:
 		return g.updateServices(u)
 	case api.KindIPPool:

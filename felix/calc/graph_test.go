@@ -400,9 +400,9 @@ func TestIPIPIsReportedAndThePoolCountsAllTheSame(t *testing.T) {
 // TestUnknownOverlayModeIsSaidAndTakenForAlways: a mistyped mode cuts nobody off.
 func TestUnknownOverlayModeIsSaidAndTakenForAlways(t *testing.T) {
 	u := poolUpdate("p", "10.65.0.0/16", true, false)
-	u.Entry.Object.(*v3.IPPool).Spec.VXLANMode = "Somtimes"
+	u.Entry.Object.(*v3.IPPool).Spec.VXLANMode = "Often"
 	s := stateOf(t, u)
-	wantProblem(t, s, "IPPool(p)", `spec.vxlanMode: "Somtimes" is none of Never, CrossSubnet and Always`, "calicoctl")
+	wantProblem(t, s, "IPPool(p)", `spec.vxlanMode: "Often" is none of Never, CrossSubnet and Always`, "calicoctl")
 	if len(s.TunnelPools) != 1 {
 		t.Errorf("pools with VXLAN: %v", s.TunnelPools)
 	}
@@ -453,4 +453,30 @@ func TestServicesAreTheRangesThatEveryNodeAnnounces(t *testing.T) {
 	if s := g.State().Services; len(s) != 0 {
 		t.Errorf("%v is left", s)
 	}
+}
+
+// TestLimitsAreTheRecords: complete, and one that can't be costs its pod nothing else.
+func TestLimitsAreTheRecords(t *testing.T) {
+	limited := func(q *api.QoSControls) calc.State {
+		u := wep("a", "node-a", "cali0", 0, "10.0.0.1/32")
+		u.Entry.Object.(*api.WorkloadEndpoint).Spec.QoSControls = q
+		g := calc.New("node-a")
+		if !g.Update([]datastore.SyncUpdate{u}) {
+			t.Error("it does not matter")
+		}
+		return g.State()
+	}
+	got := limited(&api.QoSControls{EgressBandwidth: 1e6}).Endpoints[id("a")]
+	if d := diff(&api.QoSControls{EgressBandwidth: 1e6, EgressBurst: 4 << 30}, got.Limits); d != "" {
+		t.Error(d)
+	}
+	none := limited(nil).Endpoints[id("a")]
+	if none.Limits != nil || none.Equal(got) {
+		t.Errorf("without limits: %+v", none)
+	}
+	bad := limited(&api.QoSControls{EgressBandwidth: -1})
+	if d := diff(none, bad.Endpoints[id("a")]); d != "" {
+		t.Error(d)
+	}
+	wantProblem(t, bad, "spec.qosControls.egressBandwidth: -1: want 1k to 1P bits a second", "not limited until this is corrected")
 }

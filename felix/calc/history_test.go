@@ -93,6 +93,25 @@ func TestStateDependsOnContentNotHistory(t *testing.T) {
 	})
 }
 
+// TestBlocksMatterOnlyWhileTheGraphAsksForThem: without them the State is the same.
+func TestBlocksMatterOnlyWhileTheGraphAsksForThem(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		with, without := calc.New("node-1"), calc.New("node-1")
+		for _, u := range rapid.SliceOfN(anyUpdate(), 0, 40).Draw(t, "content") {
+			with.Update([]datastore.SyncUpdate{u})
+			if u.Key.Kind != api.KindIPAMBlock {
+				without.Update([]datastore.SyncUpdate{u})
+			}
+		}
+		if with.Follow() != nil {
+			return
+		}
+		if d := diff(without.State(), with.State()); d != "" {
+			t.Fatalf("blocks matter (-without +with):\n%s", d)
+		}
+	})
+}
+
 // TestNoAddressOrInterfaceIsGivenTwice holds for every content of the datastore.
 func TestNoAddressOrInterfaceIsGivenTwice(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

@@ -100,7 +100,7 @@ func (b *borrowed) elsewhere(spec *api.IPAMBlockSpec) []string {
 // own one is: whoever may write an affinity must not draw this node's packets to
 // etcd, or to the node next door, into a tunnel.
 func (g *Graph) remotes(view overlay.View, around surroundings) []Remote {
-	if !g.pools.overlaid() {
+	if !g.overlaid() {
 		return nil
 	}
 	owners := g.owners()
@@ -118,9 +118,11 @@ func (g *Graph) remotes(view overlay.View, around surroundings) []Remote {
 		}
 		out = append(out, r)
 	}
+	// IPv6 wants every next hop's own route to lead out of the same device, also of one that
+	// its node has borrowed.
+	out = slices.DeleteFunc(out, func(r Remote) bool { return r.Dst.Addr().Is6() && r.Dst.IsSingleIP() && gateways[r.Dst.Addr()] })
 	for via := range gateways {
-		// IPv6 wants every next hop's own route to lead out of the same device.
-		if _, borrowed := owners[netip.PrefixFrom(via, via.BitLen())]; via.Is6() && !borrowed {
+		if via.Is6() {
 			out = append(out, Remote{Dst: netip.PrefixFrom(via, via.BitLen()), Carrier: overlay.VXLAN})
 		}
 	}

@@ -113,6 +113,18 @@ func TestRoutesToOtherNodesAreAsThePoolsModeAsks(t *testing.T) {
 				"10.65.3.0/26 via 10.65.3.1 by vxlan\n10.65.9.1/32 via 10.65.2.1 by vxlan",
 		},
 		{
+			"a tunnel's address that is borrowed",
+			[]datastore.SyncUpdate{
+				vxlanPool("p", "10.65.0.0/16", v3.VXLANModeAlways), vxlanPool("p6", "fd65::/48", v3.VXLANModeAlways),
+				tunnelNode("node-2", "192.0.2.2/24", "10.65.1.9", "2001:db8::2/64", "fd65::3:1"),
+				tunnelNode("node-3", "198.51.100.3/24", "10.65.3.1", "2001:db8:1::3/64", "fd65::3:2"),
+				blockUpdate("10.65.1.0/26", "node-1", "", "", "", "", "", "", "", "", "", "node-2"),
+				blockUpdate("fd65::3:0/122", "node-3", "", "node-2", "node-3", "node-2"),
+			},
+			"10.65.1.9/32 via 10.65.1.9 by vxlan\n10.65.2.0/26 via 10.65.1.9 by vxlan\n10.65.3.0/26 via 10.65.3.1 by vxlan\n" +
+				"fd65::3:0/122 via fd65::3:2 by vxlan\nfd65::3:1/128 via itself by vxlan\nfd65::3:2/128 via itself by vxlan\nfd65::3:3/128 via fd65::3:1 by vxlan",
+		},
+		{
 			"a claim that is no block of pods",
 			[]datastore.SyncUpdate{
 				vxlanPool("p", "0.0.0.0/0", v3.VXLANModeAlways),

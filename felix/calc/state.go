@@ -99,6 +99,8 @@ type Endpoint struct {
 	Sources []netip.Prefix
 	// Floating are addresses at which the workload is reached besides, sorted.
 	Floating []Floating
+	// Limits are those of its traffic, complete; nil for none. They are never changed.
+	Limits *api.QoSControls
 }
 
 // Floating is an address that leads to one of the workload's own.
@@ -108,7 +110,7 @@ type Floating struct{ External, Internal netip.Addr }
 func (e Endpoint) Equal(other Endpoint) bool {
 	return e.ID == other.ID && e.ContainerID == other.ContainerID &&
 		e.Interface == other.Interface && slices.Equal(e.Addrs, other.Addrs) &&
-		slices.Equal(e.Sources, other.Sources) && slices.Equal(e.Floating, other.Floating)
+		slices.Equal(e.Sources, other.Sources) && slices.Equal(e.Floating, other.Floating) && e.Limits.Equal(other.Limits)
 }
 
 // Problem is an object that is not, or not fully, honoured.

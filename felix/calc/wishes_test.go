@@ -1,13 +1,13 @@
 package calc_test
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	"net/netip"
 
 	"tortie/felix/calc"
 	"tortie/internal/api"

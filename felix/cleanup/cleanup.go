@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -29,6 +30,7 @@ type Kernel interface {
 	NextHopObjects(ctx context.Context, protocol kernel.Protocol) ([]kernel.NextHopObject, error)
 	Apply(changes ...kernel.Change) []error
 	DeleteLink(index int) error
+	RemoveRedirect(ctx context.Context, link int) error
 }
 
 // Config says what to take away, and where.
@@ -86,26 +88,26 @@ func Run(ctx context.Context, cfg Config) error {
 	if err := refuseWhileEtcdRuns(filepath.Join(cfg.Root, trialEtcd)); err != nil {
 		return err
 	}
-	pods, err := cfg.devices()
+	pods, err := cfg.devices(ctx)
 	return errors.Join(err, cfg.routes(ctx, pods), cfg.nextHops(ctx), cfg.rules(ctx), cfg.files())
 }
 
 // devices takes away tunnels and left-over ends of pods' devices, and returns those
 // of pods, which are only taken away when asked for.
-func (cfg Config) devices() (pods map[int]string, err error) {
+func (cfg Config) devices(ctx context.Context) (pods map[int]string, err error) {
 	links, err := cfg.Kernel.Links()
 	if err != nil {
 		return nil, fmt.Errorf("look for devices: %w", err)
 	}
 	pods = map[int]string{}
-	var errs []error
+	errs := []error{cfg.redirects(ctx, links)}
 	for _, l := range links {
 		switch pod := l.Kind == "veth" && podnet.IsDeviceName(l.Name); {
 		case pod && !cfg.Pods:
 			pods[l.Index] = l.Name
 			cfg.Say("device %s: left to its pod, with which it goes", l.Name)
 			continue
-		case !pod && !isAside(l) && !isTunnel(l):
+		case !pod && !isAside(l) && !isTunnel(l) && !isShaper(l):
 			continue
 		}
 		err := cfg.Kernel.DeleteLink(l.Index)
@@ -118,9 +120,28 @@ func (cfg Config) devices() (pods map[int]string, err error) {
 	return pods, errors.Join(errs...)
 }
 
+// redirects has pods send past the devices that shaped what they send: those go, and
+// with them all that would be led there.
+func (cfg Config) redirects(ctx context.Context, links []kernel.Link) error {
+	if !slices.ContainsFunc(links, isShaper) {
+		return nil
+	}
+	var errs []error
+	for _, l := range links {
+		if l.Kind == "veth" && podnet.IsDeviceName(l.Name) {
+			errs = append(errs, cfg.Kernel.RemoveRedirect(ctx, l.Index))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func isShaper(l kernel.Link) bool {
+	return l.Kind == "ifb" && strings.HasPrefix(l.Name, kernel.PodShaper)
+}
+
 // isAside: felix had taken it out of service.
 func isAside(l kernel.Link) bool {
-	return l.Kind == "veth" && strings.HasPrefix(l.Name, kernel.PodLinkAside)
+	return (l.Kind == "veth" || l.Kind == "ifb") && strings.HasPrefix(l.Name, kernel.PodLinkAside)
 }
 
 func isTunnel(l kernel.Link) bool {

@@ -290,3 +290,17 @@ func (s stubborn) DeleteRoute(r kernel.Route) error {
 	}
 	return s.Handle.DeleteRoute(r)
 }
+
+// TestPodsThatStayAreNotCutOffByTheirLimits: what shaped them goes, and they send past it.
+func TestPodsThatStayAreNotCutOffByTheirLimits(t *testing.T) {
+	kerneltest.Require(t, kerneltest.Shaping)
+	n := newNode(t)
+	shaper, err := n.h.CreateIfb("bwcali012345678", 0)
+	n.must(err)
+	n.must(n.h.Redirect(n.link(podDevice), shaper.Index))
+	n.must(n.clean(false))
+	to, _, err := n.h.RedirectOf(t.Context(), n.link(podDevice))
+	if _, gone := n.h.LinkByName("bwcali012345678"); to != 0 || err != nil || !errors.Is(gone, kernel.ErrNotFound) {
+		t.Errorf("what the pod sends is led to %d, %v; device: %v", to, err, gone)
+	}
+}

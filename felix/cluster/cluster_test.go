@@ -35,6 +35,7 @@ type world struct {
 	keeper *Keeper
 	pods   *Pods
 	node   *Node
+	spaces *Namespaces
 	moved  int // how often the node's addresses changed
 	log    strings.Builder
 	run    func(func(ctx context.Context))
@@ -51,7 +52,7 @@ func inWorld(t *testing.T, test func(w *world)) {
 			t.Fatal(err)
 		}
 		w.keeper, w.pods = NewKeeper("node-1", w.store.Client(), log)
-		w.node = NewNode("worker-1", func() { w.moved++ })
+		w.node, w.spaces = NewNode("worker-1", func() { w.moved++ }), &Namespaces{}
 		ctx, cancel := context.WithCancel(t.Context())
 		var running sync.WaitGroup
 		w.run = func(part func(context.Context)) { running.Go(func() { part(ctx) }) }
@@ -62,6 +63,7 @@ func inWorld(t *testing.T, test func(w *world)) {
 		w.run(func(ctx context.Context) { _ = w.keeper.Run(ctx) })
 		w.run(func(ctx context.Context) { kubeapi.Follow(ctx, w.client, PodsOf("worker-1"), w.pods) })
 		w.run(func(ctx context.Context) { kubeapi.Follow(ctx, w.client, NodeNamed("worker-1"), w.node) })
+		w.run(func(ctx context.Context) { kubeapi.Follow(ctx, w.client, AllNamespaces(), w.spaces) })
 		synctest.Wait()
 		test(w)
 		cancel()
@@ -432,5 +434,96 @@ func (w *world) condition(want string) {
 	}
 	if got != want {
 		w.Errorf("condition %q, want %q", got, want)
+	}
+}
+
+// TestLimitsFollowThePodsAnnotations: a pod that runs gets others, and keeps those it has
+// where they can't be read, which is said.
+func TestLimitsFollowThePodsAnnotations(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.add("c1")
+		annotated := func(value string) {
+			p := pod("worker-1", "web")
+			if value != "" {
+				p.Annotations = map[string]string{"kubernetes.io/ingress-bandwidth": value}
+			}
+			w.server.Put(p)
+		}
+		want := func(rate int64, said string) {
+			w.Helper()
+			var got int64
+			if q := w.endpoint().Spec.QoSControls; q != nil {
+				got = q.IngressBandwidth
+			}
+			if line := w.keeper.Unheeded()[key().String()]; got != rate || (said == "") != (line == "") || !strings.Contains(line, said) {
+				w.Errorf("%d bits a second, want %d; said %q", got, rate, line)
+			}
+		}
+		annotated("")
+		want(0, "")
+		annotated("10M")
+		want(1e7, "")
+		annotated("20M")
+		want(2e7, "")
+		annotated("fast")
+		want(2e7, `pod ns1/web-0 goes on with the limits it has, for those of its annotations can't be: annotation kubernetes.io/ingress-bandwidth: "fast": want 1k to 1P`)
+		annotated("")
+		want(0, "")
+		annotated("fast")
+		want(0, "fast")
+		if _, err := w.store.Client().Txn(w.Context(), datastore.Delete(key(), w.revision())); err != nil {
+			w.Fatal(err)
+		}
+		synctest.Wait()
+		if lines := w.keeper.Unheeded(); len(lines) > 0 {
+			w.Errorf("of a pod that is gone: %v", lines)
+		}
+	})
+}
+
+func (w *world) revision() datastore.Revision {
+	w.Helper()
+	e, err := w.store.Client().Get(w.Context(), key())
+	if err != nil {
+		w.Fatal(err)
+	}
+	return e.Revision
+}
+
+// TestNamespacesAreFollowed: of one that asks for nothing, nothing is kept.
+func TestNamespacesAreFollowed(t *testing.T) {
+	inWorld(t, func(w *world) {
+		namespace := func(name string, annotations map[string]string) *corev1.Namespace {
+			return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: annotations, Labels: map[string]string{"a": "b"}}}
+		}
+		const pools = "cni.projectcalico.org/ipv4pools"
+		want := func(value string) {
+			w.Helper()
+			synctest.Wait()
+			got, told := w.spaces.Get("gold")
+			if !told || got[pools] != value || len(got) > 1 {
+				w.Errorf("%v, %v; want %q", got, told, value)
+			}
+		}
+		want("")
+		w.server.Put(namespace("plain", map[string]string{"other": "x"}))
+		w.server.Put(namespace("gold", map[string]string{pools: `["a"]`, "other": "x"}))
+		want(`["a"]`)
+		w.server.Put(namespace("gold", map[string]string{pools: `["b"]`}))
+		want(`["b"]`)
+		w.server.Cut() // the list tells all of it anew
+		pass(time.Minute)
+		want(`["b"]`)
+		w.server.Put(namespace("gold", nil))
+		want("")
+		w.server.Put(namespace("gold", map[string]string{pools: `["b"]`}))
+		w.server.Delete(namespace("gold", nil))
+		want("")
+		if len(w.spaces.byName) > 0 {
+			w.Errorf("remembered are %v", w.spaces.byName)
+		}
+	})
+	if annotations, told := (&Namespaces{}).Get("gold"); told || annotations != nil {
+		t.Error("told before anything is known")
 	}
 }

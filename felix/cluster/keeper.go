@@ -14,6 +14,7 @@ import (
 	"tortie/internal/api"
 	"tortie/internal/datastore"
 	"tortie/internal/podendpoint"
+	"tortie/internal/qos"
 )
 
 // Keeper brings what Kubernetes says of this node's pods into their endpoints: of a
@@ -34,6 +35,7 @@ type Keeper struct {
 	byPod     map[podKey]map[api.Key]bool
 	due       map[api.Key]attempt
 	said      map[api.Key]string // the container whose missing ports have been told of
+	wrong     map[api.Key]string // the limits that can't be read
 	wake      chan struct{}      // holds one token when something is due
 }
 
@@ -41,7 +43,7 @@ type Keeper struct {
 func NewKeeper(node string, client datastore.Client, log *slog.Logger) (*Keeper, *Pods) {
 	k := &Keeper{
 		node: node, client: client, log: log,
-		endpoints: map[api.Key]datastore.Entry{}, byPod: map[podKey]map[api.Key]bool{}, due: map[api.Key]attempt{}, said: map[api.Key]string{}, wake: make(chan struct{}, 1),
+		endpoints: map[api.Key]datastore.Entry{}, byPod: map[podKey]map[api.Key]bool{}, due: map[api.Key]attempt{}, said: map[api.Key]string{}, wrong: map[api.Key]string{}, wake: make(chan struct{}, 1),
 	}
 	k.pods = NewPods(k.podChanged)
 	return k, k.pods
@@ -69,6 +71,7 @@ func (k *Keeper) take(u datastore.SyncUpdate) {
 	}
 	if u.Entry == nil {
 		delete(k.said, u.Key)
+		delete(k.wrong, u.Key)
 		return
 	}
 	wep, ok := u.Entry.Object.(*api.WorkloadEndpoint)
@@ -255,7 +258,31 @@ func (k *Keeper) wanted(entry datastore.Entry) (*api.WorkloadEndpoint, bool) {
 		return nil, false
 	}
 	k.sayLeftOut(entry.Key, wep.Spec.ContainerID, pod)
+	k.noteWrong(entry.Key, wep, pod)
 	return podendpoint.With(wep, pod)
+}
+
+// noteWrong keeps in mind which limits of a pod can't be read: the pod runs on with those
+// it has.
+func (k *Keeper) noteWrong(key api.Key, wep *api.WorkloadEndpoint, pod *corev1.Pod) {
+	_, err := podendpoint.Limits(wep, pod)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.wrong, key)
+	if wrong, ok := errors.AsType[*qos.Error](err); ok {
+		k.wrong[key] = fmt.Sprintf("pod %s/%s goes on with the limits it has, for those of its annotations can't be: annotation %s", pod.Namespace, pod.Name, wrong)
+	}
+}
+
+// Unheeded has a line for each pod whose limits can't be read, by its endpoint.
+func (k *Keeper) Unheeded() map[string]string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	lines := make(map[string]string, len(k.wrong))
+	for key, line := range k.wrong {
+		lines[key.String()] = line
+	}
+	return lines
 }
 
 // sayLeftOut tells once of each container of the ports that its endpoint has no room

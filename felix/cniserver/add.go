@@ -21,6 +21,7 @@ import (
 	"tortie/internal/api"
 	"tortie/internal/datastore"
 	"tortie/internal/kernel"
+	"tortie/internal/qos"
 	"tortie/ipam"
 )
 
@@ -471,7 +472,22 @@ func (a *addition) route(ctx context.Context) error {
 func (a *addition) dataplaneEndpoint() calc.Endpoint {
 	addrs := slices.Clone(a.entry.Addrs)
 	slices.SortFunc(addrs, netip.Addr.Compare)
-	return calc.Endpoint{ID: a.call.endpoint, ContainerID: a.entry.ContainerID, Interface: a.entry.HostIf, Addrs: addrs}
+	return calc.Endpoint{ID: a.call.endpoint, ContainerID: a.entry.ContainerID, Interface: a.entry.HostIf, Addrs: addrs, Limits: a.limits()}
+}
+
+// limits are those of the pod's traffic: of a new one as it asks for them, later as they
+// stand in its endpoint. What can't be read there is told by the dataplane.
+func (a *addition) limits() *api.QoSControls {
+	if !a.known {
+		return a.call.conf.Limits
+	}
+	_, wep, seen := a.server.state.endpoint(a.call.endpoint)
+	if !seen || wep.Spec.ContainerID != a.entry.ContainerID { // not yet
+		limits, _ := a.askedLimits()
+		return limits
+	}
+	limits, _ := qos.Complete(wep.Spec.QoSControls)
+	return limits
 }
 
 func (a *addition) unroute(ctx context.Context) error {

@@ -84,6 +84,10 @@ func (s *endpointStore) changed(obj api.Object, c call, e journal.Entry) api.Obj
 // fill sets the fields that this side of the system owns.
 func (s *endpointStore) fill(wep *api.WorkloadEndpoint, c call, e journal.Entry) {
 	spec := &wep.Spec
+	if spec.ContainerID != e.ContainerID { // later, they are what has become of them
+		spec.QoSControls = c.conf.Limits
+		markBandwidth(wep, c)
+	}
 	fillMore(spec, e)
 	spec.Orchestrator, spec.Node, spec.ContainerID = orchestratorCNI, s.node, e.ContainerID
 	spec.Endpoint, spec.InterfaceName, spec.MAC = e.IfName, e.HostIf, e.MAC
@@ -105,6 +109,19 @@ func (s *endpointStore) fill(wep *api.WorkloadEndpoint, c call, e journal.Entry)
 		*wep = *with
 	}
 	s.registry.Default(wep)
+}
+
+// markBandwidth notes in the endpoint of a pod whether another plugin may see to its
+// bandwidth.
+func markBandwidth(wep *api.WorkloadEndpoint, c call) {
+	wep.Annotations = maps.Clone(wep.Annotations)
+	delete(wep.Annotations, podendpoint.BandwidthBy)
+	if c.args.IsPod() && !c.conf.OwnBandwidth {
+		if wep.Annotations == nil {
+			wep.Annotations = map[string]string{}
+		}
+		wep.Annotations[podendpoint.BandwidthBy] = podendpoint.ByPlugin
+	}
 }
 
 // known is what Kubernetes has told of the pod by now: nobody waits for it.

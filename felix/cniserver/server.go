@@ -56,6 +56,9 @@ type Config struct {
 	PodCIDRs func() []netip.Prefix
 	// Pod is nil where there is no Kubernetes.
 	Pod Pod
+	// Namespace gives a namespace's annotations that are for its pods, and false while
+	// nobody has told of them yet. Nil where there is no Kubernetes.
+	Namespace func(name string) (annotations map[string]string, told bool)
 	// AddTimeout bounds ADD, CHECK and GC: then the answer is "try again later".
 	// Default 10 s.
 	AddTimeout time.Duration
@@ -89,6 +92,7 @@ type Server struct {
 
 	ipamPlugins IPAMPlugins
 	podCIDRs    func() []netip.Prefix
+	namespace   func(name string) (annotations map[string]string, told bool)
 
 	mtu   func() int
 	limit func() (most int, device string, known bool)
@@ -132,7 +136,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		node: cfg.Node, state: cfg.State, client: cfg.Client, journal: cfg.Journal, addresses: cfg.Addresses,
-		pods: cfg.Pods, routes: cfg.Routes, hostPorts: cfg.HostPorts, permits: cfg.Permits, ipamPlugins: cfg.IPAMPlugins, podCIDRs: cfg.PodCIDRs, mtu: cfg.MTU, limit: cfg.MTULimit, nodeProblem: cfg.NodeProblem, health: cfg.Health, now: cfg.Now, log: cfg.Log,
+		pods: cfg.Pods, routes: cfg.Routes, hostPorts: cfg.HostPorts, permits: cfg.Permits, ipamPlugins: cfg.IPAMPlugins, podCIDRs: cfg.PodCIDRs, namespace: cfg.Namespace, mtu: cfg.MTU, limit: cfg.MTULimit, nodeProblem: cfg.NodeProblem, health: cfg.Health, now: cfg.Now, log: cfg.Log,
 		addTimeout: cfg.AddTimeout, delTimeout: cfg.DelTimeout, adds: make(chan struct{}, cfg.MaxAdds),
 		endpoints: &endpointStore{client: cfg.Client, registry: cfg.Registry, node: cfg.Node, now: cfg.Now, newUID: cfg.NewUID, pod: cfg.Pod},
 	}

@@ -44,7 +44,7 @@ func (s *State) Ranges() []datastore.Range {
 		{Kind: api.KindNode, NamePrefix: s.node},
 		{Kind: api.KindClusterInformation},
 		{Kind: api.KindIPPool},
-		{Kind: api.KindWorkloadEndpoint},
+		{Kind: api.KindWorkloadEndpoint, NamePrefix: api.WorkloadEndpointsOfNode(s.node)},
 	}
 }
 

@@ -39,16 +39,17 @@ func (s *Server) Unheeded() map[string]string {
 			continue
 		}
 		pod, known := s.endpoints.pod(args.K8sNamespace, args.K8sPod, args.K8sUID)
-		if !known {
+		namespaces, told := s.ofNamespace(args)
+		if !known || !told {
 			continue
 		}
-		annotation := s.unmet(e, pod.Annotations)
+		annotation := s.unmet(e, netconf.Overlay(namespaces, pod.Annotations))
 		if annotation == "" {
 			delete(s.unheard.pods, id)
 			continue
 		}
 		name := args.K8sNamespace + "/" + args.K8sPod
-		lines[name] = fmt.Sprintf("pod %s was attached before Kubernetes told felix of it, and so without its annotation cni.projectcalico.org/%s: "+
+		lines[name] = fmt.Sprintf("pod %s was attached before Kubernetes told felix of it, and so without its annotation, or its namespace's, cni.projectcalico.org/%s: "+
 			"delete the pod, so that it is made anew; with the capability io.kubernetes.cri.pod-annotations the runtime tells felix in time", name, annotation)
 	}
 	return lines

@@ -1,10 +1,13 @@
 package cniserver
 
 import (
+	"errors"
 	"net/netip"
 	"slices"
 
 	"tortie/felix/cniserver/netconf"
+	"tortie/internal/api"
+	"tortie/internal/podendpoint"
 )
 
 // heed takes up what the pod asks for in its annotations, and the runtime in CNI_ARGS:
@@ -21,25 +24,67 @@ func (a *addition) heed() error {
 		a.entry.MAC = conf.MAC
 	}
 	a.askFor(a.call.args.IP)
-	annotations := conf.Annotations
-	if annotations == nil {
-		pod, known := a.server.endpoints.known(a.call)
-		if !known {
-			a.unheard = a.call.args.IsPod() && a.server.endpoints.pod != nil
-			return a.askedOfOthers()
-		}
-		annotations = pod.Annotations
-	}
-	if len(annotations) > 0 {
-		wishes, err := netconf.ParseAnnotations(annotations)
+	annotations, known := a.annotations()
+	namespaces, told := a.server.ofNamespace(a.call.args)
+	a.unheard = a.call.args.IsPod() && (!known && a.server.endpoints.pod != nil || !told)
+	if all := netconf.Overlay(namespaces, annotations); len(all) > 0 {
+		wishes, err := netconf.ParseAnnotations(all)
 		if err == nil {
 			err = a.grant(wishes)
 		}
 		if err != nil {
-			return err
+			return whose(err, annotations, a.call.args.K8sNamespace)
 		}
 	}
+	limits, err := a.askedLimits()
+	if err != nil {
+		return err
+	}
+	conf.Limits = limits
 	return a.askedOfOthers()
+}
+
+// annotations are the pod's, where they are known.
+func (a *addition) annotations() (all map[string]string, known bool) {
+	if all := a.call.conf.Annotations; all != nil {
+		return all, true
+	}
+	pod, known := a.server.endpoints.known(a.call)
+	if !known {
+		return nil, false
+	}
+	return pod.Annotations, true
+}
+
+// ofNamespace are the annotations of a pod's namespace that are for its pods. told is
+// false while Kubernetes has not told of namespaces yet.
+func (s *Server) ofNamespace(args netconf.Args) (annotations map[string]string, told bool) {
+	if s.namespace == nil || !args.IsPod() {
+		return nil, true
+	}
+	return s.namespace(args.K8sNamespace)
+}
+
+// whose completes an error about an annotation that is not the pod's own.
+func whose(err error, pod map[string]string, namespace string) error {
+	wrong, ok := errors.AsType[*netconf.AnnotationError](err)
+	if !ok {
+		return err
+	}
+	if name := netconf.AnnotationPrefix + wrong.Name; podendpoint.ReadsOfNamespace(name) && pod[name] == "" {
+		wrong.Of = "namespace " + namespace
+	}
+	return err
+}
+
+// askedLimits are the limits that the pod asks for. Its annotations are what counts where
+// they are known: the capability is the runtime's view of them.
+func (a *addition) askedLimits() (*api.QoSControls, error) {
+	annotations, known := a.annotations()
+	if !known || !a.call.args.IsPod() {
+		return a.call.conf.Limits, nil
+	}
+	return netconf.ParseLimits(annotations, a.call.conf.OwnBandwidth)
 }
 
 // askFor notes an address that is asked for, unless the runtime asked for others by its

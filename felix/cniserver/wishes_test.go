@@ -80,6 +80,56 @@ func TestPoolsOfAPodsAnnotationReplaceTheConfigurations(t *testing.T) {
 	})(t)
 }
 
+// TestNamespaceAsksForItsPods: a pod's own annotations go before it, and what can't be is
+// named as the namespace's.
+func TestNamespaceAsksForItsPods(t *testing.T) {
+	const prefix = "cni.projectcalico.org/"
+	for name, tc := range map[string]struct {
+		namespace, pod map[string]string
+		pools          []string
+		addrs          int
+		says           string
+	}{
+		"none":               {nil, nil, nil, 0, ""},
+		"namespace":          {map[string]string{prefix + "ipv4pools": `["ns-pool"]`}, nil, []string{"ns-pool"}, 0, ""},
+		"pod first":          {map[string]string{prefix + "ipv4pools": `["ns-pool"]`}, map[string]string{prefix + "ipv4pools": `["pod-pool"]`}, []string{"pod-pool"}, 0, ""},
+		"pod asks otherwise": {map[string]string{prefix + "ipv4pools": `["ns-pool"]`}, map[string]string{prefix + "ipAddrs": `["10.65.3.3"]`}, nil, 1, ""},
+		"wrong":              {map[string]string{prefix + "ipv4pools": `ns-pool`}, nil, nil, 0, `annotation cni.projectcalico.org/ipv4pools of namespace ns1: "ns-pool": want a list`},
+		"wrong in the pod":   {map[string]string{prefix + "ipv4pools": `["ns-pool"]`}, map[string]string{prefix + "hwAddr": `x`}, nil, 0, `annotation cni.projectcalico.org/hwAddr of the pod: "x" is no MAC`},
+	} {
+		t.Run(name, inWorld(func(t *testing.T, w *world) {
+			pod := kubernetesPod("", "sa")
+			pod.Annotations = tc.pod
+			w.pods, w.namespaces = map[string]*corev1.Pod{"ns1/web-0": pod}, map[string]map[string]string{"ns1": tc.namespace}
+			if tc.says != "" {
+				if msg := w.fails(configured("ADD", ""), cniwire.CodeInvalidConfig); !strings.HasPrefix(msg, tc.says) || strings.Contains(msg, "\n") {
+					t.Errorf("message %q", msg)
+				}
+				return
+			}
+			w.ok(configured("ADD", ""))
+			if !slices.Equal(w.asked.Pools4, tc.pools) || len(w.asked.Addrs) != tc.addrs {
+				t.Errorf("asked for %+v", w.asked)
+			}
+		}))
+	}
+}
+
+// TestNamespaceThatWasNotToldOfInTimeIsNamed: felix waits for nobody.
+func TestNamespaceThatWasNotToldOfInTimeIsNamed(t *testing.T) {
+	inWorld(func(t *testing.T, w *world) {
+		w.pods, w.namespaces = map[string]*corev1.Pod{"ns1/web-0": kubernetesPod("", "sa")}, nil
+		w.ok(configured("ADD", ""))
+		if lines := w.server.Unheeded(); len(lines) > 0 {
+			t.Errorf("before Kubernetes has told: %v", lines)
+		}
+		w.namespaces = map[string]map[string]string{"ns1": {"cni.projectcalico.org/ipv4pools": `["gold"]`}}
+		if line := w.server.Unheeded()["ns1/web-0"]; !strings.Contains(line, "or its namespace's, cni.projectcalico.org/ipv4pools") {
+			t.Errorf("line %q", line)
+		}
+	})(t)
+}
+
 // TestPodThatCameTooLateToBeHeededIsNamed, and only that.
 func TestPodThatCameTooLateToBeHeededIsNamed(t *testing.T) {
 	for name, tc := range map[string]struct{ annotation, value, named string }{

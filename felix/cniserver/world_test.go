@@ -59,6 +59,9 @@ type world struct {
 	dead bool
 	// pods are those that Kubernetes has told of.
 	pods map[string]*corev1.Pod
+	// namespaces are the annotations of theirs that Kubernetes has told of; nil: it has
+	// told of none yet.
+	namespaces map[string]map[string]string
 
 	server  *Server
 	state   *State
@@ -88,7 +91,7 @@ func newWorld(t *testing.T) *world {
 		t: t, reg: reg, store: memory.New(reg), dir: t.TempDir(),
 		held: map[ipam.HandleID][]netip.Addr{}, owner: map[netip.Addr]ipam.HandleID{},
 		devices: map[string]podnet.Attachment{}, routes: map[calc.EndpointID]calc.Endpoint{},
-		nft: knftables.NewFake(ruleset.Family, ruleset.Table),
+		nft: knftables.NewFake(ruleset.Family, ruleset.Table), namespaces: map[string]map[string]string{},
 	}
 	pool := v3.NewIPPool()
 	pool.Name, pool.Spec.CIDR = "pool1", "10.65.0.0/16"
@@ -133,6 +136,7 @@ func (w *world) start() {
 			pod, ok := w.pods[namespace+"/"+name]
 			return pod, ok && podendpoint.IsUID(pod, uid)
 		},
+		Namespace: func(name string) (map[string]string, bool) { return w.namespaces[name], w.namespaces != nil },
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -398,9 +402,9 @@ func (f *fakeRoutes) Upsert(ctx context.Context, ep calc.Endpoint, _ int) error 
 func (f *fakeRoutes) Settle(ctx context.Context, id calc.EndpointID, container string) error {
 	w := (*world)(f)
 	return w.through(ctx, "settle", "settled", func() error {
-		wep := w.endpoint(id.Namespace, id.Name)
-		if wep == nil || wep.Spec.ContainerID != container {
-			w.t.Errorf("settle %s without its endpoint in the store", id)
+		e, err := w.store.Get(ctx, id.Key())
+		if wep, ok := e.Object.(*api.WorkloadEndpoint); err != nil || !ok || wep.Spec.ContainerID != container {
+			w.t.Errorf("settle %s without its endpoint in the store: %v", id, err)
 		}
 		return nil
 	})

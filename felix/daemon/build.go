@@ -59,6 +59,7 @@ type felix struct {
 	loop      *dataplane.Loop
 	allocator *ipam.Allocator
 	history   *ipam.Recorder
+	loans     *loans
 	tunnels   *vxlan.Tunnels
 	endpoint  *registration.Tunnels // their addresses
 	underlay  *underlay
@@ -107,24 +108,29 @@ func (f *felix) build() (err error) {
 	}
 	f.registrar = registration.New(registered)
 	f.board = problems.New(f.log, f.show, f.sources()...)
-	graph := calc.New(f.node)
+	f.loans = newLoans(f.node, func(ctx context.Context, only ...netip.Prefix) error {
+		return ipam.MendLoans(ctx, f.client, f.node, only...)
+	}, f.log)
+	hears := &sink{
+		graph: calc.New(f.node), follow: append(follow, tracker, f.state, f.policies, f.nodes, f.loans),
+		config: f.config, configure: f.configure, program: f.program, complete: f.complete, onStatus: f.state.OnStatus,
+	}
 	f.syncer = datastore.NewSyncer(datastore.SyncerConfig{
 		Client: f.client,
-		Ranges: ranges(tracker.Ranges(), f.state.Ranges(), graph.Ranges(), f.config.Ranges(), f.policies.Ranges()),
-		Sink: &sink{
-			graph: graph, follow: append(follow, tracker, f.state, f.policies, f.nodes),
-			config: f.config, configure: f.configure, program: f.program, complete: f.complete, onStatus: f.state.OnStatus,
-		},
-		Log: f.log,
+		Ranges: ranges(tracker.Ranges(), f.state.Ranges(), hears.graph.Ranges(), f.config.Ranges(), f.policies.Ranges()),
+		Sink:   hears,
+		Log:    f.log,
 	})
+	hears.more = f.syncer.Follow
 	var podCIDRs func() []netip.Prefix
+	var namespace func(string) (map[string]string, bool)
 	if f.kubernetes != nil {
-		podCIDRs = f.kubernetes.node.PodCIDRs
+		podCIDRs, namespace = f.kubernetes.node.PodCIDRs, f.kubernetes.namespaces.Get
 	}
 	f.server, err = cniserver.New(cniserver.Config{
 		Node: f.node, State: f.state, Client: f.client, Registry: f.registry, Journal: f.journal,
 		Addresses: f.allocator, Pods: f.pods, Routes: f.loop, HostPorts: f.hostPorts, Permits: permits{f.config.Now, f.desired}, IPAMPlugins: delegate.Runner{}, PodCIDRs: podCIDRs, MTU: f.underlay.MTU, MTULimit: f.underlay.limit, NodeProblem: f.registrar.Problem, NewUID: f.newUID, Log: f.log,
-		Health: f.syncer.Health, Pod: known, AddTimeout: cfg.CNITimeout, DelTimeout: cfg.CNITimeout,
+		Health: f.syncer.Health, Pod: known, Namespace: namespace, AddTimeout: cfg.CNITimeout, DelTimeout: cfg.CNITimeout,
 	})
 	if err != nil {
 		return err
@@ -165,6 +171,7 @@ func (f *felix) buildDataplane(cfg config.Config) (err error) {
 		Kernel:  f.kernel,
 		Routes:  routetable.New(routetable.Config{Kernel: f.kernel, Protocol: kernel.ProtocolFelix, Log: f.log}),
 		Rules:   f.made,
+		Limits:  newLimits(f.kernel, f.pods, f.log),
 		Tunnels: f.tunnels,
 		Devices: f.pods, Log: f.log,
 	})

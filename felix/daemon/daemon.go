@@ -253,6 +253,7 @@ func (f *felix) run(ctx context.Context) error {
 		f.kubernetes.run(ctx, base, g.Go)
 	}
 	g.Go(func() error { return f.history.Run(base) })
+	g.Go(func() error { return f.loans.run(base) })
 	g.Go(func() error { return f.listeners.run(base) })
 	g.Go(func() error { return followRules(base, f.ruleChanges, f.lookAtRules) })
 	if f.config.Now().PathMTUProbeInterval > 0 {

@@ -25,10 +25,11 @@ type kubernetes struct {
 	events *kubeevent.Recorder
 	say    func(ctx context.Context, w kubeevent.Warning) error
 
-	pods      *cluster.Pods
-	keeper    *cluster.Keeper
-	node      *cluster.Node
-	condition *cluster.Condition
+	pods       *cluster.Pods
+	namespaces *cluster.Namespaces
+	keeper     *cluster.Keeper
+	node       *cluster.Node
+	condition  *cluster.Condition
 }
 
 // connectKubernetes finds the API server, without talking to it. There is none where
@@ -70,6 +71,7 @@ func newKubernetes(client *kubeapi.Client, p Process, node string, log *slog.Log
 // build makes the parts that follow Kubernetes.
 func (k *kubernetes) build(f *felix) {
 	k.keeper, k.pods = cluster.NewKeeper(f.node, f.client, f.log)
+	k.namespaces = &cluster.Namespaces{}
 	k.node = cluster.NewNode(k.name, func() { f.registrar.Again() })
 	k.condition = &cluster.Condition{API: k.client, Node: k.node, Ready: f.ready, Log: f.log}
 }
@@ -81,6 +83,7 @@ const downTimeout = 2 * time.Second
 // so to the scheduler first.
 func (k *kubernetes) run(ctx, base context.Context, start func(func() error)) {
 	start(func() error { kubeapi.Follow(base, k.client, cluster.PodsOf(k.name), k.pods); return nil })
+	start(func() error { kubeapi.Follow(base, k.client, cluster.AllNamespaces(), k.namespaces); return nil })
 	start(func() error { kubeapi.Follow(base, k.client, cluster.NodeNamed(k.name), k.node); return nil })
 	start(func() error { return k.keeper.Run(base) })
 	start(func() error { return k.events.Run(base) })

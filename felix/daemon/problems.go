@@ -69,10 +69,14 @@ func problem(reason, format string, args ...any) []problems.Problem {
 	return []problems.Problem{{Reason: reason, Line: fmt.Sprintf(format, args...)}}
 }
 
-// annotationProblems says which pods came too late to be heeded.
+// annotationProblems says which pods came too late to be heeded, or ask for limits that
+// can't be.
 func (f *felix) annotationProblems() []problems.Problem {
 	var all []problems.Problem
 	lines := f.server.Unheeded()
+	if f.kubernetes != nil {
+		maps.Copy(lines, f.kubernetes.keeper.Unheeded())
+	}
 	for _, pod := range slices.Sorted(maps.Keys(lines)) {
 		all = append(all, problems.Problem{Reason: reasonAnnotations, Topic: pod, Line: lines[pod]})
 	}

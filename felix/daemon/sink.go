@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,6 +24,8 @@ type sink struct {
 	configure func(config.Config) // it has changed; program comes next
 	program   func(calc.State)    // the desired state, or the configuration, has changed
 	complete  func()              // and it is the whole one from now on
+	more      func([]datastore.Range)
+	asked     []datastore.Range // of more
 	onStatus  func(datastore.Status)
 	inSync    bool
 }
@@ -34,6 +37,10 @@ func (s *sink) OnUpdates(updates []datastore.SyncUpdate) {
 		f.Apply(updates)
 	}
 	s.config.Apply(updates)
+	if wanted := s.graph.Follow(); !slices.Equal(wanted, s.asked) {
+		s.asked = wanted
+		s.more(wanted)
+	}
 	if s.inSync { // before, neither is the whole one and nobody may act on it
 		s.act(changed)
 	}

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -170,40 +171,41 @@ func TestChangedDevicesAndFailuresAreLoggedOnce(t *testing.T) {
 // ended to tell.
 func TestRulesThatSomebodyChangesAreLookedAtOnceASecondAtMost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		told := make(chan struct{}, 1)
-		looks := 0
+		first, second := make(chan struct{}, 1), make(chan struct{}, 1)
+		asked := make(chan (<-chan struct{}), 2)
+		asked <- first
+		asked <- second
+		var looks atomic.Int64
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() {
-			done <- followRules(ctx, func(context.Context) (<-chan struct{}, error) { return told, nil }, func() { looks++ })
+			done <- followRules(ctx, func(context.Context) (<-chan struct{}, error) { return <-asked, nil }, func() { looks.Add(1) })
 		}()
-		told <- struct{}{}
+		first <- struct{}{}
 		synctest.Wait()
-		if looks != 1 {
-			t.Errorf("%d looks, want one at once", looks)
+		if n := looks.Load(); n != 1 {
+			t.Errorf("%d looks, want one at once", n)
 		}
 		for range 50 {
 			select {
-			case told <- struct{}{}:
+			case first <- struct{}{}:
 			default:
 			}
 			time.Sleep(100 * time.Millisecond)
 		}
-		if looks < 5 || looks > 6 {
-			t.Errorf("%d looks in five seconds of changes", looks)
+		if n := looks.Load(); n < 5 || n > 6 {
+			t.Errorf("%d looks in five seconds of changes", n)
 		}
-		former := told
-		told = make(chan struct{}, 1)
-		close(former)
+		close(first) // the kernel says no more
 		time.Sleep(3 * time.Second)
-		before := looks
-		told <- struct{}{}
+		before := looks.Load()
+		second <- struct{}{}
 		synctest.Wait()
-		if looks != before+1 {
+		if looks.Load() != before+1 {
 			t.Error("it is not asked again")
 		}
 		cancel()
-		close(told)
+		close(second)
 		if err := <-done; err != nil {
 			t.Error(err)
 		}

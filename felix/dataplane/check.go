@@ -9,7 +9,7 @@ import (
 	"tortie/internal/kernel"
 )
 
-// Check reads an endpoint's routes from the kernel and names each that is not as
+// Check reads an endpoint's routes and limits from the kernel and names each that is not as
 // it should be; none is a success. Only felix's routes are read, for the whole table
 // may be a fabric's. It changes nothing: what was changed by a
 // stranger is put back by the loop, which is told of it.
@@ -34,5 +34,9 @@ func (l *Loop) Check(ctx context.Context, ep calc.Endpoint) (differences []strin
 		}
 		differences = append(differences, fmt.Sprintf("the node's route to %s is %q, want %q", a, have[i], want))
 	}
-	return differences, nil
+	if ep.Limits == nil {
+		return differences, nil
+	}
+	wrong, err := l.checkLimits(ctx, Limited{Interface: ep.Interface, Link: link.Index, Limits: ep.Limits})
+	return append(differences, wrong...), err
 }

@@ -20,6 +20,7 @@ type hints struct {
 	allLinks bool
 	resync   bool // routes and rules too
 	rules    bool // the rules alone
+	shapers  bool // a device that shapes is gone or down
 }
 
 func newHints() hints {
@@ -184,7 +185,7 @@ func (l *Loop) heed(ev kernel.Event) bool {
 		l.hints.resync = true
 		return true
 	case kernel.LinkEvent:
-		return l.heedLink(ev.Link)
+		return l.heedLink(ev)
 	case kernel.RouteEvent:
 		return l.heedSuccessor(ev) || l.isForeign(ev) && l.heedForeign()
 	}
@@ -214,13 +215,17 @@ func (l *Loop) foreignResync() {
 
 // heedLink: a device that was renamed is no longer there under its old name, which
 // the event does not say.
-func (l *Loop) heedLink(link kernel.Link) bool {
+func (l *Loop) heedLink(ev kernel.LinkEvent) bool {
+	link := ev.Link
 	known, ours := l.known[link.Index]
 	if ours {
 		l.hints.link(known.name)
 		if !link.Up && !known.upSince.IsZero() && time.Since(known.upSince) > flapAge {
 			l.hints.flapped[link.Index] = struct{}{}
 		}
+	}
+	if strings.HasPrefix(link.Name, kernel.PodShaper) {
+		return l.heedShaper(ev)
 	}
 	if !strings.HasPrefix(link.Name, calc.InterfacePrefix) {
 		return ours || l.heedRemoteLink(link)
@@ -229,6 +234,13 @@ func (l *Loop) heedLink(link kernel.Link) bool {
 	// The device of an ADD under way is worth no turn of its own: the ADD asks for
 	// one when it is done.
 	return ours || l.endpoints.want(link.Name)
+}
+
+// heedShaper: what a pod sends is lost while the device is gone that it is led through.
+func (l *Loop) heedShaper(ev kernel.LinkEvent) bool {
+	gone := ev.Gone || !ev.Link.Up
+	l.hints.shapers = l.hints.shapers || gone
+	return gone
 }
 
 // isForeign reports whether somebody else changed a route of ours: it is gone

@@ -72,6 +72,7 @@ type Config struct {
 	Kernel  Kernel
 	Routes  Routes
 	Rules   []Rules
+	Limits  []Limits
 	Tunnels Tunnels // nil: no route leads into one
 	Devices Devices // nil: left-over devices stay
 	Log     *slog.Logger
@@ -131,9 +132,13 @@ type Loop struct {
 	links   links
 	missing map[calc.EndpointID]*absence
 	// Of the last attempt.
-	ruleErr, tunnelErr, remoteErr error
-	retry                         backoff
-	sweeper                       sweeper
+	ruleErr, tunnelErr, remoteErr, limitErr error
+	// limited are the endpoints whose limits were last declared; limitsBegun is false
+	// before the first time.
+	limited     map[string]Limited
+	limitsBegun bool
+	retry       backoff
+	sweeper     sweeper
 }
 
 // New makes a Loop. It does nothing before Run.
@@ -173,7 +178,7 @@ type waiter struct {
 }
 
 // Upsert adds or changes an endpoint on behalf of a CNI ADD and returns when its
-// routes are in the kernel. It holds until the datastore shows the endpoint with
+// routes and limits are in the kernel. It holds until the datastore shows the endpoint with
 // the same container ID, or until Remove. After an error, also that of ctx, the
 // routes may or may not be there, and the endpoint still holds: the caller undoes
 // it by Remove. link is the index of the interface, if the caller has just switched

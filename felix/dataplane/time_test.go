@@ -368,6 +368,21 @@ func TestRulesFollowTheDatastoreAndHoldNobodyUp(t *testing.T) {
 	})
 }
 
+// TestRulesAreLookedAtAloneWhenTheyAloneChanged: without a reading of all routes.
+func TestRulesAreLookedAtAloneWhenTheyAloneChanged(t *testing.T) {
+	inBubble(t, func(w *world, _ *fakekernel.Kernel) {
+		w.startInSync(calc.State{})
+		after(time.Second)
+		before, _ := w.nat.look()
+		resyncs := w.loop.Status().Resyncs
+		w.loop.ResyncRules()
+		after(time.Second)
+		if now, _ := w.nat.look(); now != before+1 || w.nat.resyncs == 0 || w.loop.Status().Resyncs != resyncs {
+			t.Errorf("%d looks at the rules, %d of them at the kernel, %d resyncs of routes; want one, one and none", now-before, w.nat.resyncs, w.loop.Status().Resyncs-resyncs)
+		}
+	})
+}
+
 func TestMissingInterfaceIsToldOfOnce(t *testing.T) {
 	inBubble(t, func(w *world, _ *fakekernel.Kernel) {
 		var log bytes.Buffer

@@ -48,10 +48,13 @@ func (l *Loop) turn(ctx context.Context, retry bool) time.Duration {
 	}
 	routeErr := errors.Join(linkErr, l.cfg.Routes.Apply(ctx))
 	l.suspectLinks(routeErr)
-	l.answer(ctx, w.waiters, routeErr)
+	free, limited := splitByLimits(w.waiters)
+	l.answer(ctx, free, routeErr)
+	limitErr := l.applyLimits(ctx, &w, retry)
+	l.answerLimited(ctx, limited, routeErr, limitErr)
 	ruleErr := l.applyRules(ctx, &w, retry)
 	l.settle(errors.Join(routeErr, ruleErr))
-	err := errors.Join(routeErr, overlayErr, ruleErr)
+	err := errors.Join(routeErr, limitErr, overlayErr, ruleErr)
 	if ctx.Err() != nil {
 		return idle
 	}
@@ -72,6 +75,7 @@ func (l *Loop) turn(ctx context.Context, retry bool) time.Duration {
 func (l *Loop) putOff(w *work, err error) time.Duration {
 	l.mu.Lock()
 	l.hints.resync, l.hints.rules = l.hints.resync || w.hints.resync, l.hints.rules || w.hints.rules
+	l.hints.shapers = l.hints.shapers || w.hints.shapers
 	l.rulesDue = l.rulesDue || w.rules != nil
 	l.tunnelsDue, l.remotesDue = l.tunnelsDue || w.tunnels, l.remotesDue || w.remotes
 	l.mu.Unlock()
@@ -217,6 +221,11 @@ func (l *Loop) suspectLinks(err error) {
 // answer tells each waiter what became of its endpoint. When something failed, the
 // kernel is asked whether it was theirs.
 func (l *Loop) answer(ctx context.Context, waiters []*waiter, applyErr error) {
+	l.answerLimited(ctx, waiters, applyErr, nil)
+}
+
+// answerLimited is answer for those who wait for limits as well.
+func (l *Loop) answerLimited(ctx context.Context, waiters []*waiter, applyErr, limitErr error) {
 	var inKernel map[kernel.Route]struct{}
 	if applyErr != nil && len(waiters) > 0 {
 		routes, err := l.cfg.Kernel.Routes(ctx, kernel.RouteFilter{Protocol: kernel.ProtocolFelix})
@@ -228,7 +237,11 @@ func (l *Loop) answer(ctx context.Context, waiters []*waiter, applyErr error) {
 		}
 	}
 	for _, w := range waiters {
-		w.done <- l.outcome(w, inKernel, applyErr)
+		err := l.outcome(w, inKernel, applyErr)
+		if err == nil {
+			err = concerning(limitErr, w.endpoint.Interface)
+		}
+		w.done <- err
 	}
 }
 

@@ -242,16 +242,7 @@ func TestAddressThatIsTakenAwayLeadsNowhere(t *testing.T) {
 	if got, err := ask(conn); err == nil {
 		t.Errorf("answer %q", got)
 	}
-	w.InNode(t, func(ctx context.Context) error {
-		nft, err := knftables.New(ruleset.Family, ruleset.Table)
-		if err != nil {
-			return err
-		}
-		if objects, err := nft.ListAll(ctx); !knftables.IsNotFound(err) {
-			t.Errorf("the table is there: %v, %v", objects, err)
-		}
-		return nil
-	})
+	w.WantNoTable(t, ruleset.Family, ruleset.Table)
 }
 
 func TestDamageIsNamedAndMended(t *testing.T) {
@@ -291,7 +282,7 @@ func TestRestartForgetsNothing(t *testing.T) {
 	pods := addresses(ext, podworld.PodA, ext6, podworld.PodA6, "10.65.9.10", podworld.PodA)
 	w.lead("cali0", pods)
 	var forgotten []netip.Addr
-	nft := &counting{}
+	nft := &podworld.Counting{}
 	w.InNode(t, func(ctx context.Context) (err error) {
 		if nft.Interface, err = knftables.New(ruleset.Family, ruleset.Table); err != nil {
 			return err
@@ -307,18 +298,7 @@ func TestRestartForgetsNothing(t *testing.T) {
 		next.QueueResync()
 		return next.Apply(ctx)
 	})
-	if nft.runs != 0 || len(forgotten) != 0 {
-		t.Errorf("%d transactions, forgotten %v", nft.runs, forgotten)
+	if nft.Runs != 0 || len(forgotten) != 0 {
+		t.Errorf("%d transactions, forgotten %v", nft.Runs, forgotten)
 	}
-}
-
-// counting counts the transactions.
-type counting struct {
-	knftables.Interface
-	runs int
-}
-
-func (c *counting) Run(ctx context.Context, tx *knftables.Transaction) error {
-	c.runs++
-	return c.Interface.Run(ctx, tx)
 }

@@ -38,7 +38,8 @@ func newRoad(t *testing.T) road {
 	r := road{T: t, here: kerneltest.NewNetns(t), router: kerneltest.NewNetns(t), there: kerneltest.NewNetns(t)}
 	router := kerneltest.Open(t, r.router)
 	check(t, router.SetSysctls([]kernel.Setting{
-		{Name: "ipv4/conf/all/forwarding", Value: "1"}, {Name: "ipv6/conf/all/forwarding", Value: "1"},
+		{Name: "ipv4/conf/all/forwarding", Value: "1"},
+		{Name: "ipv6/conf/all/forwarding", Value: "1"},
 		{Name: "ipv6/conf/default/accept_dad", Value: "0"},
 	}))
 	connect := func(name string, ns *kernel.Netns, own, own6, gw, gw6 string) kernel.Link {

@@ -62,10 +62,19 @@ func newReaper(cfg Config) *reaper {
 	return r
 }
 
-// isOurs reports whether a link is one that Remove set aside.
+// isOurs reports whether a link is one that was set aside.
 func (r *reaper) isOurs(l kernel.Link) bool {
-	return l.Kind == "veth" && (isAside(l) || l.Group == r.group && IsDeviceName(l.Name))
+	switch l.Kind {
+	case "veth":
+		return isAside(l) || l.Group == r.group && IsDeviceName(l.Name)
+	case "ifb":
+		return isAside(l) || l.Group == r.group && strings.HasPrefix(l.Name, kernel.PodShaper)
+	}
+	return false
 }
+
+// Retire takes a device that shaped a pod's packets out of service and leaves it to Run.
+func (n *Net) Retire(l kernel.Link) error { return n.setAside(l) }
 
 func isAside(l kernel.Link) bool {
 	digits, ok := strings.CutPrefix(l.Name, asidePrefix)

@@ -28,6 +28,15 @@ var ErrNoNft = errors.New("nftables is not available")
 type Shape struct {
 	Sets   []Set
 	Chains []Chain
+	// Prefix begins the names of chains that come and go, which maps lead to; see
+	// [Owner.SetWith]. Empty: there are none.
+	Prefix string
+}
+
+// with is the shape with chains that come and go.
+func (s Shape) with(chains []Chain) Shape {
+	s.Chains = slices.Concat(s.Chains, chains)
+	return s
 }
 
 // Set is a set, or a map when Map is true.
@@ -79,10 +88,12 @@ type Owner struct {
 	mu      sync.Mutex
 	nft     knftables.Interface // nil until the nft command was needed
 	desired Contents
-	// applied is what was last made to stand in the kernel; begun is false before
-	// the first time.
-	applied Contents
-	begun   bool
+	chains  []Chain // that come and go
+	// applied is what was last made to stand in the kernel, with appliedChains; begun is
+	// false before the first time.
+	applied       Contents
+	appliedChains []Chain
+	begun         bool
 	// known: applied is what the kernel has, as far as nobody else changed it. It
 	// is not after a failure, and when a resync is asked for.
 	known bool
@@ -98,10 +109,15 @@ func New(nft knftables.Interface, shape Shape, advice string) *Owner {
 }
 
 // Set makes c the desired contents. The Owner keeps c.
-func (o *Owner) Set(c Contents) {
+func (o *Owner) Set(c Contents) { o.SetWith(c, nil) }
+
+// SetWith is Set with chains beside those that are always there: their names begin with
+// the shape's Prefix, and they have no hook. A chain whose rules stay the same is not
+// written again, so that what its rules count is kept. The Owner keeps chains.
+func (o *Owner) SetWith(c Contents, chains []Chain) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.desired = c
+	o.desired, o.chains = c, chains
 }
 
 // Reshape is Set for an owner whose rules follow its settings. The names of the objects
@@ -129,7 +145,12 @@ func (o *Owner) InSync() bool {
 	return o.inSync()
 }
 
-func (o *Owner) inSync() bool { return o.known && o.applied.equal(o.desired) }
+func (o *Owner) inSync() bool { return o.known && !o.differs() }
+
+// differs reports that something else is desired than what was last made to stand.
+func (o *Owner) differs() bool {
+	return !o.applied.equal(o.desired) || !slices.EqualFunc(o.chains, o.appliedChains, Chain.equal)
+}
 
 // Apply makes the kernel's rules as desired, in one transaction: every packet
 // meets the old rules or the new ones. What is right is not written again, also
@@ -142,13 +163,13 @@ func (o *Owner) Apply(ctx context.Context) (Outcome, error) {
 	if o.inSync() {
 		return Outcome{}, nil
 	}
-	differed, err := o.apply(ctx, o.desired)
+	differed, err := o.apply(ctx, o.desired, o.chains)
 	if err != nil {
 		o.known = false
 		return Outcome{}, err
 	}
-	out := Outcome{First: !o.begun, Changed: o.begun && (o.reshaped && len(differed) > 0 || !o.applied.equal(o.desired)), Differed: differed, Contents: o.desired}
-	o.applied, o.begun, o.known, o.reshaped = o.desired, true, true, false
+	out := Outcome{First: !o.begun, Changed: o.begun && (o.reshaped && len(differed) > 0 || o.differs()), Differed: differed, Contents: o.desired}
+	o.applied, o.appliedChains, o.begun, o.known, o.reshaped = o.desired, o.chains, true, true, false
 	return out, nil
 }
 
@@ -158,10 +179,10 @@ func (o *Owner) Cleanup(ctx context.Context) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.known = false
-	if _, err := o.apply(ctx, nil); err != nil {
+	if _, err := o.apply(ctx, nil, nil); err != nil {
 		return err
 	}
-	o.applied = nil
+	o.applied, o.appliedChains = nil, nil
 	return nil
 }
 
@@ -179,11 +200,11 @@ func (o *Owner) Differences(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return o.shape.differences(there, o.desired), nil
+	return o.shape.with(o.chains).differences(there, o.desired), nil
 }
 
 // apply brings the kernel to want and returns what differed there.
-func (o *Owner) apply(ctx context.Context, want Contents) (differed []string, err error) {
+func (o *Owner) apply(ctx context.Context, want Contents, chains []Chain) (differed []string, err error) {
 	if err := o.open(); err != nil {
 		if want == nil && errors.Is(err, ErrNoNft) {
 			return nil, nil // then there is nothing of ours to remove
@@ -192,24 +213,49 @@ func (o *Owner) apply(ctx context.Context, want Contents) (differed []string, er
 	}
 	tx := o.nft.NewTransaction()
 	if want != nil && o.applied != nil && o.known {
-		for _, s := range o.shape.Sets {
-			if s.change(tx, o.applied[s.Name], want[s.Name]) {
-				differed = append(differed, s.what())
-			}
-		}
+		differed = o.change(tx, want, chains)
 	} else {
 		there, err := o.read(ctx)
 		if err != nil {
 			return nil, err
 		}
-		if differed = o.shape.differences(there, want); len(differed) > 0 {
-			o.shape.rebuild(tx, there, want)
+		shape := o.shape.with(chains)
+		if differed = shape.differences(there, want); len(differed) > 0 {
+			shape.rebuild(tx, there, want)
 		}
 	}
 	if tx.NumOperations() == 0 {
 		return nil, nil
 	}
 	return differed, o.nft.Run(ctx, tx)
+}
+
+// change is from what was last made to stand to want: chains before the elements that
+// lead to them, and the other way round when they go.
+func (o *Owner) change(tx *knftables.Transaction, want Contents, chains []Chain) (differed []string) {
+	for _, c := range chains {
+		i := slices.IndexFunc(o.appliedChains, func(was Chain) bool { return was.Name == c.Name })
+		if i >= 0 && o.appliedChains[i].equal(c) {
+			continue
+		}
+		differed = append(differed, "chain "+c.Name)
+		tx.Add(&knftables.Chain{Name: c.Name})
+		tx.Flush(&knftables.Chain{Name: c.Name})
+		c.write(tx)
+	}
+	for _, s := range o.shape.Sets {
+		if s.change(tx, o.applied[s.Name], want[s.Name]) {
+			differed = append(differed, s.what())
+		}
+	}
+	for _, was := range o.appliedChains {
+		if !slices.ContainsFunc(chains, func(c Chain) bool { return c.Name == was.Name }) {
+			differed = append(differed, "chain "+was.Name)
+			tx.Flush(&knftables.Chain{Name: was.Name})
+			tx.Delete(&knftables.Chain{Name: was.Name})
+		}
+	}
+	return differed
 }
 
 // open finds the nft command when it is first needed.

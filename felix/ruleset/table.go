@@ -44,7 +44,18 @@ func (o *Owner) read(ctx context.Context) (present, error) {
 }
 
 func (o *Owner) readShare(ctx context.Context, there present) error {
-	for _, c := range o.shape.Chains {
+	chains := o.shape.Chains
+	if o.shape.Prefix != "" { // there may be many: all at once
+		chains = nil
+		rules, err := o.nft.ListRules(ctx, "")
+		if err != nil {
+			return err
+		}
+		for _, r := range rules {
+			there.rules[r.Chain] = append(there.rules[r.Chain], deref(r.Comment))
+		}
+	}
+	for _, c := range chains {
 		if !slices.Contains(there.objects["chain"], c.Name) {
 			continue
 		}
@@ -165,6 +176,11 @@ func (s Shape) differences(there present, want Contents) []string {
 			differ = append(differ, "rules of chain "+c.Name)
 		}
 	}
+	for _, name := range there.objects["chain"] {
+		if s.comesAndGoes(name) && (want == nil || !s.ownsFixed(name)) {
+			differ = append(differ, "chain "+name)
+		}
+	}
 	for _, set := range s.Sets {
 		has := slices.Contains(there.objects[set.kind()], set.Name)
 		elements, readable := there.sets[set.Name]
@@ -216,6 +232,9 @@ func (s Shape) remove(tx *knftables.Transaction, there map[string][]string) (oth
 	for _, name := range ours["chain"] {
 		tx.Flush(&knftables.Chain{Name: name})
 	}
+	for _, name := range ours["map"] { // whose elements may lead to them
+		tx.Flush(&knftables.Map{Name: name})
+	}
 	for _, name := range ours["chain"] {
 		tx.Delete(&knftables.Chain{Name: name})
 	}
@@ -230,9 +249,18 @@ func (s Shape) remove(tx *knftables.Transaction, there map[string][]string) (oth
 
 func (s Shape) owns(kind, name string) bool {
 	if kind == "chain" {
-		return slices.ContainsFunc(s.Chains, func(c Chain) bool { return c.Name == name })
+		return s.ownsFixed(name) || s.comesAndGoes(name)
 	}
 	return slices.ContainsFunc(s.Sets, func(set Set) bool { return set.kind() == kind && set.Name == name })
+}
+
+func (s Shape) ownsFixed(chain string) bool {
+	return slices.ContainsFunc(s.Chains, func(c Chain) bool { return c.Name == chain })
+}
+
+// comesAndGoes reports whether a chain is one of those that SetWith declares.
+func (s Shape) comesAndGoes(chain string) bool {
+	return s.Prefix != "" && strings.HasPrefix(chain, s.Prefix)
 }
 
 // write makes the sets, the chains and the rules from nothing.
@@ -247,7 +275,6 @@ func (s Shape) write(tx *knftables.Transaction, want Contents) {
 		} else {
 			tx.Add(&knftables.Set{Name: set.Name, Type: set.Type, Flags: flags})
 		}
-		set.change(tx, nil, want[set.Name])
 	}
 	for _, c := range s.Chains {
 		chain := &knftables.Chain{Name: c.Name}
@@ -256,11 +283,24 @@ func (s Shape) write(tx *knftables.Transaction, want Contents) {
 		}
 		tx.Add(chain)
 	}
-	for _, c := range s.Chains {
-		for _, r := range c.Rules {
-			tx.Add(&knftables.Rule{Chain: c.Name, Rule: r.Text, Comment: knftables.PtrTo(c.comment(r))})
-		}
+	for _, set := range s.Sets {
+		set.change(tx, nil, want[set.Name])
 	}
+	for _, c := range s.Chains {
+		c.write(tx)
+	}
+}
+
+// write adds the chain's rules.
+func (c Chain) write(tx *knftables.Transaction) {
+	for _, r := range c.Rules {
+		tx.Add(&knftables.Rule{Chain: c.Name, Rule: r.Text, Comment: knftables.PtrTo(c.comment(r))})
+	}
+}
+
+// equal reports whether two are the same chain with the same rules.
+func (c Chain) equal(other Chain) bool {
+	return c.Name == other.Name && slices.Equal(c.comments(), other.comments())
 }
 
 // comment tells people what the rule does, and us by a checksum whether it is the

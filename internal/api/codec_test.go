@@ -220,6 +220,7 @@ func FuzzDecode(f *testing.F) {
 	for _, s := range samples(f) {
 		f.Add(s.path, []byte(s.value))
 	}
+	f.Add("/calico/tortie/v1/loans/n1/10.0.0.0-26", []byte(`{"node":"n1","cidr":"10.0.0.0/26"}`))
 	f.Add("/calico/tortie/v1/history/10.0.0.0-26.1", []byte(`{"first":16,"releases":[{"address":"10.0.0.5","handle":"h","attributes":{"node":"n"},"released":"2026-11-22T02:00:29Z","reason":"CNI DEL"}]}`))
 	f.Add("/calico/ipam/v2/config", []byte(`{"auto_allocate_blocks":true,"maxBlocksPerHost":4,"ipCooldownSeconds":30}`))
 	f.Add("/calico/resources/v3/projectcalico.org/ippools/p", []byte(`{"spec":{"x":[{"y":1e400}],"cidr":"a"},"z":null,"metadata":{"labels":{"a":"b"},"q":{}}}`))

@@ -109,6 +109,13 @@ func (h *IPAMHistory) DeepCopyObject() runtime.Object {
 	return &out
 }
 
+// DeepCopyObject copies the loan.
+func (l *IPAMLoan) DeepCopyObject() runtime.Object {
+	out := *l
+	l.ObjectMeta.DeepCopyInto(&out.ObjectMeta)
+	return &out
+}
+
 // DeepCopyObject copies the configuration.
 func (c *IPAMConfig) DeepCopyObject() runtime.Object {
 	out := *c

@@ -11,7 +11,7 @@ func definitions() []definition {
 	all = append(all, endpointDefinitions()...)
 	sortDefinitions(all)
 	all = append(all, ipamDefinitions()...)
-	return append(all, serviceDefinition(), historyDefinition())
+	return append(all, serviceDefinition(), historyDefinition(), loanDefinition())
 }
 
 // configurationDefinitions are the kinds that configure the cluster's network.

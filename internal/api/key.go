@@ -42,6 +42,7 @@ const (
 
 	KindAdvertisedService Kind = "AdvertisedService"
 	KindIPAMHistory       Kind = "IPAMHistory"
+	KindIPAMLoan          Kind = "IPAMLoan"
 )
 
 // Key identifies one object in the datastore. It is comparable and independent

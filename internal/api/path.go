@@ -19,6 +19,7 @@ const (
 	ownRoot     = "/calico/tortie/v1/"
 	serviceRoot = ownRoot + "services/"
 	historyRoot = ownRoot + "history/"
+	loanRoot    = ownRoot + "loans/"
 )
 
 // checkKey refuses a key that has no place in the store: a missing or superfluous
@@ -35,6 +36,9 @@ func (d *definition) checkKey(key Key) error {
 		return fmt.Errorf("%s: the namespace %q must not contain a slash", key, key.Namespace)
 	case d.info.Kind == KindBlockAffinity || d.info.Kind == KindIPAMBlock:
 		return nil // these names contain a CIDR and are checked with it
+	case d.info.Kind == KindIPAMLoan:
+		_, _, err := ParseLoanName(key.Name)
+		return err
 	case strings.Contains(key.Name, "/"):
 		return fmt.Errorf("%s: the name %q must not contain a slash", key, key.Name)
 	case d.info.Kind == KindIPAMHistory:
@@ -83,6 +87,8 @@ func (d *definition) root() string {
 		return serviceRoot
 	case KindIPAMHistory:
 		return historyRoot
+	case KindIPAMLoan:
+		return loanRoot
 	}
 	return resourceRoot + d.info.Plural + "/"
 }
@@ -160,9 +166,12 @@ func (r *Registry) parsePath(path string) (Key, error) {
 	if rest, ok := strings.CutPrefix(path, historyRoot); ok {
 		return r.defs[r.byKind[KindIPAMHistory]].parseRest(rest)
 	}
+	if rest, ok := strings.CutPrefix(path, loanRoot); ok {
+		return r.defs[r.byKind[KindIPAMLoan]].parseRest(rest)
+	}
 	rest, ok := strings.CutPrefix(path, ipamRoot)
 	if !ok {
-		return Key{}, fmt.Errorf("not below %s, %s, %s or %s", resourceRoot, ipamRoot, serviceRoot, historyRoot)
+		return Key{}, fmt.Errorf("not below %s, %s, %s, %s or %s", resourceRoot, ipamRoot, serviceRoot, historyRoot, loanRoot)
 	}
 	if rest == "config" {
 		return IPAMConfigKey(), nil
@@ -216,11 +225,10 @@ func (d *definition) parseRest(rest string) (Key, error) {
 }
 
 // Prefix is the etcd prefix below which all objects of a range lie: one kind,
-// optionally one namespace, optionally names that start with namePrefix, which
-// for a namespaced kind needs the namespace.
+// optionally one namespace, optionally names that start with namePrefix.
 //
-// For BlockAffinity and IPAMBlock the prefix may take in other keys as well:
-// readers drop those that ParsePath gives another kind or name. A name prefix
+// For BlockAffinity and IPAMBlock, and for a name prefix in all namespaces, it may take
+// in other keys as well: readers drop those that ParsePath gives another kind or name. A name prefix
 // that includes the affinity type ("host:", "host:node1/") gives an exact one.
 func (r *Registry) Prefix(kind Kind, namespace, namePrefix string) (string, error) {
 	d, err := r.definition(kind)
@@ -230,8 +238,6 @@ func (r *Registry) Prefix(kind Kind, namespace, namePrefix string) (string, erro
 	switch {
 	case namespace != "" && !d.info.Namespaced:
 		return "", fmt.Errorf("prefix: %s has no namespace, but %q was given", kind, namespace)
-	case namespace == "" && namePrefix != "" && d.info.Namespaced:
-		return "", fmt.Errorf("prefix: names of %s that start with %q: the namespace is missing", kind, namePrefix)
 	case strings.Contains(namespace, "/"):
 		return "", fmt.Errorf("prefix: the namespace %q must not contain a slash", namespace)
 	}
@@ -245,11 +251,13 @@ func (r *Registry) Prefix(kind Kind, namespace, namePrefix string) (string, erro
 	case KindBlockAffinity:
 		return affinityPrefix(namePrefix), nil
 	}
-	prefix := d.root()
-	if namespace != "" {
-		prefix += namespace + "/"
+	switch {
+	case namespace != "":
+		return d.root() + namespace + "/" + namePrefix, nil
+	case d.info.Namespaced:
+		return d.root(), nil
 	}
-	return prefix + namePrefix, nil
+	return d.root() + namePrefix, nil
 }
 
 // blockPrefix narrows to one family as soon as the name shows which.

@@ -24,6 +24,8 @@ func TestPathsOfIPAMRecords(t *testing.T) {
 		"/calico/tortie/v1/services/default/web":                             api.AdvertisedServiceKey("default", "web"),
 		"/calico/tortie/v1/history/10.20.166.128-26.5":                       api.HistoryKey(block, 5),
 		"/calico/tortie/v1/history/fd00:20:0:df9b::-122.0":                   api.HistoryKey(block6, 0),
+		"/calico/tortie/v1/loans/node-1.example/10.20.166.128-26":            api.LoanKey("node-1.example", block),
+		"/calico/tortie/v1/loans/node1/fd00:20:0:df9b::-122":                 api.LoanKey("node1", block6),
 		"/calico/resources/v3/projectcalico.org/networksets/ns1/netset1":     {Kind: api.KindNetworkSet, Namespace: "ns1", Name: "netset1"},
 		"/calico/resources/v3/projectcalico.org/felixconfigurations/node.n1": {Kind: api.KindFelixConfiguration, Name: "node.n1"},
 	}
@@ -58,6 +60,8 @@ func TestParsePathRefusesWhatPathDoesNotMake(t *testing.T) {
 		"/calico/resources/v3/projectcalico.org/advertisedservices/ns/a", "/calico/tortie/v1/", "/calico/tortie/v1/services/a",
 		"/calico/tortie/v1/history/10.0.0.0-26", "/calico/tortie/v1/history/10.0.0.1-26.0", "/calico/tortie/v1/history/10.0.0.0-26.x",
 		"/calico/tortie/v1/history/10.0.0.0-26.01", "/calico/tortie/v1/history/10.0.0.0-26.-1", "/calico/tortie/v1/history/10.0.0.0/26.1",
+		"/calico/tortie/v1/loans/node1", "/calico/tortie/v1/loans//10.0.0.0-26", "/calico/tortie/v1/loans/node1/10.0.0.1-26",
+		"/calico/tortie/v1/loans/node1/10.0.0.0/26", "/calico/tortie/v1/loans/a/b/10.0.0.0-26",
 		"/calico/tortie/v1/services//a", "/calico/tortie/v1/services/ns/", "/calico/tortie/v1/services/ns/a/b",
 		"/calico/ipam/v2/host/node1", "/calico/ipam/v2/host/node1/ipv4/block/", "/calico/ipam/v2/host//ipv4/block/10.0.0.0-26",
 	} {
@@ -103,10 +107,12 @@ func TestPrefix(t *testing.T) {
 		{api.KindIPPool, "", "", resources + "ippools/"},
 		{api.KindIPPool, "", "po", resources + "ippools/po"},
 		{api.KindWorkloadEndpoint, "", "", resources + "workloadendpoints/"},
+		{api.KindWorkloadEndpoint, "", "node1-", resources + "workloadendpoints/"},
 		{api.KindWorkloadEndpoint, "ns1", "", resources + "workloadendpoints/ns1/"},
 		{api.KindWorkloadEndpoint, "ns1", "node1-k8s-mypod-", resources + "workloadendpoints/ns1/node1-k8s-mypod-"},
 		{api.KindAdvertisedService, "", "", "/calico/tortie/v1/services/"},
 		{api.KindAdvertisedService, "ns1", "we", "/calico/tortie/v1/services/ns1/we"},
+		{api.KindIPAMLoan, "", api.LoanPrefix("node1"), "/calico/tortie/v1/loans/node1/"},
 		{api.KindIPAMHistory, "", "10.0.0.0-26.", "/calico/tortie/v1/history/10.0.0.0-26."},
 		{api.KindIPAMConfig, "", "", "/calico/ipam/v2/config"},
 		{api.KindIPAMHandle, "", "", "/calico/ipam/v2/handle/"},
@@ -131,7 +137,7 @@ func TestPrefix(t *testing.T) {
 	for _, bad := range []struct {
 		kind             api.Kind
 		namespace, names string
-	}{{"Gadget", "", ""}, {api.KindIPPool, "ns", ""}, {api.KindNetworkPolicy, "", "a"}, {api.KindNetworkPolicy, "a/b", ""}} {
+	}{{"Gadget", "", ""}, {api.KindIPPool, "ns", ""}, {api.KindNetworkPolicy, "a/b", ""}} {
 		if got, err := reg.Prefix(bad.kind, bad.namespace, bad.names); err == nil {
 			t.Errorf("Prefix(%v) = %q, want an error", bad, got)
 		}
@@ -161,6 +167,8 @@ func keys(reg *api.Registry) *rapid.Generator[api.Key] {
 			return api.BlockAffinityKey(owner, block.Draw(t, "block"))
 		case api.KindIPAMHistory:
 			return api.HistoryKey(block.Draw(t, "block"), rapid.IntRange(0, 1<<20).Draw(t, "page"))
+		case api.KindIPAMLoan:
+			return api.LoanKey(name.Draw(t, "node"), block.Draw(t, "block"))
 		}
 		key := api.Key{Kind: info.Kind, Name: name.Draw(t, "name")}
 		if info.Namespaced {

@@ -43,6 +43,7 @@ func TestLookupKnowsEveryNameOfCalicoctl(t *testing.T) {
 		"IPAMHandle":                    "ipamhandle ipamhandles",
 		"AdvertisedService":             "advertisedservice advertisedservices",
 		"IPAMHistory":                   "ipamhistory ipamhistories",
+		"IPAMLoan":                      "ipamloan ipamloans",
 	}
 	reg := api.NewRegistry()
 	for kind, list := range names {

@@ -121,8 +121,8 @@ func checkWorkloadEndpoint(c *checker, w *WorkloadEndpoint) {
 		c.optionalAddr(field+".hostIP", p.HostIP, 0)
 	}
 	c.networks("spec.allowSpoofedSourcePrefixes", s.AllowSpoofedSourcePrefixes)
-	if s.QoSControls != nil {
-		between(c, "spec.qosControls.dscp", s.QoSControls.DSCP, 0, 63)
+	if q := s.QoSControls; q != nil && q.DSCP != nil && q.DSCP.Validate() != nil {
+		c.bad("spec.qosControls.dscp", *q.DSCP, "want 0 to 63, or a name such as EF or AF11")
 	}
 }
 

@@ -119,7 +119,7 @@ func TestValidateEndpointsAndNodes(t *testing.T) {
 			`spec.ipNetworks[0]: "10.0.0.0/24": want one address: a length of /32 for IPv4, /128 for IPv6`,
 			`spec.ipNATs[0].externalIP: "fd00::1": is not of the same IP family as 10.0.0.9`, `spec.ipNATs[0].internalIP: "10.0.0.9": is not among spec.ipNetworks`,
 			`spec.ipv4Gateway: "g": want an IPv4 address such as 10.0.0.1`, `spec.mac: "x": want an Ethernet address such as 0a:34:c9:aa:41:70`,
-			`spec.ports[1].name: "": want 1 to 128 letters, digits, '-', '_' and '.'`, `spec.qosControls.dscp: 64: want 0 to 63`)},
+			`spec.ports[1].name: "": want 1 to 128 letters, digits, '-', '_' and '.'`, `spec.qosControls.dscp: 64: want 0 to 63, or a name such as EF or AF11`)},
 		{"CalicoNodeStatus", "s", `"node":"n1","classes":["BGP"],"updatePeriodSeconds":10`, nil},
 		{"CalicoNodeStatus", "s", `"classes":["BFD","BGP","BGP"],"updatePeriodSeconds":90000`, bad(`spec.node: is missing`, `spec.classes[0]: "BFD": want one of Agent, BGP, Routes`,
 			`spec.classes[2]: BGP: is given twice`, `spec.updatePeriodSeconds: 90000: want 0 to 86400`)},

@@ -240,6 +240,7 @@ func TestValidateBGP(t *testing.T) {
 			`spec.externalTrafficPolicy: "Near": want one of Cluster, Local`,
 			`spec.ipv6Endpoints.nodes[0]: "a/b": must not contain a slash; want lower-case letters, digits, '-' and '.'`,
 			`spec.loadBalancerIPs[0]: "x": want an IP address such as 10.0.0.1`)},
+		{"IPAMLoan", "node1/10.0.0.0-26", `"node":"node1","cidr":"10.0.0.0/26"`, nil},
 		{"IPAMHistory", "10.0.0.0-26.1", `"first":16,"releases":[{"address":"10.0.0.5","handle":"h","released":"2026-11-22T02:00:29Z","reason":"CNI DEL"}]`, nil},
 		{"IPAMHistory", "10.0.0.0-26", `"first":16,"releases":[]`, bad(
 			`metadata.name: "10.0.0.0-26": want <address>-<length>.<page>, such as 10.65.1.0-26.0`)},

@@ -47,6 +47,8 @@ func wantedOfType(t reflect.Type) string {
 		return `a port, 0 to 65535, a range such as "8000:8080", or a port's name`
 	case reflect.TypeFor[numorstring.Protocol]():
 		return "a protocol, its number from 1 to 255 or its name such as TCP"
+	case reflect.TypeFor[numorstring.DSCP]():
+		return "a DSCP, 0 to 63 or a name such as EF"
 	case reflect.TypeFor[metav1.Duration]():
 		return `a duration such as "2m30s", with the units h, m, s, ms, us and ns`
 	case reflect.TypeFor[metav1.Time]():

@@ -50,6 +50,10 @@ func WorkloadEndpointNamePrefix(spec *WorkloadEndpointSpec) (string, error) {
 	return id.prefix(), nil
 }
 
+// WorkloadEndpointsOfNode is what the names of all endpoints of a node start with. Those of
+// some others do as well: of "a", those of "a-b".
+func WorkloadEndpointsOfNode(node string) string { return escapeSegment(node) + "-" }
+
 func workloadID(spec *WorkloadEndpointSpec) WorkloadEndpointID {
 	id := WorkloadEndpointID{
 		Node: spec.Node, Orchestrator: spec.Orchestrator, Workload: spec.Workload, Endpoint: spec.Endpoint,

@@ -1,6 +1,12 @@
 package api
 
-import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+import (
+	"github.com/projectcalico/api/pkg/lib/numorstring"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// DSCP is a differentiated services code point.
+type DSCP = numorstring.DSCP
 
 // WorkloadEndpoint is one pod's (or container's) attachment to the network.
 type WorkloadEndpoint struct {
@@ -51,21 +57,36 @@ type WorkloadEndpointPort struct {
 	HostIP   string   `json:"hostIP"`
 }
 
-// QoSControls limits a workload's traffic: bits, packets and connections per second.
+// QoSControls limits a workload's traffic; ingress is what comes to it. Rates are bits
+// and packets a second, bursts bits and packets, Minburst bytes.
 type QoSControls struct {
-	IngressBandwidth      int64  `json:"ingressBandwidth,omitempty"`
-	EgressBandwidth       int64  `json:"egressBandwidth,omitempty"`
-	IngressBurst          int64  `json:"ingressBurst,omitempty"`
-	EgressBurst           int64  `json:"egressBurst,omitempty"`
-	IngressPeakrate       int64  `json:"ingressPeakrate,omitempty"`
-	EgressPeakrate        int64  `json:"egressPeakrate,omitempty"`
-	IngressMinburst       int64  `json:"ingressMinburst,omitempty"`
-	EgressMinburst        int64  `json:"egressMinburst,omitempty"`
-	IngressPacketRate     int64  `json:"ingressPacketRate,omitempty"`
-	EgressPacketRate      int64  `json:"egressPacketRate,omitempty"`
-	IngressPacketBurst    int64  `json:"ingressPacketBurst,omitempty"`
-	EgressPacketBurst     int64  `json:"egressPacketBurst,omitempty"`
-	IngressMaxConnections int64  `json:"ingressMaxConnections,omitempty"`
-	EgressMaxConnections  int64  `json:"egressMaxConnections,omitempty"`
-	DSCP                  *uint8 `json:"dscp,omitempty"`
+	IngressBandwidth      int64 `json:"ingressBandwidth,omitempty"`
+	EgressBandwidth       int64 `json:"egressBandwidth,omitempty"`
+	IngressBurst          int64 `json:"ingressBurst,omitempty"`
+	EgressBurst           int64 `json:"egressBurst,omitempty"`
+	IngressPeakrate       int64 `json:"ingressPeakrate,omitempty"`
+	EgressPeakrate        int64 `json:"egressPeakrate,omitempty"`
+	IngressMinburst       int64 `json:"ingressMinburst,omitempty"`
+	EgressMinburst        int64 `json:"egressMinburst,omitempty"`
+	IngressPacketRate     int64 `json:"ingressPacketRate,omitempty"`
+	EgressPacketRate      int64 `json:"egressPacketRate,omitempty"`
+	IngressPacketBurst    int64 `json:"ingressPacketBurst,omitempty"`
+	EgressPacketBurst     int64 `json:"egressPacketBurst,omitempty"`
+	IngressMaxConnections int64 `json:"ingressMaxConnections,omitempty"`
+	EgressMaxConnections  int64 `json:"egressMaxConnections,omitempty"`
+	// DSCP marks what leaves the cluster: 0 to 63, or a name such as "EF".
+	DSCP *DSCP `json:"dscp,omitempty"`
+}
+
+// Equal reports whether two say the same; nil says nothing.
+func (q *QoSControls) Equal(other *QoSControls) bool {
+	if q == nil || other == nil {
+		return q == other
+	}
+	a, b := *q, *other
+	a.DSCP, b.DSCP = nil, nil
+	if a != b || (q.DSCP == nil) != (other.DSCP == nil) {
+		return false
+	}
+	return q.DSCP == nil || q.DSCP.ToUint8() == other.DSCP.ToUint8()
 }

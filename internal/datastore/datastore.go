@@ -54,8 +54,8 @@ func (i *Invalid) Error() string { return fmt.Sprintf("%s: %v: %v", i.Path, ErrI
 func (i *Invalid) Unwrap() []error { return []error{ErrInvalid, i.Err} }
 
 // Range selects the objects of one kind, optionally of one namespace, optionally
-// whose name starts with NamePrefix. A Namespace is required for a NamePrefix of
-// a namespaced kind.
+// whose name starts with NamePrefix. With a NamePrefix in all namespaces the store sends
+// the whole kind; what isn't wanted is dropped unread.
 type Range struct {
 	Kind       api.Kind
 	Namespace  string

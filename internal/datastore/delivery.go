@@ -13,13 +13,35 @@ type delivery struct {
 	sink   Sink
 	log    *slog.Logger
 	status Status
-	// ranges holds what was sent, by range; nil until the range was first read.
-	ranges []map[object]version
+	// ranges are those that are followed.
+	ranges map[int]*content
 
 	pending []SyncUpdate
 	// last is the place in pending of the newest update of each object; older
 	// ones are dropped.
 	last map[object]int
+}
+
+// content is what was found in a range. Two ranges may overlap while one takes the place of
+// the other, and neither needs to be the first to hear of a change: then the newest version
+// that either has is told, and what both had seen go is gone. When what was told is not what
+// the range that stays has, it is listed again: the store may have been restored from a
+// backup, so that the older one counts.
+type content struct {
+	kind  api.Kind
+	known map[object]version // nil until the range was first read
+	// untold are those of known that are not what was told last, for another range told of a
+	// newer one.
+	untold map[object]bool
+	// stale: it is to be listed again.
+	stale bool
+}
+
+// distrust has the range listed again, and an object of it told whatever it is then.
+func (c *content) distrust(o object) {
+	c.known[o] = version{doubted: true}
+	delete(c.untold, o)
+	c.stale = true
 }
 
 // object identifies what an update is about: a key, or a path that is none.
@@ -33,61 +55,141 @@ type version struct {
 	revision Revision
 	digest   uint64
 	invalid  string // the error, when the value can't be read
+	doubted  bool   // it is not known what was told
 }
 
-func newDelivery(sink Sink, log *slog.Logger, ranges int) *delivery {
-	return &delivery{sink: sink, log: log, ranges: make([]map[object]version, ranges), last: map[object]int{}}
+func newDelivery(sink Sink, log *slog.Logger) *delivery {
+	return &delivery{sink: sink, log: log, ranges: map[int]*content{}, last: map[object]int{}}
 }
 
-func (d *delivery) start() {
-	d.sink.OnStatus(d.status)
-	d.advance()
+// open takes up a range; until it was read, nothing is known of it.
+func (d *delivery) open(id int, r Range) {
+	d.ranges[id] = &content{kind: r.Kind, untold: map[object]bool{}}
+}
+
+// wasRead reports whether a range was read.
+func (d *delivery) wasRead(id int) bool { return d.ranges[id].known != nil }
+
+// drop gives a range up. What was in it alone is gone.
+func (d *delivery) drop(id int) {
+	c := d.ranges[id]
+	delete(d.ranges, id)
+	for o := range c.known {
+		d.removed(c, o)
+	}
+}
+
+// found takes in the version of an object that a range has.
+func (d *delivery) found(c *content, o object, e *Entry) {
+	v := version{revision: e.Revision, digest: e.Digest}
+	c.known[o] = v
+	delete(c.untold, o)
+	for _, other := range d.others(c, o) {
+		switch have := other.known[o]; {
+		case have.revision > v.revision:
+			c.untold[o] = true
+			return
+		case have == v && !other.untold[o]:
+			return
+		}
+	}
+	d.add(o, e, nil)
+	d.overtake(c, o, v)
+}
+
+// overtake notes that what other ranges have of an object is not what was told.
+func (d *delivery) overtake(c *content, o object, told version) {
+	for _, other := range d.others(c, o) {
+		if other.known[o] != told {
+			other.untold[o] = true
+		}
+	}
+}
+
+// removed takes in that a range no longer has an object. It is gone if no other range has
+// it. One that has another version than was told is listed again.
+func (d *delivery) removed(c *content, o object) {
+	delete(c.known, o)
+	delete(c.untold, o)
+	others := d.others(c, o)
+	for _, other := range others {
+		if other.untold[o] {
+			other.distrust(o)
+		}
+	}
+	if len(others) == 0 {
+		d.add(o, nil, nil)
+	}
+}
+
+// others are the other ranges that have an object.
+func (d *delivery) others(than *content, o object) (others []*content) {
+	for _, c := range d.ranges {
+		if c != than && c.kind == than.kind {
+			if _, has := c.known[o]; has {
+				others = append(others, c)
+			}
+		}
+	}
+	return others
+}
+
+// again gives a range that is to be listed again another number, under which nothing that
+// was on its way counts.
+func (d *delivery) again(id, next int) {
+	c := d.ranges[id]
+	delete(d.ranges, id)
+	c.stale = false
+	d.ranges[next] = c
 }
 
 // snapshot takes the whole content of a range.
 func (d *delivery) snapshot(id int, snap Snapshot) {
-	before := d.ranges[id]
-	now := make(map[object]version, len(snap.Entries)+len(snap.Invalid))
-	d.ranges[id] = now
+	c := d.ranges[id]
+	before, untold := c.known, c.untold
+	c.known, c.untold = make(map[object]version, len(snap.Entries)+len(snap.Invalid)), map[object]bool{}
 	for i := range snap.Entries {
 		e := &snap.Entries[i]
 		o, v := object{key: e.Key}, version{revision: e.Revision, digest: e.Digest}
-		now[o] = v
-		if before[o] != v {
-			d.add(o, e, nil)
+		if before[o] == v && !untold[o] {
+			c.known[o] = v
+		} else {
+			d.found(c, o, e)
 		}
 	}
 	for i := range snap.Invalid {
 		inv := &snap.Invalid[i]
 		o, v := objectOf(inv), version{invalid: inv.Error()}
-		now[o] = v
-		if before[o] != v {
+		c.known[o] = v
+		if before[o] != v || untold[o] {
 			d.addInvalid(o, inv)
+			d.overtake(c, o, v)
 		}
 	}
 	for o := range before {
-		if _, ok := now[o]; !ok {
-			d.add(o, nil, nil)
+		if _, ok := c.known[o]; !ok {
+			d.removed(c, o)
 		}
 	}
 }
 
 // events takes changes of a range that was read before.
 func (d *delivery) events(id int, events []Event) {
-	known := d.ranges[id]
+	c := d.ranges[id]
 	for i := range events {
 		ev := &events[i]
 		o := object{key: ev.Key, path: ev.Path}
+		delete(c.untold, o)
 		switch {
 		case ev.Deleted:
-			delete(known, o)
-			d.add(o, nil, nil)
+			d.removed(c, o)
 		case ev.Invalid != nil:
-			known[o] = version{invalid: ev.Invalid.Error()}
+			v := version{invalid: ev.Invalid.Error()}
+			c.known[o] = v
 			d.addInvalid(o, ev.Invalid)
+			d.overtake(c, o, v)
 		default:
-			known[o] = version{revision: ev.Entry.Revision, digest: ev.Entry.Digest}
-			d.add(o, ev.Entry, nil)
+			d.found(c, o, ev.Entry)
 		}
 	}
 }
@@ -110,7 +212,7 @@ func (d *delivery) add(o object, entry *Entry, invalid *Invalid) {
 	d.pending = append(d.pending, SyncUpdate{Key: o.key, Path: o.path, Entry: entry, Invalid: invalid})
 }
 
-// flush sends what is pending, and the status if it has changed by it.
+// flush sends what is pending, and that something was read.
 func (d *delivery) flush() {
 	if d.status == WaitForDatastore && d.anyRead() {
 		d.setStatus(Resync)
@@ -126,7 +228,6 @@ func (d *delivery) flush() {
 		clear(d.last)
 		d.sink.OnUpdates(updates)
 	}
-	d.advance()
 }
 
 // advance reports InSync as soon as every range has been read.
@@ -134,8 +235,8 @@ func (d *delivery) advance() {
 	if d.status == InSync {
 		return
 	}
-	for _, known := range d.ranges {
-		if known == nil {
+	for id := range d.ranges {
+		if !d.wasRead(id) {
 			return
 		}
 	}
@@ -143,8 +244,8 @@ func (d *delivery) advance() {
 }
 
 func (d *delivery) anyRead() bool {
-	for _, known := range d.ranges {
-		if known != nil {
+	for id := range d.ranges {
+		if d.wasRead(id) {
 			return true
 		}
 	}

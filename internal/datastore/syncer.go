@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -61,7 +63,7 @@ type Sink interface {
 // SyncerConfig says what to follow.
 type SyncerConfig struct {
 	Client Client
-	// Ranges to follow; they must not overlap.
+	// Ranges to follow; they must not overlap. Follow adds others.
 	Ranges []Range
 	Sink   Sink
 	Log    *slog.Logger
@@ -83,10 +85,12 @@ func DefaultBackoff(attempt int) time.Duration {
 // Syncer keeps a Sink up to date with ranges of the datastore: a snapshot, then
 // InSync, then updates, for ever. See DESIGN.md for what it promises.
 type Syncer struct {
-	cfg SyncerConfig
+	cfg     SyncerConfig
+	changed chan struct{} // capacity 1: Follow was called
 
-	mu   sync.Mutex
-	lost map[int]error // by range, why it isn't being followed
+	mu     sync.Mutex
+	lost   map[int]error // by range, why it isn't being followed
+	wanted []Range       // of Follow
 }
 
 // NewSyncer makes a Syncer; Run starts it.
@@ -97,7 +101,7 @@ func NewSyncer(cfg SyncerConfig) *Syncer {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Syncer{cfg: cfg, lost: make(map[int]error, len(cfg.Ranges))}
+	s := &Syncer{cfg: cfg, changed: make(chan struct{}, 1), lost: make(map[int]error, len(cfg.Ranges))}
 	for i := range cfg.Ranges {
 		s.lost[i] = errNotYetRead
 	}
@@ -110,71 +114,60 @@ var errNotYetRead = errors.New("datastore not read yet")
 func (s *Syncer) Health() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for i := range s.cfg.Ranges {
-		if err := s.lost[i]; err != nil {
+	for _, id := range slices.Sorted(maps.Keys(s.lost)) {
+		if err := s.lost[id]; err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// Follow says which ranges are followed from now on beside those of the configuration, all
+// of them; they may depend on what the Sink was told. What is no longer among them is
+// followed until all that are have been read, so that what is in both is never told of as
+// gone; then what was in it alone is gone. InSync waits for them if Follow is called in
+// time: before Run, or by the Sink while it is told of what was read. Follow returns at
+// once. It must not be called by several goroutines at a time.
+func (s *Syncer) Follow(ranges []Range) {
+	s.mu.Lock()
+	s.wanted = slices.Clone(ranges)
+	s.mu.Unlock()
+	select {
+	case s.changed <- struct{}{}:
+	default:
+	}
+}
+
 // Run follows the ranges until ctx ends, and then returns nil. It may be called
 // once.
 func (s *Syncer) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
-	news := make(chan news, len(s.cfg.Ranges))
-	var followers sync.WaitGroup
-	for i, r := range s.cfg.Ranges {
-		f := follower{id: i, rng: r, client: s.cfg.Client, backoff: s.cfg.Backoff, log: s.cfg.Log, news: news}
-		followers.Go(func() { f.run(ctx) })
+	f := &fleet{
+		s: s, news: make(chan news, max(1, len(s.cfg.Ranges))), d: newDelivery(s.cfg.Sink, s.cfg.Log),
+		members: map[int]member{}, outage: newOutage(s.cfg.Log),
 	}
-	defer followers.Wait()
+	defer f.running.Wait()
 	defer cancel()
-
-	d := newDelivery(s.cfg.Sink, s.cfg.Log, len(s.cfg.Ranges))
-	outage := newOutage(s.cfg.Log)
-	d.start()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case n := <-news:
-			s.take(n, d, outage)
-		}
-		for more := true; more; { // what else is there already goes along
-			select {
-			case n := <-news:
-				s.take(n, d, outage)
-			default:
-				more = false
-			}
-		}
-		d.flush()
+	for _, r := range s.cfg.Ranges {
+		f.start(ctx, r, true)
 	}
-}
-
-// take records one piece of news.
-func (s *Syncer) take(n news, d *delivery, outage *outage) {
-	switch {
-	case n.lost != nil:
-		s.setLost(n.id, n.lost)
-		outage.begin(n.lost)
-	case n.snapshot != nil:
-		d.snapshot(n.id, *n.snapshot)
-	case n.following:
-		s.setLost(n.id, nil)
-		if s.Health() == nil {
-			outage.end()
-		}
-	default:
-		d.events(n.id, n.events)
+	f.d.sink.OnStatus(f.d.status)
+	for f.tell(ctx); f.hear(ctx); {
+		f.tell(ctx)
 	}
+	return nil
 }
 
 func (s *Syncer) setLost(id int, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.lost[id] = err
+}
+
+func (s *Syncer) forget(id int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.lost, id)
 }
 
 // outage logs one line when the datastore is lost, one when what is wrong with

@@ -410,20 +410,22 @@ func TestSyncerConvergesWhateverHappens(t *testing.T) {
 	for seed := range uint64(60) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			rnd := rand.New(rand.NewPCG(seed, 0)) // reproducible
-			withSyncer(t, nil, func(s *syncing) { s.disturb(rnd) })
+			withSyncer(t, nil, func(s *syncing) { s.disturb(rnd, func() {}) })
 		})
 		t.Run(fmt.Sprint(seed, " coalescing"), func(t *testing.T) {
 			rnd := rand.New(rand.NewPCG(seed, 0))
 			coalesce := time.Duration(1+rnd.IntN(1000)) * time.Millisecond
-			withSyncer(t, func(s *syncing) { s.ranges[0].Coalesce = coalesce }, func(s *syncing) { s.disturb(rnd) })
+			withSyncer(t, func(s *syncing) { s.ranges[0].Coalesce = coalesce }, func(s *syncing) { s.disturb(rnd, func() {}) })
 		})
 	}
 }
 
-func (s *syncing) disturb(rnd *rand.Rand) {
+// disturb also does what it is given, before each disturbance.
+func (s *syncing) disturb(rnd *rand.Rand, also func()) {
 	backup := s.store.Backup()
 	name := func() string { return fmt.Sprintf("p%d", rnd.IntN(4)) }
 	for range 60 {
+		also()
 		switch rnd.IntN(12) {
 		case 0, 1, 2:
 			s.put(name(), fmt.Sprintf("10.%d.0.0/16", rnd.IntN(200)))

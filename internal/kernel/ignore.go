@@ -37,12 +37,15 @@ const (
 	PodLink = "cali"
 	// PodLinkAside: one that waits for its deletion.
 	PodLinkAside = "calx"
+	// PodShaper: a device (ifb) through which a pod sends that has a bandwidth; the name
+	// is upstream's.
+	PodShaper = "bwcali"
 )
 
 // Pods ignores the devices of pods, their routes and blackholes, and what IPv6 sets up on every
 // device: none of it says anything about the node's own network.
 func Pods() Ignore {
-	return Ignore{Protocol: ProtocolFelix, LinkPrefixes: []string{PodLink, PodLinkAside}, LinkLocal: true}
+	return Ignore{Protocol: ProtocolFelix, LinkPrefixes: []string{PodLink, PodLinkAside, PodShaper}, LinkLocal: true}
 }
 
 // Covers reports whether an event is left out. It is to agree with the program

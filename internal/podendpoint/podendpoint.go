@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"tortie/internal/api"
+	"tortie/internal/qos"
 )
 
 // How the names of profiles begin that stand for namespaces and service accounts.
@@ -32,9 +33,11 @@ func ServiceAccountProfile(namespace, name string) string {
 }
 
 // With is a pod's workload endpoint with what Kubernetes says of the pod: its
-// labels, its named ports, and its service account with that one's profile.
-// Everything else is the node's and stays. changed is false when the endpoint says
-// it all already; it is then returned as it is.
+// labels, its named ports, the limits of its traffic, and its service account with
+// that one's profile. Everything else is the node's and stays. changed is false when
+// the endpoint says it all already; it is then returned as it is.
+//
+// Limits that can't be read change nothing: a running pod keeps those it has.
 //
 // An endpoint without the profile of its namespace belongs to a network whose
 // configuration doesn't take policy from Kubernetes; it gets no other profile.
@@ -42,14 +45,33 @@ func With(wep *api.WorkloadEndpoint, pod *corev1.Pod) (out *api.WorkloadEndpoint
 	account := pod.Spec.ServiceAccountName
 	labels, ports := endpointLabels(pod), endpointPorts(pod)
 	profiles := withServiceAccount(wep.Spec.Profiles, pod.Namespace, account)
+	limits, err := Limits(wep, pod)
+	if err != nil {
+		limits = wep.Spec.QoSControls
+	}
 	if maps.Equal(labels, wep.Labels) && slices.Equal(profiles, wep.Spec.Profiles) && slices.Equal(ports, wep.Spec.Ports) &&
-		account == wep.Spec.ServiceAccountName && pod.GenerateName == wep.GenerateName {
+		limits.Equal(wep.Spec.QoSControls) && account == wep.Spec.ServiceAccountName && pod.GenerateName == wep.GenerateName {
 		return wep, false
 	}
 	out = wep.DeepCopyObject().(*api.WorkloadEndpoint)
 	out.Labels, out.GenerateName = labels, pod.GenerateName
 	out.Spec.Profiles, out.Spec.ServiceAccountName, out.Spec.Ports = profiles, account, ports
+	out.Spec.QoSControls = limits
 	return out, true
+}
+
+// BandwidthBy is an annotation of an endpoint. With the value ByPlugin another plugin of
+// the network configuration sees to the bandwidths that a pod has by the annotations of
+// Kubernetes: they are no limits of the endpoint.
+const (
+	BandwidthBy = "tortie/bandwidth-by"
+	ByPlugin    = "plugin"
+)
+
+// Limits are those that a pod's annotations give to its endpoint; nil for none. The
+// error is a [*qos.Error].
+func Limits(wep *api.WorkloadEndpoint, pod *corev1.Pod) (*api.QoSControls, error) {
+	return qos.Annotated(pod.Annotations, wep.Annotations[BandwidthBy] != ByPlugin)
 }
 
 // endpointLabels are the pod's labels and those by which policies find an
@@ -160,6 +182,13 @@ func IsUID(pod *corev1.Pod, uid string) bool {
 // something.
 const annotationPrefix = "cni.projectcalico.org/"
 
+// ReadsOfNamespace reports whether an annotation of that name on a namespace is for the
+// namespace's pods, as upstream has it.
+func ReadsOfNamespace(name string) bool {
+	what, ok := strings.CutPrefix(name, annotationPrefix)
+	return ok && (what == "ipv4pools" || what == "ipv6pools" || what == "ipFamilies")
+}
+
 // Trim is a pod with no more than this system ever reads of it: pods are most of
 // what is remembered of Kubernetes.
 func Trim(pod *corev1.Pod) *corev1.Pod {
@@ -181,7 +210,7 @@ func Trim(pod *corev1.Pod) *corev1.Pod {
 func trimAnnotations(all map[string]string) map[string]string {
 	var kept map[string]string
 	for k, v := range all {
-		if k == staticUID || strings.HasPrefix(k, annotationPrefix) {
+		if k == staticUID || strings.HasPrefix(k, annotationPrefix) || qos.Reads(k) {
 			if kept == nil {
 				kept = map[string]string{}
 			}

@@ -151,3 +151,41 @@ func TestTrimmedPodMakesTheSameEndpoint(t *testing.T) {
 		}
 	}
 }
+
+// TestEndpointTakesLimitsOfThePod: those of Kubernetes where no other plugin sees to
+// them; what can't be read changes nothing.
+func TestEndpointTakesLimitsOfThePod(t *testing.T) {
+	before := &api.QoSControls{EgressBandwidth: 2000, EgressBurst: 4000}
+	tests := map[string]struct {
+		value  string
+		plugin bool
+		before *api.QoSControls
+		want   *api.QoSControls
+	}{
+		"new":           {"1M", false, nil, &api.QoSControls{IngressBandwidth: 1e6, IngressBurst: 4 << 30}},
+		"another":       {"1M", false, before, &api.QoSControls{IngressBandwidth: 1e6, IngressBurst: 4 << 30}},
+		"gone":          {"", false, before, nil},
+		"a plugin's":    {"1M", true, nil, nil},
+		"can't be read": {"fast", false, before, before},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			p := pod("", nil)
+			if tc.value != "" {
+				p.Annotations = map[string]string{"kubernetes.io/ingress-bandwidth": tc.value}
+			}
+			wep := endpoint(nil, "kns.ns1")
+			wep.Spec.QoSControls = tc.before
+			if tc.plugin {
+				wep.Annotations = map[string]string{BandwidthBy: ByPlugin}
+			}
+			got, _ := With(wep, Trim(p))
+			if diff := cmp.Diff(tc.want, got.Spec.QoSControls); diff != "" {
+				t.Error(diff)
+			}
+			if again, changed := With(got, p); changed || again != got {
+				t.Error("a second time it changes again")
+			}
+		})
+	}
+}

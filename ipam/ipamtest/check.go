@@ -27,11 +27,20 @@ import (
 //     block's;
 //   - the counts of every handle equal what the blocks hold;
 //   - a block with an owner has that owner's affinity, and at most one affinity
-//     of a block is confirmed.
+//     of a block is confirmed;
+//   - a node has a loan from a block if it has an address of it that is in use and isn't
+//     its own, and else none.
 //
 // An affinity alone, pending or without its block, is no violation: it is what a
 // crash may leave, and a claim goes on from there. The store must be at rest.
-func Check(ctx context.Context, client datastore.Client) error {
+func Check(ctx context.Context, client datastore.Client) error { return check(ctx, client, true) }
+
+// CheckBesideStrangers is Check of a store where somebody writes who knows nothing of loans.
+func CheckBesideStrangers(ctx context.Context, client datastore.Client) error {
+	return check(ctx, client, false)
+}
+
+func check(ctx context.Context, client datastore.Client, loans bool) error {
 	s, err := read(ctx, client)
 	if err != nil {
 		return err
@@ -44,6 +53,9 @@ func Check(ctx context.Context, client datastore.Client) error {
 		s.checkOwner(prefix, fault)
 	}
 	s.checkHandles(fault)
+	if loans {
+		s.checkLoans(fault)
+	}
 	return errors.Join(faults...)
 }
 
@@ -59,6 +71,7 @@ type content struct {
 	blocks     map[netip.Prefix]*api.IPAMBlockSpec
 	affinities map[netip.Prefix]map[api.Affinity]api.AffinityState
 	handles    map[string]map[string]int
+	loans      map[string]bool // by name
 }
 
 func read(ctx context.Context, client datastore.Client) (*content, error) {
@@ -66,9 +79,10 @@ func read(ctx context.Context, client datastore.Client) (*content, error) {
 		blocks:     make(map[netip.Prefix]*api.IPAMBlockSpec),
 		affinities: make(map[netip.Prefix]map[api.Affinity]api.AffinityState),
 		handles:    make(map[string]map[string]int),
+		loans:      make(map[string]bool),
 	}
 	var faults []error
-	for _, kind := range []api.Kind{api.KindIPPool, api.KindIPAMBlock, api.KindBlockAffinity, api.KindIPAMHandle} {
+	for _, kind := range []api.Kind{api.KindIPPool, api.KindIPAMBlock, api.KindBlockAffinity, api.KindIPAMHandle, api.KindIPAMLoan} {
 		snap, err := client.List(ctx, datastore.Range{Kind: kind})
 		if err != nil {
 			return nil, fmt.Errorf("check ipam: %w", err)
@@ -91,6 +105,8 @@ func (s *content) add(entry datastore.Entry) error {
 		s.pools = append(s.pools, obj)
 	case *api.IPAMHandle:
 		s.handles[entry.Key.Name] = obj.Spec.Block
+	case *api.IPAMLoan:
+		s.loans[entry.Key.Name] = true
 	case *api.IPAMBlock:
 		prefix, err := netip.ParsePrefix(entry.Key.Name)
 		if err != nil || obj.Spec.CIDR != prefix.String() || prefix != prefix.Masked() {
@@ -256,4 +272,29 @@ func Owners(ctx context.Context, client datastore.Client) (map[netip.Addr]string
 		}
 	}
 	return owners, nil
+}
+
+func (s *content) checkLoans(fault faultFunc) {
+	want := make(map[string]bool)
+	for prefix, spec := range s.blocks {
+		for _, index := range spec.Allocations {
+			if index == nil || *index < 0 || *index >= len(spec.Attributes) {
+				continue
+			}
+			node := spec.Attributes[*index].ActiveOwnerAttrs[api.AttributeNode]
+			if node != "" && (spec.Affinity == nil || *spec.Affinity != api.HostAffinity(node).String()) {
+				want[api.LoanKey(node, prefix).Name] = true
+			}
+		}
+	}
+	for name := range want {
+		if !s.loans[name] {
+			fault("loan %s is missing", name)
+		}
+	}
+	for name := range s.loans {
+		if !want[name] {
+			fault("loan %s: nothing is borrowed", name)
+		}
+	}
 }

@@ -153,7 +153,7 @@ func (m *Mender) mendLists(ctx context.Context, f check.Finding) error {
 	if err != nil {
 		return err
 	}
-	return m.txn(ctx, datastore.Update(mended))
+	return m.txn(ctx, ipam.WithLoans(&entry, datastore.Update(mended))...)
 }
 
 // deleteEmptyBlock deletes a block with its owner's affinity.
@@ -169,7 +169,7 @@ func (m *Mender) deleteEmptyBlock(ctx context.Context, prefix netip.Prefix) erro
 	if len(in.InUse()) > 0 {
 		return fmt.Errorf("%w: the block has addresses in use", ErrChanged)
 	}
-	ops := []datastore.Op{datastore.Delete(entry.Key, entry.Revision)}
+	ops := ipam.WithLoans(&entry, datastore.Delete(entry.Key, entry.Revision))
 	if in.Owned {
 		affinity, err := present(ctx, m.Client, api.BlockAffinityKey(in.Owner, prefix))
 		if err != nil {
@@ -357,5 +357,6 @@ func (m *Mender) allocate(ctx context.Context, f check.Finding) error {
 	}
 	held[f.Block.String()]++
 	op, _ := countOp(api.HandleKey(id), handle, held)
-	return m.txn(ctx, op, datastore.Update(with), datastore.Check(entry.Key, entry.Revision))
+	ops := append([]datastore.Op{op}, ipam.WithLoans(&block, datastore.Update(with))...)
+	return m.txn(ctx, append(ops, datastore.Check(entry.Key, entry.Revision))...)
 }

@@ -14,6 +14,7 @@ import (
 
 	"tortie/internal/api"
 	"tortie/internal/datastore"
+	"tortie/ipam"
 )
 
 // The undo file is one JSON value a line: a header, then a line for each transaction,
@@ -282,7 +283,7 @@ func (u Undo) undo(ctx context.Context, s undoStep, client datastore.Client, reg
 		if err != nil {
 			return done, nil, err
 		}
-		ops, done.Changes = append(ops, op), append(done.Changes, change)
+		ops, done.Changes = append(ops, ipam.WithLoans(now, op)...), append(done.Changes, change)
 	}
 	if done.Already {
 		done.Refused = nil

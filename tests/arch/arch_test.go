@@ -92,6 +92,7 @@ func rules() []rule {
 		},
 		{from: "tortie/kube-controllers/convert", deny: append([]string{"k8s.io/client-go", "tortie/internal/datastore"}, pure...), why: "conversion is pure"},
 		{from: "tortie/internal/podendpoint", deny: append([]string{"k8s.io/client-go", "tortie/internal/datastore"}, pure...), why: "conversion is pure"},
+		{from: "tortie/internal/qos", deny: append([]string{"k8s.io/client-go", "tortie/internal/datastore"}, pure...), why: "qos is pure"},
 		{
 			from: "tortie", deny: []string{"k8s.io/client-go"},
 			except: []string{"tortie/internal/kubeapi", "tortie/kube-controllers", "tortie/tests"},

@@ -31,6 +31,7 @@ func TestPluginsOfOthers(t *testing.T) {
 		{"IPAMPluginMissing", runtime.ipamPluginMissing},
 		{"Chain", runtime.chain},
 		{"Wishes", runtime.wishes},
+		{"Limits", runtime.limits},
 		{"CalicoIPAMUnderBridge", func(r runtime) { r.calicoIPAMUnder(`"type": "bridge", "bridge": "br9"`) }},
 		{"CalicoIPAMUnderMacvlan", func(r runtime) { r.calicoIPAMUnder(`"type": "macvlan", "master": "eth0"`) }},
 	} {
@@ -221,6 +222,59 @@ func (r runtime) more() {
 			return err != nil
 		})
 	}
+}
+
+// limits are in the kernel when ADD returns, are changed while the pod runs, and leave
+// nothing behind.
+func (r runtime) limits() {
+	list := r.list("limits", "1.1.0", `{"type": "calico", "ipam": {"type": "calico-ipam"}, "policy": {"type": "k8s"},
+		"capabilities": {"bandwidth": true, "io.kubernetes.cri.pod-annotations": true}}`)
+	c := r.sandbox("limits")
+	annotations := map[string]string{
+		"kubernetes.io/ingress-bandwidth": "8M", "kubernetes.io/egress-bandwidth": "4M",
+		"qos.projectcalico.org/egressPacketRate": "100", "qos.projectcalico.org/ingressMaxConnections": "7", "qos.projectcalico.org/dscp": "EF",
+	}
+	c.rt.CapabilityArgs = map[string]any{
+		"bandwidth":                         map[string]any{"ingressRate": 8000000, "ingressBurst": 2147483647, "egressRate": 4000000, "egressBurst": 2147483647},
+		"io.kubernetes.cri.pod-annotations": annotations,
+	}
+	device := r.add(list, c).Interfaces[0].Name
+	want := func(when, command string, parts ...string) {
+		r.Helper()
+		have := r.onNode(command)
+		for _, part := range parts {
+			if !strings.Contains(have, part) {
+				r.Errorf("%s: %s: want %q, got\n%s", when, command, part, have)
+			}
+		}
+	}
+	shapers := "tc qdisc show"
+	want("ADD", "tc qdisc show dev "+device, "qdisc tbf 80: root", "rate 8Mbit")
+	want("ADD", "tc filter show dev "+device+" parent ffff:", "pref 80 u32", "Egress Redirect to device bwcali")
+	want("ADD", shapers, "qdisc tbf 80: dev bwcali", "rate 4Mbit")
+	want("ADD", "nft list table inet tortie", "limit-from-"+device+" {", "limit rate over 100/second", "ct count over 7 reject with tcp reset", "ip dscp set ef")
+	r.check(list, c)
+	r.onNode("tc qdisc del dev " + device + " root")
+	r.check(list, c, "the bandwidth of what comes to the pod is not limited as it should be")
+	r.add(list, c)
+	r.check(list, c)
+
+	changed := `{"spec":{"qosControls":{"ingressBandwidth":2000000,"egressBandwidth":null,"egressBurst":null,"egressPacketRate":null,"egressPacketBurst":null,"dscp":null}}}`
+	r.onNode("calicoctl patch workloadendpoint node1-k8s-" + strings.ReplaceAll(c.Name, "-", "--") + "-eth0 -n default -p " + changed)
+	r.until("the other limits hold", func() bool {
+		qdiscs, rules := r.onNode("tc qdisc show"), r.onNode("nft list table inet tortie")
+		return strings.Contains(qdiscs, "rate 2Mbit") && !strings.Contains(qdiscs, "bwcali") && strings.Contains(rules, "limit-to-"+device) && !strings.Contains(rules, "limit-from-"+device) && !strings.Contains(rules, "dscp set")
+	})
+	annotations["qos.projectcalico.org/dscp"] = "65"
+	other := r.sandbox("limits-wrong")
+	other.rt.CapabilityArgs = c.rt.CapabilityArgs
+	_, err := r.cni.AddNetworkList(r.Context(), list, other.rt)
+	r.wantCode(err, 7, `annotation qos.projectcalico.org/dscp of the pod: "65": want 0 to 63, or a name such as EF or AF11`)
+	r.del(list, other)
+	r.del(list, c)
+	r.until("nothing is left", func() bool {
+		return !strings.Contains(r.onNode("tc qdisc show"), "tbf") && !strings.Contains(r.onNode("nft list ruleset"), "limit")
+	})
 }
 
 func annotated(annotation, value string) map[string]any {

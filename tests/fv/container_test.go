@@ -56,6 +56,27 @@ func TestContainersOfTheManifestWork(t *testing.T) {
 		ping(t, pod, gateway)
 	}
 	w.cni("DEL", path)
+
+	// An IPAM plugin of others, with nothing but its defaults.
+	w.run("env", "CGO_ENABLED=0", "go", "build", "-modfile=../tools.mod", "-o", filepath.Join(w.volumes["cni-bin-dir"], "host-local"), "github.com/containernetworking/plugins/plugins/ipam/host-local")
+	_, path = w.podAt("2")
+	conf := `{"cniVersion": "1.1.0", "name": "others", "type": "calico", "ipam": {"type": "host-local", "subnet": "192.0.2.0/24"}}`
+	record := filepath.Join(w.volumes["var-lib-cni"], "networks", "others", "192.0.2.2")
+	if err := json.Unmarshal(w.call("ADD", path, conf), &result); err != nil || len(result.IPs) != 1 || result.IPs[0].Address.Addr().String() != "192.0.2.2" {
+		t.Fatalf("ADD with host-local: %v, %+v\n%s", err, result, &felix.log)
+	}
+	if _, err := os.Stat(record); err != nil {
+		t.Error(err)
+	}
+	w.call("DEL", path, conf)
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		if _, err := os.Stat(record); errors.Is(err, os.ErrNotExist) {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("after DEL there is %s", record)
+		}
+	}
 }
 
 // containers is a node, its etcd and the folders of its that are mounted.
@@ -238,6 +259,9 @@ func (w *containers) confine(spec map[string]any, c corev1.Container, env map[st
 			continue
 		}
 		options := []string{"rbind", "rprivate", "rw"}
+		if m.ReadOnly {
+			options[2] = "ro"
+		}
 		if m.MountPropagation != nil && *m.MountPropagation == corev1.MountPropagationHostToContainer {
 			options[1] = "rslave"
 		}
@@ -286,12 +310,15 @@ func get(url string) string {
 }
 
 // pod makes a network namespace where a runtime makes them: after felix started.
-func (w *containers) pod() (ns *kernel.Netns, path string) {
+func (w *containers) pod() (ns *kernel.Netns, path string) { return w.podAt("") }
+
+// podAt is pod with another end of its name.
+func (w *containers) podAt(end string) (ns *kernel.Netns, path string) {
 	ns, err := kernel.CreateNetns()
 	w.must(err)
 	w.Cleanup(func() { _ = ns.Close() })
 	w.must(os.MkdirAll("/var/run/netns", 0o755))
-	path = fmt.Sprintf("/var/run/netns/tortie-fv-%d", os.Getpid())
+	path = fmt.Sprintf("/var/run/netns/tortie-fv-%d%s", os.Getpid(), end)
 	w.must(os.WriteFile(path, nil, 0o444))
 	w.Cleanup(func() { _ = errors.Join(syscall.Unmount(path, syscall.MNT_DETACH), os.Remove(path)) })
 	w.must(syscall.Mount(ns.Path(), path, "", syscall.MS_BIND, ""))
@@ -301,11 +328,16 @@ func (w *containers) pod() (ns *kernel.Netns, path string) {
 // cni calls the plugin as a runtime does.
 func (w *containers) cni(command, netns string) []byte {
 	w.Helper()
+	return w.call(command, netns, `{"cniVersion": "1.1.0", "name": "k8s-pod-network", "type": "calico", "ipam": {"type": "calico-ipam", "assign_ipv4": "true", "assign_ipv6": "true"}}`)
+}
+
+func (w *containers) call(command, netns, conf string) []byte {
+	w.Helper()
 	cmd := exec.Command("../../bin/calico")
-	cmd.Stdin = strings.NewReader(`{"cniVersion": "1.1.0", "name": "k8s-pod-network", "type": "calico", "ipam": {"type": "calico-ipam", "assign_ipv4": "true", "assign_ipv6": "true"}}`)
+	cmd.Stdin = strings.NewReader(conf)
 	cmd.Env = []string{
 		"CNI_COMMAND=" + command, "CNI_CONTAINERID=c1", "CNI_NETNS=" + netns, "CNI_IFNAME=eth0", "CNI_PATH=/opt/cni/bin",
-		"CNI_ARGS=K8S_POD_NAMESPACE=default;K8S_POD_NAME=p", "CALICO_CNI_SOCKET=" + filepath.Join(w.volumes["var-run-calico"], "felix-cni.sock"),
+		"CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=p", "CALICO_CNI_SOCKET=" + filepath.Join(w.volumes["var-run-calico"], "felix-cni.sock"),
 	}
 	out, err := cmd.Output()
 	if err != nil {

@@ -74,8 +74,10 @@ func TestDriftIsMendedAndStrangersAreLeftAlone(t *testing.T) {
 		{"an FDB entry leads elsewhere", vxlan, "bridge fdb show dev vxlan.calico | head -1 | while read mac rest; do bridge fdb replace $mac dev vxlan.calico dst 10.10.1.77; done", false},
 		{"a neighbour in the tunnel is deleted", vxlan, "ip neigh show dev vxlan.calico | head -1 | while read ip rest; do ip neigh del $ip dev vxlan.calico; done", false},
 		{"forwarding is switched off", "cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding", "echo 0 > /proc/sys/net/ipv4/ip_forward; echo 0 > /proc/sys/net/ipv6/conf/all/forwarding", false},
-		{"a pod's device is set otherwise", "cat /proc/sys/net/ipv4/conf/" + device + "/rp_filter /proc/sys/net/ipv4/conf/" + device + "/proxy_arp; ip -br link show " + device,
-			"echo 0 > /proc/sys/net/ipv4/conf/" + device + "/rp_filter; echo 0 > /proc/sys/net/ipv4/conf/" + device + "/proxy_arp; ip link set " + device + " address 02:00:00:00:00:01", false},
+		{
+			"a pod's device is set otherwise", "cat /proc/sys/net/ipv4/conf/" + device + "/rp_filter /proc/sys/net/ipv4/conf/" + device + "/proxy_arp; ip -br link show " + device,
+			"echo 0 > /proc/sys/net/ipv4/conf/" + device + "/rp_filter; echo 0 > /proc/sys/net/ipv4/conf/" + device + "/proxy_arp; ip link set " + device + " address 02:00:00:00:00:01", false,
+		},
 	} {
 		if short != !tt.told {
 			short = true
@@ -88,14 +90,14 @@ func TestDriftIsMendedAndStrangersAreLeftAlone(t *testing.T) {
 			}
 			sh(tt.harm)
 			began := time.Now()
-			for got := ""; ; time.Sleep(20 * time.Millisecond) {
+			for ; ; time.Sleep(20 * time.Millisecond) {
 				var out bytes.Buffer
 				if err := l.Exec("node1", []string{"sh", "-ec", tt.look}, lab.Stdio{Out: &out, Err: &out}); err == nil && out.String() == want {
 					t.Logf("back after %v", time.Since(began).Round(10*time.Millisecond))
 					break
 				}
-				if got = out.String(); time.Since(began) > patience {
-					t.Fatalf("not back after %v: %s\nwant %s", patience, got, want)
+				if time.Since(began) > patience {
+					t.Fatalf("not back after %v: %s\nwant %s", patience, &out, want)
 				}
 			}
 		})

@@ -18,6 +18,8 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/cni/pkg/utils"
 	"github.com/containernetworking/cni/pkg/version"
+
+	"tortie/internal/api"
 )
 
 // Error says which key of a configuration is wrong, and why.
@@ -61,6 +63,12 @@ type Conf struct {
 	Annotations map[string]string
 	// HostPorts are ports of the node that are to lead to the pod.
 	HostPorts []HostPort
+	// OwnBandwidth: the plugin has the capability bandwidth; else another plugin of the
+	// list may have it.
+	OwnBandwidth bool
+	// Limits are those of the pod's traffic, complete; nil for none. They are never
+	// changed.
+	Limits *api.QoSControls
 	// PrevResult is what the runtime says the attachment looks like; nil for none.
 	PrevResult *types100.Result
 }
@@ -93,6 +101,8 @@ type document struct {
 	Runtime    runtimeConfig   `json:"runtimeConfig"`
 	Args       json.RawMessage `json:"args"`
 	PrevResult json.RawMessage `json:"prevResult"`
+	// Capabilities are what the operator lets the runtime ask for.
+	Capabilities map[string]bool `json:"capabilities"`
 }
 
 // runtimeConfig is what a runtime fills in for the capabilities of the plugin.
@@ -103,8 +113,10 @@ type runtimeConfig struct {
 	IPRanges  json.RawMessage `json:"ipRanges"`
 	HostPorts []portMapping   `json:"portMappings"`
 	Bandwidth struct {
-		IngressRate uint64 `json:"ingressRate"`
-		EgressRate  uint64 `json:"egressRate"`
+		IngressRate  int64 `json:"ingressRate"`
+		IngressBurst int64 `json:"ingressBurst"`
+		EgressRate   int64 `json:"egressRate"`
+		EgressBurst  int64 `json:"egressBurst"`
 	} `json:"bandwidth"`
 	// Annotations come with containerd and CRI-O.
 	Annotations map[string]string `json:"io.kubernetes.cri.pod-annotations"`
@@ -143,24 +155,29 @@ func ParseIdentity(raw []byte) (Identity, error) {
 // Parse reads and checks the whole configuration of the plugin called by the
 // name plugin, "calico" or "calico-ipam".
 func Parse(plugin string, raw []byte) (Conf, error) {
+	_, c, err := parse(plugin, raw)
+	return c, err
+}
+
+func parse(plugin string, raw []byte) (doc document, c Conf, err error) {
 	keys, err := keysOf("", raw)
 	if err != nil {
-		return Conf{}, err
+		return doc, Conf{}, err
 	}
-	var doc document
 	if err := json.Unmarshal(raw, &doc); err != nil {
-		return Conf{}, decodingError(err)
+		return doc, Conf{}, decodingError(err)
 	}
 	// Under another main plugin the outer object is that plugin's.
 	if plugin != IPAMCalico {
 		if err := checkKeys("", keys, mainKeys()); err != nil {
-			return Conf{}, err
+			return doc, Conf{}, err
 		}
 		if err := doc.check(); err != nil {
-			return Conf{}, err
+			return doc, Conf{}, err
 		}
 	}
-	return doc.conf(plugin)
+	c, err = doc.conf(plugin)
+	return doc, c, err
 }
 
 // check refuses values that this version does not serve.
@@ -178,8 +195,6 @@ func (d document) check() error {
 		return &Error{Key: "num_queues", Reason: strconv.Itoa(d.NumQueues) + " is out of range; want 1 to 4096, or leave it out"}
 	case d.DefaultGW != nil && !*d.DefaultGW:
 		return &Error{Key: "include_default_routes", Reason: "false is not supported by this version; remove it"}
-	case d.Runtime.Bandwidth.IngressRate+d.Runtime.Bandwidth.EgressRate > 0:
-		return &Error{Key: "runtimeConfig.bandwidth", Reason: `not done by this plugin; remove its bandwidth capability and put {"type": "bandwidth", "capabilities": {"bandwidth": true}} behind it in the list`}
 	}
 	for _, feature := range slices.Sorted(maps.Keys(d.Features)) {
 		if d.Features[feature] != false && feature != "ip_addrs_no_ipam" && feature != "floating_ips" {
@@ -195,6 +210,9 @@ func (d document) conf(plugin string) (Conf, error) {
 		CNIVersion: d.CNIVersion, Name: d.Name, NodeName: d.NodeName, MTU: d.MTU, NumQueues: d.NumQueues,
 		DNS: d.DNS,
 	}
+	if d.Runtime.DNS != nil {
+		c.DNS = *d.Runtime.DNS
+	}
 	if c.CNIVersion == "" {
 		c.CNIVersion = "0.2.0" // as the specification says of a configuration without one
 	}
@@ -204,9 +222,6 @@ func (d document) conf(plugin string) (Conf, error) {
 	if utils.ValidateNetworkName(c.Name) != nil {
 		// With a slash, say, its addresses could be assigned under no handle.
 		return Conf{}, &Error{Key: "name", Reason: strconv.Quote(c.Name) + ": want letters, digits, and then also _ . -"}
-	}
-	if d.Runtime.DNS != nil {
-		c.DNS = *d.Runtime.DNS
 	}
 	var err error
 	if c.IPAM, err = parseIPAM(plugin, d.IPAM); err != nil {
@@ -221,14 +236,29 @@ func (d document) conf(plugin string) (Conf, error) {
 	if c.AllowIPForwarding, err = parseContainer(d.Container); err != nil {
 		return Conf{}, err
 	}
-	if err := d.wishes(&c); err != nil {
+	if err := d.ofContainer(&c); err != nil {
 		return Conf{}, err
 	}
-	if c.HostPorts, err = hostPorts(d.Runtime.HostPorts); err != nil {
-		return Conf{}, err
-	}
+	c.OwnBandwidth = d.Capabilities["bandwidth"]
 	c.PrevResult, err = parsePrevResult(c.CNIVersion, d.PrevResult)
 	return c, err
+}
+
+// ofContainer reads what the runtime says of one container, all of it.
+func (d document) ofContainer(c *Conf) (err error) {
+	c.DNS = d.DNS
+	if d.Runtime.DNS != nil {
+		c.DNS = *d.Runtime.DNS
+	}
+	c.Addrs, c.MAC = nil, ""
+	if err := d.wishes(c); err != nil {
+		return err
+	}
+	if c.HostPorts, err = hostPorts(d.Runtime.HostPorts); err != nil {
+		return err
+	}
+	c.Limits, err = d.bandwidth()
+	return err
 }
 
 // wishes reads what the runtime asks for one container.

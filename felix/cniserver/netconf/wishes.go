@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -28,15 +29,45 @@ type Wishes struct {
 	Floating []netip.Addr
 }
 
-// annotationPrefix is that of upstream's annotations of a pod.
-const annotationPrefix = "cni.projectcalico.org/"
+// AnnotationPrefix is that of upstream's annotations of a pod.
+const AnnotationPrefix = "cni.projectcalico.org/"
 
-// AnnotationError says which annotation of a pod is wrong, and why.
-type AnnotationError struct{ Name, Reason string }
+// AnnotationError says which annotation of a pod is wrong, and why. Its name is without
+// upstream's prefix, or whole with another.
+type AnnotationError struct {
+	Name, Reason string
+	// Of is whose it is: "namespace ns1"; empty for the pod's.
+	Of string
+}
 
 // Error is one line for the operator.
 func (e *AnnotationError) Error() string {
-	return fmt.Sprintf("annotation %s%s of the pod: %s", annotationPrefix, e.Name, e.Reason)
+	name, of := e.Name, e.Of
+	if !strings.Contains(name, "/") {
+		name = AnnotationPrefix + name
+	}
+	if of == "" {
+		of = "the pod"
+	}
+	return fmt.Sprintf("annotation %s of %s: %s", name, of, e.Reason)
+}
+
+// Overlay are the annotations that count for a pod: its own, and of its namespace's those
+// that say something else. The namespace's pools are none of a pod's that asks for
+// addresses.
+func Overlay(namespace, pod map[string]string) map[string]string {
+	if len(namespace) == 0 {
+		return pod
+	}
+	all := maps.Clone(namespace)
+	for _, addresses := range []string{"ipAddrs", "ipAddrsNoIpam"} {
+		if _, asks := pod[AnnotationPrefix+addresses]; asks {
+			delete(all, AnnotationPrefix+"ipv4pools")
+			delete(all, AnnotationPrefix+"ipv6pools")
+		}
+	}
+	maps.Copy(all, pod)
+	return all
 }
 
 // ParseAnnotations reads what a pod's annotations ask for. Those that are written for
@@ -55,20 +86,20 @@ func ParseAnnotations(all map[string]string) (Wishes, error) {
 		"floatingIPs":           w.readFloating,
 	}
 	for _, name := range []string{"ipv4pools", "ipv6pools", "ipFamilies", "ipAddrs", "ipAddrsNoIpam", "hwAddr", "allowedSourcePrefixes", "floatingIPs"} {
-		value, ok := all[annotationPrefix+name]
+		value, ok := all[AnnotationPrefix+name]
 		if !ok {
 			continue
 		}
 		if name == "ipAddrsNoIpam" && w.Addrs != nil {
-			return Wishes{}, &AnnotationError{name, "there is ipAddrs as well; give one of the two"}
+			return Wishes{}, &AnnotationError{Name: name, Reason: "there is ipAddrs as well; give one of the two"}
 		}
 		if err := readers[name](value); err != nil {
-			return Wishes{}, &AnnotationError{name, err.Error()}
+			return Wishes{}, &AnnotationError{Name: name, Reason: err.Error()}
 		}
 		w.NoIPAM = w.NoIPAM || name == "ipAddrsNoIpam"
 	}
 	if w.Addrs != nil && (w.Pools4 != nil || w.Pools6 != nil) {
-		return Wishes{}, &AnnotationError{"ipAddrs", "there are ipv4pools or ipv6pools as well; give addresses or pools"}
+		return Wishes{}, &AnnotationError{Name: "ipAddrs", Reason: "there are ipv4pools or ipv6pools as well; give addresses or pools"}
 	}
 	return w, nil
 }

@@ -42,6 +42,7 @@ func testLists(s *suite) {
 		{"AllNamespaces", datastore.Range{Kind: api.KindNetworkSet}, []string{"NetworkSet(ns1/web-1)", "NetworkSet(ns1/x)", "NetworkSet(ns10/web-2)", "NetworkSet(ns2/web-3)"}},
 		{"OneNamespace", datastore.Range{Kind: api.KindNetworkSet, Namespace: "ns1"}, []string{"NetworkSet(ns1/web-1)", "NetworkSet(ns1/x)"}},
 		{"NamePrefixInANamespace", datastore.Range{Kind: api.KindNetworkSet, Namespace: "ns1", NamePrefix: "web-"}, []string{"NetworkSet(ns1/web-1)"}},
+		{"NamePrefixInAllNamespaces", datastore.Range{Kind: api.KindNetworkSet, NamePrefix: "web-"}, []string{"NetworkSet(ns1/web-1)", "NetworkSet(ns10/web-2)", "NetworkSet(ns2/web-3)"}},
 		{"AffinitiesOfANode", datastore.Range{Kind: api.KindBlockAffinity, NamePrefix: "host:node1/"}, []string{"BlockAffinity(host:node1/10.0.0.0/26)", "BlockAffinity(host:node1/fd00::/122)"}},
 		{"AllAffinities", datastore.Range{Kind: api.KindBlockAffinity}, []string{
 			"BlockAffinity(host:node1/10.0.0.0/26)", "BlockAffinity(host:node1/fd00::/122)",

@@ -48,6 +48,11 @@ func (f *Feed) Events() <-chan []datastore.Event { return f.events }
 // Put hands on the changes of whole transactions, in their order; it waits for the
 // reader. It is false when the watch has ended. It is called from one goroutine.
 func (f *Feed) Put(changes []record.Change) bool {
+	if f.rng.Delay > 0 || f.rng.Coalesce > 0 { // nothing is kept, and no timer set, for what isn't of the range
+		if changes = f.codec.In(f.rng, changes); len(changes) == 0 {
+			return f.ctx.Err() == nil
+		}
+	}
 	switch {
 	case f.rng.Delay > 0:
 		f.holdAll(changes)

@@ -177,6 +177,22 @@ func TestADelayWhileTheReaderIsSlow(t *testing.T) {
 	})
 }
 
+// TestWhatIsNotOfTheRangeSetsNoTimer: the store sends more than is wanted where a range has
+// no prefix of its own.
+func TestWhatIsNotOfTheRangeSetsNoTimer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBenchOf(datastore.Range{Delay: window, NamePrefix: "a"}, promptly)
+		defer b.end()
+		b.put("b")
+		time.Sleep(window / 2)
+		b.put("a1", "c") // were it for b, it would be told in half the time
+		time.Sleep(window - time.Millisecond)
+		b.expect(t)
+		time.Sleep(time.Millisecond)
+		b.expect(t, "a1@2 after 150ms")
+	})
+}
+
 func TestWhatIsHeldDoesNotOutliveTheWatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(window, promptly)

@@ -124,6 +124,14 @@ func (c Codec) Events(r datastore.Range, changes []Change) []datastore.Event {
 	return events
 }
 
+// In gives those of changes that are of a range.
+func (c Codec) In(r datastore.Range, changes []Change) []Change {
+	return slices.DeleteFunc(changes, func(ch Change) bool {
+		_, ok, _ := c.key(r, ch.Pair)
+		return !ok
+	})
+}
+
 // key parses the path of a pair found in range r. ok is false when it belongs
 // to something that only shares the prefix.
 func (c Codec) key(r datastore.Range, p Pair) (key api.Key, ok bool, invalid *datastore.Invalid) {

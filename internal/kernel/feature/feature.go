@@ -29,6 +29,7 @@ const (
 	NftNAT   Feature = "masquerading in nftables (CONFIG_NFT_MASQ)"
 	Ping     Feature = "the ping command (iputils-ping)"
 	IPRoute2 Feature = "the ip command (iproute2)"
+	Shaping  Feature = "shaping of pods' bandwidth (CONFIG_IFB, CONFIG_NET_SCH_TBF, CONFIG_NET_SCH_INGRESS, CONFIG_NET_CLS_U32, CONFIG_NET_ACT_MIRRED)"
 	NextHops Feature = "next-hop objects (Linux 5.3)"
 )
 
@@ -58,6 +59,8 @@ func Probe(f Feature) error {
 		defer h.Close()
 		_, err = h.CreateVxlan(kernel.VxlanSpec{Name: "probe0", Vxlan: kernel.Vxlan{VNI: 1, Port: 4789, Local: netip.IPv6Loopback()}})
 		return err
+	case Shaping:
+		return probeShaping(ns)
 	case NextHops:
 		h, err := ns.Open()
 		if err != nil {
@@ -84,6 +87,25 @@ func Probe(f Feature) error {
 			" add rule inet probe c masquerade")
 	}
 	return errors.New("unknown feature")
+}
+
+func probeShaping(ns *kernel.Netns) error {
+	h, err := ns.Open()
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	ifb, err := h.CreateIfb("probe0", 0)
+	if err != nil {
+		return err
+	}
+	const rate, burst = 1 << 20, 1 << 16
+	err = h.SetTokenBucket(kernel.TokenBucket{Link: ifb.Index, Rate: rate, Burst: burst, Queue: burst})
+	if err != nil {
+		return err
+	}
+	const loopback = 1
+	return h.Redirect(loopback, ifb.Index)
 }
 
 func nft(ns *kernel.Netns, args ...string) error {

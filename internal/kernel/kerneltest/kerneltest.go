@@ -24,6 +24,7 @@ const (
 	Ping     = feature.Ping
 	IPRoute2 = feature.IPRoute2
 	NextHops = feature.NextHops
+	Shaping  = feature.Shaping
 )
 
 // Require skips the test unless the machine has every feature. It is the only

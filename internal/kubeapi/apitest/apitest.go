@@ -126,7 +126,8 @@ func (s *Server) Requests() []string {
 	return out
 }
 
-// Put makes or changes a *corev1.Pod, *corev1.Node, *corev1.Secret or *corev1.Service.
+// Put makes or changes a *corev1.Pod, *corev1.Node, *corev1.Namespace, *corev1.Secret or
+// *corev1.Service.
 func (s *Server) Put(obj object) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -186,13 +187,15 @@ func kindOf(obj object) string {
 		return "Secret"
 	case *corev1.Service:
 		return "Service"
+	case *corev1.Namespace:
+		return "Namespace"
 	}
 	return "Pod"
 }
 
 // kindOfResource is the kind of "pods".
 func kindOfResource(resource string) string {
-	return map[string]string{"pods": "Pod", "nodes": "Node", "secrets": "Secret", "services": "Service"}[resource]
+	return map[string]string{"pods": "Pod", "nodes": "Node", "secrets": "Secret", "services": "Service", "namespaces": "Namespace"}[resource]
 }
 
 func resourceOf(obj object) string { return strings.ToLower(kindOf(obj)) + "s" }
@@ -234,7 +237,7 @@ func (s *Server) ServeHTTP(rw http.ResponseWriter, req *http.Request) {
 	}
 	verb, resource := "list", strings.Join(path, "/")
 	switch {
-	case path[0] == "namespaces":
+	case path[0] == "namespaces" && len(path) > 1:
 		s.Events.ServeHTTP(rw, req)
 		return
 	case req.Method == http.MethodPatch && len(path) == 3:
