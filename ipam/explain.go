@@ -38,7 +38,7 @@ func advice(e *ExhaustedError, config api.IPAMConfigSpec) string {
 	var ways []string
 	switch {
 	case errors.Is(e.Class, ErrBlockLimit):
-		ways = append(ways, fmt.Sprintf("Raise the limit (calicoctl ipam configure --strictaffinity=true --max-blocks-per-host=%d), run fewer pods on this node, or use larger blocks (blockSize of a new pool)", 2*e.Limit))
+		ways = append(ways, fmt.Sprintf("Raise the limit (calicoctl ipam configure --max-blocks-per-host=%d), run fewer pods on this node, or use larger blocks (blockSize of a new pool)", 2*e.Limit))
 	case !config.AutoAllocateBlocks:
 		ways = append(ways, "Set auto_allocate_blocks to true in the IPAMConfig")
 	default:

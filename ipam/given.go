@@ -171,7 +171,7 @@ func (w *writer) obtainBlock(ctx context.Context, addr netip.Addr, p pool) (bool
 		refused.Advice = "Set auto_allocate_blocks to true in the IPAMConfig"
 		return false, refused
 	case own >= w.blockLimit(config):
-		refused.Advice = fmt.Sprintf("Raise the limit: calicoctl ipam configure --strictaffinity=true --max-blocks-per-host=%d", 2*own)
+		refused.Advice = fmt.Sprintf("Raise the limit: calicoctl ipam configure --max-blocks-per-host=%d", 2*own)
 		return false, refused
 	}
 	prefix := netip.PrefixFrom(addr, p.blockBits).Masked()

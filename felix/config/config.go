@@ -3,6 +3,7 @@
 package config
 
 import (
+	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"net"
@@ -16,6 +17,7 @@ import (
 	"tortie/felix/nat"
 	"tortie/felix/serviceloop"
 	"tortie/internal/control/cniwire"
+	"tortie/internal/servingcert"
 )
 
 // Config is what felix works with.
@@ -32,6 +34,8 @@ type Config struct {
 	// MetricsEnabled: MetricsAddress, host:port, serves /metrics.
 	MetricsEnabled bool
 	MetricsAddress string
+	// MetricsTLS are the files with which they are served by TLS.
+	MetricsTLS servingcert.Files
 	// GoMetrics and ProcessMetrics add those of the Go runtime and of the process.
 	GoMetrics, ProcessMetrics bool
 	// CNISocket is where the CNI plugin finds felix.
@@ -130,6 +134,13 @@ func parameters(a *addresses) []parameter {
 		{"PrometheusMetricsEnabled", "prometheusMetricsEnabled", func(c *Config, v string) (err error) { c.MetricsEnabled, err = parseBool(v); return err }},
 		{"PrometheusMetricsHost", "prometheusMetricsHost", func(_ *Config, v string) error { a.metrics.host = v; return nil }},
 		{"PrometheusMetricsPort", "prometheusMetricsPort", func(_ *Config, v string) error { a.metrics.port = v; return checkPort(v) }},
+		{"PrometheusMetricsCertFile", "prometheusMetricsCertFile", func(c *Config, v string) error { c.MetricsTLS.Cert = v; return nil }},
+		{"PrometheusMetricsKeyFile", "prometheusMetricsKeyFile", func(c *Config, v string) error { c.MetricsTLS.Key = v; return nil }},
+		{"PrometheusMetricsCAFile", "prometheusMetricsCAFile", func(c *Config, v string) error { c.MetricsTLS.CA = v; return nil }},
+		{"PrometheusMetricsClientAuth", "prometheusMetricsClientAuth", func(c *Config, v string) (err error) {
+			c.MetricsTLS.ClientAuth, err = servingcert.ParseClientAuth(v)
+			return err
+		}},
 		{"PrometheusGoMetricsEnabled", "prometheusGoMetricsEnabled", func(c *Config, v string) (err error) { c.GoMetrics, err = parseBool(v); return err }},
 		{"PrometheusProcessMetricsEnabled", "prometheusProcessMetricsEnabled", func(c *Config, v string) (err error) { c.ProcessMetrics, err = parseBool(v); return err }},
 		{"InterfacePrefix", "interfacePrefix", func(_ *Config, v string) error { return only(v, "cali") }},
@@ -166,7 +177,7 @@ func defaults() (Config, *addresses) {
 		CNISocket: cniwire.DefaultSocket, CNITimeout: 10 * time.Second,
 		LockFile: DefaultLockFile, JournalDir: DefaultJournalDir,
 		VXLAN: VXLAN{Enabled: true, VNI: 4096, Port: 4789}, ServiceLoopPrevention: serviceloop.Drop,
-		GoMetrics: true, ProcessMetrics: true, NAT: NAT{ExemptNodes: true},
+		GoMetrics: true, ProcessMetrics: true, MetricsTLS: servingcert.Files{ClientAuth: tls.RequireAndVerifyClientCert}, NAT: NAT{ExemptNodes: true},
 		MTUFile: DefaultMTUFile, PathMTUProbeInterval: 15 * time.Second,
 	}, &addresses{health: hostPort{"localhost", "9099"}, metrics: hostPort{"", "9091"}}
 }

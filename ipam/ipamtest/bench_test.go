@@ -291,7 +291,7 @@ func BenchmarkLastBlockOfSixteen(b *testing.B) {
 		for i, name := range names {
 			operations += clients[i].Operations()
 			allocs[i].Close()
-			if err := ipam.ReleaseNode(s.ctx, s.client, name); err != nil {
+			if _, err := ipam.ReleaseNode(s.ctx, s.client, name); err != nil {
 				b.Fatal(err)
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"tortie/kube-controllers/addresses"
 	"tortie/kube-controllers/autotopology"
 	"tortie/kube-controllers/config"
 	"tortie/kube-controllers/endpoints"
@@ -74,8 +75,8 @@ func (t *term) buildController(name config.Controller, metrics *queue.Metrics) (
 	}
 }
 
-// buildNode makes what upstream's node controller does: nodes, and garbage
-// collection of addresses.
+// buildNode makes what upstream's node controller does: nodes, garbage collection of
+// addresses, and their metrics.
 func (t *term) buildNode(metrics *queue.Metrics) ([]following, error) {
 	set := settings{t.Config, t.cache}
 	pods, kubeNodes := t.cluster.Pods(), t.cluster.Nodes()
@@ -86,11 +87,15 @@ func (t *term) buildNode(metrics *queue.Metrics) ([]following, error) {
 	if err != nil {
 		return follow(n, err)
 	}
+	counter := addresses.New(addresses.Config{Cache: t.cache, Log: t.Log})
+	t.metrics.MustRegister(counter)
 	l, err := leaks.New(leaks.Config{
-		Client: t.Client, Cache: t.cache, Pods: pods, Nodes: kubeNodes,
+		Client: t.Client, Cache: t.cache, Pods: pods, Nodes: kubeNodes, PoolOf: counter.PoolOf,
 		Grace: set.leakGrace, Log: t.Log, Metrics: metrics, Registerer: t.metrics,
 	})
-	return []following{{controller: n, resources: []kube.Synced{kubeNodes}}, {controller: l, resources: []kube.Synced{pods, kubeNodes}}}, err
+	return []following{
+		{controller: n, resources: []kube.Synced{kubeNodes}}, {controller: l, resources: []kube.Synced{pods, kubeNodes}}, {controller: counter},
+	}, err
 }
 
 // follow is a controller just made, with what it follows.
