@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"slices"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
+	"tortie/felix/nat"
 	"tortie/felix/serviceloop"
 	"tortie/internal/control/cniwire"
 )
@@ -43,6 +45,14 @@ type Config struct {
 	// ServiceLoopPrevention is what becomes of packets to announced service addresses
 	// that no service has.
 	ServiceLoopPrevention serviceloop.Mode
+	NAT                   NAT
+}
+
+// NAT is what the IP pools don't say of natOutgoing.
+type NAT struct {
+	// ExemptNodes: the nodes of the cluster see pods' own addresses.
+	ExemptNodes bool
+	How         nat.How
 }
 
 // VXLAN is what the IP pools don't say of it.
@@ -65,11 +75,11 @@ const (
 // parameter is one that is served here.
 type parameter struct {
 	name string
-	// field is its name in FelixConfiguration; empty for local ones.
+	// field is its name in FelixConfiguration, whose changes take effect at once: a
+	// running felix hands every new Config to all of its parts. It is empty for local
+	// ones, which are read at the start.
 	field string
-	// live: a change in the datastore takes effect without a restart.
-	live bool
-	set  func(c *Config, value string) error
+	set   func(c *Config, value string) error
 }
 
 // addresses are kept apart until both parts of each are known.
@@ -82,29 +92,33 @@ func (a hostPort) String() string { return net.JoinHostPort(a.host, a.port) }
 // parameters lists what is served. Names are compared without regard to case.
 func parameters(a *addresses) []parameter {
 	return []parameter{
-		{"LogSeverityScreen", "logSeverityScreen", true, func(c *Config, v string) (err error) { c.LogLevel, err = parseLevel(v); return err }},
-		{"IPForwarding", "ipForwarding", false, func(c *Config, v string) (err error) { c.IPForwarding, err = parseEnabled(v); return err }},
-		{"RouteRefreshInterval", "routeRefreshInterval", false, func(c *Config, v string) (err error) { c.RouteRefreshInterval, err = parseSeconds(v); return err }},
-		{"HealthEnabled", "healthEnabled", false, func(c *Config, v string) (err error) { c.HealthEnabled, err = parseBool(v); return err }},
-		{"HealthHost", "healthHost", false, func(_ *Config, v string) error { a.health.host = v; return nil }},
-		{"HealthPort", "healthPort", false, func(_ *Config, v string) error { a.health.port = v; return checkPort(v) }},
-		{"PrometheusMetricsEnabled", "prometheusMetricsEnabled", false, func(c *Config, v string) (err error) { c.MetricsEnabled, err = parseBool(v); return err }},
-		{"PrometheusMetricsHost", "prometheusMetricsHost", false, func(_ *Config, v string) error { a.metrics.host = v; return nil }},
-		{"PrometheusMetricsPort", "prometheusMetricsPort", false, func(_ *Config, v string) error { a.metrics.port = v; return checkPort(v) }},
-		{"PrometheusGoMetricsEnabled", "prometheusGoMetricsEnabled", false, func(c *Config, v string) (err error) { c.GoMetrics, err = parseBool(v); return err }},
-		{"PrometheusProcessMetricsEnabled", "prometheusProcessMetricsEnabled", false, func(c *Config, v string) (err error) { c.ProcessMetrics, err = parseBool(v); return err }},
-		{"InterfacePrefix", "interfacePrefix", false, func(_ *Config, v string) error { return only(v, "cali") }},
-		{"VXLANEnabled", "vxlanEnabled", false, func(c *Config, v string) (err error) { c.VXLAN.Enabled, err = parseBool(v); return err }},
-		{"VXLANVNI", "vxlanVNI", false, func(c *Config, v string) (err error) { c.VXLAN.VNI, err = within[uint32](v, 1, 1<<24-1); return err }},
-		{"VXLANPort", "vxlanPort", false, func(c *Config, v string) (err error) { c.VXLAN.Port, err = within[uint16](v, 1, 65535); return err }},
-		{"VXLANMTU", "vxlanMTU", false, func(c *Config, v string) (err error) { c.VXLAN.MTU4, err = parseMTU(v, 576); return err }},
-		{"VXLANMTUV6", "vxlanMTUV6", false, func(c *Config, v string) (err error) { c.VXLAN.MTU6, err = parseMTU(v, 1280); return err }},
-		{"ServiceLoopPrevention", "serviceLoopPrevention", false, func(c *Config, v string) (err error) { c.ServiceLoopPrevention, err = parseServiceLoops(v); return err }},
-		{"DatastoreType", "", false, func(_ *Config, v string) error { return only(v, "etcdv3") }},
-		{"CNISocket", "", false, func(c *Config, v string) error { c.CNISocket = v; return checkPath(v) }},
-		{"CNITimeout", "", false, func(c *Config, v string) (err error) { c.CNITimeout, err = parseSeconds(v); return err }},
-		{"LockFile", "", false, func(c *Config, v string) error { c.LockFile = v; return checkPath(v) }},
-		{"JournalDir", "", false, func(c *Config, v string) error { c.JournalDir = v; return checkPath(v) }},
+		{"LogSeverityScreen", "logSeverityScreen", func(c *Config, v string) (err error) { c.LogLevel, err = parseLevel(v); return err }},
+		{"IPForwarding", "ipForwarding", func(c *Config, v string) (err error) { c.IPForwarding, err = parseEnabled(v); return err }},
+		{"RouteRefreshInterval", "routeRefreshInterval", func(c *Config, v string) (err error) { c.RouteRefreshInterval, err = parseSeconds(v); return err }},
+		{"HealthEnabled", "healthEnabled", func(c *Config, v string) (err error) { c.HealthEnabled, err = parseBool(v); return err }},
+		{"HealthHost", "healthHost", func(_ *Config, v string) error { a.health.host = v; return nil }},
+		{"HealthPort", "healthPort", func(_ *Config, v string) error { a.health.port = v; return checkPort(v) }},
+		{"PrometheusMetricsEnabled", "prometheusMetricsEnabled", func(c *Config, v string) (err error) { c.MetricsEnabled, err = parseBool(v); return err }},
+		{"PrometheusMetricsHost", "prometheusMetricsHost", func(_ *Config, v string) error { a.metrics.host = v; return nil }},
+		{"PrometheusMetricsPort", "prometheusMetricsPort", func(_ *Config, v string) error { a.metrics.port = v; return checkPort(v) }},
+		{"PrometheusGoMetricsEnabled", "prometheusGoMetricsEnabled", func(c *Config, v string) (err error) { c.GoMetrics, err = parseBool(v); return err }},
+		{"PrometheusProcessMetricsEnabled", "prometheusProcessMetricsEnabled", func(c *Config, v string) (err error) { c.ProcessMetrics, err = parseBool(v); return err }},
+		{"InterfacePrefix", "interfacePrefix", func(_ *Config, v string) error { return only(v, "cali") }},
+		{"VXLANEnabled", "vxlanEnabled", func(c *Config, v string) (err error) { c.VXLAN.Enabled, err = parseBool(v); return err }},
+		{"VXLANVNI", "vxlanVNI", func(c *Config, v string) (err error) { c.VXLAN.VNI, err = within[uint32](v, 1, 1<<24-1); return err }},
+		{"VXLANPort", "vxlanPort", func(c *Config, v string) (err error) { c.VXLAN.Port, err = within[uint16](v, 1, 65535); return err }},
+		{"VXLANMTU", "vxlanMTU", func(c *Config, v string) (err error) { c.VXLAN.MTU4, err = parseMTU(v, 576); return err }},
+		{"VXLANMTUV6", "vxlanMTUV6", func(c *Config, v string) (err error) { c.VXLAN.MTU6, err = parseMTU(v, 1280); return err }},
+		{"ServiceLoopPrevention", "serviceLoopPrevention", func(c *Config, v string) (err error) { c.ServiceLoopPrevention, err = parseServiceLoops(v); return err }},
+		{"NATOutgoingExclusions", "natOutgoingExclusions", func(c *Config, v string) (err error) { c.NAT.ExemptNodes, err = parseExclusions(v); return err }},
+		{"NATPortRange", "natPortRange", func(c *Config, v string) (err error) { c.NAT.How.Ports, err = parsePorts(v); return err }},
+		{"NATOutgoingAddress", "natOutgoingAddress", func(c *Config, v string) (err error) { c.NAT.How.Address, err = parseIPv4(v); return err }},
+		{"IptablesNATOutgoingInterfaceFilter", "iptablesNATOutgoingInterfaceFilter", func(c *Config, v string) (err error) { c.NAT.How.Device, err = parseDevices(v); return err }},
+		{"DatastoreType", "", func(_ *Config, v string) error { return only(v, "etcdv3") }},
+		{"CNISocket", "", func(c *Config, v string) error { c.CNISocket = v; return checkPath(v) }},
+		{"CNITimeout", "", func(c *Config, v string) (err error) { c.CNITimeout, err = parseSeconds(v); return err }},
+		{"LockFile", "", func(c *Config, v string) error { c.LockFile = v; return checkPath(v) }},
+		{"JournalDir", "", func(c *Config, v string) error { c.JournalDir = v; return checkPath(v) }},
 	}
 }
 
@@ -115,7 +129,7 @@ func defaults() (Config, *addresses) {
 		CNISocket: cniwire.DefaultSocket, CNITimeout: 10 * time.Second,
 		LockFile: DefaultLockFile, JournalDir: DefaultJournalDir,
 		VXLAN: VXLAN{Enabled: true, VNI: 4096, Port: 4789}, ServiceLoopPrevention: serviceloop.Drop,
-		GoMetrics: true, ProcessMetrics: true,
+		GoMetrics: true, ProcessMetrics: true, NAT: NAT{ExemptNodes: true},
 	}, &addresses{health: hostPort{"localhost", "9099"}, metrics: hostPort{"", "9091"}}
 }
 
@@ -162,33 +176,6 @@ func Resolve(layers ...Layer) (Config, []Problem) {
 	return c, problems
 }
 
-// NeedsRestart names the parameters whose values differ between two
-// configurations and take effect only with the next start.
-func NeedsRestart(running, wanted Config) []string {
-	var names []string
-	for name, differs := range map[string]bool{
-		"ipForwarding":                    running.IPForwarding != wanted.IPForwarding,
-		"routeRefreshInterval":            running.RouteRefreshInterval != wanted.RouteRefreshInterval,
-		"healthEnabled":                   running.HealthEnabled != wanted.HealthEnabled,
-		"vxlanEnabled":                    running.VXLAN.Enabled != wanted.VXLAN.Enabled,
-		"vxlanVNI":                        running.VXLAN.VNI != wanted.VXLAN.VNI,
-		"vxlanPort":                       running.VXLAN.Port != wanted.VXLAN.Port,
-		"vxlanMTU":                        running.VXLAN.MTU4 != wanted.VXLAN.MTU4,
-		"vxlanMTUV6":                      running.VXLAN.MTU6 != wanted.VXLAN.MTU6,
-		"prometheusMetricsEnabled":        running.MetricsEnabled != wanted.MetricsEnabled,
-		"prometheusMetricsHost/Port":      running.MetricsAddress != wanted.MetricsAddress,
-		"prometheusGoMetricsEnabled":      running.GoMetrics != wanted.GoMetrics,
-		"prometheusProcessMetricsEnabled": running.ProcessMetrics != wanted.ProcessMetrics,
-		"healthHost/Port":                 running.HealthAddress != wanted.HealthAddress,
-	} {
-		if differs {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
-	return names
-}
-
 func parseLevel(v string) (slog.Level, error) {
 	switch strings.ToUpper(v) {
 	case "TRACE", "DEBUG":
@@ -222,6 +209,59 @@ func parseServiceLoops(v string) (serviceloop.Mode, error) {
 		}
 	}
 	return "", fmt.Errorf("is neither Drop, Reject nor Disabled")
+}
+
+// parseExclusions: upstream's default is the first; here nodes see pods' own addresses
+// unless somebody says otherwise.
+func parseExclusions(v string) (nodes bool, err error) {
+	switch strings.ToLower(v) {
+	case "ippoolsonly":
+		return false, nil
+	case "ippoolsandhostips":
+		return true, nil
+	}
+	return false, fmt.Errorf("is neither IPPoolsOnly nor IPPoolsAndHostIPs")
+}
+
+// parsePorts takes a port, a range "1024:65535", or 0 for any.
+func parsePorts(v string) (nat.Ports, error) {
+	if v == "0" || v == "" {
+		return nat.Ports{}, nil
+	}
+	first, last, ok := strings.Cut(v, ":")
+	if !ok {
+		last = first
+	}
+	a, errA := within[uint16](first, 1, 65535)
+	b, errB := within[uint16](last, 1, 65535)
+	if errA != nil || errB != nil || a > b {
+		return nat.Ports{}, fmt.Errorf("is no range of ports; want one such as 32768:65535")
+	}
+	return nat.Ports{First: a, Last: b}, nil
+}
+
+func parseIPv4(v string) (netip.Addr, error) {
+	a, err := netip.ParseAddr(v)
+	if err != nil || !a.Is4() || a.IsUnspecified() || a.IsMulticast() {
+		return netip.Addr{}, fmt.Errorf("is no IPv4 address of a host")
+	}
+	return a, nil
+}
+
+// parseDevices takes the name of a device as iptables has it, whose + for all that begin
+// so is nft's *.
+func parseDevices(v string) (string, error) {
+	ok := func(r rune) bool {
+		return r < 128 && (unicode.IsLetter(r) || unicode.IsDigit(r) || strings.ContainsRune(":._-", r))
+	}
+	name, all := strings.CutSuffix(v, "+")
+	if len(v) > 15 || name == "" || strings.ContainsFunc(name, func(r rune) bool { return !ok(r) }) {
+		return "", fmt.Errorf("is no name of a device; want one such as eth0, or eth+ for all that begin so")
+	}
+	if all {
+		name += "*"
+	}
+	return name, nil
 }
 
 func parseBool(v string) (bool, error) {

@@ -2,6 +2,7 @@ package config
 
 import (
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -10,7 +11,10 @@ import (
 	"time"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	"github.com/projectcalico/api/pkg/lib/numorstring"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"tortie/felix/nat"
 )
 
 func file(t *testing.T, content string) Layer {
@@ -89,6 +93,11 @@ func TestProblemsNameSourceParameterAndRemedy(t *testing.T) {
 		{file(t, "IpInIpMtu = 1400"), []string{"IpInIpMtu", "no effect"}, false},
 		{resource(t, "default", func(s *v3.FelixConfigurationSpec) { n := 1400; s.IPIPMTU = &n }), []string{"FelixConfiguration default", "spec.ipipMTU"}, false},
 		{FromEnv([]string{"FELIX_VXLANVNI=16777216"}), []string{"is not within 1 to 16777215"}, true},
+		{FromEnv([]string{"FELIX_NATPORTRANGE=9:3"}), []string{"is no range of ports"}, true},
+		{FromEnv([]string{"FELIX_NATPORTRANGE=1:70000"}), []string{"is no range of ports"}, true},
+		{FromEnv([]string{"FELIX_NATOUTGOINGADDRESS=fd00::1"}), []string{"is no IPv4 address"}, true},
+		{FromEnv([]string{"FELIX_NATOUTGOINGEXCLUSIONS=Nodes"}), []string{"is neither IPPoolsOnly nor IPPoolsAndHostIPs"}, true},
+		{FromEnv([]string{"FELIX_IPTABLESNATOUTGOINGINTERFACEFILTER=a\" accept"}), []string{"is no name of a device"}, true},
 		{FromEnv([]string{"FELIX_VXLANPORT=0"}), []string{"is not within 1 to 65535"}, true},
 		{FromEnv([]string{"FELIX_VXLANMTU=500"}), []string{"is not within 576 to 65535, nor 0"}, true},
 		{resource(t, "default", func(s *v3.FelixConfigurationSpec) { n := 1000; s.VXLANMTUV6 = &n }), []string{"spec.vxlanMTUV6", "is not within 1280"}, true},
@@ -116,6 +125,24 @@ func TestVXLANSettingsAreServed(t *testing.T) {
 	}
 	if c, _ := Resolve(); c.VXLAN != (VXLAN{Enabled: true, VNI: 4096, Port: 4789}) {
 		t.Errorf("defaults %+v are not upstream's", c.VXLAN)
+	}
+}
+
+func TestNATSettingsAreServed(t *testing.T) {
+	c, problems := Resolve(resource(t, "default", func(s *v3.FelixConfigurationSpec) {
+		ports, err := numorstring.PortFromRange(32768, 65535)
+		if err != nil {
+			t.Fatal(err)
+		}
+		only := v3.NATOutgoingExclusionsIPPoolsOnly
+		s.NATPortRange, s.NATOutgoingAddress, s.NATOutgoingExclusions, s.IptablesNATOutgoingInterfaceFilter = &ports, "192.0.2.9", &only, "eth+"
+	}))
+	want := NAT{How: nat.How{Ports: nat.Ports{First: 32768, Last: 65535}, Address: netip.MustParseAddr("192.0.2.9"), Device: "eth*"}}
+	if c.NAT != want || len(problems) != 0 {
+		t.Errorf("%+v, want %+v; problems %v", c.NAT, want, problems)
+	}
+	if c, _ := Resolve(); c.NAT != (NAT{ExemptNodes: true}) {
+		t.Errorf("default %+v", c.NAT)
 	}
 }
 
@@ -163,12 +190,23 @@ func TestFileWithoutAssignmentIsRefused(t *testing.T) {
 	}
 }
 
-func TestNeedsRestart(t *testing.T) {
-	a, _ := Resolve()
-	b := a
-	b.LogLevel, b.HealthAddress = slog.LevelDebug, "localhost:1"
-	if got := NeedsRestart(a, b); !slices.Equal(got, []string{"healthHost/Port"}) {
-		t.Errorf("%v", got)
+// TestFieldThatCanNotBeReadTakesNoOtherWithIt: somebody wrote the resource past calicoctl.
+func TestFieldThatCanNotBeReadTakesNoOtherWithIt(t *testing.T) {
+	l, err := FromStored("default", []byte(`{"kind":"FelixConfiguration","spec":{"vxlanVNI":"many","vxlanPort":4790,"routeRefreshInterval":"30s","ipForwarding":{}}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, problems := Resolve(l)
+	if c.VXLAN.VNI != 4096 || c.VXLAN.Port != 4790 || c.RouteRefreshInterval != 30*time.Second || !c.IPForwarding {
+		t.Errorf("configuration %+v", c)
+	}
+	for _, says := range []string{`FelixConfiguration default: spec.vxlanVNI: "many" is not within 1 to 16777215`, "spec.ipForwarding"} {
+		if !slices.ContainsFunc(problems, func(p Problem) bool { return p.Bad && strings.Contains(p.String(), says) }) {
+			t.Errorf("problems %v do not say %s", problems, says)
+		}
+	}
+	if _, err := FromStored("default", []byte("{")); err == nil || !strings.Contains(err.Error(), "FelixConfiguration default") {
+		t.Errorf("not JSON: %v", err)
 	}
 }
 

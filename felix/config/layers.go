@@ -79,13 +79,29 @@ func FromResource(r *v3.FelixConfiguration) (Layer, error) {
 	if r == nil {
 		return Layer{}, nil
 	}
-	l := Layer{Source: "FelixConfiguration " + r.Name, values: map[string]value{}, resource: true}
 	raw, err := json.Marshal(r.Spec)
 	if err != nil {
-		return l, fmt.Errorf("read %s: %w", l.Source, err)
+		return Layer{}, fmt.Errorf("read FelixConfiguration %s: %w", r.Name, err)
 	}
+	return fromSpec(r.Name, raw)
+}
+
+// FromStored reads a FelixConfiguration from what is stored, which can't be read as a
+// whole: a field that can't be used does not take the others with it.
+func FromStored(name string, value []byte) (Layer, error) {
+	var stored struct {
+		Spec json.RawMessage `json:"spec"`
+	}
+	if err := json.Unmarshal(value, &stored); err != nil {
+		return Layer{}, fmt.Errorf("read FelixConfiguration %s: %w", name, err)
+	}
+	return fromSpec(name, stored.Spec)
+}
+
+func fromSpec(name string, spec []byte) (Layer, error) {
+	l := Layer{Source: "FelixConfiguration " + name, values: map[string]value{}, resource: true}
 	var fields map[string]json.RawMessage
-	if err := json.Unmarshal(raw, &fields); err != nil {
+	if err := json.Unmarshal(spec, &fields); err != nil {
 		return l, fmt.Errorf("read %s: %w", l.Source, err)
 	}
 	names := fieldNames()

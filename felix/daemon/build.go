@@ -32,12 +32,12 @@ import (
 // felix is all parts of the daemon.
 type felix struct {
 	node     string
-	cfg      config.Config
 	client   datastore.Client
 	registry *api.Registry
 	journal  *journal.Journal
 	config   *configFollower
 	newUID   func() string
+	level    *slog.LevelVar
 	settings registration.Settings
 	backend  string // CALICO_NETWORKING_BACKEND
 	log      *slog.Logger
@@ -49,7 +49,7 @@ type felix struct {
 	programmed atomic.Pointer[calc.State]
 
 	kernel *kernel.Handle // of the node's network namespace
-	rules  []dataplane.Rules
+	rules  func(settings func() config.Config, log *slog.Logger) []dataplane.Rules
 
 	pods      *podnet.Net
 	loop      *dataplane.Loop
@@ -60,6 +60,7 @@ type felix struct {
 	underlay  *underlay
 	hostPorts *hostports.Ports
 	upkeep    *upkeep
+	listeners *listeners
 	peering   *peering.Addresses
 	registrar *registration.Registrar
 	state     *cniserver.State
@@ -78,7 +79,8 @@ func (f *felix) build() (err error) {
 			f.close()
 		}
 	}()
-	if err := f.buildDataplane(); err != nil {
+	cfg := f.config.Now()
+	if err := f.buildDataplane(cfg); err != nil {
 		return err
 	}
 	tracker := ipam.NewTracker(f.node)
@@ -104,8 +106,8 @@ func (f *felix) build() (err error) {
 		Client: f.client,
 		Ranges: ranges(tracker.Ranges(), f.state.Ranges(), graph.Ranges(), f.config.Ranges(), f.policies.Ranges()),
 		Sink: &sink{
-			graph: graph, follow: append(follow, tracker, f.state, f.config, f.policies),
-			program: f.program, complete: f.complete, onStatus: f.state.OnStatus,
+			graph: graph, follow: append(follow, tracker, f.state, f.policies),
+			config: f.config, configure: f.configure, program: f.program, complete: f.complete, onStatus: f.state.OnStatus,
 		},
 		Log: f.log,
 	})
@@ -116,12 +118,13 @@ func (f *felix) build() (err error) {
 	f.server, err = cniserver.New(cniserver.Config{
 		Node: f.node, State: f.state, Client: f.client, Registry: f.registry, Journal: f.journal,
 		Addresses: f.allocator, Pods: f.pods, Routes: f.loop, HostPorts: f.hostPorts, IPAMPlugins: delegate.Runner{}, PodCIDRs: podCIDRs, MTU: f.underlay.MTU, NewUID: f.newUID, Log: f.log,
-		Health: f.syncer.Health, Pod: known, AddTimeout: f.cfg.CNITimeout, DelTimeout: f.cfg.CNITimeout,
+		Health: f.syncer.Health, Pod: known, AddTimeout: cfg.CNITimeout, DelTimeout: cfg.CNITimeout,
 	})
 	if err != nil {
 		return err
 	}
-	f.listener, err = cniserver.Listen(f.cfg.CNISocket)
+	f.listener, err = cniserver.Listen(cfg.CNISocket)
+	f.configure(cfg)
 	return err
 }
 
@@ -135,8 +138,8 @@ func (f *felix) buildKubernetes() ([]follower, cniserver.Pod) {
 	return []follower{f.kubernetes.keeper}, f.kubernetes.pods.Get
 }
 
-func (f *felix) buildDataplane() (err error) {
-	if f.cfg.IPForwarding {
+func (f *felix) buildDataplane(cfg config.Config) (err error) {
+	if cfg.IPForwarding {
 		if err := podnet.EnsureForwarding(f.kernel); err != nil {
 			return fmt.Errorf("%w; run felix as root, and in a container with the node's /proc/sys/net at /host/proc/sys/net, or set FELIX_IPFORWARDING=Disabled and switch forwarding on yourself", err)
 		}
@@ -144,29 +147,38 @@ func (f *felix) buildDataplane() (err error) {
 	if f.pods, err = podnet.New(podnet.Config{Kernel: f.kernel, Log: f.log}); err != nil {
 		return err
 	}
-	f.underlay = &underlay{kernel: f.kernel, vxlan: f.cfg.VXLAN, log: f.log}
-	f.tunnels = vxlan.New(vxlan.Config{
-		Kernel: f.kernel, VNI: f.cfg.VXLAN.VNI, Port: f.cfg.VXLAN.Port, MTU: f.underlay.tunnelMTU, Log: f.log,
-	})
+	f.underlay = &underlay{kernel: f.kernel, log: f.log}
+	f.tunnels = vxlan.New(vxlan.Config{Kernel: f.kernel, MTU: f.underlay.tunnelMTU, Log: f.log})
 	f.hostPorts = hostports.New(hostports.Config{Forget: f.kernel.ForgetDatagrams, Log: f.log})
-	f.peering = peering.New(f.kernel, f.cfg.RouteRefreshInterval, f.log)
-	f.upkeep = &upkeep{
-		sysctls: f.kernel, pods: f.pods, hostPorts: f.hostPorts,
-		forwarding: f.cfg.IPForwarding, every: f.cfg.RouteRefreshInterval, failed: map[string]string{}, log: f.log,
-	}
+	f.peering = peering.New(f.kernel, cfg.RouteRefreshInterval, f.log)
+	f.upkeep = newUpkeep(f.kernel, f.pods, f.hostPorts, f.log)
+	f.listeners = newListeners(f.log)
 	f.loop, err = dataplane.New(dataplane.Config{
 		Kernel:  f.kernel,
 		Routes:  routetable.New(routetable.Config{Kernel: f.kernel, Protocol: kernel.ProtocolFelix, Log: f.log}),
-		Rules:   f.rules,
+		Rules:   f.rules(f.config.Now, f.log),
 		Tunnels: f.tunnels,
-		Devices: f.pods, Log: f.log, ResyncInterval: f.cfg.RouteRefreshInterval,
+		Devices: f.pods, Log: f.log,
 	})
 	return err
 }
 
+// configure hands the configuration to those who act on it. Who computes something of it
+// and the State alike is told of the two by program.
+func (f *felix) configure(cfg config.Config) {
+	f.level.Set(cfg.LogLevel)
+	f.underlay.configure(cfg.VXLAN)
+	f.tunnels.Configure(vxlan.Settings{VNI: cfg.VXLAN.VNI, Port: cfg.VXLAN.Port})
+	f.loop.SetResyncInterval(cfg.RouteRefreshInterval)
+	f.peering.SetInterval(cfg.RouteRefreshInterval)
+	f.upkeep.configure(cfg.IPForwarding, cfg.RouteRefreshInterval)
+	f.listeners.set(f.endpoints(cfg))
+	f.loop.Resync() // which has everybody look at what is to be done now
+}
+
 // program hands a new desired state to those who act on it.
 func (f *felix) program(s calc.State) {
-	if !f.cfg.VXLAN.Enabled {
+	if !f.config.Now().VXLAN.Enabled {
 		s.TunnelPools = nil
 	}
 	f.programmed.Store(&s) // from here on s is read by others

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"runtime/debug"
@@ -15,7 +14,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -28,7 +26,6 @@ import (
 	"tortie/internal/control/felixstatus"
 	"tortie/internal/datastore"
 	"tortie/internal/datastore/etcd"
-	"tortie/internal/health"
 	"tortie/internal/kernel"
 	"tortie/internal/kernel/feature"
 	"tortie/internal/lockfile"
@@ -149,13 +146,10 @@ func (p Process) serve(ctx context.Context, s start) error {
 	}
 	defer handle.Close()
 	f := &felix{
-		kernel: handle, rules: newRules(running, log),
-		node: node, cfg: running, client: client, registry: reg, journal: book, log: log,
+		kernel: handle, rules: newRules,
+		node: node, client: client, registry: reg, journal: book, log: log,
 		newUID: uuid.NewString, settings: settings, backend: p.getenv("CALICO_NETWORKING_BACKEND"), kubernetes: s.kubernetes, without: s.without, missing: untilNil(func() error { return checkKernel(feature.Probe) }), show: s.teller.show,
-		config: &configFollower{
-			node: node, local: local, running: running, level: s.level, log: log,
-			stored: map[string]*v3.FelixConfiguration{}, warned: map[string]bool{},
-		},
+		config: newConfigFollower(node, local, running, log), level: s.level,
 	}
 	if err := f.build(); err != nil { //nolint:contextcheck // what is built lives until close
 		return err
@@ -221,18 +215,19 @@ func readStored(ctx context.Context, client datastore.Client, node string, local
 	ctx, cancel := context.WithTimeout(ctx, resourceTimeout)
 	defer cancel()
 	layers := append([]config.Layer(nil), local...)
-	for _, name := range []string{"node." + node, "default"} {
-		entry, err := client.Get(ctx, api.Key{Kind: api.KindFelixConfiguration, Name: name})
-		if errors.Is(err, datastore.ErrNotFound) {
+	for _, name := range resources(node) {
+		u := datastore.SyncUpdate{Key: api.Key{Kind: api.KindFelixConfiguration, Name: name}}
+		entry, err := client.Get(ctx, u.Key)
+		switch {
+		case errors.Is(err, datastore.ErrNotFound):
 			continue
-		}
-		if err != nil {
+		case err == nil:
+			u.Entry = &entry
+		case !errors.As(err, &u.Invalid):
 			return cfg
 		}
-		if resource, ok := entry.Object.(*v3.FelixConfiguration); ok {
-			if layer, err := config.FromResource(resource); err == nil {
-				layers = append(layers, layer)
-			}
+		if layer, err := layerOf(u); err == nil {
+			layers = append(layers, layer)
 		}
 	}
 	resolved, _ := config.Resolve(layers...)
@@ -258,10 +253,7 @@ func (f *felix) run(ctx context.Context) error {
 		f.kubernetes.run(ctx, base, g.Go)
 	}
 	g.Go(func() error { return f.history.Run(base) })
-	if err := f.serveHTTP(base, g.Go); err != nil {
-		stop()
-		return errors.Join(err, g.Wait())
-	}
+	g.Go(func() error { return f.listeners.run(base) })
 	g.Go(func() error {
 		defer stop()
 		ctx, cancel := context.WithCancel(ctx)
@@ -272,39 +264,20 @@ func (f *felix) run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// serveHTTP serves the probes and the metrics where they are wanted.
-func (f *felix) serveHTTP(ctx context.Context, run func(func() error)) error {
-	for _, s := range []struct {
-		enabled                bool
-		what, address, setting string
-		handler                func() http.Handler
-	}{
-		{f.cfg.HealthEnabled, "health", f.cfg.HealthAddress, "HealthPort", health.Probes{Live: f.loop.Live, Ready: f.ready}.Handler},
-		{f.cfg.MetricsEnabled, "metrics", f.cfg.MetricsAddress, "PrometheusMetricsPort", f.metrics},
-	} {
-		if !s.enabled {
-			continue
-		}
-		l, err := net.Listen("tcp", s.address)
-		if err != nil {
-			return fmt.Errorf("serve %s: %w (%s chooses the port)", s.what, err, s.setting)
-		}
-		run(func() error { return health.Serve(ctx, l, s.handler()) })
-	}
-	return nil
-}
-
-// metrics serves /metrics.
+// metrics serves /metrics, with what the configuration says at the time.
 func (f *felix) metrics() http.Handler {
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(ipammetrics.New(f.allocator))
-	if f.cfg.GoMetrics {
-		registry.MustRegister(collectors.NewGoCollector())
-	}
-	if f.cfg.ProcessMetrics {
-		registry.MustRegister(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	}
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
+		cfg := f.config.Now()
+		registry := prometheus.NewRegistry()
+		registry.MustRegister(ipammetrics.New(f.allocator))
+		if cfg.GoMetrics {
+			registry.MustRegister(collectors.NewGoCollector())
+		}
+		if cfg.ProcessMetrics {
+			registry.MustRegister(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+		}
+		promhttp.HandlerFor(registry, promhttp.HandlerOpts{}).ServeHTTP(w, r)
+	})
 	return mux
 }

@@ -3,11 +3,13 @@ package daemon
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"net/netip"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
@@ -86,11 +88,14 @@ func TestRangesDoNotOverlap(t *testing.T) {
 
 func TestNothingIsProgrammedBeforeInSync(t *testing.T) {
 	var events []string
+	running, _ := config.Resolve()
 	s := &sink{
-		graph:    calc.New("node1"),
-		program:  func(calc.State) { events = append(events, "program") },
-		complete: func() { events = append(events, "complete") },
-		onStatus: func(s datastore.Status) { events = append(events, s.String()) },
+		graph:     calc.New("node1"),
+		config:    newConfigFollower("node1", nil, running, slog.New(slog.DiscardHandler)),
+		configure: func(config.Config) { events = append(events, "configure") },
+		program:   func(calc.State) { events = append(events, "program") },
+		complete:  func() { events = append(events, "complete") },
+		onStatus:  func(s datastore.Status) { events = append(events, s.String()) },
 	}
 	s.OnStatus(datastore.WaitForDatastore)
 	s.OnUpdates(nil)
@@ -99,8 +104,9 @@ func TestNothingIsProgrammedBeforeInSync(t *testing.T) {
 	s.OnStatus(datastore.InSync)
 	s.OnUpdates([]datastore.SyncUpdate{{Key: api.Key{Kind: api.KindWorkloadEndpoint, Namespace: "ns1", Name: "of-another-node"}}})
 	s.OnUpdates([]datastore.SyncUpdate{{Key: api.Key{Kind: api.KindIPPool, Name: "pool"}}})
+	s.OnUpdates([]datastore.SyncUpdate{stored("default", func(c *v3.FelixConfigurationSpec) { c.IPForwarding = "Disabled" })})
 	// CNI calls are served only when the whole state has been handed over.
-	want := []string{"wait-for-datastore", "resync", "program", "complete", "in-sync", "program"}
+	want := []string{"wait-for-datastore", "resync", "program", "complete", "in-sync", "program", "configure", "program"}
 	if diff := cmp.Diff(want, events); diff != "" {
 		t.Errorf("events (-want +got):\n%s", diff)
 	}
@@ -168,14 +174,16 @@ func TestPodsMTUIsLessByWhatTheOverlaysInUseAdd(t *testing.T) {
 		{"as configured", []calc.TunnelPool{v4, v6}, config.VXLAN{MTU4: 1400, MTU6: 8000}, 1400, 1400, 8000},
 		{"configured for one that is not in use", []calc.TunnelPool{v6}, config.VXLAN{MTU4: 1400}, 8930, 1400, 8930},
 	} {
-		u := &underlay{kernel: nineThousand{}, vxlan: tc.vxlan, log: slog.New(slog.DiscardHandler)}
+		u := &underlay{kernel: nineThousand{}, log: slog.New(slog.DiscardHandler)}
+		u.configure(tc.vxlan)
 		u.set([]netip.Prefix{netip.MustParsePrefix("10.0.0.1/24")}, tc.tunnels)
 		if u.MTU() != tc.pods || u.tunnelMTU(false) != tc.device4 || u.tunnelMTU(true) != tc.device6 {
 			t.Errorf("%s: pods %d, devices %d and %d; want %d, %d and %d", tc.name, u.MTU(), u.tunnelMTU(false), u.tunnelMTU(true), tc.pods, tc.device4, tc.device6)
 		}
 	}
 	var log bytes.Buffer
-	u := &underlay{kernel: nineThousand{}, vxlan: config.VXLAN{MTU4: 8951}, log: slog.New(slog.NewTextHandler(&log, nil))}
+	u := &underlay{kernel: nineThousand{}, log: slog.New(slog.NewTextHandler(&log, nil))}
+	u.configure(config.VXLAN{MTU4: 8951})
 	u.set([]netip.Prefix{netip.MustParsePrefix("10.0.0.1/24")}, nil)
 	if !strings.Contains(log.String(), "parameter=vxlanMTU ") {
 		t.Errorf("an MTU that does not fit is not told:\n%s", &log)
@@ -191,40 +199,95 @@ func (nineThousand) Addresses(int) ([]kernel.Address, error) {
 	return []kernel.Address{{Link: 2, Prefix: netip.MustParsePrefix("10.0.0.1/24")}}, nil
 }
 
-func TestConfigurationFollowsTheDatastore(t *testing.T) {
-	var log bytes.Buffer
+// stored is the update of a FelixConfiguration; without a change it is gone.
+func stored(name string, change func(*v3.FelixConfigurationSpec)) datastore.SyncUpdate {
+	u := datastore.SyncUpdate{Key: api.Key{Kind: api.KindFelixConfiguration, Name: name}}
+	if change != nil {
+		r := v3.NewFelixConfiguration()
+		r.Name = name
+		change(&r.Spec)
+		u.Entry = &datastore.Entry{Key: u.Key, Object: r}
+	}
+	return u
+}
+
+func newFollower(t *testing.T) *configFollower {
 	running, _ := config.Resolve()
-	f := &configFollower{
-		node: "node1", running: running, level: &slog.LevelVar{}, log: slog.New(slog.NewTextHandler(&log, nil)),
-		stored: map[string]*v3.FelixConfiguration{}, warned: map[string]bool{},
+	return newConfigFollower("node1", []config.Layer{config.FromEnv([]string{"FELIX_VXLANPORT=8472"})}, running, slog.New(slog.NewTextHandler(t.Output(), nil)))
+}
+
+func TestConfigurationFollowsTheDatastore(t *testing.T) {
+	f := newFollower(t)
+	severity := func(s string) func(*v3.FelixConfigurationSpec) {
+		return func(c *v3.FelixConfigurationSpec) { c.LogSeverityScreen = s }
 	}
-	set := func(name, severity string) {
-		key := api.Key{Kind: api.KindFelixConfiguration, Name: name}
-		u := datastore.SyncUpdate{Key: key}
-		if severity != "" {
-			r := v3.NewFelixConfiguration()
-			r.Name, r.Spec.LogSeverityScreen = name, severity
-			enabled := true
-			r.Spec.HealthEnabled = &enabled
-			u.Entry = &datastore.Entry{Key: key, Object: r}
+	for _, step := range []struct {
+		what    string
+		update  datastore.SyncUpdate
+		changed bool
+		level   slog.Level
+	}{
+		{"for all nodes", stored("default", severity("Warning")), true, slog.LevelWarn},
+		{"for this one", stored("node.node1", severity("Debug")), true, slog.LevelDebug},
+		{"for another one", stored("node.node2", severity("Error")), false, slog.LevelDebug},
+		{"of no effect here", stored("default", severity("Error")), false, slog.LevelDebug},
+		{"no more for this one", stored("node.node1", nil), true, slog.LevelError},
+		{"no more at all", stored("default", nil), true, slog.LevelInfo},
+	} {
+		f.Apply([]datastore.SyncUpdate{step.update})
+		if changed := f.resolve(); changed != step.changed && step.what != "for all nodes" || f.Now().LogLevel != step.level || f.Now().VXLAN.Port != 8472 {
+			t.Errorf("%s: changed %v, %+v; want %v and level %v", step.what, changed, f.Now(), step.changed, step.level)
 		}
-		f.Apply([]datastore.SyncUpdate{u})
 	}
-	set("default", "Warning")
-	if f.level.Level() != slog.LevelWarn {
-		t.Errorf("level %v", f.level.Level())
+}
+
+func TestNothingOfTheConfigurationCountsBeforeItIsWhole(t *testing.T) {
+	f := newFollower(t)
+	f.Apply([]datastore.SyncUpdate{stored("node.node1", func(c *v3.FelixConfigurationSpec) { c.IPForwarding = "Disabled" })})
+	if !f.Now().IPForwarding {
+		t.Error("a part of the configuration is in force")
 	}
-	set("node.node1", "Debug")
-	set("node.node2", "Error")
-	if f.level.Level() != slog.LevelDebug {
-		t.Errorf("level %v, want that of the node's own resource", f.level.Level())
+	f.resolve()
+	if f.Now().IPForwarding {
+		t.Error("the configuration is not in force")
 	}
-	set("node.node1", "")
-	set("default", "")
-	if f.level.Level() != slog.LevelInfo {
-		t.Errorf("level %v, want the default again", f.level.Level())
+}
+
+// TestUnreadableConfigurationIsSaidAndTakesNothingElseAway: of one wrong field, that
+// field; of a resource that is no JSON any more, nothing.
+func TestUnreadableConfigurationIsSaidAndTakesNothingElseAway(t *testing.T) {
+	f := newFollower(t)
+	key := api.Key{Kind: api.KindFelixConfiguration, Name: "default"}
+	broken := func(value string) {
+		f.Apply([]datastore.SyncUpdate{{Key: key, Invalid: &datastore.Invalid{Key: key, Err: errors.New("no"), Value: []byte(value)}}})
+		f.resolve()
 	}
-	if n := strings.Count(log.String(), "healthEnabled"); n != 1 {
-		t.Errorf("%d warnings that healthEnabled needs a restart, want one:\n%s", n, &log)
+	says := func(want ...string) {
+		t.Helper()
+		found := f.problems()
+		for i, line := range want {
+			if len(found) != len(want) || found[i].Reason != "BadConfiguration" || !strings.Contains(found[i].Line, line) {
+				t.Fatalf("problems %v, want %q", found, want)
+			}
+		}
+		if len(want) == 0 && len(found) > 0 {
+			t.Fatalf("problems %v", found)
+		}
+	}
+	broken(`{"spec":{"vxlanVNI":16777216,"routeRefreshInterval":"30s"}}`)
+	says(`FelixConfiguration default: spec.vxlanVNI: "16777216" is not within 1 to 16777215; what is configured elsewhere, or the default, holds instead`)
+	if c := f.Now(); c.VXLAN.VNI != 4096 || c.RouteRefreshInterval != 30*time.Second {
+		t.Errorf("one wrong field: %+v", c)
+	}
+	broken(`{"spec":{"routeRef`)
+	says("read FelixConfiguration default: unexpected end of JSON input: what it said before holds on", "spec.vxlanVNI")
+	if c := f.Now(); c.RouteRefreshInterval != 30*time.Second {
+		t.Errorf("no JSON: %+v", c)
+	}
+	f.Apply([]datastore.SyncUpdate{stored("default", nil)})
+	f.resolve()
+	says()
+	if c := f.Now(); c.RouteRefreshInterval != 90*time.Second {
+		t.Errorf("gone: %+v", c)
 	}
 }

@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -20,6 +22,7 @@ import (
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 
 	"tortie/felix/config"
+	"tortie/felix/dataplane"
 	"tortie/felix/journal"
 	"tortie/felix/problems"
 	"tortie/internal/api"
@@ -107,12 +110,11 @@ func (n *node) start(ready bool) {
 	cfg, _ := config.Resolve()
 	cfg.CNISocket, cfg.CNITimeout = n.socket, 5*time.Second
 	n.felix = &felix{
-		node: "node1", cfg: cfg, client: n.store, registry: n.reg, journal: book, log: log, kernel: n.kernel, // and no rules: nft works on the namespace of its process
+		node: "node1", client: n.store, registry: n.reg, journal: book, log: log, kernel: n.kernel,
+		// nft works on the namespace of its process.
+		rules:  func(func() config.Config, *slog.Logger) []dataplane.Rules { return nil },
 		newUID: func() string { return "uid" }, missing: func() error { return nil }, show: func([]problems.Problem) {},
-		config: &configFollower{
-			node: "node1", running: cfg, level: &slog.LevelVar{}, log: log,
-			stored: map[string]*v3.FelixConfiguration{}, warned: map[string]bool{},
-		},
+		level: &slog.LevelVar{}, config: newConfigFollower("node1", []config.Layer{config.FromEnv([]string{"FELIX_CNISOCKET=" + n.socket, "FELIX_CNITIMEOUT=5"})}, cfg, log),
 	}
 	if n.kubernetes != nil {
 		client, err := kubeapi.New(n.kubernetes.Config(), role)
@@ -399,3 +401,80 @@ func TestManyPodsAtOnce(t *testing.T) {
 	}
 	n.await("all is released", func() bool { return n.stored(api.KindIPAMHandle) == 0 })
 }
+
+// TestConfigurationTakesEffectOnARunningFelix: in the kernel, without a restart, and
+// without a pod noticing.
+func TestConfigurationTakesEffectOnARunningFelix(t *testing.T) {
+	kerneltest.Require(t, kerneltest.Vxlan)
+	n := newNode(t)
+	pool := v3.NewIPPool()
+	pool.Name, pool.Spec.CIDR, pool.Spec.VXLANMode = "tunneled", "10.66.0.0/16", v3.VXLANModeAlways
+	n.put(pool)
+	n.start(true)
+	defer func() { n.stop() }()
+	n.ok("ADD", n.newPod("c1"))
+	routes := n.routes()
+	device := func() (string, kernel.Vxlan) {
+		l, err := n.kernel.LinkByName("vxlan.calico")
+		if err != nil {
+			return "none", kernel.Vxlan{}
+		}
+		v, err := n.kernel.Vxlan(l.Index)
+		if err != nil {
+			return "none", v
+		}
+		return fmt.Sprintf("MTU %d", l.MTU), v
+	}
+	is := func(mtu string, vni uint32, port uint16) {
+		t.Helper()
+		n.await(fmt.Sprintf("%s, VNI %d, port %d", mtu, vni, port), func() bool {
+			got, v := device()
+			return got == mtu && v.VNI == vni && v.Port == port
+		})
+	}
+	is("MTU 1450", 4096, 4789)
+	resource := v3.NewFelixConfiguration()
+	resource.Name = "default"
+	n.put(resource)
+	set := func(change func(*v3.FelixConfigurationSpec)) {
+		t.Helper()
+		key := api.Key{Kind: api.KindFelixConfiguration, Name: "default"}
+		entry, err := n.store.Get(t.Context(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		change(&entry.Object.(*v3.FelixConfiguration).Spec)
+		if _, err := datastore.NewResources(n.store, n.reg, nil).Update(t.Context(), entry); err != nil {
+			t.Fatal(err)
+		}
+	}
+	number := func(i int) *int { return &i }
+	set(func(s *v3.FelixConfigurationSpec) { s.VXLANVNI, s.VXLANPort = number(7), number(4790) })
+	is("MTU 1450", 7, 4790)
+	set(func(s *v3.FelixConfigurationSpec) { s.VXLANMTU = number(1400) })
+	is("MTU 1400", 7, 4790)
+	n.await("new pods have the MTU, too", func() bool { return n.felix.underlay.MTU() == 1400 })
+	off, on := false, true
+	set(func(s *v3.FelixConfigurationSpec) { s.VXLANEnabled = &off })
+	// The device itself stays until nobody sends into it any more.
+	n.await("the node has no part in VXLAN", func() bool { return n.felix.underlay.MTU() == 1500 })
+	set(func(s *v3.FelixConfigurationSpec) { s.VXLANEnabled, s.VXLANVNI = nil, nil })
+	is("MTU 1400", 4096, 4790)
+
+	_, port, err := net.SplitHostPort(freePort(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	set(func(s *v3.FelixConfigurationSpec) {
+		chosen, _ := strconv.Atoi(port)
+		s.HealthEnabled, s.HealthPort, s.HealthHost = &on, &chosen, ptr("127.0.0.1")
+	})
+	n.await("probes are answered", func() bool { return strings.TrimSpace(served("127.0.0.1:"+port+"/readiness")) == "ready" })
+	set(func(s *v3.FelixConfigurationSpec) { s.HealthEnabled = &off })
+	n.await("probes are answered no more", func() bool { return served("127.0.0.1:"+port+"/readiness") == "" })
+	if got := n.routes(); !slices.Equal(got, routes) {
+		t.Errorf("routes of pods %v, want %v", got, routes)
+	}
+}
+
+func ptr[T any](v T) *T { return &v }

@@ -314,7 +314,7 @@ func TestPodWithoutAServiceAccountGoesOn(t *testing.T) {
 		t.Fatalf("%v, %v, %v", k, without, err)
 	}
 	f := &felix{without: without}
-	got := f.sources()[4]()
+	got := f.clusterSources()[0]()
 	if len(got) != 1 || !strings.HasPrefix(got[0].Line, "felix goes on without Kubernetes: find the API server: ") {
 		t.Errorf("%+v", got)
 	}

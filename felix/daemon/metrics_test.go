@@ -1,7 +1,7 @@
 package daemon
 
 import (
-	"context"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -26,7 +26,7 @@ func TestMetricsShowTheNodesAddresses(t *testing.T) {
 		{false, []string{"ipam_block_limit 20\n", "ipam_transactions_total{result=\"committed\"} 0\n"}},
 	} {
 		f := &felix{
-			cfg:       config.Config{GoMetrics: tc.goMetrics, ProcessMetrics: tc.goMetrics},
+			config:    newConfigFollower("n", nil, config.Config{GoMetrics: tc.goMetrics, ProcessMetrics: tc.goMetrics}, slog.New(slog.DiscardHandler)),
 			allocator: ipam.New(ipam.Config{Client: memory.New(api.NewRegistry()), Node: "n", View: ipam.NewTracker("n")}),
 		}
 		defer f.allocator.Close()
@@ -40,17 +40,6 @@ func TestMetricsShowTheNodesAddresses(t *testing.T) {
 		if !tc.goMetrics && strings.Contains(w.Body.String(), "go_goroutines") {
 			t.Error("metrics of the Go runtime, though they are switched off")
 		}
-	}
-}
-
-// A port that is taken is said with what to do about it, and felix doesn't start.
-func TestMetricsPortThatIsTakenIsSaid(t *testing.T) {
-	taken := httptest.NewServer(http.NotFoundHandler())
-	defer taken.Close()
-	f := &felix{cfg: config.Config{MetricsEnabled: true, MetricsAddress: taken.Listener.Addr().String()}}
-	err := f.serveHTTP(context.Background(), func(func() error) { t.Error("served") })
-	if err == nil || !strings.Contains(err.Error(), "serve metrics: listen tcp 127.0.0.1:") || !strings.Contains(err.Error(), "PrometheusMetricsPort") {
-		t.Errorf("got %v", err)
 	}
 }
 

@@ -37,20 +37,29 @@ const (
 	reasonKubernetes     = "KubernetesAccess"
 	reasonObject         = "ObjectNotHonoured"
 	reasonEnded          = "FelixFailed"
+	reasonConfiguration  = "BadConfiguration"
+	reasonListen         = "NotServed"
+	reasonForwarding     = "ForwardingOff"
 )
 
 // sources are those who know what is wrong, the most important first.
 func (f *felix) sources() []problems.Source {
-	all := []problems.Source{f.kernelCheck, f.datastoreProblem, f.registrationProblem, f.dataplaneProblem}
+	all := []problems.Source{f.kernelCheck, f.datastoreProblem, f.registrationProblem, f.dataplaneProblem, f.upkeep.problems, f.config.problems, f.listeners.problems}
+	all = append(all, f.clusterSources()...)
+	return append(all, f.tunnelProblem, f.addressProblems, f.backendProblem, f.policyProblem, f.objectProblems)
+}
+
+// clusterSources are those who know Kubernetes.
+func (f *felix) clusterSources() []problems.Source {
 	switch {
 	case f.kubernetes != nil:
-		all = append(all, f.kubernetesProblems, f.podCIDRProblem, f.annotationProblems)
+		return []problems.Source{f.kubernetesProblems, f.podCIDRProblem, f.annotationProblems}
 	case f.without != nil:
-		all = append(all, func() []problems.Problem {
+		return []problems.Source{func() []problems.Problem {
 			return problem(reasonKubernetes, "felix goes on without Kubernetes: %v: give its pod a service account (automountServiceAccountToken)", f.without)
-		})
+		}}
 	}
-	return append(all, f.tunnelProblem, f.addressProblems, f.backendProblem, f.policyProblem, f.objectProblems)
+	return nil
 }
 
 func problem(reason, format string, args ...any) []problems.Problem {

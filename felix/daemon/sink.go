@@ -3,10 +3,7 @@ package daemon
 import (
 	"log/slog"
 	"strings"
-	"sync"
 	"time"
-
-	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 
 	"tortie/felix/calc"
 	"tortie/felix/config"
@@ -20,12 +17,14 @@ type follower interface{ Apply([]datastore.SyncUpdate) }
 // sink hands the Syncer's updates to everyone who follows the datastore. The
 // order matters at InSync alone: whoever serves CNI calls learns of it last.
 type sink struct {
-	graph    *calc.Graph
-	follow   []follower
-	program  func(calc.State) // the desired state has changed
-	complete func()           // and it is the whole one from now on
-	onStatus func(datastore.Status)
-	inSync   bool
+	graph     *calc.Graph
+	follow    []follower
+	config    *configFollower
+	configure func(config.Config) // it has changed; program comes next
+	program   func(calc.State)    // the desired state, or the configuration, has changed
+	complete  func()              // and it is the whole one from now on
+	onStatus  func(datastore.Status)
+	inSync    bool
 }
 
 // OnUpdates implements datastore.Sink.
@@ -34,7 +33,18 @@ func (s *sink) OnUpdates(updates []datastore.SyncUpdate) {
 	for _, f := range s.follow {
 		f.Apply(updates)
 	}
-	if s.inSync && changed { // before, the state is not the whole one and nobody may act on it
+	s.config.Apply(updates)
+	if s.inSync { // before, neither is the whole one and nobody may act on it
+		s.act(changed)
+	}
+}
+
+func (s *sink) act(changed bool) {
+	if s.config.resolve() {
+		s.configure(s.config.Now())
+		changed = true
+	}
+	if changed {
 		s.program(s.graph.State())
 	}
 }
@@ -43,7 +53,7 @@ func (s *sink) OnUpdates(updates []datastore.SyncUpdate) {
 func (s *sink) OnStatus(status datastore.Status) {
 	if status == datastore.InSync && !s.inSync {
 		s.inSync = true
-		s.program(s.graph.State())
+		s.act(true)
 		s.complete()
 	}
 	s.onStatus(status)
@@ -111,71 +121,4 @@ func covers(a, b datastore.Range) bool {
 		return false
 	}
 	return strings.HasPrefix(b.NamePrefix, a.NamePrefix)
-}
-
-// configFollower keeps the configuration up to date with the FelixConfiguration
-// resources, as far as a running felix can follow.
-type configFollower struct {
-	node    string
-	local   []config.Layer // stronger than the datastore
-	running config.Config
-	level   *slog.LevelVar
-	log     *slog.Logger
-
-	mu     sync.Mutex
-	stored map[string]*v3.FelixConfiguration
-	warned map[string]bool
-}
-
-// Ranges are the parts of the datastore a configFollower wants to see.
-func (*configFollower) Ranges() []datastore.Range {
-	return []datastore.Range{{Kind: api.KindFelixConfiguration}}
-}
-
-// Apply implements follower.
-func (f *configFollower) Apply(updates []datastore.SyncUpdate) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	changed := false
-	for _, u := range updates {
-		if u.Key.Kind != api.KindFelixConfiguration || u.Key.Name != "default" && u.Key.Name != "node."+f.node {
-			continue
-		}
-		changed = true
-		delete(f.stored, u.Key.Name)
-		if u.Entry != nil {
-			f.stored[u.Key.Name], _ = u.Entry.Object.(*v3.FelixConfiguration)
-		}
-	}
-	if changed {
-		f.resolve()
-	}
-}
-
-func (f *configFollower) resolve() {
-	layers := append([]config.Layer(nil), f.local...)
-	for _, name := range []string{"node." + f.node, "default"} {
-		layer, err := config.FromResource(f.stored[name])
-		if err != nil {
-			f.once(err.Error())
-			continue
-		}
-		layers = append(layers, layer)
-	}
-	wanted, problems := config.Resolve(layers...)
-	for _, p := range problems {
-		f.once(p.String())
-	}
-	f.level.Set(wanted.LogLevel)
-	for _, name := range config.NeedsRestart(f.running, wanted) {
-		f.once("FelixConfiguration: " + name + ": the change takes effect when felix is restarted")
-	}
-}
-
-// once logs a warning the first time it is due.
-func (f *configFollower) once(warning string) {
-	if !f.warned[warning] {
-		f.warned[warning] = true
-		f.log.Warn("configuration", "problem", warning)
-	}
 }

@@ -37,14 +37,25 @@ const (
 // the node's own addresses, less what the overlays in use add.
 type underlay struct {
 	kernel links
-	vxlan  config.VXLAN
 	log    *slog.Logger
 	mtu    atomic.Int64 // of the devices
 	// used: which overlays pods' packets may meet.
 	used4, used6 atomic.Bool
 
+	vxlan atomic.Pointer[config.VXLAN]
+
 	mu    sync.Mutex
 	addrs []netip.Prefix
+}
+
+func (u *underlay) configure(c config.VXLAN) { u.vxlan.Store(&c) }
+
+// configured are the MTUs of the devices that the operator has chosen; 0 for none.
+func (u *underlay) configured() (mtu4, mtu6 int) {
+	if c := u.vxlan.Load(); c != nil {
+		return c.MTU4, c.MTU6
+	}
+	return 0, 0
 }
 
 // MTU is the one for pods.
@@ -69,9 +80,10 @@ func (u *underlay) devices() int {
 // tunnelMTU is that of a VXLAN device: as configured, else what the underlay lets
 // through whole.
 func (u *underlay) tunnelMTU(v6 bool) int {
-	given, fits := u.vxlan.MTU4, u.devices()-overhead4
+	mtu4, mtu6 := u.configured()
+	given, fits := mtu4, u.devices()-overhead4
 	if v6 {
-		given, fits = u.vxlan.MTU6, u.devices()-overhead6
+		given, fits = mtu6, u.devices()-overhead6
 	}
 	if given != 0 {
 		return given
@@ -112,7 +124,8 @@ func (u *underlay) refresh() {
 	}
 	if mtu := lowestMTU(all, held, u.addrs); mtu != 0 && int64(mtu) != u.mtu.Swap(int64(mtu)) {
 		u.log.Info("MTU of new pods", "mtu", u.MTU())
-		for name, excess := range map[string]int{"vxlanMTU": u.vxlan.MTU4 - mtu + overhead4, "vxlanMTUV6": u.vxlan.MTU6 - mtu + overhead6} {
+		mtu4, mtu6 := u.configured()
+		for name, excess := range map[string]int{"vxlanMTU": mtu4 - mtu + overhead4, "vxlanMTUV6": mtu6 - mtu + overhead6} {
 			if excess > 0 {
 				u.log.Warn("the MTU of VXLAN is too large for the node's device: full packets of pods are fragmented or lost; leave it out, or lower it",
 					"parameter", name, "mtu-of-device", mtu, "too-large-by", excess)

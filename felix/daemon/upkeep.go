@@ -9,7 +9,9 @@ import (
 	"time"
 
 	"tortie/felix/calc"
+	"tortie/felix/dataplane"
 	"tortie/felix/podnet"
+	"tortie/felix/problems"
 )
 
 // mender puts the node's ends of pods right; *podnet.Net is one.
@@ -27,16 +29,36 @@ type hostPortRules interface {
 // upkeep looks now and then at what tells nobody when it is changed: forwarding,
 // the settings of the pods' devices, and the rules for host ports.
 type upkeep struct {
-	sysctls    podnet.Sysctls
-	pods       mender
-	hostPorts  hostPortRules
+	sysctls   podnet.Sysctls
+	pods      mender
+	hostPorts hostPortRules
+	log       *slog.Logger
+	kick      chan struct{} // holds one token when there is something to look at now
+
+	mu         sync.Mutex
 	forwarding bool // is ours to keep on
 	every      time.Duration
-	log        *slog.Logger
+	endpoints  map[calc.EndpointID]calc.Endpoint // never changed, only replaced
+	failed     map[string]string                 // what last went wrong, by device; empty for forwarding
+}
 
-	mu        sync.Mutex
-	endpoints map[calc.EndpointID]calc.Endpoint // never changed, only replaced
-	failed    map[string]string                 // what last went wrong, by device; empty for forwarding
+func newUpkeep(sysctls podnet.Sysctls, pods mender, hostPorts hostPortRules, log *slog.Logger) *upkeep {
+	return &upkeep{sysctls: sysctls, pods: pods, hostPorts: hostPorts, log: log, kick: make(chan struct{}, 1), every: dataplane.DefaultResyncInterval}
+}
+
+// configure says whether forwarding is felix's to keep on, which it switches on soon, and
+// how often to look.
+func (u *upkeep) configure(forwarding bool, every time.Duration) {
+	u.mu.Lock()
+	changed := u.forwarding != forwarding || u.every != every
+	u.forwarding, u.every = forwarding, every
+	u.mu.Unlock()
+	if changed {
+		select {
+		case u.kick <- struct{}{}:
+		default:
+		}
+	}
 }
 
 func (u *upkeep) setEndpoints(endpoints map[calc.EndpointID]calc.Endpoint) {
@@ -45,26 +67,34 @@ func (u *upkeep) setEndpoints(endpoints map[calc.EndpointID]calc.Endpoint) {
 	u.endpoints = endpoints
 }
 
+func (u *upkeep) interval() time.Duration {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.every
+}
+
 // run looks every so often until ctx ends.
 func (u *upkeep) run(ctx context.Context) error {
-	ticker := time.NewTicker(u.every) // the edge: run is the ticking alone
-	defer ticker.Stop()
+	timer := time.NewTimer(u.interval()) // the edge: run is the waiting alone
+	defer timer.Stop()
 	for {
 		select {
-		case <-ticker.C:
-			u.look(ctx)
+		case <-timer.C:
+		case <-u.kick:
 		case <-ctx.Done():
 			return nil
 		}
+		u.look(ctx)
+		timer.Reset(u.interval())
 	}
 }
 
 func (u *upkeep) look(ctx context.Context) {
 	u.mu.Lock()
-	endpoints := u.endpoints
+	endpoints, forwarding := u.endpoints, u.forwarding
 	u.mu.Unlock()
 	failed := map[string]string{}
-	if u.forwarding {
+	if forwarding {
 		mended, err := podnet.MendForwarding(u.sysctls)
 		if u.succeeded(failed, "", err) && len(mended) > 0 {
 			u.log.Warn("forwarding had been switched off, so that pods were cut off; it is on again", "was", strings.Join(mended, ", "))
@@ -84,7 +114,19 @@ func (u *upkeep) look(ctx context.Context) {
 				"iface", ep.Interface, "workload", id.String(), "was", strings.Join(mended, ", "))
 		}
 	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
 	u.failed = failed
+}
+
+// problems: without forwarding no packet of a pod leaves its node.
+func (u *upkeep) problems() []problems.Problem {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if failed := u.failed[""]; failed != "" {
+		return logged(problem(reasonForwarding, "%s: give felix the node's /proc/sys/net, or set ipForwarding: Disabled and switch forwarding on yourself", failed))
+	}
+	return nil
 }
 
 // succeeded logs an error unless the same was there the last time.

@@ -68,7 +68,8 @@ func TestForwardingThatWasSwitchedOffIsSwitchedOnAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
 		node := &settings{values: map[string]string{"ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1"}}
-		u := &upkeep{sysctls: node, pods: menders{}, hostPorts: noHostPorts(), forwarding: true, every: 90 * time.Second, log: slog.New(slog.NewTextHandler(&out, nil))}
+		u := newUpkeep(node, menders{}, noHostPorts(), slog.New(slog.NewTextHandler(&out, nil)))
+		u.forwarding = true
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- u.run(ctx) }()
@@ -95,9 +96,51 @@ func TestForwardingThatWasSwitchedOffIsSwitchedOnAgain(t *testing.T) {
 	})
 }
 
+// TestForwardingAndIntervalFollowTheConfiguration: at once, not when the former interval
+// is over.
+func TestForwardingAndIntervalFollowTheConfiguration(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node := &settings{values: map[string]string{"ipv4/ip_forward": "0"}}
+		u := newUpkeep(node, menders{}, noHostPorts(), slog.New(slog.DiscardHandler))
+		u.configure(false, time.Hour)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- u.run(ctx) }()
+		forwards := func(want string) {
+			t.Helper()
+			synctest.Wait()
+			if value, _ := node.Sysctl("ipv4/ip_forward"); value != want {
+				t.Errorf("ip_forward %s, want %s", value, want)
+			}
+		}
+		forwards("0")
+		u.configure(true, 10*time.Second)
+		forwards("1")
+		if err := node.SetSysctls([]kernel.Setting{{Name: "ipv4/ip_forward", Value: "0"}}); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(10 * time.Second)
+		forwards("1")
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestForwardingThatCanNotBeSwitchedOnIsAProblem(t *testing.T) {
+	node := &settings{values: map[string]string{"ipv4/ip_forward": "0"}, err: errors.New("read-only file system")}
+	u := newUpkeep(node, menders{}, noHostPorts(), slog.New(slog.DiscardHandler))
+	u.configure(true, time.Second)
+	u.look(t.Context())
+	if found := u.problems(); len(found) != 1 || !strings.Contains(found[0].Line, "make this node forward IPv4: read-only file system") {
+		t.Errorf("problems %v", found)
+	}
+}
+
 func TestForwardingIsLeftToTheOperatorWhereItIsHis(t *testing.T) {
 	node := &settings{values: map[string]string{"ipv4/ip_forward": "0"}}
-	u := &upkeep{sysctls: node, pods: menders{}, hostPorts: noHostPorts(), log: slog.New(slog.DiscardHandler)}
+	u := newUpkeep(node, menders{}, noHostPorts(), slog.New(slog.DiscardHandler))
 	u.look(t.Context())
 	if node.values["ipv4/ip_forward"] != "0" {
 		t.Error("forwarding was switched on")
@@ -107,10 +150,8 @@ func TestForwardingIsLeftToTheOperatorWhereItIsHis(t *testing.T) {
 func TestChangedDevicesAndFailuresAreLoggedOnce(t *testing.T) {
 	var out bytes.Buffer
 	node := &settings{values: map[string]string{"ipv4/ip_forward": "0"}, err: errors.New("read-only file system")}
-	u := &upkeep{
-		hostPorts: noHostPorts(), sysctls: node, pods: menders{"cali00000000001": {"net/ipv4/conf/cali00000000001/rp_filter=0"}}, forwarding: true,
-		log: slog.New(slog.NewTextHandler(&out, nil)),
-	}
+	u := newUpkeep(node, menders{"cali00000000001": {"net/ipv4/conf/cali00000000001/rp_filter=0"}}, noHostPorts(), slog.New(slog.NewTextHandler(&out, nil)))
+	u.configure(true, time.Second)
 	id := calc.EndpointID{Namespace: "ns1", Name: "pod1"}
 	u.setEndpoints(map[calc.EndpointID]calc.Endpoint{id: {ID: id, Interface: "cali00000000001"}})
 	for range 3 {

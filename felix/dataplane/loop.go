@@ -85,6 +85,9 @@ type Config struct {
 	RetryMin, RetryMax time.Duration
 }
 
+// DefaultResyncInterval is upstream's.
+const DefaultResyncInterval = 90 * time.Second
+
 // ErrStopped answers the calls that Run can no longer serve.
 var ErrStopped = errors.New("the dataplane loop has stopped")
 
@@ -97,11 +100,14 @@ type Loop struct {
 	cfg  Config
 	log  *slog.Logger
 	kick chan struct{}
+	// repace holds one token when the interval of resyncs is another.
+	repace chan struct{}
 	// soonDue: a turn comes within soon.
 	soonDue atomic.Bool
 	done    chan struct{} // closed when Run has ended
 
 	mu        sync.Mutex
+	interval  time.Duration // of resyncs
 	endpoints endpoints
 	state     calc.State
 	rulesDue  bool      // state has not been handed to Rules yet
@@ -134,13 +140,14 @@ func New(cfg Config) (*Loop, error) {
 	if cfg.Kernel == nil || cfg.Routes == nil || cfg.Log == nil {
 		return nil, errors.New("dataplane loop: a kernel, a route table and a log are required")
 	}
-	setDefault(&cfg.ResyncInterval, 90*time.Second)
+	setDefault(&cfg.ResyncInterval, DefaultResyncInterval)
 	setDefault(&cfg.SweepGrace, 2*time.Minute)
 	setDefault(&cfg.RetryMin, 100*time.Millisecond)
 	setDefault(&cfg.RetryMax, 10*time.Second)
 	return &Loop{
 		cfg: cfg, log: cfg.Log,
-		kick: make(chan struct{}, 1), done: make(chan struct{}),
+		interval: cfg.ResyncInterval,
+		kick:     make(chan struct{}, 1), repace: make(chan struct{}, 1), done: make(chan struct{}),
 		endpoints: newEndpoints(),
 		hints:     newHints(),
 		links:     newLinks(),
@@ -250,6 +257,30 @@ func (l *Loop) SetState(s calc.State) {
 	}
 }
 
+// SetResyncInterval is Config.ResyncInterval from now on.
+func (l *Loop) SetResyncInterval(d time.Duration) {
+	setDefault(&d, DefaultResyncInterval)
+	l.mu.Lock()
+	changed := d != l.interval
+	l.interval = d
+	l.mu.Unlock()
+	if changed {
+		select {
+		case l.repace <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// Resync has the kernel read and compared in full soon: what the Loop's parts are to do
+// has changed in a way that no State shows.
+func (l *Loop) Resync() {
+	l.mu.Lock()
+	l.hints.resync = true
+	l.mu.Unlock()
+	l.wakeSoon()
+}
+
 // InSync says that the last State was the datastore's whole content. Only from
 // here on is anything removed that nobody asked to remove.
 func (l *Loop) InSync() {
@@ -356,6 +387,9 @@ func (l *Loop) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-l.kick:
+		case <-l.repace:
+			resync.Reset(l.resyncPause())
+			continue
 		case <-again.C:
 			retry = true
 		case <-resync.C:
@@ -374,6 +408,8 @@ func (l *Loop) Run(ctx context.Context) error {
 // resyncPause is jittered, so that the nodes of a cluster that started together
 // don't stay in step.
 func (l *Loop) resyncPause() time.Duration {
-	d := l.cfg.ResyncInterval
+	l.mu.Lock()
+	d := l.interval
+	l.mu.Unlock()
 	return d - d/10 + rand.N(d/5+1)
 }

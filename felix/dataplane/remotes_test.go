@@ -14,6 +14,7 @@ import (
 	"tortie/internal/kernel/fakekernel"
 	"tortie/internal/kernel/kerneltest"
 	"tortie/internal/overlay"
+	"tortie/internal/polltest"
 )
 
 // withTunnels gives the node eth0 and real Tunnels, as if State had told them.
@@ -30,8 +31,9 @@ func (w *world) withTunnels() *vxlan.Tunnels {
 		}
 	}
 	tunnels := vxlan.New(vxlan.Config{
-		Kernel: w.kern.(vxlan.Kernel), VNI: 4096, Port: 4789, Log: slog.New(slog.DiscardHandler), MTU: func(bool) int { return 1400 },
+		Kernel: w.kern.(vxlan.Kernel), Log: slog.New(slog.DiscardHandler), MTU: func(bool) int { return 1400 },
 	})
+	tunnels.Configure(vxlan.Settings{VNI: 4096, Port: 4789})
 	w.cfg.Tunnels = tunnels
 	return tunnels
 }
@@ -91,6 +93,14 @@ func TestRoutesToOtherNodesAreThereAndComeBack(t *testing.T) {
 				w.Fatal(err)
 			}
 		}
+		w.becomes(overlaidRoutes()...)
+		former, _ := tunnels.Link(false)
+		tunnels.Configure(vxlan.Settings{VNI: 7, Port: 4790})
+		w.loop.Resync()
+		polltest.Until(w, 10*time.Second, "the device is made anew", func() (bool, string) {
+			now, up := tunnels.Link(false)
+			return up && now != former, "it is the former one"
+		})
 		w.becomes(overlaidRoutes()...)
 		tunnels.Set(nil)
 		without := overlaid()
@@ -186,8 +196,9 @@ func TestRestartedLoopThatCannotReadLeavesRoutesAlone(t *testing.T) {
 				after(time.Second)
 				w.stop()
 				tunnels = vxlan.New(vxlan.Config{
-					Kernel: k, VNI: 4096, Port: 4789, Log: slog.New(slog.DiscardHandler), MTU: func(bool) int { return 1400 },
+					Kernel: k, Log: slog.New(slog.DiscardHandler), MTU: func(bool) int { return 1400 },
 				})
+				tunnels.Configure(vxlan.Settings{VNI: 4096, Port: 4789})
 				tunnels.Set(overlaid().Tunnels)
 				w.cfg.Tunnels = tunnels
 				k.SetFault(func(op fakekernel.Op) error {

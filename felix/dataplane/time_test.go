@@ -173,6 +173,20 @@ func (d *dropping) Subscribe(ctx context.Context, topics kernel.Topics) (<-chan 
 	return events, nil
 }
 
+func TestAnotherResyncIntervalCountsAtOnce(t *testing.T) {
+	inBubble(t, func(w *world, k *fakekernel.Kernel) {
+		l := w.device(if1)
+		w.cfg.Kernel, w.cfg.ResyncInterval = deaf{k}, time.Hour
+		w.startInSync(state(endpoint("a", "c1", if1, "10.65.0.1")))
+		after(time.Second)
+		w.must(k.DeleteLink(l.Index))
+		w.device(if1)
+		w.loop.SetResyncInterval(10 * time.Second)
+		after(12 * time.Second) // with its jitter
+		w.wantRoutes("10.65.0.1/32 " + if1)
+	})
+}
+
 func TestEndedSubscriptionIsRenewed(t *testing.T) {
 	inBubble(t, func(w *world, k *fakekernel.Kernel) {
 		w.cfg.Kernel = &dropping{Kernel: k}

@@ -36,10 +36,10 @@ const retry = time.Second
 type Addresses struct {
 	kernel Kernel
 	log    *slog.Logger
-	every  time.Duration
 	kick   chan struct{}
 
 	mu     sync.Mutex
+	every  time.Duration
 	wanted map[string][]netip.Addr // by interface; never changed, only replaced
 	failed string                  // the last error, as logged
 }
@@ -62,16 +62,37 @@ func (a *Addresses) Set(wanted map[string][]netip.Addr) {
 		return
 	}
 	// Also where nothing has changed: a pod that was made anew has a new device.
+	a.wake()
+}
+
+// SetInterval has them look every so often from now on.
+func (a *Addresses) SetInterval(every time.Duration) {
+	a.mu.Lock()
+	changed := every != a.every
+	a.every = every
+	a.mu.Unlock()
+	if changed {
+		a.wake()
+	}
+}
+
+func (a *Addresses) wake() {
 	select {
 	case a.kick <- struct{}{}:
 	default:
 	}
 }
 
+func (a *Addresses) interval() time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.every
+}
+
 // Run makes the kernel so until ctx ends, which changes nothing. Nothing is done before
 // the first Set.
 func (a *Addresses) Run(ctx context.Context) error {
-	again := time.NewTimer(a.every)
+	again := time.NewTimer(a.interval())
 	defer again.Stop()
 	for {
 		select {
@@ -80,9 +101,9 @@ func (a *Addresses) Run(ctx context.Context) error {
 		case <-a.kick:
 		case <-again.C:
 		}
-		pause := a.every
+		pause := a.interval()
 		if !a.look() {
-			pause = min(retry, a.every)
+			pause = min(retry, pause)
 		}
 		again.Reset(pause)
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"reflect"
 	"slices"
 	"sync"
 
@@ -60,7 +61,7 @@ type Contents map[string][]string
 type Outcome struct {
 	// First: nothing had been made to stand before by this Owner.
 	First bool
-	// Changed: the contents are others than those last made to stand.
+	// Changed: the contents, or the rules, are others than those last made to stand.
 	Changed bool
 	// Differed names what in the kernel was not as wanted.
 	Differed []string
@@ -84,6 +85,8 @@ type Owner struct {
 	// known: applied is what the kernel has, as far as nobody else changed it. It
 	// is not after a failure, and when a resync is asked for.
 	known bool
+	// reshaped: the shape is another than that last made to stand.
+	reshaped bool
 }
 
 // New makes an Owner of nothing yet. Nothing is read or written before the first
@@ -98,6 +101,17 @@ func (o *Owner) Set(c Contents) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.desired = c
+}
+
+// Reshape is Set for an owner whose rules follow its settings. The names of the objects
+// must be the same in all of its shapes.
+func (o *Owner) Reshape(s Shape, c Contents) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.desired = c
+	if !reflect.DeepEqual(o.shape, s) {
+		o.shape, o.known, o.reshaped = s, false, true
+	}
 }
 
 // QueueResync makes the next Apply read the kernel, and mend what differs.
@@ -132,8 +146,8 @@ func (o *Owner) Apply(ctx context.Context) (Outcome, error) {
 		o.known = false
 		return Outcome{}, err
 	}
-	out := Outcome{First: !o.begun, Changed: o.begun && !o.applied.equal(o.desired), Differed: differed, Contents: o.desired}
-	o.applied, o.begun, o.known = o.desired, true, true
+	out := Outcome{First: !o.begun, Changed: o.begun && (o.reshaped && len(differed) > 0 || !o.applied.equal(o.desired)), Differed: differed, Contents: o.desired}
+	o.applied, o.begun, o.known, o.reshaped = o.desired, true, true, false
 	return out, nil
 }
 

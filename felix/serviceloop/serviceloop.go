@@ -37,6 +37,7 @@ func (m Mode) verdict() string {
 
 // State is what is known of addresses. It may be given in any order and with overlaps.
 type State struct {
+	Mode Mode
 	// Services are the ranges that every node announces.
 	Services []netip.Prefix
 	// Others are addresses of pods and nodes, which are let through wherever they lie.
@@ -45,7 +46,6 @@ type State struct {
 
 // Config is what a Guard needs.
 type Config struct {
-	Mode Mode
 	// NFT is the table; nil for the real one of the network namespace that Apply is
 	// called in, through the nft command.
 	NFT knftables.Interface
@@ -55,7 +55,6 @@ type Config struct {
 // Guard reconciles the rules with a State. Its methods may be called from any
 // goroutine; while Apply runs the others wait.
 type Guard struct {
-	mode  Mode
 	log   *slog.Logger
 	rules *ruleset.Owner
 }
@@ -66,18 +65,18 @@ func New(cfg Config) *Guard {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Guard{
-		mode: cfg.Mode, log: cfg.Log,
-		rules: ruleset.New(cfg.NFT, shape(cfg.Mode), ", or set serviceLoopPrevention: Disabled in the FelixConfiguration"),
+		log:   cfg.Log,
+		rules: ruleset.New(cfg.NFT, shape(Drop), ", or set serviceLoopPrevention: Disabled in the FelixConfiguration"),
 	}
 }
 
 // Set makes s the desired state.
 func (g *Guard) Set(s State) {
 	var desired ruleset.Contents
-	if g.mode != Disabled {
+	if s.Mode != Disabled {
 		desired = contentsOf(s)
 	}
-	g.rules.Set(desired)
+	g.rules.Reshape(shape(s.Mode), desired)
 }
 
 // QueueResync makes the next Apply read the kernel, and mend what differs.
@@ -89,7 +88,7 @@ func (g *Guard) Apply(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("keep packets to unused service addresses from going in circles: %w", err)
 	}
-	now := []any{"ranges", out.Contents[ruleset.V4.Name(ranges)], "ranges-ipv6", out.Contents[ruleset.V6.Name(ranges)], "mode", g.mode}
+	now := []any{"ranges", out.Contents[ruleset.V4.Name(ranges)], "ranges-ipv6", out.Contents[ruleset.V6.Name(ranges)]}
 	switch {
 	case out.Changed, out.First && len(out.Differed) > 0:
 		g.log.Info("service addresses that no service has end here", now...)

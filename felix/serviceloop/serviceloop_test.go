@@ -52,8 +52,8 @@ func TestRangesAreWhatIsAnnouncedLessPodsAndNodes(t *testing.T) {
 
 func TestDisabledWritesNothing(t *testing.T) {
 	nft := knftables.NewFake(ruleset.Family, ruleset.Table)
-	g := New(Config{Mode: Disabled, NFT: nft})
-	g.Set(State{Services: prefixes("10.96.0.0/12")})
+	g := New(Config{NFT: nft})
+	g.Set(State{Mode: Disabled, Services: prefixes("10.96.0.0/12")})
 	if err := g.Apply(t.Context()); err != nil || nft.Table != nil {
 		t.Errorf("%v, table %v", err, nft.Table)
 	}
@@ -116,13 +116,17 @@ func (c circle) ask(address string) error {
 
 func TestPacketToAnUnusedServiceAddressGoesRoundUntilItIsRejected(t *testing.T) {
 	c := newCircle(t)
-	g := New(Config{Mode: Reject})
+	g := New(Config{})
 	for _, address := range []string{unused, unused6} {
 		if err := c.ask(address); !errors.Is(err, syscall.EHOSTUNREACH) {
 			t.Errorf("%s: %v, want its hops to be exhausted", address, err)
 		}
 	}
-	g.Set(State{Services: prefixes("10.67.0.0/24", "fd00:67::/112"), Others: prefixes("10.65.0.0/16")})
+	announced := State{Mode: Drop, Services: prefixes("10.67.0.0/24", "fd00:67::/112"), Others: prefixes("10.65.0.0/16")}
+	g.Set(announced)
+	c.InNode(t, g.Apply)
+	announced.Mode = Reject // the rules follow, where the ranges are the same
+	g.Set(announced)
 	c.InNode(t, g.Apply)
 	for _, address := range []string{unused, unused6} {
 		if err := c.ask(address); !errors.Is(err, syscall.ECONNREFUSED) {
@@ -132,10 +136,11 @@ func TestPacketToAnUnusedServiceAddressGoesRoundUntilItIsRejected(t *testing.T) 
 	if err := c.ask(podworld.PodB); !errors.Is(err, syscall.ECONNREFUSED) { // by the pod
 		t.Errorf("a pod can't be reached any more: %v", err)
 	}
-	g.Set(State{})
+	announced.Mode = Disabled
+	g.Set(announced)
 	c.InNode(t, g.Apply)
 	if err := c.ask(unused); !errors.Is(err, syscall.EHOSTUNREACH) {
-		t.Errorf("still refused though it is announced no more: %v", err)
+		t.Errorf("still refused though that is switched off: %v", err)
 	}
 }
 
@@ -143,8 +148,8 @@ func TestPacketToAnUnusedServiceAddressGoesRoundUntilItIsRejected(t *testing.T) 
 // times.
 func TestDroppedPacketGoesNoFurther(t *testing.T) {
 	c := newCircle(t)
-	g := New(Config{Mode: Drop})
-	g.Set(State{Services: prefixes("10.67.0.0/24")})
+	g := New(Config{})
+	g.Set(State{Mode: Drop, Services: prefixes("10.67.0.0/24")})
 	c.InNode(t, g.Apply)
 	before := c.forwarded()
 	podworld.Check(t, c.PodA.Do(func() error {

@@ -47,11 +47,15 @@ type Kernel interface {
 // Config is what Tunnels work with; all of it is required.
 type Config struct {
 	Kernel Kernel
-	VNI    uint32
-	Port   uint16
 	// MTU is that of the device of one version of IP.
 	MTU func(v6 bool) int
 	Log *slog.Logger
+}
+
+// Settings are what all nodes of a cluster agree on.
+type Settings struct {
+	VNI  uint32
+	Port uint16
 }
 
 // Tunnels are the devices as they should be and as they are. The methods may be
@@ -59,8 +63,9 @@ type Config struct {
 type Tunnels struct {
 	cfg Config
 
-	mu      sync.Mutex
-	desired map[bool]overlay.Tunnel // by: is it IPv6
+	mu       sync.Mutex
+	settings Settings
+	desired  map[bool]overlay.Tunnel // by: is it IPv6
 	// prepared are ends that are not desired yet: nobody is told of a tunnel address
 	// before the device is there to receive.
 	prepared map[bool]overlay.End
@@ -73,6 +78,15 @@ type Tunnels struct {
 // New makes Tunnels that want nothing. Nothing is read or written before Apply.
 func New(cfg Config) *Tunnels {
 	return &Tunnels{cfg: cfg, desired: map[bool]overlay.Tunnel{}, prepared: map[bool]overlay.End{}, links: map[bool]int{}}
+}
+
+// Configure has the devices made with these settings from the next Apply on; before the
+// first call there are none. A device keeps its settings for life: it is made anew.
+func (t *Tunnels) Configure(s Settings) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.settled = t.settled && t.settings == s
+	t.settings = s
 }
 
 // Set makes exactly these tunnels desired.
@@ -128,7 +142,7 @@ func (t *Tunnels) Apply(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		r := run{cfg: t.cfg, v6: v6, device: deviceName(v6)}
+		r := run{cfg: t.cfg, settings: t.settings, v6: v6, device: deviceName(v6)}
 		tunnel, wanted := t.desired[v6]
 		if here, soon := t.prepared[v6]; soon && !wanted {
 			tunnel, wanted = overlay.Tunnel{Here: here}, true
@@ -162,11 +176,12 @@ func deviceName(v6 bool) string {
 
 // run is one look at one device.
 type run struct {
-	cfg    Config
-	v6     bool
-	device string
-	link   kernel.Link
-	done   []string // what was not as it should be
+	cfg      Config
+	settings Settings
+	v6       bool
+	device   string
+	link     kernel.Link
+	done     []string // what was not as it should be
 }
 
 func (r *run) did(format string, args ...any) { r.done = append(r.done, fmt.Sprintf(format, args...)) }
@@ -228,7 +243,7 @@ func (r *run) make(tunnel overlay.Tunnel) (int, error) {
 func (r *run) ensureDevice(here overlay.End) (err error) {
 	want := kernel.VxlanSpec{
 		Name: r.device, MAC: kernel.MAC(here.MAC), MTU: r.cfg.MTU(r.v6),
-		Vxlan: kernel.Vxlan{VNI: r.cfg.VNI, Port: r.cfg.Port, Local: here.Address.Addr()},
+		Vxlan: kernel.Vxlan{VNI: r.settings.VNI, Port: r.settings.Port, Local: here.Address.Addr()},
 	}
 	k := r.cfg.Kernel
 	r.link, err = k.LinkByName(r.device)

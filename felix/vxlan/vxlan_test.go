@@ -46,10 +46,10 @@ func onEachKernel(t *testing.T, test func(*world)) {
 	start := func(t *testing.T, k kern) {
 		w := &world{T: t, kern: k, log: &bytes.Buffer{}}
 		w.cfg = vxlan.Config{
-			Kernel: k, VNI: 4096, Port: 4789, Log: slog.New(slog.NewTextHandler(w.log, nil)),
+			Kernel: k, Log: slog.New(slog.NewTextHandler(w.log, nil)),
 			MTU: func(v6 bool) int { return map[bool]int{false: 1450, true: 1430}[v6] },
 		}
-		w.tunnels = vxlan.New(w.cfg)
+		w.tunnels = newTunnels(w.cfg)
 		eth := w.veth("eth0")
 		w.ok(k.AddAddress(eth.Index, netip.MustParsePrefix("192.0.2.1/24")))
 		w.ok(k.AddAddress(eth.Index, netip.MustParsePrefix("2001:db8::1/64")))
@@ -66,11 +66,18 @@ func onEachKernel(t *testing.T, test func(*world)) {
 func onFake(t *testing.T, k *fakekernel.Kernel) *world {
 	w := &world{T: t, kern: k, log: &bytes.Buffer{}}
 	w.cfg = vxlan.Config{
-		Kernel: k, VNI: 4096, Port: 4789, Log: slog.New(slog.DiscardHandler),
+		Kernel: k, Log: slog.New(slog.DiscardHandler),
 		MTU: func(v6 bool) int { return map[bool]int{false: 1450, true: 1430}[v6] },
 	}
-	w.tunnels = vxlan.New(w.cfg)
+	w.tunnels = newTunnels(w.cfg)
 	return w
+}
+
+// newTunnels have upstream's settings.
+func newTunnels(cfg vxlan.Config) *vxlan.Tunnels {
+	t := vxlan.New(cfg)
+	t.Configure(vxlan.Settings{VNI: 4096, Port: 4789})
+	return t
 }
 
 func (w *world) ok(err error) {
@@ -195,6 +202,23 @@ neighbour 10.65.2.1 66:00:00:00:00:02`, "no device")
 	})
 }
 
+func TestDeviceIsMadeAnewWithOtherSettings(t *testing.T) {
+	onEachKernel(t, func(w *world) {
+		w.apply(both())
+		first, _ := w.tunnels.Link(false)
+		w.tunnels.Configure(vxlan.Settings{VNI: 7, Port: 4790})
+		w.ok(w.tunnels.Apply(w.Context()))
+		with := strings.NewReplacer("VNI:4096 Port:4789", "VNI:7 Port:4790")
+		w.wants(with.Replace(want4), with.Replace(want6))
+		if now, up := w.tunnels.Link(false); !up || now == first {
+			w.Errorf("link %d after %d, want another", now, first)
+		}
+		if log := w.log.String(); strings.Contains(log, "someone had changed it") {
+			w.Errorf("the change of the settings counts as somebody else's:\n%s", log)
+		}
+	})
+}
+
 func TestPreparedDeviceIsThereBeforeItIsDesired(t *testing.T) {
 	onEachKernel(t, func(w *world) {
 		w.apply(nil)
@@ -224,7 +248,7 @@ func TestWhatIsRightIsNotTouched(t *testing.T) {
 		before, err := w.Links()
 		w.ok(err)
 		w.log.Reset()
-		w.tunnels = vxlan.New(w.cfg) // felix was killed and started again
+		w.tunnels = newTunnels(w.cfg) // felix was killed and started again
 		w.apply(both())
 		w.apply(both())
 		after, err := w.Links()
@@ -433,8 +457,8 @@ func TestPacketsGoToWhereTheTablesSay(t *testing.T) {
 		if err := k.SetUp(link); err != nil {
 			t.Fatal(err)
 		}
-		tunnels := vxlan.New(vxlan.Config{
-			Kernel: k, VNI: 4096, Port: 4789, Log: slog.New(slog.DiscardHandler), MTU: func(bool) int { return 1430 },
+		tunnels := newTunnels(vxlan.Config{
+			Kernel: k, Log: slog.New(slog.DiscardHandler), MTU: func(bool) int { return 1430 },
 		})
 		for _, here := range ends[i] {
 			if err := k.AddAddress(link, here.Address); err != nil {

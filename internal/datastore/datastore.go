@@ -42,6 +42,9 @@ type Invalid struct { //nolint:errname // a record of a Snapshot first, an error
 	// Key is the parsed key; its zero value when the path itself can't be parsed.
 	Key api.Key
 	Err error
+	// Value is what is stored, for who can do with a part of it; nil when only the path
+	// is wrong.
+	Value []byte
 }
 
 // Error names the raw key and what is wrong with it.
