@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -46,6 +47,21 @@ type Config struct {
 	// that no service has.
 	ServiceLoopPrevention serviceloop.Mode
 	NAT                   NAT
+	MTU                   MTU
+	// MTUFile is where other programs read the MTU of pods.
+	MTUFile string
+	// PathMTUProbeInterval is the pause between two looks at whether large packets reach
+	// another node; 0: never.
+	PathMTUProbeInterval time.Duration
+}
+
+// MTU says what the MTU of pods follows from.
+type MTU struct {
+	// Pattern is a regular expression of the devices that count; empty for those with the
+	// node's addresses.
+	Pattern string
+	// RequireFile: felix is not ready before MTUFile is written.
+	RequireFile bool
 }
 
 // NAT is what the IP pools don't say of natOutgoing.
@@ -70,6 +86,7 @@ const (
 	DefaultFile       = "/etc/calico/felix.cfg"
 	DefaultLockFile   = "/var/run/calico/felix.lock"
 	DefaultJournalDir = "/var/lib/calico/felix/journal"
+	DefaultMTUFile    = "/var/lib/calico/mtu" // upstream's
 )
 
 // parameter is one that is served here.
@@ -114,6 +131,10 @@ func parameters(a *addresses) []parameter {
 		{"NATPortRange", "natPortRange", func(c *Config, v string) (err error) { c.NAT.How.Ports, err = parsePorts(v); return err }},
 		{"NATOutgoingAddress", "natOutgoingAddress", func(c *Config, v string) (err error) { c.NAT.How.Address, err = parseIPv4(v); return err }},
 		{"IptablesNATOutgoingInterfaceFilter", "iptablesNATOutgoingInterfaceFilter", func(c *Config, v string) (err error) { c.NAT.How.Device, err = parseDevices(v); return err }},
+		{"MTUIfacePattern", "mtuIfacePattern", func(c *Config, v string) (err error) { c.MTU.Pattern, err = parsePattern(v); return err }},
+		{"RequireMTUFile", "requireMTUFile", func(c *Config, v string) (err error) { c.MTU.RequireFile, err = parseBool(v); return err }},
+		{"MTUFile", "", func(c *Config, v string) error { c.MTUFile = v; return checkPath(v) }},
+		{"PathMTUProbeInterval", "", func(c *Config, v string) (err error) { c.PathMTUProbeInterval, err = parsePause(v); return err }},
 		{"DatastoreType", "", func(_ *Config, v string) error { return only(v, "etcdv3") }},
 		{"CNISocket", "", func(c *Config, v string) error { c.CNISocket = v; return checkPath(v) }},
 		{"CNITimeout", "", func(c *Config, v string) (err error) { c.CNITimeout, err = parseSeconds(v); return err }},
@@ -130,6 +151,7 @@ func defaults() (Config, *addresses) {
 		LockFile: DefaultLockFile, JournalDir: DefaultJournalDir,
 		VXLAN: VXLAN{Enabled: true, VNI: 4096, Port: 4789}, ServiceLoopPrevention: serviceloop.Drop,
 		GoMetrics: true, ProcessMetrics: true, NAT: NAT{ExemptNodes: true},
+		MTUFile: DefaultMTUFile, PathMTUProbeInterval: 15 * time.Second,
 	}, &addresses{health: hostPort{"localhost", "9099"}, metrics: hostPort{"", "9091"}}
 }
 
@@ -285,6 +307,28 @@ func parseSeconds(v string) (time.Duration, error) {
 		return 0, fmt.Errorf("is no interval; want seconds, such as 90, or a duration, such as 1m30s")
 	}
 	return d, nil
+}
+
+// parsePause takes 0 for never.
+func parsePause(v string) (time.Duration, error) {
+	if v == "0" {
+		return 0, nil
+	}
+	return parseSeconds(v)
+}
+
+// upstreamPattern is upstream's default, which stands in resources that it stored; the
+// devices with the node's addresses are what it is meant to find.
+const upstreamPattern = "^((en|wl|ww|sl|ib)[Pcopsvx].*|(eth|wlan|wwan).*)"
+
+func parsePattern(v string) (string, error) {
+	if _, err := regexp.Compile(v); err != nil {
+		return "", fmt.Errorf("is no regular expression: %w", err)
+	}
+	if v == upstreamPattern {
+		return "", nil
+	}
+	return v, nil
 }
 
 func checkPort(v string) error {

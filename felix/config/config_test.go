@@ -98,6 +98,7 @@ func TestProblemsNameSourceParameterAndRemedy(t *testing.T) {
 		{FromEnv([]string{"FELIX_NATOUTGOINGADDRESS=fd00::1"}), []string{"is no IPv4 address"}, true},
 		{FromEnv([]string{"FELIX_NATOUTGOINGEXCLUSIONS=Nodes"}), []string{"is neither IPPoolsOnly nor IPPoolsAndHostIPs"}, true},
 		{FromEnv([]string{"FELIX_IPTABLESNATOUTGOINGINTERFACEFILTER=a\" accept"}), []string{"is no name of a device"}, true},
+		{FromEnv([]string{"FELIX_MTUIFACEPATTERN=("}), []string{"is no regular expression"}, true},
 		{FromEnv([]string{"FELIX_VXLANPORT=0"}), []string{"is not within 1 to 65535"}, true},
 		{FromEnv([]string{"FELIX_VXLANMTU=500"}), []string{"is not within 576 to 65535, nor 0"}, true},
 		{resource(t, "default", func(s *v3.FelixConfigurationSpec) { n := 1000; s.VXLANMTUV6 = &n }), []string{"spec.vxlanMTUV6", "is not within 1280"}, true},
@@ -143,6 +144,20 @@ func TestNATSettingsAreServed(t *testing.T) {
 	}
 	if c, _ := Resolve(); c.NAT != (NAT{ExemptNodes: true}) {
 		t.Errorf("default %+v", c.NAT)
+	}
+}
+
+func TestMTUSettingsAreServed(t *testing.T) {
+	c, problems := Resolve(FromEnv([]string{"FELIX_MTUFILE=/x/mtu", "FELIX_PATHMTUPROBEINTERVAL=0"}), resource(t, "default", func(s *v3.FelixConfigurationSpec) {
+		require := true
+		s.MTUIfacePattern, s.RequireMTUFile = `^bond\d<`, &require
+	}))
+	if c.MTU != (MTU{Pattern: `^bond\d<`, RequireFile: true}) || c.MTUFile != "/x/mtu" || c.PathMTUProbeInterval != 0 || len(problems) != 0 {
+		t.Errorf("%+v, problems %v", c, problems)
+	}
+	c, problems = Resolve(FromEnv([]string{"FELIX_MTUIFACEPATTERN=" + known()["mtuifacepattern"].byDefault}))
+	if c.MTU != (MTU{}) || c.MTUFile != "/var/lib/calico/mtu" || c.PathMTUProbeInterval != 15*time.Second || len(problems) != 0 {
+		t.Errorf("defaults %+v, problems %v", c, problems)
 	}
 }
 
