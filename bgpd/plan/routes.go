@@ -1,8 +1,8 @@
 package plan
 
 import (
-	"fmt"
 	"cmp"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"

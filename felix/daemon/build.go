@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -16,15 +17,18 @@ import (
 	"tortie/felix/dataplane"
 	"tortie/felix/delegate"
 	"tortie/felix/hostports"
+	"tortie/felix/ipip"
 	"tortie/felix/journal"
 	"tortie/felix/peering"
 	"tortie/felix/podnet"
 	"tortie/felix/problems"
 	"tortie/felix/registration"
+	"tortie/felix/tunnels"
 	"tortie/felix/vxlan"
 	"tortie/internal/api"
 	"tortie/internal/datastore"
 	"tortie/internal/kernel"
+	"tortie/internal/overlay"
 	"tortie/internal/routetable"
 	"tortie/ipam"
 )
@@ -55,7 +59,7 @@ type felix struct {
 	loop      *dataplane.Loop
 	allocator *ipam.Allocator
 	history   *ipam.Recorder
-	tunnels   *vxlan.Tunnels
+	tunnels   tunnels.Set
 	endpoint  *registration.Tunnels // their addresses
 	underlay  *underlay
 	hostPorts *hostports.Ports
@@ -148,7 +152,10 @@ func (f *felix) buildDataplane(cfg config.Config) (err error) {
 		return err
 	}
 	f.underlay = &underlay{kernel: f.kernel, file: cfg.MTUFile, changed: func() { f.loop.Resync() }, log: f.log}
-	f.tunnels = vxlan.New(vxlan.Config{Kernel: f.kernel, MTU: f.underlay.tunnelMTU, Log: f.log})
+	f.tunnels = tunnels.Set{
+		VXLAN: vxlan.New(vxlan.Config{Kernel: f.kernel, MTU: f.underlay.tunnelMTU, Log: f.log}),
+		IPIP:  ipip.New(ipip.Config{Kernel: f.kernel, MTU: f.underlay.ipipMTU, Log: f.log}),
+	}
 	f.hostPorts = hostports.New(hostports.Config{Forget: f.kernel.ForgetDatagrams, Log: f.log})
 	f.peering = peering.New(f.kernel, cfg.RouteRefreshInterval, f.log)
 	f.upkeep = newUpkeep(f.kernel, f.pods, f.hostPorts, f.log)
@@ -167,8 +174,8 @@ func (f *felix) buildDataplane(cfg config.Config) (err error) {
 // and the State alike is told of the two by program.
 func (f *felix) configure(cfg config.Config) {
 	f.level.Set(cfg.LogLevel)
-	f.underlay.configure(cfg.VXLAN, cfg.MTU)
-	f.tunnels.Configure(vxlan.Settings{VNI: cfg.VXLAN.VNI, Port: cfg.VXLAN.Port})
+	f.underlay.configure(cfg.VXLAN, cfg.IPIP, cfg.MTU)
+	f.tunnels.VXLAN.Configure(vxlan.Settings{VNI: cfg.VXLAN.VNI, Port: cfg.VXLAN.Port})
 	f.loop.SetResyncInterval(cfg.RouteRefreshInterval)
 	f.peering.SetInterval(cfg.RouteRefreshInterval)
 	f.upkeep.configure(cfg.IPForwarding, cfg.RouteRefreshInterval)
@@ -178,17 +185,22 @@ func (f *felix) configure(cfg config.Config) {
 
 // program hands a new desired state to those who act on it.
 func (f *felix) program(s calc.State) {
-	if !f.config.Now().VXLAN.Enabled {
-		s.TunnelPools = nil
-	}
+	s.TunnelPools = enabled(s.TunnelPools, f.config.Now())
 	f.programmed.Store(&s) // from here on s is read by others
 	f.problems.report(s.Problems)
 	f.underlay.set(s.NodeAddrs, s.TunnelPools)
-	f.tunnels.Set(s.Tunnels)
-	f.endpoint.Want(s.TunnelPools, s.Tunnels)
+	f.tunnels.Desire(s)
+	f.endpoint.Want(s.TunnelPools, s.Tunnels, s.IPIP)
 	f.upkeep.setEndpoints(s.Endpoints)
 	f.loop.SetState(s)
 	f.peering.Set(s.Peering)
+}
+
+// enabled are the pools whose overlay this node has a part in.
+func enabled(pools []calc.TunnelPool, cfg config.Config) []calc.TunnelPool {
+	return slices.DeleteFunc(slices.Clone(pools), func(p calc.TunnelPool) bool {
+		return p.By == overlay.VXLAN && !cfg.VXLAN.Enabled || p.By == overlay.IPIP && !cfg.IPIP.Enabled
+	})
 }
 
 // hostPortTimeout bounds the first look at the rules for host ports, during which felix

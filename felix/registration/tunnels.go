@@ -65,7 +65,9 @@ type tunnelID struct {
 }
 
 // tunnelIDs are all that there can be.
-func tunnelIDs() []tunnelID { return []tunnelID{{overlay.VXLAN, false}, {overlay.VXLAN, true}, {overlay.IPIP, false}} }
+func tunnelIDs() []tunnelID {
+	return []tunnelID{{overlay.VXLAN, false}, {overlay.VXLAN, true}, {overlay.IPIP, false}}
+}
 
 // String is the kind and the version of IP.
 func (id tunnelID) String() string { return fmt.Sprintf("%s (%s)", id.by, version(id.v6)) }

@@ -107,7 +107,9 @@ type View struct {
 // which not everybody counts among the nodes, has none.
 func NewView(self string, nodes map[string]Node, pools []Pool) View {
 	v := View{self: self, nodes: maps.Clone(nodes), at: map[netip.Addr]string{}, pools: slices.Clone(pools)}
-	slices.SortFunc(v.pools, func(a, b Pool) int { return cmp.Or(a.Prefix.Compare(b.Prefix), cmp.Compare(a.Mode, b.Mode), cmp.Compare(a.By, b.By)) })
+	slices.SortFunc(v.pools, func(a, b Pool) int {
+		return cmp.Or(a.Prefix.Compare(b.Prefix), cmp.Compare(a.Mode, b.Mode), cmp.Compare(a.By, b.By))
+	})
 	names := slices.Sorted(maps.Keys(nodes))
 	for _, name := range names {
 		for _, end := range []End{nodes[name].V4, nodes[name].V6} {
