@@ -60,6 +60,7 @@ type felix struct {
 	allocator *ipam.Allocator
 	history   *ipam.Recorder
 	tunnels   tunnels.Set
+	guards    []tunnelGuard
 	endpoint  *registration.Tunnels // their addresses
 	underlay  *underlay
 	hostPorts *hostports.Ports
@@ -92,7 +93,7 @@ func (f *felix) build() (err error) {
 	f.allocator = ipam.New(ipam.Config{Client: f.client, Node: f.node, View: tracker, Recorder: f.history, Log: f.log})
 	f.endpoint = registration.NewTunnels(registration.TunnelConfig{
 		Node: f.node, Client: f.client, Registry: f.registry, Addresses: f.allocator,
-		Prepare: f.tunnels.Prepare, Forget: f.tunnels.Forget, Log: f.log,
+		Prepare: f.prepare, Forget: f.tunnels.Forget, Log: f.log,
 	})
 	f.state, f.policies = cniserver.NewState(f.node), &policies{}
 	f.problems.log = f.log
@@ -160,10 +161,16 @@ func (f *felix) buildDataplane(cfg config.Config) (err error) {
 	f.peering = peering.New(f.kernel, cfg.RouteRefreshInterval, f.log)
 	f.upkeep = newUpkeep(f.kernel, f.pods, f.hostPorts, f.log)
 	f.listeners = newListeners(f.log)
+	rules := f.rules(f.config.Now, f.log)
+	for _, r := range rules {
+		if guard, ok := r.(tunnelGuard); ok {
+			f.guards = append(f.guards, guard)
+		}
+	}
 	f.loop, err = dataplane.New(dataplane.Config{
 		Kernel:  f.kernel,
 		Routes:  routetable.New(routetable.Config{Kernel: f.kernel, Protocol: kernel.ProtocolFelix, Log: f.log}),
-		Rules:   f.rules(f.config.Now, f.log),
+		Rules:   rules,
 		Tunnels: f.tunnels,
 		Devices: f.pods, Log: f.log,
 	})
@@ -194,6 +201,20 @@ func (f *felix) program(s calc.State) {
 	f.upkeep.setEndpoints(s.Endpoints)
 	f.loop.SetState(s)
 	f.peering.Set(s.Peering)
+}
+
+// prepare makes the device of an end that is about to be published, once strangers are
+// kept out of it.
+func (f *felix) prepare(ctx context.Context, by overlay.Carrier, end overlay.End) error {
+	for _, guard := range f.guards {
+		if guard.by == by {
+			guard.Set(f.desired())
+			if err := guard.Apply(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return f.tunnels.Prepare(ctx, by, end)
 }
 
 // enabled are the pools whose overlay this node has a part in.

@@ -19,11 +19,11 @@ func newRules(settings func() config.Config, log *slog.Logger) []dataplane.Rules
 	return []dataplane.Rules{
 		masquerade{nat.New(nat.Config{Log: log}), settings},
 		serviceLoops{serviceloop.New(serviceloop.Config{Log: log}), settings},
-		tunnelGuard{tunnelguard.New(tunnelguard.Config{By: overlay.VXLAN, Log: log}), func(s calc.State) tunnelguard.State {
+		tunnelGuard{overlay.VXLAN, tunnelguard.New(tunnelguard.Config{By: overlay.VXLAN, Log: log}), func(s calc.State) tunnelguard.State {
 			c := settings()
 			return tunnelguard.State{Used: s.VXLANUsed, Nodes: slices.Concat(s.Nodes, c.ExternalNodes), FromPods: c.VXLAN.FromPods, Port: c.VXLAN.Port, VNI: c.VXLAN.VNI}
 		}},
-		tunnelGuard{tunnelguard.New(tunnelguard.Config{By: overlay.IPIP, Log: log}), func(s calc.State) tunnelguard.State {
+		tunnelGuard{overlay.IPIP, tunnelguard.New(tunnelguard.Config{By: overlay.IPIP, Log: log}), func(s calc.State) tunnelguard.State {
 			c := settings()
 			return tunnelguard.State{Used: s.IPIPUsed, Nodes: slices.Concat(s.Nodes, c.ExternalNodes), FromPods: c.IPIP.FromPods}
 		}},
@@ -50,6 +50,7 @@ func (m masquerade) Set(s calc.State) {
 
 // tunnelGuard is told what of a State concerns it.
 type tunnelGuard struct {
+	by overlay.Carrier
 	*tunnelguard.Guard
 	of func(calc.State) tunnelguard.State
 }

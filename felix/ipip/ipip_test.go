@@ -80,7 +80,7 @@ func (w *world) read() string {
 	var texts []string
 	for _, a := range addrs {
 		if !a.Prefix.Addr().IsLinkLocalUnicast() {
-			texts = append(texts, a.Prefix.String())
+			texts = append(texts, a.Prefix.String()+map[bool]string{true: " host"}[a.Scope == kernel.ScopeHost])
 		}
 	}
 	if !ipip.Owns(l) && !l.Up && len(texts) == 0 {
@@ -91,7 +91,9 @@ func (w *world) read() string {
 	return fmt.Sprintf("ours %v mtu %d up %v forwarding %s addresses %s", ipip.Owns(l), l.MTU, l.Up, forwarding, strings.Join(texts, " "))
 }
 
-func inUse(a string) string { return "ours true mtu 1472 up true forwarding 1 addresses " + a + "/32" }
+func inUse(a string) string {
+	return "ours true mtu 1472 up true forwarding 1 addresses " + a + "/32 host"
+}
 
 func (w *world) wants(want string) {
 	w.Helper()
@@ -155,6 +157,10 @@ func TestDriftIsMended(t *testing.T) {
 		"mark":         func(w *world, index int) error { return w.SetAlias(index, "") },
 		"address removed": func(w *world, index int) error {
 			return w.DeleteAddress(index, netip.MustParsePrefix(addr+"/32"))
+		},
+		"address of another scope": func(w *world, index int) error {
+			p := netip.MustParsePrefix(addr + "/32")
+			return errors.Join(w.DeleteAddress(index, p), w.AddAddress(index, p))
 		},
 		"address added": func(w *world, index int) error { return w.AddAddress(index, netip.MustParsePrefix("10.99.0.1/32")) },
 	} {
