@@ -22,7 +22,9 @@ func setMode(t *testing.T, l *lab.Lab, encapsulation string) {
 // lab: a second takes its time on an emulated processor.
 func TestIPIPCarriesAsThePoolsModeSaysAndIsChangedUnderTraffic(t *testing.T) {
 	kerneltest.Require(t, kerneltest.IPIP)
-	l := up(t, "ipip", 3)
+	l := upWith(t, "ipip", 3, func(s *lab.Spec) {
+		s.Env = append(s.Env, "FELIX_CNITIMEOUT=60") // of an emulated processor
+	})
 	addPods(t, l, 3, 1)
 	mustConverge(t, l)
 	for _, tt := range []struct {
