@@ -36,6 +36,7 @@ func ranges() []datastore.Range {
 		{Kind: api.KindBlockAffinity, NamePrefix: string(api.AffinityHost) + ":"},
 		{Kind: api.KindIPAMBlock, Coalesce: blockPace},
 		{Kind: api.KindIPPool},
+		{Kind: api.KindFelixConfiguration},
 		{Kind: api.KindAdvertisedService, Delay: servicePace},
 	}
 }
@@ -215,6 +216,7 @@ func (s *store) compute() {
 		Services:   of[*api.AdvertisedService](s, api.KindAdvertisedService),
 		Secrets:    s.secrets,
 		Workloads:  s.workloads,
+		Felix:      of[*v3.FelixConfiguration](s, api.KindFelixConfiguration),
 	})}
 	// A Secret is told of within seconds, if only why it can't be read. Without the wait
 	// peers with a password would come back late from a restart, or go and come again.

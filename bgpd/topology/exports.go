@@ -116,13 +116,18 @@ func (c *computation) exports() {
 			}
 		}
 	}
-	for p, reason := range c.services() {
-		if _, pods := reasons[p]; !pods {
-			reasons[p] = reason
-		}
-	}
+	addMissing(reasons, c.floating(pools))
+	addMissing(reasons, c.services())
 	for p, reason := range reasons {
 		c.out.Exports = append(c.out.Exports, Export{Prefix: p, Reason: reason, Communities: c.settings.communities(p)})
+	}
+}
+
+func addMissing(reasons, more map[netip.Prefix]string) {
+	for p, reason := range more {
+		if _, there := reasons[p]; !there {
+			reasons[p] = reason
+		}
 	}
 }
 

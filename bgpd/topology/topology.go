@@ -42,6 +42,8 @@ type Input struct {
 	Services   []*api.AdvertisedService
 	// Workloads are those of this node, once Output.WantsWorkloads has asked for them.
 	Workloads []*api.WorkloadEndpoint
+	// Felix says whether pods have floating addresses.
+	Felix []*v3.FelixConfiguration
 	// Secrets are those known by name, among them the ones of Output.Secrets.
 	Secrets map[string]Secret
 }
@@ -133,7 +135,8 @@ type Output struct {
 	// IgnoredInterfaces are the devices, "*" for any characters, whose subnets count for
 	// nothing.
 	IgnoredInterfaces []string
-	// WantsWorkloads: some BGPPeer makes pods of this node its peers.
+	// WantsWorkloads: some BGPPeer makes pods of this node its peers, or they may have
+	// floating addresses.
 	WantsWorkloads bool
 	// Secrets names those that the passwords of this node's peers are in.
 	Secrets  []string

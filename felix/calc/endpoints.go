@@ -79,6 +79,7 @@ func (e *endpoints) resolve(problems *problemList) (won map[EndpointID]Endpoint,
 	won = make(map[EndpointID]Endpoint, len(e.byID))
 	byInterface := make(map[string]EndpointID, len(e.byID))
 	byAddr := make(map[netip.Addr]EndpointID, len(e.byID))
+	byFloating := map[netip.Addr]EndpointID{}
 	for _, c := range e.ranked() {
 		ep := c.endpoint
 		if c.err != nil {
@@ -103,6 +104,15 @@ func (e *endpoints) resolve(problems *problemList) (won map[EndpointID]Endpoint,
 			free = append(free, a)
 		}
 		ep.Addrs = free
+		ep.Floating = slices.DeleteFunc(slices.Clone(ep.Floating), func(f Floating) bool {
+			owner, taken := byFloating[f.External]
+			if taken {
+				problems.add(ep.ID.Key(), "floating address %s belongs to the newer %s; take it out of one of the two", f.External, owner.Key())
+			} else {
+				byFloating[f.External] = ep.ID
+			}
+			return taken
+		})
 		won[ep.ID] = ep
 	}
 	return won, hold
@@ -122,7 +132,8 @@ func (e *endpoints) ranked() []candidate {
 
 func parseEndpoint(id EndpointID, spec *api.WorkloadEndpointSpec) (Endpoint, error) {
 	ep := Endpoint{ID: id, ContainerID: spec.ContainerID, Interface: spec.InterfaceName}
-	if err := checkInterface(spec.InterfaceName); err != nil {
+	err := checkInterface(spec.InterfaceName)
+	if err != nil {
 		return ep, err
 	}
 	for _, s := range spec.IPNetworks {
@@ -134,7 +145,10 @@ func parseEndpoint(id EndpointID, spec *api.WorkloadEndpointSpec) (Endpoint, err
 	}
 	slices.SortFunc(ep.Addrs, netip.Addr.Compare)
 	ep.Addrs = slices.Compact(ep.Addrs)
-	return ep, nil
+	if ep.Sources, err = parseSources(spec); err == nil {
+		ep.Floating, err = parseFloating(spec)
+	}
+	return ep, err
 }
 
 func checkInterface(name string) error {

@@ -375,9 +375,9 @@ func TestBrokenNodeAddressIsReported(t *testing.T) {
 // TestUnknownOverlayModeIsSaidAndTakenForAlways: a mistyped mode cuts nobody off.
 func TestUnknownOverlayModeIsSaidAndTakenForAlways(t *testing.T) {
 	u := poolUpdate("p", "10.65.0.0/16", true, false)
-	u.Entry.Object.(*v3.IPPool).Spec.VXLANMode = "Somtimes"
+	u.Entry.Object.(*v3.IPPool).Spec.VXLANMode = "Often"
 	s := stateOf(t, u)
-	wantProblem(t, s, "IPPool(p)", `spec.vxlanMode: "Somtimes" is none of Never, CrossSubnet and Always`, "calicoctl")
+	wantProblem(t, s, "IPPool(p)", `spec.vxlanMode: "Often" is none of Never, CrossSubnet and Always`, "calicoctl")
 	if len(s.TunnelPools) != 1 {
 		t.Errorf("pools with VXLAN: %v", s.TunnelPools)
 	}

@@ -99,12 +99,20 @@ type Endpoint struct {
 	Interface string
 	// Addrs are the workload's addresses, sorted and without duplicates.
 	Addrs []netip.Addr
+	// Sources are other prefixes that the workload may send from, sorted.
+	Sources []netip.Prefix
+	// Floating are addresses at which the workload is reached besides, sorted.
+	Floating []Floating
 }
+
+// Floating is an address that leads to one of the workload's own.
+type Floating struct{ External, Internal netip.Addr }
 
 // Equal reports whether two endpoints want the same of the dataplane.
 func (e Endpoint) Equal(other Endpoint) bool {
 	return e.ID == other.ID && e.ContainerID == other.ContainerID &&
-		e.Interface == other.Interface && slices.Equal(e.Addrs, other.Addrs)
+		e.Interface == other.Interface && slices.Equal(e.Addrs, other.Addrs) &&
+		slices.Equal(e.Sources, other.Sources) && slices.Equal(e.Floating, other.Floating)
 }
 
 // Problem is an object that is not, or not fully, honoured.

@@ -198,6 +198,9 @@ func (a *addition) steps() []step {
 		}
 		steps = append(steps, ports)
 	}
+	if a.asksMore() {
+		steps = append(steps, step{"carry out what the pod asks for", a.settle, nil})
+	}
 	return append(steps, finish)
 }
 
@@ -431,7 +434,7 @@ func (a *addition) attachment() podnet.Attachment {
 	return podnet.Attachment{
 		Netns: a.entry.Netns, IfName: a.entry.IfName, HostIf: a.entry.HostIf, MAC: a.entry.MAC, Addrs: a.entry.Addrs,
 		MTU: mtu, NumQueues: a.call.conf.NumQueues, AllowIPForwarding: a.call.conf.AllowIPForwarding,
-		FromLoopback: len(a.entry.HostPorts) > 0,
+		FromLoopback: len(a.entry.HostPorts) > 0, ManySources: a.manySources(),
 	}
 }
 

@@ -84,6 +84,7 @@ func (s *endpointStore) changed(obj api.Object, c call, e journal.Entry) api.Obj
 // fill sets the fields that this side of the system owns.
 func (s *endpointStore) fill(wep *api.WorkloadEndpoint, c call, e journal.Entry) {
 	spec := &wep.Spec
+	fillMore(spec, e)
 	spec.Orchestrator, spec.Node, spec.ContainerID = orchestratorCNI, s.node, e.ContainerID
 	spec.Endpoint, spec.InterfaceName, spec.MAC = e.IfName, e.HostIf, e.MAC
 	spec.Profiles = []string{e.Network}

@@ -46,6 +46,8 @@ type Routes interface {
 	Upsert(ctx context.Context, ep calc.Endpoint, link int) error
 	// Mend is Upsert that also puts back what somebody took away since an earlier one.
 	Mend(ctx context.Context, ep calc.Endpoint, link int) error
+	// Settle returns when the packet rules stand that the endpoint in the store asks for.
+	Settle(ctx context.Context, id calc.EndpointID, container string) error
 	// Remove returns when the routes of that container's endpoint are gone from
 	// the kernel. An endpoint that belongs to another container by now is left
 	// alone.

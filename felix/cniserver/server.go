@@ -34,6 +34,7 @@ type Config struct {
 	Pods      Pods
 	Routes    Routes
 	HostPorts HostPorts
+	Permits   Permits
 	// IPAMPlugins are those of others.
 	IPAMPlugins IPAMPlugins
 	// MTU is what a pod gets whose network configuration names none.
@@ -84,6 +85,7 @@ type Server struct {
 	pods      Pods
 	routes    Routes
 	hostPorts HostPorts
+	permits   Permits
 
 	ipamPlugins IPAMPlugins
 	podCIDRs    func() []netip.Prefix
@@ -130,7 +132,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		node: cfg.Node, state: cfg.State, client: cfg.Client, journal: cfg.Journal, addresses: cfg.Addresses,
-		pods: cfg.Pods, routes: cfg.Routes, hostPorts: cfg.HostPorts, ipamPlugins: cfg.IPAMPlugins, podCIDRs: cfg.PodCIDRs, mtu: cfg.MTU, limit: cfg.MTULimit, nodeProblem: cfg.NodeProblem, health: cfg.Health, now: cfg.Now, log: cfg.Log,
+		pods: cfg.Pods, routes: cfg.Routes, hostPorts: cfg.HostPorts, permits: cfg.Permits, ipamPlugins: cfg.IPAMPlugins, podCIDRs: cfg.PodCIDRs, mtu: cfg.MTU, limit: cfg.MTULimit, nodeProblem: cfg.NodeProblem, health: cfg.Health, now: cfg.Now, log: cfg.Log,
 		addTimeout: cfg.AddTimeout, delTimeout: cfg.DelTimeout, adds: make(chan struct{}, cfg.MaxAdds),
 		endpoints: &endpointStore{client: cfg.Client, registry: cfg.Registry, node: cfg.Node, now: cfg.Now, newUID: cfg.NewUID, pod: cfg.Pod},
 	}

@@ -67,6 +67,10 @@ func (s *Server) unmet(e journal.Entry, annotations map[string]string) string {
 		return "ipAddrs"
 	case w.MAC != "" && w.MAC != e.MAC:
 		return "hwAddr"
+	case !slices.Equal(w.Sources, e.Sources):
+		return "allowedSourcePrefixes"
+	case !slices.Equal(w.Floating, e.Floating):
+		return "floatingIPs"
 	case w.Pools4 != nil && s.outside(e.Addrs, 4, w.Pools4):
 		return "ipv4pools"
 	case w.Pools6 != nil && s.outside(e.Addrs, 6, w.Pools6):

@@ -54,6 +54,9 @@ func (a *addition) askFor(addr netip.Addr) {
 // before them.
 func (a *addition) grant(w netconf.Wishes) error {
 	conf := &a.call.conf
+	if err := a.grantMore(w); err != nil {
+		return err
+	}
 	if w.MAC != "" && conf.MAC == "" {
 		a.entry.MAC = w.MAC
 	}

@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"tortie/internal/api"
 	"tortie/internal/control/cniwire"
 )
 
@@ -107,8 +108,8 @@ func TestPodThatCameTooLateToBeHeededIsNamed(t *testing.T) {
 // TestAddRefusesWhatItCanNotGive, before anything is assigned.
 func TestAddRefusesWhatItCanNotGive(t *testing.T) {
 	for name, tc := range map[string]struct{ annotation, value, says string }{
-		"floating":       {"floatingIPs", `["10.65.0.9"]`, "annotation cni.projectcalico.org/floatingIPs of the pod: is not supported"},
-		"sources":        {"allowedSourcePrefixes", `["10.0.0.0/8"]`, "annotation cni.projectcalico.org/allowedSourcePrefixes of the pod: is not supported"},
+		"floating":       {"floatingIPs", `["10.65.0.9"]`, `annotation cni.projectcalico.org/floatingIPs of the pod: the network configuration does not allow it; add "feature_control": {"floating_ips": true}`},
+		"sources":        {"allowedSourcePrefixes", `["10.0.0.0/8"]`, "annotation cni.projectcalico.org/allowedSourcePrefixes of the pod: set workloadSourceSpoofing: Any"},
 		"not allowed":    {"ipAddrsNoIpam", `["192.0.2.9"]`, `add "feature_control": {"ip_addrs_no_ipam": true}`},
 		"no MAC address": {"hwAddr", "x", `"x" is no MAC address`},
 	} {
@@ -128,4 +129,72 @@ func TestAddRefusesWhatItCanNotGive(t *testing.T) {
 		}
 		w.wantNothing()
 	}))
+}
+
+const floatingAllowed = `, "feature_control": {"floating_ips": true}`
+
+// TestAddGivesWhatIsPermittedBesidesAddresses, and returns when the packet rules stand.
+func TestAddGivesWhatIsPermittedBesidesAddresses(t *testing.T) {
+	inWorld(func(t *testing.T, w *world) {
+		w.permits = permits{sources: true, floating: true}
+		w.annotated("allowedSourcePrefixes", `["192.0.2.1/24"]`)
+		w.pods["ns1/web-0"].Annotations["cni.projectcalico.org/floatingIPs"] = `["10.65.9.9"]`
+		settled := false
+		w.fault = func(step string) error {
+			settled = settled || step == "settled"
+			return nil
+		}
+		w.ok(configured("ADD", floatingAllowed))
+		check := func(when string, want api.WorkloadEndpointSpec) {
+			t.Helper()
+			got := w.endpoint("ns1", "node1-k8s-web--0-eth0").Spec
+			if !slices.Equal(got.AllowSpoofedSourcePrefixes, want.AllowSpoofedSourcePrefixes) || !slices.Equal(got.IPNATs, want.IPNATs) {
+				t.Errorf("%s: %+v", when, got)
+			}
+		}
+		asked := api.WorkloadEndpointSpec{
+			AllowSpoofedSourcePrefixes: []string{"192.0.2.0/24"}, IPNATs: []api.IPNAT{{InternalIP: "10.65.0.1", ExternalIP: "10.65.9.9"}},
+		}
+		check("after ADD", asked)
+		if device := w.devices[podDevice(t, w)]; !device.ManySources || !settled {
+			t.Errorf("device %+v, rules awaited: %v", device, settled)
+		}
+		// What an operator changes since is kept by a repeated ADD, and not for the next pod.
+		wep := w.endpoint("ns1", "node1-k8s-web--0-eth0").DeepCopyObject().(*api.WorkloadEndpoint)
+		wep.Spec.AllowSpoofedSourcePrefixes, wep.Spec.IPNATs = nil, nil
+		w.put(wep)
+		w.ok(configured("ADD", floatingAllowed))
+		check("after an operator's change and ADD again", api.WorkloadEndpointSpec{})
+		next := kubernetesRequest("ADD", "c2", "u1")
+		next.Config = configured("ADD", floatingAllowed).Config
+		w.ok(next)
+		asked.IPNATs[0].InternalIP = "10.65.0.2"
+		check("after a new sandbox", asked)
+	})(t)
+}
+
+func podDevice(t *testing.T, w *world) string {
+	t.Helper()
+	return w.endpoint("ns1", "node1-k8s-web--0-eth0").Spec.InterfaceName
+}
+
+func TestAddWithAFloatingAddressOfAnotherVersionLeavesNothing(t *testing.T) {
+	inWorld(func(t *testing.T, w *world) {
+		w.permits = permits{floating: true}
+		w.annotated("floatingIPs", `["fd00::9"]`)
+		if msg := w.fails(configured("ADD", floatingAllowed), cniwire.CodeInvalidConfig); !strings.Contains(msg, "fd00::9 is of an IP version that the pod has no address of") {
+			t.Errorf("message %q", msg)
+		}
+		w.wantNothing()
+	})(t)
+}
+
+func TestAddRefusesAFloatingAddressByName(t *testing.T) {
+	inWorld(func(t *testing.T, w *world) {
+		w.annotated("floatingIPs", `["10.65.9.9"]`)
+		if msg := w.fails(configured("ADD", floatingAllowed), cniwire.CodeInvalidConfig); !strings.Contains(msg, "annotation cni.projectcalico.org/floatingIPs of the pod: 10.65.9.9: set floatingIPs: Enabled") {
+			t.Errorf("message %q", msg)
+		}
+		w.wantNothing()
+	})(t)
 }

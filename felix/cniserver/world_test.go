@@ -51,6 +51,7 @@ type world struct {
 	asked   ipam.Request    // the last one
 	plugged []string        // the commands that the IPAM plugin of others got
 	nft     *knftables.Fake // the node's table
+	permits permits
 	// fault is asked at every step, before ("assign") and after ("assigned") its
 	// effect; an error is what the step returns.
 	fault func(step string) error
@@ -126,6 +127,7 @@ func (w *world) start() {
 		Node: testNode, State: w.state, Client: faultyClient{w.store, w}, Registry: w.reg, Journal: book,
 		Addresses: (*fakeIPAM)(w), Pods: (*fakePods)(w), Routes: (*fakeRoutes)(w), IPAMPlugins: (*fakePlugins)(w),
 		HostPorts: faultyHostPorts{hostports.New(hostports.Config{NFT: w.nft, Log: log}), w},
+		Permits:   &w.permits,
 		MTU:       func() int { return 1450 }, NewUID: func() string { return "uid" }, Log: log, AddTimeout: 5 * time.Second,
 		Pod: func(namespace, name, uid string) (*corev1.Pod, bool) {
 			pod, ok := w.pods[namespace+"/"+name]
@@ -363,6 +365,23 @@ func (f *fakePods) Check(_ context.Context, a podnet.Attachment) error {
 	return nil
 }
 
+// permits permits pods that much.
+type permits struct{ sources, floating bool }
+
+func (p *permits) Sources() error {
+	if p.sources {
+		return nil
+	}
+	return errors.New("set workloadSourceSpoofing: Any")
+}
+
+func (p *permits) Floating(addr netip.Addr) error {
+	if p.floating {
+		return nil
+	}
+	return fmt.Errorf("%s: set floatingIPs: Enabled", addr)
+}
+
 type fakeRoutes world
 
 func (f *fakeRoutes) Upsert(ctx context.Context, ep calc.Endpoint, _ int) error {
@@ -372,6 +391,17 @@ func (f *fakeRoutes) Upsert(ctx context.Context, ep calc.Endpoint, _ int) error 
 			w.t.Errorf("route of %s without its device", ep.ID)
 		}
 		w.routes[ep.ID] = ep
+		return nil
+	})
+}
+
+func (f *fakeRoutes) Settle(ctx context.Context, id calc.EndpointID, container string) error {
+	w := (*world)(f)
+	return w.through(ctx, "settle", "settled", func() error {
+		e, err := w.store.Get(ctx, id.Key())
+		if wep, ok := e.Object.(*api.WorkloadEndpoint); err != nil || !ok || wep.Spec.ContainerID != container {
+			w.t.Errorf("settle %s without its endpoint in the store: %v", id, err)
+		}
 		return nil
 	})
 }

@@ -50,8 +50,12 @@ type Config struct {
 	// ServiceLoopPrevention is what becomes of packets to announced service addresses
 	// that no service has.
 	ServiceLoopPrevention serviceloop.Mode
-	NAT                   NAT
-	MTU                   MTU
+	// Sources says what pods may send besides packets from their own addresses.
+	Sources Sources
+	// FloatingIPs: pods have the floating addresses that they ask for.
+	FloatingIPs bool
+	NAT         NAT
+	MTU         MTU
 	// MTUFile is where other programs read the MTU of pods.
 	MTUFile string
 	// PathMTUProbeInterval is the pause between two looks at whether large packets reach
@@ -72,12 +76,18 @@ type MTU struct {
 type IPIP struct {
 	Enabled bool
 	MTU     int
-	// FromPods: pods may send packets of IPIP themselves.
-	FromPods bool
 }
 
 // Networks are prefixes, without host bits.
 type Networks []netip.Prefix
+
+// Sources is what an endpoint can't allow its pod by itself.
+type Sources struct {
+	// Any: pods may send from the prefixes that they ask for.
+	Any bool
+	// VXLAN and IPIP: pods may send such packets, in which there can be any source.
+	VXLAN, IPIP bool
+}
 
 // NAT is what the IP pools don't say of natOutgoing.
 type NAT struct {
@@ -94,8 +104,6 @@ type VXLAN struct {
 	Port    uint16
 	// MTU4 and MTU6 are the devices'; 0 is the underlay's less the encapsulation.
 	MTU4, MTU6 int
-	// FromPods: pods may send packets of that network themselves.
-	FromPods bool
 }
 
 // The defaults of the paths that are not upstream's.
@@ -143,10 +151,8 @@ func parameters(a *addresses) []parameter {
 		{"VXLANPort", "vxlanPort", func(c *Config, v string) (err error) { c.VXLAN.Port, err = within[uint16](v, 1, 65535); return err }},
 		{"VXLANMTU", "vxlanMTU", func(c *Config, v string) (err error) { c.VXLAN.MTU4, err = parseMTU(v, 576); return err }},
 		{"VXLANMTUV6", "vxlanMTUV6", func(c *Config, v string) (err error) { c.VXLAN.MTU6, err = parseMTU(v, 1280); return err }},
-		{"AllowVXLANPacketsFromWorkloads", "allowVXLANPacketsFromWorkloads", func(c *Config, v string) (err error) { c.VXLAN.FromPods, err = parseBool(v); return err }},
 		{"IpInIpEnabled", "ipipEnabled", func(c *Config, v string) (err error) { c.IPIP.Enabled, err = parseBool(v); return err }},
 		{"IpInIpMtu", "ipipMTU", func(c *Config, v string) (err error) { c.IPIP.MTU, err = parseMTU(v, 576); return err }},
-		{"AllowIPIPPacketsFromWorkloads", "allowIPIPPacketsFromWorkloads", func(c *Config, v string) (err error) { c.IPIP.FromPods, err = parseBool(v); return err }},
 		{"ExternalNodesCIDRList", "externalNodesList", func(c *Config, v string) (err error) { c.ExternalNodes, err = parseNetworks(v); return err }},
 		{"ServiceLoopPrevention", "serviceLoopPrevention", func(c *Config, v string) (err error) { c.ServiceLoopPrevention, err = parseServiceLoops(v); return err }},
 		{"NATOutgoingExclusions", "natOutgoingExclusions", func(c *Config, v string) (err error) { c.NAT.ExemptNodes, err = parseExclusions(v); return err }},
@@ -157,6 +163,10 @@ func parameters(a *addresses) []parameter {
 		{"RequireMTUFile", "requireMTUFile", func(c *Config, v string) (err error) { c.MTU.RequireFile, err = parseBool(v); return err }},
 		{"MTUFile", "", func(c *Config, v string) error { c.MTUFile = v; return checkPath(v) }},
 		{"PathMTUProbeInterval", "", func(c *Config, v string) (err error) { c.PathMTUProbeInterval, err = parsePause(v); return err }},
+		{"WorkloadSourceSpoofing", "workloadSourceSpoofing", func(c *Config, v string) (err error) { c.Sources.Any, err = parseSpoofing(v); return err }},
+		{"AllowVXLANPacketsFromWorkloads", "allowVXLANPacketsFromWorkloads", func(c *Config, v string) (err error) { c.Sources.VXLAN, err = parseBool(v); return err }},
+		{"AllowIPIPPacketsFromWorkloads", "allowIPIPPacketsFromWorkloads", func(c *Config, v string) (err error) { c.Sources.IPIP, err = parseBool(v); return err }},
+		{"FloatingIPs", "floatingIPs", func(c *Config, v string) (err error) { c.FloatingIPs, err = parseEnabled(v); return err }},
 		{"DatastoreType", "", func(_ *Config, v string) error { return only(v, "etcdv3") }},
 		{"CNISocket", "", func(c *Config, v string) error { c.CNISocket = v; return checkPath(v) }},
 		{"CNITimeout", "", func(c *Config, v string) (err error) { c.CNITimeout, err = parseSeconds(v); return err }},
@@ -244,6 +254,16 @@ func parseEnabled(v string) (bool, error) {
 		return false, nil
 	}
 	return false, fmt.Errorf("is neither Enabled nor Disabled")
+}
+
+func parseSpoofing(v string) (bool, error) {
+	switch strings.ToLower(v) {
+	case "any":
+		return true, nil
+	case "disabled":
+		return false, nil
+	}
+	return false, fmt.Errorf("is neither Any nor Disabled")
 }
 
 func parseServiceLoops(v string) (serviceloop.Mode, error) {

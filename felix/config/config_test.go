@@ -121,12 +121,12 @@ func TestProblemsNameSourceParameterAndRemedy(t *testing.T) {
 }
 
 func TestIPIPSettingsAreServed(t *testing.T) {
-	c, problems := Resolve(FromEnv([]string{"FELIX_ALLOWIPIPPACKETSFROMWORKLOADS=true"}), resource(t, "default", func(s *v3.FelixConfigurationSpec) {
+	c, problems := Resolve(resource(t, "default", func(s *v3.FelixConfigurationSpec) {
 		off, mtu := false, 1400
 		s.IPIPEnabled, s.IPIPMTU = &off, &mtu
 		s.ExternalNodesCIDRList = &[]string{"192.0.2.7/24", "198.51.100.7"}
 	}))
-	if want := (IPIP{MTU: 1400, FromPods: true}); c.IPIP != want || len(problems) != 0 || fmt.Sprint(c.ExternalNodes) != "[192.0.2.0/24 198.51.100.7/32]" {
+	if want := (IPIP{MTU: 1400}); c.IPIP != want || len(problems) != 0 || fmt.Sprint(c.ExternalNodes) != "[192.0.2.0/24 198.51.100.7/32]" {
 		t.Errorf("%+v and %v, want %+v; problems %v", c.IPIP, c.ExternalNodes, want, problems)
 	}
 	c, problems = Resolve(FromEnv([]string{"FELIX_EXTERNALNODESCIDRLIST=192.0.2.0/24, fd00::/64"}))
@@ -285,5 +285,23 @@ func TestMetricsAreServedAsUpstreamDoes(t *testing.T) {
 	}))
 	if len(problems) > 0 || !c.MetricsEnabled || c.MetricsAddress != "127.0.0.1:9191" || c.GoMetrics || c.ProcessMetrics {
 		t.Errorf("got %+v, %v", c, problems)
+	}
+}
+
+func TestSettingsOfWhatPodsMayHaveAreServed(t *testing.T) {
+	c, problems := Resolve(resource(t, "default", func(s *v3.FelixConfigurationSpec) {
+		yes, floating := true, v3.FloatingIPsEnabled
+		s.WorkloadSourceSpoofing, s.FloatingIPs = "Any", &floating
+		s.AllowVXLANPacketsFromWorkloads, s.AllowIPIPPacketsFromWorkloads = &yes, &yes
+	}))
+	if want := (Sources{Any: true, VXLAN: true, IPIP: true}); c.Sources != want || !c.FloatingIPs || len(problems) != 0 {
+		t.Errorf("%+v, floating %v, problems %v", c.Sources, c.FloatingIPs, problems)
+	}
+	if c, _ := Resolve(); c.Sources != (Sources{}) || c.FloatingIPs {
+		t.Errorf("default %+v, floating %v", c.Sources, c.FloatingIPs)
+	}
+	_, problems = Resolve(FromEnv([]string{"FELIX_WORKLOADSOURCESPOOFING=Some"}))
+	if len(problems) != 1 || !strings.Contains(problems[0].String(), `"Some" is neither Any nor Disabled`) {
+		t.Errorf("problems %v", problems)
 	}
 }

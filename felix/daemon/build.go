@@ -55,7 +55,9 @@ type felix struct {
 	programmed atomic.Pointer[calc.State]
 
 	kernel *kernel.Handle // of the node's network namespace
-	rules  func(settings func() config.Config, log *slog.Logger) []dataplane.Rules
+	rules  func(settings func() config.Config, forget func(netip.Addr) error, log *slog.Logger) []dataplane.Rules
+	// made are the rules that those are.
+	made []dataplane.Rules
 
 	pods      *podnet.Net
 	loop      *dataplane.Loop
@@ -126,7 +128,7 @@ func (f *felix) build() (err error) {
 	}
 	f.server, err = cniserver.New(cniserver.Config{
 		Node: f.node, State: f.state, Client: f.client, Registry: f.registry, Journal: f.journal,
-		Addresses: f.allocator, Pods: f.pods, Routes: f.loop, HostPorts: f.hostPorts, IPAMPlugins: delegate.Runner{}, PodCIDRs: podCIDRs, MTU: f.underlay.MTU, MTULimit: f.underlay.limit, NodeProblem: f.registrar.Problem, NewUID: f.newUID, Log: f.log,
+		Addresses: f.allocator, Pods: f.pods, Routes: f.loop, HostPorts: f.hostPorts, Permits: permits{f.config.Now, f.desired}, IPAMPlugins: delegate.Runner{}, PodCIDRs: podCIDRs, MTU: f.underlay.MTU, MTULimit: f.underlay.limit, NodeProblem: f.registrar.Problem, NewUID: f.newUID, Log: f.log,
 		Health: f.syncer.Health, Pod: known, AddTimeout: cfg.CNITimeout, DelTimeout: cfg.CNITimeout,
 	})
 	if err != nil {
@@ -166,8 +168,8 @@ func (f *felix) buildDataplane(cfg config.Config) (err error) {
 	f.upkeep = newUpkeep(f.kernel, f.pods, f.hostPorts, f.log)
 	f.listeners = newListeners(f.log)
 	f.nodes, f.pathMTU = newNodeBook(f.node), f.newPathMTU(cfg.PathMTUProbeInterval)
-	rules := f.rules(f.config.Now, f.log)
-	for _, r := range rules {
+	f.made = f.rules(f.config.Now, f.kernel.ForgetConnections, f.log)
+	for _, r := range f.made {
 		if guard, ok := r.(tunnelGuard); ok {
 			f.guards = append(f.guards, guard)
 		}
@@ -175,7 +177,7 @@ func (f *felix) buildDataplane(cfg config.Config) (err error) {
 	f.loop, err = dataplane.New(dataplane.Config{
 		Kernel:  f.kernel,
 		Routes:  routetable.New(routetable.Config{Kernel: f.kernel, Protocol: kernel.ProtocolFelix, Log: f.log}),
-		Rules:   rules,
+		Rules:   f.made,
 		Tunnels: f.tunnels,
 		Devices: f.pods, Log: f.log,
 	})
@@ -207,6 +209,7 @@ func (f *felix) lookAtRules() {
 // program hands a new desired state to those who act on it.
 func (f *felix) program(s calc.State) {
 	s.TunnelPools = enabled(s.TunnelPools, f.config.Now())
+	s.Restrict(permitted(f.config.Now()))
 	f.programmed.Store(&s) // from here on s is read by others
 	f.problems.report(s.Problems)
 	f.underlay.set(s.NodeAddrs, s.TunnelPools)
@@ -245,11 +248,23 @@ const hostPortTimeout = 10 * time.Second
 // complete is called when all of the datastore has been read, before whoever serves CNI
 // calls learns of it.
 func (f *felix) complete() {
-	f.loop.InSync()
 	ctx, cancel := context.WithTimeout(context.Background(), hostPortTimeout)
 	defer cancel()
+	f.firstRules(ctx)
+	f.loop.InSync()
 	if err := f.server.InSync(ctx); err != nil { // tried again by the upkeep
 		f.log.Warn("settings of the node are not as they should be", "err", err)
+	}
+}
+
+// firstRules makes the rules stand before the first ADD: no pod is ever without those for
+// what it may send. The loop goes on with what fails.
+func (f *felix) firstRules(ctx context.Context) {
+	for _, rules := range f.made {
+		rules.Set(f.desired())
+		if err := rules.Apply(ctx); err != nil {
+			f.log.Warn("packet rules are not as they should be yet", "err", err)
+		}
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -217,18 +218,19 @@ func TestPodsMTUIsLessByWhatTheOverlaysInUseAdd(t *testing.T) {
 func TestMTUOfTheUnderlayIsFollowed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "calico", "mtu")
-		k, looks := nineThousand(), 0
-		u := &underlay{kernel: k, file: file, changed: func() { looks++ }, log: slog.New(slog.DiscardHandler)}
+		k := nineThousand()
+		var looks atomic.Int64
+		u := &underlay{kernel: k, file: file, changed: func() { looks.Add(1) }, log: slog.New(slog.DiscardHandler)}
 		u.set([]netip.Prefix{netip.MustParsePrefix("10.0.0.1/24")}, nil)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- u.run(ctx) }()
-		is := func(want, wantLooks int) {
+		is := func(want int, wantLooks int64) {
 			t.Helper()
 			synctest.Wait()
 			text, err := os.ReadFile(file)
-			if u.MTU() != want || err != nil || string(text) != strconv.Itoa(want) || looks != wantLooks {
-				t.Errorf("MTU %d, file %q (%v), overlays looked at %d times; want %d, %d times", u.MTU(), text, err, looks, want, wantLooks)
+			if u.MTU() != want || err != nil || string(text) != strconv.Itoa(want) || looks.Load() != wantLooks {
+				t.Errorf("MTU %d, file %q (%v), overlays looked at %d times; want %d, %d times", u.MTU(), text, err, looks.Load(), want, wantLooks)
 			}
 		}
 		is(9000, 1)

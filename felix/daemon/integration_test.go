@@ -16,11 +16,13 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 
+	"tortie/felix/calc"
 	"tortie/felix/config"
 	"tortie/felix/dataplane"
 	"tortie/felix/journal"
@@ -71,6 +73,7 @@ type node struct {
 	stop   func()
 	// kubernetes is the API server, if the node has one.
 	kubernetes *apitest.Server
+	rules      []dataplane.Rules // nft works on the namespace of its process
 }
 
 func newNode(t *testing.T) *node {
@@ -111,8 +114,7 @@ func (n *node) start(ready bool) {
 	cfg, _ := config.Resolve(local)
 	n.felix = &felix{
 		node: "node1", client: n.store, registry: n.reg, journal: book, log: log, kernel: n.kernel,
-		// nft works on the namespace of its process.
-		rules:  func(func() config.Config, *slog.Logger) []dataplane.Rules { return nil },
+		rules:  func(func() config.Config, func(netip.Addr) error, *slog.Logger) []dataplane.Rules { return n.rules },
 		newUID: func() string { return "uid" }, missing: func() error { return nil }, show: func([]problems.Problem) {},
 		level: &slog.LevelVar{}, config: newConfigFollower("node1", []config.Layer{local}, cfg, log),
 	}
@@ -525,3 +527,31 @@ func TestNodeWithTheAddressOfAnotherIsToldEverywhere(t *testing.T) {
 }
 
 func ptr[T any](v T) *T { return &v }
+
+// firstLook notes whether ADD was served when rules were first made to stand.
+type firstLook struct {
+	served        func() bool
+	pools, before atomic.Bool
+	once          sync.Once
+}
+
+func (l *firstLook) Set(s calc.State) { l.pools.Store(len(s.Pools) > 0) }
+func (l *firstLook) QueueResync()     {}
+
+func (l *firstLook) Apply(context.Context) error {
+	l.once.Do(func() { l.before.Store(l.pools.Load() && !l.served()) })
+	return nil
+}
+
+// TestRulesStandBeforeTheFirstADD: no pod is ever without those for what it may send.
+func TestRulesStandBeforeTheFirstADD(t *testing.T) {
+	n := newNode(t)
+	look := &firstLook{}
+	look.served = func() bool { return n.felix.server.Ready() == nil }
+	n.rules = []dataplane.Rules{look}
+	n.start(true)
+	defer n.stop()
+	if !look.before.Load() {
+		t.Error("ADD was served before, or the rules were not those of the datastore")
+	}
+}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -13,27 +15,67 @@ import (
 	"tortie/felix/calc"
 	"tortie/felix/config"
 	"tortie/felix/dataplane"
+	"tortie/felix/floating"
 	"tortie/felix/nat"
 	"tortie/felix/serviceloop"
+	"tortie/felix/sources"
 	"tortie/felix/tunnelguard"
 	"tortie/internal/overlay"
 )
 
 // newRules are the packet rules of the node's network namespace. Every State is handed to
 // them again when the configuration is another.
-func newRules(settings func() config.Config, log *slog.Logger) []dataplane.Rules {
+func newRules(settings func() config.Config, forget func(netip.Addr) error, log *slog.Logger) []dataplane.Rules {
 	return []dataplane.Rules{
+		podSources{sources.New(sources.Config{Log: log}), settings},
+		floatingIPs{floating.New(floating.Config{Forget: forget, Log: log})},
 		masquerade{nat.New(nat.Config{Log: log}), settings},
 		serviceLoops{serviceloop.New(serviceloop.Config{Log: log}), settings},
 		tunnelGuard{overlay.VXLAN, tunnelguard.New(tunnelguard.Config{By: overlay.VXLAN, Log: log}), func(s calc.State) tunnelguard.State {
 			c := settings()
-			return tunnelguard.State{Used: s.VXLANUsed, Nodes: slices.Concat(s.Nodes, c.ExternalNodes), FromPods: c.VXLAN.FromPods, Port: c.VXLAN.Port, VNI: c.VXLAN.VNI}
+			return tunnelguard.State{Used: s.VXLANUsed, Nodes: slices.Concat(s.Nodes, c.ExternalNodes), Port: c.VXLAN.Port, VNI: c.VXLAN.VNI}
 		}},
 		tunnelGuard{overlay.IPIP, tunnelguard.New(tunnelguard.Config{By: overlay.IPIP, Log: log}), func(s calc.State) tunnelguard.State {
 			c := settings()
-			return tunnelguard.State{Used: s.IPIPUsed, Nodes: slices.Concat(s.Nodes, c.ExternalNodes), FromPods: c.IPIP.FromPods}
+			return tunnelguard.State{Used: s.IPIPUsed, Nodes: slices.Concat(s.Nodes, c.ExternalNodes)}
 		}},
 	}
+}
+
+// podSources is told what of a State concerns it.
+type podSources struct {
+	*sources.Guard
+	settings func() config.Config
+}
+
+func (p podSources) Set(s calc.State) {
+	c := p.settings()
+	state := sources.State{
+		Allowed: map[string][]netip.Prefix{}, NoIPIP: !c.Sources.IPIP,
+		Routers: slices.Collect(maps.Keys(s.Peering)), Cluster: slices.Concat(s.Pools, s.Nodes),
+	}
+	if !c.Sources.VXLAN {
+		state.VXLANPort = c.VXLAN.Port
+	}
+	for _, ep := range s.Endpoints {
+		if len(ep.Sources) > 0 {
+			state.Allowed[ep.Interface] = ep.Sources
+		}
+	}
+	p.Guard.Set(state)
+}
+
+// floatingIPs is told what of a State concerns it.
+type floatingIPs struct{ *floating.Addresses }
+
+func (f floatingIPs) Set(s calc.State) {
+	pods := map[netip.Addr]netip.Addr{}
+	for _, ep := range s.Endpoints {
+		for _, a := range ep.Floating {
+			pods[a.External] = a.Internal
+		}
+	}
+	f.Addresses.Set(pods)
 }
 
 // masquerade is told what of a State concerns it.

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"strings"
 	"sync"
@@ -16,7 +17,7 @@ import (
 
 // mender puts the node's ends of pods right; *podnet.Net is one.
 type mender interface {
-	Mend(hostIf string, addrs []netip.Addr) (mended []string, err error)
+	Mend(hostIf string, addrs []netip.Addr, manySources bool) (mended []string, err error)
 }
 
 // hostPortRules are the rules that lead ports of the node to pods; *hostports.Ports
@@ -40,6 +41,8 @@ type upkeep struct {
 	forwarding bool // is ours to keep on
 	every      time.Duration
 	endpoints  map[calc.EndpointID]calc.Endpoint // never changed, only replaced
+	sources    map[string]bool                   // the devices whose pods may send from others' addresses
+	changed    map[string]bool                   // the devices for which that has changed since the last look
 	failed     map[string]string                 // what last went wrong, by device; empty for forwarding
 }
 
@@ -55,10 +58,14 @@ func (u *upkeep) configure(forwarding bool, every time.Duration) {
 	u.forwarding, u.every = forwarding, every
 	u.mu.Unlock()
 	if changed {
-		select {
-		case u.kick <- struct{}{}:
-		default:
-		}
+		u.soon()
+	}
+}
+
+func (u *upkeep) soon() {
+	select {
+	case u.kick <- struct{}{}:
+	default:
 	}
 }
 
@@ -71,9 +78,30 @@ func (u *upkeep) lookAtRules() {
 }
 
 func (u *upkeep) setEndpoints(endpoints map[calc.EndpointID]calc.Endpoint) {
+	sources := map[string]bool{}
+	for _, ep := range endpoints {
+		if len(ep.Sources) > 0 {
+			sources[ep.Interface] = true
+		}
+	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.endpoints = endpoints
+	if maps.Equal(u.sources, sources) {
+		return
+	}
+	if u.changed == nil {
+		u.changed = map[string]bool{}
+	}
+	for _, some := range []map[string]bool{u.sources, sources} {
+		for iface := range some {
+			if u.sources[iface] != sources[iface] {
+				u.changed[iface] = true
+			}
+		}
+	}
+	u.sources = sources
+	u.soon()
 }
 
 func (u *upkeep) interval() time.Duration {
@@ -104,7 +132,8 @@ func (u *upkeep) run(ctx context.Context) error {
 
 func (u *upkeep) look(ctx context.Context) {
 	u.mu.Lock()
-	endpoints, forwarding := u.endpoints, u.forwarding
+	endpoints, forwarding, sources, changed := u.endpoints, u.forwarding, u.sources, u.changed
+	u.changed = nil
 	u.mu.Unlock()
 	failed := map[string]string{}
 	if forwarding {
@@ -121,8 +150,8 @@ func (u *upkeep) look(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		mended, err := u.pods.Mend(ep.Interface, ep.Addrs)
-		if u.succeeded(failed, ep.Interface, err) && len(mended) > 0 {
+		mended, err := u.pods.Mend(ep.Interface, ep.Addrs, sources[ep.Interface])
+		if u.succeeded(failed, ep.Interface, err) && len(mended) > 0 && !changed[ep.Interface] {
 			u.log.Warn("settings of a pod's device had been changed; they are as they should be again",
 				"iface", ep.Interface, "workload", id.String(), "was", strings.Join(mended, ", "))
 		}

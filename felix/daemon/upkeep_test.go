@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -60,7 +61,7 @@ func (s *settings) SetSysctls(all []kernel.Setting) error {
 // menders answer for each device what was mended, once.
 type menders map[string][]string
 
-func (m menders) Mend(hostIf string, _ []netip.Addr) ([]string, error) {
+func (m menders) Mend(hostIf string, _ []netip.Addr, _ bool) ([]string, error) {
 	mended := m[hostIf]
 	delete(m, hostIf)
 	return mended, nil
@@ -170,40 +171,41 @@ func TestChangedDevicesAndFailuresAreLoggedOnce(t *testing.T) {
 // ended to tell.
 func TestRulesThatSomebodyChangesAreLookedAtOnceASecondAtMost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		told := make(chan struct{}, 1)
-		looks := 0
+		first, second := make(chan struct{}, 1), make(chan struct{}, 1)
+		asked := make(chan (<-chan struct{}), 2)
+		asked <- first
+		asked <- second
+		var looks atomic.Int64
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() {
-			done <- followRules(ctx, func(context.Context) (<-chan struct{}, error) { return told, nil }, func() { looks++ })
+			done <- followRules(ctx, func(context.Context) (<-chan struct{}, error) { return <-asked, nil }, func() { looks.Add(1) })
 		}()
-		told <- struct{}{}
+		first <- struct{}{}
 		synctest.Wait()
-		if looks != 1 {
-			t.Errorf("%d looks, want one at once", looks)
+		if n := looks.Load(); n != 1 {
+			t.Errorf("%d looks, want one at once", n)
 		}
 		for range 50 {
 			select {
-			case told <- struct{}{}:
+			case first <- struct{}{}:
 			default:
 			}
 			time.Sleep(100 * time.Millisecond)
 		}
-		if looks < 5 || looks > 6 {
-			t.Errorf("%d looks in five seconds of changes", looks)
+		if n := looks.Load(); n < 5 || n > 6 {
+			t.Errorf("%d looks in five seconds of changes", n)
 		}
-		former := told
-		told = make(chan struct{}, 1)
-		close(former)
+		close(first) // the kernel says no more
 		time.Sleep(3 * time.Second)
-		before := looks
-		told <- struct{}{}
+		before := looks.Load()
+		second <- struct{}{}
 		synctest.Wait()
-		if looks != before+1 {
+		if looks.Load() != before+1 {
 			t.Error("it is not asked again")
 		}
 		cancel()
-		close(told)
+		close(second)
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
@@ -228,5 +230,49 @@ func TestOwnProcessesAreKnown(t *testing.T) {
 		if isChild(uint32(pid)) {
 			t.Errorf("%s is a child", what)
 		}
+	}
+}
+
+// loose notes for which devices pods may send from others' addresses.
+type loose map[string]bool
+
+func (l loose) Mend(hostIf string, _ []netip.Addr, manySources bool) ([]string, error) {
+	was := l[hostIf]
+	l[hostIf] = manySources
+	if was == manySources {
+		return nil, nil
+	}
+	return []string{"rp_filter"}, nil
+}
+
+// TestDeviceFollowsWhatItsPodMaySend at once, and that is nobody's damage.
+func TestDeviceFollowsWhatItsPodMaySend(t *testing.T) {
+	var out bytes.Buffer
+	devices := loose{}
+	u := newUpkeep(&settings{}, devices, noHostPorts(), slog.New(slog.NewTextHandler(&out, nil)))
+	id := calc.EndpointID{Namespace: "ns1", Name: "pod1"}
+	ep := calc.Endpoint{ID: id, Interface: "cali00000000001"}
+	for _, allowed := range [][]netip.Prefix{nil, {netip.MustParsePrefix("192.0.2.0/24")}, nil} {
+		ep.Sources = allowed
+		u.setEndpoints(map[calc.EndpointID]calc.Endpoint{id: ep})
+		select {
+		case <-u.kick:
+			u.look(t.Context())
+		default:
+			if devices[ep.Interface] != (allowed != nil) {
+				t.Error("nobody is told to look")
+			}
+		}
+		if devices[ep.Interface] != (allowed != nil) {
+			t.Errorf("allowed %v: the device is %v", allowed, devices)
+		}
+	}
+	if out.Len() > 0 {
+		t.Errorf("log %s", &out)
+	}
+	devices[ep.Interface] = true // somebody else's doing
+	u.look(t.Context())
+	if !strings.Contains(out.String(), "rp_filter") {
+		t.Errorf("log %s", &out)
 	}
 }

@@ -121,6 +121,7 @@ type Loop struct {
 	remotes                remotes
 	inSync                 bool
 	waiters                []*waiter
+	settling               []*waiter // for the rules of a State with their endpoint
 	hints                  hints
 	status                 Status
 	desired                map[netip.Prefix]claim
@@ -201,6 +202,40 @@ func (l *Loop) Mend(ctx context.Context, ep calc.Endpoint, link int) error {
 	l.hints.resync = true
 	l.mu.Unlock()
 	return l.Upsert(ctx, ep, link)
+}
+
+// Settle returns when all that the datastore's view of an endpoint asks for stands: not
+// its routes alone, which Upsert waits for, but also what Rules make of it. The datastore
+// must show the endpoint with that container, or come to show it.
+func (l *Loop) Settle(ctx context.Context, id calc.EndpointID, container string) error {
+	w := &waiter{endpoint: calc.Endpoint{ID: id, ContainerID: container}, done: make(chan error, 1)}
+	l.mu.Lock()
+	l.settling = append(l.settling, w)
+	l.mu.Unlock()
+	err := l.wait(ctx, w)
+	if err == nil {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.settling = slices.DeleteFunc(l.settling, func(other *waiter) bool { return other == w })
+	return fmt.Errorf("wait for the packet rules of %s: %w", id, errors.Join(err, l.status.LastError))
+}
+
+// settle answers those whose endpoint the State shows that was carried out in this turn.
+func (l *Loop) settle(failed error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if failed != nil || l.rulesDue || !l.inSync { // rulesDue: there is a newer State
+		return
+	}
+	l.settling = slices.DeleteFunc(l.settling, func(w *waiter) bool {
+		shown := l.state.Endpoints[w.endpoint.ID].ContainerID == w.endpoint.ContainerID
+		if shown {
+			w.done <- nil
+		}
+		return shown
+	})
 }
 
 // Remove takes the routes of an endpoint away on behalf of a CNI DEL, and returns

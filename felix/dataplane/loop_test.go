@@ -423,3 +423,23 @@ func (w *world) must(err error) {
 		w.Fatal(err)
 	}
 }
+
+// TestFloatingAddressesAreRoutedBehindTheOwn: an endpoint's own address is nobody else's.
+func TestFloatingAddressesAreRoutedBehindTheOwn(t *testing.T) {
+	onEachKernel(t, func(w *world) {
+		w.device(if1)
+		w.device(if2)
+		a := endpoint("a", "c1", if1, "10.65.0.1")
+		for _, external := range []string{"10.65.9.9", "10.65.0.2"} {
+			a.Floating = append(a.Floating, calc.Floating{External: netip.MustParseAddr(external), Internal: a.Addrs[0]})
+		}
+		w.startInSync(state(a))
+		w.becomes("10.65.0.1/32 "+if1, "10.65.9.9/32 "+if1, "10.65.0.2/32 "+if1)
+		b := endpoint("b", "c2", if2, "10.65.0.2")
+		w.upsert(b)
+		w.wantRoutes("10.65.0.1/32 "+if1, "10.65.9.9/32 "+if1, "10.65.0.2/32 "+if2)
+		w.remove(b)
+		w.remove(a)
+		w.wantRoutes()
+	})
+}

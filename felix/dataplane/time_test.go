@@ -368,6 +368,21 @@ func TestRulesFollowTheDatastoreAndHoldNobodyUp(t *testing.T) {
 	})
 }
 
+// TestRulesAreLookedAtAloneWhenTheyAloneChanged: without a reading of all routes.
+func TestRulesAreLookedAtAloneWhenTheyAloneChanged(t *testing.T) {
+	inBubble(t, func(w *world, _ *fakekernel.Kernel) {
+		w.startInSync(calc.State{})
+		after(time.Second)
+		before, _ := w.nat.look()
+		resyncs := w.loop.Status().Resyncs
+		w.loop.ResyncRules()
+		after(time.Second)
+		if now, _ := w.nat.look(); now != before+1 || w.nat.resyncs == 0 || w.loop.Status().Resyncs != resyncs {
+			t.Errorf("%d looks at the rules, %d of them at the kernel, %d resyncs of routes; want one, one and none", now-before, w.nat.resyncs, w.loop.Status().Resyncs-resyncs)
+		}
+	})
+}
+
 func TestMissingInterfaceIsToldOfOnce(t *testing.T) {
 	inBubble(t, func(w *world, _ *fakekernel.Kernel) {
 		var log bytes.Buffer
@@ -439,6 +454,56 @@ func TestLoopThatHangsIsNotAlive(t *testing.T) {
 		after(time.Hour)
 		if err := w.loop.Live(); err != nil {
 			t.Errorf("it answered after all: %v", err)
+		}
+	})
+}
+
+// TestSettleReturnsWhenTheRulesOfTheEndpointStand, not those of an earlier State.
+func TestSettleReturnsWhenTheRulesOfTheEndpointStand(t *testing.T) {
+	inBubble(t, func(w *world, _ *fakekernel.Kernel) {
+		w.device(if1)
+		ep := endpoint("a", "c1", if1, "10.65.0.1")
+		old := ep
+		old.ContainerID = "c0"
+		w.startInSync(state(old))
+		done := make(chan error, 1)
+		go func() { done <- w.loop.Settle(w.Context(), ep.ID, "c1") }()
+		settled := func() bool {
+			synctest.Wait()
+			select {
+			case err := <-done:
+				if err != nil {
+					w.Error(err)
+				}
+				return true
+			default:
+				return false
+			}
+		}
+		after(time.Minute)
+		if settled() {
+			t.Error("it returns though the endpoint is another container's")
+		}
+		w.nat.fail(ruleset.ErrNoNft)
+		w.loop.SetState(state(ep))
+		after(time.Minute)
+		if settled() {
+			t.Error("it returns though the rules could not be written")
+		}
+		w.nat.fail(nil)
+		after(time.Minute)
+		if _, s := w.nat.look(); !settled() || s.Endpoints[ep.ID].ContainerID != "c1" {
+			t.Errorf("it does not return though the rules stand: %+v", s)
+		}
+		if err := w.loop.Settle(w.Context(), ep.ID, "c1"); err != nil {
+			t.Errorf("once they stand: %v", err)
+		}
+		w.nat.fail(ruleset.ErrNoNft)
+		w.loop.SetState(calc.State{})
+		ctx, cancel := context.WithTimeout(w.Context(), time.Second)
+		defer cancel()
+		if err := w.loop.Settle(ctx, ep.ID, "c1"); !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, ruleset.ErrNoNft) {
+			t.Errorf("given up: %v", err)
 		}
 	})
 }

@@ -49,7 +49,9 @@ func (l *Loop) turn(ctx context.Context, retry bool) time.Duration {
 	routeErr := errors.Join(linkErr, l.cfg.Routes.Apply(ctx))
 	l.suspectLinks(routeErr)
 	l.answer(ctx, w.waiters, routeErr)
-	err := errors.Join(routeErr, overlayErr, l.applyRules(ctx, &w, retry))
+	ruleErr := l.applyRules(ctx, &w, retry)
+	l.settle(errors.Join(routeErr, ruleErr))
+	err := errors.Join(routeErr, overlayErr, ruleErr)
 	if ctx.Err() != nil {
 		return idle
 	}
@@ -147,6 +149,7 @@ func (c claim) yields(to claim) bool {
 func (l *Loop) desiredRoutes(inSync bool) (map[netip.Prefix]claim, map[calc.EndpointID]calc.Endpoint) {
 	routes := make(map[netip.Prefix]claim, len(l.desired)+1)
 	missing := map[calc.EndpointID]calc.Endpoint{}
+	var floating []claim
 	l.endpoints.all(func(ep calc.Endpoint, fresh bool) {
 		if !fresh && !inSync {
 			return
@@ -163,7 +166,15 @@ func (l *Loop) desiredRoutes(inSync bool) (map[netip.Prefix]claim, map[calc.Endp
 				routes[dst] = mine
 			}
 		}
+		for _, f := range ep.Floating {
+			floating = append(floating, claim{route: workloadRoute(host(f.External), link), id: ep.ID})
+		}
 	})
+	for _, c := range floating { // after every endpoint's own addresses
+		if _, taken := routes[c.route.Dst]; !taken {
+			routes[c.route.Dst] = c
+		}
+	}
 	if !inSync {
 		return routes, missing
 	}

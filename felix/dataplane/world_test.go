@@ -232,7 +232,7 @@ type fakeRules struct {
 	mu               sync.Mutex
 	desired, applied calc.State
 	err              error
-	applies          int
+	applies, resyncs int
 }
 
 func (n *fakeRules) Set(s calc.State) {
@@ -241,7 +241,11 @@ func (n *fakeRules) Set(s calc.State) {
 	n.desired = s
 }
 
-func (n *fakeRules) QueueResync() {}
+func (n *fakeRules) QueueResync() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.resyncs++
+}
 
 func (n *fakeRules) Apply(context.Context) error {
 	n.mu.Lock()

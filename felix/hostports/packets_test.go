@@ -220,21 +220,7 @@ func TestRemovedHostPortIsTheNodesAgain(t *testing.T) {
 	ask(t, w.Outside, "tcp", "", podworld.NodeOut+":8081")
 	p.Remove("other")
 	w.InNode(t, p.Apply)
-	wantNoTable(t, w)
-}
-
-func wantNoTable(t *testing.T, w podworld.World) {
-	t.Helper()
-	w.InNode(t, func(ctx context.Context) error {
-		nft, err := knftables.New(ruleset.Family, ruleset.Table)
-		if err != nil {
-			return err
-		}
-		if objects, err := nft.ListAll(ctx); !knftables.IsNotFound(err) {
-			t.Errorf("the table is there: %v, %v", objects, err)
-		}
-		return nil
-	})
+	w.WantNoTable(t, ruleset.Family, ruleset.Table)
 }
 
 // TestDatagramsGoToTheNewPod: a client that asks on and on from one port is not held
@@ -313,7 +299,7 @@ func TestRestartAndResyncOfWhatIsRightWriteNothing(t *testing.T) {
 	w := world(t)
 	ports := append(both("tcp", 8080, 80), both("udp", 65535, 1)...)
 	ports = append(ports, Mapping{Protocol: "sctp", HostIP: addr(podworld.NodeOut), HostPort: 22, Pod: addr(podworld.PodA), Port: 22})
-	var nft *counting
+	var nft *podworld.Counting
 	for range 2 {
 		w.InNode(t, func(ctx context.Context) error {
 			inner, err := knftables.New(ruleset.Family, ruleset.Table)
@@ -321,7 +307,7 @@ func TestRestartAndResyncOfWhatIsRightWriteNothing(t *testing.T) {
 				return err
 			}
 			if nft == nil {
-				nft = &counting{Interface: inner}
+				nft = &podworld.Counting{Interface: inner}
 			}
 			p := inSync(New(Config{NFT: nft}))
 			p.Set("web", ports)
@@ -332,20 +318,9 @@ func TestRestartAndResyncOfWhatIsRightWriteNothing(t *testing.T) {
 			return p.Apply(ctx)
 		})
 	}
-	if nft.runs != 1 {
-		t.Errorf("%d transactions, want the first alone", nft.runs)
+	if nft.Runs != 1 {
+		t.Errorf("%d transactions, want the first alone", nft.Runs)
 	}
-}
-
-// counting counts the transactions.
-type counting struct {
-	knftables.Interface
-	runs int
-}
-
-func (c *counting) Run(ctx context.Context, tx *knftables.Transaction) error {
-	c.runs++
-	return c.Interface.Run(ctx, tx)
 }
 
 func TestDamageIsNamedAndMended(t *testing.T) {

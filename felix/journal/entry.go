@@ -55,6 +55,10 @@ type Entry struct {
 	IPAM *IPAM `json:"ipam,omitempty"`
 	// HostPorts are the ports of the node that lead to the pod.
 	HostPorts []HostPort `json:"hostPorts,omitempty"`
+	// Sources and Floating are what the pod asked for: other prefixes to send from, and
+	// other addresses to be reached at.
+	Sources  []netip.Prefix `json:"sources,omitempty"`
+	Floating []netip.Addr   `json:"floatingIPs,omitempty"`
 	// Detached says that the route and the device are gone, so that the addresses
 	// may be released. Meaningful in StateReleasing.
 	Detached bool `json:"detached,omitempty"`

@@ -73,12 +73,7 @@ func (e *Entry) appendJSON(dst []byte) []byte {
 	if e.MTU != 0 {
 		dst = strconv.AppendInt(append(dst, `,"mtu":`...), int64(e.MTU), 10)
 	}
-	dst = appendList(dst, `,"addrs":`, e.Addrs, func(dst []byte, a netip.Addr) []byte {
-		if !a.IsValid() {
-			return append(dst, `""`...)
-		}
-		return append(a.AppendTo(append(dst, '"')), '"')
-	})
+	dst = appendList(dst, `,"addrs":`, e.Addrs, appendAddr)
 	dst = appendList(dst, `,"blockBits":`, e.BlockBits, func(dst []byte, n int) []byte {
 		return strconv.AppendInt(dst, int64(n), 10)
 	})
@@ -90,6 +85,10 @@ func (e *Entry) appendJSON(dst []byte) []byte {
 		dst = strconv.AppendUint(append(dst, `,"hostPort":`...), uint64(p.HostPort), 10)
 		return append(strconv.AppendUint(append(dst, `,"port":`...), uint64(p.Port), 10), '}')
 	})
+	dst = appendList(dst, `,"sources":`, e.Sources, func(dst []byte, p netip.Prefix) []byte {
+		return append(p.AppendTo(append(dst, '"')), '"')
+	})
+	dst = appendList(dst, `,"floatingIPs":`, e.Floating, appendAddr)
 	if e.Given {
 		dst = append(dst, `,"given":true`...)
 	}
@@ -102,6 +101,13 @@ func (e *Entry) appendJSON(dst []byte) []byte {
 	}
 	dst = e.Since.AppendFormat(append(dst, `,"since":"`...), time.RFC3339Nano)
 	return append(dst, `"}`...)
+}
+
+func appendAddr(dst []byte, a netip.Addr) []byte {
+	if !a.IsValid() {
+		return append(dst, `""`...)
+	}
+	return append(a.AppendTo(append(dst, '"')), '"')
 }
 
 // appendList appends a list under its key, unless it is empty.

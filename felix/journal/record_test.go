@@ -24,6 +24,8 @@ func TestNoFieldOfAnEntryIsForgotten(t *testing.T) {
 			{Protocol: "tcp", HostIP: netip.MustParseAddr("192.0.2.1"), HostPort: 8080, Port: 80},
 			{Protocol: "udp", HostPort: 53, Port: 5353},
 		},
+		Sources:  []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("fd00::/8")},
+		Floating: []netip.Addr{netip.MustParseAddr("10.65.9.9"), netip.MustParseAddr("fd65::9")},
 		Given:    true,
 		IPAM:     &IPAM{Type: "host-local", Path: "/opt/cni/bin", Config: "{\"name\":\"net1\"}\n", Args: "K=V", DNS: &types.DNS{Nameservers: []string{"192.0.2.53"}}},
 		Detached: true, Since: time.Date(2026, 11, 26, 14, 0, 0, 123456789, time.UTC),
@@ -66,7 +68,7 @@ func wantSame(t interface {
 		t.Errorf("%q: %v", line, err)
 		return
 	}
-	if diff := cmp.Diff(e, *got.Put, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+	if diff := cmp.Diff(e, *got.Put, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); diff != "" {
 		t.Errorf("(-written +read):\n%s", diff)
 	}
 	drop, err := decode([]byte(strings.TrimSuffix(string(encode(record{Drop: &e.ID})), "\n")))

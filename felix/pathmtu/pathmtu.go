@@ -40,7 +40,7 @@ type Echo interface {
 	Ask(ctx context.Context, to netip.Addr, size int) (answered bool, err error)
 }
 
-// ErrTooLarge: the packet is larger than this node's device, or a router says so of its own.
+// ErrTooLarge says that the packet is larger than this node's device, or one on the way.
 var ErrTooLarge = errors.New("the packet is larger than a device on the way")
 
 // Config is what a Prober works with; all of it is required.

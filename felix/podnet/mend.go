@@ -9,10 +9,10 @@ import (
 )
 
 // Mend puts back what somebody has changed of the node's end of a pod with these
-// addresses since Add: its settings and its MAC address. It returns what it found,
+// addresses, and leave to send from others or not, since Add: its settings and its MAC address. It returns what it found,
 // one phrase a difference. A device that is missing, down or not ours is left
 // alone: an Add may be at work on it, or its operator have switched it off.
-func (n *Net) Mend(hostIf string, addrs []netip.Addr) (mended []string, err error) {
+func (n *Net) Mend(hostIf string, addrs []netip.Addr, manySources bool) (mended []string, err error) {
 	if !IsDeviceName(hostIf) {
 		return nil, nil
 	}
@@ -30,7 +30,7 @@ func (n *Net) Mend(hostIf string, addrs []netip.Addr) (mended []string, err erro
 		}
 		mended = append(mended, "MAC address "+link.MAC.String())
 	}
-	for _, want := range hostSettings(Attachment{HostIf: hostIf, Addrs: addrs}, n.ipv6) {
+	for _, want := range hostSettings(Attachment{HostIf: hostIf, Addrs: addrs, ManySources: manySources}, n.ipv6) {
 		changed, err := mendSetting(n.host, want)
 		if err != nil {
 			return mended, fmt.Errorf("mend %s: %w", hostIf, err)

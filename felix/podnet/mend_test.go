@@ -23,7 +23,7 @@ func TestMendPutsTheNodesEndRight(t *testing.T) {
 	got := w.add(a)
 	mend := func(want ...string) {
 		t.Helper()
-		mended, err := w.net.Mend(a.HostIf, a.Addrs)
+		mended, err := w.net.Mend(a.HostIf, a.Addrs, false)
 		if err != nil || !slices.Equal(mended, want) {
 			t.Errorf("mended %q, %v; want %q", mended, err, want)
 		}
@@ -44,6 +44,9 @@ func TestMendPutsTheNodesEndRight(t *testing.T) {
 		t.Errorf("device %+v, %v", l, err)
 	}
 	mend()
+	if mended, err := w.net.Mend(a.HostIf, a.Addrs, true); err != nil || len(mended) != 1 || w.sysctl("ipv4/conf/"+a.HostIf+"/rp_filter") != "2" {
+		t.Errorf("a pod that may send from others' addresses now: mended %q, %v", mended, err)
+	}
 }
 
 func TestMendLeavesADeviceAloneThatIsDown(t *testing.T) {
@@ -57,7 +60,7 @@ func TestMendLeavesADeviceAloneThatIsDown(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, name := range []string{a.HostIf, hostIf(2), "lo"} {
-		if mended, err := w.net.Mend(name, a.Addrs); len(mended) > 0 || err != nil {
+		if mended, err := w.net.Mend(name, a.Addrs, false); len(mended) > 0 || err != nil {
 			t.Errorf("%s: mended %q, %v", name, mended, err)
 		}
 	}

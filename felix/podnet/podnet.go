@@ -119,6 +119,9 @@ type Attachment struct {
 	AllowIPForwarding bool
 	// FromLoopback lets the pod be reached from the node's 127.0.0.1, by a port of the node.
 	FromLoopback bool
+	// ManySources: the pod may send from other addresses than its own, if only some; which
+	// is for packet rules to say.
+	ManySources bool
 }
 
 // Attached is how an Attachment turned out.

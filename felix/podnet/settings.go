@@ -14,7 +14,8 @@ import (
 //   - rp_filter 1: the pod's route leads out of this device, so a strict check
 //     passes for the pod's own address and drops a forged one. The kernel takes
 //     the larger of this and conf/all: with 0 or 1 there the check is strict, with
-//     2 it is loose; pods work in every case.
+//     2 it is loose; pods work in every case. 2, loose, for a pod that may send from
+//     others' addresses: packet rules say which.
 //   - proxy_arp and proxy_delay: the pod's permanent neighbour makes ARP needless,
 //     but sandboxes that copy only addresses and routes (gVisor), arping, and
 //     whoever flushes the neighbours ask for 169.254.1.1, and get the answer at once.
@@ -28,7 +29,11 @@ import (
 func hostSettings(a Attachment, kernelHasIPv6 bool) []kernel.Setting {
 	v4, v6 := "ipv4/conf/"+a.HostIf+"/", "ipv6/conf/"+a.HostIf+"/"
 	out := make([]kernel.Setting, 0, 10)
-	out = append(out, kernel.Setting{Name: v4 + "rp_filter", Value: "1"})
+	filter := "1"
+	if a.ManySources {
+		filter = "2"
+	}
+	out = append(out, kernel.Setting{Name: v4 + "rp_filter", Value: filter})
 	if a.has(kernel.IPv4) {
 		out = append(out,
 			kernel.Setting{Name: v4 + "forwarding", Value: "1"},

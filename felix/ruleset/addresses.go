@@ -30,6 +30,23 @@ func (v Version) Prefixes(name string) Set {
 	return Set{Name: v.Name(name), Type: fmt.Sprintf("ipv%d_addr", v), Intervals: true}
 }
 
+// PrefixesByDevice is a set of pairs of a device and a prefix of the version.
+func (v Version) PrefixesByDevice(name string) Set {
+	return Set{Name: v.Name(name), Type: fmt.Sprintf("ifname . ipv%d_addr", v), Intervals: true}
+}
+
+// CoverOf is Cover for one device of such a set.
+func (v Version) CoverOf(device string, prefixes []netip.Prefix) []string {
+	list := v.Cover(prefixes, nil)
+	for i, text := range list {
+		if p := netip.MustParsePrefix(text); p.IsSingleIP() {
+			text = p.Addr().String()
+		}
+		list[i] = device + concat + text
+	}
+	return list
+}
+
 // Name is a name of a set for the version.
 func (v Version) Name(name string) string { return fmt.Sprintf("%s-ipv%d", name, v) }
 

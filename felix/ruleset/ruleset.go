@@ -36,7 +36,8 @@ type Set struct {
 	// Type is nft's: "ipv4_addr", or for a map "inet_proto . inet_service : ipv4_addr".
 	Type string
 	Map  bool
-	// Intervals: elements are prefixes, which must not overlap.
+	// Intervals: elements are prefixes, which must not overlap; of a concatenation that
+	// is the last part, and a single address stands without a length.
 	Intervals bool
 }
 

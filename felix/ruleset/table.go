@@ -6,6 +6,7 @@ import (
 	"hash/crc32"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"go4.org/netipx"
@@ -79,7 +80,7 @@ func deref(s *string) string {
 
 // normal is the elements as [Contents] has them.
 func (s Set) normal(elements []*knftables.Element) ([]string, error) {
-	if s.Intervals {
+	if s.Intervals && !strings.Contains(s.Type, concat) {
 		return covered(elements)
 	}
 	var list []string
@@ -108,6 +109,8 @@ func protocolNumber(key string) string {
 		return "17"
 	case "sctp":
 		return "132"
+	case "ipencap", "ipip", "ipv4":
+		return "4"
 	}
 	return key
 }
@@ -302,6 +305,9 @@ func (s Set) change(tx *knftables.Transaction, from, to []string) bool {
 func (s Set) element(text string) *knftables.Element {
 	key, value, _ := strings.Cut(text, mapsTo)
 	e := &knftables.Element{Key: strings.Split(key, concat)}
+	if strings.HasPrefix(s.Type, "ifname") {
+		e.Key[0] = strconv.Quote(e.Key[0])
+	}
 	if s.Map {
 		e.Map, e.Value = s.Name, strings.Split(value, concat)
 	} else {

@@ -1,8 +1,8 @@
 // Package tunnelguard keeps strangers out of the tunnels between nodes: what is in a
 // tunnel's packet has passed no check of the sender's, so the node takes encapsulated
-// packets from nodes of the cluster alone, and its pods may send none.
+// packets from nodes of the cluster alone.
 //
-// For each encapsulation it owns two chains and sets in the nftables table "inet
+// For each encapsulation it owns a chain and sets in the nftables table "inet
 // tortie", which are there while the encapsulation is in use. Of VXLAN only packets of
 // the cluster's own network (VNI) are looked at.
 package tunnelguard
@@ -16,18 +16,15 @@ import (
 	"sigs.k8s.io/knftables"
 
 	"tortie/felix/ruleset"
-	"tortie/internal/kernel"
 	"tortie/internal/overlay"
 )
 
-// State is who may send what. Prefixes may be given in any order and with overlaps.
+// State is who may send. Prefixes may be given in any order and with overlaps.
 type State struct {
 	// Used: there is, or soon will be, a device that takes such packets.
 	Used bool
 	// Nodes may send them.
 	Nodes []netip.Prefix
-	// FromPods: so may pods.
-	FromPods bool
 	// Port and VNI are those of VXLAN.
 	Port uint16
 	VNI  uint32
@@ -116,15 +113,7 @@ func shape(by overlay.Carrier, s State) ruleset.Shape {
 			Does: fmt.Sprintf("%s from others than nodes", by),
 		})
 	}
-	// Before connection tracking, and so before such a packet could get a node's address.
-	pods := ruleset.Chain{Name: name(by, "-from-pods"), Type: knftables.FilterType, Hook: knftables.PreroutingHook, Priority: knftables.RawPriority}
-	if !s.FromPods {
-		pods.Rules = []ruleset.Rule{{
-			Text: fmt.Sprintf(`iifname "%s*" %s drop`, kernel.PodLink, encapsulated(by, s)),
-			Does: fmt.Sprintf("%s from pods", by),
-		}}
-	}
-	out.Chains = []ruleset.Chain{from, pods}
+	out.Chains = []ruleset.Chain{from}
 	return out
 }
 

@@ -33,24 +33,30 @@ func (h *Handle) RuleChanges(ctx context.Context, table string, own func(port ui
 	stop := context.AfterFunc(ctx, socket.close)
 	go func() {
 		defer close(changes)
-		for {
-			msgs, _, err := socket.receive()
-			if err != nil && !errors.Is(err, unix.ENOBUFS) { // what was lost for want of room was something, too
-				break
-			}
-			if err == nil && len(msgs) > 0 && own != nil && own(msgs[0].Header.Pid) {
-				continue
-			}
-			select {
-			case changes <- struct{}{}:
-			default:
-			}
-		}
+		socket.tell(changes, own)
 		if stop() {
 			socket.close()
 		}
 	}()
 	return changes, nil
+}
+
+// tell puts a token into changes, where there is none, for every change that is not own,
+// until the socket says no more.
+func (s *eventSocket) tell(changes chan<- struct{}, own func(port uint32) bool) {
+	for {
+		msgs, _, err := s.receive()
+		switch {
+		case err != nil && !errors.Is(err, unix.ENOBUFS): // what was lost for want of room was something, too
+			return
+		case err == nil && len(msgs) > 0 && own != nil && own(msgs[0].Header.Pid):
+			continue
+		}
+		select {
+		case changes <- struct{}{}:
+		default:
+		}
+	}
 }
 
 // tableName is where a message about an object of nftables has the name of its table: the

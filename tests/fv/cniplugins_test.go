@@ -182,8 +182,45 @@ func (r runtime) wishes() {
 	c := r.sandbox("wish-floating")
 	c.rt.CapabilityArgs = annotated("floatingIPs", `["10.98.0.10"]`)
 	_, err := r.cni.AddNetworkList(r.Context(), list, c.rt)
-	r.wantCode(err, 7, "annotation cni.projectcalico.org/floatingIPs of the pod: is not supported")
+	r.wantCode(err, 7, `annotation cni.projectcalico.org/floatingIPs of the pod: the network configuration does not allow it; add "feature_control": {"floating_ips": true}`)
 	r.del(list, c)
+	r.more()
+}
+
+// more is what a pod gets besides its addresses: when ADD returns, its packet rules stand.
+func (r runtime) more() {
+	list := r.list("more", "1.1.0", `{"type": "calico", "ipam": {"type": "calico-ipam"}, "policy": {"type": "k8s"}, "feature_control": {"floating_ips": true},
+		"capabilities": {"io.kubernetes.cri.pod-annotations": true}}`)
+	for annotation, tc := range map[string]struct{ value, refused, set, is string }{
+		"floatingIPs":           {`["10.98.0.10"]`, "floating addresses are disabled; set floatingIPs: Enabled in the FelixConfiguration", "map inet tortie floating-ipv4", "10.98.0.10 : "},
+		"allowedSourcePrefixes": {`["192.0.2.0/24"]`, "set workloadSourceSpoofing: Any in the FelixConfiguration", "set inet tortie allowed-sources-ipv4", " . 192.0.2.0/24"},
+	} {
+		c := r.sandbox("more-" + strings.ToLower(annotation))
+		c.rt.CapabilityArgs = annotated(annotation, tc.value)
+		_, err := r.cni.AddNetworkList(r.Context(), list, c.rt)
+		r.wantCode(err, 7, "annotation cni.projectcalico.org/"+annotation+" of the pod: ")
+		r.wantCode(err, 7, tc.refused)
+		r.del(list, c)
+		r.apply("apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: {name: default}\nspec: {floatingIPs: Enabled, workloadSourceSpoofing: Any}\n")
+		r.until("ADD to be permitted what it asks for", func() bool {
+			_, err := r.cni.AddNetworkList(r.Context(), list, c.rt)
+			return err == nil
+		})
+		if have := r.onNode("nft list " + tc.set); !strings.Contains(have, tc.is) {
+			r.Errorf("when ADD returns its rules are\n%s", have)
+		}
+		if annotation == "floatingIPs" {
+			r.onNode("ping -c 1 -W 5 10.98.0.10")
+		}
+		r.check(list, c)
+		r.del(list, c)
+		r.onNode("calicoctl delete felixconfiguration default")
+		r.until("it to be forbidden again", func() bool {
+			_, err := r.cni.AddNetworkList(r.Context(), list, c.rt)
+			r.del(list, c)
+			return err != nil
+		})
+	}
 }
 
 func annotated(annotation, value string) map[string]any {

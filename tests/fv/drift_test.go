@@ -90,14 +90,14 @@ func TestDriftIsMendedAndStrangersAreLeftAlone(t *testing.T) {
 			}
 			sh(tt.harm)
 			began := time.Now()
-			for got := ""; ; time.Sleep(20 * time.Millisecond) {
+			for ; ; time.Sleep(20 * time.Millisecond) {
 				var out bytes.Buffer
 				if err := l.Exec("node1", []string{"sh", "-ec", tt.look}, lab.Stdio{Out: &out, Err: &out}); err == nil && out.String() == want {
 					t.Logf("back after %v", time.Since(began).Round(10*time.Millisecond))
 					break
 				}
-				if got = out.String(); time.Since(began) > patience {
-					t.Fatalf("not back after %v: %s\nwant %s", patience, got, want)
+				if time.Since(began) > patience {
+					t.Fatalf("not back after %v: %s\nwant %s", patience, &out, want)
 				}
 			}
 		})

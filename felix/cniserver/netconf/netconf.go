@@ -55,6 +55,8 @@ type Conf struct {
 	MAC   string
 	// NoIPAM: pods may ask for addresses that nobody assigns.
 	NoIPAM bool
+	// FloatingIPs: pods may ask for floating addresses.
+	FloatingIPs bool
 	// Annotations are the pod's, where the runtime hands them over.
 	Annotations map[string]string
 	// HostPorts are ports of the node that are to lead to the pod.
@@ -180,7 +182,7 @@ func (d document) check() error {
 		return &Error{Key: "runtimeConfig.bandwidth", Reason: `not done by this plugin; remove its bandwidth capability and put {"type": "bandwidth", "capabilities": {"bandwidth": true}} behind it in the list`}
 	}
 	for _, feature := range slices.Sorted(maps.Keys(d.Features)) {
-		if d.Features[feature] != false && feature != "ip_addrs_no_ipam" {
+		if d.Features[feature] != false && feature != "ip_addrs_no_ipam" && feature != "floating_ips" {
 			return &Error{Key: "feature_control." + feature, Reason: "not supported by this version; remove it"}
 		}
 	}
@@ -231,7 +233,7 @@ func (d document) conf(plugin string) (Conf, error) {
 
 // wishes reads what the runtime asks for one container.
 func (d document) wishes(c *Conf) (err error) {
-	c.NoIPAM, c.Annotations = d.Features["ip_addrs_no_ipam"] == true, d.Runtime.Annotations
+	c.NoIPAM, c.FloatingIPs, c.Annotations = d.Features["ip_addrs_no_ipam"] == true, d.Features["floating_ips"] == true, d.Runtime.Annotations
 	ips, mac, where := d.Runtime.IPs, d.Runtime.MAC, "runtimeConfig."
 	if ips == nil && mac == "" {
 		ips, mac = conventional(d.Args)

@@ -73,7 +73,7 @@ func TestParseRefusesByName(t *testing.T) {
 		{with(`"mtu": "1400"`), "mtu", "want a number, not string"},
 		{with(`"num_queues": -1`), "num_queues", "out of range"},
 		{with(`"include_default_routes": false`), "include_default_routes", "not supported"},
-		{with(`"feature_control": {"floating_ips": true}`), "feature_control.floating_ips", "not supported"},
+		{with(`"feature_control": {"floating_ip": true}`), "feature_control.floating_ip", "not supported"},
 		{with(`"policy": {"type": "calico"}`), "policy.type", "want k8s"},
 		{with(`"policy": {"typ": "k8s"}`), "policy.typ", "did you mean type?"},
 		{with(`"policy": []`), "policy", "want an object"},

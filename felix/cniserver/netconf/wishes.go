@@ -22,6 +22,10 @@ type Wishes struct {
 	Pools4, Pools6 []string
 	// Families are those wanted, of 4 and 6, instead of the configuration's.
 	Families []int
+	// Sources are prefixes that the pod may send from besides its own addresses.
+	Sources []netip.Prefix
+	// Floating are addresses that lead to the pod's own of the same IP version.
+	Floating []netip.Addr
 }
 
 // annotationPrefix is that of upstream's annotations of a pod.
@@ -47,8 +51,8 @@ func ParseAnnotations(all map[string]string) (Wishes, error) {
 		"ipAddrs":               w.readAddrs,
 		"ipAddrsNoIpam":         w.readAddrs,
 		"hwAddr":                w.readMAC,
-		"allowedSourcePrefixes": notSupported,
-		"floatingIPs":           notSupported,
+		"allowedSourcePrefixes": w.readSources,
+		"floatingIPs":           w.readFloating,
 	}
 	for _, name := range []string{"ipv4pools", "ipv6pools", "ipFamilies", "ipAddrs", "ipAddrsNoIpam", "hwAddr", "allowedSourcePrefixes", "floatingIPs"} {
 		value, ok := all[annotationPrefix+name]
@@ -69,7 +73,35 @@ func ParseAnnotations(all map[string]string) (Wishes, error) {
 	return w, nil
 }
 
-func notSupported(string) error { return errors.New("is not supported by this version; remove it") }
+func (w *Wishes) readSources(value string) error {
+	list, err := textList(value, `["192.0.2.0/24"]`)
+	if err != nil {
+		return err
+	}
+	for _, text := range list {
+		p, err := netip.ParsePrefix(text)
+		if err != nil || p.Addr().Is4In6() {
+			return fmt.Errorf("%q is no prefix; want one such as 192.0.2.0/24", text)
+		}
+		w.Sources = append(w.Sources, p.Masked())
+	}
+	return nil
+}
+
+func (w *Wishes) readFloating(value string) error {
+	list, err := textList(value, `["10.65.0.7"]`)
+	if err != nil {
+		return err
+	}
+	for _, text := range list {
+		addr, err := netip.ParseAddr(text)
+		if err != nil || addr.Zone() != "" || addr.Is4In6() {
+			return fmt.Errorf("%q is no address; want one such as 10.65.0.7", text)
+		}
+		w.Floating = append(w.Floating, addr)
+	}
+	return nil
+}
 
 // textList reads a JSON list of strings, as upstream wants it.
 func textList(value, example string) ([]string, error) {

@@ -36,14 +36,16 @@ func TestAnnotationsAreReadOrRefusedByName(t *testing.T) {
 		{"hwAddr", `02:00:00:00:00:AB`, Wishes{MAC: "02:00:00:00:00:ab"}, ""},
 		{"hwAddr", `03:00:00:00:00:01`, Wishes{}, "not the MAC address of one interface"},
 		{"hwAddr", `1c-2d`, Wishes{}, `"1c-2d" is no MAC address`},
-		{"floatingIPs", `["10.0.0.9"]`, Wishes{}, "is not supported by this version; remove it"},
-		{"allowedSourcePrefixes", `["10.0.0.0/8"]`, Wishes{}, "is not supported by this version; remove it"},
+		{"floatingIPs", `["10.0.0.9", "fd00::9"]`, Wishes{Floating: addrs("10.0.0.9", "fd00::9")}, ""},
+		{"floatingIPs", `["10.0.0.9/32"]`, Wishes{}, `"10.0.0.9/32" is no address`},
+		{"allowedSourcePrefixes", `["10.0.0.1/8", "fd00::/8"]`, Wishes{Sources: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}}, ""},
+		{"allowedSourcePrefixes", `["10.0.0.1"]`, Wishes{}, `"10.0.0.1" is no prefix; want one such as 192.0.2.0/24`},
 		{"podIP", `10.0.0.1/32`, Wishes{}, ""}, // upstream's plugin writes it
 	} {
 		t.Run(tc.name+" "+tc.value, func(t *testing.T) {
 			got, err := ParseAnnotations(map[string]string{"cni.projectcalico.org/" + tc.name: tc.value, "other.example/" + tc.name: "x"})
 			if tc.says == "" {
-				if diff := cmp.Diff(tc.want, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" || err != nil {
+				if diff := cmp.Diff(tc.want, got, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); diff != "" || err != nil {
 					t.Errorf("%v (-want +got):\n%s", err, diff)
 				}
 				return

@@ -135,3 +135,30 @@ func (w World) InTable(t *testing.T, family knftables.Family, table string, chan
 		return nft.Run(ctx, tx)
 	})
 }
+
+// WantNoTable checks that the node has no nftables table of that name.
+func (w World) WantNoTable(t *testing.T, family knftables.Family, table string) {
+	t.Helper()
+	w.InNode(t, func(ctx context.Context) error {
+		nft, err := knftables.New(family, table)
+		if err != nil {
+			return err
+		}
+		if objects, err := nft.ListAll(ctx); !knftables.IsNotFound(err) {
+			t.Errorf("the table is there: %v, %v", objects, err)
+		}
+		return nil
+	})
+}
+
+// Counting is an nftables table that counts the transactions.
+type Counting struct {
+	knftables.Interface
+	Runs int
+}
+
+// Run implements knftables.Interface.
+func (c *Counting) Run(ctx context.Context, tx *knftables.Transaction) error {
+	c.Runs++
+	return c.Interface.Run(ctx, tx)
+}
