@@ -2,6 +2,7 @@ package plan
 
 import (
 	"cmp"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -206,7 +207,7 @@ func (c *cluster) arrive(s spread, scopes map[string]filter.Scope, origin string
 	case overlay.Segment:
 		s.kernel[at] = "along the segment to " + node + " (felix)"
 	default:
-		s.kernel[at] = "by VXLAN to " + node + " (felix)"
+		s.kernel[at] = fmt.Sprintf("by %s to %s (felix)", way.Carrier, node)
 	}
 }
 
