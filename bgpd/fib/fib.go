@@ -455,8 +455,11 @@ func (f *FIB) settleFate(path speaker.Path) fate {
 // ours, so that one which stands goes on carrying packets.
 func (f *FIB) leave(prefix netip.Prefix, way overlay.Way, node string) fate {
 	out := fate{carried: "by VXLAN to " + node}
-	if way.Carrier == overlay.Segment {
+	switch way.Carrier {
+	case overlay.Segment:
 		out.carried = "by felix's route along the segment to " + node
+	case overlay.WireGuard:
+		out.carried = "by WireGuard to " + node
 	}
 	route, there := f.picture.felix[prefix]
 	if !there {

@@ -205,6 +205,8 @@ func (c *cluster) arrive(s spread, scopes map[string]filter.Scope, origin string
 		}
 	case overlay.Segment:
 		s.kernel[at] = "along the segment to " + node + " (felix)"
+	case overlay.WireGuard:
+		s.kernel[at] = "by WireGuard to " + node + " (felix)"
 	default:
 		s.kernel[at] = "by VXLAN to " + node + " (felix)"
 	}

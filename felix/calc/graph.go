@@ -39,6 +39,8 @@ type others struct {
 	tunnels                []overlay.Tunnel
 	masquerade             TunnelMasquerade
 	remote                 []Remote
+	secure                 []SecureTunnel
+	unsecured              []string
 }
 
 // New makes an empty Graph for the node of that name.
@@ -91,13 +93,13 @@ func (g *Graph) update(u datastore.SyncUpdate) (changed bool) {
 	case api.KindBlockAffinity:
 		own := g.blocks.update(u)
 		g.others.remoteKnown = g.others.remoteKnown && own
-		return own || g.pools.overlaid()
+		return own || g.overlaid()
 	case api.KindIPAMBlock:
 		if !g.borrowed.update(u) {
 			return false
 		}
 		g.others.remoteKnown = false
-		return g.pools.overlaid()
+		return g.overlaid()
 	case api.KindBGPConfiguration:
 		return g.updateServices(u)
 	case api.KindIPPool:
@@ -110,6 +112,9 @@ func (g *Graph) update(u datastore.SyncUpdate) (changed bool) {
 	g.others = others{}
 	return true
 }
+
+// overlaid reports whether anything may go another way than BGP's.
+func (g *Graph) overlaid() bool { return g.pools.overlaid() || g.nodes.secured() }
 
 // updateServices takes the ranges that are announced.
 func (g *Graph) updateServices(u datastore.SyncUpdate) (changed bool) {
@@ -130,7 +135,7 @@ func (g *Graph) updateServices(u datastore.SyncUpdate) (changed bool) {
 }
 
 // State is the desired state as of the updates so far. The caller owns the
-// result, but for Services, Remote, Tunnels and TunnelMasquerade, which nobody changes.
+// result, but for Services and what it says of other nodes, which nobody changes.
 func (g *Graph) State() State {
 	s := State{}
 	var problems problemList
@@ -144,9 +149,11 @@ func (g *Graph) State() State {
 	s.TunnelPools = g.pools.forTunnels(g.nodes.labels())
 	g.others.compute(g, around)
 	s.Tunnels, s.TunnelMasquerade, s.Remote = g.others.tunnels, g.others.masquerade, g.others.remote
+	s.SecurePools = g.pools.forNodes(g.nodes.labels())
+	s.Secure, s.Unsecured = g.others.secure, g.others.unsecured
 	for _, why := range g.others.view.Refused() {
-		problems.add(api.Key{Kind: api.KindNode, Name: g.node}, "%s; it is not used, and no VXLAN tunnel leads here: "+
-			"correct the Node's VXLANTunnelAddr or VXLANTunnelMACAddr, or the IP pools", why)
+		problems.add(api.Key{Kind: api.KindNode, Name: g.node}, "%s; it is not used, and no tunnel leads here: "+
+			"correct the Node's tunnel address, MAC address or key, or the IP pools", why)
 	}
 	s.Problems = problems.sorted()
 	return s
@@ -159,8 +166,10 @@ func (o *others) compute(g *Graph, around surroundings) {
 		o.view, o.viewKnown = overlay.NewView(g.node, ends, g.pools.modes()), true
 		o.tunnels = o.view.Tunnels()
 		o.masquerade = g.pools.toTunnels(o.view, ends)
+		o.unsecured = o.view.Unsecured()
 	}
 	if !o.remoteKnown {
 		o.remote, o.remoteKnown = g.remotes(o.view, around), true
+		o.secure = g.secure(o.view, around)
 	}
 }

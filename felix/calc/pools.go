@@ -94,8 +94,19 @@ func (p *pools) forTunnels(labels map[string]string) []TunnelPool {
 	return sortedTunnelPools(out)
 }
 
-// toTunnels are the pools whose pods go to some nodes' pods by VXLAN and to those nodes
-// themselves under this node's address.
+// forNodes are all pools that select a node with these labels: WireGuard is on in all.
+func (p *pools) forNodes(labels map[string]string) []TunnelPool {
+	var out []TunnelPool
+	for _, pool := range p.byKey {
+		if sel, err := selector.Parse(pool.selector); pool.err == nil && err == nil && sel.Matches(labels) {
+			out = append(out, TunnelPool{Prefix: pool.prefix, Open: pool.open})
+		}
+	}
+	return sortedTunnelPools(out)
+}
+
+// toTunnels are the pools with VXLAN whose pods go to some nodes' pods through a tunnel and
+// to those nodes themselves under this node's address.
 func (p *pools) toTunnels(view overlay.View, nodes map[string]overlay.Node) TunnelMasquerade {
 	var out TunnelMasquerade
 	for _, pool := range p.byKey {
@@ -104,7 +115,7 @@ func (p *pools) toTunnels(view overlay.View, nodes map[string]overlay.Node) Tunn
 		}
 		out.Pools = append(out.Pools, pool.prefix)
 		for name := range nodes {
-			if way := view.To(pool.prefix, name); way.Carrier == overlay.VXLAN {
+			if way := view.To(pool.prefix, name); way.Carrier == overlay.VXLAN || way.Carrier == overlay.WireGuard {
 				a := way.There.Address.Addr()
 				out.Nodes = append(out.Nodes, netip.PrefixFrom(a, a.BitLen()))
 			}
@@ -160,7 +171,7 @@ func (n *nodes) update(u datastore.SyncUpdate) {
 }
 
 func readNode(name, self string, obj *api.Node) node {
-	read := node{bgp: *obj.Spec.BGP, ends: overlay.ReadNode(name, &obj.Spec)}
+	read := node{bgp: *obj.Spec.BGP, ends: overlay.ReadNode(name, &obj.Spec).Keyed(&obj.Status)}
 	if name == self {
 		read.labels = obj.Labels
 	}
@@ -173,6 +184,12 @@ func (n *nodes) ends() map[string]overlay.Node {
 		out[key.Name] = node.ends
 	}
 	return out
+}
+
+// secured reports whether this node has published a key of WireGuard.
+func (n *nodes) secured() bool {
+	ends := n.byKey[api.Key{Kind: api.KindNode, Name: n.self}].ends
+	return ends.V4.Secure.Key != overlay.Key{} || ends.V6.Secure.Key != overlay.Key{}
 }
 
 // labels are this node's.

@@ -14,7 +14,8 @@ import (
 type Remote struct {
 	Dst netip.Prefix
 	// Via is the next hop: the other node's address on a segment, or its tunnel
-	// address. Invalid: Dst is such a tunnel address.
+	// address. Invalid: Dst is such a tunnel address, or goes by WireGuard, which looks
+	// for its peer itself.
 	Via     netip.Addr
 	Carrier overlay.Carrier
 }
@@ -100,7 +101,7 @@ func (b *borrowed) elsewhere(spec *api.IPAMBlockSpec) []string {
 // own one is: whoever may write an affinity must not draw this node's packets to
 // etcd, or to the node next door, into a tunnel.
 func (g *Graph) remotes(view overlay.View, around surroundings) []Remote {
-	if !g.pools.overlaid() {
+	if !g.overlaid() {
 		return nil
 	}
 	owners := g.owners()
@@ -112,9 +113,12 @@ func (g *Graph) remotes(view overlay.View, around surroundings) []Remote {
 			continue
 		}
 		r := Remote{Dst: dst, Via: way.There.Address.Addr(), Carrier: way.Carrier}
-		if way.Carrier == overlay.VXLAN {
+		switch way.Carrier {
+		case overlay.VXLAN:
 			r.Via = way.There.Tunnel
 			gateways[r.Via] = true
+		case overlay.WireGuard:
+			r.Via = netip.Addr{}
 		}
 		out = append(out, r)
 	}

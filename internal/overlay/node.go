@@ -21,6 +21,7 @@ type End struct {
 	MAC    MAC
 	// Refused is why a View does not use the Tunnel that the Node names.
 	Refused string
+	Secure  Secure
 }
 
 func (e End) ready() bool { return e.Address.IsValid() && e.Tunnel.IsValid() }
@@ -36,16 +37,22 @@ func (n Node) End(a netip.Addr) End {
 	return n.V6
 }
 
-// ReadNode reads the Node of that name. What can't be read is as if it weren't there.
+// ReadNode reads the Node of that name, but for the keys of WireGuard, which [Node.Keyed]
+// adds. What can't be read is as if it weren't there.
 func ReadNode(name string, s *api.NodeSpec) Node {
 	bgp := api.NodeBGPSpec{}
 	if s.BGP != nil {
 		bgp = *s.BGP
 	}
-	return Node{
+	read := Node{
 		V4: readEnd(bgp.IPv4Address, s.IPv4VXLANTunnelAddr, s.VXLANTunnelMACAddr, DefaultMAC(name, false), netip.Addr.Is4),
 		V6: readEnd(bgp.IPv6Address, s.IPv6VXLANTunnelAddr, s.VXLANTunnelMACAddrV6, DefaultMAC(name, true), netip.Addr.Is6),
 	}
+	if s.Wireguard != nil {
+		read.V4.Secure.Tunnel = readTunnel(s.Wireguard.InterfaceIPv4Address, netip.Addr.Is4)
+		read.V6.Secure.Tunnel = readTunnel(s.Wireguard.InterfaceIPv6Address, netip.Addr.Is6)
+	}
+	return read
 }
 
 func readEnd(address, tunnel, mac string, byDefault MAC, family func(netip.Addr) bool) End {
@@ -55,13 +62,18 @@ func readEnd(address, tunnel, mac string, byDefault MAC, family func(netip.Addr)
 	} else if a, err := netip.ParseAddr(address); err == nil && family(a) {
 		e.Address = netip.PrefixFrom(a, a.BitLen())
 	}
-	if a, err := netip.ParseAddr(tunnel); err == nil && family(a) && a.Zone() == "" {
-		e.Tunnel = a
-	}
+	e.Tunnel = readTunnel(tunnel, family)
 	if given, ok := parseMAC(mac); ok {
 		e.MAC = given
 	}
 	return e
+}
+
+func readTunnel(s string, family func(netip.Addr) bool) netip.Addr {
+	if a, err := netip.ParseAddr(s); err == nil && family(a) && a.Zone() == "" {
+		return a
+	}
+	return netip.Addr{}
 }
 
 // DefaultMAC is the address that a node's device has unless its Node says another.

@@ -1,6 +1,6 @@
 // Package overlay decides by what a node's packets reach the pods of another node:
-// by the route that BGP brings, by a route along a common segment, or by VXLAN.
-// felix writes the routes of the last two and bgpd those of the first; both ask
+// by the route that BGP brings, by a route along a common segment, by VXLAN or by
+// WireGuard. felix writes the routes of all but the first, which are bgpd's; both ask
 // this package, so that no two settings can have them contradict each other.
 //
 // It is pure: what it says depends on the IP pools and Nodes alone.
@@ -28,6 +28,8 @@ const (
 	Segment
 	// VXLAN: felix's route into the tunnel to the other node.
 	VXLAN
+	// WireGuard: felix's route into the device that encrypts.
+	WireGuard
 )
 
 // Mode is how far an IP pool's packets are encapsulated.
@@ -96,6 +98,7 @@ func NewView(self string, nodes map[string]Node, pools []Pool) View {
 		}
 		v.nodes[name] = n
 	}
+	v.secure(names, taken.addrs)
 	return v
 }
 
@@ -110,18 +113,26 @@ type taken struct {
 // others can write: what it names must draw no packets into a tunnel but those to pods.
 // It depends on nothing that is another on another node.
 func (v View) refuse(end End, taken taken, family int) string {
-	a := end.Tunnel
+	if why := v.misplaced(end, end.Tunnel, "VXLAN", taken.addrs); why != "" {
+		return why
+	}
+	if other := taken.macs[family][end.MAC]; other != "" {
+		return fmt.Sprintf("node %s has the MAC address %s of VXLAN already", other, end.MAC)
+	}
+	return ""
+}
+
+// misplaced says why an end can't have an address for its tunnel of some kind.
+func (v View) misplaced(end End, a netip.Addr, kind string, taken map[netip.Addr]string) string {
 	switch inPool := func(p Pool) bool { return p.Prefix.Contains(a) }; {
 	case !slices.ContainsFunc(v.pools, inPool):
-		return fmt.Sprintf("the VXLAN tunnel address %s lies in no IP pool", a)
+		return fmt.Sprintf("the %s tunnel address %s lies in no IP pool", kind, a)
 	case v.at[a] != "":
-		return fmt.Sprintf("the VXLAN tunnel address %s is that of node %s itself", a, v.at[a])
+		return fmt.Sprintf("the %s tunnel address %s is that of node %s itself", kind, a, v.at[a])
 	case end.Address.Contains(a):
-		return fmt.Sprintf("the VXLAN tunnel address %s lies in the node's own network %s", a, end.Address.Masked())
-	case taken.addrs[a] != "":
-		return fmt.Sprintf("node %s has the VXLAN tunnel address %s already", taken.addrs[a], a)
-	case taken.macs[family][end.MAC] != "":
-		return fmt.Sprintf("node %s has the MAC address %s of VXLAN already", taken.macs[family][end.MAC], end.MAC)
+		return fmt.Sprintf("the %s tunnel address %s lies in the node's own network %s", kind, a, end.Address.Masked())
+	case taken[a] != "":
+		return fmt.Sprintf("node %s has the %s tunnel address %s already", taken[a], kind, a)
 	}
 	return ""
 }
@@ -136,8 +147,10 @@ func (v View) NodeAt(a netip.Addr) string { return v.at[a] }
 func (v View) Refused() []string {
 	var out []string
 	for _, end := range []End{v.nodes[v.self].V4, v.nodes[v.self].V6} {
-		if end.Refused != "" {
-			out = append(out, end.Refused)
+		for _, why := range []string{end.Refused, end.Secure.Refused} {
+			if why != "" {
+				out = append(out, why)
+			}
 		}
 	}
 	return out
@@ -156,10 +169,16 @@ type Way struct {
 //
 // VXLAN is used only between nodes that both have published a tunnel address, which
 // a node does when its device is ready: until then BGP carries on, so that a mode can
-// be changed under traffic. Both ends come to the same answer.
+// be changed under traffic. WireGuard comes before it, on the same terms. Both ends come to the same answer.
 func (v View) To(dst netip.Prefix, node string) Way {
+	if node == v.self {
+		return Way{}
+	}
+	if there, ok := v.secured(dst, node); ok {
+		return Way{Carrier: WireGuard, There: there}
+	}
 	mode := v.mode(dst)
-	if mode == Never || node == v.self {
+	if mode == Never {
 		return Way{}
 	}
 	here, there := v.nodes[v.self].End(dst.Addr()), v.nodes[node].End(dst.Addr())
