@@ -454,12 +454,9 @@ func (f *FIB) settleFate(path speaker.Path) fate {
 // leave makes way for felix's route, once that is there: until then nothing is said of
 // ours, so that one which stands goes on carrying packets.
 func (f *FIB) leave(prefix netip.Prefix, way overlay.Way, node string) fate {
-	out := fate{carried: "by VXLAN to " + node}
-	switch way.Carrier {
-	case overlay.Segment:
+	out := fate{carried: fmt.Sprintf("by %s to %s", way.Carrier, node)}
+	if way.Carrier == overlay.Segment {
 		out.carried = "by felix's route along the segment to " + node
-	case overlay.WireGuard:
-		out.carried = "by WireGuard to " + node
 	}
 	route, there := f.picture.felix[prefix]
 	if !there {

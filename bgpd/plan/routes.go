@@ -2,6 +2,7 @@ package plan
 
 import (
 	"cmp"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -208,7 +209,7 @@ func (c *cluster) arrive(s spread, scopes map[string]filter.Scope, origin string
 	case overlay.WireGuard:
 		s.kernel[at] = "by WireGuard to " + node + " (felix)"
 	default:
-		s.kernel[at] = "by VXLAN to " + node + " (felix)"
+		s.kernel[at] = fmt.Sprintf("by %s to %s (felix)", way.Carrier, node)
 	}
 }
 

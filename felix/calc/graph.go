@@ -149,11 +149,14 @@ func (g *Graph) State() State {
 	s.TunnelPools = g.pools.forTunnels(g.nodes.labels())
 	g.others.compute(g, around)
 	s.Tunnels, s.TunnelMasquerade, s.Remote = g.others.tunnels, g.others.masquerade, g.others.remote
-	s.SecurePools = g.pools.forNodes(g.nodes.labels())
+	s.IPIP = g.others.view.IPIP()
+	s.VXLANUsed = len(s.Tunnels) > 0 || g.pools.ask(overlay.VXLAN)
+	s.IPIPUsed = s.IPIP.IsValid() || g.pools.ask(overlay.IPIP)
 	s.Secure, s.Unsecured = g.others.secure, g.others.unsecured
+	s.SecurePools, s.Self, s.KeyRequest = g.pools.forNodes(g.nodes.labels()), g.nodes.own().ends, g.nodes.own().keyRequest
 	for _, why := range g.others.view.Refused() {
-		problems.add(api.Key{Kind: api.KindNode, Name: g.node}, "%s; it is not used, and no tunnel leads here: "+
-			"correct the Node's tunnel address, MAC address or key, or the IP pools", why)
+		problems.add(api.Key{Kind: api.KindNode, Name: g.node}, "%s; it is not used, and no such tunnel leads here: "+
+			"correct the Node's tunnel address (or VXLANTunnelMACAddr, or key), or the IP pools", why)
 	}
 	s.Problems = problems.sorted()
 	return s

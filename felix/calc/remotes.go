@@ -13,9 +13,8 @@ import (
 // Remote is a route to pods of another node that is felix's to write.
 type Remote struct {
 	Dst netip.Prefix
-	// Via is the next hop: the other node's address on a segment, or its tunnel
-	// address. Invalid: Dst is such a tunnel address, or goes by WireGuard, which looks
-	// for its peer itself.
+	// Via is the next hop: the other node's address, or that of its device of VXLAN.
+	// Invalid: Dst is the latter, or goes by WireGuard, which finds its peer itself.
 	Via     netip.Addr
 	Carrier overlay.Carrier
 }
@@ -159,6 +158,7 @@ type TunnelPool struct {
 	Prefix netip.Prefix
 	// Open: a new address may be taken from it.
 	Open bool
+	By   overlay.Carrier
 }
 
 // sortedTunnelPools: of two with one range, which there should not be, the open one

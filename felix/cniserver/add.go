@@ -43,7 +43,7 @@ func (s *Server) add(ctx context.Context, c call) (json.RawMessage, error) {
 		return nil, err
 	}
 	if !a.known {
-		if err := a.heed(); err != nil {
+		if err := errors.Join(a.heed(), s.fits(c.conf.MTU)); err != nil {
 			return nil, err
 		}
 	}
@@ -430,6 +430,18 @@ func (a *addition) attachment() podnet.Attachment {
 		MTU: mtu, NumQueues: a.call.conf.NumQueues, AllowIPForwarding: a.call.conf.AllowIPForwarding,
 		FromLoopback: len(a.entry.HostPorts) > 0,
 	}
+}
+
+// fits refuses an MTU with which packets could not leave the node: they would be lost, or
+// broken up, and nobody told. A pod that has it already keeps it.
+func (s *Server) fits(mtu int) error {
+	if mtu == 0 || s.limit == nil {
+		return nil
+	}
+	if most, device, known := s.limit(); known && mtu > most {
+		return &netconf.Error{Key: "mtu", Reason: fmt.Sprintf("%d is more than the %d of the node's device %s: lower it to that, less what an overlay in use takes, or leave it out and felix finds it", mtu, most, device)}
+	}
+	return nil
 }
 
 func (a *addition) unwire(ctx context.Context) error {

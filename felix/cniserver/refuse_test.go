@@ -72,6 +72,27 @@ func TestAddFromPoolsThatAreNotThereDoesNotPassByItself(t *testing.T) {
 	}
 }
 
+// TestMTUThatTheNodeCanNotSendIsRefused: a pod that has it keeps it.
+func TestMTUThatTheNodeCanNotSendIsRefused(t *testing.T) {
+	inWorld(func(t *testing.T, w *world) {
+		with := func(container, mtu string) cniwire.Request {
+			r := request("ADD", container)
+			r.Config = json.RawMessage(`{"cniVersion": "1.1.0", "name": "net1", "type": "calico", "mtu": ` + mtu + `, "ipam": {"type": "calico-ipam"}}`)
+			return r
+		}
+		const device = 1500
+		known := false
+		w.server.limit = func() (int, string, bool) { return device, "eth0", known }
+		w.ok(with("c1", "9000")) // it is not known yet what the node can send
+		known = true
+		want := `network configuration: key "mtu": 1501 is more than the 1500 of the node's device eth0: lower it to that, less what an overlay in use takes, or leave it out and felix finds it`
+		if msg := w.fails(with("c2", "1501"), cniwire.CodeInvalidConfig); msg != want {
+			t.Errorf("message %q, want %q", msg, want)
+		}
+		w.ok(with("c1", "9000"))
+	})(t)
+}
+
 // TestReleaseOfAnEndpointThatCannotBeStored: a journal may have an entry that was
 // written before such names were refused.
 func TestReleaseOfAnEndpointThatCannotBeStored(t *testing.T) {

@@ -38,6 +38,9 @@ type Config struct {
 	IPAMPlugins IPAMPlugins
 	// MTU is what a pod gets whose network configuration names none.
 	MTU func() int
+	// MTULimit is more than which no packet of a pod leaves the node whole, by that device;
+	// false while it is not known. Nil for no limit.
+	MTULimit func() (most int, device string, known bool)
 	// NewUID makes the UID of a resource.
 	NewUID func() string
 	Log    *slog.Logger
@@ -83,6 +86,7 @@ type Server struct {
 	podCIDRs    func() []netip.Prefix
 
 	mtu    func() int
+	limit  func() (most int, device string, known bool)
 	health func() error
 	now    func() time.Time
 	log    *slog.Logger
@@ -118,7 +122,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		node: cfg.Node, state: cfg.State, client: cfg.Client, journal: cfg.Journal, addresses: cfg.Addresses,
-		pods: cfg.Pods, routes: cfg.Routes, hostPorts: cfg.HostPorts, ipamPlugins: cfg.IPAMPlugins, podCIDRs: cfg.PodCIDRs, mtu: cfg.MTU, health: cfg.Health, now: cfg.Now, log: cfg.Log,
+		pods: cfg.Pods, routes: cfg.Routes, hostPorts: cfg.HostPorts, ipamPlugins: cfg.IPAMPlugins, podCIDRs: cfg.PodCIDRs, mtu: cfg.MTU, limit: cfg.MTULimit, health: cfg.Health, now: cfg.Now, log: cfg.Log,
 		addTimeout: cfg.AddTimeout, delTimeout: cfg.DelTimeout, adds: make(chan struct{}, cfg.MaxAdds),
 		endpoints: &endpointStore{client: cfg.Client, registry: cfg.Registry, node: cfg.Node, now: cfg.Now, newUID: cfg.NewUID, pod: cfg.Pod},
 	}

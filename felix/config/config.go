@@ -6,10 +6,14 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
+	"tortie/felix/nat"
 	"tortie/felix/serviceloop"
 	"tortie/internal/control/cniwire"
 )
@@ -42,6 +46,29 @@ type Config struct {
 	// ServiceLoopPrevention is what becomes of packets to announced service addresses
 	// that no service has.
 	ServiceLoopPrevention serviceloop.Mode
+	NAT                   NAT
+	MTU                   MTU
+	// MTUFile is where other programs read the MTU of pods.
+	MTUFile string
+	// PathMTUProbeInterval is the pause between two looks at whether large packets reach
+	// another node; 0: never.
+	PathMTUProbeInterval time.Duration
+}
+
+// MTU says what the MTU of pods follows from.
+type MTU struct {
+	// Pattern is a regular expression of the devices that count; empty for those with the
+	// node's addresses.
+	Pattern string
+	// RequireFile: felix is not ready before MTUFile is written.
+	RequireFile bool
+}
+
+// NAT is what the IP pools don't say of natOutgoing.
+type NAT struct {
+	// ExemptNodes: the nodes of the cluster see pods' own addresses.
+	ExemptNodes bool
+	How         nat.How
 }
 
 // VXLAN is what the IP pools don't say of it.
@@ -59,6 +86,7 @@ const (
 	DefaultFile       = "/etc/calico/felix.cfg"
 	DefaultLockFile   = "/var/run/calico/felix.lock"
 	DefaultJournalDir = "/var/lib/calico/felix/journal"
+	DefaultMTUFile    = "/var/lib/calico/mtu" // upstream's
 )
 
 // parameter is one that is served here.
@@ -99,6 +127,14 @@ func parameters(a *addresses) []parameter {
 		{"VXLANMTU", "vxlanMTU", func(c *Config, v string) (err error) { c.VXLAN.MTU4, err = parseMTU(v, 576); return err }},
 		{"VXLANMTUV6", "vxlanMTUV6", func(c *Config, v string) (err error) { c.VXLAN.MTU6, err = parseMTU(v, 1280); return err }},
 		{"ServiceLoopPrevention", "serviceLoopPrevention", func(c *Config, v string) (err error) { c.ServiceLoopPrevention, err = parseServiceLoops(v); return err }},
+		{"NATOutgoingExclusions", "natOutgoingExclusions", func(c *Config, v string) (err error) { c.NAT.ExemptNodes, err = parseExclusions(v); return err }},
+		{"NATPortRange", "natPortRange", func(c *Config, v string) (err error) { c.NAT.How.Ports, err = parsePorts(v); return err }},
+		{"NATOutgoingAddress", "natOutgoingAddress", func(c *Config, v string) (err error) { c.NAT.How.Address, err = parseIPv4(v); return err }},
+		{"IptablesNATOutgoingInterfaceFilter", "iptablesNATOutgoingInterfaceFilter", func(c *Config, v string) (err error) { c.NAT.How.Device, err = parseDevices(v); return err }},
+		{"MTUIfacePattern", "mtuIfacePattern", func(c *Config, v string) (err error) { c.MTU.Pattern, err = parsePattern(v); return err }},
+		{"RequireMTUFile", "requireMTUFile", func(c *Config, v string) (err error) { c.MTU.RequireFile, err = parseBool(v); return err }},
+		{"MTUFile", "", func(c *Config, v string) error { c.MTUFile = v; return checkPath(v) }},
+		{"PathMTUProbeInterval", "", func(c *Config, v string) (err error) { c.PathMTUProbeInterval, err = parsePause(v); return err }},
 		{"DatastoreType", "", func(_ *Config, v string) error { return only(v, "etcdv3") }},
 		{"CNISocket", "", func(c *Config, v string) error { c.CNISocket = v; return checkPath(v) }},
 		{"CNITimeout", "", func(c *Config, v string) (err error) { c.CNITimeout, err = parseSeconds(v); return err }},
@@ -114,7 +150,8 @@ func defaults() (Config, *addresses) {
 		CNISocket: cniwire.DefaultSocket, CNITimeout: 10 * time.Second,
 		LockFile: DefaultLockFile, JournalDir: DefaultJournalDir,
 		VXLAN: VXLAN{Enabled: true, VNI: 4096, Port: 4789}, ServiceLoopPrevention: serviceloop.Drop,
-		GoMetrics: true, ProcessMetrics: true,
+		GoMetrics: true, ProcessMetrics: true, NAT: NAT{ExemptNodes: true},
+		MTUFile: DefaultMTUFile, PathMTUProbeInterval: 15 * time.Second,
 	}, &addresses{health: hostPort{"localhost", "9099"}, metrics: hostPort{"", "9091"}}
 }
 
@@ -196,6 +233,59 @@ func parseServiceLoops(v string) (serviceloop.Mode, error) {
 	return "", fmt.Errorf("is neither Drop, Reject nor Disabled")
 }
 
+// parseExclusions: upstream's default is the first; here nodes see pods' own addresses
+// unless somebody says otherwise.
+func parseExclusions(v string) (nodes bool, err error) {
+	switch strings.ToLower(v) {
+	case "ippoolsonly":
+		return false, nil
+	case "ippoolsandhostips":
+		return true, nil
+	}
+	return false, fmt.Errorf("is neither IPPoolsOnly nor IPPoolsAndHostIPs")
+}
+
+// parsePorts takes a port, a range "1024:65535", or 0 for any.
+func parsePorts(v string) (nat.Ports, error) {
+	if v == "0" || v == "" {
+		return nat.Ports{}, nil
+	}
+	first, last, ok := strings.Cut(v, ":")
+	if !ok {
+		last = first
+	}
+	a, errA := within[uint16](first, 1, 65535)
+	b, errB := within[uint16](last, 1, 65535)
+	if errA != nil || errB != nil || a > b {
+		return nat.Ports{}, fmt.Errorf("is no range of ports; want one such as 32768:65535")
+	}
+	return nat.Ports{First: a, Last: b}, nil
+}
+
+func parseIPv4(v string) (netip.Addr, error) {
+	a, err := netip.ParseAddr(v)
+	if err != nil || !a.Is4() || a.IsUnspecified() || a.IsMulticast() {
+		return netip.Addr{}, fmt.Errorf("is no IPv4 address of a host")
+	}
+	return a, nil
+}
+
+// parseDevices takes the name of a device as iptables has it, whose + for all that begin
+// so is nft's *.
+func parseDevices(v string) (string, error) {
+	ok := func(r rune) bool {
+		return r < 128 && (unicode.IsLetter(r) || unicode.IsDigit(r) || strings.ContainsRune(":._-", r))
+	}
+	name, all := strings.CutSuffix(v, "+")
+	if len(v) > 15 || name == "" || strings.ContainsFunc(name, func(r rune) bool { return !ok(r) }) {
+		return "", fmt.Errorf("is no name of a device; want one such as eth0, or eth+ for all that begin so")
+	}
+	if all {
+		name += "*"
+	}
+	return name, nil
+}
+
 func parseBool(v string) (bool, error) {
 	switch strings.ToLower(v) {
 	case "true", "1", "yes", "y", "t":
@@ -217,6 +307,28 @@ func parseSeconds(v string) (time.Duration, error) {
 		return 0, fmt.Errorf("is no interval; want seconds, such as 90, or a duration, such as 1m30s")
 	}
 	return d, nil
+}
+
+// parsePause takes 0 for never.
+func parsePause(v string) (time.Duration, error) {
+	if v == "0" {
+		return 0, nil
+	}
+	return parseSeconds(v)
+}
+
+// upstreamPattern is upstream's default, which stands in resources that it stored; the
+// devices with the node's addresses are what it is meant to find.
+const upstreamPattern = "^((en|wl|ww|sl|ib)[Pcopsvx].*|(eth|wlan|wwan).*)"
+
+func parsePattern(v string) (string, error) {
+	if _, err := regexp.Compile(v); err != nil {
+		return "", fmt.Errorf("is no regular expression: %w", err)
+	}
+	if v == upstreamPattern {
+		return "", nil
+	}
+	return v, nil
 }
 
 func checkPort(v string) error {

@@ -2,6 +2,7 @@ package config
 
 import (
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -10,7 +11,10 @@ import (
 	"time"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	"github.com/projectcalico/api/pkg/lib/numorstring"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"tortie/felix/nat"
 )
 
 func file(t *testing.T, content string) Layer {
@@ -89,6 +93,12 @@ func TestProblemsNameSourceParameterAndRemedy(t *testing.T) {
 		{file(t, "IpInIpMtu = 1400"), []string{"IpInIpMtu", "no effect"}, false},
 		{resource(t, "default", func(s *v3.FelixConfigurationSpec) { n := 1400; s.IPIPMTU = &n }), []string{"FelixConfiguration default", "spec.ipipMTU"}, false},
 		{FromEnv([]string{"FELIX_VXLANVNI=16777216"}), []string{"is not within 1 to 16777215"}, true},
+		{FromEnv([]string{"FELIX_NATPORTRANGE=9:3"}), []string{"is no range of ports"}, true},
+		{FromEnv([]string{"FELIX_NATPORTRANGE=1:70000"}), []string{"is no range of ports"}, true},
+		{FromEnv([]string{"FELIX_NATOUTGOINGADDRESS=fd00::1"}), []string{"is no IPv4 address"}, true},
+		{FromEnv([]string{"FELIX_NATOUTGOINGEXCLUSIONS=Nodes"}), []string{"is neither IPPoolsOnly nor IPPoolsAndHostIPs"}, true},
+		{FromEnv([]string{"FELIX_IPTABLESNATOUTGOINGINTERFACEFILTER=a\" accept"}), []string{"is no name of a device"}, true},
+		{FromEnv([]string{"FELIX_MTUIFACEPATTERN=("}), []string{"is no regular expression"}, true},
 		{FromEnv([]string{"FELIX_VXLANPORT=0"}), []string{"is not within 1 to 65535"}, true},
 		{FromEnv([]string{"FELIX_VXLANMTU=500"}), []string{"is not within 576 to 65535, nor 0"}, true},
 		{resource(t, "default", func(s *v3.FelixConfigurationSpec) { n := 1000; s.VXLANMTUV6 = &n }), []string{"spec.vxlanMTUV6", "is not within 1280"}, true},
@@ -116,6 +126,38 @@ func TestVXLANSettingsAreServed(t *testing.T) {
 	}
 	if c, _ := Resolve(); c.VXLAN != (VXLAN{Enabled: true, VNI: 4096, Port: 4789}) {
 		t.Errorf("defaults %+v are not upstream's", c.VXLAN)
+	}
+}
+
+func TestNATSettingsAreServed(t *testing.T) {
+	c, problems := Resolve(resource(t, "default", func(s *v3.FelixConfigurationSpec) {
+		ports, err := numorstring.PortFromRange(32768, 65535)
+		if err != nil {
+			t.Fatal(err)
+		}
+		only := v3.NATOutgoingExclusionsIPPoolsOnly
+		s.NATPortRange, s.NATOutgoingAddress, s.NATOutgoingExclusions, s.IptablesNATOutgoingInterfaceFilter = &ports, "192.0.2.9", &only, "eth+"
+	}))
+	want := NAT{How: nat.How{Ports: nat.Ports{First: 32768, Last: 65535}, Address: netip.MustParseAddr("192.0.2.9"), Device: "eth*"}}
+	if c.NAT != want || len(problems) != 0 {
+		t.Errorf("%+v, want %+v; problems %v", c.NAT, want, problems)
+	}
+	if c, _ := Resolve(); c.NAT != (NAT{ExemptNodes: true}) {
+		t.Errorf("default %+v", c.NAT)
+	}
+}
+
+func TestMTUSettingsAreServed(t *testing.T) {
+	c, problems := Resolve(FromEnv([]string{"FELIX_MTUFILE=/x/mtu", "FELIX_PATHMTUPROBEINTERVAL=0"}), resource(t, "default", func(s *v3.FelixConfigurationSpec) {
+		require := true
+		s.MTUIfacePattern, s.RequireMTUFile = `^bond\d<`, &require
+	}))
+	if c.MTU != (MTU{Pattern: `^bond\d<`, RequireFile: true}) || c.MTUFile != "/x/mtu" || c.PathMTUProbeInterval != 0 || len(problems) != 0 {
+		t.Errorf("%+v, problems %v", c, problems)
+	}
+	c, problems = Resolve(FromEnv([]string{"FELIX_MTUIFACEPATTERN=" + known()["mtuifacepattern"].byDefault}))
+	if c.MTU != (MTU{}) || c.MTUFile != "/var/lib/calico/mtu" || c.PathMTUProbeInterval != 15*time.Second || len(problems) != 0 {
+		t.Errorf("defaults %+v, problems %v", c, problems)
 	}
 }
 

@@ -106,7 +106,10 @@ func fromSpec(name string, spec []byte) (Layer, error) {
 	}
 	names := fieldNames()
 	for field, raw := range fields {
-		text := strings.Trim(string(raw), `"`)
+		text := string(raw)
+		if quoted := ""; json.Unmarshal(raw, &quoted) == nil {
+			text = quoted
+		}
 		if text == "" || text == "null" {
 			continue
 		}

@@ -117,7 +117,7 @@ func (f *felix) build() (err error) {
 	}
 	f.server, err = cniserver.New(cniserver.Config{
 		Node: f.node, State: f.state, Client: f.client, Registry: f.registry, Journal: f.journal,
-		Addresses: f.allocator, Pods: f.pods, Routes: f.loop, HostPorts: f.hostPorts, IPAMPlugins: delegate.Runner{}, PodCIDRs: podCIDRs, MTU: f.underlay.MTU, NewUID: f.newUID, Log: f.log,
+		Addresses: f.allocator, Pods: f.pods, Routes: f.loop, HostPorts: f.hostPorts, IPAMPlugins: delegate.Runner{}, PodCIDRs: podCIDRs, MTU: f.underlay.MTU, MTULimit: f.underlay.limit, NewUID: f.newUID, Log: f.log,
 		Health: f.syncer.Health, Pod: known, AddTimeout: cfg.CNITimeout, DelTimeout: cfg.CNITimeout,
 	})
 	if err != nil {
@@ -147,7 +147,7 @@ func (f *felix) buildDataplane(cfg config.Config) (err error) {
 	if f.pods, err = podnet.New(podnet.Config{Kernel: f.kernel, Log: f.log}); err != nil {
 		return err
 	}
-	f.underlay = &underlay{kernel: f.kernel, log: f.log}
+	f.underlay = &underlay{kernel: f.kernel, file: cfg.MTUFile, changed: func() { f.loop.Resync() }, log: f.log}
 	f.tunnels = vxlan.New(vxlan.Config{Kernel: f.kernel, MTU: f.underlay.tunnelMTU, Log: f.log})
 	f.hostPorts = hostports.New(hostports.Config{Forget: f.kernel.ForgetDatagrams, Log: f.log})
 	f.peering = peering.New(f.kernel, cfg.RouteRefreshInterval, f.log)
@@ -167,7 +167,7 @@ func (f *felix) buildDataplane(cfg config.Config) (err error) {
 // and the State alike is told of the two by program.
 func (f *felix) configure(cfg config.Config) {
 	f.level.Set(cfg.LogLevel)
-	f.underlay.configure(cfg.VXLAN)
+	f.underlay.configure(cfg.VXLAN, cfg.MTU)
 	f.tunnels.Configure(vxlan.Settings{VNI: cfg.VXLAN.VNI, Port: cfg.VXLAN.Port})
 	f.loop.SetResyncInterval(cfg.RouteRefreshInterval)
 	f.peering.SetInterval(cfg.RouteRefreshInterval)
@@ -221,6 +221,9 @@ func (f *felix) ready() error {
 		if problem := f.registrar.Problem(); problem != nil {
 			err = fmt.Errorf("%w: %w", err, problem)
 		}
+		return err
+	}
+	if err := f.underlay.ready(); err != nil {
 		return err
 	}
 	if s := f.loop.Status(); !s.InSync || s.LastApply.IsZero() {

@@ -6,9 +6,14 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -138,25 +143,35 @@ func TestProblemIsLoggedOnceForAsLongAsItLasts(t *testing.T) {
 
 func TestPodsGetTheLowestMTUOfTheNodesDevices(t *testing.T) {
 	p := netip.MustParsePrefix
-	all := []kernel.Link{{Index: 1, MTU: 65536}, {Index: 2, MTU: 9000}, {Index: 3, MTU: 1400}, {Index: 4, MTU: 1280}}
-	held := []kernel.Address{
-		{Link: 1, Prefix: p("127.0.0.1/8")}, {Link: 2, Prefix: p("10.0.0.1/24")}, {Link: 3, Prefix: p("fd00::1/64")}, {Link: 4, Prefix: p("172.17.0.1/16")},
+	k := &devices{
+		links: []kernel.Link{{Index: 1, Name: "lo", MTU: 65536, Up: true}, {Index: 2, Name: "eth0", MTU: 9000, Up: true}, {Index: 3, Name: "eth1", MTU: 1400, Up: true}, {Index: 4, Name: "docker0", MTU: 1280, Up: true}, {Index: 5, Name: "eth9", MTU: 576}},
+		addrs: []kernel.Address{
+			{Link: 1, Prefix: p("127.0.0.1/8")}, {Link: 2, Prefix: p("10.0.0.1/24")}, {Link: 3, Prefix: p("fd00::1/64")}, {Link: 4, Prefix: p("172.17.0.1/16")},
+		},
 	}
 	for _, tc := range []struct {
-		node []netip.Prefix
-		want int
+		what    string
+		node    []netip.Prefix
+		pattern string
+		want    int
+		problem string
 	}{
-		{nil, 0},
-		{[]netip.Prefix{p("10.0.0.1/24")}, 9000},
-		{[]netip.Prefix{p("10.0.0.1/32"), p("fd00::1/64")}, 1400},
-		{[]netip.Prefix{p("192.0.2.1/24")}, 0},
+		{"no address", nil, "", 1500, ""},
+		{"one", []netip.Prefix{p("10.0.0.1/24")}, "", 9000, ""},
+		{"two", []netip.Prefix{p("10.0.0.1/32"), p("fd00::1/64")}, "", 1400, ""},
+		{"on no device", []netip.Prefix{p("192.0.2.1/24")}, "", 1500, ""},
+		{"these devices", []netip.Prefix{p("10.0.0.1/24")}, "^eth.*", 1400, ""},
+		{"no such device", []netip.Prefix{p("10.0.0.1/24")}, "^wlan", 9000, `mtuIfacePattern "^wlan" matches no device`},
 	} {
-		if got := lowestMTU(all, held, tc.node); got != tc.want {
-			t.Errorf("%v: %d, want %d", tc.node, got, tc.want)
+		u := &underlay{kernel: k, log: slog.New(slog.DiscardHandler)}
+		u.configure(config.VXLAN{}, config.MTU{Pattern: tc.pattern})
+		u.set(tc.node, nil)
+		if got := u.MTU(); got != tc.want {
+			t.Errorf("%s: %d, want %d", tc.what, got, tc.want)
 		}
-	}
-	if got := (&underlay{}).MTU(); got != 1500 {
-		t.Errorf("MTU of an unknown node: %d", got)
+		if found := u.problems(); tc.problem == "" && len(found) > 0 || tc.problem != "" && (len(found) != 1 || !strings.Contains(found[0].Line, tc.problem)) {
+			t.Errorf("%s: problems %v, want %q", tc.what, found, tc.problem)
+		}
 	}
 }
 
@@ -167,36 +182,122 @@ func TestPodsMTUIsLessByWhatTheOverlaysInUseAdd(t *testing.T) {
 		tunnels                []calc.TunnelPool
 		vxlan                  config.VXLAN
 		pods, device4, device6 int
+		problem                string
 	}{
-		{"none", nil, config.VXLAN{}, 9000, 8950, 8930},
-		{"IPv4", []calc.TunnelPool{v4}, config.VXLAN{}, 8950, 8950, 8930},
-		{"both", []calc.TunnelPool{v4, v6}, config.VXLAN{}, 8930, 8950, 8930},
-		{"as configured", []calc.TunnelPool{v4, v6}, config.VXLAN{MTU4: 1400, MTU6: 8000}, 1400, 1400, 8000},
-		{"configured for one that is not in use", []calc.TunnelPool{v6}, config.VXLAN{MTU4: 1400}, 8930, 1400, 8930},
+		{"none", nil, config.VXLAN{}, 9000, 8950, 8930, ""},
+		{"IPv4", []calc.TunnelPool{v4}, config.VXLAN{}, 8950, 8950, 8930, ""},
+		{"both", []calc.TunnelPool{v4, v6}, config.VXLAN{}, 8930, 8950, 8930, ""},
+		{"as configured", []calc.TunnelPool{v4, v6}, config.VXLAN{MTU4: 1400, MTU6: 8000}, 1400, 1400, 8000, ""},
+		{"configured for one that is not in use", []calc.TunnelPool{v6}, config.VXLAN{MTU4: 1400}, 8930, 1400, 8930, ""},
+		{"configured too large", []calc.TunnelPool{v4}, config.VXLAN{MTU4: 8951}, 8950, 8950, 8930, "vxlanMTU 8951 is more than the node's device eth0 carries whole (MTU 9000, less 50 for VXLAN): 8950 is used; lower it to that, or leave it out"},
+		{"configured too large for IPv6", nil, config.VXLAN{MTU6: 8940}, 9000, 8950, 8930, "vxlanMTUV6 8940 is more"},
 	} {
-		u := &underlay{kernel: nineThousand{}, log: slog.New(slog.DiscardHandler)}
-		u.configure(tc.vxlan)
+		u := &underlay{kernel: nineThousand(), log: slog.New(slog.DiscardHandler)}
+		u.configure(tc.vxlan, config.MTU{})
 		u.set([]netip.Prefix{netip.MustParsePrefix("10.0.0.1/24")}, tc.tunnels)
 		if u.MTU() != tc.pods || u.tunnelMTU(false) != tc.device4 || u.tunnelMTU(true) != tc.device6 {
 			t.Errorf("%s: pods %d, devices %d and %d; want %d, %d and %d", tc.name, u.MTU(), u.tunnelMTU(false), u.tunnelMTU(true), tc.pods, tc.device4, tc.device6)
 		}
-	}
-	var log bytes.Buffer
-	u := &underlay{kernel: nineThousand{}, log: slog.New(slog.NewTextHandler(&log, nil))}
-	u.configure(config.VXLAN{MTU4: 8951})
-	u.set([]netip.Prefix{netip.MustParsePrefix("10.0.0.1/24")}, nil)
-	if !strings.Contains(log.String(), "parameter=vxlanMTU ") {
-		t.Errorf("an MTU that does not fit is not told:\n%s", &log)
+		if found := u.problems(); tc.problem == "" && len(found) > 0 || tc.problem != "" && (len(found) != 1 || !strings.Contains(found[0].Line, tc.problem)) {
+			t.Errorf("%s: problems %v, want %q", tc.name, found, tc.problem)
+		}
 	}
 }
 
+// TestMTUOfTheUnderlayIsFollowed: at once where the kernel tells, else at the next look.
+func TestMTUOfTheUnderlayIsFollowed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		file := filepath.Join(t.TempDir(), "calico", "mtu")
+		k, looks := nineThousand(), 0
+		u := &underlay{kernel: k, file: file, changed: func() { looks++ }, log: slog.New(slog.DiscardHandler)}
+		u.set([]netip.Prefix{netip.MustParsePrefix("10.0.0.1/24")}, nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- u.run(ctx) }()
+		is := func(want, wantLooks int) {
+			t.Helper()
+			synctest.Wait()
+			text, err := os.ReadFile(file)
+			if u.MTU() != want || err != nil || string(text) != strconv.Itoa(want) || looks != wantLooks {
+				t.Errorf("MTU %d, file %q (%v), overlays looked at %d times; want %d, %d times", u.MTU(), text, err, looks, want, wantLooks)
+			}
+		}
+		is(9000, 1)
+		k.set(1400)
+		k.events <- kernel.LinkEvent{}
+		is(1400, 2)
+		k.set(1300)
+		is(1400, 2)
+		time.Sleep(underlayRefresh)
+		is(1300, 3)
+		close(k.events) // the kernel says nothing more: it is asked again
+		synctest.Wait()
+		time.Sleep(underlayRefresh)
+		k.set(1500)
+		time.Sleep(underlayRefresh)
+		is(1500, 4)
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestMTUFileThatIsRequiredIsWaitedFor(t *testing.T) {
+	for _, require := range []bool{false, true} {
+		dir := t.TempDir()
+		u := &underlay{kernel: nineThousand(), file: filepath.Join(dir, "file", "mtu"), log: slog.New(slog.DiscardHandler)}
+		if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil { // in the way of the directory
+			t.Fatal(err)
+		}
+		u.configure(config.VXLAN{}, config.MTU{RequireFile: require})
+		u.set([]netip.Prefix{netip.MustParsePrefix("10.0.0.1/24")}, nil)
+		if err := u.ready(); (err != nil) != require || err != nil && !strings.Contains(err.Error(), "FELIX_MTUFILE") || len(u.problems()) != map[bool]int{true: 1}[require] {
+			t.Errorf("required %v: ready %v, problems %v", require, err, u.problems())
+		}
+		if err := os.Remove(filepath.Join(dir, "file")); err != nil {
+			t.Fatal(err)
+		}
+		u.refresh()
+		if err := u.ready(); err != nil || len(u.problems()) > 0 {
+			t.Errorf("when it can be written: %v, %v", err, u.problems())
+		}
+	}
+}
+
+// devices are those of a node.
+type devices struct {
+	mu     sync.Mutex
+	links  []kernel.Link
+	addrs  []kernel.Address
+	events chan kernel.Event
+}
+
+func (d *devices) Links() ([]kernel.Link, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.links), nil
+}
+
+func (d *devices) Addresses(int) ([]kernel.Address, error) { return d.addrs, nil }
+
+func (d *devices) SubscribeExcept(context.Context, kernel.Topics, kernel.Ignore) (<-chan kernel.Event, error) {
+	return d.events, nil
+}
+
+func (d *devices) set(mtu int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.links[0].MTU = mtu
+}
+
 // nineThousand is a node with one device.
-type nineThousand struct{}
-
-func (nineThousand) Links() ([]kernel.Link, error) { return []kernel.Link{{Index: 2, MTU: 9000}}, nil }
-
-func (nineThousand) Addresses(int) ([]kernel.Address, error) {
-	return []kernel.Address{{Link: 2, Prefix: netip.MustParsePrefix("10.0.0.1/24")}}, nil
+func nineThousand() *devices {
+	return &devices{
+		links:  []kernel.Link{{Index: 2, Name: "eth0", MTU: 9000, Up: true}},
+		addrs:  []kernel.Address{{Link: 2, Prefix: netip.MustParsePrefix("10.0.0.1/24")}},
+		events: make(chan kernel.Event),
+	}
 }
 
 // stored is the update of a FelixConfiguration; without a change it is gone.

@@ -107,14 +107,14 @@ func (n *node) start(ready bool) {
 	if err != nil {
 		n.Fatal(err)
 	}
-	cfg, _ := config.Resolve()
-	cfg.CNISocket, cfg.CNITimeout = n.socket, 5*time.Second
+	local := config.FromEnv([]string{"FELIX_CNISOCKET=" + n.socket, "FELIX_CNITIMEOUT=5", "FELIX_MTUFILE=" + filepath.Join(n.dir, "mtu")})
+	cfg, _ := config.Resolve(local)
 	n.felix = &felix{
 		node: "node1", client: n.store, registry: n.reg, journal: book, log: log, kernel: n.kernel,
 		// nft works on the namespace of its process.
 		rules:  func(func() config.Config, *slog.Logger) []dataplane.Rules { return nil },
 		newUID: func() string { return "uid" }, missing: func() error { return nil }, show: func([]problems.Problem) {},
-		level: &slog.LevelVar{}, config: newConfigFollower("node1", []config.Layer{config.FromEnv([]string{"FELIX_CNISOCKET=" + n.socket, "FELIX_CNITIMEOUT=5"})}, cfg, log),
+		level: &slog.LevelVar{}, config: newConfigFollower("node1", []config.Layer{local}, cfg, log),
 	}
 	if n.kubernetes != nil {
 		client, err := kubeapi.New(n.kubernetes.Config(), role)

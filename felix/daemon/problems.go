@@ -40,11 +40,12 @@ const (
 	reasonConfiguration  = "BadConfiguration"
 	reasonListen         = "NotServed"
 	reasonForwarding     = "ForwardingOff"
+	reasonMTU            = "WrongMTU"
 )
 
 // sources are those who know what is wrong, the most important first.
 func (f *felix) sources() []problems.Source {
-	all := []problems.Source{f.kernelCheck, f.datastoreProblem, f.registrationProblem, f.dataplaneProblem, f.upkeep.problems, f.config.problems, f.listeners.problems}
+	all := []problems.Source{f.kernelCheck, f.datastoreProblem, f.registrationProblem, f.dataplaneProblem, f.upkeep.problems, f.config.problems, f.listeners.problems, f.underlay.problems}
 	all = append(all, f.clusterSources()...)
 	return append(all, f.tunnelProblem, f.addressProblems, f.backendProblem, f.policyProblem, f.objectProblems)
 }

@@ -15,17 +15,25 @@ import (
 // them again when the configuration is another.
 func newRules(settings func() config.Config, log *slog.Logger) []dataplane.Rules {
 	return []dataplane.Rules{
-		masquerade{nat.New(nat.Config{Log: log})},
+		masquerade{nat.New(nat.Config{Log: log}), settings},
 		serviceLoops{serviceloop.New(serviceloop.Config{Log: log}), settings},
 	}
 }
 
 // masquerade is told what of a State concerns it.
-type masquerade struct{ *nat.Masquerade }
+type masquerade struct {
+	*nat.Masquerade
+	settings func() config.Config
+}
 
 func (m masquerade) Set(s calc.State) {
+	c := m.settings().NAT
+	exempt := s.Pools
+	if c.ExemptNodes {
+		exempt = slices.Concat(s.Pools, s.Nodes)
+	}
 	m.Masquerade.Set(nat.State{
-		MasqueradeCIDRs: s.Masquerade, ExemptCIDRs: slices.Concat(s.Pools, s.Nodes),
+		MasqueradeCIDRs: s.Masquerade, ExemptCIDRs: exempt, How: c.How,
 		TunnelPools: s.TunnelMasquerade.Pools, TunnelNodes: s.TunnelMasquerade.Nodes,
 	})
 }

@@ -2,28 +2,31 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/netip"
+	"regexp"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"tortie/felix/calc"
 	"tortie/felix/config"
+	"tortie/felix/problems"
 	"tortie/internal/kernel"
 )
 
 // defaultMTU is what a pod gets while the node's own device is not known.
 const defaultMTU = 1500
 
-// underlayRefresh is how often the devices are looked at again.
+// underlayRefresh is how often the devices are looked at again, whatever was told of them.
 const underlayRefresh = 30 * time.Second
 
 // links is what underlay asks of the kernel; *kernel.Handle has it.
 type links interface {
 	Links() ([]kernel.Link, error)
 	Addresses(link int) ([]kernel.Address, error)
+	SubscribeExcept(ctx context.Context, topics kernel.Topics, ignore kernel.Ignore) (<-chan kernel.Event, error)
 }
 
 // What VXLAN adds to a packet: the outer headers of IP and UDP, its own, and the inner
@@ -38,80 +41,148 @@ const (
 type underlay struct {
 	kernel links
 	log    *slog.Logger
-	mtu    atomic.Int64 // of the devices
+	file   string // where others read the pods' MTU; empty for nowhere
+	// changed is called when a device of an overlay is to have another MTU.
+	changed func()
+
+	reading sync.Mutex // an older look never counts after a newer one
+
+	mu       sync.Mutex
+	measures measures
+	addrs    []netip.Prefix
+	told     int   // the MTU of pods that was last published
+	failed   error // why the file could not be written
+}
+
+// measures is all that the MTUs follow from.
+type measures struct {
+	settings config.MTU
+	vxlan    config.VXLAN
+	// device is the one with the least MTU of those that count; its MTU is 0 while it is not known.
+	device kernel.Link
+	// noMatch: no device is as the settings have it, so the node's own count.
+	noMatch bool
 	// used: which overlays pods' packets may meet.
-	used4, used6 atomic.Bool
-
-	vxlan atomic.Pointer[config.VXLAN]
-
-	mu    sync.Mutex
-	addrs []netip.Prefix
+	used4, used6 bool
 }
 
-func (u *underlay) configure(c config.VXLAN) { u.vxlan.Store(&c) }
-
-// configured are the MTUs of the devices that the operator has chosen; 0 for none.
-func (u *underlay) configured() (mtu4, mtu6 int) {
-	if c := u.vxlan.Load(); c != nil {
-		return c.MTU4, c.MTU6
-	}
-	return 0, 0
-}
-
-// MTU is the one for pods.
-func (u *underlay) MTU() int {
-	mtu := u.devices()
-	if u.used4.Load() {
-		mtu = min(mtu, u.tunnelMTU(false))
-	}
-	if u.used6.Load() {
-		mtu = min(mtu, u.tunnelMTU(true))
-	}
-	return mtu
-}
-
-func (u *underlay) devices() int {
-	if mtu := u.mtu.Load(); mtu != 0 {
-		return int(mtu)
+func (m measures) underlay() int {
+	if m.device.MTU != 0 {
+		return m.device.MTU
 	}
 	return defaultMTU
 }
 
-// tunnelMTU is that of a VXLAN device: as configured, else what the underlay lets
-// through whole.
-func (u *underlay) tunnelMTU(v6 bool) int {
-	mtu4, mtu6 := u.configured()
-	given, fits := mtu4, u.devices()-overhead4
-	if v6 {
-		given, fits = mtu6, u.devices()-overhead6
+// pods is the MTU of new pods.
+func (m measures) pods() int {
+	mtu := m.underlay()
+	if m.used4 {
+		mtu = min(mtu, m.tunnel(false))
 	}
-	if given != 0 {
+	if m.used6 {
+		mtu = min(mtu, m.tunnel(true))
+	}
+	return mtu
+}
+
+// tunnel is the MTU of a VXLAN device: as configured, unless that is more than the
+// underlay lets through whole.
+func (m measures) tunnel(v6 bool) int {
+	given, fits := m.vxlan.MTU4, m.underlay()-overhead4
+	if v6 {
+		given, fits = m.vxlan.MTU6, m.underlay()-overhead6
+	}
+	if given != 0 && (given < fits || m.device.MTU == 0) {
 		return given
 	}
 	return fits
 }
 
+// problems are settings that can't be as the operator has them.
+func (m measures) problems() []problems.Problem {
+	var out []problems.Problem
+	for _, s := range []struct {
+		name            string
+		given, overhead int
+	}{{"vxlanMTU", m.vxlan.MTU4, overhead4}, {"vxlanMTUV6", m.vxlan.MTU6, overhead6}} {
+		if fits := m.device.MTU - s.overhead; m.device.MTU != 0 && s.given > fits {
+			out = append(out, problems.Problem{Reason: reasonMTU, Topic: s.name, Line: fmt.Sprintf(
+				"%s %d is more than the node's device %s carries whole (MTU %d, less %d for VXLAN): %d is used; lower it to that, or leave it out",
+				s.name, s.given, m.device.Name, m.device.MTU, s.overhead, fits)})
+		}
+	}
+	if m.noMatch {
+		out = append(out, problems.Problem{Reason: reasonMTU, Topic: "mtuIfacePattern", Line: fmt.Sprintf(
+			"mtuIfacePattern %q matches no device of this node that is up: the MTU of pods is that of the device with the node's address", m.settings.Pattern)})
+	}
+	return out
+}
+
+// MTU is the one for pods.
+func (u *underlay) MTU() int { return u.now().pods() }
+
+func (u *underlay) now() measures {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.measures
+}
+
+// tunnelMTU is that of a VXLAN device.
+func (u *underlay) tunnelMTU(v6 bool) int { return u.now().tunnel(v6) }
+
+// limit is the MTU with which a pod's packets can still leave the node in one piece, and
+// false while that is not known.
+func (u *underlay) limit() (most int, device string, known bool) {
+	m := u.now()
+	return m.device.MTU, m.device.Name, m.device.MTU != 0
+}
+
+func (u *underlay) problems() []problems.Problem {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	out := u.measures.problems()
+	if u.failed != nil && u.measures.settings.RequireFile {
+		out = append(out, problems.Problem{Reason: reasonMTU, Topic: "file", Line: u.failed.Error()})
+	}
+	return out
+}
+
+// ready: who demands the file waits for it.
+func (u *underlay) ready() error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.measures.settings.RequireFile {
+		return u.failed
+	}
+	return nil
+}
+
+// configure tells what the operator has chosen.
+func (u *underlay) configure(vxlan config.VXLAN, mtu config.MTU) {
+	u.change(func(m *measures) { m.vxlan, m.settings = vxlan, mtu })
+	u.refresh()
+}
+
 // set tells the node's addresses as the datastore has them, and from which pools it
 // has tunnels.
 func (u *underlay) set(addrs []netip.Prefix, tunnels []calc.TunnelPool) {
-	before := u.MTU()
-	u.used4.Store(slices.ContainsFunc(tunnels, func(p calc.TunnelPool) bool { return p.Prefix.Addr().Is4() }))
-	u.used6.Store(slices.ContainsFunc(tunnels, func(p calc.TunnelPool) bool { return p.Prefix.Addr().Is6() }))
 	u.mu.Lock()
 	same := slices.Equal(u.addrs, addrs)
 	u.addrs = addrs
 	u.mu.Unlock()
+	u.change(func(m *measures) {
+		m.used4 = slices.ContainsFunc(tunnels, func(p calc.TunnelPool) bool { return p.Prefix.Addr().Is4() })
+		m.used6 = slices.ContainsFunc(tunnels, func(p calc.TunnelPool) bool { return p.Prefix.Addr().Is6() })
+	})
 	if !same {
 		u.refresh()
 	}
-	if mtu := u.MTU(); same && mtu != before {
-		u.log.Info("MTU of new pods", "mtu", mtu)
-	}
 }
 
+// refresh reads the devices.
 func (u *underlay) refresh() {
-	u.mu.Lock()
-	defer u.mu.Unlock()
+	u.reading.Lock()
+	defer u.reading.Unlock()
 	held, err := u.kernel.Addresses(0)
 	if err != nil {
 		u.log.Warn("reading the node's addresses failed; pods keep the MTU known so far", "mtu", u.MTU(), "err", err)
@@ -122,45 +193,115 @@ func (u *underlay) refresh() {
 		u.log.Warn("reading the node's devices failed; pods keep the MTU known so far", "mtu", u.MTU(), "err", err)
 		return
 	}
-	if mtu := lowestMTU(all, held, u.addrs); mtu != 0 && int64(mtu) != u.mtu.Swap(int64(mtu)) {
-		u.log.Info("MTU of new pods", "mtu", u.MTU())
-		mtu4, mtu6 := u.configured()
-		for name, excess := range map[string]int{"vxlanMTU": mtu4 - mtu + overhead4, "vxlanMTUV6": mtu6 - mtu + overhead6} {
-			if excess > 0 {
-				u.log.Warn("the MTU of VXLAN is too large for the node's device: full packets of pods are fragmented or lost; leave it out, or lower it",
-					"parameter", name, "mtu-of-device", mtu, "too-large-by", excess)
-			}
+	u.mu.Lock()
+	addrs := u.addrs
+	u.mu.Unlock()
+	u.change(func(m *measures) {
+		found := matching(all, m.settings.Pattern)
+		m.noMatch = m.settings.Pattern != "" && found.MTU == 0
+		if found.MTU == 0 {
+			found = carrying(all, held, addrs)
 		}
+		if found.MTU != 0 {
+			m.device = found
+		}
+	})
+}
+
+// change takes in what is new, and tells whom it concerns what comes of it.
+func (u *underlay) change(apply func(*measures)) {
+	u.mu.Lock()
+	before := u.measures
+	apply(&u.measures)
+	now := u.measures
+	publish := now.device.MTU != 0 && (u.told != now.pods() || u.failed != nil)
+	if publish {
+		u.publish(now)
+	}
+	u.mu.Unlock()
+	if u.changed != nil && (before.tunnel(false) != now.tunnel(false) || before.tunnel(true) != now.tunnel(true)) {
+		u.changed()
 	}
 }
 
-// lowestMTU is that of the devices which carry the node's addresses; 0 when none
-// does.
-func lowestMTU(all []kernel.Link, held []kernel.Address, node []netip.Prefix) int {
-	lowest := 0
+// publish is called with the lock held.
+func (u *underlay) publish(now measures) {
+	if mtu := now.pods(); mtu != u.told {
+		u.log.Info("MTU of new pods", "mtu", mtu, "device", now.device.Name, "mtu-of-device", now.device.MTU)
+		u.told = mtu
+	}
+	if u.file == "" {
+		return
+	}
+	failed := writeMTU(u.file, u.told)
+	if failed != nil && u.failed == nil {
+		u.log.Warn("other programs won't learn the MTU of pods", "err", failed)
+	}
+	u.failed = failed
+}
+
+// matching is the device with the least MTU of those that are up and have such a name;
+// MTU 0 for none, and without a pattern.
+func matching(all []kernel.Link, pattern string) (least kernel.Link) {
+	re, err := regexp.Compile(pattern)
+	if err != nil || pattern == "" {
+		return least
+	}
+	for _, l := range all {
+		if l.Up && re.MatchString(l.Name) && (least.MTU == 0 || l.MTU < least.MTU) {
+			least = l
+		}
+	}
+	return least
+}
+
+// carrying is the device with the least MTU of those that have one of the node's
+// addresses; MTU 0 for none.
+func carrying(all []kernel.Link, held []kernel.Address, node []netip.Prefix) (least kernel.Link) {
 	for _, a := range held {
 		if !slices.ContainsFunc(node, func(p netip.Prefix) bool { return p.Addr() == a.Prefix.Addr() }) {
 			continue
 		}
 		for _, l := range all {
-			if l.Index == a.Link && (lowest == 0 || l.MTU < lowest) {
-				lowest = l.MTU
+			if l.Index == a.Link && (least.MTU == 0 || l.MTU < least.MTU) {
+				least = l
 			}
 		}
 	}
-	return lowest
+	return least
 }
 
 // run follows changes of the devices until ctx ends.
 func (u *underlay) run(ctx context.Context) error {
-	ticker := time.NewTicker(underlayRefresh) // the edge: run is the ticking alone
+	ticker := time.NewTicker(underlayRefresh) // the edge: run is the waiting alone
 	defer ticker.Stop()
+	var events <-chan kernel.Event
 	for {
+		if events == nil { // or the kernel has ended it
+			events, _ = u.kernel.SubscribeExcept(ctx, kernel.LinkEvents|kernel.AddressEvents, kernel.Pods()) // else the ticker does
+		}
 		select {
+		case _, more := <-events:
+			if !more {
+				events = nil
+				if !u.wait(ctx, ticker) {
+					return nil
+				}
+			}
 		case <-ticker.C:
-			u.refresh()
 		case <-ctx.Done():
 			return nil
 		}
+		u.refresh()
+	}
+}
+
+// wait keeps a kernel that says nothing from being asked all the time.
+func (*underlay) wait(ctx context.Context, ticker *time.Ticker) bool {
+	select {
+	case <-ticker.C:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }

@@ -1,6 +1,6 @@
 // Package nat hides pods behind their node's address when they talk to the world
 // outside: packets from a pool with natOutgoing to a destination that is neither in
-// a pool nor a node of the cluster are masqueraded.
+// a pool nor an excluded node of the cluster are masqueraded.
 //
 // It owns one chain and eight sets in the nftables table "inet tortie" and touches
 // nothing else. A pod keeps its own address towards every other pod, on this node
@@ -30,12 +30,29 @@ type State struct {
 	// MasqueradeCIDRs are the pools with natOutgoing.
 	MasqueradeCIDRs []netip.Prefix
 	// ExemptCIDRs are destinations that see the pod's own address: all pools,
-	// disabled ones included, and the addresses of the cluster's nodes.
+	// disabled ones included, and, where it is asked for, the cluster's nodes.
 	ExemptCIDRs []netip.Prefix
 	// TunnelPools are the pools with natOutgoing whose pods reach other nodes' pods
 	// through a tunnel; TunnelNodes the addresses of the nodes at its other ends.
 	TunnelPools, TunnelNodes []netip.Prefix
+	How                      How
 }
+
+// How packets are hidden. The zero value is behind the address of the device that they
+// leave by, and any port.
+type How struct {
+	// Ports are those of the node that connections of TCP, UDP and SCTP get.
+	Ports Ports
+	// Address is the source that packets of IPv4 get instead. It need not be on a device:
+	// the network must lead it here. Towards the nodes behind a tunnel it does not count.
+	Address netip.Addr
+	// Device: only what leaves by this one is hidden; a name may end in * for all that
+	// begin so. Empty for all but the loopback.
+	Device string
+}
+
+// Ports is a range, both ends included; the zero value is any.
+type Ports struct{ First, Last uint16 }
 
 // Config is what a Masquerade needs.
 type Config struct {
@@ -58,11 +75,11 @@ func New(cfg Config) *Masquerade {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Masquerade{log: cfg.Log, rules: ruleset.New(cfg.NFT, shape(), ", or set natOutgoing: false in the IP pools")}
+	return &Masquerade{log: cfg.Log, rules: ruleset.New(cfg.NFT, shape(How{}), ", or set natOutgoing: false in the IP pools")}
 }
 
 // Set makes s the desired state.
-func (m *Masquerade) Set(s State) { m.rules.Set(contentsOf(s)) }
+func (m *Masquerade) Set(s State) { m.rules.Reshape(shape(s.How), contentsOf(s)) }
 
 // QueueResync makes the next Apply read the kernel, and mend what differs.
 func (m *Masquerade) QueueResync() { m.rules.QueueResync() }
@@ -103,20 +120,41 @@ func (m *Masquerade) Cleanup(ctx context.Context) error {
 	return nil
 }
 
-// rule is Calico's, from a pool with natOutgoing to a destination in no pool, less
-// the nodes of the cluster: a host they know should see who is talking to it.
-// What a node says to itself over the loopback stays as it is. Source ports are
-// drawn at random, because those of many pods would collide.
-func rule(v ruleset.Version) string {
-	return fmt.Sprintf(`oifname != "lo" %s saddr @%s %s daddr != @%s masquerade fully-random`,
-		v.Keyword(), v.Name(masqueraded), v.Keyword(), v.Name(exempt))
+// rules are Calico's, from a pool with natOutgoing to a destination in no pool, less
+// the nodes of the cluster where that is asked for: a host they know should see who is
+// talking to it. What a node says to itself over the loopback stays as it is. Source
+// ports are drawn at random, because those of many pods would collide.
+//
+// The tunnel's are for what the first ones exempt: a packet to a node itself goes outside
+// of the tunnel.
+func (h How) rules(v ruleset.Version) []ruleset.Rule {
+	device := `oifname != "lo"`
+	if h.Device != "" {
+		device = fmt.Sprintf("oifname %q", h.Device)
+	}
+	leaving := fmt.Sprintf("%s %s saddr @%s %s daddr != @%s", device, v.Keyword(), v.Name(masqueraded), v.Keyword(), v.Name(exempt))
+	tunneled := fmt.Sprintf(`oifname != "lo" %s saddr @%s %s daddr @%s`, v.Keyword(), v.Name(tunnelPools), v.Keyword(), v.Name(tunnelNodes))
+	source := "masquerade"
+	if v == ruleset.V4 && h.Address.IsValid() {
+		source = "snat ip to " + h.Address.String()
+	}
+	return slices.Concat(
+		h.translate(leaving, source, "from a pool with natOutgoing to neither a pool nor an excluded node"),
+		h.translate(tunneled, "masquerade", "from a pool with natOutgoing and an overlay to a node at the other end"))
 }
 
-// tunnelRule is for what the first one exempts: a packet to a node itself goes
-// outside of the tunnel.
-func tunnelRule(v ruleset.Version) string {
-	return fmt.Sprintf(`oifname != "lo" %s saddr @%s %s daddr @%s masquerade fully-random`,
-		v.Keyword(), v.Name(tunnelPools), v.Keyword(), v.Name(tunnelNodes))
+// translate is one rule, or two where only some protocols have the ports that are asked for.
+func (h How) translate(match, source, does string) []ruleset.Rule {
+	whole := ruleset.Rule{Text: match + " " + source + " fully-random", Does: does}
+	if h.Ports == (Ports{}) {
+		return []ruleset.Rule{whole}
+	}
+	to := " to "
+	if source != "masquerade" {
+		to = "" // it says so already
+	}
+	ported := fmt.Sprintf("%s meta l4proto { tcp, udp, sctp } %s%s:%d-%d fully-random", match, source, to, h.Ports.First, h.Ports.Last)
+	return []ruleset.Rule{{Text: ported, Does: does + ", by its ports"}, whole}
 }
 
 // The names of the sets, less the version.
@@ -128,16 +166,14 @@ const (
 )
 
 // shape is our share of the table.
-func shape() ruleset.Shape {
+func shape(h How) ruleset.Shape {
 	chain := ruleset.Chain{
 		Name: chainName, Type: knftables.NATType, Hook: knftables.PostroutingHook, Priority: knftables.SNATPriority,
 	}
 	s := ruleset.Shape{}
 	for _, v := range []ruleset.Version{ruleset.V4, ruleset.V6} {
 		s.Sets = append(s.Sets, v.Prefixes(masqueraded), v.Prefixes(exempt), v.Prefixes(tunnelPools), v.Prefixes(tunnelNodes))
-		chain.Rules = append(chain.Rules,
-			ruleset.Rule{Text: rule(v), Does: "from a pool with natOutgoing to neither a pool nor a node"},
-			ruleset.Rule{Text: tunnelRule(v), Does: "from a pool with natOutgoing and VXLAN to a node at the other end"})
+		chain.Rules = append(chain.Rules, h.rules(v)...)
 	}
 	s.Chains = []ruleset.Chain{chain}
 	return s

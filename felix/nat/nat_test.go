@@ -65,6 +65,26 @@ func TestSetsHoldTheFewestPrefixesOfEachFamily(t *testing.T) {
 	diff(t, "IPv6 pools", []string{"fd00:65::/64", "fd00:66::/64"}, elements(t, nft, "exempt-ipv6"))
 }
 
+// TestTunnelsCostPoolsAndNodesNotTheirProduct: a thousand nodes, or pools, more are as
+// many elements more.
+func TestTunnelsCostPoolsAndNodesNotTheirProduct(t *testing.T) {
+	many := func(a netip.Addr, n int) (out []netip.Prefix) {
+		for range n {
+			a = a.Next().Next() // so that no two make one prefix
+			out = append(out, netip.PrefixFrom(a, a.BitLen()))
+		}
+		return out
+	}
+	pools, nodes := many(netip.MustParseAddr("10.65.0.0"), 20), many(netip.MustParseAddr("192.0.2.0"), 1000)
+	n := 0
+	for _, list := range contentsOf(State{MasqueradeCIDRs: pools, ExemptCIDRs: nodes, TunnelPools: pools, TunnelNodes: nodes}) {
+		n += len(list)
+	}
+	if want := len(pools) + (len(pools) + len(nodes)) + len(pools) + len(nodes); n != want {
+		t.Errorf("%d elements, want %d", n, want)
+	}
+}
+
 func TestResultDependsOnTheStateOnly(t *testing.T) {
 	states := []State{
 		{},
@@ -72,6 +92,7 @@ func TestResultDependsOnTheStateOnly(t *testing.T) {
 		{MasqueradeCIDRs: prefixes("10.65.0.0/16"), ExemptCIDRs: prefixes("10.65.0.0/16")},
 		{MasqueradeCIDRs: prefixes("10.65.0.0/16", "fd00::/64"), ExemptCIDRs: prefixes("10.66.0.0/16")},
 		{MasqueradeCIDRs: prefixes("10.67.0.0/16")},
+		{MasqueradeCIDRs: prefixes("10.67.0.0/16"), How: How{Ports: Ports{1, 2}, Address: netip.MustParseAddr("192.0.2.1"), Device: "eth*"}},
 	}
 	for _, from := range states {
 		for _, to := range states {

@@ -12,6 +12,7 @@ import (
 
 	"tortie/felix/ruleset"
 	"tortie/internal/kernel"
+	"tortie/internal/kernel/kerneltest"
 	"tortie/internal/kernel/kerneltest/podworld"
 )
 
@@ -28,6 +29,12 @@ const (
 // seenAs sends a packet from one namespace to an address of another and returns
 // the source that the receiver sees.
 func seenAs(t *testing.T, from *kernel.Netns, source string, to *kernel.Netns, dest string) string {
+	t.Helper()
+	return seenFrom(t, from, source, to, dest).Addr().String()
+}
+
+// seenFrom is seenAs with the port.
+func seenFrom(t *testing.T, from *kernel.Netns, source string, to *kernel.Netns, dest string) netip.AddrPort {
 	t.Helper()
 	var receiver, sender *net.UDPConn
 	podworld.Check(t, to.Do(func() (err error) {
@@ -57,7 +64,7 @@ func seenAs(t *testing.T, from *kernel.Netns, source string, to *kernel.Netns, d
 	if _, err := sender.Read(buf); err != nil {
 		t.Errorf("no answer came back from %s: %v", dest, err)
 	}
-	return src.Addr().Unmap().String()
+	return netip.AddrPortFrom(src.Addr().Unmap(), src.Port())
 }
 
 func podState() State {
@@ -150,6 +157,61 @@ func TestNodesBehindATunnelSeeTheNode(t *testing.T) {
 		{"pod to its node", w.PodA, podworld.PodA, w.Node, podworld.NodeOut, podworld.PodA},
 		{"IPv6 pod to the node behind the tunnel", w.PodA, podworld.PodA6, w.Outside, podworld.Node26, podworld.NodeOut6},
 	})
+}
+
+// TestOutgoingPacketsAreHiddenAsConfigured: live, from one way to the next, and back.
+func TestOutgoingPacketsAreHiddenAsConfigured(t *testing.T) {
+	const other = "10.0.0.77" // the network leads it to the node
+	w := podworld.New(t)
+	outside := kerneltest.Open(t, w.Outside)
+	up, err := outside.LinkByName("eth0")
+	podworld.Check(t, err)
+	podworld.Check(t, outside.AddRoute(kernel.Route{
+		Dst: netip.MustParsePrefix(other + "/32"), Protocol: kernel.ProtocolStatic, Link: up.Index, Gateway: netip.MustParseAddr(podworld.NodeOut),
+	}))
+	ports := Ports{First: 40000, Last: 40009}
+	m := New(Config{})
+	for _, step := range []struct {
+		name          string
+		how           How
+		exempt        []string // in place of podState's
+		seen4, seen6  string
+		node          string // by the other node
+		ports, ports6 Ports
+	}{
+		{name: "as it comes", seen4: podworld.NodeOut, seen6: podworld.NodeOut6, node: podworld.PodA},
+		{name: "by these ports", how: How{Ports: ports}, seen4: podworld.NodeOut, seen6: podworld.NodeOut6, node: podworld.PodA, ports: ports, ports6: ports},
+		{name: "behind this address", how: How{Address: netip.MustParseAddr(other)}, seen4: other, seen6: podworld.NodeOut6, node: podworld.PodA},
+		{name: "behind this address by these ports", how: How{Address: netip.MustParseAddr(other), Ports: ports}, seen4: other, seen6: podworld.NodeOut6, node: podworld.PodA, ports: ports, ports6: ports},
+		{name: "out of this device", how: How{Device: "eth0"}, seen4: podworld.NodeOut, seen6: podworld.NodeOut6, node: podworld.PodA},
+		{name: "out of devices like this", how: How{Device: "et*"}, seen4: podworld.NodeOut, seen6: podworld.NodeOut6, node: podworld.PodA},
+		{name: "out of another device", how: How{Device: "wlan0"}, seen4: podworld.PodA, seen6: podworld.PodA6, node: podworld.PodA},
+		{name: "from nodes, too", exempt: []string{masqueradedPools, otherPool}, seen4: podworld.NodeOut, seen6: podworld.NodeOut6, node: podworld.NodeOut},
+		{name: "as it came", seen4: podworld.NodeOut, seen6: podworld.NodeOut6, node: podworld.PodA},
+	} {
+		t.Run(step.name, func(t *testing.T) {
+			s := podState()
+			s.How = step.how
+			if step.exempt != nil {
+				s.ExemptCIDRs = prefixes(step.exempt...)
+			}
+			m.Set(s)
+			w.InNode(t, m.Apply)
+			for _, c := range []struct {
+				source, dest, seenAs string
+				ports                Ports
+			}{
+				{podworld.PodA, podworld.Outside, step.seen4, step.ports},
+				{podworld.PodA6, podworld.Outside6, step.seen6, step.ports6},
+				{podworld.PodA, podworld.Node2, step.node, Ports{}},
+			} {
+				got := seenFrom(t, w.PodA, c.source, w.Outside, c.dest)
+				if got.Addr().String() != c.seenAs || c.ports != (Ports{}) && (got.Port() < c.ports.First || got.Port() > c.ports.Last) {
+					t.Errorf("%s sees %s, want %s by ports %v", c.dest, got, c.seenAs, c.ports)
+				}
+			}
+		})
+	}
 }
 
 func TestResyncMendsTheRealTable(t *testing.T) {

@@ -3,6 +3,7 @@ package nat
 import (
 	"bytes"
 	"log/slog"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -40,6 +41,7 @@ func TestResyncAndRestartOfWhatIsRightWriteNothing(t *testing.T) {
 		// nft writes such elements in other forms.
 		"whole address space": {MasqueradeCIDRs: prefixes("0.0.0.0/0", "::/0")},
 		"single addresses":    {MasqueradeCIDRs: prefixes("10.1.2.3/32", "fd00::1/128"), ExemptCIDRs: prefixes("255.255.255.255/32")},
+		"as configured":       {MasqueradeCIDRs: prefixes("10.65.0.0/16", "fd00:65::/64"), How: How{Ports: Ports{1024, 65535}, Address: netip.MustParseAddr("192.0.2.1"), Device: "eth*"}},
 		"neighbours":          {MasqueradeCIDRs: prefixes("10.65.0.0/16", "10.66.0.0/15"), ExemptCIDRs: prefixes("128.0.0.0/1", "ffff::/16")},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -84,6 +86,10 @@ func TestLogTellsOwnChangesFromForeignOnes(t *testing.T) {
 	m.Set(State{MasqueradeCIDRs: prefixes("10.65.0.0/16", "10.66.0.0/16")})
 	m.QueueResync()
 	expect("second pool, at a resync", "INFO masquerading changed")
+	m.Set(State{MasqueradeCIDRs: prefixes("10.65.0.0/16", "10.66.0.0/16"), How: How{Ports: Ports{1024, 2048}}})
+	expect("by other ports", "INFO masquerading changed")
+	m.Set(State{MasqueradeCIDRs: prefixes("10.65.0.0/16", "10.66.0.0/16")})
+	expect("by all ports again", "INFO masquerading changed")
 
 	tx := nft.NewTransaction()
 	tx.Flush(&knftables.Chain{Name: chainName})

@@ -12,7 +12,7 @@ import (
 // MAC is an Ethernet address.
 type MAC [6]byte
 
-// End is one node's end of VXLAN in one family of addresses.
+// End is one node's end of the overlays in one family of addresses.
 type End struct {
 	// Address is the node's own with the length of its subnet; invalid for none.
 	Address netip.Prefix
@@ -21,7 +21,23 @@ type End struct {
 	MAC    MAC
 	// Refused is why a View does not use the Tunnel that the Node names.
 	Refused string
+	IPIP    IPIPEnd
 	Secure  Secure
+}
+
+// IPIPEnd is a node's end of IPIP, whose device needs its address for the node's own
+// packets alone: others send to the node's.
+type IPIPEnd struct {
+	Tunnel  netip.Addr
+	Refused string // as in End
+}
+
+// tunnel is the address of the device of a carrier, and why it is not used.
+func (e End) tunnel(by Carrier) (addr netip.Addr, refused string) {
+	if by == IPIP {
+		return e.IPIP.Tunnel, e.IPIP.Refused
+	}
+	return e.Tunnel, e.Refused
 }
 
 func (e End) ready() bool { return e.Address.IsValid() && e.Tunnel.IsValid() }
@@ -52,6 +68,7 @@ func ReadNode(name string, s *api.NodeSpec) Node {
 		read.V4.Secure.Tunnel = readTunnel(s.Wireguard.InterfaceIPv4Address, netip.Addr.Is4)
 		read.V6.Secure.Tunnel = readTunnel(s.Wireguard.InterfaceIPv6Address, netip.Addr.Is6)
 	}
+	read.V4.IPIP.Tunnel = readTunnel(bgp.IPv4IPIPTunnelAddr, netip.Addr.Is4)
 	return read
 }
 

@@ -1,6 +1,6 @@
 // Package overlay decides by what a node's packets reach the pods of another node:
 // by the route that BGP brings, by a route along a common segment, by VXLAN or by
-// WireGuard. felix writes the routes of all but the first, which are bgpd's; both ask
+// IPIP, or by WireGuard. felix writes the routes of all but the first, which are bgpd's; both ask
 // this package, so that no two settings can have them contradict each other.
 //
 // It is pure: what it says depends on the IP pools and Nodes alone.
@@ -26,11 +26,32 @@ const (
 	BGP Carrier = iota
 	// Segment: felix's route to the other node's address, on a segment both are on.
 	Segment
+	// IPIP: felix's route to the other node's address, through the device that puts a
+	// header of IPv4 before that of the packet.
+	IPIP
 	// VXLAN: felix's route into the tunnel to the other node.
 	VXLAN
 	// WireGuard: felix's route into the device that encrypts.
 	WireGuard
 )
+
+// Encapsulates reports whether packets are within others on their way.
+func (c Carrier) Encapsulates() bool { return c == IPIP || c == VXLAN || c == WireGuard }
+
+// String is the carrier as people call it.
+func (c Carrier) String() string {
+	switch c {
+	case Segment:
+		return "a segment"
+	case IPIP:
+		return "IPIP"
+	case VXLAN:
+		return "VXLAN"
+	case WireGuard:
+		return "WireGuard"
+	}
+	return "BGP"
+}
 
 // Mode is how far an IP pool's packets are encapsulated.
 type Mode int
@@ -42,21 +63,38 @@ const (
 	Always
 )
 
-// ModeOf is the mode a pool asks for. IPIP, which is not carried out, is Never.
-func ModeOf(spec v3.IPPoolSpec) Mode {
-	switch spec.VXLANMode {
-	case v3.VXLANModeAlways:
-		return Always
-	case v3.VXLANModeCrossSubnet:
-		return CrossSubnet
-	}
-	return Never
-}
-
 // Pool is an IP pool. A disabled one counts like any other: its pods live on.
 type Pool struct {
 	Prefix netip.Prefix
 	Mode   Mode
+	// By is the encapsulation, where the mode isn't Never.
+	By Carrier
+}
+
+// PoolOf is what a pool of that range asks for. One of IPv6 has no IPIP; one with both
+// encapsulations, which nobody can write, has VXLAN.
+func PoolOf(prefix netip.Prefix, spec v3.IPPoolSpec) Pool {
+	p := Pool{Prefix: prefix, Mode: ModeOf(spec), By: VXLAN}
+	if spec.VXLANMode != v3.VXLANModeAlways && spec.VXLANMode != v3.VXLANModeCrossSubnet {
+		p.By = IPIP
+	}
+	if p.Mode == Never || p.By == IPIP && prefix.Addr().Is6() {
+		p.Mode, p.By = Never, BGP
+	}
+	return p
+}
+
+// ModeOf is the mode that a pool asks for, by whatever encapsulation.
+func ModeOf(spec v3.IPPoolSpec) Mode {
+	for _, mode := range []string{string(spec.VXLANMode), string(spec.IPIPMode)} {
+		switch mode {
+		case string(v3.VXLANModeAlways):
+			return Always
+		case string(v3.VXLANModeCrossSubnet):
+			return CrossSubnet
+		}
+	}
+	return Never
 }
 
 // View is what is decided by. It does not change; equal clusters have equal Views.
@@ -73,7 +111,9 @@ type View struct {
 // which not everybody counts among the nodes, has none.
 func NewView(self string, nodes map[string]Node, pools []Pool) View {
 	v := View{self: self, nodes: maps.Clone(nodes), at: map[netip.Addr]string{}, pools: slices.Clone(pools)}
-	slices.SortFunc(v.pools, func(a, b Pool) int { return cmp.Or(a.Prefix.Compare(b.Prefix), cmp.Compare(a.Mode, b.Mode)) })
+	slices.SortFunc(v.pools, func(a, b Pool) int {
+		return cmp.Or(a.Prefix.Compare(b.Prefix), cmp.Compare(a.Mode, b.Mode), cmp.Compare(a.By, b.By))
+	})
 	names := slices.Sorted(maps.Keys(nodes))
 	for _, name := range names {
 		for _, end := range []End{nodes[name].V4, nodes[name].V6} {
@@ -85,6 +125,7 @@ func NewView(self string, nodes map[string]Node, pools []Pool) View {
 	taken := taken{addrs: map[netip.Addr]string{}, macs: [2]map[MAC]string{{}, {}}}
 	for _, name := range names {
 		n := nodes[name]
+		n.V4.IPIP = v.ipipEnd(name, n.V4, taken.addrs)
 		for i, end := range []*End{&n.V4, &n.V6} {
 			if !end.ready() {
 				end.Tunnel = netip.Addr{}
@@ -100,6 +141,19 @@ func NewView(self string, nodes map[string]Node, pools []Pool) View {
 	}
 	v.secure(names, taken.addrs)
 	return v
+}
+
+// ipipEnd is an end's part in IPIP as far as it can be used.
+func (v View) ipipEnd(name string, end End, taken map[netip.Addr]string) IPIPEnd {
+	a := end.IPIP.Tunnel
+	if !end.Address.IsValid() || !a.IsValid() {
+		return IPIPEnd{}
+	}
+	if why := v.misplaced(end, a, "IPIP", taken); why != "" {
+		return IPIPEnd{Refused: why}
+	}
+	taken[a] = name
+	return IPIPEnd{Tunnel: a}
 }
 
 // taken is what nodes have for their tunnels: a MAC address counts in its version of
@@ -147,7 +201,7 @@ func (v View) NodeAt(a netip.Addr) string { return v.at[a] }
 func (v View) Refused() []string {
 	var out []string
 	for _, end := range []End{v.nodes[v.self].V4, v.nodes[v.self].V6} {
-		for _, why := range []string{end.Refused, end.Secure.Refused} {
+		for _, why := range []string{end.IPIP.Refused, end.Refused, end.Secure.Refused} {
 			if why != "" {
 				out = append(out, why)
 			}
@@ -161,13 +215,13 @@ type Way struct {
 	Carrier Carrier
 	// There is the other node's end; zero when the carrier is BGP.
 	There End
-	// Reason says why a pool that asks for VXLAN does not have it; else it is empty.
+	// Reason says why a pool that asks for an overlay does not have it; else it is empty.
 	Reason string
 }
 
 // To is the way from this node to a block, or a single address, of another.
 //
-// VXLAN is used only between nodes that both have published a tunnel address, which
+// A tunnel is used only between nodes that both have published a tunnel address, which
 // a node does when its device is ready: until then BGP carries on, so that a mode can
 // be changed under traffic. WireGuard comes before it, on the same terms. Both ends come to the same answer.
 func (v View) To(dst netip.Prefix, node string) Way {
@@ -177,7 +231,7 @@ func (v View) To(dst netip.Prefix, node string) Way {
 	if there, ok := v.secured(dst, node); ok {
 		return Way{Carrier: WireGuard, There: there}
 	}
-	mode := v.mode(dst)
+	mode, by := v.mode(dst)
 	if mode == Never {
 		return Way{}
 	}
@@ -189,14 +243,17 @@ func (v View) To(dst netip.Prefix, node string) Way {
 		node string
 		End
 	}{{v.self, here}, {node, there}} {
-		switch {
+		switch tunnel, refused := end.tunnel(by); {
 		case !end.Address.IsValid():
-			return Way{Reason: fmt.Sprintf("node %s has no %s address for VXLAN", or(end.node, "unknown"), version(dst))}
-		case end.Refused != "":
-			return Way{Reason: fmt.Sprintf("node %s: %s", end.node, end.Refused)}
-		case !end.Tunnel.IsValid():
-			return Way{Reason: fmt.Sprintf("node %s has no %s VXLAN tunnel address yet", end.node, version(dst))}
+			return Way{Reason: fmt.Sprintf("node %s has no %s address for %s", or(end.node, "unknown"), version(dst), by)}
+		case refused != "":
+			return Way{Reason: fmt.Sprintf("node %s: %s", end.node, refused)}
+		case !tunnel.IsValid():
+			return Way{Reason: fmt.Sprintf("node %s has no %s %s tunnel address yet", end.node, version(dst), by)}
 		}
+	}
+	if by == IPIP {
+		return Way{Carrier: IPIP, There: there}
 	}
 	// The routes name each other's tunnel: on neither node may that be a neighbour.
 	for _, pair := range [][2]End{{here, there}, {there, here}} {
@@ -222,15 +279,16 @@ func version(p netip.Prefix) string {
 	return "IPv6"
 }
 
-// mode is that of the smallest pool around a destination; Never outside of all.
-func (v View) mode(dst netip.Prefix) Mode {
-	mode, bits := Never, -1
+// mode is that of the smallest pool around a destination, and by what; Never outside
+// of all.
+func (v View) mode(dst netip.Prefix) (mode Mode, by Carrier) {
+	bits := -1
 	for _, p := range v.pools {
 		if p.Prefix.Bits() <= dst.Bits() && p.Prefix.Bits() > bits && p.Prefix.Contains(dst.Addr()) {
-			mode, bits = p.Mode, p.Prefix.Bits()
+			mode, by, bits = p.Mode, p.By, p.Prefix.Bits()
 		}
 	}
-	return mode
+	return mode, by
 }
 
 // sameSegment: each of two addresses lies in the other's subnet. Asking both makes
@@ -238,6 +296,9 @@ func (v View) mode(dst netip.Prefix) Mode {
 func sameSegment(a, b netip.Prefix) bool {
 	return a.IsValid() && b.IsValid() && a.Contains(b.Addr()) && b.Contains(a.Addr())
 }
+
+// IPIP is the address of this node's IPIP device; invalid where it has none.
+func (v View) IPIP() netip.Addr { return v.nodes[v.self].V4.IPIP.Tunnel }
 
 // Tunnel is this node's end of VXLAN in one family, and the others'.
 type Tunnel struct {

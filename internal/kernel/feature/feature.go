@@ -30,6 +30,10 @@ const (
 	Ping     Feature = "the ping command (iputils-ping)"
 	IPRoute2 Feature = "the ip command (iproute2)"
 	NextHops Feature = "next-hop objects (Linux 5.3)"
+
+	IPIP      Feature = "IPIP tunnels (CONFIG_NET_IPIP)"
+	Wireguard Feature = "WireGuard devices (CONFIG_WIREGUARD)"
+	Dummy     Feature = "dummy devices (CONFIG_DUMMY)"
 )
 
 // Probe is nil if the machine has the feature, else why not.
@@ -58,6 +62,12 @@ func Probe(f Feature) error {
 		defer h.Close()
 		_, err = h.CreateVxlan(kernel.VxlanSpec{Name: "probe0", Vxlan: kernel.Vxlan{VNI: 1, Port: 4789, Local: netip.IPv6Loopback()}})
 		return err
+	case IPIP:
+		return device(ns, "tunl0", "ipip")
+	case Wireguard:
+		return device(ns, "probe0", "wireguard")
+	case Dummy:
+		return device(ns, "probe0", "dummy")
 	case NextHops:
 		h, err := ns.Open()
 		if err != nil {
@@ -84,6 +94,20 @@ func Probe(f Feature) error {
 			" add rule inet probe c masquerade")
 	}
 	return errors.New("unknown feature")
+}
+
+// device makes a device. One that is there already will do: a namespace may be born
+// with the tunl0 of IPIP.
+func device(ns *kernel.Netns, name, kind string) error {
+	h, err := ns.Open()
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	if _, err = h.CreateDevice(name, kind); errors.Is(err, kernel.ErrExists) {
+		return nil
+	}
+	return err
 }
 
 func nft(ns *kernel.Netns, args ...string) error {
