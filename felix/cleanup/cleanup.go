@@ -15,6 +15,7 @@ import (
 
 	"sigs.k8s.io/knftables"
 
+	"tortie/felix/ipip"
 	"tortie/felix/podnet"
 	"tortie/felix/vxlan"
 	"tortie/internal/kernel"
@@ -28,7 +29,7 @@ type Kernel interface {
 	DeleteRoute(r kernel.Route) error
 	NextHopObjects(ctx context.Context, protocol kernel.Protocol) ([]kernel.NextHopObject, error)
 	Apply(changes ...kernel.Change) []error
-	DeleteLink(index int) error
+	ipip.Remover
 }
 
 // Config says what to take away, and where.
@@ -108,7 +109,7 @@ func (cfg Config) devices() (pods map[int]string, err error) {
 		case !pod && !isAside(l) && !isTunnel(l):
 			continue
 		}
-		err := cfg.Kernel.DeleteLink(l.Index)
+		err := cfg.remove(l)
 		if err != nil && !errors.Is(err, kernel.ErrNotFound) {
 			errs = append(errs, fmt.Errorf("remove device %s: %w", l.Name, err))
 			continue
@@ -124,7 +125,15 @@ func isAside(l kernel.Link) bool {
 }
 
 func isTunnel(l kernel.Link) bool {
-	return l.Kind == "vxlan" && vxlan.Owns(l.Name)
+	return l.Kind == "vxlan" && vxlan.Owns(l.Name) || ipip.Owns(l)
+}
+
+// remove: the kernel keeps the device of IPIP, which is left as nobody's.
+func (cfg Config) remove(l kernel.Link) error {
+	if ipip.Owns(l) {
+		return ipip.Remove(cfg.Kernel, l)
+	}
+	return cfg.Kernel.DeleteLink(l.Index)
 }
 
 // routes takes away all routes of ours but those over the devices of pods.

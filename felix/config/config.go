@@ -3,6 +3,7 @@
 package config
 
 import (
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net"
@@ -43,6 +44,9 @@ type Config struct {
 	// JournalDir holds the journal of attachments.
 	JournalDir string
 	VXLAN      VXLAN
+	IPIP       IPIP
+	// ExternalNodes may send packets in tunnels, as the nodes of the cluster may.
+	ExternalNodes Networks
 	// ServiceLoopPrevention is what becomes of packets to announced service addresses
 	// that no service has.
 	ServiceLoopPrevention serviceloop.Mode
@@ -64,6 +68,17 @@ type MTU struct {
 	RequireFile bool
 }
 
+// IPIP is the same of IPIP.
+type IPIP struct {
+	Enabled bool
+	MTU     int
+	// FromPods: pods may send packets of IPIP themselves.
+	FromPods bool
+}
+
+// Networks are prefixes, without host bits.
+type Networks []netip.Prefix
+
 // NAT is what the IP pools don't say of natOutgoing.
 type NAT struct {
 	// ExemptNodes: the nodes of the cluster see pods' own addresses.
@@ -79,6 +94,8 @@ type VXLAN struct {
 	Port    uint16
 	// MTU4 and MTU6 are the devices'; 0 is the underlay's less the encapsulation.
 	MTU4, MTU6 int
+	// FromPods: pods may send packets of that network themselves.
+	FromPods bool
 }
 
 // The defaults of the paths that are not upstream's.
@@ -126,6 +143,11 @@ func parameters(a *addresses) []parameter {
 		{"VXLANPort", "vxlanPort", func(c *Config, v string) (err error) { c.VXLAN.Port, err = within[uint16](v, 1, 65535); return err }},
 		{"VXLANMTU", "vxlanMTU", func(c *Config, v string) (err error) { c.VXLAN.MTU4, err = parseMTU(v, 576); return err }},
 		{"VXLANMTUV6", "vxlanMTUV6", func(c *Config, v string) (err error) { c.VXLAN.MTU6, err = parseMTU(v, 1280); return err }},
+		{"AllowVXLANPacketsFromWorkloads", "allowVXLANPacketsFromWorkloads", func(c *Config, v string) (err error) { c.VXLAN.FromPods, err = parseBool(v); return err }},
+		{"IpInIpEnabled", "ipipEnabled", func(c *Config, v string) (err error) { c.IPIP.Enabled, err = parseBool(v); return err }},
+		{"IpInIpMtu", "ipipMTU", func(c *Config, v string) (err error) { c.IPIP.MTU, err = parseMTU(v, 576); return err }},
+		{"AllowIPIPPacketsFromWorkloads", "allowIPIPPacketsFromWorkloads", func(c *Config, v string) (err error) { c.IPIP.FromPods, err = parseBool(v); return err }},
+		{"ExternalNodesCIDRList", "externalNodesList", func(c *Config, v string) (err error) { c.ExternalNodes, err = parseNetworks(v); return err }},
 		{"ServiceLoopPrevention", "serviceLoopPrevention", func(c *Config, v string) (err error) { c.ServiceLoopPrevention, err = parseServiceLoops(v); return err }},
 		{"NATOutgoingExclusions", "natOutgoingExclusions", func(c *Config, v string) (err error) { c.NAT.ExemptNodes, err = parseExclusions(v); return err }},
 		{"NATPortRange", "natPortRange", func(c *Config, v string) (err error) { c.NAT.How.Ports, err = parsePorts(v); return err }},
@@ -149,7 +171,7 @@ func defaults() (Config, *addresses) {
 		LogLevel: slog.LevelInfo, IPForwarding: true, RouteRefreshInterval: 90 * time.Second,
 		CNISocket: cniwire.DefaultSocket, CNITimeout: 10 * time.Second,
 		LockFile: DefaultLockFile, JournalDir: DefaultJournalDir,
-		VXLAN: VXLAN{Enabled: true, VNI: 4096, Port: 4789}, ServiceLoopPrevention: serviceloop.Drop,
+		VXLAN: VXLAN{Enabled: true, VNI: 4096, Port: 4789}, IPIP: IPIP{Enabled: true}, ServiceLoopPrevention: serviceloop.Drop,
 		GoMetrics: true, ProcessMetrics: true, NAT: NAT{ExemptNodes: true},
 		MTUFile: DefaultMTUFile, PathMTUProbeInterval: 15 * time.Second,
 	}, &addresses{health: hostPort{"localhost", "9099"}, metrics: hostPort{"", "9091"}}
@@ -357,6 +379,27 @@ func parseMTU(v string, least uint64) (int, error) {
 		return 0, fmt.Errorf("%w, nor 0 for the underlay's less the encapsulation", err)
 	}
 	return int(mtu), nil
+}
+
+// parseNetworks takes a list between commas, as in a file, or one of JSON, as in a
+// resource.
+func parseNetworks(v string) (Networks, error) {
+	var texts []string
+	if err := json.Unmarshal([]byte(v), &texts); err != nil {
+		texts = strings.FieldsFunc(v, func(r rune) bool { return r == ',' || r == ' ' })
+	}
+	var out Networks
+	for _, text := range texts {
+		p, err := netip.ParsePrefix(text)
+		if a, addrErr := netip.ParseAddr(text); addrErr == nil {
+			p, err = netip.PrefixFrom(a, a.BitLen()), nil
+		}
+		if err != nil || p.Bits() == 0 {
+			return nil, fmt.Errorf("is no list of networks; want such as 192.0.2.0/24,198.51.100.7")
+		}
+		out = append(out, p.Masked())
+	}
+	return out, nil
 }
 
 func checkPath(v string) error {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -16,15 +17,18 @@ import (
 	"tortie/felix/dataplane"
 	"tortie/felix/delegate"
 	"tortie/felix/hostports"
+	"tortie/felix/ipip"
 	"tortie/felix/journal"
 	"tortie/felix/peering"
 	"tortie/felix/podnet"
 	"tortie/felix/problems"
 	"tortie/felix/registration"
+	"tortie/felix/tunnels"
 	"tortie/felix/vxlan"
 	"tortie/internal/api"
 	"tortie/internal/datastore"
 	"tortie/internal/kernel"
+	"tortie/internal/overlay"
 	"tortie/internal/routetable"
 	"tortie/ipam"
 )
@@ -55,7 +59,8 @@ type felix struct {
 	loop      *dataplane.Loop
 	allocator *ipam.Allocator
 	history   *ipam.Recorder
-	tunnels   *vxlan.Tunnels
+	tunnels   tunnels.Set
+	guards    []tunnelGuard
 	endpoint  *registration.Tunnels // their addresses
 	underlay  *underlay
 	hostPorts *hostports.Ports
@@ -88,7 +93,7 @@ func (f *felix) build() (err error) {
 	f.allocator = ipam.New(ipam.Config{Client: f.client, Node: f.node, View: tracker, Recorder: f.history, Log: f.log})
 	f.endpoint = registration.NewTunnels(registration.TunnelConfig{
 		Node: f.node, Client: f.client, Registry: f.registry, Addresses: f.allocator,
-		Prepare: f.tunnels.Prepare, Forget: f.tunnels.Forget, Log: f.log,
+		Prepare: f.prepare, Forget: f.tunnels.Forget, Log: f.log,
 	})
 	f.state, f.policies = cniserver.NewState(f.node), &policies{}
 	f.problems.log = f.log
@@ -148,15 +153,24 @@ func (f *felix) buildDataplane(cfg config.Config) (err error) {
 		return err
 	}
 	f.underlay = &underlay{kernel: f.kernel, file: cfg.MTUFile, changed: func() { f.loop.Resync() }, log: f.log}
-	f.tunnels = vxlan.New(vxlan.Config{Kernel: f.kernel, MTU: f.underlay.tunnelMTU, Log: f.log})
+	f.tunnels = tunnels.Set{
+		VXLAN: vxlan.New(vxlan.Config{Kernel: f.kernel, MTU: f.underlay.tunnelMTU, Log: f.log}),
+		IPIP:  ipip.New(ipip.Config{Kernel: f.kernel, MTU: f.underlay.ipipMTU, Log: f.log}),
+	}
 	f.hostPorts = hostports.New(hostports.Config{Forget: f.kernel.ForgetDatagrams, Log: f.log})
 	f.peering = peering.New(f.kernel, cfg.RouteRefreshInterval, f.log)
 	f.upkeep = newUpkeep(f.kernel, f.pods, f.hostPorts, f.log)
 	f.listeners = newListeners(f.log)
+	rules := f.rules(f.config.Now, f.log)
+	for _, r := range rules {
+		if guard, ok := r.(tunnelGuard); ok {
+			f.guards = append(f.guards, guard)
+		}
+	}
 	f.loop, err = dataplane.New(dataplane.Config{
 		Kernel:  f.kernel,
 		Routes:  routetable.New(routetable.Config{Kernel: f.kernel, Protocol: kernel.ProtocolFelix, Log: f.log}),
-		Rules:   f.rules(f.config.Now, f.log),
+		Rules:   rules,
 		Tunnels: f.tunnels,
 		Devices: f.pods, Log: f.log,
 	})
@@ -167,8 +181,8 @@ func (f *felix) buildDataplane(cfg config.Config) (err error) {
 // and the State alike is told of the two by program.
 func (f *felix) configure(cfg config.Config) {
 	f.level.Set(cfg.LogLevel)
-	f.underlay.configure(cfg.VXLAN, cfg.MTU)
-	f.tunnels.Configure(vxlan.Settings{VNI: cfg.VXLAN.VNI, Port: cfg.VXLAN.Port})
+	f.underlay.configure(cfg.VXLAN, cfg.IPIP, cfg.MTU)
+	f.tunnels.VXLAN.Configure(vxlan.Settings{VNI: cfg.VXLAN.VNI, Port: cfg.VXLAN.Port})
 	f.loop.SetResyncInterval(cfg.RouteRefreshInterval)
 	f.peering.SetInterval(cfg.RouteRefreshInterval)
 	f.upkeep.configure(cfg.IPForwarding, cfg.RouteRefreshInterval)
@@ -178,17 +192,36 @@ func (f *felix) configure(cfg config.Config) {
 
 // program hands a new desired state to those who act on it.
 func (f *felix) program(s calc.State) {
-	if !f.config.Now().VXLAN.Enabled {
-		s.TunnelPools = nil
-	}
+	s.TunnelPools = enabled(s.TunnelPools, f.config.Now())
 	f.programmed.Store(&s) // from here on s is read by others
 	f.problems.report(s.Problems)
 	f.underlay.set(s.NodeAddrs, s.TunnelPools)
-	f.tunnels.Set(s.Tunnels)
-	f.endpoint.Want(s.TunnelPools, s.Tunnels)
+	f.tunnels.Desire(s)
+	f.endpoint.Want(s.TunnelPools, s.Tunnels, s.IPIP)
 	f.upkeep.setEndpoints(s.Endpoints)
 	f.loop.SetState(s)
 	f.peering.Set(s.Peering)
+}
+
+// prepare makes the device of an end that is about to be published, once strangers are
+// kept out of it.
+func (f *felix) prepare(ctx context.Context, by overlay.Carrier, end overlay.End) error {
+	for _, guard := range f.guards {
+		if guard.by == by {
+			guard.Set(f.desired())
+			if err := guard.Apply(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return f.tunnels.Prepare(ctx, by, end)
+}
+
+// enabled are the pools whose overlay this node has a part in.
+func enabled(pools []calc.TunnelPool, cfg config.Config) []calc.TunnelPool {
+	return slices.DeleteFunc(slices.Clone(pools), func(p calc.TunnelPool) bool {
+		return p.By == overlay.VXLAN && !cfg.VXLAN.Enabled || p.By == overlay.IPIP && !cfg.IPIP.Enabled
+	})
 }
 
 // hostPortTimeout bounds the first look at the rules for host ports, during which felix

@@ -174,10 +174,10 @@ func (f *felix) tunnelProblem() []problems.Problem {
 	if err == nil || errors.Is(err, datastore.ErrUnavailable) || errors.Is(err, datastore.ErrUnauthorized) {
 		return nil
 	}
-	return logged(problem(reasonTunnel, "this node has no part in VXLAN: %v", err))
+	return logged(problem(reasonTunnel, "this node has no part in an overlay, and its packets go without: %v", err))
 }
 
-// backendProblem: where bgpd is told to be idle, a pool without VXLAN is one whose
+// backendProblem: where bgpd is told to be idle, a pool without an overlay is one whose
 // pods reach nobody on other nodes. So it is with a cluster of BGP that the manifest
 // with VXLAN was applied to: its pools stay as they are.
 func (f *felix) backendProblem() []problems.Problem {
@@ -188,14 +188,14 @@ func (f *felix) backendProblem() []problems.Problem {
 	if f.backend != backendVXLAN || len(left) == 0 {
 		return nil
 	}
-	return problem(reasonBackend, "CALICO_NETWORKING_BACKEND is vxlan, so there is no BGP, and nothing carries packets between nodes for the IP pools %s, which don't ask for VXLAN on this node: "+
+	return problem(reasonBackend, "CALICO_NETWORKING_BACKEND is vxlan, so there is no BGP, and nothing carries packets between nodes for the IP pools %s, which ask for no overlay on this node: "+
 		"set vxlanMode: Always in them with calicoctl, or the backend bird", joined(left))
 }
 
 // backendVXLAN is upstream's word for a network without BGP.
 const backendVXLAN = "vxlan"
 
-// untunneled are the pools that don't use VXLAN on this node.
+// untunneled are the pools that don't use an overlay on this node.
 func untunneled(s calc.State) (left []netip.Prefix) {
 	for _, pool := range s.Pools {
 		if !slices.ContainsFunc(s.TunnelPools, func(t calc.TunnelPool) bool { return t.Prefix == pool }) {

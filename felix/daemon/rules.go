@@ -9,6 +9,8 @@ import (
 	"tortie/felix/dataplane"
 	"tortie/felix/nat"
 	"tortie/felix/serviceloop"
+	"tortie/felix/tunnelguard"
+	"tortie/internal/overlay"
 )
 
 // newRules are the packet rules of the node's network namespace. Every State is handed to
@@ -17,6 +19,14 @@ func newRules(settings func() config.Config, log *slog.Logger) []dataplane.Rules
 	return []dataplane.Rules{
 		masquerade{nat.New(nat.Config{Log: log}), settings},
 		serviceLoops{serviceloop.New(serviceloop.Config{Log: log}), settings},
+		tunnelGuard{overlay.VXLAN, tunnelguard.New(tunnelguard.Config{By: overlay.VXLAN, Log: log}), func(s calc.State) tunnelguard.State {
+			c := settings()
+			return tunnelguard.State{Used: s.VXLANUsed, Nodes: slices.Concat(s.Nodes, c.ExternalNodes), FromPods: c.VXLAN.FromPods, Port: c.VXLAN.Port, VNI: c.VXLAN.VNI}
+		}},
+		tunnelGuard{overlay.IPIP, tunnelguard.New(tunnelguard.Config{By: overlay.IPIP, Log: log}), func(s calc.State) tunnelguard.State {
+			c := settings()
+			return tunnelguard.State{Used: s.IPIPUsed, Nodes: slices.Concat(s.Nodes, c.ExternalNodes), FromPods: c.IPIP.FromPods}
+		}},
 	}
 }
 
@@ -37,6 +47,15 @@ func (m masquerade) Set(s calc.State) {
 		TunnelPools: s.TunnelMasquerade.Pools, TunnelNodes: s.TunnelMasquerade.Nodes,
 	})
 }
+
+// tunnelGuard is told what of a State concerns it.
+type tunnelGuard struct {
+	by overlay.Carrier
+	*tunnelguard.Guard
+	of func(calc.State) tunnelguard.State
+}
+
+func (g tunnelGuard) Set(s calc.State) { g.Guard.Set(g.of(s)) }
 
 // serviceLoops is told what of a State concerns it.
 type serviceLoops struct {

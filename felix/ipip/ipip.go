@@ -235,8 +235,10 @@ func (r *run) find() (err error) {
 }
 
 // ensureAddress gives the device its one address before it takes another away. The
-// routes over it name it as the source of the node's own packets. A device that is up is
-// taken to have its address when that can't be read.
+// routes over it name it as the source of the node's own packets; the kernel is not to
+// choose it for others (deprecated), as it would for those to this node's own pods: a
+// device that is older than the node's own comes first. A device that is up is taken to
+// have its address when that can't be read.
 func (r *run) ensureAddress(addr netip.Addr) (there bool, err error) {
 	want := netip.PrefixFrom(addr, addr.BitLen())
 	have, err := r.cfg.Kernel.Addresses(r.link.Index)
@@ -244,11 +246,18 @@ func (r *run) ensureAddress(addr netip.Addr) (there bool, err error) {
 		return r.link.Up, err
 	}
 	for _, a := range have {
-		there = there || a.Prefix == want
+		if a.Prefix != want {
+			continue
+		}
+		if there = a.Scope == kernel.ScopeHost; !there { // which an address keeps
+			if err := r.cfg.Kernel.DeleteAddress(r.link.Index, want); err != nil {
+				return r.link.Up, err
+			}
+		}
 	}
 	if !there {
 		r.did("address %s", want)
-		if err := errors.Join(r.cfg.Kernel.Apply(kernel.LinkAddress{Link: r.link.Index, Prefix: want})...); err != nil {
+		if err := errors.Join(r.cfg.Kernel.Apply(kernel.LinkAddress{Link: r.link.Index, Prefix: want, Deprecated: true})...); err != nil {
 			return false, err
 		}
 	}

@@ -82,10 +82,13 @@ func addPods(t *testing.T, l *lab.Lab, count, containers int) {
 	}
 }
 
+// patience is long enough for a virtual machine with an emulated processor.
+const patience = 90 * time.Second
+
 // mustConverge fails the test unless every path works before long.
 func mustConverge(t *testing.T, l *lab.Lab) {
 	t.Helper()
-	if err := l.WaitConverged(t.Context(), 30*time.Second); err != nil {
+	if err := l.WaitConverged(t.Context(), patience); err != nil {
 		t.Fatal(err)
 	}
 }

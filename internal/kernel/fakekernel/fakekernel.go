@@ -33,7 +33,7 @@ type Kernel struct {
 	// module is loaded; 0 for none. noIPIP: there is no such module.
 	fallback int
 	noIPIP   bool
-	routes  []kernel.Route // one place, one route; see place
+	routes   []kernel.Route // one place, one route; see place
 	// nextHops are the next-hop objects by number, in their normal form.
 	nextHops   map[int]kernel.NextHopObject
 	noNextHops bool

@@ -11,12 +11,20 @@ type Pool struct {
 	CIDR        netip.Prefix `json:"cidr"`
 	NATOutgoing bool         `json:"natOutgoing"`
 	VXLANMode   string       `json:"vxlanMode"`
+	IPIPMode    string       `json:"ipipMode"`
 }
 
-// Tunnel is a node's own addresses on its VXLAN devices; invalid where it has none.
+// byIPIP: a pool has one encapsulation at most.
+func (p Pool) byIPIP() bool { return p.IPIPMode == "Always" || p.IPIPMode == "CrossSubnet" }
+
+// Tunnel is a node's own addresses on its devices of VXLAN and of IPIP; invalid where it
+// has none.
 type Tunnel struct {
-	V4 netip.Addr `json:"ipv4VXLANTunnelAddr"`
-	V6 netip.Addr `json:"ipv6VXLANTunnelAddr"`
+	V4  netip.Addr `json:"ipv4VXLANTunnelAddr"`
+	V6  netip.Addr `json:"ipv6VXLANTunnelAddr"`
+	BGP struct {
+		IPIP netip.Addr `json:"ipv4IPIPTunnelAddr"`
+	} `json:"bgp"`
 }
 
 // ReadPools reads pools as `calicoctl get ippools -o json` prints them.
@@ -83,21 +91,35 @@ func (s Setup) tunneled(from, to Host, pod netip.Addr) bool {
 		return false
 	}
 	mode := s.pool(pod).VXLANMode
+	if s.pool(pod).byIPIP() {
+		mode = s.pool(pod).IPIPMode
+	}
 	return mode == "Always" || mode == "CrossSubnet" && !s.oneSegment(from, to, pod.Is6())
 }
 
-// tunnel is a node's tunnel address; unspecified, which nothing goes by, when it has
-// none: the checks that ask for it must fail.
-func (s Setup) tunnel(node Host, v6 bool) netip.Addr {
+// tunnel is the address of a node's tunnel to a pod; unspecified, which nothing goes by,
+// when it has none: the checks that ask for it must fail.
+func (s Setup) tunnel(node Host, pod netip.Addr) netip.Addr {
 	t := s.Tunnels[node.Name]
 	a := t.V4
-	if v6 {
+	switch {
+	case s.pool(pod).byIPIP():
+		a = t.BGP.IPIP
+	case pod.Is6():
 		a = t.V6
 	}
 	if !a.IsValid() {
 		return netip.IPv4Unspecified()
 	}
 	return a
+}
+
+// far is the next hop of a tunnel to a pod on a node: of IPIP the node itself.
+func (s Setup) far(node Host, pod netip.Addr) netip.Addr {
+	if s.pool(pod).byIPIP() {
+		return node.Addr(pod.Is6())
+	}
+	return s.tunnel(node, pod)
 }
 
 // outsideAs is the address that a pod is seen by outside of the cluster.

@@ -1,5 +1,5 @@
 // Package needs finds the tests that need a feature of the kernel, in their source:
-// those from which a mention of kerneltest.FEATURE can be reached.
+// those from which a kerneltest.Require of it can be reached.
 package needs
 
 import (
@@ -113,16 +113,29 @@ func inPackage(files []*ast.File, features []string) []string {
 func (f *function) read(body ast.Node) {
 	ast.Inspect(body, func(n ast.Node) bool {
 		switch n := n.(type) {
-		case *ast.SelectorExpr:
-			if x, ok := n.X.(*ast.Ident); ok && x.Name == "kerneltest" {
-				f.features = append(f.features, n.Sel.Name)
-				return false
+		case *ast.CallExpr:
+			if selected(n.Fun) == "Require" {
+				for _, arg := range n.Args {
+					f.features = append(f.features, selected(arg))
+				}
 			}
 		case *ast.Ident:
 			f.names = append(f.names, n.Name)
 		}
 		return true
 	})
+}
+
+// selected is X of kerneltest.X; "" for anything else.
+func selected(e ast.Expr) string {
+	sel, ok := e.(*ast.SelectorExpr)
+	if !ok {
+		return ""
+	}
+	if x, ok := sel.X.(*ast.Ident); !ok || x.Name != "kerneltest" {
+		return ""
+	}
+	return sel.Sel.Name
 }
 
 func reaches(functions map[string]function, name string, features []string, seen map[string]bool) bool {

@@ -43,6 +43,7 @@ func TestDirect(t *testing.T) { kerneltest.Require(t, kerneltest.Veth, kerneltes
 func TestThrough(t *testing.T) { t.Run("x", func(t *testing.T) { newWorld(t).start() }) }
 func TestOther(t *testing.T) { kerneltest.Require(t, kerneltest.Veth); again(0) }
 func TestHere(t *testing.T) {}
+func TestEither(t *testing.T) { if kerneltest.Has(kerneltest.IPIP) {} }
 func TestMain(m *testing.M) { newWorld(nil).start() }
 func again(n int) { again(n) }
 `)
