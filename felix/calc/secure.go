@@ -2,6 +2,7 @@ package calc
 
 import (
 	"net/netip"
+	"slices"
 
 	"tortie/internal/overlay"
 )
@@ -66,3 +67,10 @@ func ofVersion(v6 bool, all []netip.Prefix) (out []netip.Prefix) {
 }
 
 func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
+
+// Equal reports whether two are the same in all.
+func (t SecureTunnel) Equal(o SecureTunnel) bool {
+	return t.Here == o.Here && slices.EqualFunc(t.Peers, o.Peers, func(a, b SecurePeer) bool {
+		return a.Node == b.Node && a.End == b.End && slices.Equal(a.Allowed, b.Allowed)
+	})
+}

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -18,6 +19,7 @@ import (
 	"tortie/felix/ipip"
 	"tortie/felix/podnet"
 	"tortie/felix/vxlan"
+	"tortie/felix/wireguard"
 	"tortie/internal/kernel"
 	"tortie/internal/lockfile"
 )
@@ -99,6 +101,7 @@ func (cfg Config) devices() (pods map[int]string, err error) {
 		return nil, fmt.Errorf("look for devices: %w", err)
 	}
 	pods = map[int]string{}
+	secure := wireguard.Devices(filepath.Join(cfg.Root, "/var/lib/calico/felix", wireguard.KeyFile))
 	var errs []error
 	for _, l := range links {
 		switch pod := l.Kind == "veth" && podnet.IsDeviceName(l.Name); {
@@ -106,7 +109,7 @@ func (cfg Config) devices() (pods map[int]string, err error) {
 			pods[l.Index] = l.Name
 			cfg.Say("device %s: left to its pod, with which it goes", l.Name)
 			continue
-		case !pod && !isAside(l) && !isTunnel(l):
+		case !pod && !isAside(l) && !isTunnel(l) && !(wireguard.Ours(l) && slices.Contains(secure, l.Name)):
 			continue
 		}
 		err := cfg.remove(l)

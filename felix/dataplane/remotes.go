@@ -161,8 +161,15 @@ func (l *Loop) giveUp(dst netip.Prefix) {
 // tunnelAddr is the source of this node's own packets on a route into a tunnel: the
 // answers to it come back through the tunnel.
 func (l *Loop) tunnelAddr(r calc.Remote) netip.Addr {
-	if r.Carrier == overlay.IPIP {
+	switch r.Carrier {
+	case overlay.IPIP:
 		return l.state.IPIP
+	case overlay.WireGuard:
+		for _, t := range l.state.Secure {
+			if a := t.Here.Secure.Tunnel; a.Is6() == r.Dst.Addr().Is6() {
+				return a
+			}
+		}
 	}
 	for _, t := range l.state.Tunnels {
 		if r.Carrier == overlay.VXLAN && t.Here.Tunnel.Is6() == r.Dst.Addr().Is6() {
@@ -237,7 +244,7 @@ func (l remoteLinks) lead(r kernel.Route) bool {
 	if !r.OnLink && r.Gateway.IsValid() {
 		return true
 	}
-	return slices.ContainsFunc([]overlay.Carrier{overlay.VXLAN, overlay.IPIP}, func(by overlay.Carrier) bool {
+	return slices.ContainsFunc([]overlay.Carrier{overlay.VXLAN, overlay.IPIP, overlay.WireGuard}, func(by overlay.Carrier) bool {
 		link, up := l.tunnels.Link(by, r.Dst.Addr().Is6())
 		return up && link == r.Link
 	})

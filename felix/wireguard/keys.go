@@ -81,6 +81,9 @@ type keyPair struct {
 	Request string `json:"request,omitempty"`
 }
 
+// KeyFile is the name of the file with the keys, beside the journal.
+const KeyFile = "wireguard.keys"
+
 // OpenKeys is for the keys in a file, which is made with the first of them.
 func OpenKeys(path string, log *slog.Logger) *Keys { return &Keys{path: path, log: log} }
 

@@ -71,6 +71,12 @@ func (s Settings) of(v6 bool) (name string, port uint16) {
 	return s.Name4, s.Port4
 }
 
+// What WireGuard adds to a packet, at most: the outer headers of IP and UDP, and its own.
+const (
+	Overhead4 = 60
+	Overhead6 = 80
+)
+
 // linger is how long this node receives from one that does not send to it any more, and
 // has a device that nothing asks for: a node that is slow to hear of it still sends.
 const linger = 30 * time.Second
@@ -253,6 +259,13 @@ func (t *Tunnels) Link(v6 bool) (int, bool) {
 	defer t.mu.Unlock()
 	index := t.ends[v6].link
 	return index, index != 0
+}
+
+// Owns reports whether a link is one of them.
+func (t *Tunnels) Owns(l kernel.Link) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return Ours(l) && (l.Name == t.settings.Name4 || l.Name == t.settings.Name6)
 }
 
 // Apply reads the kernel and makes it as desired. What fails in one version of IP
