@@ -115,12 +115,15 @@ func (p *pools) forNodes(labels map[string]string) []TunnelPool {
 func (p *pools) toTunnels(view overlay.View, nodes map[string]overlay.Node) TunnelMasquerade {
 	var out TunnelMasquerade
 	for _, pool := range p.byKey {
-		if pool.err != nil || !pool.masquerade || pool.overlay.Mode == overlay.Never {
+		if pool.err != nil || !pool.masquerade {
 			continue
 		}
-		out.Pools = append(out.Pools, pool.prefix)
+		if pool.overlay.Mode != overlay.Never {
+			out.Pools = append(out.Pools, pool.prefix)
+		}
 		for name := range nodes {
 			if way := view.To(pool.prefix, name); way.Carrier.Encapsulates() {
+				out.Pools = append(out.Pools, pool.prefix)
 				a := way.There.Address.Addr()
 				out.Nodes = append(out.Nodes, netip.PrefixFrom(a, a.BitLen()))
 			}

@@ -12,11 +12,6 @@ import (
 	"tortie/internal/overlay"
 )
 
-// remoteMetric puts the routes to other nodes behind those of bgpd, which have the
-// kernel's own: so both can stand there while one takes over from the other, and the
-// one that takes over is there before the other goes.
-const remoteMetric = 2048
-
 // successorWait bounds how long a route to another node that nothing asks for any more
 // waits for bgpd's in its place.
 const successorWait = 10 * time.Second
@@ -183,7 +178,7 @@ func (l *Loop) tunnelAddr(r calc.Remote) netip.Addr {
 func remoteRoute(r calc.Remote, link int, src netip.Addr) kernel.Route {
 	route := kernel.Route{
 		Dst: r.Dst, Table: kernel.TableMain, Protocol: kernel.ProtocolFelix, Type: kernel.RouteUnicast,
-		Link: link, Gateway: r.Via, OnLink: r.Carrier.Encapsulates(), Src: src, Priority: remoteMetric,
+		Link: link, Gateway: r.Via, OnLink: r.Carrier.Encapsulates(), Src: src, Priority: kernel.MetricOverlay,
 	}
 	if !r.Via.IsValid() {
 		route.Scope = kernel.ScopeLink

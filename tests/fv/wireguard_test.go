@@ -33,6 +33,7 @@ func encrypted(t *testing.T, name string) *lab.Lab {
 	kerneltest.Require(t, kerneltest.Tun)
 	l := up(t, name, 3)
 	addPods(t, l, 6, 1)
+	setVXLANMode(t, l, "Never") // and natOutgoing
 	mustConverge(t, l)
 	setWireGuard(t, l, true)
 	mustConverge(t, l)
@@ -88,6 +89,7 @@ func TestWireGuardIsSwitchedUnderTraffic(t *testing.T) {
 	kerneltest.Require(t, kerneltest.Tun)
 	l := up(t, "wglive", 3)
 	addPods(t, l, 6, 1)
+	setVXLANMode(t, l, "Never") // and natOutgoing
 	mustConverge(t, l)
 	for _, on := range []bool{true, false, true} {
 		t.Run(fmt.Sprintf("on: %v", on), func(t *testing.T) {

@@ -183,6 +183,7 @@ func (p *planner) withHosts(pod Pod, v6 bool) {
 		}
 		if p.secured(n, p.nodes[pod.Node], v6) {
 			seen, _ = p.Tunnels[n.Name].secured(v6)
+			back = outside
 		}
 		p.add(Check{Path: PathNodeToPod, From: n.Name, To: pod.Agents[0], Want: seen}, own, agentwire.Port)
 		p.add(Check{Path: PathPodToNode, From: pod.Agents[0], To: n.Name, Want: back}, n.Addr(v6), agentwire.Port)
