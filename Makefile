@@ -72,7 +72,7 @@ test: unit fv test-vm ## Run every test.
 
 unit: build ## Run the tests of every package (no lab).
 	@tests/install.sh nft:nftables ip:iproute2 bird:bird2 ping:iputils-ping /usr/lib/frr/bfdd:frr $(VM_TOOLS)
-	$(GO) test -timeout 20m $(UNIT)
+	$(GO) test -modfile=.cache/gobgp.mod -timeout 20m $(UNIT)
 
 fv: image-programs ## Run the whole programs on a lab: faults under traffic, etcd away, bad input.
 	@tests/install.sh nft:nftables ip:iproute2 runc:runc curl:curl ping:iputils-ping nsenter:util-linux sysctl:procps /usr/lib/cni/host-local:containernetworking-plugins
@@ -101,9 +101,9 @@ e2e-short: e2e-tools ## The part of it that takes minutes.
 	$(GO) test -timeout 60m -count 1 -v -short ./tests/e2e
 
 # GoBGP's StopBgp races with its own receive loops: what tests the library itself is left out.
-race: ## Run the package tests under the race detector (needs gcc).
+race: build ## Run the package tests under the race detector (needs gcc).
 	@tests/install.sh nft:nftables ip:iproute2 bird:bird2 ping:iputils-ping /usr/lib/frr/bfdd:frr gcc:gcc $(VM_TOOLS)
-	CGO_ENABLED=1 $(GO) test -race -timeout 40m $(filter-out tortie/bgpd/speaker/gobgp,$(UNIT))
+	CGO_ENABLED=1 $(GO) test -modfile=.cache/gobgp.mod -race -timeout 40m $(filter-out tortie/bgpd/speaker/gobgp,$(UNIT))
 
 bench: build ## Measure CNI ADD and DEL beside ptp + host-local and their floors, bgpd beside BIRD, addresses beside bare etcd.
 	@tests/install.sh nft:nftables ip:iproute2 bird:bird2 /usr/lib/cni/ptp:containernetworking-plugins

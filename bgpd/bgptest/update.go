@@ -55,6 +55,9 @@ func Origin() []byte { return Attribute(Transitive, TypeOrigin, 0) }
 
 // ASPath is an AS_PATH of one sequence, with AS numbers of four bytes.
 func ASPath(path ...uint32) []byte {
+	if len(path) == 0 { // of an internal peer's own
+		return Attribute(Transitive, TypeASPath)
+	}
 	value := []byte{2, byte(len(path))}
 	for _, asn := range path {
 		value = binary.BigEndian.AppendUint32(value, asn)

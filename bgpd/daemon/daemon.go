@@ -155,6 +155,9 @@ func build(ctx context.Context, log *slog.Logger) (*engine, error) {
 	if leftover {
 		log.Info("routes of an earlier run are kept until peers have sent theirs")
 	}
+	if !gobgp.Mended() {
+		log.Warn("this bgpd was built without the mended BGP library: a peer's malformed message may end it, and loops are taken for routes; build it with make")
+	}
 	s := gobgp.New(gobgp.Config{Restarting: leftover, Log: log})
 	e := newEngine(k, s, log, time.Now)
 	// A Handle answers one request after another, and a dump may be long.

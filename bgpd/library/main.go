@@ -1,6 +1,6 @@
-// Command library makes a copy of the BGP library that bgpd is built with, with two
-// faults mended by which any peer can end the process: see mend. It prints nothing where
-// the copy is there already.
+// Command library makes a copy of the BGP library that bgpd is built with, with its
+// faults mended by which any peer can end the process, or have it keep a route that is
+// none: see changes. It prints nothing where the copy is there already.
 //
 //	library -out .cache
 //
@@ -70,19 +70,25 @@ func refresh(from, to, sum string) error {
 	if err := copySource(from, to); err != nil {
 		return err
 	}
-	path := filepath.Join(to, filepath.FromSlash(faulty))
+	for _, file := range []string{messages, peers, defaults} {
+		if err := mendFile(to, file); err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+	}
+	return os.WriteFile(stamp, []byte(want), 0o600)
+}
+
+func mendFile(library, file string) error {
+	path := filepath.Join(library, filepath.FromSlash(file))
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
-	mended, err := mend(string(text))
+	mended, err := mend(file, string(text))
 	if err != nil {
-		return fmt.Errorf("%s: %w", faulty, err)
-	}
-	if err := os.WriteFile(path, []byte(mended), 0o600); err != nil {
 		return err
 	}
-	return os.WriteFile(stamp, []byte(want), 0o600)
+	return os.WriteFile(path, []byte(mended), 0o600)
 }
 
 // copySource copies what is built, without tests.
@@ -144,7 +150,7 @@ func modfile(name, library string) error {
 func mendSum() [sha256.Size]byte {
 	var all strings.Builder
 	for _, c := range changes() {
-		all.WriteString(c.old + "\x00" + c.new + "\x00")
+		all.WriteString(c.file + "\x00" + c.old + "\x00" + c.new + "\x00")
 	}
 	return sha256.Sum256([]byte(all.String()))
 }

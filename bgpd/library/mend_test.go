@@ -14,8 +14,8 @@ func TestMendedLibraryIsThisVersionsAndBuilds(t *testing.T) {
 	if err := run(out); err != nil {
 		t.Fatal(err)
 	}
-	test := filepath.Join(out, "gobgp", "pkg", "packet", "bgp", "mended_test.go")
-	const messages = `package bgp
+	path := filepath.Join(out, "gobgp", "pkg", "packet", "bgp", "mended_test.go")
+	const test = `package bgp
 
 import "testing"
 
@@ -35,7 +35,7 @@ func TestMessages(t *testing.T) {
 	}
 }
 `
-	if err := os.WriteFile(test, []byte(messages), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte(test), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command("go", "test", "./pkg/packet/bgp")
@@ -46,7 +46,7 @@ func TestMessages(t *testing.T) {
 }
 
 func TestAnotherVersionIsNotMendedBlindly(t *testing.T) {
-	if _, err := mend("package bgp\n"); err == nil || !strings.Contains(err.Error(), "still has the faults") {
+	if _, err := mend(messages, "package bgp\n"); err == nil || !strings.Contains(err.Error(), "still has the faults") {
 		t.Errorf("%v", err)
 	}
 }

@@ -103,9 +103,10 @@ type Peer struct {
 	TTLSecurity uint8
 	// AllowOwnASN is how often our own AS number may stand in a received AS path.
 	AllowOwnASN uint8
-	// ReflectorClient makes the peer our client (RFC 4456) in cluster ClusterID.
+	// ReflectorClient makes the peer our client (RFC 4456).
 	ReflectorClient bool
-	ClusterID       netip.Addr
+	// ClusterID is ours as a reflector: what has been through that cluster is refused.
+	ClusterID netip.Addr
 	// NextHop is what the peer is told as next hop of what the speaker passes on.
 	NextHop NextHopMode
 	// RestartTime is how long the peer is asked to keep our routes after the

@@ -326,8 +326,8 @@ func (c *computation) settle(p *Peer, s *v3.BGPPeerSpec) {
 	if s.TTLSecurity != nil && *s.TTLSecurity > 0 {
 		p.TTLSecurity, p.Multihop = *s.TTLSecurity, false
 	}
-	if !external && c.self.cluster.IsValid() && !c.sameCluster(p.Node) {
-		p.ReflectorClient, p.ClusterID = true, c.self.cluster
+	if !external && c.self.cluster.IsValid() {
+		p.ReflectorClient, p.ClusterID = !c.sameCluster(p.Node), c.self.cluster
 	}
 }
 

@@ -372,6 +372,20 @@ func TestBrokenNodeAddressIsReported(t *testing.T) {
 	wantProblem(t, s, "Node(node-1)", "spec.bgp.ipv4Address", "everywhere")
 }
 
+// TestUnknownOverlayModeIsSaidAndTakenForAlways: a mistyped mode cuts nobody off.
+func TestUnknownOverlayModeIsSaidAndTakenForAlways(t *testing.T) {
+	u := poolUpdate("p", "10.65.0.0/16", true, false)
+	u.Entry.Object.(*v3.IPPool).Spec.VXLANMode = "Somtimes"
+	s := stateOf(t, u)
+	wantProblem(t, s, "IPPool(p)", `spec.vxlanMode: "Somtimes" is none of Never, CrossSubnet and Always`, "calicoctl")
+	if len(s.TunnelPools) != 1 {
+		t.Errorf("pools with VXLAN: %v", s.TunnelPools)
+	}
+	if d := diff(prefixes("10.65.0.0/16"), s.Masquerade); d != "" {
+		t.Error(d)
+	}
+}
+
 // wantProblem checks that one line names all of parts.
 func wantProblem(t *testing.T, s calc.State, parts ...string) {
 	t.Helper()

@@ -17,6 +17,7 @@ type pool struct {
 	prefix     netip.Prefix
 	masquerade bool
 	overlay    overlay.Pool
+	wrong      string // about its modes
 	selector   string // of nodes
 	open       bool   // gives addresses to tunnels
 	err        error
@@ -48,7 +49,7 @@ func (p *pools) update(u datastore.SyncUpdate) {
 func readPool(obj *v3.IPPool, prefix netip.Prefix, err error) pool {
 	spec := obj.Spec
 	return pool{
-		prefix: prefix, masquerade: spec.NATOutgoing, overlay: overlay.PoolOf(prefix, spec), selector: spec.NodeSelector, err: err,
+		prefix: prefix, masquerade: spec.NATOutgoing, overlay: overlay.PoolOf(prefix, spec), selector: spec.NodeSelector, err: err, wrong: overlay.Wrong(prefix, spec),
 		open: !spec.Disabled && obj.DeletionTimestamp == nil &&
 			(len(spec.AllowedUses) == 0 || slices.Contains(spec.AllowedUses, v3.IPPoolAllowedUseTunnel)),
 	}
@@ -138,6 +139,9 @@ func (p *pools) prefixes(problems *problemList) (all, masquerade []netip.Prefix)
 		if pool.err != nil {
 			problems.add(key, "%v; the pool is left out of outgoing NAT", pool.err)
 			continue
+		}
+		if pool.wrong != "" {
+			problems.add(key, "%s", pool.wrong)
 		}
 		all = append(all, pool.prefix)
 		if pool.masquerade {

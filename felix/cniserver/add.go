@@ -52,6 +52,9 @@ func (s *Server) add(ctx context.Context, c call) (json.RawMessage, error) {
 		s.log.Error("undoing a failed ADD is left to the journal", "attachment", c.id.String(), "err", undoFailed)
 	}
 	if failed != nil {
+		if problem := s.nodeProblem(); problem != nil && errors.Is(failed, ipam.ErrNodeUnknown) {
+			failed = fmt.Errorf("%w: %w", ipam.ErrNodeUnknown, problem) // that the Node is missing follows from it
+		}
 		return nil, failed
 	}
 	if a.unheard {

@@ -38,6 +38,9 @@ type Config struct {
 	IPAMPlugins IPAMPlugins
 	// MTU is what a pod gets whose network configuration names none.
 	MTU func() int
+	// NodeProblem is what keeps the node from being registered; nil once it is. Nil for who
+	// does not know.
+	NodeProblem func() error
 	// MTULimit is more than which no packet of a pod leaves the node whole, by that device;
 	// false while it is not known. Nil for no limit.
 	MTULimit func() (most int, device string, known bool)
@@ -85,11 +88,13 @@ type Server struct {
 	ipamPlugins IPAMPlugins
 	podCIDRs    func() []netip.Prefix
 
-	mtu    func() int
-	limit  func() (most int, device string, known bool)
-	health func() error
-	now    func() time.Time
-	log    *slog.Logger
+	mtu   func() int
+	limit func() (most int, device string, known bool)
+	// nodeProblem is Config.NodeProblem, never nil.
+	nodeProblem func() error
+	health      func() error
+	now         func() time.Time
+	log         *slog.Logger
 
 	addTimeout, delTimeout time.Duration
 	adds                   chan struct{}
@@ -117,12 +122,15 @@ func New(cfg Config) (*Server, error) {
 	if cfg.MaxAdds == 0 {
 		cfg.MaxAdds = defaultMaxAdds
 	}
+	if cfg.NodeProblem == nil {
+		cfg.NodeProblem = func() error { return nil }
+	}
 	if cfg.Health == nil {
 		cfg.Health = func() error { return nil }
 	}
 	s := &Server{
 		node: cfg.Node, state: cfg.State, client: cfg.Client, journal: cfg.Journal, addresses: cfg.Addresses,
-		pods: cfg.Pods, routes: cfg.Routes, hostPorts: cfg.HostPorts, ipamPlugins: cfg.IPAMPlugins, podCIDRs: cfg.PodCIDRs, mtu: cfg.MTU, limit: cfg.MTULimit, health: cfg.Health, now: cfg.Now, log: cfg.Log,
+		pods: cfg.Pods, routes: cfg.Routes, hostPorts: cfg.HostPorts, ipamPlugins: cfg.IPAMPlugins, podCIDRs: cfg.PodCIDRs, mtu: cfg.MTU, limit: cfg.MTULimit, nodeProblem: cfg.NodeProblem, health: cfg.Health, now: cfg.Now, log: cfg.Log,
 		addTimeout: cfg.AddTimeout, delTimeout: cfg.DelTimeout, adds: make(chan struct{}, cfg.MaxAdds),
 		endpoints: &endpointStore{client: cfg.Client, registry: cfg.Registry, node: cfg.Node, now: cfg.Now, newUID: cfg.NewUID, pod: cfg.Pod},
 	}

@@ -40,6 +40,9 @@ func (s *Server) obstacle(ctx context.Context, c call) (string, error) {
 		return "", fmt.Errorf("felix on node %s is without its datastore: %w", s.node, err)
 	}
 	if !s.state.HasNode() {
+		if problem := s.nodeProblem(); problem != nil {
+			return "", problem
+		}
 		return "there is no Node resource named " + s.node + "; create it, or start felix with NODENAME set to the name it has", nil
 	}
 	if c.delegate != nil {

@@ -23,10 +23,12 @@ import (
 	"tortie/felix/hostports"
 	"tortie/felix/ipip"
 	"tortie/felix/journal"
+	"tortie/felix/pathmtu"
 	"tortie/felix/peering"
 	"tortie/felix/podnet"
 	"tortie/felix/problems"
 	"tortie/felix/registration"
+	"tortie/felix/ruleset"
 	"tortie/felix/tunnels"
 	"tortie/felix/vxlan"
 	"tortie/felix/wireguard"
@@ -74,6 +76,8 @@ type felix struct {
 	hostPorts   *hostports.Ports
 	upkeep      *upkeep
 	listeners   *listeners
+	nodes       *nodeBook
+	pathMTU     *pathmtu.Prober
 	peering     *peering.Addresses
 	registrar   *registration.Registrar
 	state       *cniserver.State
@@ -123,7 +127,7 @@ func (f *felix) build() (err error) {
 		Client: f.client,
 		Ranges: ranges(tracker.Ranges(), f.state.Ranges(), graph.Ranges(), f.config.Ranges(), f.policies.Ranges()),
 		Sink: &sink{
-			graph: graph, follow: append(follow, tracker, f.state, f.policies),
+			graph: graph, follow: append(follow, tracker, f.state, f.policies, f.nodes),
 			config: f.config, configure: f.configure, program: f.program, complete: f.complete, onStatus: f.state.OnStatus,
 		},
 		Log: f.log,
@@ -134,7 +138,7 @@ func (f *felix) build() (err error) {
 	}
 	f.server, err = cniserver.New(cniserver.Config{
 		Node: f.node, State: f.state, Client: f.client, Registry: f.registry, Journal: f.journal,
-		Addresses: f.allocator, Pods: f.pods, Routes: f.loop, HostPorts: f.hostPorts, IPAMPlugins: delegate.Runner{}, PodCIDRs: podCIDRs, MTU: f.underlay.MTU, MTULimit: f.underlay.limit, NewUID: f.newUID, Log: f.log,
+		Addresses: f.allocator, Pods: f.pods, Routes: f.loop, HostPorts: f.hostPorts, IPAMPlugins: delegate.Runner{}, PodCIDRs: podCIDRs, MTU: f.underlay.MTU, MTULimit: f.underlay.limit, NodeProblem: f.registrar.Problem, NewUID: f.newUID, Log: f.log,
 		Health: f.syncer.Health, Pod: known, AddTimeout: cfg.CNITimeout, DelTimeout: cfg.CNITimeout,
 	})
 	if err != nil {
@@ -179,6 +183,7 @@ func (f *felix) buildDataplane(cfg config.Config) (err error) {
 	f.peering = peering.New(f.kernel, cfg.RouteRefreshInterval, f.log)
 	f.upkeep = newUpkeep(f.kernel, f.pods, f.hostPorts, f.log)
 	f.listeners = newListeners(f.log)
+	f.nodes, f.pathMTU = newNodeBook(f.node), f.newPathMTU(cfg.PathMTUProbeInterval)
 	rules := f.rules(f.config.Now, f.log)
 	for _, r := range rules {
 		if guard, ok := r.(tunnelGuard); ok {
@@ -209,6 +214,15 @@ func (f *felix) configure(cfg config.Config) {
 	f.upkeep.configure(cfg.IPForwarding, cfg.RouteRefreshInterval)
 	f.listeners.set(f.endpoints(cfg))
 	f.loop.Resync() // which has everybody look at what is to be done now
+}
+
+func (f *felix) ruleChanges(ctx context.Context) (<-chan struct{}, error) {
+	return f.kernel.RuleChanges(ctx, ruleset.Table, isChild)
+}
+
+func (f *felix) lookAtRules() {
+	f.loop.ResyncRules()
+	f.upkeep.lookAtRules()
 }
 
 // program hands a new desired state to those who act on it.

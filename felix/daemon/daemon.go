@@ -255,6 +255,10 @@ func (f *felix) run(ctx context.Context) error {
 	}
 	g.Go(func() error { return f.history.Run(base) })
 	g.Go(func() error { return f.listeners.run(base) })
+	g.Go(func() error { return followRules(base, f.ruleChanges, f.lookAtRules) })
+	if f.config.Now().PathMTUProbeInterval > 0 {
+		g.Go(func() error { return f.pathMTU.Run(base) })
+	}
 	g.Go(func() error {
 		defer stop()
 		ctx, cancel := context.WithCancel(ctx)
@@ -271,7 +275,7 @@ func (f *felix) metrics() http.Handler {
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
 		cfg := f.config.Now()
 		registry := prometheus.NewRegistry()
-		registry.MustRegister(ipammetrics.New(f.allocator))
+		registry.MustRegister(ipammetrics.New(f.allocator), pathCollector{f.pathMTU.Stats})
 		if cfg.GoMetrics {
 			registry.MustRegister(collectors.NewGoCollector())
 		}

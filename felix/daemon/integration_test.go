@@ -477,4 +477,51 @@ func TestConfigurationTakesEffectOnARunningFelix(t *testing.T) {
 	}
 }
 
+// TestNodeWithTheAddressOfAnotherIsToldEverywhere: it does not register, and who asks it
+// for a pod learns why, too. When the other is gone it works.
+func TestNodeWithTheAddressOfAnotherIsToldEverywhere(t *testing.T) {
+	n := newNode(t)
+	eth, err := n.kernel.CreateVeth(kernel.VethSpec{Host: "eth0", Peer: "wire0"})
+	for _, err := range []error{err, n.kernel.SetUp(eth.PeerIndex), n.kernel.AddAddress(eth.Index, netip.MustParsePrefix("10.10.1.1/24")), n.kernel.AddRoute(kernel.Route{
+		Dst: netip.MustParsePrefix("0.0.0.0/0"), Protocol: kernel.ProtocolStatic, Link: eth.Index, Gateway: netip.MustParseAddr("10.10.1.254"),
+	})} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	self, other := api.Key{Kind: api.KindNode, Name: "node1"}, api.Key{Kind: api.KindNode, Name: "node2"}
+	entry, err := n.store.Get(t.Context(), self)
+	if err != nil {
+		t.Fatal(err)
+	}
+	twin := entry.Object.DeepCopyObject().(*api.Node)
+	twin.Name, twin.ResourceVersion, twin.UID = other.Name, "", ""
+	n.put(twin)
+	if _, err := n.store.Txn(t.Context(), datastore.DeleteAny(self)); err != nil {
+		t.Fatal(err)
+	}
+	n.start(false)
+	defer func() { n.stop() }()
+	const says = "its address 10.10.1.1 is that of node node2 already; give one of them another address, or delete the node that is gone: calicoctl delete node node2"
+	n.await("felix has heard of the datastore", func() bool { return n.felix.state.InSync() })
+	n.await("the board has it", func() bool {
+		found := n.felix.registrationProblem()
+		return len(found) == 1 && strings.Contains(found[0].Line, says)
+	})
+	if failed := n.fails("ADD", n.newPod("c1")); failed.Code != 11 || !strings.Contains(failed.Msg, says) {
+		t.Errorf("ADD: %+v", failed)
+	}
+	if failed := n.fails("STATUS", pod{}); failed.Code != 50 || !strings.Contains(failed.Msg, says) {
+		t.Errorf("STATUS: %+v", failed)
+	}
+	if err := n.felix.ready(); err == nil || !strings.Contains(err.Error(), says) {
+		t.Errorf("ready: %v", err)
+	}
+	if _, err := n.store.Txn(t.Context(), datastore.DeleteAny(other)); err != nil {
+		t.Fatal(err)
+	}
+	n.await("felix is ready", func() bool { return n.felix.ready() == nil })
+	n.ok("ADD", n.newPod("c2"))
+}
+
 func ptr[T any](v T) *T { return &v }

@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"tortie/felix/config"
+	"tortie/felix/pathmtu"
 	"tortie/internal/api"
 	"tortie/internal/datastore"
 	"tortie/internal/datastore/memory"
@@ -23,10 +24,11 @@ func TestMetricsShowTheNodesAddresses(t *testing.T) {
 		want      []string
 	}{
 		{true, []string{"ipam_block_limit 20\n", "\ngo_goroutines ", "\nprocess_open_fds "}},
-		{false, []string{"ipam_block_limit 20\n", "ipam_transactions_total{result=\"committed\"} 0\n"}},
+		{false, []string{"ipam_block_limit 20\n", "ipam_transactions_total{result=\"committed\"} 0\n", "felix_path_mtu_black_holes 0\n", "felix_path_mtu_looks_total{result=\"lost\"} 0\n"}},
 	} {
 		f := &felix{
 			config:    newConfigFollower("n", nil, config.Config{GoMetrics: tc.goMetrics, ProcessMetrics: tc.goMetrics}, slog.New(slog.DiscardHandler)),
+			pathMTU:   pathmtu.New(pathmtu.Config{}),
 			allocator: ipam.New(ipam.Config{Client: memory.New(api.NewRegistry()), Node: "n", View: ipam.NewTracker("n")}),
 		}
 		defer f.allocator.Close()

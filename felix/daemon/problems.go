@@ -43,11 +43,13 @@ const (
 	reasonListen         = "NotServed"
 	reasonForwarding     = "ForwardingOff"
 	reasonMTU            = "WrongMTU"
+	reasonPathMTU        = "LargePacketsLost"
+	reasonAddressTwice   = "AddressOfTwoNodes"
 )
 
 // sources are those who know what is wrong, the most important first.
 func (f *felix) sources() []problems.Source {
-	all := []problems.Source{f.kernelCheck, f.datastoreProblem, f.registrationProblem, f.dataplaneProblem, f.upkeep.problems, f.config.problems, f.listeners.problems, f.underlay.problems}
+	all := []problems.Source{f.kernelCheck, f.datastoreProblem, f.registrationProblem, f.dataplaneProblem, f.upkeep.problems, f.config.problems, f.listeners.problems, f.nodes.problems, f.underlay.problems, f.pathProblems}
 	all = append(all, f.clusterSources()...)
 	return append(all, f.tunnelProblem, f.secureProblems, f.addressProblems, f.backendProblem, f.policyProblem, f.objectProblems)
 }

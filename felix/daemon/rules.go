@@ -1,8 +1,14 @@
 package daemon
 
 import (
+	"context"
+	"fmt"
 	"log/slog"
+	"os"
 	"slices"
+	"strconv"
+	"strings"
+	"time"
 
 	"tortie/felix/calc"
 	"tortie/felix/config"
@@ -65,4 +71,43 @@ type serviceLoops struct {
 
 func (l serviceLoops) Set(s calc.State) {
 	l.Guard.Set(serviceloop.State{Mode: l.settings().ServiceLoopPrevention, Services: s.Services, Others: slices.Concat(s.Pools, s.Nodes)})
+}
+
+// rulesPause is the least time between two looks at rules that somebody has changed: who
+// keeps changing them shall not keep felix busy.
+const rulesPause = time.Second
+
+// followRules has the rules looked at when something in their table is another.
+func followRules(ctx context.Context, changes func(context.Context) (<-chan struct{}, error), look func()) error {
+	for ctx.Err() == nil {
+		told, err := changes(ctx)
+		if err != nil {
+			return nil //nolint:nilerr // the resyncs go on
+		}
+		for range told {
+			look()
+			sleep(ctx, rulesPause)
+		}
+		sleep(ctx, rulesPause)
+	}
+	return nil
+}
+
+// isChild reports whether a process is this one's, as is an nft that writes felix's rules.
+// One that has just ended is not known any more, and costs a look at the rules.
+func isChild(pid uint32) bool {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	_, behindName, _ := strings.Cut(string(raw[strings.LastIndexByte(string(raw), ')')+1:]), " ")
+	fields := strings.Fields(behindName) // the state, and the parent
+	return len(fields) > 1 && fields[1] == strconv.Itoa(os.Getpid())
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
 }

@@ -34,6 +34,7 @@ type upkeep struct {
 	hostPorts hostPortRules
 	log       *slog.Logger
 	kick      chan struct{} // holds one token when there is something to look at now
+	rules     chan struct{} // the same for the rules for host ports alone
 
 	mu         sync.Mutex
 	forwarding bool // is ours to keep on
@@ -43,7 +44,7 @@ type upkeep struct {
 }
 
 func newUpkeep(sysctls podnet.Sysctls, pods mender, hostPorts hostPortRules, log *slog.Logger) *upkeep {
-	return &upkeep{sysctls: sysctls, pods: pods, hostPorts: hostPorts, log: log, kick: make(chan struct{}, 1), every: dataplane.DefaultResyncInterval}
+	return &upkeep{sysctls: sysctls, pods: pods, hostPorts: hostPorts, log: log, kick: make(chan struct{}, 1), rules: make(chan struct{}, 1), every: dataplane.DefaultResyncInterval}
 }
 
 // configure says whether forwarding is felix's to keep on, which it switches on soon, and
@@ -58,6 +59,14 @@ func (u *upkeep) configure(forwarding bool, every time.Duration) {
 		case u.kick <- struct{}{}:
 		default:
 		}
+	}
+}
+
+// lookAtRules has the rules for host ports looked at soon.
+func (u *upkeep) lookAtRules() {
+	select {
+	case u.rules <- struct{}{}:
+	default:
 	}
 }
 
@@ -81,6 +90,10 @@ func (u *upkeep) run(ctx context.Context) error {
 		select {
 		case <-timer.C:
 		case <-u.kick:
+		case <-u.rules:
+			u.hostPorts.QueueResync()
+			_ = u.hostPorts.Apply(ctx) // what fails is tried again, and said, by the next look
+			continue
 		case <-ctx.Done():
 			return nil
 		}

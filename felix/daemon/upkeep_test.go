@@ -6,6 +6,8 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"testing"
@@ -160,6 +162,71 @@ func TestChangedDevicesAndFailuresAreLoggedOnce(t *testing.T) {
 	for _, says := range []string{"rp_filter=0", "read-only file system"} {
 		if n := strings.Count(out.String(), says); n != 1 {
 			t.Errorf("%q is said %d times in %s", says, n, &out)
+		}
+	}
+}
+
+// TestRulesThatSomebodyChangesAreLookedAtOnceASecondAtMost: and again after the kernel has
+// ended to tell.
+func TestRulesThatSomebodyChangesAreLookedAtOnceASecondAtMost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		told := make(chan struct{}, 1)
+		looks := 0
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() {
+			done <- followRules(ctx, func(context.Context) (<-chan struct{}, error) { return told, nil }, func() { looks++ })
+		}()
+		told <- struct{}{}
+		synctest.Wait()
+		if looks != 1 {
+			t.Errorf("%d looks, want one at once", looks)
+		}
+		for range 50 {
+			select {
+			case told <- struct{}{}:
+			default:
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		if looks < 5 || looks > 6 {
+			t.Errorf("%d looks in five seconds of changes", looks)
+		}
+		former := told
+		told = make(chan struct{}, 1)
+		close(former)
+		time.Sleep(3 * time.Second)
+		before := looks
+		told <- struct{}{}
+		synctest.Wait()
+		if looks != before+1 {
+			t.Error("it is not asked again")
+		}
+		cancel()
+		close(told)
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestOwnProcessesAreKnown(t *testing.T) {
+	child := exec.Command("cat")
+	in, err := child.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if !isChild(uint32(child.Process.Pid)) {
+		t.Error("a child is none")
+	}
+	_ = in.Close()
+	_ = child.Wait()
+	for what, pid := range map[string]int{"one that has ended": child.Process.Pid, "this one": os.Getpid(), "the first": 1, "none": 0} {
+		if isChild(uint32(pid)) {
+			t.Errorf("%s is a child", what)
 		}
 	}
 }

@@ -18,7 +18,8 @@ type hints struct {
 	links    map[string]int   // by name; the index of those known to be up, else 0
 	flapped  map[int]struct{} // by index: went down, and perhaps up again
 	allLinks bool
-	resync   bool // routes and NAT too
+	resync   bool // routes and rules too
+	rules    bool // the rules alone
 }
 
 func newHints() hints {

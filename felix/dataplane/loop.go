@@ -286,6 +286,14 @@ func (l *Loop) Resync() {
 	l.wakeSoon()
 }
 
+// ResyncRules has the packet rules read and compared soon: somebody may have changed them.
+func (l *Loop) ResyncRules() {
+	l.mu.Lock()
+	l.hints.rules = true
+	l.mu.Unlock()
+	l.wakeSoon()
+}
+
 // InSync says that the last State was the datastore's whole content. Only from
 // here on is anything removed that nobody asked to remove.
 func (l *Loop) InSync() {

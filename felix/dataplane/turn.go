@@ -69,7 +69,7 @@ func (l *Loop) turn(ctx context.Context, retry bool) time.Duration {
 // the next, and those who wait are told why.
 func (l *Loop) putOff(w *work, err error) time.Duration {
 	l.mu.Lock()
-	l.hints.resync = l.hints.resync || w.hints.resync
+	l.hints.resync, l.hints.rules = l.hints.resync || w.hints.resync, l.hints.rules || w.hints.rules
 	l.rulesDue = l.rulesDue || w.rules != nil
 	l.tunnelsDue, l.remotesDue = l.tunnelsDue || w.tunnels, l.remotesDue || w.remotes
 	l.mu.Unlock()
@@ -285,15 +285,16 @@ func (l *Loop) applyRules(ctx context.Context, w *work, retry bool) error {
 	if !w.inSync {
 		return nil
 	}
+	resync := w.hints.resync || w.hints.rules
 	for _, rules := range l.cfg.Rules {
 		if w.rules != nil {
 			rules.Set(*w.rules)
 		}
-		if w.hints.resync {
+		if resync {
 			rules.QueueResync()
 		}
 	}
-	if w.rules == nil && !w.hints.resync && !(l.ruleErr != nil && retry) {
+	if w.rules == nil && !resync && !(l.ruleErr != nil && retry) {
 		return l.ruleErr
 	}
 	var errs []error

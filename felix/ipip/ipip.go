@@ -208,7 +208,6 @@ func (r *run) find() (err error) {
 	k := r.cfg.Kernel
 	r.link, err = k.LinkByName(Device)
 	if errors.Is(err, kernel.ErrNotFound) {
-		r.did("made")
 		r.link, err = k.CreateDevice(Device, kind)
 		switch {
 		case errors.Is(err, kernel.ErrNotSupported):
@@ -217,6 +216,9 @@ func (r *run) find() (err error) {
 			if r.link, err = k.LinkByName(Device); errors.Is(err, kernel.ErrNotFound) {
 				return fmt.Errorf("another device of IPIP without a remote end is there already (ip -d link show type ipip): remove it")
 			}
+		}
+		if err == nil {
+			r.did("made")
 		}
 	}
 	if err != nil {

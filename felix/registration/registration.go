@@ -132,7 +132,7 @@ func (r *Registrar) Problem() error {
 	return r.failed
 }
 
-var errNotYet = errors.New("it has not been tried yet")
+var errNotYet = errors.New("its registration has not been tried yet")
 
 // followFrom is follow, with a subscription to what may change the node's addresses
 // from before on.

@@ -288,7 +288,10 @@ func or(s, def string) string {
 func (r *run) create(want kernel.VxlanSpec) (err error) {
 	r.did("made %s", want)
 	r.link, err = r.cfg.Kernel.CreateVxlan(want)
-	if errors.Is(err, kernel.ErrExists) {
+	switch {
+	case errors.Is(err, kernel.ErrNotSupported):
+		return fmt.Errorf("%w: load its module (modprobe vxlan), or take a kernel that has it, or set vxlanMode: Never in the IP pools", err)
+	case errors.Is(err, kernel.ErrExists):
 		return fmt.Errorf("another VXLAN device has VNI %d on port %d already (ip -d link show type vxlan); remove it, "+
 			"or set vxlanVNI or vxlanPort in the FelixConfiguration default: %w", want.VNI, want.Port, err)
 	}

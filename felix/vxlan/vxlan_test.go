@@ -364,6 +364,26 @@ func TestTakenVNIIsSaidAndTheOtherFamilyGoesOn(t *testing.T) {
 
 // TestWhatFailsOnADeviceThatCarriesLeavesItInUse: what goes through it goes on, and the
 // rest of it is seen to.
+// TestKernelWithoutVXLANIsSaidInOneLine: with what to do, and nothing else fails of it.
+func TestKernelWithoutVXLANIsSaidInOneLine(t *testing.T) {
+	k := fakekernel.New()
+	w := onFake(t, k)
+	k.SetFault(func(op fakekernel.Op) error {
+		if strings.HasPrefix(op.Name, "add link") || strings.HasPrefix(op.Name, "add vxlan") || strings.Contains(op.Object, "vxlan.calico") && strings.HasPrefix(op.Name, "create") {
+			return kernel.ErrNotSupported
+		}
+		return nil
+	})
+	w.tunnels.Set(both()[:1])
+	err := w.tunnels.Apply(t.Context())
+	if err == nil || strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), "VXLAN device vxlan.calico: ") || !strings.Contains(err.Error(), "modprobe vxlan") || !strings.Contains(err.Error(), "vxlanMode: Never") {
+		t.Errorf("error %v", err)
+	}
+	if _, up := w.tunnels.Link(false); up {
+		t.Error("there is a device")
+	}
+}
+
 func TestWhatFailsOnADeviceThatCarriesLeavesItInUse(t *testing.T) {
 	for _, op := range []string{"set sysctl", "read addresses", "delete address", "read fdb", "read neighbours"} {
 		t.Run(op, func(t *testing.T) {

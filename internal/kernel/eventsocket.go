@@ -26,10 +26,10 @@ type eventSocket struct {
 	buf []byte
 }
 
-// openEventSocket opens a socket in the network namespace of the calling thread.
-// It is told of nothing yet.
-func openEventSocket() (*eventSocket, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
+// openEventSocket opens a socket of a family of netlink in the network namespace of the
+// calling thread. It is told of nothing yet.
+func openEventSocket(family int) (*eventSocket, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, family)
 	if err != nil {
 		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}

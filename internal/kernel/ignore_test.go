@@ -130,7 +130,7 @@ func passed(t *rapid.T, ignore Ignore, messages []syscall.NetlinkMessage) (kept 
 // TestEventSocketWaitsNoLongerThanAsked: what wait bounds is one receive, and 0
 // takes the bound away.
 func TestEventSocketWaitsNoLongerThanAsked(t *testing.T) {
-	s, err := openEventSocket()
+	s, err := openEventSocket(unix.NETLINK_ROUTE)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,7 +147,7 @@ func TestEventSocketWaitsNoLongerThanAsked(t *testing.T) {
 
 func TestProgramIsOfAnAcceptableLength(t *testing.T) {
 	prefixes := strings.Split(strings.Repeat("fifteen-letters,", 100), ",")[:100]
-	s, err := openEventSocket()
+	s, err := openEventSocket(unix.NETLINK_ROUTE)
 	if err != nil {
 		t.Fatal(err)
 	}

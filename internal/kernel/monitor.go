@@ -93,7 +93,7 @@ func (h *Handle) subscribe(topics Topics, ignore Ignore) (*eventSocket, error) {
 	// Not by entering the namespace that the process is in: bgpd may not enter any.
 	var socket *eventSocket
 	err := h.inside(func() (err error) {
-		socket, err = openEventSocket()
+		socket, err = openEventSocket(unix.NETLINK_ROUTE)
 		return err
 	})
 	if err != nil {

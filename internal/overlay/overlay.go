@@ -72,29 +72,55 @@ type Pool struct {
 }
 
 // PoolOf is what a pool of that range asks for. One of IPv6 has no IPIP; one with both
-// encapsulations, which nobody can write, has VXLAN.
+// encapsulations, which only somebody can write who goes past calicoctl, has VXLAN. See
+// [Wrong].
 func PoolOf(prefix netip.Prefix, spec v3.IPPoolSpec) Pool {
-	p := Pool{Prefix: prefix, Mode: ModeOf(spec), By: VXLAN}
-	if spec.VXLANMode != v3.VXLANModeAlways && spec.VXLANMode != v3.VXLANModeCrossSubnet {
-		p.By = IPIP
+	switch vxlan, ipip := modeOf(string(spec.VXLANMode)), modeOf(string(spec.IPIPMode)); {
+	case vxlan != Never:
+		return Pool{Prefix: prefix, Mode: vxlan, By: VXLAN}
+	case ipip != Never && prefix.Addr().Is4():
+		return Pool{Prefix: prefix, Mode: ipip, By: IPIP}
 	}
-	if p.Mode == Never || p.By == IPIP && prefix.Addr().Is6() {
-		p.Mode, p.By = Never, BGP
-	}
-	return p
+	return Pool{Prefix: prefix}
 }
 
 // ModeOf is the mode that a pool asks for, by whatever encapsulation.
 func ModeOf(spec v3.IPPoolSpec) Mode {
-	for _, mode := range []string{string(spec.VXLANMode), string(spec.IPIPMode)} {
-		switch mode {
-		case string(v3.VXLANModeAlways):
-			return Always
-		case string(v3.VXLANModeCrossSubnet):
-			return CrossSubnet
+	if mode := modeOf(string(spec.VXLANMode)); mode != Never {
+		return mode
+	}
+	return modeOf(string(spec.IPIPMode))
+}
+
+// modeOf takes a word that nobody knows for Always: who mistypes a mode, or has a newer
+// one, wants pods to be reached wherever the nodes reach one another, and that is what
+// Always needs and no more.
+func modeOf(word string) Mode {
+	switch word {
+	case "", string(v3.VXLANModeNever):
+		return Never
+	case string(v3.VXLANModeCrossSubnet):
+		return CrossSubnet
+	}
+	return Always
+}
+
+// Wrong is what is the matter with a pool's modes, and what comes of it; empty for
+// nothing. calicoctl lets none of it pass.
+func Wrong(prefix netip.Prefix, spec v3.IPPoolSpec) string {
+	for _, f := range [][2]string{{"spec.vxlanMode", string(spec.VXLANMode)}, {"spec.ipipMode", string(spec.IPIPMode)}} {
+		if modeOf(f[1]) == Always && f[1] != string(v3.VXLANModeAlways) {
+			return fmt.Sprintf("%s: %q is none of Never, CrossSubnet and Always: it is taken for Always; correct it with calicoctl", f[0], f[1])
 		}
 	}
-	return Never
+	switch vxlan, ipip := modeOf(string(spec.VXLANMode)), modeOf(string(spec.IPIPMode)); {
+	case ipip == Never:
+	case vxlan != Never:
+		return fmt.Sprintf("a pool has one encapsulation, and this one asks for two: vxlanMode %s counts; set ipipMode or vxlanMode to Never", spec.VXLANMode)
+	case prefix.Addr().Is6():
+		return fmt.Sprintf("spec.ipipMode: IPIP carries only IPv4, so %s is taken for Never; set it so, or use vxlanMode", spec.IPIPMode)
+	}
+	return ""
 }
 
 // View is what is decided by. It does not change; equal clusters have equal Views.

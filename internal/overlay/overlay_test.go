@@ -230,7 +230,6 @@ func TestModeOfAPool(t *testing.T) {
 		{"IPIP across subnets", v4, v3.IPPoolSpec{IPIPMode: v3.IPIPModeCrossSubnet}, overlay.CrossSubnet, overlay.IPIP},
 		{"IPIP in a pool of IPv6", v6, v3.IPPoolSpec{IPIPMode: v3.IPIPModeAlways}, overlay.Never, overlay.BGP},
 		{"both", v4, v3.IPPoolSpec{IPIPMode: v3.IPIPModeAlways, VXLANMode: v3.VXLANModeCrossSubnet}, overlay.CrossSubnet, overlay.VXLAN},
-		{"a word that nobody knows", v4, v3.IPPoolSpec{IPIPMode: "Sometimes", VXLANMode: "Perhaps"}, overlay.Never, overlay.BGP},
 	} {
 		if got := overlay.PoolOf(tt.cidr, tt.spec); got.Mode != tt.mode || got.By != tt.by || got.Prefix != tt.cidr {
 			t.Errorf("%s: %+v, want mode %d by %s", tt.name, got, tt.mode, tt.by)
@@ -281,5 +280,31 @@ func TestTunnelsNameEveryOtherReadyNodeOnce(t *testing.T) {
 	}
 	if got, want := strings.Join(peers, ", "), "10.10.1.4 10.65.0.4, 10.10.1.2 10.65.0.9"; got != want {
 		t.Errorf("peers %s, want %s", got, want)
+	}
+}
+
+// TestWrongModesAreNamed: what nobody can write with calicoctl, and what comes of it.
+func TestWrongModesAreNamed(t *testing.T) {
+	v4, v6 := netip.MustParsePrefix("10.65.0.0/16"), netip.MustParsePrefix("fd65::/48")
+	for _, tt := range []struct {
+		name        string
+		cidr        netip.Prefix
+		vxlan, ipip string
+		mode        overlay.Mode
+		by          overlay.Carrier
+		wrong       string
+	}{
+		{"right", v4, "CrossSubnet", "Never", overlay.CrossSubnet, overlay.VXLAN, ""},
+		{"right by IPIP", v4, "", "CrossSubnet", overlay.CrossSubnet, overlay.IPIP, ""},
+		{"a word nobody knows", v4, "always", "", overlay.Always, overlay.VXLAN, `spec.vxlanMode: "always" is none of Never, CrossSubnet and Always: it is taken for Always`},
+		{"a word nobody knows, of IPIP", v4, "", "Sometimes", overlay.Always, overlay.IPIP, `spec.ipipMode: "Sometimes" is none of`},
+		{"both", v4, "CrossSubnet", "Always", overlay.CrossSubnet, overlay.VXLAN, "a pool has one encapsulation, and this one asks for two: vxlanMode CrossSubnet counts"},
+		{"IPIP for IPv6", v6, "Never", "Always", overlay.Never, overlay.BGP, "spec.ipipMode: IPIP carries only IPv4, so Always is taken for Never"},
+	} {
+		spec := v3.IPPoolSpec{VXLANMode: v3.VXLANMode(tt.vxlan), IPIPMode: v3.IPIPMode(tt.ipip)}
+		pool, wrong := overlay.PoolOf(tt.cidr, spec), overlay.Wrong(tt.cidr, spec)
+		if pool.Mode != tt.mode || pool.By != tt.by || !strings.HasPrefix(wrong, tt.wrong) || tt.wrong == "" && wrong != "" {
+			t.Errorf("%s: mode %d by %s, %q; want %d by %s, %q", tt.name, pool.Mode, pool.By, wrong, tt.mode, tt.by, tt.wrong)
+		}
 	}
 }

@@ -95,20 +95,27 @@ func mustConverge(t *testing.T, l *lab.Lab) {
 
 // traffic is a set of streams that run through a fault.
 type traffic struct {
-	l       *lab.Lab
-	streams map[string]string // stream ID → agent that sends it
+	l        *lab.Lab
+	interval time.Duration
+	streams  map[string]string // stream ID → agent that sends it
 	// forgiven is how many packets of a stream may be lost: those on their way at the
 	// moment of a change.
 	forgiven int
 }
 
-// streamInterval is the time between two packets of one stream.
-const streamInterval = 5 * time.Millisecond
+// streamInterval is the time between two packets of one stream; the slow one is for an
+// emulated processor, which does little else than run the packets' senders otherwise.
+const streamInterval, slowInterval = 5 * time.Millisecond, 50 * time.Millisecond
 
 // startTraffic sends UDP and TCP between pods of every two nodes, both families.
 func startTraffic(t *testing.T, l *lab.Lab) *traffic {
 	t.Helper()
-	tr := &traffic{l: l, streams: map[string]string{}}
+	return startTrafficEvery(t, l, streamInterval)
+}
+
+func startTrafficEvery(t *testing.T, l *lab.Lab, interval time.Duration) *traffic {
+	t.Helper()
+	tr := &traffic{l: l, interval: interval, streams: map[string]string{}}
 	first := map[string]*lab.Pod{}
 	for _, p := range l.Pods() {
 		if first[p.Node] == nil {
@@ -137,7 +144,7 @@ func (tr *traffic) start(t *testing.T, from *lab.Pod, to netip.Addr, network str
 	t.Helper()
 	id := fmt.Sprintf("%s %s → %s", network, from.Name, to)
 	_, err := tr.l.Ask(t.Context(), from.Agent(0), agentwire.Request{StartStream: &agentwire.Stream{
-		ID: id, Network: network, Target: netip.AddrPortFrom(to, agentwire.Port), Interval: streamInterval,
+		ID: id, Network: network, Target: netip.AddrPortFrom(to, agentwire.Port), Interval: tr.interval,
 	}})
 	if err != nil {
 		t.Fatal(err)

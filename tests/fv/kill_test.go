@@ -48,6 +48,17 @@ func demandLossWhileKilled(t *testing.T, l *lab.Lab, forgiven int, programs, nod
 	before := routesOf(t, l)
 	tr := startTraffic(t, l)
 	tr.forgiven = forgiven
+	killAndRestart(t, l, programs, nodes)
+	tr.stopAndDemandNoLoss(t)
+	mustConverge(t, l)
+	if diff := cmp.Diff(before, routesOf(t, l)); diff != "" {
+		t.Errorf("routes differ from before (-before +after):\n%s", diff)
+	}
+}
+
+// killAndRestart gives traffic time before, between and after.
+func killAndRestart(t *testing.T, l *lab.Lab, programs, nodes []string) {
+	t.Helper()
 	time.Sleep(500 * time.Millisecond)
 	for _, n := range nodes {
 		for _, p := range programs {
@@ -68,11 +79,6 @@ func demandLossWhileKilled(t *testing.T, l *lab.Lab, forgiven int, programs, nod
 		t.Error(err)
 	}
 	time.Sleep(3 * time.Second) // End-of-RIB, sweeps and resyncs fall into this time
-	tr.stopAndDemandNoLoss(t)
-	mustConverge(t, l)
-	if diff := cmp.Diff(before, routesOf(t, l)); diff != "" {
-		t.Errorf("routes differ from before (-before +after):\n%s", diff)
-	}
 }
 
 // TestPodsComeAndGoWhileDaemonsAreKilled adds and deletes pods around kills: what

@@ -103,9 +103,9 @@ func peerToAPI(p speaker.Peer, restarting bool) *gobgpapi.Peer {
 	case p.Multihop:
 		out.EbgpMultihop = &gobgpapi.EbgpMultihop{Enabled: true, MultihopTtl: multihopTTL}
 	}
-	if p.ReflectorClient {
+	if p.ReflectorClient || p.ClusterID.IsValid() {
 		out.RouteReflector = &gobgpapi.RouteReflector{
-			RouteReflectorClient: true, RouteReflectorClusterId: p.ClusterID.String(),
+			RouteReflectorClient: p.ReflectorClient, RouteReflectorClusterId: p.ClusterID.String(),
 		}
 	}
 	return out

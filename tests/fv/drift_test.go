@@ -1,0 +1,109 @@
+package fv
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+
+	"tortie/tests/lab"
+)
+
+// TestDriftIsMendedAndStrangersAreLeftAlone: what is ours and somebody takes away or
+// changes is back as it was, at once where the kernel tells, else at the next resync; what
+// somebody else has added stays.
+func TestDriftIsMendedAndStrangersAreLeftAlone(t *testing.T) {
+	const patience = 15 * time.Second // a sixth of the default interval, and many times the short one
+	l := up(t, "drift", 3)
+	// IPv6 is BGP's.
+	apply(t, l, manifestHead+"kind: IPPool\nmetadata: {name: pool-v4}\nspec: {cidr: 10.65.0.0/16, blockSize: 26, natOutgoing: true, vxlanMode: CrossSubnet}\n")
+	addPods(t, l, 6, 1)
+	if _, err := l.AddPod(t.Context(), lab.PodSpec{Name: "here", Node: "node1", Containers: 1}); err != nil {
+		t.Fatal(err)
+	}
+	mustConverge(t, l)
+	pod, err := l.Pod("here")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr, addr6 := pod.Addr(false).String(), pod.Addr(true).String()
+	sh := func(script string) string {
+		t.Helper()
+		return run(t, l, "", "sh", "-ec", script)
+	}
+	device := strings.TrimSpace(sh("ip -o route get " + addr + " | sed 's/.* dev \\([^ ]*\\).*/\\1/'"))
+
+	strangers := []string{
+		"ip route add 10.65.77.0/26 via 10.10.1.254 proto static; ip route add 10.99.0.0/16 via 10.10.1.2",
+		"ip -6 route add fd99::/64 via fd10:0:0:1::2",
+		"ip link add flannel.1 type vxlan id 1 dstport 8472 local 10.10.1.1 nolearning; ip link set flannel.1 up; bridge fdb append 02:00:00:00:00:99 dev flannel.1 dst 10.10.1.2",
+		"ip link add cali0stranger type veth peer name stranger; ip addr add 203.0.113.1/32 dev eth0",
+		"nft add table inet theirs; nft add chain inet theirs c; nft add chain inet tortie theirs; nft add rule inet tortie theirs counter",
+		"ip rule add from 203.0.113.1 lookup 77; ip route add default via 10.10.1.254 table 77",
+		"echo 1 > /proc/sys/net/ipv4/conf/eth0/proxy_arp",
+	}
+	theirs := "ip route show proto static; ip route show 10.99.0.0/16; ip -6 route show fd99::/64; ip -o -br link show flannel.1; bridge fdb show dev flannel.1; ip -br link show cali0stranger; " +
+		"ip -o addr show dev eth0 to 203.0.113.1; nft list table inet theirs; nft list chain inet tortie theirs | sed 's/packets.*//'; ip rule show from 203.0.113.1; ip route show table 77; cat /proc/sys/net/ipv4/conf/eth0/proxy_arp"
+	for _, s := range strangers {
+		sh(s)
+	}
+	before := sh(theirs)
+
+	routes := "ip route show proto 80 | sort; ip -6 route show proto 80 | sort"
+	vxlan := "ip -br link show vxlan.calico; ip -d link show vxlan.calico | grep -o 'mtu [0-9]*\\|vxlan id.*dstport [0-9]*'; ip -4 -br addr show dev vxlan.calico; bridge fdb show dev vxlan.calico | sort; ip neigh show dev vxlan.calico | sort"
+	rules := "nft list table inet tortie | grep -v counter | sort"
+	short := false // the interval of resyncs
+	for _, tt := range []struct {
+		name, look, harm string
+		told             bool // by the kernel; these come first
+	}{
+		{"a pod's route is deleted", routes, "ip route del " + addr, true},
+		{"a pod's IPv6 route is deleted", routes, "ip -6 route del " + addr6, true},
+		{"a pod's route leads elsewhere", routes, "ip route replace " + addr + " via 10.10.1.2 proto 80", true},
+		{"the blackholes of the blocks are deleted", routes, "ip route show type blackhole proto 80 | while read type dst rest; do ip route del blackhole $dst; done", true},
+		{"a route of ours is added that nobody asked for", routes, "ip route add 10.65.200.0/26 via 10.10.1.2 proto 80", true},
+		{"the routes into the tunnel are deleted", routes, "ip route flush proto 80 dev vxlan.calico", true},
+		{"the routes of BGP are deleted", "ip -6 route show proto 81 | sort", "ip -6 route flush proto 81", true},
+		{"the tunnel's device is deleted", routes + ";" + vxlan, "ip link del vxlan.calico", true},
+		{"the tunnel's device is switched off", routes + ";" + vxlan, "ip link set vxlan.calico down", true},
+		{"the tunnel's MTU is changed", vxlan, "ip link set vxlan.calico mtu 1300", true},
+		{"the packet rules are flushed", rules, "nft flush chain inet tortie nat-outgoing", true},
+		{"an address is added to a set", rules, "nft add element inet tortie exempt-ipv4 '{ 192.0.2.0/24 }'", true},
+		{"the tunnel's address is taken away", routes + ";" + vxlan, "ip -4 addr flush dev vxlan.calico", false},
+		{"an FDB entry is deleted", vxlan, "bridge fdb show dev vxlan.calico | head -1 | while read mac rest; do bridge fdb del $mac dev vxlan.calico; done", false},
+		{"an FDB entry leads elsewhere", vxlan, "bridge fdb show dev vxlan.calico | head -1 | while read mac rest; do bridge fdb replace $mac dev vxlan.calico dst 10.10.1.77; done", false},
+		{"a neighbour in the tunnel is deleted", vxlan, "ip neigh show dev vxlan.calico | head -1 | while read ip rest; do ip neigh del $ip dev vxlan.calico; done", false},
+		{"forwarding is switched off", "cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding", "echo 0 > /proc/sys/net/ipv4/ip_forward; echo 0 > /proc/sys/net/ipv6/conf/all/forwarding", false},
+		{
+			"a pod's device is set otherwise", "cat /proc/sys/net/ipv4/conf/" + device + "/rp_filter /proc/sys/net/ipv4/conf/" + device + "/proxy_arp; ip -br link show " + device,
+			"echo 0 > /proc/sys/net/ipv4/conf/" + device + "/rp_filter; echo 0 > /proc/sys/net/ipv4/conf/" + device + "/proxy_arp; ip link set " + device + " address 02:00:00:00:00:01", false,
+		},
+	} {
+		if short != !tt.told {
+			short = true
+			apply(t, l, manifestHead+"kind: FelixConfiguration\nmetadata: {name: default}\nspec: {routeRefreshInterval: 1s}\n")
+		}
+		t.Run(tt.name, func(t *testing.T) {
+			want := sh(tt.look)
+			if strings.TrimSpace(want) == "" {
+				t.Fatal("there is nothing to be harmed")
+			}
+			sh(tt.harm)
+			began := time.Now()
+			for got := ""; ; time.Sleep(20 * time.Millisecond) {
+				var out bytes.Buffer
+				if err := l.Exec("node1", []string{"sh", "-ec", tt.look}, lab.Stdio{Out: &out, Err: &out}); err == nil && out.String() == want {
+					t.Logf("back after %v", time.Since(began).Round(10*time.Millisecond))
+					break
+				}
+				if got = out.String(); time.Since(began) > patience {
+					t.Fatalf("not back after %v: %s\nwant %s", patience, got, want)
+				}
+			}
+		})
+	}
+	if after := sh(theirs); after != before {
+		t.Errorf("what others have made is now\n%s\nand was\n%s", after, before)
+	}
+	mustConverge(t, l)
+}
