@@ -274,7 +274,7 @@ func (f *FIB) Read(ctx context.Context) error {
 	}
 	p.felix = map[netip.Prefix]kernel.Route{}
 	for _, r := range p.routes {
-		if r.Protocol == kernel.ProtocolFelix && r.Gateway.IsValid() {
+		if r.Protocol == kernel.ProtocolFelix && r.Priority == kernel.MetricOverlay {
 			p.felix[r.Dst] = r
 		}
 	}

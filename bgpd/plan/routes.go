@@ -206,6 +206,8 @@ func (c *cluster) arrive(s spread, scopes map[string]filter.Scope, origin string
 		}
 	case overlay.Segment:
 		s.kernel[at] = "along the segment to " + node + " (felix)"
+	case overlay.WireGuard:
+		s.kernel[at] = "by WireGuard to " + node + " (felix)"
 	default:
 		s.kernel[at] = fmt.Sprintf("by %s to %s (felix)", way.Carrier, node)
 	}

@@ -49,7 +49,7 @@ func (c *computation) pools() []pool {
 func (c *computation) overlay() {
 	nodes := make(map[string]overlay.Node, len(c.in.Nodes))
 	for _, n := range c.in.Nodes {
-		nodes[n.Name] = overlay.ReadNode(n.Name, &n.Spec)
+		nodes[n.Name] = overlay.ReadNode(n.Name, &n.Spec).Keyed(&n.Status)
 	}
 	var pools []overlay.Pool
 	for _, p := range c.in.Pools {

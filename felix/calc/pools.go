@@ -100,17 +100,31 @@ func (p *pools) forTunnels(labels map[string]string) []TunnelPool {
 	return sortedTunnelPools(out)
 }
 
+// forNodes are all pools that select a node with these labels: WireGuard is on in all.
+func (p *pools) forNodes(labels map[string]string) []TunnelPool {
+	var out []TunnelPool
+	for _, pool := range p.byKey {
+		if sel, err := selector.Parse(pool.selector); pool.err == nil && err == nil && sel.Matches(labels) {
+			out = append(out, TunnelPool{By: overlay.WireGuard, Prefix: pool.prefix, Open: pool.open})
+		}
+	}
+	return sortedTunnelPools(out)
+}
+
 // toTunnels are the pools whose pods go to some nodes' pods by a tunnel and to those nodes
 // themselves under this node's address.
 func (p *pools) toTunnels(view overlay.View, nodes map[string]overlay.Node) TunnelMasquerade {
 	var out TunnelMasquerade
 	for _, pool := range p.byKey {
-		if pool.err != nil || !pool.masquerade || pool.overlay.Mode == overlay.Never {
+		if pool.err != nil || !pool.masquerade {
 			continue
 		}
-		out.Pools = append(out.Pools, pool.prefix)
+		if pool.overlay.Mode != overlay.Never {
+			out.Pools = append(out.Pools, pool.prefix)
+		}
 		for name := range nodes {
 			if way := view.To(pool.prefix, name); way.Carrier.Encapsulates() {
+				out.Pools = append(out.Pools, pool.prefix)
 				a := way.There.Address.Addr()
 				out.Nodes = append(out.Nodes, netip.PrefixFrom(a, a.BitLen()))
 			}
@@ -147,7 +161,9 @@ type node struct {
 	bgp    api.NodeBGPSpec
 	ends   overlay.Node
 	labels map[string]string
-	err    error
+	// keyRequest is this node's annotation by which its keys are to be changed.
+	keyRequest string
+	err        error
 }
 
 func newNodes(self string) nodes { return nodes{self: self, byKey: map[api.Key]node{}} }
@@ -165,9 +181,9 @@ func (n *nodes) update(u datastore.SyncUpdate) {
 }
 
 func readNode(name, self string, obj *api.Node) node {
-	read := node{bgp: *obj.Spec.BGP, ends: overlay.ReadNode(name, &obj.Spec)}
+	read := node{bgp: *obj.Spec.BGP, ends: overlay.ReadNode(name, &obj.Spec).Keyed(&obj.Status)}
 	if name == self {
-		read.labels = obj.Labels
+		read.labels, read.keyRequest = obj.Labels, obj.Annotations[api.AnnotationNewWireguardKeys]
 	}
 	return read
 }
@@ -180,10 +196,17 @@ func (n *nodes) ends() map[string]overlay.Node {
 	return out
 }
 
-// labels are this node's.
-func (n *nodes) labels() map[string]string {
-	return n.byKey[api.Key{Kind: api.KindNode, Name: n.self}].labels
+// own is this node.
+func (n *nodes) own() node { return n.byKey[api.Key{Kind: api.KindNode, Name: n.self}] }
+
+// secured reports whether this node has published a key of WireGuard.
+func (n *nodes) secured() bool {
+	ends := n.own().ends
+	return ends.V4.Secure.Key != overlay.Key{} || ends.V6.Secure.Key != overlay.Key{}
 }
+
+// labels are this node's.
+func (n *nodes) labels() map[string]string { return n.own().labels }
 
 // addrs returns this node's addresses with the length of their subnet, IPv4
 // first, and every node's as single addresses. What is wrong with another node is

@@ -56,6 +56,16 @@ type State struct {
 	TunnelPools []TunnelPool
 	// TunnelMasquerade is where Masquerade goes for nodes too.
 	TunnelMasquerade TunnelMasquerade
+	// Secure are this node's ends of WireGuard and the others', IPv4 first; Unsecured says of
+	// which nodes packets are not encrypted though this node could, and why.
+	Secure    []SecureTunnel
+	Unsecured []string
+	// SecurePools are the pools from which this node may have its WireGuard address.
+	SecurePools []TunnelPool
+	// Self is what this node's Node says of its ends, whether it can be used or not.
+	Self overlay.Node
+	// KeyRequest is how this node's Node asks for new keys.
+	KeyRequest string
 	// Peering are the addresses that the node has on its ends of pods that are its BGP
 	// peers, by interface.
 	Peering map[string][]netip.Addr

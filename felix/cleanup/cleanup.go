@@ -19,6 +19,7 @@ import (
 	"tortie/felix/ipip"
 	"tortie/felix/podnet"
 	"tortie/felix/vxlan"
+	"tortie/felix/wireguard"
 	"tortie/internal/kernel"
 	"tortie/internal/lockfile"
 )
@@ -102,6 +103,7 @@ func (cfg Config) devices(ctx context.Context) (pods map[int]string, err error) 
 		return nil, fmt.Errorf("look for devices: %w", err)
 	}
 	pods = map[int]string{}
+	secure := wireguard.Devices(filepath.Join(cfg.Root, "/var/lib/calico/felix", wireguard.KeyFile))
 	errs := []error{cfg.redirects(ctx, links)}
 	for _, l := range links {
 		switch pod := l.Kind == "veth" && podnet.IsDeviceName(l.Name); {
@@ -109,7 +111,7 @@ func (cfg Config) devices(ctx context.Context) (pods map[int]string, err error) 
 			pods[l.Index] = l.Name
 			cfg.Say("device %s: left to its pod, with which it goes", l.Name)
 			continue
-		case !pod && !isAside(l) && !isTunnel(l) && !isShaper(l):
+		case !pod && !isAside(l) && !isTunnel(l) && !isShaper(l) && !(wireguard.Ours(l) && slices.Contains(secure, l.Name)):
 			continue
 		}
 		err := cfg.remove(l)

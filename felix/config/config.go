@@ -49,6 +49,7 @@ type Config struct {
 	JournalDir string
 	VXLAN      VXLAN
 	IPIP       IPIP
+	Wireguard  Wireguard
 	// ExternalNodes may send packets in tunnels, as the nodes of the cluster may.
 	ExternalNodes Networks
 	// ServiceLoopPrevention is what becomes of packets to announced service addresses
@@ -137,7 +138,7 @@ func (a hostPort) String() string { return net.JoinHostPort(a.host, a.port) }
 
 // parameters lists what is served. Names are compared without regard to case.
 func parameters(a *addresses) []parameter {
-	return []parameter{
+	return append(wireguardParameters(), []parameter{
 		{"LogSeverityScreen", "logSeverityScreen", func(c *Config, v string) (err error) { c.LogLevel, err = parseLevel(v); return err }},
 		{"IPForwarding", "ipForwarding", func(c *Config, v string) (err error) { c.IPForwarding, err = parseEnabled(v); return err }},
 		{"RouteRefreshInterval", "routeRefreshInterval", func(c *Config, v string) (err error) { c.RouteRefreshInterval, err = parseSeconds(v); return err }},
@@ -183,7 +184,7 @@ func parameters(a *addresses) []parameter {
 		{"CNITimeout", "", func(c *Config, v string) (err error) { c.CNITimeout, err = parseSeconds(v); return err }},
 		{"LockFile", "", func(c *Config, v string) error { c.LockFile = v; return checkPath(v) }},
 		{"JournalDir", "", func(c *Config, v string) error { c.JournalDir = v; return checkPath(v) }},
-	}
+	}...)
 }
 
 // defaults is the configuration when nobody says anything.
@@ -192,7 +193,7 @@ func defaults() (Config, *addresses) {
 		LogLevel: slog.LevelInfo, IPForwarding: true, RouteRefreshInterval: 90 * time.Second,
 		CNISocket: cniwire.DefaultSocket, CNITimeout: 10 * time.Second,
 		LockFile: DefaultLockFile, JournalDir: DefaultJournalDir,
-		VXLAN: VXLAN{Enabled: true, VNI: 4096, Port: 4789}, IPIP: IPIP{Enabled: true}, ServiceLoopPrevention: serviceloop.Drop,
+		VXLAN: VXLAN{Enabled: true, VNI: 4096, Port: 4789}, IPIP: IPIP{Enabled: true}, Wireguard: defaultWireguard(), ServiceLoopPrevention: serviceloop.Drop,
 		GoMetrics: true, ProcessMetrics: true, MetricsTLS: servingcert.Files{ClientAuth: tls.RequireAndVerifyClientCert}, NAT: NAT{ExemptNodes: true},
 		MTUFile: DefaultMTUFile, PathMTUProbeInterval: 15 * time.Second,
 	}, &addresses{health: hostPort{"localhost", "9099"}, metrics: hostPort{"", "9091"}}

@@ -166,7 +166,7 @@ func TestPodsGetTheLowestMTUOfTheNodesDevices(t *testing.T) {
 		{"no such device", []netip.Prefix{p("10.0.0.1/24")}, "^wlan", 9000, `mtuIfacePattern "^wlan" matches no device`},
 	} {
 		u := &underlay{kernel: k, log: slog.New(slog.DiscardHandler)}
-		u.configure(config.VXLAN{}, config.IPIP{}, config.MTU{Pattern: tc.pattern})
+		u.configure(config.VXLAN{}, config.IPIP{}, config.Wireguard{}, config.MTU{Pattern: tc.pattern})
 		u.set(tc.node, nil)
 		if got := u.MTU(); got != tc.want {
 			t.Errorf("%s: %d, want %d", tc.what, got, tc.want)
@@ -203,7 +203,7 @@ func TestPodsMTUIsLessByWhatTheOverlaysInUseAdd(t *testing.T) {
 		{"IPIP too large", nil, config.VXLAN{}, 9000, 8950, 8930, "ipipMTU 8981 is more than the node's device eth0 carries whole (MTU 9000, less 20 for IPIP): 8980 is used", config.IPIP{MTU: 8981}, 8980},
 	} {
 		u := &underlay{kernel: nineThousand(), log: slog.New(slog.DiscardHandler)}
-		u.configure(tc.vxlan, tc.ipip, config.MTU{})
+		u.configure(tc.vxlan, tc.ipip, config.Wireguard{}, config.MTU{})
 		u.set([]netip.Prefix{netip.MustParsePrefix("10.0.0.1/24")}, tc.tunnels)
 		if u.MTU() != tc.pods || u.tunnelMTU(false) != tc.device4 || u.tunnelMTU(true) != tc.device6 || u.ipipMTU() != tc.ipipDevice {
 			t.Errorf("%s: pods %d, devices %d, %d and %d; want %d, %d, %d and %d", tc.name, u.MTU(), u.tunnelMTU(false), u.tunnelMTU(true), u.ipipMTU(), tc.pods, tc.device4, tc.device6, tc.ipipDevice)
@@ -261,7 +261,7 @@ func TestMTUFileThatIsRequiredIsWaitedFor(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil { // in the way of the directory
 			t.Fatal(err)
 		}
-		u.configure(config.VXLAN{}, config.IPIP{}, config.MTU{RequireFile: require})
+		u.configure(config.VXLAN{}, config.IPIP{}, config.Wireguard{}, config.MTU{RequireFile: require})
 		u.set([]netip.Prefix{netip.MustParsePrefix("10.0.0.1/24")}, nil)
 		if err := u.ready(); (err != nil) != require || err != nil && !strings.Contains(err.Error(), "FELIX_MTUFILE") || len(u.problems()) != map[bool]int{true: 1}[require] {
 			t.Errorf("required %v: ready %v, problems %v", require, err, u.problems())

@@ -95,7 +95,7 @@ func TestTargetsAreAskedByTheLargestPacketsThatPodsSendThere(t *testing.T) {
 	if got, want := sizes(), []string{"node2 10.0.0.2 as pods", "node2 fd00::2 as pods", "node3 10.0.1.3 as the device"}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
-	f.underlay.configure(config.VXLAN{MTU4: 1350}, config.IPIP{}, config.MTU{})
+	f.underlay.configure(config.VXLAN{MTU4: 1350}, config.IPIP{}, config.Wireguard{}, config.MTU{})
 	if got, want := sizes(), []string{"node2 10.0.0.2 as configured, less the overlay", "node2 fd00::2 as configured, less the overlay", "node3 10.0.1.3 as configured"}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}

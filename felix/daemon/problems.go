@@ -25,6 +25,8 @@ const (
 	reasonNoAddress    = "NoNodeAddress"
 	reasonUnregistered = "NodeNotRegistered"
 	reasonTunnel       = "NoTunnelAddress"
+	reasonWireguard    = "NoWireguard"
+	reasonUnencrypted  = "Unencrypted"
 	reasonKernel       = "KernelUnsupported"
 	reasonDataplane    = "DataplaneFailed"
 	reasonPodCIDR      = "PodCIDROutsidePools"
@@ -49,7 +51,7 @@ const (
 func (f *felix) sources() []problems.Source {
 	all := []problems.Source{f.kernelCheck, f.datastoreProblem, f.registrationProblem, f.dataplaneProblem, f.upkeep.problems, f.config.problems, f.listeners.problems, f.nodes.problems, f.underlay.problems, f.pathProblems}
 	all = append(all, f.clusterSources()...)
-	return append(all, f.tunnelProblem, f.addressProblems, f.backendProblem, f.policyProblem, f.objectProblems)
+	return append(all, f.tunnelProblem, f.secureProblems, f.addressProblems, f.backendProblem, f.policyProblem, f.objectProblems)
 }
 
 // clusterSources are those who know Kubernetes.
@@ -181,6 +183,26 @@ func (f *felix) tunnelProblem() []problems.Problem {
 		return nil
 	}
 	return logged(problem(reasonTunnel, "this node has no part in an overlay, and its packets go without: %v", err))
+}
+
+// secureProblems: packets that could be encrypted and are not.
+func (f *felix) secureProblems() []problems.Problem {
+	var out []problems.Problem
+	if err := f.keys.Problem(); err != nil && !errors.Is(err, datastore.ErrUnavailable) && !errors.Is(err, datastore.ErrUnauthorized) {
+		out = logged(problem(reasonWireguard, "this node has no part in WireGuard, and its packets go unencrypted: %v", err))
+	}
+	if left := f.desired().Unsecured; len(left) > 0 {
+		out = append(out, problem(reasonUnencrypted, "packets to %d nodes go unencrypted, though WireGuard is on here: %s: look at felix there, and whether wireguardEnabled is set for it", len(left), first(left, 3))...)
+	}
+	return out
+}
+
+// first is the beginning of a list.
+func first(list []string, most int) string {
+	if len(list) > most {
+		return strings.Join(list[:most], "; ") + fmt.Sprintf(" and %d more", len(list)-most)
+	}
+	return strings.Join(list, "; ")
 }
 
 // backendProblem: where bgpd is told to be idle, a pool without an overlay is one whose

@@ -14,6 +14,7 @@ import (
 	"tortie/felix/config"
 	"tortie/felix/ipip"
 	"tortie/felix/problems"
+	"tortie/felix/wireguard"
 	"tortie/internal/kernel"
 	"tortie/internal/overlay"
 )
@@ -69,12 +70,13 @@ type measures struct {
 	settings config.MTU
 	vxlan    config.VXLAN
 	ipip     config.IPIP
+	secure   config.Wireguard
 	// device is the one with the least MTU of those that count; its MTU is 0 while it is not known.
 	device kernel.Link
 	// noMatch: no device is as the settings have it, so the node's own count.
 	noMatch bool
 	// used: which overlays pods' packets may meet.
-	used4, used6, usedIPIP bool
+	used4, used6, usedIPIP, secure4, secure6 bool
 }
 
 func (m measures) underlay() int {
@@ -95,6 +97,12 @@ func (m measures) pods() int {
 	}
 	if m.usedIPIP {
 		mtu = min(mtu, m.ipipTunnel())
+	}
+	if m.secure4 {
+		mtu = min(mtu, m.secureTunnel(false))
+	}
+	if m.secure6 {
+		mtu = min(mtu, m.secureTunnel(true))
 	}
 	return mtu
 }
@@ -120,6 +128,20 @@ func (m measures) ipipTunnel() int {
 	return m.of(d)
 }
 
+// secures are the devices of WireGuard.
+func (m measures) secures() (v4, v6 device) {
+	return device{"wireguardMTU", overlay.WireGuard, m.secure.MTU4, wireguard.Overhead4}, device{"wireguardMTUV6", overlay.WireGuard, m.secure.MTU6, wireguard.Overhead6}
+}
+
+// secureTunnel is the MTU of a WireGuard device.
+func (m measures) secureTunnel(v6 bool) int {
+	v4, other := m.secures()
+	if v6 {
+		return m.of(other)
+	}
+	return m.of(v4)
+}
+
 // of is the MTU of an overlay's device: as configured, unless that is more than the
 // underlay lets through whole.
 func (m measures) of(d device) int {
@@ -134,7 +156,8 @@ func (m measures) of(d device) int {
 func (m measures) problems() []problems.Problem {
 	var out []problems.Problem
 	v4, v6, ipips := m.devices()
-	for _, d := range []device{v4, v6, ipips} {
+	secure4, secure6 := m.secures()
+	for _, d := range []device{v4, v6, ipips, secure4, secure6} {
 		if fits := m.device.MTU - d.overhead; m.device.MTU != 0 && d.given > fits {
 			out = append(out, problems.Problem{Reason: reasonMTU, Topic: d.parameter, Line: fmt.Sprintf(
 				"%s %d is more than the node's device %s carries whole (MTU %d, less %d for %s): %d is used; lower it to that, or leave it out",
@@ -162,6 +185,9 @@ func (u *underlay) tunnelMTU(v6 bool) int { return u.now().tunnel(v6) }
 
 // ipipMTU is that of the IPIP device.
 func (u *underlay) ipipMTU() int { return u.now().ipipTunnel() }
+
+// secureMTU is that of a WireGuard device.
+func (u *underlay) secureMTU(v6 bool) int { return u.now().secureTunnel(v6) }
 
 // limit is the MTU with which a pod's packets can still leave the node in one piece, and
 // false while that is not known.
@@ -191,8 +217,8 @@ func (u *underlay) ready() error {
 }
 
 // configure tells what the operator has chosen.
-func (u *underlay) configure(vxlan config.VXLAN, ipip config.IPIP, mtu config.MTU) {
-	u.change(func(m *measures) { m.vxlan, m.ipip, m.settings = vxlan, ipip, mtu })
+func (u *underlay) configure(vxlan config.VXLAN, ipip config.IPIP, secure config.Wireguard, mtu config.MTU) {
+	u.change(func(m *measures) { m.vxlan, m.ipip, m.secure, m.settings = vxlan, ipip, secure, mtu })
 	u.refresh()
 }
 
@@ -207,6 +233,8 @@ func (u *underlay) set(addrs []netip.Prefix, tunnels []calc.TunnelPool) {
 		m.used4 = slices.ContainsFunc(tunnels, func(p calc.TunnelPool) bool { return p.By == overlay.VXLAN && p.Prefix.Addr().Is4() })
 		m.used6 = slices.ContainsFunc(tunnels, func(p calc.TunnelPool) bool { return p.By == overlay.VXLAN && p.Prefix.Addr().Is6() })
 		m.usedIPIP = slices.ContainsFunc(tunnels, func(p calc.TunnelPool) bool { return p.By == overlay.IPIP })
+		m.secure4 = slices.ContainsFunc(tunnels, func(p calc.TunnelPool) bool { return p.By == overlay.WireGuard && p.Prefix.Addr().Is4() })
+		m.secure6 = slices.ContainsFunc(tunnels, func(p calc.TunnelPool) bool { return p.By == overlay.WireGuard && p.Prefix.Addr().Is6() })
 	})
 	if !same {
 		u.refresh()
@@ -253,7 +281,8 @@ func (u *underlay) change(apply func(*measures)) {
 		u.publish(now)
 	}
 	u.mu.Unlock()
-	if u.changed != nil && (before.tunnel(false) != now.tunnel(false) || before.tunnel(true) != now.tunnel(true) || before.ipipTunnel() != now.ipipTunnel()) {
+	if u.changed != nil && (before.tunnel(false) != now.tunnel(false) || before.tunnel(true) != now.tunnel(true) || before.ipipTunnel() != now.ipipTunnel() ||
+		before.secureTunnel(false) != now.secureTunnel(false) || before.secureTunnel(true) != now.secureTunnel(true)) {
 		u.changed()
 	}
 }

@@ -289,7 +289,8 @@ func (l *Loop) wait(ctx context.Context, w *waiter) error {
 // Before InSync it is only remembered.
 func (l *Loop) SetState(s calc.State) {
 	l.mu.Lock()
-	l.tunnelsDue = l.tunnelsDue || !sameTunnels(l.state.Tunnels, s.Tunnels) || l.state.IPIP != s.IPIP
+	l.tunnelsDue = l.tunnelsDue || !sameTunnels(l.state.Tunnels, s.Tunnels) || l.state.IPIP != s.IPIP ||
+		!slices.EqualFunc(l.state.Secure, s.Secure, calc.SecureTunnel.Equal)
 	l.remotesDue = l.remotesDue || !same(l.state.Remote, s.Remote) || !slices.Equal(l.state.NodeAddrs, s.NodeAddrs)
 	l.state = s
 	l.endpoints.store(s.Endpoints, l.inSync)

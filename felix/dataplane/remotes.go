@@ -12,11 +12,6 @@ import (
 	"tortie/internal/overlay"
 )
 
-// remoteMetric puts the routes to other nodes behind those of bgpd, which have the
-// kernel's own: so both can stand there while one takes over from the other, and the
-// one that takes over is there before the other goes.
-const remoteMetric = 2048
-
 // successorWait bounds how long a route to another node that nothing asks for any more
 // waits for bgpd's in its place.
 const successorWait = 10 * time.Second
@@ -161,8 +156,15 @@ func (l *Loop) giveUp(dst netip.Prefix) {
 // tunnelAddr is the source of this node's own packets on a route into a tunnel: the
 // answers to it come back through the tunnel.
 func (l *Loop) tunnelAddr(r calc.Remote) netip.Addr {
-	if r.Carrier == overlay.IPIP {
+	switch r.Carrier {
+	case overlay.IPIP:
 		return l.state.IPIP
+	case overlay.WireGuard:
+		for _, t := range l.state.Secure {
+			if a := t.Here.Secure.Tunnel; a.Is6() == r.Dst.Addr().Is6() {
+				return a
+			}
+		}
 	}
 	for _, t := range l.state.Tunnels {
 		if r.Carrier == overlay.VXLAN && t.Here.Tunnel.Is6() == r.Dst.Addr().Is6() {
@@ -176,7 +178,7 @@ func (l *Loop) tunnelAddr(r calc.Remote) netip.Addr {
 func remoteRoute(r calc.Remote, link int, src netip.Addr) kernel.Route {
 	route := kernel.Route{
 		Dst: r.Dst, Table: kernel.TableMain, Protocol: kernel.ProtocolFelix, Type: kernel.RouteUnicast,
-		Link: link, Gateway: r.Via, OnLink: r.Carrier.Encapsulates(), Src: src, Priority: remoteMetric,
+		Link: link, Gateway: r.Via, OnLink: r.Carrier.Encapsulates(), Src: src, Priority: kernel.MetricOverlay,
 	}
 	if !r.Via.IsValid() {
 		route.Scope = kernel.ScopeLink
@@ -237,7 +239,7 @@ func (l remoteLinks) lead(r kernel.Route) bool {
 	if !r.OnLink && r.Gateway.IsValid() {
 		return true
 	}
-	return slices.ContainsFunc([]overlay.Carrier{overlay.VXLAN, overlay.IPIP}, func(by overlay.Carrier) bool {
+	return slices.ContainsFunc([]overlay.Carrier{overlay.VXLAN, overlay.IPIP, overlay.WireGuard}, func(by overlay.Carrier) bool {
 		link, up := l.tunnels.Link(by, r.Dst.Addr().Is6())
 		return up && link == r.Link
 	})

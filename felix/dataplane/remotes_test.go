@@ -12,6 +12,7 @@ import (
 	"tortie/felix/ipip"
 	"tortie/felix/tunnels"
 	"tortie/felix/vxlan"
+	"tortie/felix/wireguard"
 	"tortie/internal/kernel"
 	"tortie/internal/kernel/fakekernel"
 	"tortie/internal/kernel/kerneltest"
@@ -42,6 +43,8 @@ func newTunnels(k kern) tunnels.Set {
 	set := tunnels.Set{
 		VXLAN: vxlan.New(vxlan.Config{Kernel: k.(vxlan.Kernel), Log: log, MTU: func(bool) int { return 1400 }}),
 		IPIP:  ipip.New(ipip.Config{Kernel: k.(ipip.Kernel), Log: log, MTU: func() int { return 1400 }}),
+		// Without settings, so without a device.
+		WireGuard: wireguard.New(wireguard.Config{Log: log, Wake: func() {}}),
 	}
 	set.VXLAN.Configure(vxlan.Settings{VNI: 4096, Port: 4789})
 	return set

@@ -66,7 +66,7 @@ type tunnelID struct {
 
 // tunnelIDs are all that there can be.
 func tunnelIDs() []tunnelID {
-	return []tunnelID{{overlay.VXLAN, false}, {overlay.VXLAN, true}, {overlay.IPIP, false}}
+	return []tunnelID{{overlay.VXLAN, false}, {overlay.VXLAN, true}, {overlay.IPIP, false}, {overlay.WireGuard, false}, {overlay.WireGuard, true}}
 }
 
 // String is the kind and the version of IP.
@@ -91,14 +91,18 @@ func NewTunnels(cfg TunnelConfig) *Tunnels {
 }
 
 // Want tells from which pools the node has its tunnel addresses, and those that the
-// Node shows, of VXLAN and of IPIP.
-func (t *Tunnels) Want(pools []calc.TunnelPool, vxlan []overlay.Tunnel, ipip netip.Addr) {
+// Node shows, of VXLAN, of IPIP and of WireGuard.
+func (t *Tunnels) Want(pools []calc.TunnelPool, vxlan []overlay.Tunnel, ipip netip.Addr, secure []calc.SecureTunnel) {
 	stored := map[tunnelID]netip.Addr{}
 	for _, tunnel := range vxlan {
 		stored[tunnelID{overlay.VXLAN, tunnel.Here.Tunnel.Is6()}] = tunnel.Here.Tunnel
 	}
 	if ipip.IsValid() {
 		stored[tunnelID{overlay.IPIP, false}] = ipip
+	}
+	for _, tunnel := range secure {
+		addr := tunnel.Here.Secure.Tunnel
+		stored[tunnelID{overlay.WireGuard, addr.Is6()}] = addr
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -211,6 +215,12 @@ func tunnelOf(node string, id tunnelID) tunnel {
 	case id.by == overlay.IPIP:
 		t.handle, t.kind = ipam.HandleID("ipip-tunnel-addr-"+node), "ipipTunnelAddress"
 		return t
+	case id.by == overlay.WireGuard && id.v6:
+		t.handle, t.kind = ipam.HandleID("wireguard-v6-tunnel-addr-"+node), "wireguardV6TunnelAddress"
+		return t
+	case id.by == overlay.WireGuard:
+		t.handle, t.kind = ipam.HandleID("wireguard-tunnel-addr-"+node), "wireguardTunnelAddress"
+		return t
 	case id.v6:
 		t.handle, t.kind = ipam.HandleID("vxlan-v6-tunnel-addr-"+node), "vxlanV6TunnelAddress"
 	default:
@@ -228,6 +238,14 @@ func (t tunnel) fields(spec *api.NodeSpec) (addr, mac *string) {
 			spec.BGP = &api.NodeBGPSpec{}
 		}
 		return &spec.BGP.IPv4IPIPTunnelAddr, new(string)
+	case t.by == overlay.WireGuard:
+		if spec.Wireguard == nil {
+			spec.Wireguard = &api.NodeWireguardSpec{}
+		}
+		if t.v6 {
+			return &spec.Wireguard.InterfaceIPv6Address, new(string)
+		}
+		return &spec.Wireguard.InterfaceIPv4Address, new(string)
 	case t.v6:
 		return &spec.IPv6VXLANTunnelAddr, &spec.VXLANTunnelMACAddrV6
 	}
@@ -240,6 +258,10 @@ func (t tunnel) end(node string, spec *api.NodeSpec) (end overlay.End, addr neti
 	switch {
 	case t.by == overlay.IPIP:
 		return n.V4, n.V4.IPIP.Tunnel
+	case t.by == overlay.WireGuard && t.v6:
+		return n.V6, n.V6.Secure.Tunnel
+	case t.by == overlay.WireGuard:
+		return n.V4, n.V4.Secure.Tunnel
 	case t.v6:
 		return n.V6, n.V6.Tunnel
 	}
@@ -264,9 +286,12 @@ func (t *Tunnels) ensure(ctx context.Context, tun tunnel, pools []calc.TunnelPoo
 	if addr == shown {
 		return t.releaseOthers(ctx, tun, addr)
 	}
-	if tun.by == overlay.IPIP {
+	switch tun.by {
+	case overlay.IPIP:
 		end.IPIP.Tunnel = addr
-	} else {
+	case overlay.WireGuard:
+		end.Secure.Tunnel = addr
+	default:
 		end.Tunnel = addr
 	}
 	if err := t.cfg.Prepare(ctx, tun.by, end); err != nil {
@@ -380,13 +405,17 @@ func (t *Tunnels) retire(ctx context.Context, tun tunnel) (again time.Duration, 
 
 // node reads the Node as it is stored, and a copy to change.
 func (t *Tunnels) node(ctx context.Context) (stored datastore.Entry, node *api.Node, err error) {
-	stored, err = t.cfg.Client.Get(ctx, api.Key{Kind: api.KindNode, Name: t.cfg.Node})
+	return readNode(ctx, t.cfg.Client, t.cfg.Node)
+}
+
+func readNode(ctx context.Context, client datastore.Client, name string) (stored datastore.Entry, node *api.Node, err error) {
+	stored, err = client.Get(ctx, api.Key{Kind: api.KindNode, Name: name})
 	if err != nil {
-		return stored, nil, fmt.Errorf("read node %s: %w", t.cfg.Node, err)
+		return stored, nil, fmt.Errorf("read node %s: %w", name, err)
 	}
 	node, ok := stored.Object.DeepCopyObject().(*api.Node)
 	if !ok {
-		return stored, nil, fmt.Errorf("read node %s: it holds a %T", t.cfg.Node, stored.Object)
+		return stored, nil, fmt.Errorf("read node %s: it holds a %T", name, stored.Object)
 	}
 	return stored, node, nil
 }
@@ -427,6 +456,9 @@ func (t *Tunnels) publishOnce(ctx context.Context, tun tunnel, addr netip.Addr) 
 	}
 	if *address == before && *mac == beforeMAC {
 		return nil
+	}
+	if node.Spec.Wireguard != nil && *node.Spec.Wireguard == (api.NodeWireguardSpec{}) {
+		node.Spec.Wireguard = nil
 	}
 	e.Object = node
 	_, err = t.write.Update(ctx, e)

@@ -110,7 +110,7 @@ func (s *site) poolsBy(by overlay.Carrier, cidrs ...string) {
 	node := s.stored()
 	key := api.Key{Kind: api.KindNode, Name: "node1"}
 	s.tracker.Apply(append(updates, datastore.SyncUpdate{Key: key, Entry: &datastore.Entry{Key: key, Object: node}}))
-	s.tunnels.Want(all, nil, netip.Addr{})
+	s.tunnels.Want(all, nil, netip.Addr{}, nil)
 }
 
 func after(d time.Duration) {
@@ -240,7 +240,7 @@ func TestTunnelAddressThatComesBackWithoutAPoolIsTakenOutAgain(t *testing.T) {
 		n := s.stored().DeepCopyObject().(*api.Node)
 		n.Spec = backup.Spec
 		s.put(n)
-		s.tunnels.Want(nil, []overlay.Tunnel{{Here: overlay.ReadNode("node1", &n.Spec).V4}}, netip.Addr{})
+		s.tunnels.Want(nil, []overlay.Tunnel{{Here: overlay.ReadNode("node1", &n.Spec).V4}}, netip.Addr{}, nil)
 		after(time.Second)
 		if got := s.stored().Spec.IPv4VXLANTunnelAddr; got != "" {
 			t.Errorf("%q is back in the Node and stays", got)
@@ -274,7 +274,7 @@ func TestTunnelAddressIsAnotherWhenItsPoolIsGone(t *testing.T) {
 			t.Errorf("the handle holds %q, want %q: the device has the old address until felix hears of the new one", s.held(handle4), want)
 		}
 		shown := overlay.Tunnel{Here: overlay.ReadNode("node1", &s.stored().Spec).V4}
-		s.tunnels.Want([]calc.TunnelPool{{Prefix: netip.MustParsePrefix("10.66.0.0/16"), Open: true, By: overlay.VXLAN}}, []overlay.Tunnel{shown}, netip.Addr{})
+		s.tunnels.Want([]calc.TunnelPool{{Prefix: netip.MustParsePrefix("10.66.0.0/16"), Open: true, By: overlay.VXLAN}}, []overlay.Tunnel{shown}, netip.Addr{}, nil)
 		after(time.Second)
 		if info, err := ipam.Lookup(t.Context(), s.store, netip.MustParseAddr(old)); err != nil || info.Assigned {
 			t.Errorf("the old address: %v %v", info, err)
@@ -295,7 +295,7 @@ func TestTunnelAddressThatSomebodyErasedOrMadeUpIsPutRight(t *testing.T) {
 			n.Spec.IPv4VXLANTunnelAddr = wrong
 			s.put(n)
 			shown := overlay.Tunnel{Here: overlay.ReadNode("node1", &n.Spec).V4}
-			s.tunnels.Want([]calc.TunnelPool{{Prefix: netip.MustParsePrefix("10.65.0.0/16"), Open: true, By: overlay.VXLAN}}, []overlay.Tunnel{shown}, netip.Addr{})
+			s.tunnels.Want([]calc.TunnelPool{{Prefix: netip.MustParsePrefix("10.65.0.0/16"), Open: true, By: overlay.VXLAN}}, []overlay.Tunnel{shown}, netip.Addr{}, nil)
 			after(time.Second)
 			if got := s.stored().Spec.IPv4VXLANTunnelAddr; got != want {
 				t.Errorf("after %q it is %q, want %q", wrong, got, want)

@@ -22,6 +22,7 @@ type End struct {
 	// Refused is why a View does not use the Tunnel that the Node names.
 	Refused string
 	IPIP    IPIPEnd
+	Secure  Secure
 }
 
 // IPIPEnd is a node's end of IPIP, whose device needs its address for the node's own
@@ -52,7 +53,8 @@ func (n Node) End(a netip.Addr) End {
 	return n.V6
 }
 
-// ReadNode reads the Node of that name. What can't be read is as if it weren't there.
+// ReadNode reads the Node of that name, but for the keys of WireGuard, which [Node.Keyed]
+// adds. What can't be read is as if it weren't there.
 func ReadNode(name string, s *api.NodeSpec) Node {
 	bgp := api.NodeBGPSpec{}
 	if s.BGP != nil {
@@ -61,6 +63,10 @@ func ReadNode(name string, s *api.NodeSpec) Node {
 	read := Node{
 		V4: readEnd(bgp.IPv4Address, s.IPv4VXLANTunnelAddr, s.VXLANTunnelMACAddr, DefaultMAC(name, false), netip.Addr.Is4),
 		V6: readEnd(bgp.IPv6Address, s.IPv6VXLANTunnelAddr, s.VXLANTunnelMACAddrV6, DefaultMAC(name, true), netip.Addr.Is6),
+	}
+	if s.Wireguard != nil {
+		read.V4.Secure.Tunnel = readTunnel(s.Wireguard.InterfaceIPv4Address, netip.Addr.Is4)
+		read.V6.Secure.Tunnel = readTunnel(s.Wireguard.InterfaceIPv6Address, netip.Addr.Is6)
 	}
 	read.V4.IPIP.Tunnel = readTunnel(bgp.IPv4IPIPTunnelAddr, netip.Addr.Is4)
 	return read

@@ -1,6 +1,6 @@
 // Package overlay decides by what a node's packets reach the pods of another node:
 // by the route that BGP brings, by a route along a common segment, by VXLAN or by
-// IPIP. felix writes the routes of all but the first, which are bgpd's; both ask
+// IPIP, or by WireGuard. felix writes the routes of all but the first, which are bgpd's; both ask
 // this package, so that no two settings can have them contradict each other.
 //
 // It is pure: what it says depends on the IP pools and Nodes alone.
@@ -31,10 +31,12 @@ const (
 	IPIP
 	// VXLAN: felix's route into the tunnel to the other node.
 	VXLAN
+	// WireGuard: felix's route into the device that encrypts.
+	WireGuard
 )
 
 // Encapsulates reports whether packets are within others on their way.
-func (c Carrier) Encapsulates() bool { return c == IPIP || c == VXLAN }
+func (c Carrier) Encapsulates() bool { return c == IPIP || c == VXLAN || c == WireGuard }
 
 // String is the carrier as people call it.
 func (c Carrier) String() string {
@@ -45,6 +47,8 @@ func (c Carrier) String() string {
 		return "IPIP"
 	case VXLAN:
 		return "VXLAN"
+	case WireGuard:
+		return "WireGuard"
 	}
 	return "BGP"
 }
@@ -161,6 +165,7 @@ func NewView(self string, nodes map[string]Node, pools []Pool) View {
 		}
 		v.nodes[name] = n
 	}
+	v.secure(names, taken.addrs)
 	return v
 }
 
@@ -222,7 +227,7 @@ func (v View) NodeAt(a netip.Addr) string { return v.at[a] }
 func (v View) Refused() []string {
 	var out []string
 	for _, end := range []End{v.nodes[v.self].V4, v.nodes[v.self].V6} {
-		for _, why := range []string{end.IPIP.Refused, end.Refused} {
+		for _, why := range []string{end.IPIP.Refused, end.Refused, end.Secure.Refused} {
 			if why != "" {
 				out = append(out, why)
 			}
@@ -244,10 +249,16 @@ type Way struct {
 //
 // A tunnel is used only between nodes that both have published a tunnel address, which
 // a node does when its device is ready: until then BGP carries on, so that a mode can
-// be changed under traffic. Both ends come to the same answer.
+// be changed under traffic. WireGuard comes before it, on the same terms. Both ends come to the same answer.
 func (v View) To(dst netip.Prefix, node string) Way {
+	if node == v.self {
+		return Way{}
+	}
+	if there, ok := v.secured(dst, node); ok {
+		return Way{Carrier: WireGuard, There: there}
+	}
 	mode, by := v.mode(dst)
-	if mode == Never || node == v.self {
+	if mode == Never {
 		return Way{}
 	}
 	here, there := v.nodes[v.self].End(dst.Addr()), v.nodes[node].End(dst.Addr())

@@ -98,6 +98,9 @@ type traffic struct {
 	l        *lab.Lab
 	interval time.Duration
 	streams  map[string]string // stream ID → agent that sends it
+	// forgiven is how many packets of a stream may be lost: those on their way at the
+	// moment of a change.
+	forgiven int
 }
 
 // streamInterval is the time between two packets of one stream; the slow one is for an
@@ -149,7 +152,8 @@ func (tr *traffic) start(t *testing.T, from *lab.Pod, to netip.Addr, network str
 	tr.streams[id] = from.Agent(0)
 }
 
-// stopAndDemandNoLoss ends the streams: not one packet may be without its answer.
+// stopAndDemandNoLoss ends the streams: not one packet may be without its answer, but for
+// those that are forgiven.
 func (tr *traffic) stopAndDemandNoLoss(t *testing.T) {
 	t.Helper()
 	total := 0
@@ -161,7 +165,7 @@ func (tr *traffic) stopAndDemandNoLoss(t *testing.T) {
 		}
 		r := resp.Stream
 		total += r.Sent
-		if r.Err != "" || r.Answered != r.Sent || r.Sent == 0 {
+		if r.Err != "" || r.Sent-r.Answered > tr.forgiven || r.Sent == 0 {
 			t.Errorf("%s: sent %d, answered %d, lost %v, longest gap %v, error %q", id, r.Sent, r.Answered, r.Lost, r.LongestGap, r.Err)
 		}
 	}

@@ -71,7 +71,7 @@ func TestVXLANCarriesWhatThePoolsModeSays(t *testing.T) {
 }
 
 // heard is what was seen of packets from pod to pod on a node's device.
-type heard struct{ Plain, VXLAN, IPIP bool }
+type heard struct{ Plain, VXLAN, IPIP, WireGuard bool }
 
 // wire listens on the nodes' own devices.
 type wire struct {
@@ -138,7 +138,7 @@ func (w *wire) note(node string, frame []byte) {
 	isPod := func(a netip.Addr) bool { return pools[0].Contains(a) || pools[1].Contains(a) }
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	seen := heard{Plain: isPod(p.src) && isPod(p.dst), VXLAN: p.port == 4789, IPIP: p.family == "IPv4" && p.protocol == unix.IPPROTO_IPIP}
+	seen := heard{Plain: isPod(p.src) && isPod(p.dst), VXLAN: p.port == 4789, IPIP: p.family == "IPv4" && p.protocol == unix.IPPROTO_IPIP, WireGuard: p.port == 51820 || p.port == 51821}
 	w.add(node+" "+p.family, seen)
 	first, second := netip.MustParseAddr("10.10.1.1"), netip.MustParseAddr("10.10.1.2")
 	if p.src == first && p.dst == second || p.src == second && p.dst == first {
@@ -148,7 +148,7 @@ func (w *wire) note(node string, frame []byte) {
 
 func (w *wire) add(key string, seen heard) {
 	h := w.seen[key]
-	w.seen[key] = heard{Plain: h.Plain || seen.Plain, VXLAN: h.VXLAN || seen.VXLAN, IPIP: h.IPIP || seen.IPIP}
+	w.seen[key] = heard{Plain: h.Plain || seen.Plain, VXLAN: h.VXLAN || seen.VXLAN, IPIP: h.IPIP || seen.IPIP, WireGuard: h.WireGuard || seen.WireGuard}
 }
 
 // packet is what a frame says of it; port is the one it goes to if it is of UDP.

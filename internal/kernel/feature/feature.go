@@ -35,6 +35,7 @@ const (
 	IPIP      Feature = "IPIP tunnels (CONFIG_NET_IPIP)"
 	Wireguard Feature = "WireGuard devices (CONFIG_WIREGUARD)"
 	Dummy     Feature = "dummy devices (CONFIG_DUMMY)"
+	Tun       Feature = "TUN devices (CONFIG_TUN, /dev/net/tun)"
 )
 
 // Probe is nil if the machine has the feature, else why not.
@@ -71,6 +72,12 @@ func Probe(f Feature) error {
 		return device(ns, "probe0", "wireguard")
 	case Dummy:
 		return device(ns, "probe0", "dummy")
+	case Tun:
+		f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
+		if err == nil {
+			err = f.Close()
+		}
+		return err
 	case NextHops:
 		h, err := ns.Open()
 		if err != nil {

@@ -30,6 +30,7 @@ const (
 	IPIP      = feature.IPIP
 	Wireguard = feature.Wireguard
 	Dummy     = feature.Dummy
+	Tun       = feature.Tun
 )
 
 // NoSkip is the variable in the environment with which a missing feature fails a

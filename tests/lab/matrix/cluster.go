@@ -25,6 +25,25 @@ type Tunnel struct {
 	BGP struct {
 		IPIP netip.Addr `json:"ipv4IPIPTunnelAddr"`
 	} `json:"bgp"`
+	WireGuard struct {
+		V4 netip.Addr `json:"interfaceIPv4Address"`
+		V6 netip.Addr `json:"interfaceIPv6Address"`
+	} `json:"wireguard"`
+	Keys `json:"-"`
+}
+
+// Keys are a node's public ones of WireGuard; empty where it has none.
+type Keys struct {
+	V4 string `json:"wireguardPublicKey"`
+	V6 string `json:"wireguardPublicKeyV6"`
+}
+
+// secured is the node's address on its device of WireGuard, if others send to it.
+func (t Tunnel) secured(v6 bool) (a netip.Addr, ok bool) {
+	if v6 {
+		return t.WireGuard.V6, t.Keys.V6 != "" && t.WireGuard.V6.IsValid()
+	}
+	return t.WireGuard.V4, t.Keys.V4 != "" && t.WireGuard.V4.IsValid()
 }
 
 // ReadPools reads pools as `calicoctl get ippools -o json` prints them.
@@ -49,6 +68,7 @@ func ReadTunnels(nodes []byte) (map[string]Tunnel, error) {
 	}
 	tunnels := map[string]Tunnel{}
 	for _, i := range items {
+		i.Spec.Keys = i.Status
 		tunnels[i.Metadata.Name] = i.Spec
 	}
 	return tunnels, nil
@@ -58,7 +78,8 @@ type resource[T any] struct {
 	Metadata struct {
 		Name string `json:"name"`
 	} `json:"metadata"`
-	Spec T `json:"spec"`
+	Spec   T    `json:"spec"`
+	Status Keys `json:"status"` // of a node
 }
 
 func read[T any](what string, text []byte) ([]resource[T], error) {
@@ -95,6 +116,13 @@ func (s Setup) tunneled(from, to Host, pod netip.Addr) bool {
 		mode = s.pool(pod).IPIPMode
 	}
 	return mode == "Always" || mode == "CrossSubnet" && !s.oneSegment(from, to, pod.Is6())
+}
+
+// secured: packets between the two nodes' pods must be encrypted.
+func (s Setup) secured(from, to Host, v6 bool) bool {
+	_, here := s.Tunnels[from.Name].secured(v6)
+	_, there := s.Tunnels[to.Name].secured(v6)
+	return from.Name != to.Name && here && there
 }
 
 // tunnel is the address of a node's tunnel to a pod; unspecified, which nothing goes by,

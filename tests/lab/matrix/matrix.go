@@ -162,6 +162,9 @@ func (p *planner) between(from, to Pod, v6 bool) {
 		if p.tunneled(a, b, to.Addr(v6)) {
 			c.Via = p.far(b, to.Addr(v6))
 		}
+		if p.secured(a, b, v6) {
+			c.Via = netip.Addr{} // a device that finds the other node by itself
+		}
 	}
 	p.add(c, to.Addr(v6), agentwire.Port)
 }
@@ -177,6 +180,10 @@ func (p *planner) withHosts(pod Pod, v6 bool) {
 		seen, back := n.Addr(v6), own
 		if p.tunneled(n, p.nodes[pod.Node], own) {
 			seen, back = p.tunnel(n, own), outside
+		}
+		if p.secured(n, p.nodes[pod.Node], v6) {
+			seen, _ = p.Tunnels[n.Name].secured(v6)
+			back = outside
 		}
 		p.add(Check{Path: PathNodeToPod, From: n.Name, To: pod.Agents[0], Want: seen}, own, agentwire.Port)
 		p.add(Check{Path: PathPodToNode, From: pod.Agents[0], To: n.Name, Want: back}, n.Addr(v6), agentwire.Port)
