@@ -21,7 +21,9 @@ BUILD := $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 # The unit tests are everything but the whole-program tests on the lab.
 UNIT = $(shell $(GO) list ./... | grep -Ev '^tortie/tests/(fv|e2e)$$')
 
-.PHONY: help build image-programs e2e-tools images manifests lab lab-down clab test unit fv cluster cluster-down e2e e2e-short race bench soak fuzz fmt lint check generate clean
+VM_TOOLS := qemu-system-x86_64:qemu-system-x86 depmod:kmod xz:xz-utils
+
+.PHONY: help build image-programs e2e-tools images manifests lab lab-down clab test unit fv test-vm cluster cluster-down e2e e2e-short race bench bench-ipam soak fuzz fmt lint check generate clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,15 +68,20 @@ clab: images ## Deploy the labs of tests/clab in containerlab (LABS=all), check 
 	@tests/install.sh ip:iproute2
 	@bin/clab run $(LABS)
 
-test: unit fv ## Run every test.
+test: unit fv test-vm ## Run every test.
 
 unit: build ## Run the tests of every package (no lab).
-	@tests/install.sh nft:nftables ip:iproute2 bird:bird2 ping:iputils-ping /usr/lib/frr/bfdd:frr
+	@tests/install.sh nft:nftables ip:iproute2 bird:bird2 ping:iputils-ping /usr/lib/frr/bfdd:frr $(VM_TOOLS)
 	$(GO) test -modfile=.cache/gobgp.mod -timeout 20m $(UNIT)
 
 fv: image-programs ## Run the whole programs on a lab: faults under traffic, etcd away, bad input.
 	@tests/install.sh nft:nftables ip:iproute2 runc:runc curl:curl ping:iputils-ping nsenter:util-linux sysctl:procps /usr/lib/cni/host-local:containernetworking-plugins
 	$(GO) test -timeout 25m -count 1 ./tests/fv
+
+test-vm: image-programs ## Run the tests that need what this kernel lacks (IPIP, WireGuard …) in a virtual machine with Debian's.
+	@tests/install.sh nft:nftables ip:iproute2 $(VM_TOOLS)
+	@$(BUILD) -o bin/vm ./tests/vm/cmd
+	@bin/vm -tests
 
 e2e-tools: images
 	@tests/install.sh containerd:containerd runc:runc bird:bird2 nft:nftables ip:iproute2 iptables:iptables /usr/lib/cni/ptp:containernetworking-plugins
@@ -95,12 +102,15 @@ e2e-short: e2e-tools ## The part of it that takes minutes.
 
 # GoBGP's StopBgp races with its own receive loops: what tests the library itself is left out.
 race: build ## Run the package tests under the race detector (needs gcc).
-	@tests/install.sh nft:nftables ip:iproute2 bird:bird2 ping:iputils-ping /usr/lib/frr/bfdd:frr gcc:gcc
+	@tests/install.sh nft:nftables ip:iproute2 bird:bird2 ping:iputils-ping /usr/lib/frr/bfdd:frr gcc:gcc $(VM_TOOLS)
 	CGO_ENABLED=1 $(GO) test -modfile=.cache/gobgp.mod -race -timeout 40m $(filter-out tortie/bgpd/speaker/gobgp,$(UNIT))
 
 bench: build ## Measure CNI ADD and DEL beside ptp + host-local and their floors, bgpd beside BIRD, addresses beside bare etcd.
 	@tests/install.sh nft:nftables ip:iproute2 bird:bird2 /usr/lib/cni/ptp:containernetworking-plugins
 	@$(GO) run ./tests/bench -bin bin
+	@$(MAKE) --no-print-directory bench-ipam
+
+bench-ipam: ## Of these, addresses beside bare etcd alone (a minute).
 	@$(GO) test -run '^$$' -bench . -benchtime 300x -timeout 20m ./ipam/ipamtest
 
 soak: ## Long proofs: IPAM with nodes and etcd killed at random (SOAK_CALLS=100000 SOAK_SEED=), bgpd with HOURS=240 of churn, compressed.

@@ -13,6 +13,7 @@ import (
 
 	"tortie/felix/config"
 	"tortie/felix/daemon"
+	"tortie/felix/wireguard/userspace"
 	"tortie/internal/control/cniwire"
 )
 
@@ -85,6 +86,11 @@ func flags(args []string, stdout, stderr io.Writer) int {
 		_, _ = fmt.Fprintln(stdout, "felix", version)
 	case len(args) == 1 && slices.Contains([]string{"--help", "-help", "-h"}, args[0]):
 		_, _ = fmt.Fprintf(stdout, help, config.DefaultFile, config.DefaultNodeNameFile, cniwire.DefaultSocket, config.DefaultLockFile, config.DefaultJournalDir)
+	case args[0] == userspace.Argument:
+		if err := userspace.Main(args[1:], stdout); err != nil {
+			_, _ = fmt.Fprintf(stderr, "felix: %v\n", err)
+			return 1
+		}
 	case args[0] == "--cleanup":
 		return cleanUp(args[1:], stdout, stderr)
 	default:

@@ -2,7 +2,6 @@ package ipam
 
 import (
 	"hash/fnv"
-	"iter"
 	"math/big"
 	"math/rand"
 	"net/netip"
@@ -53,33 +52,51 @@ func blockAt(pool netip.Prefix, bits int, index *big.Int) netip.Prefix {
 	return netip.PrefixFrom(addr, bits)
 }
 
-// candidates yields the blocks of a pool in the order in which a node tries
-// them: from an index drawn from a generator seeded with the hash of the node's
-// name, upwards, wrapping once. Nodes thereby start apart, and a node comes back
-// to the same blocks. Blocks of one address are drawn by time instead, because
-// there the node's order would make it walk over all its own.
-func candidates(pool netip.Prefix, bits int, node string, now time.Time) iter.Seq[netip.Prefix] {
+// firstChoice is the block of a pool that a node tries first; then it goes upwards,
+// wrapping once. It is drawn from a generator seeded with the hash of the node's name:
+// nodes thereby start apart, and a node comes back to the same blocks. Blocks of one
+// address are drawn by time instead, because there the node's order would make it walk
+// over all its own.
+func firstChoice(pool netip.Prefix, bits int, node string, now time.Time) netip.Prefix {
 	seed := now.UnixNano()
 	if bits < pool.Addr().BitLen() {
 		hash := fnv.New32()
 		hash.Write([]byte(node))
 		seed = int64(hash.Sum32())
 	}
-	count := blockCount(pool, bits)
-	start := new(big.Int).Rand(rand.New(rand.NewSource(seed)), count)
-	return func(yield func(netip.Prefix) bool) {
-		one := big.NewInt(1)
-		index := new(big.Int).Set(start)
-		for {
-			if !yield(blockAt(pool, bits, index)) {
-				return
-			}
-			if index.Add(index, one); index.Cmp(count) == 0 {
-				index.SetInt64(0)
-			}
-			if index.Cmp(start) == 0 {
-				return
-			}
+	return blockAt(pool, bits, new(big.Int).Rand(rand.New(rand.NewSource(seed)), blockCount(pool, bits)))
+}
+
+// next is the prefix of the same length after one; ok is false after the last of all.
+func next(prefix netip.Prefix) (_ netip.Prefix, ok bool) {
+	raw := prefix.Addr().AsSlice()
+	for step, at := bitOf(prefix); at >= 0; step, at = 1, at-1 {
+		if raw[at] += step; raw[at] >= step {
+			addr, _ := netip.AddrFromSlice(raw)
+			return netip.PrefixFrom(addr, prefix.Bits()), true
 		}
 	}
+	return netip.Prefix{}, false
+}
+
+// sibling is the other half of the prefix one bit shorter, which is parent.
+func sibling(prefix netip.Prefix) netip.Prefix {
+	raw := prefix.Addr().AsSlice()
+	bit, at := bitOf(prefix)
+	raw[at] ^= bit
+	addr, _ := netip.AddrFromSlice(raw)
+	return netip.PrefixFrom(addr, prefix.Bits())
+}
+
+func parent(prefix netip.Prefix) netip.Prefix {
+	return netip.PrefixFrom(prefix.Addr(), prefix.Bits()-1).Masked()
+}
+
+// bitOf is the last bit of a prefix, and in which of its bytes it is; -1 for /0.
+func bitOf(prefix netip.Prefix) (bit byte, at int) {
+	last := prefix.Bits() - 1
+	if last < 0 {
+		return 0, -1
+	}
+	return 1 << (7 - last%8), last / 8
 }

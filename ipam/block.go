@@ -77,22 +77,13 @@ func openBlock(spec *api.IPAMBlockSpec) (block, error) {
 	return block{prefix: prefix, spec: spec}, nil
 }
 
-// clone is a deep copy.
+// clone is a copy that can be changed. The indices in Allocations, the handles and the
+// attributes of an owner are shared: they are never changed, only replaced.
 func (b block) clone() block {
 	spec := *b.spec
-	spec.Allocations = make([]*int, len(b.spec.Allocations))
-	for n, index := range b.spec.Allocations {
-		if index != nil {
-			i := *index
-			spec.Allocations[n] = &i
-		}
-	}
+	spec.Allocations = slices.Clone(b.spec.Allocations)
 	spec.Unallocated = append([]int{}, b.spec.Unallocated...)
-	spec.Attributes = append([]api.BlockAttributes{}, b.spec.Attributes...)
-	for i := range spec.Attributes {
-		spec.Attributes[i].ActiveOwnerAttrs = maps.Clone(spec.Attributes[i].ActiveOwnerAttrs)
-		spec.Attributes[i].AlternateOwnerAttrs = maps.Clone(spec.Attributes[i].AlternateOwnerAttrs)
-	}
+	spec.Attributes = append(make([]api.BlockAttributes, 0, len(b.spec.Attributes)+1), b.spec.Attributes...)
 	spec.SequenceNumberForAllocation = maps.Clone(b.spec.SequenceNumberForAllocation)
 	if spec.SequenceNumberForAllocation == nil {
 		spec.SequenceNumberForAllocation = map[string]uint64{}
@@ -160,8 +151,27 @@ func (b block) available(reserved reservations) int {
 // assign takes up to num addresses, the one free for the longest time first, and
 // leaves reserved ones where they are in the queue.
 func (b block) assign(num int, attrs api.BlockAttributes, reserved reservations) []int {
-	var taken []int
-	kept := make([]int, 0, len(b.spec.Unallocated))
+	taken, kept := b.front(num, reserved)
+	if len(taken) == 0 {
+		return nil
+	}
+	index := b.attribute(attrs)
+	for _, n := range taken {
+		b.spec.Allocations[n] = &index
+		b.spec.SequenceNumberForAllocation[strconv.Itoa(n)] = b.spec.SequenceNumber
+	}
+	b.spec.Unallocated = kept
+	return taken
+}
+
+// front splits the queue of free addresses into the first num that may be assigned and
+// the others.
+func (b block) front(num int, reserved reservations) (taken, kept []int) {
+	if reserved.empty() {
+		num = min(num, len(b.spec.Unallocated))
+		return b.spec.Unallocated[:num:num], b.spec.Unallocated[num:]
+	}
+	kept = make([]int, 0, len(b.spec.Unallocated))
 	for _, n := range b.spec.Unallocated {
 		if len(taken) == num || reserved.contains(b.addr(n)) {
 			kept = append(kept, n)
@@ -169,17 +179,7 @@ func (b block) assign(num int, attrs api.BlockAttributes, reserved reservations)
 		}
 		taken = append(taken, n)
 	}
-	if len(taken) == 0 {
-		return nil
-	}
-	index := b.attribute(attrs)
-	for _, n := range taken {
-		i := index
-		b.spec.Allocations[n] = &i
-		b.spec.SequenceNumberForAllocation[strconv.Itoa(n)] = b.spec.SequenceNumber
-	}
-	b.spec.Unallocated = kept
-	return taken
+	return taken, kept
 }
 
 // assignAt takes one address, in whatever state its queue is, and nothing when it isn't
@@ -232,11 +232,10 @@ func (b block) held(handle HandleID) []int {
 
 // holder is the handle of an ordinal, empty when it is free or has none.
 func (b block) holder(n int) HandleID {
-	index := b.spec.Allocations[n]
-	if index == nil || b.spec.Attributes[*index].HandleID == nil {
-		return ""
+	if index := b.spec.Allocations[n]; index != nil {
+		return handleOf(b.spec.Attributes[*index])
 	}
-	return HandleID(*b.spec.Attributes[*index].HandleID)
+	return ""
 }
 
 // sequence is the sequence number an ordinal was allocated under.
@@ -277,9 +276,8 @@ func (b block) compact() {
 		}
 	}
 	for n, index := range b.spec.Allocations {
-		if index != nil {
-			i := moved[*index]
-			b.spec.Allocations[n] = &i
+		if index != nil && moved[*index] != *index {
+			b.spec.Allocations[n] = &moved[*index]
 		}
 	}
 	b.spec.Attributes = kept
@@ -290,9 +288,7 @@ func (b block) addr(n int) netip.Addr { return addrAt(b.prefix, n) }
 
 // equalAttributes compares the handle and every attribute, as sharing requires.
 func equalAttributes(x, y api.BlockAttributes) bool {
-	sameHandle := x.HandleID == y.HandleID ||
-		(x.HandleID != nil && y.HandleID != nil && *x.HandleID == *y.HandleID)
-	return sameHandle && maps.Equal(x.ActiveOwnerAttrs, y.ActiveOwnerAttrs) &&
+	return (x.HandleID == nil) == (y.HandleID == nil) && sameHandle(x, y) && maps.Equal(x.ActiveOwnerAttrs, y.ActiveOwnerAttrs) &&
 		maps.Equal(x.AlternateOwnerAttrs, y.AlternateOwnerAttrs)
 }
 

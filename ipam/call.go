@@ -26,6 +26,8 @@ type Allocator struct {
 	counters *counters
 	last     atomic.Pointer[Stats]
 
+	writer *writer
+	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	done   chan struct{}
 }
@@ -71,7 +73,8 @@ func (a *Allocator) AssignIP(ctx context.Context, addr netip.Addr, req Request) 
 
 // EnsureBlock sees to it that the node owns a block of each IP version of which req
 // wants addresses, in a pool that may serve it, and returns the node's blocks there. It
-// assigns nothing. Errors are those of AutoAssign.
+// assigns nothing, and takes no block from another node, not even an empty one. Errors
+// are those of AutoAssign.
 func (a *Allocator) EnsureBlock(ctx context.Context, req Request) ([]netip.Prefix, error) {
 	if err := req.validateNumbers(); err != nil {
 		return nil, fmt.Errorf("ensure a block: %w", err)
@@ -121,14 +124,18 @@ func (a *Allocator) ByHandle(ctx context.Context, handle HandleID) ([]netip.Addr
 func (a *Allocator) Close() {
 	a.cancel()
 	<-a.done
+	a.writer.turn.take() // of a caller that was just served
+	a.writer.turn.give()
 }
 
-// do hands a call to the writer and waits for the answer or the end of ctx.
+// do has a call served, by its own goroutine when nothing else is under way, else by the
+// writer's, and waits for the answer or the end of ctx.
 func (a *Allocator) do(ctx context.Context, c *call) (result, error) {
 	c.result = make(chan result, 1)
 	if err := a.queue.push(c); err != nil {
 		return result{}, err
 	}
+	a.writer.serveAlone(a.ctx, c) //nolint:contextcheck // others may join: it ends with the allocator or its last caller
 	select {
 	case r := <-c.result:
 		return r, r.err
@@ -257,7 +264,23 @@ func (c *call) answer(r result) bool {
 
 func (c *call) waiting() bool { return c.state.Load() == callWaiting }
 
-// queue holds calls until the writer takes them, all at once.
+// turn is held by the one goroutine that works on the writer's state.
+type turn chan struct{} // capacity 1
+
+func (t turn) take() { t <- struct{}{} }
+func (t turn) give() { <-t }
+
+func (t turn) try() bool {
+	select {
+	case t <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+// queue holds calls until somebody whose turn it is takes them, all at once. Whoever gives
+// the turn back looks whether there are any, and wakes the writer's goroutine.
 type queue struct {
 	mu     sync.Mutex
 	calls  []*call
@@ -274,11 +297,32 @@ func (q *queue) push(c *call) error {
 		return ErrClosed
 	}
 	q.calls = append(q.calls, c)
+	return nil
+}
+
+// signal wakes the writer's goroutine.
+func (q *queue) signal() {
 	select {
 	case q.wake <- struct{}{}:
 	default:
 	}
-	return nil
+}
+
+func (q *queue) waiting() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.calls)
+}
+
+// takeOnly takes a call if no other waits.
+func (q *queue) takeOnly(c *call) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.calls) != 1 || q.calls[0] != c {
+		return false
+	}
+	q.calls = nil
+	return true
 }
 
 func (q *queue) take() []*call {

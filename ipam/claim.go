@@ -121,6 +121,13 @@ func revisionOf(entry *datastore.Entry) datastore.Revision {
 // starts over with what is now known.
 var errChanged = errors.New("what the claim depends on changed")
 
+// unreadable is an errChanged that won't go away: nobody can tell what the node's claim on
+// the block is. Other blocks serve as well; who wants this one is told.
+type unreadable struct{ error }
+
+func (unreadable) Is(target error) bool { return target == errChanged }
+func (e unreadable) Unwrap() error      { return e.error }
+
 // claim carries a claim on a block of a pool through to the end. It reports
 // whether the block is now the node's; if not, it is noted as taken. errChanged
 // and errors of the store leave the claim where it is, to be resumed.
@@ -176,9 +183,8 @@ func (w *writer) claimConflict(ctx context.Context, err error, p pool, prefix ne
 		return w.abandonClaim(ctx, cs, prefix)
 	}
 	if invalid := found.invalid[api.BlockAffinityKey(w.state.owner, prefix)]; invalid != nil {
-		w.state.take(prefix)
-		w.log.Warn("block affinity can't be read", "block", prefix, "err", invalid)
-		return cs, errChanged
+		w.leave(prefix, invalid)
+		return cs, unreadable{invalid}
 	}
 	if cs.affinity != nil || cs.block != nil && ownedBy(*cs.block, w.state.owner) {
 		w.state.claims[prefix] = cs

@@ -2,6 +2,7 @@ package ipam_test
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -91,6 +92,41 @@ func TestUnreadableKeysStopNothingElse(t *testing.T) {
 	report, err := ipam.Usage(t.Context(), c.store)
 	if err != nil || len(report.Invalid) != 1 {
 		t.Errorf("usage: %v, %v", report.Invalid, err)
+	}
+}
+
+// Nobody can tell whether the node still claims the block: it is left alone, whether there
+// is a block of ours or none, and who asks for it is told the key.
+func TestAnUnreadableAffinityStopsNothingElse(t *testing.T) {
+	const path = "/calico/ipam/v2/host/n/ipv4/block/10.0.0.0-30"
+	for name, block := range map[string]string{
+		"no block": "",
+		"ours":     `{"cidr":"10.0.0.0/30","affinity":"host:n","allocations":[null,null,null,null],"unallocated":[0,1,2,3],"attributes":[],"deleted":false}`,
+	} {
+		c := newCluster(t, newPool("p", "10.0.0.0/29", blockSize(30)), newNode("n", nil))
+		c.store.RawPut(path, []byte("garbage"))
+		if block != "" {
+			c.store.RawPut("/calico/ipam/v2/assignment/ipv4/block/10.0.0.0-30", []byte(block))
+		}
+		a := c.allocator("n")
+		for i := range 4 {
+			if got := assign(t, a, fmt.Sprint("h", i), 1, 0); got[0].Compare(netip.MustParseAddr("10.0.0.4")) < 0 {
+				t.Errorf("%s: got %v", name, got)
+			}
+		}
+		if _, err := a.AutoAssign(t.Context(), ipam.Request{Handle: "more", Num4: 1}); !errors.Is(err, ipam.ErrPoolFull) {
+			t.Errorf("%s: got %v", name, err)
+		}
+		_, err := a.AssignIP(t.Context(), netip.MustParseAddr("10.0.0.1"), ipam.Request{Handle: "named"})
+		if !errors.Is(err, datastore.ErrInvalid) || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s: got %v", name, err)
+		}
+		// Once somebody has put it right, it serves.
+		c.store.RawPut(path, []byte(`{"state":"pending","deleted":false}`))
+		if got := assign(t, a, "later", 1, 0); got[0].Compare(netip.MustParseAddr("10.0.0.4")) >= 0 {
+			t.Errorf("%s: got %v", name, got)
+		}
+		c.check()
 	}
 }
 

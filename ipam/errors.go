@@ -38,9 +38,11 @@ type ExhaustedError struct {
 	// Version is 4 or 6, Wanted the number of addresses asked for.
 	Version, Wanted int
 	Node            string
+	// Virtual says that Node is no node but another owner of blocks.
+	Virtual bool
 	// Pools has a verdict on every pool of the IP version.
 	Pools []Verdict
-	// Blocks and Limit count the node's blocks of this IP version.
+	// Blocks and Limit count the node's blocks of this IP version; Limit is 0 for none.
 	Blocks, Limit int
 	// Free are the addresses left in those of them that may serve, Reserved those left
 	// out because of an IPReservation, Cooling those released too short a while ago,
@@ -55,7 +57,11 @@ type ExhaustedError struct {
 // Error is one line: what, why, what to do.
 func (e *ExhaustedError) Error() string {
 	var s strings.Builder
-	fmt.Fprintf(&s, "assign %s on node %s: %v", count(e.Wanted, family(e.Version).String()+" address"), e.Node, e.Class)
+	where := "on node"
+	if e.Virtual {
+		where = "for"
+	}
+	fmt.Fprintf(&s, "assign %s %s %s: %v", count(e.Wanted, family(e.Version).String()+" address"), where, e.Node, e.Class)
 	separator := ": "
 	for _, v := range e.Pools {
 		s.WriteString(separator + v.String())

@@ -17,7 +17,10 @@ func (w *writer) explain(c *call, f family, pools []pool, class error) error {
 	}
 	config := w.view.Config()
 	e := w.exhausted(c.assign, f, class)
-	e.Blocks, e.Limit = w.state.countBlocks(f), blockLimit(config)
+	e.Blocks = w.state.countBlocks(f)
+	if !w.virtual() {
+		e.Limit = w.blockLimit(config)
+	}
 	for _, p := range pools {
 		t := w.tally(p)
 		e.Free, e.Reserved, e.Cooling, e.Borrowed = e.Free+t.free, e.Reserved+t.reserved, e.Cooling+t.cooling, e.Borrowed+t.borrowed
@@ -35,7 +38,7 @@ func advice(e *ExhaustedError, config api.IPAMConfigSpec) string {
 	var ways []string
 	switch {
 	case errors.Is(e.Class, ErrBlockLimit):
-		ways = append(ways, fmt.Sprintf("Raise the limit (calicoctl ipam configure --strictaffinity=true --max-blocks-per-host=%d), run fewer pods on this node, or use larger blocks (blockSize of a new pool)", 2*e.Limit))
+		ways = append(ways, fmt.Sprintf("Raise the limit (calicoctl ipam configure --max-blocks-per-host=%d), run fewer pods on this node, or use larger blocks (blockSize of a new pool)", 2*e.Limit))
 	case !config.AutoAllocateBlocks:
 		ways = append(ways, "Set auto_allocate_blocks to true in the IPAMConfig")
 	default:
@@ -116,6 +119,9 @@ func (t tally) String() string {
 // whyFull is the verdict on a pool that could serve but for space.
 func (w *writer) whyFull(p pool, t tally, class error, config api.IPAMConfigSpec) string {
 	has := "the node has " + t.String()
+	if w.virtual() {
+		has = w.node + " has " + t.String()
+	}
 	switch {
 	case errors.Is(class, ErrBlockLimit):
 		has += " and may claim no more"

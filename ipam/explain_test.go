@@ -133,6 +133,36 @@ func TestFullPoolSaysSo(t *testing.T) {
 	c.check()
 }
 
+// TestRefusalCountsWhatTheAddressesAre: used, by whom, reserved, cooling, and what would
+// help.
+func TestRefusalCountsWhatTheAddressesAre(t *testing.T) {
+	reservation := v3.NewIPReservation()
+	reservation.Name, reservation.Spec.ReservedCIDRs = "r", []string{"10.0.0.6/31"}
+	c := newCluster(t, newPool("p", "10.0.0.0/29", blockSize(29)), newNode("n", nil), newNode("m", nil), reservation,
+		newConfig(func(s *api.IPAMConfigSpec) { s.IPCooldownSeconds = 30 }))
+	a := c.allocator("n")
+	assign(t, a, "stays", 3, 0)
+	assign(t, a, "gone", 1, 0)
+	assign(t, c.allocator("m"), "borrower", 2, 0)
+	if _, err := a.ReleaseByHandle(t.Context(), "gone"); err != nil {
+		t.Fatal(err)
+	}
+	_, err := a.AutoAssign(t.Context(), ipam.Request{Handle: "more", Num4: 1})
+	if !errors.Is(err, ipam.ErrPoolFull) {
+		t.Fatalf("got %v", err)
+	}
+	for _, want := range []string{
+		"p (10.0.0.0/29): the node has 1 block in it with 0 free, 5 used, 2 of those borrowed by other nodes, 2 reserved, 1 cooling down, and no other block of the pool is free",
+		"the node owns 1 of at most 20 IPv4 blocks, with 0 addresses free",
+		"Add a pool", "Addresses that cool down serve again in 30 seconds at most",
+	} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%v\nlacks %q", err, want)
+		}
+	}
+	c.check()
+}
+
 func TestAutoAllocateBlocksOffClaimsNothing(t *testing.T) {
 	c := newCluster(t, newPool("p", "10.0.0.0/16"), newNode("n", nil),
 		newConfig(func(s *api.IPAMConfigSpec) { s.AutoAllocateBlocks = false }))

@@ -201,7 +201,8 @@ func TestAbandonedAssignmentIsTakenBack(t *testing.T) {
 			}
 			return ipamtest.Pass
 		}}
-		a := c.allocator("n", detached{client})
+		store := &detached{Client: client, landed: make(chan struct{}, 1)}
+		a := c.allocator("n", store)
 		model := ipamtest.NewModel()
 		if err := step(t.Context(), a, model, "warm", 1, 0); err != nil {
 			t.Fatal(err)
@@ -209,6 +210,7 @@ func TestAbandonedAssignmentIsTakenBack(t *testing.T) {
 		armed.Store(true)
 		_, err := a.AutoAssign(ctx, ipam.Request{Handle: "h", Num4: 1})
 		close(returned)
+		<-store.landed
 		if !errors.Is(err, context.Canceled) || !errors.Is(err, datastore.ErrUnavailable) {
 			t.Fatalf("got %v", err)
 		}
@@ -228,10 +230,28 @@ func TestAbandonedAssignmentIsTakenBack(t *testing.T) {
 
 // detached carries out transactions even when the context has ended, as a store
 // does that has already received them.
-type detached struct{ datastore.Client }
+type detached struct {
+	datastore.Client
+	landed chan struct{} // gets a value for each whose caller had left
+}
 
-func (d detached) Txn(ctx context.Context, ops ...datastore.Op) (datastore.Revision, error) {
-	return d.Client.Txn(context.WithoutCancel(ctx), ops...)
+func (d *detached) Txn(ctx context.Context, ops ...datastore.Op) (datastore.Revision, error) {
+	var rev datastore.Revision
+	var err error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		rev, err = d.Client.Txn(context.WithoutCancel(ctx), ops...)
+		if ctx.Err() != nil {
+			d.landed <- struct{}{}
+		}
+	}()
+	select {
+	case <-done:
+		return rev, err
+	case <-ctx.Done():
+		return 0, fmt.Errorf("transaction: %w: %w", datastore.ErrUnavailable, context.Cause(ctx))
+	}
 }
 
 // machine is the model-based test: several nodes, foreign writers, faults and

@@ -136,6 +136,9 @@ func (w *writer) obtain(ctx context.Context, c *call, addr netip.Addr) (bool, er
 		if err := w.state.errBroken(prefix); err != nil {
 			return false, err
 		}
+		if err := w.state.unreadable[prefix]; err != nil {
+			return false, fmt.Errorf("block %s can't be used: %w", prefix, err)
+		}
 	}
 	prefix, exists := w.state.blockAround(addr)
 	_, unsettled := w.state.claims[prefix]
@@ -167,8 +170,8 @@ func (w *writer) obtainBlock(ctx context.Context, addr netip.Addr, p pool) (bool
 		refused.Reason, refused.Class = "nobody has its block, and claiming blocks is switched off", ErrNotOurs
 		refused.Advice = "Set auto_allocate_blocks to true in the IPAMConfig"
 		return false, refused
-	case own >= blockLimit(config):
-		refused.Advice = fmt.Sprintf("Raise the limit: calicoctl ipam configure --strictaffinity=true --max-blocks-per-host=%d", 2*own)
+	case own >= w.blockLimit(config):
+		refused.Advice = fmt.Sprintf("Raise the limit: calicoctl ipam configure --max-blocks-per-host=%d", 2*own)
 		return false, refused
 	}
 	prefix := netip.PrefixFrom(addr, p.blockBits).Masked()

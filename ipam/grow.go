@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/gaissmai/bart"
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
@@ -22,7 +24,7 @@ import (
 func (w *writer) load(ctx context.Context) error {
 	snap, err := w.client.List(ctx, datastore.Range{Kind: api.KindBlockAffinity, NamePrefix: w.state.owner.String() + "/"})
 	if err != nil {
-		return fmt.Errorf("read the block affinities of node %s: %w", w.node, err)
+		return fmt.Errorf("read the block affinities of %s: %w", w.owner, err)
 	}
 	found := make(map[netip.Prefix]claimState)
 	for _, entry := range snap.Entries {
@@ -31,8 +33,14 @@ func (w *writer) load(ctx context.Context) error {
 			found[prefix] = claimState{affinity: &entry}
 		}
 	}
+	clear(w.state.unreadable)
+	for i := range snap.Invalid {
+		if owner, prefix, err := api.ParseBlockAffinityName(snap.Invalid[i].Key.Name); err == nil && owner == w.state.owner {
+			w.leave(prefix, &snap.Invalid[i])
+		}
+	}
 	for prefix, b := range w.state.blocks {
-		if ownedBy(b.entry, w.state.owner) {
+		if ownedBy(b.entry, w.state.owner) && w.state.unreadable[prefix] == nil {
 			found[prefix] = claimState{affinity: found[prefix].affinity}
 		}
 	}
@@ -59,6 +67,17 @@ func (w *writer) load(ctx context.Context) error {
 	}
 	w.state.loaded = true
 	return nil
+}
+
+// leave leaves a block alone whose affinity can't be read.
+func (w *writer) leave(prefix netip.Prefix, why error) {
+	if !w.said[prefix] {
+		w.log.Warn("block affinity can't be read: its block is not used", "block", prefix, "err", why)
+		w.said[prefix] = true
+	}
+	w.state.unreadable[prefix] = why
+	w.state.take(prefix)
+	delete(w.state.claims, prefix)
 }
 
 // mend brings one affinity in order if that takes no decision, and else notes it
@@ -109,6 +128,7 @@ func (w *writer) buildIndex(ctx context.Context) error {
 		return fmt.Errorf("list the blocks of the cluster: %w", err)
 	}
 	w.state.taken, w.state.others = new(bart.Lite), make(map[netip.Prefix]other)
+	clear(w.state.spaces)
 	listed := make(map[netip.Prefix]bool, len(snap.Entries))
 	for _, entry := range snap.Entries {
 		prefix, ok := blockOfKey(entry.Key)
@@ -135,6 +155,9 @@ func (w *writer) buildIndex(ctx context.Context) error {
 			w.state.take(prefix)
 		}
 	}
+	for prefix := range w.state.unreadable {
+		w.state.take(prefix)
+	}
 	return nil
 }
 
@@ -145,7 +168,7 @@ func (w *writer) noteListed(prefix netip.Prefix, entry datastore.Entry) {
 	_, known := w.state.blocks[prefix]
 	_, claimed := w.state.claims[prefix]
 	ours := ownedBy(entry, w.state.owner)
-	if !known && !claimed && ours {
+	if !known && !claimed && ours && w.state.unreadable[prefix] == nil {
 		w.state.claims[prefix] = claimState{block: &entry}
 	}
 	if known || ours {
@@ -175,9 +198,38 @@ func (w *writer) usablePools(r *Request, f family) ([]pool, error) {
 	return nil, e
 }
 
+// poolRequest is what of a request decides which pools serve it.
+type poolRequest struct {
+	family    family
+	use       v3.IPPoolAllowedUse
+	namespace string
+	// requested are the names, which contain no space.
+	requested string
+}
+
+// considered is what was found for a poolRequest.
+type considered struct {
+	usable  []pool
+	skipped []Verdict
+}
+
+// considerPools says which pools may serve a request and why the others not; both lists
+// are shared by the calls of the batch.
 func (w *writer) considerPools(r *Request, f family) (usable []pool, skipped []Verdict, err error) {
+	_, requested := r.wanted(f)
+	key := poolRequest{family: f, use: r.Use, namespace: r.Namespace, requested: strings.Join(requested, " ")}
+	if found, ok := w.considered[key]; ok {
+		return found.usable, found.skipped, nil
+	}
+	if usable, skipped, err = w.selectPools(r, f); err == nil {
+		w.considered[key] = considered{usable, skipped}
+	}
+	return usable, skipped, err
+}
+
+func (w *writer) selectPools(r *Request, f family) (usable []pool, skipped []Verdict, err error) {
 	labels, known := w.view.NodeLabels()
-	if !known {
+	if !known && !w.virtual() {
 		e := w.exhausted(r, f, ErrNodeUnknown)
 		e.Advice = fmt.Sprintf("There is no Node resource named %s: create it (calicoctl apply), or start felix with NODENAME set to the name it has (calicoctl get nodes)", w.node)
 		return nil, nil, e
@@ -198,7 +250,7 @@ func (w *writer) considerPools(r *Request, f family) (usable []pool, skipped []V
 
 func (w *writer) exhausted(r *Request, f family, class error) *ExhaustedError {
 	num, _ := r.wanted(f)
-	return &ExhaustedError{Class: class, Version: int(f), Wanted: num, Node: w.node}
+	return &ExhaustedError{Class: class, Version: int(f), Wanted: num, Node: w.node, Virtual: w.virtual()}
 }
 
 // grow gets the node one more block for a call that found no room. It reports
@@ -208,7 +260,7 @@ func (w *writer) grow(ctx context.Context, c *call, batch []*call) (bool, error)
 	w.reserve = c.assign.Reserve
 	if addr, missing := w.missingAddress(c); missing {
 		obtained, err := w.obtain(ctx, c, addr)
-		if errors.Is(err, errChanged) {
+		if errors.Is(err, errChanged) && !errors.As(err, new(unreadable)) {
 			return false, nil
 		}
 		return obtained, err
@@ -222,7 +274,7 @@ func (w *writer) grow(ctx context.Context, c *call, batch []*call) (bool, error)
 	if !grown && err == nil {
 		grown, class, err = w.claimNew(ctx, lack.family, lack.pools)
 	}
-	if !grown && err == nil && errors.Is(class, ErrPoolFull) {
+	if !grown && err == nil && errors.Is(class, ErrPoolFull) && !c.ensure {
 		grown, err = w.reclaim(ctx, lack.pools)
 	}
 	if !grown && err == nil && !c.ensure {
@@ -268,7 +320,7 @@ func (w *writer) lacking(c *call) (l lack, err error) {
 			return l, nil
 		}
 		if _, found := p.search(num, l.pools); found < num && !c.ensure {
-			_, own := p.searchIn(nil, num, l.pools, w.state.ownBlocks)
+			_, own := p.searchIn(nil, num, l.pools, w.state.roomy)
 			l.num = num - own
 			return l, nil
 		}
@@ -296,7 +348,7 @@ func (w *writer) claimNew(ctx context.Context, f family, pools []pool) (grown bo
 	switch {
 	case !config.AutoAllocateBlocks:
 		return false, ErrPoolFull, nil
-	case w.state.countBlocks(f) >= blockLimit(config):
+	case w.state.countBlocks(f) >= w.blockLimit(config):
 		return false, ErrBlockLimit, nil
 	}
 	rebuilt := w.state.taken == nil
@@ -334,15 +386,19 @@ func (w *writer) freeBlock(p pool) (netip.Prefix, bool) {
 	if w.tooFine(p) {
 		return netip.Prefix{}, false
 	}
-	for prefix := range candidates(p.prefix, p.blockBits, w.node, w.now()) {
-		if !w.state.taken.OverlapsPrefix(prefix) && !w.reserved.covers(prefix) {
+	first := firstChoice(p.prefix, p.blockBits, w.node, w.now())
+	for prefix := range w.state.space(p).from(first) {
+		if !w.reserved.covers(prefix) {
 			return prefix, true
 		}
 	}
 	return netip.Prefix{}, false
 }
 
-func blockLimit(config api.IPAMConfigSpec) int {
+func (w *writer) blockLimit(config api.IPAMConfigSpec) int {
+	if w.virtual() {
+		return math.MaxInt
+	}
 	if config.MaxBlocksPerHost > 0 {
 		return config.MaxBlocksPerHost
 	}

@@ -127,6 +127,7 @@ type poolNews struct {
 // brought newer ones.
 func (w *writer) refreshPools() {
 	w.pools = nil
+	clear(w.considered)
 	for _, obj := range w.view.Pools() {
 		news, ok := w.news[obj.Name]
 		p, err := parsePool(obj)

@@ -44,22 +44,23 @@ type Owner struct {
 
 // History lists who holds an address and who held it, the latest first. It knows the
 // releases that this system carried out, about the last four of each address of a
-// block; felix writes them down a second after the release.
-func History(ctx context.Context, client datastore.Client, addr netip.Addr) ([]Owner, error) {
+// block; felix writes them down a second after the release. Pages that can't be read are
+// in invalid.
+func History(ctx context.Context, client datastore.Client, addr netip.Addr) (owners []Owner, invalid []datastore.Invalid, err error) {
 	present, err := Lookup(ctx, client, addr)
 	if err != nil {
-		return nil, fmt.Errorf("history of %s: %w", addr, err)
+		return nil, nil, fmt.Errorf("history of %s: %w", addr, err)
 	}
-	var owners []Owner
 	for bits := addr.BitLen() - maxBlockBits; bits <= addr.BitLen(); bits++ {
 		block, err := addr.Prefix(bits)
 		if err != nil {
-			return nil, fmt.Errorf("history of %s: %w", addr, err)
+			return nil, nil, fmt.Errorf("history of %s: %w", addr, err)
 		}
-		pages, _, err := readHistory(ctx, client, block)
+		pages, broken, err := readHistory(ctx, client, block)
 		if err != nil {
-			return nil, fmt.Errorf("history of %s: %w", addr, err)
+			return nil, nil, fmt.Errorf("history of %s: %w", addr, err)
 		}
+		invalid = append(invalid, broken...)
 		for _, page := range pages {
 			owners = append(owners, formerOwners(block, page, addr)...)
 		}
@@ -71,7 +72,7 @@ func History(ctx context.Context, client datastore.Client, addr netip.Addr) ([]O
 		})
 	}
 	slices.Reverse(owners)
-	return owners, nil
+	return owners, invalid, nil
 }
 
 func formerOwners(block netip.Prefix, page datastore.Entry, addr netip.Addr) []Owner {
@@ -99,13 +100,13 @@ func assignedAt(attrs map[string]string) time.Time {
 
 // readHistory reads the pages of a block's history, the oldest first. Pages that can't
 // be read are left out, and written over in their turn; broken says that there are some.
-func readHistory(ctx context.Context, client datastore.Client, block netip.Prefix) (pages []datastore.Entry, broken bool, err error) {
+func readHistory(ctx context.Context, client datastore.Client, block netip.Prefix) (pages []datastore.Entry, broken []datastore.Invalid, err error) {
 	snap, err := client.List(ctx, datastore.Range{Kind: api.KindIPAMHistory, NamePrefix: api.HistoryPrefix(block)})
 	if err != nil {
-		return nil, false, fmt.Errorf("read the history of block %s: %w", block, err)
+		return nil, nil, fmt.Errorf("read the history of block %s: %w", block, err)
 	}
 	slices.SortFunc(snap.Entries, func(a, b datastore.Entry) int { return cmp.Compare(pageOf(a).First, pageOf(b).First) })
-	return snap.Entries, len(snap.Invalid) > 0, nil
+	return snap.Entries, snap.Invalid, nil
 }
 
 func pageOf(entry datastore.Entry) api.IPAMHistorySpec {
@@ -119,7 +120,7 @@ func pageOf(entry datastore.Entry) api.IPAMHistorySpec {
 // appendHistory adds releases to the history of a block. last is the newest page as
 // it was read or written before, nil when it isn't known; the newest is returned.
 func appendHistory(ctx context.Context, client datastore.Client, block netip.Prefix, last *datastore.Entry, releases []api.IPAMRelease) (*datastore.Entry, error) {
-	broken := false
+	var broken []datastore.Invalid
 	for range maxAttempts {
 		if last == nil {
 			var pages []datastore.Entry
@@ -133,7 +134,7 @@ func appendHistory(ctx context.Context, client datastore.Client, block netip.Pre
 			}
 		}
 		ops, newest := historyOps(block, *last, releases)
-		if broken && last.Revision == 0 {
+		if len(broken) > 0 && last.Revision == 0 {
 			ops[0] = datastore.Put(last.Key, ops[0].Object)
 		}
 		rev, err := client.Txn(ctx, ops...)

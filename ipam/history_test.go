@@ -28,7 +28,7 @@ func (c *cluster) recording(node string) (a *ipam.Allocator, stop func()) {
 
 func (c *cluster) history(addr string) []ipam.Owner {
 	c.t.Helper()
-	owners, err := ipam.History(context.Background(), c.store, netip.MustParseAddr(addr))
+	owners, _, err := ipam.History(context.Background(), c.store, netip.MustParseAddr(addr))
 	if err != nil {
 		c.t.Fatal(err)
 	}

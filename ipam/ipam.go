@@ -31,6 +31,10 @@ type Config struct {
 	Client datastore.Client
 	// Node is the name of the node whose blocks the Allocator manages.
 	Node string
+	// Virtual says that Node isn't a node but names an owner of blocks that is none, such
+	// as v3.VirtualLoadBalancer: nodes have nothing of its blocks, their limit is not its
+	// own, and no node is said to use its addresses.
+	Virtual bool
 	// View is the cluster's configuration; only its owner changes it.
 	View View
 	// Now is the clock; time.Now when nil.
@@ -121,10 +125,10 @@ func New(cfg Config) *Allocator {
 		recorder: cfg.Recorder,
 		counters: newCounters(),
 	}
-	w := newWriter(cfg, a.queue, a.counters)
+	a.writer, a.ctx = newWriter(cfg, a.queue, a.counters), ctx
 	go func() {
 		defer close(a.done)
-		w.run(ctx)
+		a.writer.run(ctx)
 	}()
 	return a
 }

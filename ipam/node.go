@@ -3,6 +3,7 @@ package ipam
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"tortie/internal/api"
@@ -11,22 +12,25 @@ import (
 
 // ReleaseNode gives back every address that a node holds, its workloads' and its
 // tunnels', wherever it has them from, and then the blocks it owns. A block in
-// which other nodes hold addresses stays, without an owner. It can be repeated.
-func ReleaseNode(ctx context.Context, client datastore.Client, node string) error {
+// which other nodes hold addresses stays, without an owner. It returns the addresses
+// given back, also with an error, and can be repeated.
+func ReleaseNode(ctx context.Context, client datastore.Client, node string) ([]netip.Addr, error) {
 	handles, err := handlesOn(ctx, client, node)
 	if err != nil {
-		return fmt.Errorf("release the addresses of node %s: %w", node, err)
+		return nil, fmt.Errorf("release the addresses of node %s: %w", node, err)
 	}
+	var released []netip.Addr
 	ctx = WithReason(ctx, "node "+node+" was deleted")
 	for _, handle := range handles {
-		if _, err := ReleaseHandle(ctx, client, handle); err != nil {
-			return err
+		addrs, err := ReleaseHandle(ctx, client, handle)
+		if released = append(released, addrs...); err != nil {
+			return released, err
 		}
 	}
 	if _, err := ReleaseHost(ctx, client, node); err != nil {
-		return err
+		return released, err
 	}
-	return MendLoans(ctx, client, node)
+	return released, MendLoans(ctx, client, node)
 }
 
 // HeldByWorkloads counts a node's addresses that are not those of its tunnels: some

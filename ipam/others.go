@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+
 	"tortie/internal/api"
 	"tortie/internal/datastore"
 )
@@ -65,11 +67,8 @@ func (w *writer) othersIn(p pool, fits func(other) bool) []netip.Prefix {
 		}
 	}
 	sortPrefixes(prefixes)
-	for first := range candidates(p.prefix, p.blockBits, w.node, w.now()) {
-		at, _ := slices.BinarySearchFunc(prefixes, first, netip.Prefix.Compare)
-		return slices.Concat(prefixes[at:], prefixes[:at])
-	}
-	return prefixes
+	at, _ := slices.BinarySearchFunc(prefixes, firstChoice(p.prefix, p.blockBits, w.node, w.now()), netip.Prefix.Compare)
+	return slices.Concat(prefixes[at:], prefixes[:at])
 }
 
 // reclaim takes an empty block away from a node that has had no use for it, and claims
@@ -144,17 +143,27 @@ func (w *writer) borrowFrom(ctx context.Context, lenders []netip.Prefix) (free i
 	return free, nil
 }
 
+// retirable reports whether retire may have something to do.
+func (w *writer) retirable() bool {
+	labels, known := w.view.NodeLabels()
+	if w.released && known && slices.ContainsFunc(w.pools, func(obj *v3.IPPool) bool {
+		p, err := parsePool(obj)
+		return err == nil && p.deselects(labels)
+	}) {
+		return true
+	}
+	w.released = false
+	return false
+}
+
 // retire gives up the node's empty blocks in pools that no longer select it: another
 // node needs them. Nobody waits for it, and what fails is tried after the next release.
 func (w *writer) retire(ctx context.Context) {
-	if !w.released || !w.state.loaded {
+	if !w.state.loaded || !w.retirable() {
 		return
 	}
 	w.released = false
-	labels, known := w.view.NodeLabels()
-	if !known {
-		return
-	}
+	labels, _ := w.view.NodeLabels()
 	ctx, cancel := context.WithTimeout(ctx, doubtTimeout)
 	defer cancel()
 	for _, obj := range w.pools {

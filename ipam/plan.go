@@ -2,6 +2,7 @@ package ipam
 
 import (
 	"cmp"
+	"iter"
 	"maps"
 	"net/netip"
 	"slices"
@@ -142,25 +143,28 @@ func (part portion) take(b block, attrs api.BlockAttributes, reserved reservatio
 // search finds num addresses in the node's blocks, in the order of the pools, and then
 // in those it may borrow from; it reports how many it found.
 func (p *plan) search(num int, pools []pool) (portions []portion, found int) {
-	if portions, found = p.searchIn(portions, num, pools, p.state.ownBlocks); found < num && len(p.state.borrowed) > 0 {
+	if portions, found = p.searchIn(portions, num, pools, p.state.roomy); found < num && len(p.state.borrowed) > 0 {
 		var more int
-		portions, more = p.searchIn(portions, num-found, pools, p.state.borrowedBlocks)
+		portions, more = p.searchIn(portions, num-found, pools, p.state.lenders)
 		found += more
 	}
 	return portions, found
 }
 
 // searchIn adds portions of the blocks that a pool has according to blocks.
-func (p *plan) searchIn(portions []portion, num int, pools []pool, blocks func(pool) []netip.Prefix) (_ []portion, found int) {
+func (p *plan) searchIn(portions []portion, num int, pools []pool, blocks func(pool) iter.Seq[netip.Prefix]) (_ []portion, found int) {
 	for _, pl := range pools {
-		for _, prefix := range blocks(pl) {
-			if found == num {
-				return portions, found
-			}
+		if found == num {
+			return portions, found
+		}
+		for prefix := range blocks(pl) {
 			b := p.view(prefix)
 			if n := min(b.available(p.reserved), num-found); n > 0 {
 				portions = append(portions, portion{block: prefix, num: n, pool: pl.name})
 				found += n
+			}
+			if found == num {
+				break
 			}
 		}
 	}

@@ -2,6 +2,7 @@ package ipam
 
 import (
 	"fmt"
+	"iter"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -20,13 +21,18 @@ type state struct {
 	owner api.Affinity
 	log   *slog.Logger
 
-	// blocks are the node's own and, while a release needs them, those of others.
+	// blocks are the node's own and, while a release needs them, those of others. keep and
+	// lose change it, so that the index follows.
 	blocks map[netip.Prefix]storedBlock
+	index  *index
 	// claims are the node's affinities that aren't good for allocation: claimed
 	// half-way, given up half-way, or without their block.
 	claims map[netip.Prefix]claimState
 	// broken are the blocks whose value can't be used, with the reason.
 	broken map[netip.Prefix]error
+	// unreadable are the blocks for which nobody can tell what the node's affinity says:
+	// they are left alone.
+	unreadable map[netip.Prefix]error
 	// handles are those that hold addresses of this node, as last written or read.
 	handles map[HandleID]datastore.Entry
 	// absent are the handles known not to exist; forgotten with every batch.
@@ -35,6 +41,8 @@ type state struct {
 	brokenHandles map[HandleID]error
 	// taken has every block of the cluster known to exist, nil before it is built.
 	taken *bart.Lite
+	// spaces are what taken leaves free, by pool and block length; made when it is asked for.
+	spaces map[spaceKey]*space
 	// others are the blocks that are not the node's and may still help it, as last
 	// seen; nil before taken is built.
 	others map[netip.Prefix]other
@@ -53,14 +61,18 @@ type state struct {
 
 func newState(owner api.Affinity, log *slog.Logger) *state {
 	return &state{
-		owner:   owner,
-		log:     log,
-		blocks:  make(map[netip.Prefix]storedBlock),
-		claims:  make(map[netip.Prefix]claimState),
-		broken:  make(map[netip.Prefix]error),
-		handles: make(map[HandleID]datastore.Entry),
-		absent:  make(map[HandleID]bool),
-		stale:   make(map[netip.Prefix]bool),
+		owner:  owner,
+		log:    log,
+		index:  newIndex(owner),
+		spaces: make(map[spaceKey]*space),
+
+		unreadable: make(map[netip.Prefix]error),
+		blocks:     make(map[netip.Prefix]storedBlock),
+		claims:     make(map[netip.Prefix]claimState),
+		broken:     make(map[netip.Prefix]error),
+		handles:    make(map[HandleID]datastore.Entry),
+		absent:     make(map[HandleID]bool),
+		stale:      make(map[netip.Prefix]bool),
 
 		borrowed:      make(map[netip.Prefix]bool),
 		borrowing:     make(map[netip.Prefix]int),
@@ -72,7 +84,7 @@ func newState(owner api.Affinity, log *slog.Logger) *state {
 // in it, and the affinity record is confirmed.
 func (s *state) own(prefix netip.Prefix) bool {
 	b, ok := s.blocks[prefix]
-	if !ok || s.stale[prefix] {
+	if !ok || s.stale[prefix] || s.unreadable[prefix] != nil {
 		return false
 	}
 	if _, unsettled := s.claims[prefix]; unsettled {
@@ -84,15 +96,25 @@ func (s *state) own(prefix netip.Prefix) bool {
 
 // ownBlocks lists the node's blocks in a pool by address.
 func (s *state) ownBlocks(p pool) []netip.Prefix {
-	var prefixes []netip.Prefix
-	for prefix := range s.blocks {
-		if p.owns(prefix) && s.own(prefix) {
-			prefixes = append(prefixes, prefix)
+	return slices.Collect(s.usable(p.in(&s.index.mine)))
+}
+
+// usable leaves out what may not be allocated from.
+func (s *state) usable(blocks iter.Seq[netip.Prefix]) iter.Seq[netip.Prefix] {
+	return func(yield func(netip.Prefix) bool) {
+		for prefix := range blocks {
+			if s.own(prefix) && !yield(prefix) {
+				return
+			}
 		}
 	}
-	sortPrefixes(prefixes)
-	return prefixes
 }
+
+// roomy are the node's blocks in a pool that have an address left, by address.
+func (s *state) roomy(p pool) iter.Seq[netip.Prefix] { return s.usable(p.in(&s.index.room)) }
+
+// lenders are the blocks of others in a pool that may be assigned from.
+func (s *state) lenders(p pool) iter.Seq[netip.Prefix] { return slices.Values(s.borrowedBlocks(p)) }
 
 // borrowedBlocks lists the blocks of others in a pool that may be assigned from.
 func (s *state) borrowedBlocks(p pool) []netip.Prefix {
@@ -133,8 +155,8 @@ func (s *state) blocksOf(id HandleID) []netip.Prefix {
 			}
 		}
 	}
-	for prefix, b := range s.blocks {
-		if s.own(prefix) && len(b.held(id)) > 0 {
+	for _, prefix := range s.index.holding[id] {
+		if s.own(prefix) {
 			set[prefix] = true
 		}
 	}
@@ -159,7 +181,7 @@ func (s *state) setBlock(entry datastore.Entry) {
 	if before, known := s.blocks[prefix]; known && wasOwn {
 		s.freed = append(s.freed, freedBetween(before.block, b.block)...)
 	}
-	s.blocks[prefix] = b
+	s.keep(prefix, b)
 	s.noteOther(b)
 	if wasOwn && !s.own(prefix) {
 		s.log.Info("block was taken away from this node", "block", prefix, "affinity", ownerText(b.block))
@@ -196,6 +218,9 @@ func (s *state) dropBlock(prefix netip.Prefix) {
 	delete(s.broken, prefix)
 	if s.taken != nil {
 		s.taken.Delete(prefix)
+		for _, sp := range s.spaces {
+			sp.give(prefix, s.taken)
+		}
 	}
 	delete(s.others, prefix)
 	delete(s.borrowing, prefix)
@@ -209,15 +234,45 @@ func (s *state) forget(prefix netip.Prefix) {
 		if owner, _ := b.owner(); owner == s.owner {
 			s.loaded = false
 		}
-		delete(s.blocks, prefix)
+		s.lose(prefix)
 	}
+}
+
+// keep has a block in memory.
+func (s *state) keep(prefix netip.Prefix, b storedBlock) {
+	s.index.put(prefix, s.blocks[prefix].block, b.block)
+	s.blocks[prefix] = b
+}
+
+// lose has a block in memory no more.
+func (s *state) lose(prefix netip.Prefix) {
+	s.index.put(prefix, s.blocks[prefix].block, block{})
+	delete(s.blocks, prefix)
 }
 
 // take notes that a block exists, or is as good as existing.
 func (s *state) take(prefix netip.Prefix) {
 	if s.taken != nil {
 		s.taken.Insert(prefix)
+		for _, sp := range s.spaces {
+			sp.take(prefix)
+		}
 	}
+}
+
+// spaceKey is a range with the length of the blocks it is divided into.
+type spaceKey struct {
+	pool netip.Prefix
+	bits int
+}
+
+// space is what is free of a pool; taken must have been built.
+func (s *state) space(p pool) *space {
+	key := spaceKey{p.prefix, p.blockBits}
+	if s.spaces[key] == nil {
+		s.spaces[key] = newSpace(p.prefix, p.blockBits, s.taken)
+	}
+	return s.spaces[key]
 }
 
 func (s *state) setHandle(id HandleID, entry datastore.Entry) {
@@ -278,7 +333,7 @@ func (s *state) settle(p *plan, rev datastore.Revision) {
 		stored.entry = stored.with(b)
 		stored.entry.Revision = rev
 		stored.block = b
-		s.blocks[prefix] = stored
+		s.keep(prefix, stored)
 		s.noteOther(stored)
 	}
 	for id, h := range p.handles {
@@ -297,11 +352,9 @@ func (s *state) evict() {
 	clear(s.absent)
 	clear(s.brokenHandles)
 	clear(s.borrowed)
-	for prefix, b := range s.blocks {
-		if owner, ok := b.owner(); !ok || owner != s.owner {
-			delete(s.blocks, prefix)
-			delete(s.stale, prefix)
-		}
+	for prefix := range s.index.foreign {
+		s.lose(prefix)
+		delete(s.stale, prefix)
 	}
 }
 

@@ -93,6 +93,7 @@ func (a *Allocator) Stats(ctx context.Context) Stats {
 	c := &call{ctx: ctx, stats: true, result: make(chan result, 1)}
 	var stats Stats
 	if err := a.queue.push(c); err == nil {
+		a.queue.signal()
 		select {
 		case r := <-c.result:
 			if r.err == nil {
@@ -127,7 +128,7 @@ func (w *writer) tell(ctx context.Context, calls []*call) []*call {
 
 func (w *writer) stats() Stats {
 	w.look()
-	s := Stats{Blocks4: w.state.countBlocks(ipv4), Blocks6: w.state.countBlocks(ipv6), Limit: blockLimit(w.view.Config())}
+	s := Stats{Blocks4: w.state.countBlocks(ipv4), Blocks6: w.state.countBlocks(ipv6), Limit: w.blockLimit(w.view.Config())}
 	for _, obj := range w.pools {
 		p, err := parsePool(obj)
 		if err != nil {

@@ -21,7 +21,7 @@ func (s Stats) Warnings() []Warning {
 		if s.Limit > 1 && nearlyAll(v.blocks, s.Limit) {
 			out = append(out, Warning{
 				Topic: v.f.String() + " blocks",
-				Line: fmt.Sprintf("this node has %d of the %d %s blocks it may have: raise the limit (calicoctl ipam configure --strictaffinity=true --max-blocks-per-host=%d), or run fewer pods on it",
+				Line: fmt.Sprintf("this node has %d of the %d %s blocks it may have: raise the limit (calicoctl ipam configure --max-blocks-per-host=%d), or run fewer pods on it",
 					v.blocks, s.Limit, v.f, 2*s.Limit),
 			})
 		}

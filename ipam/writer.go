@@ -28,14 +28,16 @@ const (
 	doubtTimeout = 5 * time.Second
 )
 
-// writer is the one goroutine that changes the node's blocks. Calls that arrive
-// while a transaction is under way share the next one.
+// writer changes the node's blocks: one goroutine at a time, whose turn it is. Calls that
+// arrive while a transaction is under way share the next one.
 type writer struct {
+	turn   turn
 	client datastore.Client
 	view   View
 	now    func() time.Time
 	log    *slog.Logger
 	node   string
+	owner  api.Affinity
 	queue  *queue
 	state  *state
 
@@ -47,6 +49,13 @@ type writer struct {
 	pools    []*v3.IPPool
 	news     map[string]poolNews
 	reserved reservations
+	// held is what the View's reservations say, read when they were reservedBy.
+	held       reservations
+	reservedBy []*v3.IPReservation
+	// considered are the pools for requests of the batch that want the same.
+	considered map[poolRequest]considered
+	// said are the blocks whose affinity was said to be unreadable.
+	said map[netip.Prefix]bool
 	// reserve is what the call for which a block is claimed wants kept back in it.
 	reserve *BlockReserve
 	// released: blocks may have become empty.
@@ -57,15 +66,24 @@ type writer struct {
 }
 
 func newWriter(cfg Config, q *queue, counted *counters) *writer {
+	owner := api.HostAffinity(cfg.Node)
+	if cfg.Virtual {
+		owner.Type = api.AffinityVirtual
+	}
 	return &writer{
+		owner:  owner,
+		turn:   make(turn, 1),
 		client: cfg.Client,
 		view:   cfg.View,
 		now:    cfg.Now,
 		log:    cfg.Log,
 		node:   cfg.Node,
 		queue:  q,
-		state:  newState(api.HostAffinity(cfg.Node), cfg.Log),
+		state:  newState(owner, cfg.Log),
 		news:   make(map[string]poolNews),
+
+		considered: make(map[poolRequest]considered),
+		said:       make(map[netip.Prefix]bool),
 
 		recorder: cfg.Recorder,
 		counters: counted,
@@ -78,25 +96,69 @@ func (w *writer) run(ctx context.Context) {
 	retry := time.NewTimer(doubtRetry) // the edge: tested with synctest
 	defer retry.Stop()
 	for {
-		if len(w.state.doubts) > 0 {
-			retry.Reset(doubtRetry)
-		} else {
-			retry.Stop()
-		}
+		due := false
 		select {
 		case <-ctx.Done():
 			return
 		case <-w.queue.wake:
 		case <-retry.C:
+			due = true
 		}
-		runtime.Gosched() // callers that are ready to run join the first transaction
-		calls := w.queue.take()
-		if rest := w.tell(ctx, calls); len(rest) > 0 || len(calls) == 0 {
-			w.serve(ctx, rest)
+		w.turn.take()
+		w.gather()
+		if calls := w.queue.take(); due || len(calls) > 0 {
+			w.attend(ctx, calls)
 		}
 		w.retire(ctx)
+		if len(w.state.doubts) > 0 {
+			retry.Reset(doubtRetry)
+		} else {
+			retry.Stop()
+		}
+		w.turn.give()
+		if w.queue.waiting() > 0 {
+			w.queue.signal()
+		}
 	}
 }
+
+// serveAlone serves a call in the goroutine of its caller, if it is nobody's turn and no
+// other call waits: that saves a change of goroutines before the transaction and one
+// after it. Otherwise the writer's goroutine does it.
+func (w *writer) serveAlone(ctx context.Context, c *call) {
+	if !w.turn.try() {
+		return // whoever gives the turn back finds the call
+	}
+	w.gather()
+	left := false
+	if w.queue.takeOnly(c) {
+		w.attend(ctx, []*call{c})
+		left = len(w.state.doubts) > 0 || w.retirable()
+	}
+	w.turn.give()
+	if left || w.queue.waiting() > 0 {
+		w.queue.signal()
+	}
+}
+
+// gather lets callers that are ready to run join the first transaction, for as long as
+// more of them come.
+func (w *writer) gather() {
+	for before := -1; before < w.queue.waiting() && before < maxOps; {
+		before = w.queue.waiting()
+		runtime.Gosched()
+	}
+}
+
+// attend serves calls, or with none of them the open doubts.
+func (w *writer) attend(ctx context.Context, calls []*call) {
+	if rest := w.tell(ctx, calls); len(rest) > 0 || len(calls) == 0 {
+		w.serve(ctx, rest)
+	}
+}
+
+// virtual reports whether the blocks are not a node's.
+func (w *writer) virtual() bool { return w.owner.Type == api.AffinityVirtual }
 
 // serve brings a batch of calls, and the open doubts, to an end.
 func (w *writer) serve(closing context.Context, calls []*call) {
@@ -156,11 +218,15 @@ func batchContext(ctx context.Context, calls []*call) (context.Context, context.
 // look reads the View.
 func (w *writer) look() {
 	w.refreshPools()
-	var bad []string
-	w.reserved, bad = parseReservations(w.view.Reservations())
-	if len(bad) > 0 {
-		w.log.Warn("reservations can't be read and reserve nothing", "entries", bad)
+	if objs := w.view.Reservations(); !slices.Equal(objs, w.reservedBy) {
+		var bad []string
+		w.held, bad = parseReservations(objs)
+		w.reservedBy = objs
+		if len(bad) > 0 {
+			w.log.Warn("reservations can't be read and reserve nothing", "entries", bad)
+		}
 	}
+	w.reserved = w.held
 	w.cooldown.look(w.now(), cooldownOf(w.view.Config()))
 	w.reserved.cooling = w.cooldown.resting
 }
@@ -364,9 +430,9 @@ func (w *writer) planAssign(p *plan, c *call) bool {
 // attributes are what the block says about the addresses of a request.
 func (w *writer) attributes(r *Request) api.BlockAttributes {
 	handle := string(r.Handle)
-	attrs := map[string]string{
-		api.AttributeNode:      w.node,
-		api.AttributeTimestamp: w.now().UTC().Round(0).String(),
+	attrs := map[string]string{api.AttributeTimestamp: w.now().UTC().Round(0).String()}
+	if !w.virtual() {
+		attrs[api.AttributeNode] = w.node
 	}
 	if r.Namespace != "" {
 		attrs[api.AttributeNamespace] = r.Namespace

@@ -123,7 +123,7 @@ func TestRights(t *testing.T) {
 		},
 		"ClusterRole calico-kube-controllers": {
 			"/pods: get list watch", "/namespaces: get list watch", "/serviceaccounts: get list watch", "/nodes: get list watch",
-			"/services: get list watch", "networking.k8s.io/networkpolicies: get list watch", "discovery.k8s.io/endpointslices: get list watch",
+			"/services: get list watch", "/services/status: update", "networking.k8s.io/networkpolicies: get list watch", "discovery.k8s.io/endpointslices: get list watch",
 			"/events: create patch",
 		},
 		"Role calico-node-bgp": {"/secrets/bgp-secrets: list watch"}, // bgpd's passwords of peers

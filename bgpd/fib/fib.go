@@ -274,7 +274,7 @@ func (f *FIB) Read(ctx context.Context) error {
 	}
 	p.felix = map[netip.Prefix]kernel.Route{}
 	for _, r := range p.routes {
-		if r.Protocol == kernel.ProtocolFelix && r.Gateway.IsValid() {
+		if r.Protocol == kernel.ProtocolFelix && r.Priority == kernel.MetricOverlay {
 			p.felix[r.Dst] = r
 		}
 	}
@@ -454,7 +454,7 @@ func (f *FIB) settleFate(path speaker.Path) fate {
 // leave makes way for felix's route, once that is there: until then nothing is said of
 // ours, so that one which stands goes on carrying packets.
 func (f *FIB) leave(prefix netip.Prefix, way overlay.Way, node string) fate {
-	out := fate{carried: "by VXLAN to " + node}
+	out := fate{carried: fmt.Sprintf("by %s to %s", way.Carrier, node)}
 	if way.Carrier == overlay.Segment {
 		out.carried = "by felix's route along the segment to " + node
 	}

@@ -12,6 +12,7 @@ import (
 
 	"tortie/bgpd/speaker"
 	"tortie/bgpd/topology"
+	"tortie/internal/api"
 	"tortie/internal/overlay"
 )
 
@@ -51,7 +52,10 @@ func (n node) problems() []string {
 
 func newCluster(in topology.Input) *cluster {
 	c := &cluster{nodes: map[string]node{}, byAddr: map[netip.Addr]string{}}
-	tunnels := slices.ContainsFunc(in.Pools, func(p *v3.IPPool) bool { return overlay.ModeOf(p.Spec) != overlay.Never })
+	tunnels := slices.ContainsFunc(in.Pools, func(p *v3.IPPool) bool { return overlay.ModeOf(p.Spec) != overlay.Never }) ||
+		slices.ContainsFunc(in.Nodes, func(n *api.Node) bool {
+			return n.Status.WireguardPublicKey != "" || n.Status.WireguardPublicKeyV6 != ""
+		})
 	in.Secrets = standIns(in)
 	var first topology.Output
 	for _, n := range in.Nodes {

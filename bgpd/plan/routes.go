@@ -2,6 +2,7 @@ package plan
 
 import (
 	"cmp"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -205,8 +206,10 @@ func (c *cluster) arrive(s spread, scopes map[string]filter.Scope, origin string
 		}
 	case overlay.Segment:
 		s.kernel[at] = "along the segment to " + node + " (felix)"
+	case overlay.WireGuard:
+		s.kernel[at] = "by WireGuard to " + node + " (felix)"
 	default:
-		s.kernel[at] = "by VXLAN to " + node + " (felix)"
+		s.kernel[at] = fmt.Sprintf("by %s to %s (felix)", way.Carrier, node)
 	}
 }
 

@@ -31,7 +31,6 @@ func (c *computation) pools() []pool {
 		// A disabled pool gives out no new addresses, but those in use stay reachable.
 		pools = append(pools, pool{name: p.Name, cidr: cidr, exported: !p.Spec.DisableBGPExport && forWorkloads(p)})
 		c.out.Pools = append(c.out.Pools, cidr)
-		c.ipip(p)
 	}
 	// The pool that decides for a prefix is the first that has it.
 	slices.SortFunc(pools, func(a, b pool) int {
@@ -46,24 +45,16 @@ func (c *computation) pools() []pool {
 	return pools
 }
 
-// ipip names a mode of the pool that isn't carried out. Its pods are routed all the
-// same: a route that is announced is better than none.
-func (c *computation) ipip(p *v3.IPPool) {
-	if mode := p.Spec.IPIPMode; mode != "" && mode != v3.IPIPModeNever {
-		c.problem("IPPool %s: spec.ipipMode %s is not carried out by this version: its pods are routed without encapsulation", p.Name, mode)
-	}
-}
-
 // overlay is felix's view: what it routes, bgpd does not.
 func (c *computation) overlay() {
 	nodes := make(map[string]overlay.Node, len(c.in.Nodes))
 	for _, n := range c.in.Nodes {
-		nodes[n.Name] = overlay.ReadNode(n.Name, &n.Spec)
+		nodes[n.Name] = overlay.ReadNode(n.Name, &n.Spec).Keyed(&n.Status)
 	}
 	var pools []overlay.Pool
 	for _, p := range c.in.Pools {
 		if cidr, err := netip.ParsePrefix(p.Spec.CIDR); err == nil && cidr == cidr.Masked() {
-			pools = append(pools, overlay.Pool{Prefix: cidr, Mode: overlay.ModeOf(p.Spec)})
+			pools = append(pools, overlay.PoolOf(cidr, p.Spec))
 		}
 	}
 	c.out.Overlay = overlay.NewView(c.in.Node, nodes, pools)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 
@@ -16,29 +15,13 @@ import (
 // caveats say which of the objects written ask for something that the daemons of
 // this version don't do: once for each such thing, however many objects ask.
 func caveats(written []api.Object) []string {
-	var (
-		texts    []string
-		policies bool
-		ipip     []string
-	)
 	for _, obj := range written {
-		switch o := obj.(type) {
+		switch obj.(type) {
 		case *v3.NetworkPolicy, *v3.GlobalNetworkPolicy: // a staged policy enforces nothing anywhere
-			policies = true
-		case *v3.IPPool:
-			if mode := o.Spec.IPIPMode; mode != "" && mode != v3.IPIPModeNever {
-				ipip = append(ipip, fmt.Sprintf("%s (ipipMode %s)", o.Name, mode))
-			}
+			return []string{"network policies are stored but not enforced yet; all traffic stays allowed, whatever they say"}
 		}
 	}
-	if policies {
-		texts = append(texts, "network policies are stored but not enforced yet; all traffic stays allowed, whatever they say")
-	}
-	if len(ipip) > 0 {
-		texts = append(texts, fmt.Sprintf("IP pool %s: IPIP is stored but not carried out yet; pods are routed without encapsulation, "+
-			"so routers between the nodes must know the routes to them; vxlanMode is carried out", strings.Join(ipip, ", ")))
-	}
-	return texts
+	return nil
 }
 
 // peersOfNobody names the BGPPeers written that mean none of the nodes there are. When

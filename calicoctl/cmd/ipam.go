@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"tortie/calicoctl/resource"
+	"tortie/internal/datastore"
 	"tortie/ipam"
 )
 
@@ -100,10 +101,15 @@ func (a *app) showUsage(ctx context.Context, store *resource.Store, blocks bool)
 	}
 	appendBlocks(usage.Strays)
 	a.println(t.Render())
-	for _, invalid := range usage.Invalid {
-		a.warn(fmt.Sprintf("%s: can't be read and is not counted: %v", invalid.Path, invalid.Err))
-	}
+	a.warnOfUnread(usage.Invalid, "is not counted")
 	return nil
+}
+
+// warnOfUnread names each key that can't be read, and what follows for what is shown.
+func (a *app) warnOfUnread(keys []datastore.Invalid, consequence string) {
+	for _, invalid := range keys {
+		a.warn(fmt.Sprintf("%s: can't be read and %s: %v", invalid.Path, consequence, invalid.Err))
+	}
 }
 
 // usageRow shows numbers with five digits: an IPv6 pool has more addresses than
@@ -124,12 +130,12 @@ func (a *app) showAddress(ctx context.Context, store *resource.Store, addr netip
 		return nil
 	}
 	a.printf("IP %s is in use\n", info.Addr)
-	a.printf("Handle ID: %s\n", orElse(string(info.Handle), "<none>"))
+	a.printf("Handle ID: %s\n", orElse(oneLine(string(info.Handle)), "<none>"))
 	if len(info.Attrs) == 0 {
 		a.println("No Active Owner attributes defined")
 	}
 	a.showAttrs("Active Owner Attributes", info.Attrs)
-	a.printf("Block: %s of %s, IP pool %s\n", info.Block, orElse(info.Affinity, "nobody"), orElse(info.Pool, "none"))
+	a.printf("Block: %s of %s, IP pool %s\n", info.Block, orElse(oneLine(info.Affinity), "nobody"), orElse(info.Pool, "none"))
 	return nil
 }
 
@@ -139,24 +145,25 @@ func (a *app) showAttrs(title string, attrs map[string]string) {
 	}
 	a.printf("%s:\n", title)
 	for _, key := range slices.Sorted(maps.Keys(attrs)) {
-		a.printf("  %s: %s\n", key, oneLine(attrs[key]))
+		a.printf("  %s: %s\n", oneLine(key), oneLine(attrs[key]))
 	}
 }
 
 func (a *app) showBorrowed(ctx context.Context, store *resource.Store) error {
-	borrowed, unclassified, err := store.Borrowed(ctx)
+	loans, err := store.Loans(ctx)
 	if err != nil {
 		return err
 	}
 	t := a.boxed("IP", "BORROWING-NODE", "BLOCK", "BLOCK OWNER", "TYPE", "ALLOCATED-TO")
-	for _, b := range borrowed {
-		t.AppendRow(table.Row{b.Addr, b.Node, b.Block, b.Owner, b.Type, b.Holder})
+	for _, b := range loans.Borrowed {
+		t.AppendRow(table.Row{b.Addr, oneLine(b.Node), b.Block, oneLine(b.Owner), oneLine(b.Type), oneLine(b.Holder)})
 	}
 	a.println(t.Render())
-	if unclassified > 0 {
+	if loans.Unclassified > 0 {
 		a.printf("\nNote: found %d IP allocations without an explicit node association. Unable to determine if they are borrowed.\n",
-			unclassified)
+			loans.Unclassified)
 	}
+	a.warnOfUnread(loans.Invalid, "is not shown")
 	return nil
 }
 

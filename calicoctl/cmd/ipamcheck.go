@@ -108,7 +108,7 @@ func (a *app) ipamCheck(ctx context.Context, flags checkFlags) error {
 		return err
 	}
 	defer closeStore()
-	info, err := clusterInformation(ctx, store)
+	info, err := a.knownCluster(ctx, store)
 	if err != nil {
 		return err
 	}
@@ -127,6 +127,17 @@ func (a *app) ipamCheck(ctx context.Context, flags checkFlags) error {
 		return fmt.Errorf("ipam check: %d problems; calicoctl ipam fsck shows which of them it can mend", p.problems)
 	}
 	return nil
+}
+
+// knownCluster is clusterInformation for what can do without: a record that can't be read
+// is told, and counts as none.
+func (a *app) knownCluster(ctx context.Context, store *resource.Store) (*v3.ClusterInformation, error) {
+	info, err := clusterInformation(ctx, store)
+	if errors.Is(err, datastore.ErrInvalid) {
+		a.warn(err.Error())
+		return v3.NewClusterInformation(), nil
+	}
+	return info, err
 }
 
 // clusterInformation is the cluster's record of itself, an empty one when there is none.
@@ -252,7 +263,7 @@ func (p *checkPrinter) nodes() {
 	}
 	names := slices.SortedFunc(maps.Keys(count), func(a, b string) int { return cmp.Or(count[b]-count[a], cmp.Compare(a, b)) })
 	for _, name := range names[:min(most, len(names))] {
-		p.printf("  %s has %d allocations\n", name, count[name])
+		p.printf("  %s has %d allocations\n", oneLine(name), count[name])
 	}
 	if len(names) > 0 {
 		p.printf("Node with most allocations has %d; median is %d\n", count[names[0]], count[names[len(names)/2]])

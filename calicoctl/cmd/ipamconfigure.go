@@ -105,12 +105,12 @@ func (a *app) warnOfConfig(ctx context.Context, store *resource.Store, now api.I
 	if !now.StrictAffinity {
 		return nil
 	}
-	borrowed, _, err := store.Borrowed(ctx)
+	loans, err := store.Loans(ctx)
 	if err != nil {
 		return err
 	}
-	if len(borrowed) > 0 {
-		a.warn(fmt.Sprintf("%d addresses are borrowed and stay so until their pods go; calicoctl ipam show --show-borrowed lists them", len(borrowed)))
+	if len(loans.Borrowed) > 0 {
+		a.warn(fmt.Sprintf("%d addresses are borrowed and stay so until their pods go; calicoctl ipam show --show-borrowed lists them", len(loans.Borrowed)))
 	}
 	return nil
 }

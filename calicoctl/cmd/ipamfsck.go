@@ -12,6 +12,7 @@ import (
 
 	"tortie/calicoctl/resource"
 	"tortie/internal/datastore"
+	"tortie/internal/filefault"
 	"tortie/ipam/check"
 	"tortie/ipam/repair"
 )
@@ -31,6 +32,13 @@ func (f *mendFlags) add(cmd *cobra.Command) {
 	flags.DurationVar(&f.wait, "wait", 10*time.Second, "how long to wait between the two looks; what only one of them finds is left alone")
 	flags.StringVar(&f.undoFile, "undo-file", "", "file to write what is needed to undo it (default ipam-undo-TIME.json)")
 	_ = cmd.MarkFlagFilename("undo-file", "json")
+}
+
+func (f *mendFlags) check(cmd *cobra.Command) error {
+	if f.wait < 0 {
+		return usage(cmd, "--wait %v: want a time that isn't negative", f.wait)
+	}
+	return nil
 }
 
 func (a *app) ipamFsckCommand() *cobra.Command {
@@ -57,6 +65,9 @@ Exit status: 0 when nothing is wrong, or no longer; 1 when something is left.`,
   calicoctl ipam fsck --undo ipam-undo-20261122T120000Z.json`,
 		Args: argsThat(cobra.NoArgs, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := flags.check(cmd); err != nil {
+				return err
+			}
 			if flags.undo != "" {
 				return a.ipamUndo(cmd.Context(), flags)
 			}
@@ -91,6 +102,9 @@ Exit status: 0 when nothing is left to be released; 1 otherwise.`,
 		Args:    argsThat(cobra.NoArgs, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			flags.repair = true
+			if err := flags.check(cmd); err != nil {
+				return err
+			}
 			if flags.dryRun {
 				return a.showCandidates(cmd.Context(), flags)
 			}
@@ -115,6 +129,7 @@ func (a *app) showCandidates(ctx context.Context, flags mendFlags) error {
 	if err != nil {
 		return err
 	}
+	a.warnOfUnreadFindings(result.Findings)
 	release, keep := 0, 0
 	for _, f := range slices.DeleteFunc(result.Findings, func(f check.Finding) bool { return !isCandidate(f) }) {
 		verdict, why := "would be released", f.Proof
@@ -128,6 +143,15 @@ func (a *app) showCandidates(ctx context.Context, flags mendFlags) error {
 	}
 	a.printf("%d addresses would be released, %d kept.\n", release, keep)
 	return nil
+}
+
+// warnOfUnreadFindings names what couldn't be looked at.
+func (a *app) warnOfUnreadFindings(findings []check.Finding) {
+	for _, f := range findings {
+		if f.Kind == check.Unreadable {
+			a.warn(fmt.Sprintf("%s: %s; what it may be about is kept", f.Where, f.What))
+		}
+	}
 }
 
 // mending is what a command that mends works on.
@@ -147,7 +171,7 @@ func (a *app) openMending(ctx context.Context, flags mendFlags) (*mending, error
 	if err != nil {
 		return nil, err
 	}
-	info, err := clusterInformation(ctx, store)
+	info, err := a.knownCluster(ctx, store)
 	if err != nil {
 		closeStore()
 		return nil, err
@@ -206,6 +230,9 @@ func (a *app) lookTwice(ctx context.Context, s *mending, flags mendFlags, wanted
 	_, first, err := a.look(ctx, s.store.Client, s.kube)
 	if err != nil {
 		return nil, err
+	}
+	if !wanted(check.Finding{Kind: check.Unreadable}) {
+		a.warnOfUnreadFindings(first.Findings)
 	}
 	found := slices.DeleteFunc(first.Findings, func(f check.Finding) bool { return !wanted(f) })
 	if len(found) == 0 || !flags.repair || flags.dryRun {
@@ -357,7 +384,7 @@ func (r *mendRun) closeUndo() {
 func (a *app) ipamUndo(ctx context.Context, flags mendFlags) error {
 	file, err := os.Open(flags.undo)
 	if err != nil {
-		return fmt.Errorf("read the undo file: %w", err)
+		return fmt.Errorf("read the undo file: %w", filefault.Explain(err))
 	}
 	undo, err := repair.ReadUndo(file, a.Registry)
 	_ = file.Close()

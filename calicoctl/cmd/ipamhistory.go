@@ -14,10 +14,11 @@ import (
 
 // showHistory lists who has an address and who had it, the latest first.
 func (a *app) showHistory(ctx context.Context, store *resource.Store, addr netip.Addr) error {
-	owners, err := ipam.History(ctx, store.Client, addr)
+	owners, invalid, err := ipam.History(ctx, store.Client, addr)
 	if err != nil {
 		return err
 	}
+	a.warnOfUnread(invalid, "is not shown")
 	if len(owners) == 0 {
 		a.printf("Nobody is known to have had %s.\n", addr)
 		return nil

@@ -11,6 +11,7 @@ import (
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 
 	"tortie/internal/api"
+	"tortie/internal/filefault"
 	"tortie/ipam/check"
 )
 
@@ -96,7 +97,7 @@ func writeReport(path string, r ipamReport) error {
 		return fmt.Errorf("write the report: %w", err)
 	}
 	if err := os.WriteFile(path, append(raw, '\n'), 0o644); err != nil { //nolint:gosec // a report is for everybody
-		return fmt.Errorf("write the report: %w", err)
+		return fmt.Errorf("write the report: %w", filefault.Explain(err))
 	}
 	return nil
 }
@@ -104,7 +105,7 @@ func writeReport(path string, r ipamReport) error {
 func readReport(path string) (ipamReport, error) {
 	raw, err := os.ReadFile(path)
 	if err != nil {
-		return ipamReport{}, fmt.Errorf("read the report: %w", err)
+		return ipamReport{}, fmt.Errorf("read the report: %w", filefault.Explain(err))
 	}
 	var r ipamReport
 	if err := json.NewDecoder(bytes.NewReader(raw)).Decode(&r); err != nil || r.Allocations == nil {

@@ -8,6 +8,7 @@ import (
 
 	"tortie/internal/api"
 	"tortie/internal/datastore"
+	"tortie/ipam"
 )
 
 // Borrowed is an address that a node has from a block it doesn't own.
@@ -21,57 +22,42 @@ type Borrowed struct {
 	Type, Holder string
 }
 
-// Borrowed lists the borrowed addresses, sorted, and counts those of which
-// nobody noted the node.
-func (s *Store) Borrowed(ctx context.Context) (borrowed []Borrowed, unclassified int, err error) {
+// Loans are the borrowed addresses of the cluster.
+type Loans struct {
+	// Borrowed are sorted.
+	Borrowed []Borrowed
+	// Unclassified counts the addresses of which nobody noted the node.
+	Unclassified int
+	// Invalid are the blocks that can't be read; their addresses are in neither.
+	Invalid []datastore.Invalid
+}
+
+// Loans reads the blocks. One that contradicts itself is read as far as it goes.
+func (s *Store) Loans(ctx context.Context) (Loans, error) {
 	blocks, err := s.Client.List(ctx, datastore.Range{Kind: api.KindIPAMBlock})
 	if err != nil {
-		return nil, 0, err
+		return Loans{}, err
 	}
+	out := Loans{Invalid: blocks.Invalid}
 	for _, entry := range blocks.Entries {
-		cidr, err := netip.ParsePrefix(entry.Key.Name)
+		block, err := ipam.Inspect(entry)
 		if err != nil {
+			out.Invalid = append(out.Invalid, datastore.Invalid{Key: entry.Key, Path: entry.Key.String(), Err: err})
 			continue
 		}
-		block := entry.Object.(*api.IPAMBlock)
-		owner := ownerOf(block)
-		addr := cidr.Addr()
-		for _, index := range block.Spec.Allocations {
-			if attrs, assigned := attributesAt(block, index); assigned {
-				switch node, known := attrs[api.AttributeNode]; {
-				case !known:
-					unclassified++
-				case owner != api.HostAffinity(node):
-					b := Borrowed{Addr: addr, Node: node, Block: cidr, Owner: owner.Name}
-					b.Type, b.Holder = holder(attrs)
-					borrowed = append(borrowed, b)
-				}
+		for _, a := range block.Allocations {
+			switch node, known := a.Attrs[api.AttributeNode]; {
+			case !known:
+				out.Unclassified++
+			case !block.Owned || block.Owner != api.HostAffinity(node):
+				b := Borrowed{Addr: a.Addr, Node: node, Block: a.Block, Owner: block.Owner.Name}
+				b.Type, b.Holder = holder(a.Attrs)
+				out.Borrowed = append(out.Borrowed, b)
 			}
-			addr = addr.Next()
 		}
 	}
-	slices.SortFunc(borrowed, func(a, b Borrowed) int { return a.Addr.Compare(b.Addr) })
-	return borrowed, unclassified, nil
-}
-
-func ownerOf(block *api.IPAMBlock) api.Affinity {
-	if block.Spec.Affinity == nil {
-		return api.Affinity{}
-	}
-	owner, _ := api.ParseAffinity(*block.Spec.Affinity) // the zero Affinity is nobody
-	return owner
-}
-
-// attributesAt is what is known of the holder of an address. A damaged block may
-// have an address without attributes.
-func attributesAt(block *api.IPAMBlock, index *int) (attrs map[string]string, assigned bool) {
-	if index == nil {
-		return nil, false
-	}
-	if *index < 0 || *index >= len(block.Spec.Attributes) {
-		return nil, true
-	}
-	return block.Spec.Attributes[*index].ActiveOwnerAttrs, true
+	slices.SortFunc(out.Borrowed, func(a, b Borrowed) int { return a.Addr.Compare(b.Addr) })
+	return out, nil
 }
 
 func holder(attrs map[string]string) (kind, name string) {

@@ -130,7 +130,7 @@ func (s *Store) deleteNode(ctx context.Context, key api.Key, how Deletion) error
 		return refuse("drain the node first, or delete with --force", "%s on %s: %s",
 			count(len(workloads), "workload endpoint is", "workload endpoints are"), key.Name, some(workloads))
 	}
-	if err := ipam.ReleaseNode(ctx, s.Client, key.Name); err != nil {
+	if _, err := ipam.ReleaseNode(ctx, s.Client, key.Name); err != nil {
 		return fmt.Errorf("%s: release its addresses: %w", key, err)
 	}
 	removed, err := noderemoval.Dependents(ctx, s.Client, key.Name)

@@ -39,6 +39,8 @@ type others struct {
 	tunnels                []overlay.Tunnel
 	masquerade             TunnelMasquerade
 	remote                 []Remote
+	secure                 []SecureTunnel
+	unsecured              []string
 }
 
 // New makes an empty Graph for the node of that name.
@@ -80,9 +82,6 @@ func (g *Graph) Follow() []datastore.Range {
 	return []datastore.Range{{Kind: api.KindIPAMBlock, Coalesce: blockPace}}
 }
 
-// overlaid reports whether anything may go another way than BGP's.
-func (g *Graph) overlaid() bool { return g.pools.overlaid() }
-
 // Update takes in changes and reports whether the State may be another now. An
 // update replaces all that is known of its key; updates of other kinds and of
 // keys that can't be parsed are ignored.
@@ -121,6 +120,9 @@ func (g *Graph) update(u datastore.SyncUpdate) (changed bool) {
 	return true
 }
 
+// overlaid reports whether anything may go another way than BGP's.
+func (g *Graph) overlaid() bool { return g.pools.overlaid() || g.nodes.secured() }
+
 // updateServices takes the ranges that are announced.
 func (g *Graph) updateServices(u datastore.SyncUpdate) (changed bool) {
 	if u.Key.Name != advertise.ConfigName {
@@ -140,7 +142,7 @@ func (g *Graph) updateServices(u datastore.SyncUpdate) (changed bool) {
 }
 
 // State is the desired state as of the updates so far. The caller owns the
-// result, but for Services, Remote, Tunnels and TunnelMasquerade, which nobody changes.
+// result, but for Services and what it says of other nodes, which nobody changes.
 func (g *Graph) State() State {
 	s := State{}
 	var problems problemList
@@ -154,9 +156,14 @@ func (g *Graph) State() State {
 	s.TunnelPools = g.pools.forTunnels(g.nodes.labels())
 	g.others.compute(g, around)
 	s.Tunnels, s.TunnelMasquerade, s.Remote = g.others.tunnels, g.others.masquerade, g.others.remote
+	s.IPIP = g.others.view.IPIP()
+	s.VXLANUsed = len(s.Tunnels) > 0 || g.pools.ask(overlay.VXLAN)
+	s.IPIPUsed = s.IPIP.IsValid() || g.pools.ask(overlay.IPIP)
+	s.Secure, s.Unsecured = g.others.secure, g.others.unsecured
+	s.SecurePools, s.Self, s.KeyRequest = g.pools.forNodes(g.nodes.labels()), g.nodes.own().ends, g.nodes.own().keyRequest
 	for _, why := range g.others.view.Refused() {
-		problems.add(api.Key{Kind: api.KindNode, Name: g.node}, "%s; it is not used, and no VXLAN tunnel leads here: "+
-			"correct the Node's VXLANTunnelAddr or VXLANTunnelMACAddr, or the IP pools", why)
+		problems.add(api.Key{Kind: api.KindNode, Name: g.node}, "%s; it is not used, and no such tunnel leads here: "+
+			"correct the Node's tunnel address (or VXLANTunnelMACAddr, or key), or the IP pools", why)
 	}
 	s.Problems = problems.sorted()
 	return s
@@ -169,8 +176,10 @@ func (o *others) compute(g *Graph, around surroundings) {
 		o.view, o.viewKnown = overlay.NewView(g.node, ends, g.pools.modes()), true
 		o.tunnels = o.view.Tunnels()
 		o.masquerade = g.pools.toTunnels(o.view, ends)
+		o.unsecured = o.view.Unsecured()
 	}
 	if !o.remoteKnown {
 		o.remote, o.remoteKnown = g.remotes(o.view, around), true
+		o.secure = g.secure(o.view, around)
 	}
 }

@@ -372,31 +372,6 @@ func TestBrokenNodeAddressIsReported(t *testing.T) {
 	wantProblem(t, s, "Node(node-1)", "spec.bgp.ipv4Address", "everywhere")
 }
 
-func TestIPIPIsReportedAndThePoolCountsAllTheSame(t *testing.T) {
-	for _, tc := range []struct {
-		spec v3.IPPoolSpec
-		want string
-	}{
-		{v3.IPPoolSpec{IPIPMode: v3.IPIPModeAlways, VXLANMode: v3.VXLANModeNever}, "spec.ipipMode: Always"},
-		{v3.IPPoolSpec{IPIPMode: v3.IPIPModeNever, VXLANMode: v3.VXLANModeCrossSubnet}, ""},
-		{v3.IPPoolSpec{IPIPMode: v3.IPIPModeNever, VXLANMode: v3.VXLANModeNever}, ""},
-		{v3.IPPoolSpec{}, ""},
-	} {
-		u := poolUpdate("p", "10.65.0.0/16", true, false)
-		spec := &u.Entry.Object.(*v3.IPPool).Spec
-		spec.IPIPMode, spec.VXLANMode = tc.spec.IPIPMode, tc.spec.VXLANMode
-		s := stateOf(t, u)
-		if d := diff(prefixes("10.65.0.0/16"), s.Masquerade); d != "" {
-			t.Error(d)
-		}
-		if tc.want != "" {
-			wantProblem(t, s, "IPPool(p)", tc.want, "without encapsulation")
-		} else if len(s.Problems) != 0 {
-			t.Errorf("problems %v", s.Problems)
-		}
-	}
-}
-
 // TestUnknownOverlayModeIsSaidAndTakenForAlways: a mistyped mode cuts nobody off.
 func TestUnknownOverlayModeIsSaidAndTakenForAlways(t *testing.T) {
 	u := poolUpdate("p", "10.65.0.0/16", true, false)

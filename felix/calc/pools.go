@@ -16,9 +16,8 @@ import (
 type pool struct {
 	prefix     netip.Prefix
 	masquerade bool
-	ipip       v3.IPIPMode // not carried out; empty for none
-	mode       overlay.Mode
-	unknown    string // its mode that nobody knows
+	overlay    overlay.Pool
+	wrong      string // about its modes
 	selector   string // of nodes
 	open       bool   // gives addresses to tunnels
 	err        error
@@ -49,21 +48,17 @@ func (p *pools) update(u datastore.SyncUpdate) {
 
 func readPool(obj *v3.IPPool, prefix netip.Prefix, err error) pool {
 	spec := obj.Spec
-	read := pool{
-		prefix: prefix, masquerade: spec.NATOutgoing, mode: overlay.ModeOf(spec), selector: spec.NodeSelector, err: err, unknown: overlay.UnknownMode(spec),
+	return pool{
+		prefix: prefix, masquerade: spec.NATOutgoing, overlay: overlay.PoolOf(prefix, spec), selector: spec.NodeSelector, err: err, wrong: overlay.Wrong(prefix, spec),
 		open: !spec.Disabled && obj.DeletionTimestamp == nil &&
 			(len(spec.AllowedUses) == 0 || slices.Contains(spec.AllowedUses, v3.IPPoolAllowedUseTunnel)),
 	}
-	if spec.IPIPMode != v3.IPIPModeNever {
-		read.ipip = spec.IPIPMode
-	}
-	return read
 }
 
-// overlaid reports whether any pool asks for VXLAN.
+// overlaid reports whether any pool asks for an overlay.
 func (p *pools) overlaid() bool {
 	for _, pool := range p.byKey {
-		if pool.err == nil && pool.mode != overlay.Never {
+		if pool.err == nil && pool.overlay.Mode != overlay.Never {
 			return true
 		}
 	}
@@ -74,38 +69,62 @@ func (p *pools) modes() []overlay.Pool {
 	var out []overlay.Pool
 	for _, pool := range p.byKey {
 		if pool.err == nil {
-			out = append(out, overlay.Pool{Prefix: pool.prefix, Mode: pool.mode})
+			out = append(out, pool.overlay)
 		}
 	}
 	return out
 }
 
-// forTunnels are the pools with VXLAN that select a node with these labels. One whose
+// ask reports whether any pool asks for an encapsulation.
+func (p *pools) ask(by overlay.Carrier) bool {
+	for _, pool := range p.byKey {
+		if pool.err == nil && pool.overlay.By == by {
+			return true
+		}
+	}
+	return false
+}
+
+// forTunnels are the pools with an overlay that select a node with these labels. One whose
 // selector can't be read selects none: who takes addresses from it says so.
 func (p *pools) forTunnels(labels map[string]string) []TunnelPool {
 	var out []TunnelPool
 	for _, pool := range p.byKey {
-		if pool.err != nil || pool.mode == overlay.Never {
+		if pool.err != nil || pool.overlay.Mode == overlay.Never {
 			continue
 		}
 		if sel, err := selector.Parse(pool.selector); err == nil && sel.Matches(labels) {
-			out = append(out, TunnelPool{Prefix: pool.prefix, Open: pool.open})
+			out = append(out, TunnelPool{Prefix: pool.prefix, Open: pool.open, By: pool.overlay.By})
 		}
 	}
 	return sortedTunnelPools(out)
 }
 
-// toTunnels are the pools whose pods go to some nodes' pods by VXLAN and to those nodes
+// forNodes are all pools that select a node with these labels: WireGuard is on in all.
+func (p *pools) forNodes(labels map[string]string) []TunnelPool {
+	var out []TunnelPool
+	for _, pool := range p.byKey {
+		if sel, err := selector.Parse(pool.selector); pool.err == nil && err == nil && sel.Matches(labels) {
+			out = append(out, TunnelPool{By: overlay.WireGuard, Prefix: pool.prefix, Open: pool.open})
+		}
+	}
+	return sortedTunnelPools(out)
+}
+
+// toTunnels are the pools whose pods go to some nodes' pods by a tunnel and to those nodes
 // themselves under this node's address.
 func (p *pools) toTunnels(view overlay.View, nodes map[string]overlay.Node) TunnelMasquerade {
 	var out TunnelMasquerade
 	for _, pool := range p.byKey {
-		if pool.err != nil || !pool.masquerade || pool.mode == overlay.Never {
+		if pool.err != nil || !pool.masquerade {
 			continue
 		}
-		out.Pools = append(out.Pools, pool.prefix)
+		if pool.overlay.Mode != overlay.Never {
+			out.Pools = append(out.Pools, pool.prefix)
+		}
 		for name := range nodes {
-			if way := view.To(pool.prefix, name); way.Carrier == overlay.VXLAN {
+			if way := view.To(pool.prefix, name); way.Carrier.Encapsulates() {
+				out.Pools = append(out.Pools, pool.prefix)
 				a := way.There.Address.Addr()
 				out.Nodes = append(out.Nodes, netip.PrefixFrom(a, a.BitLen()))
 			}
@@ -121,12 +140,8 @@ func (p *pools) prefixes(problems *problemList) (all, masquerade []netip.Prefix)
 			problems.add(key, "%v; the pool is left out of outgoing NAT", pool.err)
 			continue
 		}
-		if pool.ipip != "" {
-			problems.add(key, "spec.ipipMode: %s is not carried out yet: packets between nodes are routed without encapsulation, so the network between "+
-				"them must let pod addresses pass; set the mode to Never to say that this is wanted, or use vxlanMode", pool.ipip)
-		}
-		if pool.unknown != "" {
-			problems.add(key, "spec.vxlanMode: %q is none of Never, CrossSubnet and Always: it is taken for Always; correct it with calicoctl", pool.unknown)
+		if pool.wrong != "" {
+			problems.add(key, "%s", pool.wrong)
 		}
 		all = append(all, pool.prefix)
 		if pool.masquerade {
@@ -146,7 +161,9 @@ type node struct {
 	bgp    api.NodeBGPSpec
 	ends   overlay.Node
 	labels map[string]string
-	err    error
+	// keyRequest is this node's annotation by which its keys are to be changed.
+	keyRequest string
+	err        error
 }
 
 func newNodes(self string) nodes { return nodes{self: self, byKey: map[api.Key]node{}} }
@@ -164,9 +181,9 @@ func (n *nodes) update(u datastore.SyncUpdate) {
 }
 
 func readNode(name, self string, obj *api.Node) node {
-	read := node{bgp: *obj.Spec.BGP, ends: overlay.ReadNode(name, &obj.Spec)}
+	read := node{bgp: *obj.Spec.BGP, ends: overlay.ReadNode(name, &obj.Spec).Keyed(&obj.Status)}
 	if name == self {
-		read.labels = obj.Labels
+		read.labels, read.keyRequest = obj.Labels, obj.Annotations[api.AnnotationNewWireguardKeys]
 	}
 	return read
 }
@@ -179,10 +196,17 @@ func (n *nodes) ends() map[string]overlay.Node {
 	return out
 }
 
-// labels are this node's.
-func (n *nodes) labels() map[string]string {
-	return n.byKey[api.Key{Kind: api.KindNode, Name: n.self}].labels
+// own is this node.
+func (n *nodes) own() node { return n.byKey[api.Key{Kind: api.KindNode, Name: n.self}] }
+
+// secured reports whether this node has published a key of WireGuard.
+func (n *nodes) secured() bool {
+	ends := n.own().ends
+	return ends.V4.Secure.Key != overlay.Key{} || ends.V6.Secure.Key != overlay.Key{}
 }
+
+// labels are this node's.
+func (n *nodes) labels() map[string]string { return n.own().labels }
 
 // addrs returns this node's addresses with the length of their subnet, IPv4
 // first, and every node's as single addresses. What is wrong with another node is

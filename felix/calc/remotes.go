@@ -13,8 +13,8 @@ import (
 // Remote is a route to pods of another node that is felix's to write.
 type Remote struct {
 	Dst netip.Prefix
-	// Via is the next hop: the other node's address on a segment, or its tunnel
-	// address. Invalid: Dst is such a tunnel address.
+	// Via is the next hop: the other node's address, or that of its device of VXLAN.
+	// Invalid: Dst is the latter, or goes by WireGuard, which finds its peer itself.
 	Via     netip.Addr
 	Carrier overlay.Carrier
 }
@@ -112,9 +112,12 @@ func (g *Graph) remotes(view overlay.View, around surroundings) []Remote {
 			continue
 		}
 		r := Remote{Dst: dst, Via: way.There.Address.Addr(), Carrier: way.Carrier}
-		if way.Carrier == overlay.VXLAN {
+		switch way.Carrier {
+		case overlay.VXLAN:
 			r.Via = way.There.Tunnel
 			gateways[r.Via] = true
+		case overlay.WireGuard:
+			r.Via = netip.Addr{}
 		}
 		out = append(out, r)
 	}
@@ -157,6 +160,7 @@ type TunnelPool struct {
 	Prefix netip.Prefix
 	// Open: a new address may be taken from it.
 	Open bool
+	By   overlay.Carrier
 }
 
 // sortedTunnelPools: of two with one range, which there should not be, the open one

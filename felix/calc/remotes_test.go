@@ -37,6 +37,52 @@ func tunnelNode(name, v4, tunnel4, v6, tunnel6 string, labels ...string) datasto
 	return u
 }
 
+func ipipPool(name, cidr string, mode v3.IPIPMode, change ...func(*v3.IPPoolSpec)) datastore.SyncUpdate {
+	return vxlanPool(name, cidr, v3.VXLANModeNever, append(change, func(s *v3.IPPoolSpec) { s.IPIPMode = mode })...)
+}
+
+func ipipNode(name, v4, tunnel string) datastore.SyncUpdate {
+	u := tunnelNode(name, v4, "", "", "")
+	u.Entry.Object.(*api.Node).Spec.BGP.IPv4IPIPTunnelAddr = tunnel
+	return u
+}
+
+func threeIPIPNodes() []datastore.SyncUpdate {
+	return []datastore.SyncUpdate{
+		ipipNode("node-1", "192.0.2.1/24", "10.65.1.1"), ipipNode("node-2", "192.0.2.2/24", "10.65.2.1"), ipipNode("node-3", "198.51.100.3/24", "10.65.3.1"),
+		affinity("node-1", "10.65.1.0/26", api.AffinityConfirmed), affinity("node-2", "10.65.2.0/26", api.AffinityConfirmed),
+		affinity("node-3", "10.65.3.0/26", api.AffinityConfirmed),
+	}
+}
+
+// TestRoutesByIPIPLeadToTheNodesOwnAddress, and what the pods send to these nodes
+// themselves is masqueraded where the pool says so.
+func TestRoutesByIPIPLeadToTheNodesOwnAddress(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		mode  v3.IPIPMode
+		want  string
+		nodes []string
+	}{
+		{"always", v3.IPIPModeAlways, "10.65.2.0/26 via 192.0.2.2 by ipip\n10.65.3.0/26 via 198.51.100.3 by ipip", []string{"192.0.2.2/32", "198.51.100.3/32"}},
+		{"cross-subnet", v3.IPIPModeCrossSubnet, "10.65.2.0/26 via 192.0.2.2 by segment\n10.65.3.0/26 via 198.51.100.3 by ipip", []string{"198.51.100.3/32"}},
+		{"never", v3.IPIPModeNever, "", nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := stateOf(t, append(threeIPIPNodes(), ipipPool("p", "10.65.0.0/16", tt.mode, func(s *v3.IPPoolSpec) { s.NATOutgoing = true }))...)
+			if got := brief(s.Remote); got != tt.want {
+				t.Errorf("routes:\n%s\nwant:\n%s", got, tt.want)
+			}
+			if d := diff(prefixes(tt.nodes...), s.TunnelMasquerade.Nodes); d != "" {
+				t.Errorf("masqueraded to: %s", d)
+			}
+			if s.IPIP.String() != "10.65.1.1" || !s.IPIPUsed || s.VXLANUsed || len(s.Problems) != 0 {
+				t.Errorf("device %s, used %v, VXLAN %v, problems %v", s.IPIP, s.IPIPUsed, s.VXLANUsed, s.Problems)
+			}
+		})
+	}
+}
+
 // blockUpdate is a block whose first addresses are held on the nodes named; "" is a
 // free address.
 func blockUpdate(cidr, owner string, holders ...string) datastore.SyncUpdate {
@@ -74,7 +120,7 @@ func brief(remotes []calc.Remote) string {
 		if r.Via.IsValid() {
 			via = r.Via.String()
 		}
-		lines = append(lines, fmt.Sprintf("%s via %s by %s", r.Dst, via, map[overlay.Carrier]string{overlay.Segment: "segment", overlay.VXLAN: "vxlan"}[r.Carrier]))
+		lines = append(lines, fmt.Sprintf("%s via %s by %s", r.Dst, via, map[overlay.Carrier]string{overlay.Segment: "segment", overlay.VXLAN: "vxlan", overlay.IPIP: "ipip"}[r.Carrier]))
 	}
 	return strings.Join(lines, "\n")
 }
@@ -211,13 +257,15 @@ func TestPoolsThatGiveTunnelAddresses(t *testing.T) {
 		vxlanPool("d", "10.67.0.0/16", v3.VXLANModeAlways, func(s *v3.IPPoolSpec) { s.AllowedUses = []v3.IPPoolAllowedUse{v3.IPPoolAllowedUseWorkload} }),
 		vxlanPool("e", "10.68.0.0/16", v3.VXLANModeAlways, func(s *v3.IPPoolSpec) { s.NodeSelector = "has(rack2)" }),
 		vxlanPool("f", "10.69.0.0/16", v3.VXLANModeNever),
+		ipipPool("h", "10.71.0.0/16", v3.IPIPModeCrossSubnet),
 		vxlanPool("g", "10.70.0.0/16", v3.VXLANModeAlways, func(s *v3.IPPoolSpec) { s.NodeSelector = "has(" }),
 	)
 	want := []calc.TunnelPool{
-		{netip.MustParsePrefix("10.65.0.0/16"), true},
-		{netip.MustParsePrefix("10.66.0.0/16"), false},
-		{netip.MustParsePrefix("10.67.0.0/16"), false},
-		{netip.MustParsePrefix("fd65::/48"), true},
+		{netip.MustParsePrefix("10.65.0.0/16"), true, overlay.VXLAN},
+		{netip.MustParsePrefix("10.66.0.0/16"), false, overlay.VXLAN},
+		{netip.MustParsePrefix("10.67.0.0/16"), false, overlay.VXLAN},
+		{netip.MustParsePrefix("10.71.0.0/16"), true, overlay.IPIP},
+		{netip.MustParsePrefix("fd65::/48"), true, overlay.VXLAN},
 	}
 	if d := diff(want, s.TunnelPools); d != "" {
 		t.Error(d)

@@ -48,10 +48,24 @@ type State struct {
 	Remote []Remote
 	// Tunnels are this node's ends of VXLAN and the others', IPv4 first.
 	Tunnels []overlay.Tunnel
-	// TunnelPools are the pools that have this node take part in VXLAN.
+	// IPIP is the address of this node's device of IPIP; invalid for none.
+	IPIP netip.Addr
+	// VXLANUsed, IPIPUsed: a pool asks for it, or this node has an end of it still.
+	VXLANUsed, IPIPUsed bool
+	// TunnelPools are the pools that have this node take part in an overlay.
 	TunnelPools []TunnelPool
 	// TunnelMasquerade is where Masquerade goes for nodes too.
 	TunnelMasquerade TunnelMasquerade
+	// Secure are this node's ends of WireGuard and the others', IPv4 first; Unsecured says of
+	// which nodes packets are not encrypted though this node could, and why.
+	Secure    []SecureTunnel
+	Unsecured []string
+	// SecurePools are the pools from which this node may have its WireGuard address.
+	SecurePools []TunnelPool
+	// Self is what this node's Node says of its ends, whether it can be used or not.
+	Self overlay.Node
+	// KeyRequest is how this node's Node asks for new keys.
+	KeyRequest string
 	// Peering are the addresses that the node has on its ends of pods that are its BGP
 	// peers, by interface.
 	Peering map[string][]netip.Addr
@@ -62,7 +76,7 @@ type State struct {
 // TunnelMasquerade says which packets to nodes leave under this node's address: the
 // network between the nodes of a tunnel need not know pods' addresses.
 type TunnelMasquerade struct {
-	// Pools have natOutgoing and VXLAN; Nodes are the addresses of those at the other
+	// Pools have natOutgoing and an overlay; Nodes are the addresses of those at the other
 	// ends.
 	Pools, Nodes []netip.Prefix
 }

@@ -16,8 +16,10 @@ import (
 
 	"sigs.k8s.io/knftables"
 
+	"tortie/felix/ipip"
 	"tortie/felix/podnet"
 	"tortie/felix/vxlan"
+	"tortie/felix/wireguard"
 	"tortie/internal/kernel"
 	"tortie/internal/lockfile"
 )
@@ -31,6 +33,7 @@ type Kernel interface {
 	Apply(changes ...kernel.Change) []error
 	DeleteLink(index int) error
 	RemoveRedirect(ctx context.Context, link int) error
+	ipip.Remover
 }
 
 // Config says what to take away, and where.
@@ -100,6 +103,7 @@ func (cfg Config) devices(ctx context.Context) (pods map[int]string, err error) 
 		return nil, fmt.Errorf("look for devices: %w", err)
 	}
 	pods = map[int]string{}
+	secure := wireguard.Devices(filepath.Join(cfg.Root, "/var/lib/calico/felix", wireguard.KeyFile))
 	errs := []error{cfg.redirects(ctx, links)}
 	for _, l := range links {
 		switch pod := l.Kind == "veth" && podnet.IsDeviceName(l.Name); {
@@ -107,10 +111,10 @@ func (cfg Config) devices(ctx context.Context) (pods map[int]string, err error) 
 			pods[l.Index] = l.Name
 			cfg.Say("device %s: left to its pod, with which it goes", l.Name)
 			continue
-		case !pod && !isAside(l) && !isTunnel(l) && !isShaper(l):
+		case !pod && !isAside(l) && !isTunnel(l) && !isShaper(l) && !(wireguard.Ours(l) && slices.Contains(secure, l.Name)):
 			continue
 		}
-		err := cfg.Kernel.DeleteLink(l.Index)
+		err := cfg.remove(l)
 		if err != nil && !errors.Is(err, kernel.ErrNotFound) {
 			errs = append(errs, fmt.Errorf("remove device %s: %w", l.Name, err))
 			continue
@@ -145,7 +149,15 @@ func isAside(l kernel.Link) bool {
 }
 
 func isTunnel(l kernel.Link) bool {
-	return l.Kind == "vxlan" && vxlan.Owns(l.Name)
+	return l.Kind == "vxlan" && vxlan.Owns(l.Name) || ipip.Owns(l)
+}
+
+// remove: the kernel keeps the device of IPIP, which is left as nobody's.
+func (cfg Config) remove(l kernel.Link) error {
+	if ipip.Owns(l) {
+		return ipip.Remove(cfg.Kernel, l)
+	}
+	return cfg.Kernel.DeleteLink(l.Index)
 }
 
 // routes takes away all routes of ours but those over the devices of pods.

@@ -236,6 +236,9 @@ func (a *addition) assign(ctx context.Context, sent func()) error {
 	if a.call.args.IsPod() {
 		req.Attrs[api.AttributePod] = a.call.args.K8sPod
 		req.Attrs[api.AttributeNamespace] = a.call.args.K8sNamespace
+		if uid := a.call.args.K8sUID; uid != "" {
+			req.Attrs[api.AttributePodUID] = uid
+		}
 	}
 	req.With = a.companion()
 	var syncing errgroup.Group

@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"tortie/internal/api"
 	"tortie/internal/control/cniwire"
 )
 
@@ -54,6 +55,16 @@ func TestAddWritesWhatKubernetesHasToldOfThePod(t *testing.T) {
 		w.ok(kubernetesRequest("DEL", "c1", "u1"))
 		w.ok(kubernetesRequest("DEL", "c2", "u1"))
 		w.wantNothing()
+	})(t)
+}
+
+func TestTheAddressSaysWhosePodHasIt(t *testing.T) {
+	inWorld(func(t *testing.T, w *world) {
+		w.ok(kubernetesRequest("ADD", "c1", "u1"))
+		want := map[string]string{api.AttributeNamespace: "ns1", api.AttributePod: "web-0", api.AttributePodUID: "u1"}
+		if diff := cmp.Diff(want, w.asked.Attrs); diff != "" { // ipam adds node and timestamp
+			t.Error(diff)
+		}
 	})(t)
 }
 

@@ -3,6 +3,8 @@
 package config
 
 import (
+	"crypto/tls"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net"
@@ -16,6 +18,7 @@ import (
 	"tortie/felix/nat"
 	"tortie/felix/serviceloop"
 	"tortie/internal/control/cniwire"
+	"tortie/internal/servingcert"
 )
 
 // Config is what felix works with.
@@ -32,6 +35,8 @@ type Config struct {
 	// MetricsEnabled: MetricsAddress, host:port, serves /metrics.
 	MetricsEnabled bool
 	MetricsAddress string
+	// MetricsTLS are the files with which they are served by TLS.
+	MetricsTLS servingcert.Files
 	// GoMetrics and ProcessMetrics add those of the Go runtime and of the process.
 	GoMetrics, ProcessMetrics bool
 	// CNISocket is where the CNI plugin finds felix.
@@ -43,6 +48,10 @@ type Config struct {
 	// JournalDir holds the journal of attachments.
 	JournalDir string
 	VXLAN      VXLAN
+	IPIP       IPIP
+	Wireguard  Wireguard
+	// ExternalNodes may send packets in tunnels, as the nodes of the cluster may.
+	ExternalNodes Networks
 	// ServiceLoopPrevention is what becomes of packets to announced service addresses
 	// that no service has.
 	ServiceLoopPrevention serviceloop.Mode
@@ -67,6 +76,15 @@ type MTU struct {
 	// RequireFile: felix is not ready before MTUFile is written.
 	RequireFile bool
 }
+
+// IPIP is the same of IPIP.
+type IPIP struct {
+	Enabled bool
+	MTU     int
+}
+
+// Networks are prefixes, without host bits.
+type Networks []netip.Prefix
 
 // Sources is what an endpoint can't allow its pod by itself.
 type Sources struct {
@@ -120,7 +138,7 @@ func (a hostPort) String() string { return net.JoinHostPort(a.host, a.port) }
 
 // parameters lists what is served. Names are compared without regard to case.
 func parameters(a *addresses) []parameter {
-	return []parameter{
+	return append(wireguardParameters(), []parameter{
 		{"LogSeverityScreen", "logSeverityScreen", func(c *Config, v string) (err error) { c.LogLevel, err = parseLevel(v); return err }},
 		{"IPForwarding", "ipForwarding", func(c *Config, v string) (err error) { c.IPForwarding, err = parseEnabled(v); return err }},
 		{"RouteRefreshInterval", "routeRefreshInterval", func(c *Config, v string) (err error) { c.RouteRefreshInterval, err = parseSeconds(v); return err }},
@@ -130,6 +148,13 @@ func parameters(a *addresses) []parameter {
 		{"PrometheusMetricsEnabled", "prometheusMetricsEnabled", func(c *Config, v string) (err error) { c.MetricsEnabled, err = parseBool(v); return err }},
 		{"PrometheusMetricsHost", "prometheusMetricsHost", func(_ *Config, v string) error { a.metrics.host = v; return nil }},
 		{"PrometheusMetricsPort", "prometheusMetricsPort", func(_ *Config, v string) error { a.metrics.port = v; return checkPort(v) }},
+		{"PrometheusMetricsCertFile", "prometheusMetricsCertFile", func(c *Config, v string) error { c.MetricsTLS.Cert = v; return nil }},
+		{"PrometheusMetricsKeyFile", "prometheusMetricsKeyFile", func(c *Config, v string) error { c.MetricsTLS.Key = v; return nil }},
+		{"PrometheusMetricsCAFile", "prometheusMetricsCAFile", func(c *Config, v string) error { c.MetricsTLS.CA = v; return nil }},
+		{"PrometheusMetricsClientAuth", "prometheusMetricsClientAuth", func(c *Config, v string) (err error) {
+			c.MetricsTLS.ClientAuth, err = servingcert.ParseClientAuth(v)
+			return err
+		}},
 		{"PrometheusGoMetricsEnabled", "prometheusGoMetricsEnabled", func(c *Config, v string) (err error) { c.GoMetrics, err = parseBool(v); return err }},
 		{"PrometheusProcessMetricsEnabled", "prometheusProcessMetricsEnabled", func(c *Config, v string) (err error) { c.ProcessMetrics, err = parseBool(v); return err }},
 		{"InterfacePrefix", "interfacePrefix", func(_ *Config, v string) error { return only(v, "cali") }},
@@ -138,6 +163,9 @@ func parameters(a *addresses) []parameter {
 		{"VXLANPort", "vxlanPort", func(c *Config, v string) (err error) { c.VXLAN.Port, err = within[uint16](v, 1, 65535); return err }},
 		{"VXLANMTU", "vxlanMTU", func(c *Config, v string) (err error) { c.VXLAN.MTU4, err = parseMTU(v, 576); return err }},
 		{"VXLANMTUV6", "vxlanMTUV6", func(c *Config, v string) (err error) { c.VXLAN.MTU6, err = parseMTU(v, 1280); return err }},
+		{"IpInIpEnabled", "ipipEnabled", func(c *Config, v string) (err error) { c.IPIP.Enabled, err = parseBool(v); return err }},
+		{"IpInIpMtu", "ipipMTU", func(c *Config, v string) (err error) { c.IPIP.MTU, err = parseMTU(v, 576); return err }},
+		{"ExternalNodesCIDRList", "externalNodesList", func(c *Config, v string) (err error) { c.ExternalNodes, err = parseNetworks(v); return err }},
 		{"ServiceLoopPrevention", "serviceLoopPrevention", func(c *Config, v string) (err error) { c.ServiceLoopPrevention, err = parseServiceLoops(v); return err }},
 		{"NATOutgoingExclusions", "natOutgoingExclusions", func(c *Config, v string) (err error) { c.NAT.ExemptNodes, err = parseExclusions(v); return err }},
 		{"NATPortRange", "natPortRange", func(c *Config, v string) (err error) { c.NAT.How.Ports, err = parsePorts(v); return err }},
@@ -156,7 +184,7 @@ func parameters(a *addresses) []parameter {
 		{"CNITimeout", "", func(c *Config, v string) (err error) { c.CNITimeout, err = parseSeconds(v); return err }},
 		{"LockFile", "", func(c *Config, v string) error { c.LockFile = v; return checkPath(v) }},
 		{"JournalDir", "", func(c *Config, v string) error { c.JournalDir = v; return checkPath(v) }},
-	}
+	}...)
 }
 
 // defaults is the configuration when nobody says anything.
@@ -165,8 +193,8 @@ func defaults() (Config, *addresses) {
 		LogLevel: slog.LevelInfo, IPForwarding: true, RouteRefreshInterval: 90 * time.Second,
 		CNISocket: cniwire.DefaultSocket, CNITimeout: 10 * time.Second,
 		LockFile: DefaultLockFile, JournalDir: DefaultJournalDir,
-		VXLAN: VXLAN{Enabled: true, VNI: 4096, Port: 4789}, ServiceLoopPrevention: serviceloop.Drop,
-		GoMetrics: true, ProcessMetrics: true, NAT: NAT{ExemptNodes: true},
+		VXLAN: VXLAN{Enabled: true, VNI: 4096, Port: 4789}, IPIP: IPIP{Enabled: true}, Wireguard: defaultWireguard(), ServiceLoopPrevention: serviceloop.Drop,
+		GoMetrics: true, ProcessMetrics: true, MetricsTLS: servingcert.Files{ClientAuth: tls.RequireAndVerifyClientCert}, NAT: NAT{ExemptNodes: true},
 		MTUFile: DefaultMTUFile, PathMTUProbeInterval: 15 * time.Second,
 	}, &addresses{health: hostPort{"localhost", "9099"}, metrics: hostPort{"", "9091"}}
 }
@@ -383,6 +411,27 @@ func parseMTU(v string, least uint64) (int, error) {
 		return 0, fmt.Errorf("%w, nor 0 for the underlay's less the encapsulation", err)
 	}
 	return int(mtu), nil
+}
+
+// parseNetworks takes a list between commas, as in a file, or one of JSON, as in a
+// resource.
+func parseNetworks(v string) (Networks, error) {
+	var texts []string
+	if err := json.Unmarshal([]byte(v), &texts); err != nil {
+		texts = strings.FieldsFunc(v, func(r rune) bool { return r == ',' || r == ' ' })
+	}
+	var out Networks
+	for _, text := range texts {
+		p, err := netip.ParsePrefix(text)
+		if a, addrErr := netip.ParseAddr(text); addrErr == nil {
+			p, err = netip.PrefixFrom(a, a.BitLen()), nil
+		}
+		if err != nil || p.Bits() == 0 {
+			return nil, fmt.Errorf("is no list of networks; want such as 192.0.2.0/24,198.51.100.7")
+		}
+		out = append(out, p.Masked())
+	}
+	return out, nil
 }
 
 func checkPath(v string) error {

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -90,8 +91,11 @@ func TestProblemsNameSourceParameterAndRemedy(t *testing.T) {
 		{FromEnv([]string{"FELIX_DATASTORETYPE=kubernetes"}), []string{"want etcdv3"}, true},
 		{FromEnv([]string{"FELIX_CNISOCKET=relative"}), []string{"absolute path"}, true},
 		{FromEnv([]string{"FELIX_BPFENABLED=true"}), []string{"known but has no effect"}, false},
-		{file(t, "IpInIpMtu = 1400"), []string{"IpInIpMtu", "no effect"}, false},
-		{resource(t, "default", func(s *v3.FelixConfigurationSpec) { n := 1400; s.IPIPMTU = &n }), []string{"FelixConfiguration default", "spec.ipipMTU"}, false},
+		{file(t, "BPFLogLevel = debug"), []string{"BPFLogLevel", "no effect"}, false},
+		{resource(t, "default", func(s *v3.FelixConfigurationSpec) { s.BPFLogLevel = "Debug" }), []string{"FelixConfiguration default", "spec.bpfLogLevel"}, false},
+		{resource(t, "default", func(s *v3.FelixConfigurationSpec) { n := 500; s.IPIPMTU = &n }), []string{"spec.ipipMTU", "is not within 576"}, true},
+		{FromEnv([]string{"FELIX_EXTERNALNODESCIDRLIST=192.0.2.0/24,everybody"}), []string{"is no list of networks"}, true},
+		{FromEnv([]string{"FELIX_EXTERNALNODESCIDRLIST=0.0.0.0/0"}), []string{"is no list of networks"}, true},
 		{FromEnv([]string{"FELIX_VXLANVNI=16777216"}), []string{"is not within 1 to 16777215"}, true},
 		{FromEnv([]string{"FELIX_NATPORTRANGE=9:3"}), []string{"is no range of ports"}, true},
 		{FromEnv([]string{"FELIX_NATPORTRANGE=1:70000"}), []string{"is no range of ports"}, true},
@@ -113,6 +117,21 @@ func TestProblemsNameSourceParameterAndRemedy(t *testing.T) {
 				t.Errorf("problem %q does not say %q", problems[0], s)
 			}
 		}
+	}
+}
+
+func TestIPIPSettingsAreServed(t *testing.T) {
+	c, problems := Resolve(resource(t, "default", func(s *v3.FelixConfigurationSpec) {
+		off, mtu := false, 1400
+		s.IPIPEnabled, s.IPIPMTU = &off, &mtu
+		s.ExternalNodesCIDRList = &[]string{"192.0.2.7/24", "198.51.100.7"}
+	}))
+	if want := (IPIP{MTU: 1400}); c.IPIP != want || len(problems) != 0 || fmt.Sprint(c.ExternalNodes) != "[192.0.2.0/24 198.51.100.7/32]" {
+		t.Errorf("%+v and %v, want %+v; problems %v", c.IPIP, c.ExternalNodes, want, problems)
+	}
+	c, problems = Resolve(FromEnv([]string{"FELIX_EXTERNALNODESCIDRLIST=192.0.2.0/24, fd00::/64"}))
+	if want := (IPIP{Enabled: true}); c.IPIP != want || fmt.Sprint(c.ExternalNodes) != "[192.0.2.0/24 fd00::/64]" || len(problems) != 0 {
+		t.Errorf("defaults %+v are not upstream's, or %v, %v", c.IPIP, c.ExternalNodes, problems)
 	}
 }
 

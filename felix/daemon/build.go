@@ -7,8 +7,13 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os/exec"
+	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"time"
+
+	"golang.zx2c4.com/wireguard/wgctrl"
 
 	"tortie/felix/calc"
 	"tortie/felix/cniserver"
@@ -16,6 +21,7 @@ import (
 	"tortie/felix/dataplane"
 	"tortie/felix/delegate"
 	"tortie/felix/hostports"
+	"tortie/felix/ipip"
 	"tortie/felix/journal"
 	"tortie/felix/pathmtu"
 	"tortie/felix/peering"
@@ -23,10 +29,14 @@ import (
 	"tortie/felix/problems"
 	"tortie/felix/registration"
 	"tortie/felix/ruleset"
+	"tortie/felix/tunnels"
 	"tortie/felix/vxlan"
+	"tortie/felix/wireguard"
+	"tortie/felix/wireguard/userspace"
 	"tortie/internal/api"
 	"tortie/internal/datastore"
 	"tortie/internal/kernel"
+	"tortie/internal/overlay"
 	"tortie/internal/routetable"
 	"tortie/ipam"
 )
@@ -55,28 +65,31 @@ type felix struct {
 	// made are the rules that those are.
 	made []dataplane.Rules
 
-	pods      *podnet.Net
-	loop      *dataplane.Loop
-	allocator *ipam.Allocator
-	history   *ipam.Recorder
-	loans     *loans
-	tunnels   *vxlan.Tunnels
-	endpoint  *registration.Tunnels // their addresses
-	underlay  *underlay
-	hostPorts *hostports.Ports
-	upkeep    *upkeep
-	listeners *listeners
-	nodes     *nodeBook
-	pathMTU   *pathmtu.Prober
-	peering   *peering.Addresses
-	registrar *registration.Registrar
-	state     *cniserver.State
-	problems  problemLog
-	policies  *policies
-	board     *problems.Board
-	server    *cniserver.Server
-	listener  net.Listener
-	syncer    *datastore.Syncer
+	pods        *podnet.Net
+	loop        *dataplane.Loop
+	allocator   *ipam.Allocator
+	history     *ipam.Recorder
+	loans       *loans
+	tunnels     tunnels.Set
+	guards      []tunnelGuard
+	privateKeys *wireguard.Keys
+	endpoint    *registration.Tunnels // their addresses
+	keys        *registration.Keys
+	underlay    *underlay
+	hostPorts   *hostports.Ports
+	upkeep      *upkeep
+	listeners   *listeners
+	nodes       *nodeBook
+	pathMTU     *pathmtu.Prober
+	peering     *peering.Addresses
+	registrar   *registration.Registrar
+	state       *cniserver.State
+	problems    problemLog
+	policies    *policies
+	board       *problems.Board
+	server      *cniserver.Server
+	listener    net.Listener
+	syncer      *datastore.Syncer
 }
 
 // build makes the parts. It changes nothing in the kernel but forwarding.
@@ -95,7 +108,11 @@ func (f *felix) build() (err error) {
 	f.allocator = ipam.New(ipam.Config{Client: f.client, Node: f.node, View: tracker, Recorder: f.history, Log: f.log})
 	f.endpoint = registration.NewTunnels(registration.TunnelConfig{
 		Node: f.node, Client: f.client, Registry: f.registry, Addresses: f.allocator,
-		Prepare: f.tunnels.Prepare, Forget: f.tunnels.Forget, Log: f.log,
+		Prepare: f.prepare, Forget: f.tunnels.Forget, Log: f.log,
+	})
+	f.keys = registration.NewKeys(registration.KeyConfig{
+		Node: f.node, Client: f.client, Registry: f.registry, Keys: f.privateKeys,
+		Prepare: f.tunnels.WireGuard.Prepare, Rekeyed: f.tunnels.WireGuard.Rekeyed, Log: f.log,
 	})
 	f.state, f.policies = cniserver.NewState(f.node), &policies{}
 	f.problems.log = f.log
@@ -159,14 +176,28 @@ func (f *felix) buildDataplane(cfg config.Config) (err error) {
 	if f.pods, err = podnet.New(podnet.Config{Kernel: f.kernel, Log: f.log}); err != nil {
 		return err
 	}
+	f.privateKeys = wireguard.OpenKeys(filepath.Join(filepath.Dir(cfg.JournalDir), wireguard.KeyFile), f.log)
 	f.underlay = &underlay{kernel: f.kernel, file: cfg.MTUFile, changed: func() { f.loop.Resync() }, log: f.log}
-	f.tunnels = vxlan.New(vxlan.Config{Kernel: f.kernel, MTU: f.underlay.tunnelMTU, Log: f.log})
+	f.tunnels = tunnels.Set{
+		VXLAN: vxlan.New(vxlan.Config{Kernel: f.kernel, MTU: f.underlay.tunnelMTU, Log: f.log}),
+		IPIP:  ipip.New(ipip.Config{Kernel: f.kernel, MTU: f.underlay.ipipMTU, Log: f.log}),
+		WireGuard: wireguard.New(wireguard.Config{
+			Kernel: f.kernel, Keys: f.privateKeys, MTU: f.underlay.secureMTU, Log: f.log, Wake: func() { f.loop.Resync() },
+			Open:      func() (wireguard.Control, error) { return wgctrl.New() },
+			Userspace: func(name string, mtu int) error { return userspace.Start(name, mtu, (*exec.Cmd).Start, f.log) },
+		}),
+	}
 	f.hostPorts = hostports.New(hostports.Config{Forget: f.kernel.ForgetDatagrams, Log: f.log})
 	f.peering = peering.New(f.kernel, cfg.RouteRefreshInterval, f.log)
 	f.upkeep = newUpkeep(f.kernel, f.pods, f.hostPorts, f.log)
 	f.listeners = newListeners(f.log)
 	f.nodes, f.pathMTU = newNodeBook(f.node), f.newPathMTU(cfg.PathMTUProbeInterval)
 	f.made = f.rules(f.config.Now, f.kernel.ForgetConnections, f.log)
+	for _, r := range f.made {
+		if guard, ok := r.(tunnelGuard); ok {
+			f.guards = append(f.guards, guard)
+		}
+	}
 	f.loop, err = dataplane.New(dataplane.Config{
 		Kernel:  f.kernel,
 		Routes:  routetable.New(routetable.Config{Kernel: f.kernel, Protocol: kernel.ProtocolFelix, Log: f.log}),
@@ -182,8 +213,11 @@ func (f *felix) buildDataplane(cfg config.Config) (err error) {
 // and the State alike is told of the two by program.
 func (f *felix) configure(cfg config.Config) {
 	f.level.Set(cfg.LogLevel)
-	f.underlay.configure(cfg.VXLAN, cfg.MTU)
-	f.tunnels.Configure(vxlan.Settings{VNI: cfg.VXLAN.VNI, Port: cfg.VXLAN.Port})
+	f.underlay.configure(cfg.VXLAN, cfg.IPIP, cfg.Wireguard, cfg.MTU)
+	f.tunnels.VXLAN.Configure(vxlan.Settings{VNI: cfg.VXLAN.VNI, Port: cfg.VXLAN.Port})
+	f.tunnels.WireGuard.Configure(wireguard.Settings{
+		Name4: cfg.Wireguard.Name4, Name6: cfg.Wireguard.Name6, Port4: cfg.Wireguard.Port4, Port6: cfg.Wireguard.Port6, KeepAlive: cfg.Wireguard.KeepAlive,
+	})
 	f.loop.SetResyncInterval(cfg.RouteRefreshInterval)
 	f.peering.SetInterval(cfg.RouteRefreshInterval)
 	f.upkeep.configure(cfg.IPForwarding, cfg.RouteRefreshInterval)
@@ -202,18 +236,49 @@ func (f *felix) lookAtRules() {
 
 // program hands a new desired state to those who act on it.
 func (f *felix) program(s calc.State) {
-	if !f.config.Now().VXLAN.Enabled {
-		s.TunnelPools = nil
-	}
-	s.Restrict(permitted(f.config.Now()))
+	cfg := f.config.Now()
+	s.TunnelPools = enabled(slices.Concat(s.TunnelPools, s.SecurePools), cfg)
+	s.Restrict(permitted(cfg))
 	f.programmed.Store(&s) // from here on s is read by others
 	f.problems.report(s.Problems)
 	f.underlay.set(s.NodeAddrs, s.TunnelPools)
-	f.tunnels.Set(s.Tunnels)
-	f.endpoint.Want(s.TunnelPools, s.Tunnels)
+	f.tunnels.Desire(s)
+	f.endpoint.Want(s.TunnelPools, s.Tunnels, s.IPIP, s.Secure)
+	f.keys.Want(registration.KeyWish{
+		V4: cfg.Wireguard.Enabled4, V6: cfg.Wireguard.Enabled6, Lifetime: cfg.Wireguard.KeyLifetime, Request: s.KeyRequest, Shown: s.Self,
+	})
 	f.upkeep.setEndpoints(s.Endpoints)
 	f.loop.SetState(s)
 	f.peering.Set(s.Peering)
+}
+
+// prepare makes the device of an end that is about to be published, once strangers are
+// kept out of it.
+func (f *felix) prepare(ctx context.Context, by overlay.Carrier, end overlay.End) error {
+	for _, guard := range f.guards {
+		if guard.by == by {
+			guard.Set(f.desired())
+			if err := guard.Apply(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return f.tunnels.Prepare(ctx, by, end)
+}
+
+// enabled are the pools whose overlay this node has a part in.
+func enabled(pools []calc.TunnelPool, cfg config.Config) []calc.TunnelPool {
+	return slices.DeleteFunc(slices.Clone(pools), func(p calc.TunnelPool) bool {
+		switch p.By {
+		case overlay.VXLAN:
+			return !cfg.VXLAN.Enabled
+		case overlay.IPIP:
+			return !cfg.IPIP.Enabled
+		case overlay.WireGuard:
+			return p.Prefix.Addr().Is4() && !cfg.Wireguard.Enabled4 || p.Prefix.Addr().Is6() && !cfg.Wireguard.Enabled6
+		}
+		return false
+	})
 }
 
 // hostPortTimeout bounds the first look at the rules for host ports, during which felix

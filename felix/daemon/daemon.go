@@ -248,6 +248,10 @@ func (f *felix) run(ctx context.Context) error {
 	g.Go(func() error { return f.peering.Run(base) })
 	g.Go(func() error { return f.registrar.Run(base) })
 	g.Go(func() error { return f.endpoint.Run(base) })
+	if f.settings.EnsureBlock {
+		g.Go(func() error { return firstBlocks{f.allocator, f.log}.run(base) })
+	}
+	g.Go(func() error { return f.keys.Run(base) })
 	g.Go(func() error { return f.board.Run(base) })
 	if f.kubernetes != nil {
 		f.kubernetes.run(ctx, base, g.Go)

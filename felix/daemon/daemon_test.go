@@ -26,6 +26,7 @@ import (
 	"tortie/internal/datastore"
 	"tortie/internal/kernel"
 	"tortie/internal/lockfile"
+	"tortie/internal/overlay"
 )
 
 func TestSecondFelixIsRefusedByName(t *testing.T) {
@@ -165,7 +166,7 @@ func TestPodsGetTheLowestMTUOfTheNodesDevices(t *testing.T) {
 		{"no such device", []netip.Prefix{p("10.0.0.1/24")}, "^wlan", 9000, `mtuIfacePattern "^wlan" matches no device`},
 	} {
 		u := &underlay{kernel: k, log: slog.New(slog.DiscardHandler)}
-		u.configure(config.VXLAN{}, config.MTU{Pattern: tc.pattern})
+		u.configure(config.VXLAN{}, config.IPIP{}, config.Wireguard{}, config.MTU{Pattern: tc.pattern})
 		u.set(tc.node, nil)
 		if got := u.MTU(); got != tc.want {
 			t.Errorf("%s: %d, want %d", tc.what, got, tc.want)
@@ -177,27 +178,35 @@ func TestPodsGetTheLowestMTUOfTheNodesDevices(t *testing.T) {
 }
 
 func TestPodsMTUIsLessByWhatTheOverlaysInUseAdd(t *testing.T) {
-	v4, v6 := calc.TunnelPool{Prefix: netip.MustParsePrefix("10.65.0.0/16")}, calc.TunnelPool{Prefix: netip.MustParsePrefix("fd65::/48")}
+	v4 := calc.TunnelPool{Prefix: netip.MustParsePrefix("10.65.0.0/16"), By: overlay.VXLAN}
+	v6 := calc.TunnelPool{Prefix: netip.MustParsePrefix("fd65::/48"), By: overlay.VXLAN}
+	ipip := calc.TunnelPool{Prefix: netip.MustParsePrefix("10.66.0.0/16"), By: overlay.IPIP}
 	for _, tc := range []struct {
 		name                   string
 		tunnels                []calc.TunnelPool
 		vxlan                  config.VXLAN
 		pods, device4, device6 int
 		problem                string
+		ipip                   config.IPIP
+		ipipDevice             int
 	}{
-		{"none", nil, config.VXLAN{}, 9000, 8950, 8930, ""},
-		{"IPv4", []calc.TunnelPool{v4}, config.VXLAN{}, 8950, 8950, 8930, ""},
-		{"both", []calc.TunnelPool{v4, v6}, config.VXLAN{}, 8930, 8950, 8930, ""},
-		{"as configured", []calc.TunnelPool{v4, v6}, config.VXLAN{MTU4: 1400, MTU6: 8000}, 1400, 1400, 8000, ""},
-		{"configured for one that is not in use", []calc.TunnelPool{v6}, config.VXLAN{MTU4: 1400}, 8930, 1400, 8930, ""},
-		{"configured too large", []calc.TunnelPool{v4}, config.VXLAN{MTU4: 8951}, 8950, 8950, 8930, "vxlanMTU 8951 is more than the node's device eth0 carries whole (MTU 9000, less 50 for VXLAN): 8950 is used; lower it to that, or leave it out"},
-		{"configured too large for IPv6", nil, config.VXLAN{MTU6: 8940}, 9000, 8950, 8930, "vxlanMTUV6 8940 is more"},
+		{"none", nil, config.VXLAN{}, 9000, 8950, 8930, "", config.IPIP{}, 8980},
+		{"IPv4", []calc.TunnelPool{v4}, config.VXLAN{}, 8950, 8950, 8930, "", config.IPIP{}, 8980},
+		{"both", []calc.TunnelPool{v4, v6}, config.VXLAN{}, 8930, 8950, 8930, "", config.IPIP{}, 8980},
+		{"as configured", []calc.TunnelPool{v4, v6}, config.VXLAN{MTU4: 1400, MTU6: 8000}, 1400, 1400, 8000, "", config.IPIP{}, 8980},
+		{"configured for one that is not in use", []calc.TunnelPool{v6}, config.VXLAN{MTU4: 1400}, 8930, 1400, 8930, "", config.IPIP{}, 8980},
+		{"configured too large", []calc.TunnelPool{v4}, config.VXLAN{MTU4: 8951}, 8950, 8950, 8930, "vxlanMTU 8951 is more than the node's device eth0 carries whole (MTU 9000, less 50 for VXLAN): 8950 is used; lower it to that, or leave it out", config.IPIP{}, 8980},
+		{"configured too large for IPv6", nil, config.VXLAN{MTU6: 8940}, 9000, 8950, 8930, "vxlanMTUV6 8940 is more", config.IPIP{}, 8980},
+		{"IPIP", []calc.TunnelPool{ipip}, config.VXLAN{}, 8980, 8950, 8930, "", config.IPIP{}, 8980},
+		{"IPIP beside VXLAN", []calc.TunnelPool{ipip, v4}, config.VXLAN{}, 8950, 8950, 8930, "", config.IPIP{}, 8980},
+		{"IPIP as configured", []calc.TunnelPool{ipip}, config.VXLAN{}, 1400, 8950, 8930, "", config.IPIP{MTU: 1400}, 1400},
+		{"IPIP too large", nil, config.VXLAN{}, 9000, 8950, 8930, "ipipMTU 8981 is more than the node's device eth0 carries whole (MTU 9000, less 20 for IPIP): 8980 is used", config.IPIP{MTU: 8981}, 8980},
 	} {
 		u := &underlay{kernel: nineThousand(), log: slog.New(slog.DiscardHandler)}
-		u.configure(tc.vxlan, config.MTU{})
+		u.configure(tc.vxlan, tc.ipip, config.Wireguard{}, config.MTU{})
 		u.set([]netip.Prefix{netip.MustParsePrefix("10.0.0.1/24")}, tc.tunnels)
-		if u.MTU() != tc.pods || u.tunnelMTU(false) != tc.device4 || u.tunnelMTU(true) != tc.device6 {
-			t.Errorf("%s: pods %d, devices %d and %d; want %d, %d and %d", tc.name, u.MTU(), u.tunnelMTU(false), u.tunnelMTU(true), tc.pods, tc.device4, tc.device6)
+		if u.MTU() != tc.pods || u.tunnelMTU(false) != tc.device4 || u.tunnelMTU(true) != tc.device6 || u.ipipMTU() != tc.ipipDevice {
+			t.Errorf("%s: pods %d, devices %d, %d and %d; want %d, %d, %d and %d", tc.name, u.MTU(), u.tunnelMTU(false), u.tunnelMTU(true), u.ipipMTU(), tc.pods, tc.device4, tc.device6, tc.ipipDevice)
 		}
 		if found := u.problems(); tc.problem == "" && len(found) > 0 || tc.problem != "" && (len(found) != 1 || !strings.Contains(found[0].Line, tc.problem)) {
 			t.Errorf("%s: problems %v, want %q", tc.name, found, tc.problem)
@@ -252,7 +261,7 @@ func TestMTUFileThatIsRequiredIsWaitedFor(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil { // in the way of the directory
 			t.Fatal(err)
 		}
-		u.configure(config.VXLAN{}, config.MTU{RequireFile: require})
+		u.configure(config.VXLAN{}, config.IPIP{}, config.Wireguard{}, config.MTU{RequireFile: require})
 		u.set([]netip.Prefix{netip.MustParsePrefix("10.0.0.1/24")}, nil)
 		if err := u.ready(); (err != nil) != require || err != nil && !strings.Contains(err.Error(), "FELIX_MTUFILE") || len(u.problems()) != map[bool]int{true: 1}[require] {
 			t.Errorf("required %v: ready %v, problems %v", require, err, u.problems())

@@ -15,6 +15,7 @@ import (
 	"tortie/felix/config"
 	"tortie/felix/problems"
 	"tortie/internal/health"
+	"tortie/internal/servingcert"
 )
 
 // endpoint is where something is served by HTTP.
@@ -23,6 +24,8 @@ type endpoint struct {
 	address string
 	setting string // which chooses the port
 	handler http.Handler
+	// cert is what it is served by TLS with; nil for without.
+	cert *servingcert.Server
 }
 
 // listenRetry is the pause after an address could not be had.
@@ -45,6 +48,7 @@ type listeners struct {
 
 type listening struct {
 	address string
+	files   servingcert.Files
 	stop    func() // returns when nothing is served any more
 }
 
@@ -113,7 +117,7 @@ func (l *listeners) look(ctx context.Context) bool {
 // serve moves what is served to its address, which it has before the former is given up.
 func (l *listeners) serve(ctx context.Context, e endpoint) error {
 	old, was := l.running[e.what]
-	if was && old.address == e.address {
+	if was && old.address == e.address && old.files == e.cert.Files() {
 		return nil
 	}
 	socket, err := net.Listen("tcp", e.address)
@@ -146,11 +150,11 @@ func (l *listeners) start(ctx context.Context, e endpoint, socket net.Listener) 
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if err := health.Serve(ctx, socket, e.handler); err != nil {
+		if err := health.Serve(ctx, secured(socket, e.cert), e.handler); err != nil {
 			l.log.Warn("not served any more", "what", e.what, "err", err)
 		}
 	}()
-	l.running[e.what] = listening{address: e.address, stop: func() { cancel(); <-done }}
+	l.running[e.what] = listening{address: e.address, files: e.cert.Files(), stop: func() { cancel(); <-done }}
 	l.log.Info("served by HTTP", "what", e.what, "address", socket.Addr().String())
 }
 
@@ -161,6 +165,11 @@ func (l *listeners) problems() []problems.Problem {
 	for _, what := range slices.Sorted(maps.Keys(l.failed)) {
 		out = append(out, problems.Problem{Reason: reasonListen, Topic: what, Line: l.failed[what].Error()})
 	}
+	for _, e := range l.wanted {
+		if err := e.cert.Problem(); err != nil {
+			out = append(out, problems.Problem{Reason: reasonListen, Topic: e.what + " by TLS", Line: fmt.Sprintf("%s can't be served by TLS: %v", e.what, err)})
+		}
+	}
 	return out
 }
 
@@ -168,10 +177,10 @@ func (l *listeners) problems() []problems.Problem {
 func (f *felix) endpoints(cfg config.Config) []endpoint {
 	var out []endpoint
 	if cfg.HealthEnabled {
-		out = append(out, endpoint{"health", cfg.HealthAddress, "HealthPort", health.Probes{Live: f.loop.Live, Ready: f.ready}.Handler()})
+		out = append(out, endpoint{"health", cfg.HealthAddress, "HealthPort", health.Probes{Live: f.loop.Live, Ready: f.ready}.Handler(), nil})
 	}
 	if cfg.MetricsEnabled {
-		out = append(out, endpoint{"metrics", cfg.MetricsAddress, "PrometheusMetricsPort", f.metrics()})
+		out = append(out, endpoint{"metrics", cfg.MetricsAddress, "PrometheusMetricsPort", f.metrics(), newMetricsCert(cfg)})
 	}
 	return out
 }

@@ -35,7 +35,7 @@ func freePort(t *testing.T) string {
 }
 
 func saying(what, address string) endpoint {
-	return endpoint{what, address, "ThePort", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprint(w, what) })}
+	return endpoint{what, address, "ThePort", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprint(w, what) }), nil}
 }
 
 func TestServicesFollowTheConfiguration(t *testing.T) {

@@ -81,7 +81,7 @@ func TestLargePacketsThatAreLostAreOneProblemASize(t *testing.T) {
 
 func TestTargetsAreAskedByTheLargestPacketsThatPodsSendThere(t *testing.T) {
 	f := &felix{nodes: newNodeBook("node1"), underlay: &underlay{kernel: nineThousand(), log: slog.New(slog.DiscardHandler)}}
-	pools := []calc.TunnelPool{{Prefix: netip.MustParsePrefix("10.65.0.0/16")}}
+	pools := []calc.TunnelPool{{Prefix: netip.MustParsePrefix("10.65.0.0/16"), By: overlay.VXLAN}}
 	f.underlay.set([]netip.Prefix{netip.MustParsePrefix("10.0.0.1/24")}, pools)
 	f.nodes.Apply([]datastore.SyncUpdate{nodeUpdate("node1", "10.0.0.1/24", ""), nodeUpdate("node2", "10.0.0.2/24", "fd00::2/64"), nodeUpdate("node3", "10.0.1.3/24", "")})
 	f.programmed.Store(&calc.State{Tunnels: []overlay.Tunnel{{Peers: []overlay.End{{Address: netip.MustParsePrefix("10.0.1.3/24")}}}}})
@@ -95,7 +95,7 @@ func TestTargetsAreAskedByTheLargestPacketsThatPodsSendThere(t *testing.T) {
 	if got, want := sizes(), []string{"node2 10.0.0.2 as pods", "node2 fd00::2 as pods", "node3 10.0.1.3 as the device"}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
-	f.underlay.configure(config.VXLAN{MTU4: 1350}, config.MTU{})
+	f.underlay.configure(config.VXLAN{MTU4: 1350}, config.IPIP{}, config.Wireguard{}, config.MTU{})
 	if got, want := sizes(), []string{"node2 10.0.0.2 as configured, less the overlay", "node2 fd00::2 as configured, less the overlay", "node3 10.0.1.3 as configured"}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"tortie/felix/ipip"
 	"tortie/felix/pathmtu"
 	"tortie/felix/problems"
 )
@@ -50,6 +51,9 @@ func (f *felix) pathTargets() []pathmtu.Target {
 		size := m.pods()
 		if tunneled[n.addr] {
 			size = max(size, m.tunnel(n.addr.Is6())+map[bool]int{false: overhead4, true: overhead6}[n.addr.Is6()])
+		}
+		if s.IPIP.IsValid() && n.addr.Is4() {
+			size = max(size, m.ipipTunnel()+ipip.Overhead)
 		}
 		out = append(out, pathmtu.Target{Node: n.node, Addr: n.addr, Size: size})
 	}

@@ -25,6 +25,8 @@ const (
 	reasonNoAddress    = "NoNodeAddress"
 	reasonUnregistered = "NodeNotRegistered"
 	reasonTunnel       = "NoTunnelAddress"
+	reasonWireguard    = "NoWireguard"
+	reasonUnencrypted  = "Unencrypted"
 	reasonKernel       = "KernelUnsupported"
 	reasonDataplane    = "DataplaneFailed"
 	reasonPodCIDR      = "PodCIDROutsidePools"
@@ -49,7 +51,7 @@ const (
 func (f *felix) sources() []problems.Source {
 	all := []problems.Source{f.kernelCheck, f.datastoreProblem, f.registrationProblem, f.dataplaneProblem, f.upkeep.problems, f.config.problems, f.listeners.problems, f.nodes.problems, f.underlay.problems, f.pathProblems}
 	all = append(all, f.clusterSources()...)
-	return append(all, f.tunnelProblem, f.addressProblems, f.backendProblem, f.policyProblem, f.objectProblems)
+	return append(all, f.tunnelProblem, f.secureProblems, f.addressProblems, f.backendProblem, f.policyProblem, f.objectProblems)
 }
 
 // clusterSources are those who know Kubernetes.
@@ -180,10 +182,30 @@ func (f *felix) tunnelProblem() []problems.Problem {
 	if err == nil || errors.Is(err, datastore.ErrUnavailable) || errors.Is(err, datastore.ErrUnauthorized) {
 		return nil
 	}
-	return logged(problem(reasonTunnel, "this node has no part in VXLAN: %v", err))
+	return logged(problem(reasonTunnel, "this node has no part in an overlay, and its packets go without: %v", err))
 }
 
-// backendProblem: where bgpd is told to be idle, a pool without VXLAN is one whose
+// secureProblems: packets that could be encrypted and are not.
+func (f *felix) secureProblems() []problems.Problem {
+	var out []problems.Problem
+	if err := f.keys.Problem(); err != nil && !errors.Is(err, datastore.ErrUnavailable) && !errors.Is(err, datastore.ErrUnauthorized) {
+		out = logged(problem(reasonWireguard, "this node has no part in WireGuard, and its packets go unencrypted: %v", err))
+	}
+	if left := f.desired().Unsecured; len(left) > 0 {
+		out = append(out, problem(reasonUnencrypted, "packets to %d nodes go unencrypted, though WireGuard is on here: %s: look at felix there, and whether wireguardEnabled is set for it", len(left), first(left, 3))...)
+	}
+	return out
+}
+
+// first is the beginning of a list.
+func first(list []string, most int) string {
+	if len(list) > most {
+		return strings.Join(list[:most], "; ") + fmt.Sprintf(" and %d more", len(list)-most)
+	}
+	return strings.Join(list, "; ")
+}
+
+// backendProblem: where bgpd is told to be idle, a pool without an overlay is one whose
 // pods reach nobody on other nodes. So it is with a cluster of BGP that the manifest
 // with VXLAN was applied to: its pools stay as they are.
 func (f *felix) backendProblem() []problems.Problem {
@@ -194,14 +216,14 @@ func (f *felix) backendProblem() []problems.Problem {
 	if f.backend != backendVXLAN || len(left) == 0 {
 		return nil
 	}
-	return problem(reasonBackend, "CALICO_NETWORKING_BACKEND is vxlan, so there is no BGP, and nothing carries packets between nodes for the IP pools %s, which don't ask for VXLAN on this node: "+
+	return problem(reasonBackend, "CALICO_NETWORKING_BACKEND is vxlan, so there is no BGP, and nothing carries packets between nodes for the IP pools %s, which ask for no overlay on this node: "+
 		"set vxlanMode: Always in them with calicoctl, or the backend bird", joined(left))
 }
 
 // backendVXLAN is upstream's word for a network without BGP.
 const backendVXLAN = "vxlan"
 
-// untunneled are the pools that don't use VXLAN on this node.
+// untunneled are the pools that don't use an overlay on this node.
 func untunneled(s calc.State) (left []netip.Prefix) {
 	for _, pool := range s.Pools {
 		if !slices.ContainsFunc(s.TunnelPools, func(t calc.TunnelPool) bool { return t.Prefix == pool }) {

@@ -19,6 +19,8 @@ import (
 	"tortie/felix/nat"
 	"tortie/felix/serviceloop"
 	"tortie/felix/sources"
+	"tortie/felix/tunnelguard"
+	"tortie/internal/overlay"
 )
 
 // newRules are the packet rules of the node's network namespace. Every State is handed to
@@ -29,6 +31,14 @@ func newRules(settings func() config.Config, forget func(netip.Addr) error, log 
 		floatingIPs{floating.New(floating.Config{Forget: forget, Log: log})},
 		masquerade{nat.New(nat.Config{Log: log}), settings},
 		serviceLoops{serviceloop.New(serviceloop.Config{Log: log}), settings},
+		tunnelGuard{overlay.VXLAN, tunnelguard.New(tunnelguard.Config{By: overlay.VXLAN, Log: log}), func(s calc.State) tunnelguard.State {
+			c := settings()
+			return tunnelguard.State{Used: s.VXLANUsed, Nodes: slices.Concat(s.Nodes, c.ExternalNodes), Port: c.VXLAN.Port, VNI: c.VXLAN.VNI}
+		}},
+		tunnelGuard{overlay.IPIP, tunnelguard.New(tunnelguard.Config{By: overlay.IPIP, Log: log}), func(s calc.State) tunnelguard.State {
+			c := settings()
+			return tunnelguard.State{Used: s.IPIPUsed, Nodes: slices.Concat(s.Nodes, c.ExternalNodes)}
+		}},
 	}
 }
 
@@ -85,6 +95,15 @@ func (m masquerade) Set(s calc.State) {
 		TunnelPools: s.TunnelMasquerade.Pools, TunnelNodes: s.TunnelMasquerade.Nodes,
 	})
 }
+
+// tunnelGuard is told what of a State concerns it.
+type tunnelGuard struct {
+	by overlay.Carrier
+	*tunnelguard.Guard
+	of func(calc.State) tunnelguard.State
+}
+
+func (g tunnelGuard) Set(s calc.State) { g.Guard.Set(g.of(s)) }
 
 // serviceLoops is told what of a State concerns it.
 type serviceLoops struct {

@@ -12,8 +12,11 @@ import (
 
 	"tortie/felix/calc"
 	"tortie/felix/config"
+	"tortie/felix/ipip"
 	"tortie/felix/problems"
+	"tortie/felix/wireguard"
 	"tortie/internal/kernel"
+	"tortie/internal/overlay"
 )
 
 // defaultMTU is what a pod gets while the node's own device is not known.
@@ -35,6 +38,14 @@ const (
 	overhead4 = 50
 	overhead6 = 70
 )
+
+// device is that of an overlay in one version of IP: how large its MTU should be, under
+// which name, and what it adds to a packet.
+type device struct {
+	parameter       string
+	by              overlay.Carrier
+	given, overhead int
+}
 
 // underlay knows the MTU that pods may use: the least of the devices that carry
 // the node's own addresses, less what the overlays in use add.
@@ -58,12 +69,14 @@ type underlay struct {
 type measures struct {
 	settings config.MTU
 	vxlan    config.VXLAN
+	ipip     config.IPIP
+	secure   config.Wireguard
 	// device is the one with the least MTU of those that count; its MTU is 0 while it is not known.
 	device kernel.Link
 	// noMatch: no device is as the settings have it, so the node's own count.
 	noMatch bool
 	// used: which overlays pods' packets may meet.
-	used4, used6 bool
+	used4, used6, usedIPIP, secure4, secure6 bool
 }
 
 func (m measures) underlay() int {
@@ -82,18 +95,59 @@ func (m measures) pods() int {
 	if m.used6 {
 		mtu = min(mtu, m.tunnel(true))
 	}
+	if m.usedIPIP {
+		mtu = min(mtu, m.ipipTunnel())
+	}
+	if m.secure4 {
+		mtu = min(mtu, m.secureTunnel(false))
+	}
+	if m.secure6 {
+		mtu = min(mtu, m.secureTunnel(true))
+	}
 	return mtu
 }
 
-// tunnel is the MTU of a VXLAN device: as configured, unless that is more than the
-// underlay lets through whole.
+// devices are those of all overlays.
+func (m measures) devices() (vxlan4, vxlan6, ipips device) {
+	return device{"vxlanMTU", overlay.VXLAN, m.vxlan.MTU4, overhead4}, device{"vxlanMTUV6", overlay.VXLAN, m.vxlan.MTU6, overhead6},
+		device{"ipipMTU", overlay.IPIP, m.ipip.MTU, ipip.Overhead}
+}
+
+// tunnel is the MTU of a VXLAN device.
 func (m measures) tunnel(v6 bool) int {
-	given, fits := m.vxlan.MTU4, m.underlay()-overhead4
+	v4, other, _ := m.devices()
 	if v6 {
-		given, fits = m.vxlan.MTU6, m.underlay()-overhead6
+		return m.of(other)
 	}
-	if given != 0 && (given < fits || m.device.MTU == 0) {
-		return given
+	return m.of(v4)
+}
+
+// ipipTunnel is the MTU of the IPIP device.
+func (m measures) ipipTunnel() int {
+	_, _, d := m.devices()
+	return m.of(d)
+}
+
+// secures are the devices of WireGuard.
+func (m measures) secures() (v4, v6 device) {
+	return device{"wireguardMTU", overlay.WireGuard, m.secure.MTU4, wireguard.Overhead4}, device{"wireguardMTUV6", overlay.WireGuard, m.secure.MTU6, wireguard.Overhead6}
+}
+
+// secureTunnel is the MTU of a WireGuard device.
+func (m measures) secureTunnel(v6 bool) int {
+	v4, other := m.secures()
+	if v6 {
+		return m.of(other)
+	}
+	return m.of(v4)
+}
+
+// of is the MTU of an overlay's device: as configured, unless that is more than the
+// underlay lets through whole.
+func (m measures) of(d device) int {
+	fits := m.underlay() - d.overhead
+	if d.given != 0 && (d.given < fits || m.device.MTU == 0) {
+		return d.given
 	}
 	return fits
 }
@@ -101,14 +155,13 @@ func (m measures) tunnel(v6 bool) int {
 // problems are settings that can't be as the operator has them.
 func (m measures) problems() []problems.Problem {
 	var out []problems.Problem
-	for _, s := range []struct {
-		name            string
-		given, overhead int
-	}{{"vxlanMTU", m.vxlan.MTU4, overhead4}, {"vxlanMTUV6", m.vxlan.MTU6, overhead6}} {
-		if fits := m.device.MTU - s.overhead; m.device.MTU != 0 && s.given > fits {
-			out = append(out, problems.Problem{Reason: reasonMTU, Topic: s.name, Line: fmt.Sprintf(
-				"%s %d is more than the node's device %s carries whole (MTU %d, less %d for VXLAN): %d is used; lower it to that, or leave it out",
-				s.name, s.given, m.device.Name, m.device.MTU, s.overhead, fits)})
+	v4, v6, ipips := m.devices()
+	secure4, secure6 := m.secures()
+	for _, d := range []device{v4, v6, ipips, secure4, secure6} {
+		if fits := m.device.MTU - d.overhead; m.device.MTU != 0 && d.given > fits {
+			out = append(out, problems.Problem{Reason: reasonMTU, Topic: d.parameter, Line: fmt.Sprintf(
+				"%s %d is more than the node's device %s carries whole (MTU %d, less %d for %s): %d is used; lower it to that, or leave it out",
+				d.parameter, d.given, m.device.Name, m.device.MTU, d.overhead, d.by, fits)})
 		}
 	}
 	if m.noMatch {
@@ -129,6 +182,12 @@ func (u *underlay) now() measures {
 
 // tunnelMTU is that of a VXLAN device.
 func (u *underlay) tunnelMTU(v6 bool) int { return u.now().tunnel(v6) }
+
+// ipipMTU is that of the IPIP device.
+func (u *underlay) ipipMTU() int { return u.now().ipipTunnel() }
+
+// secureMTU is that of a WireGuard device.
+func (u *underlay) secureMTU(v6 bool) int { return u.now().secureTunnel(v6) }
 
 // limit is the MTU with which a pod's packets can still leave the node in one piece, and
 // false while that is not known.
@@ -158,8 +217,8 @@ func (u *underlay) ready() error {
 }
 
 // configure tells what the operator has chosen.
-func (u *underlay) configure(vxlan config.VXLAN, mtu config.MTU) {
-	u.change(func(m *measures) { m.vxlan, m.settings = vxlan, mtu })
+func (u *underlay) configure(vxlan config.VXLAN, ipip config.IPIP, secure config.Wireguard, mtu config.MTU) {
+	u.change(func(m *measures) { m.vxlan, m.ipip, m.secure, m.settings = vxlan, ipip, secure, mtu })
 	u.refresh()
 }
 
@@ -171,8 +230,11 @@ func (u *underlay) set(addrs []netip.Prefix, tunnels []calc.TunnelPool) {
 	u.addrs = addrs
 	u.mu.Unlock()
 	u.change(func(m *measures) {
-		m.used4 = slices.ContainsFunc(tunnels, func(p calc.TunnelPool) bool { return p.Prefix.Addr().Is4() })
-		m.used6 = slices.ContainsFunc(tunnels, func(p calc.TunnelPool) bool { return p.Prefix.Addr().Is6() })
+		m.used4 = slices.ContainsFunc(tunnels, func(p calc.TunnelPool) bool { return p.By == overlay.VXLAN && p.Prefix.Addr().Is4() })
+		m.used6 = slices.ContainsFunc(tunnels, func(p calc.TunnelPool) bool { return p.By == overlay.VXLAN && p.Prefix.Addr().Is6() })
+		m.usedIPIP = slices.ContainsFunc(tunnels, func(p calc.TunnelPool) bool { return p.By == overlay.IPIP })
+		m.secure4 = slices.ContainsFunc(tunnels, func(p calc.TunnelPool) bool { return p.By == overlay.WireGuard && p.Prefix.Addr().Is4() })
+		m.secure6 = slices.ContainsFunc(tunnels, func(p calc.TunnelPool) bool { return p.By == overlay.WireGuard && p.Prefix.Addr().Is6() })
 	})
 	if !same {
 		u.refresh()
@@ -219,7 +281,8 @@ func (u *underlay) change(apply func(*measures)) {
 		u.publish(now)
 	}
 	u.mu.Unlock()
-	if u.changed != nil && (before.tunnel(false) != now.tunnel(false) || before.tunnel(true) != now.tunnel(true)) {
+	if u.changed != nil && (before.tunnel(false) != now.tunnel(false) || before.tunnel(true) != now.tunnel(true) || before.ipipTunnel() != now.ipipTunnel() ||
+		before.secureTunnel(false) != now.secureTunnel(false) || before.secureTunnel(true) != now.secureTunnel(true)) {
 		u.changed()
 	}
 }

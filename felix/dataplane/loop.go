@@ -20,6 +20,7 @@ import (
 	"tortie/felix/calc"
 	"tortie/felix/podnet"
 	"tortie/internal/kernel"
+	"tortie/internal/overlay"
 )
 
 // Kernel is what the Loop sees of the node; *kernel.Handle has it all.
@@ -52,12 +53,15 @@ type Rules interface {
 	Apply(ctx context.Context) error
 }
 
-// Tunnels are the node's VXLAN devices; *vxlan.Tunnels has them. Whoever gives the Loop
-// a State has told them first what of it is theirs.
+// Tunnels are the node's devices of overlays. Whoever gives the Loop a State has told
+// them first what of it is theirs.
 type Tunnels interface {
 	Apply(ctx context.Context) error
-	// Link is the device for addresses of a version of IP, and false when it is not up.
-	Link(v6 bool) (index int, up bool)
+	// Link is the device of a carrier for addresses of a version of IP, and false when it
+	// is not up.
+	Link(by overlay.Carrier, v6 bool) (index int, up bool)
+	// Owns reports whether a link is one of them.
+	Owns(l kernel.Link) bool
 }
 
 // Devices are the node's ends of the pods' veth pairs; *podnet.Net has them.
@@ -285,7 +289,8 @@ func (l *Loop) wait(ctx context.Context, w *waiter) error {
 // Before InSync it is only remembered.
 func (l *Loop) SetState(s calc.State) {
 	l.mu.Lock()
-	l.tunnelsDue = l.tunnelsDue || !sameTunnels(l.state.Tunnels, s.Tunnels)
+	l.tunnelsDue = l.tunnelsDue || !sameTunnels(l.state.Tunnels, s.Tunnels) || l.state.IPIP != s.IPIP ||
+		!slices.EqualFunc(l.state.Secure, s.Secure, calc.SecureTunnel.Equal)
 	l.remotesDue = l.remotesDue || !same(l.state.Remote, s.Remote) || !slices.Equal(l.state.NodeAddrs, s.NodeAddrs)
 	l.state = s
 	l.endpoints.store(s.Endpoints, l.inSync)

@@ -8,15 +8,9 @@ import (
 	"time"
 
 	"tortie/felix/calc"
-	"tortie/felix/vxlan"
 	"tortie/internal/kernel"
 	"tortie/internal/overlay"
 )
-
-// remoteMetric puts the routes to other nodes behind those of bgpd, which have the
-// kernel's own: so both can stand there while one takes over from the other, and the
-// one that takes over is there before the other goes.
-const remoteMetric = 2048
 
 // successorWait bounds how long a route to another node that nothing asks for any more
 // waits for bgpd's in its place.
@@ -162,6 +156,16 @@ func (l *Loop) giveUp(dst netip.Prefix) {
 // tunnelAddr is the source of this node's own packets on a route into a tunnel: the
 // answers to it come back through the tunnel.
 func (l *Loop) tunnelAddr(r calc.Remote) netip.Addr {
+	switch r.Carrier {
+	case overlay.IPIP:
+		return l.state.IPIP
+	case overlay.WireGuard:
+		for _, t := range l.state.Secure {
+			if a := t.Here.Secure.Tunnel; a.Is6() == r.Dst.Addr().Is6() {
+				return a
+			}
+		}
+	}
 	for _, t := range l.state.Tunnels {
 		if r.Carrier == overlay.VXLAN && t.Here.Tunnel.Is6() == r.Dst.Addr().Is6() {
 			return t.Here.Tunnel
@@ -174,7 +178,7 @@ func (l *Loop) tunnelAddr(r calc.Remote) netip.Addr {
 func remoteRoute(r calc.Remote, link int, src netip.Addr) kernel.Route {
 	route := kernel.Route{
 		Dst: r.Dst, Table: kernel.TableMain, Protocol: kernel.ProtocolFelix, Type: kernel.RouteUnicast,
-		Link: link, Gateway: r.Via, OnLink: r.Carrier == overlay.VXLAN, Src: src, Priority: remoteMetric,
+		Link: link, Gateway: r.Via, OnLink: r.Carrier.Encapsulates(), Src: src, Priority: kernel.MetricOverlay,
 	}
 	if !r.Via.IsValid() {
 		route.Scope = kernel.ScopeLink
@@ -216,11 +220,11 @@ func (l *Loop) remoteLinks() (remoteLinks, error) {
 }
 
 func (l remoteLinks) of(r calc.Remote) (link int, up bool) {
-	if r.Carrier == overlay.VXLAN {
+	if r.Carrier.Encapsulates() {
 		if l.tunnels == nil {
 			return 0, false
 		}
-		return l.tunnels.Link(r.Dst.Addr().Is6())
+		return l.tunnels.Link(r.Carrier, r.Dst.Addr().Is6())
 	}
 	for _, a := range l.segments {
 		if a.Prefix.Contains(r.Via) {
@@ -235,8 +239,10 @@ func (l remoteLinks) lead(r kernel.Route) bool {
 	if !r.OnLink && r.Gateway.IsValid() {
 		return true
 	}
-	link, up := l.tunnels.Link(r.Dst.Addr().Is6())
-	return up && link == r.Link
+	return slices.ContainsFunc([]overlay.Carrier{overlay.VXLAN, overlay.IPIP, overlay.WireGuard}, func(by overlay.Carrier) bool {
+		link, up := l.tunnels.Link(by, r.Dst.Addr().Is6())
+		return up && link == r.Link
+	})
 }
 
 // successors are the destinations of bgpd's routes, read while a retired one waits.
@@ -293,5 +299,6 @@ func (l *Loop) heedSuccessor(ev kernel.RouteEvent) bool {
 // heedRemoteLink is called with the lock held for a device that is no pod's: the kernel drops the routes over a device that goes down without a
 // word, and a tunnel's device that somebody changed is to be mended.
 func (l *Loop) heedRemoteLink(link kernel.Link) bool {
-	return (vxlan.Owns(link.Name) || l.remotes.links[link.Index]) && l.heedForeign()
+	tunnel := l.cfg.Tunnels != nil && l.cfg.Tunnels.Owns(link)
+	return (tunnel || l.remotes.links[link.Index]) && l.heedForeign()
 }

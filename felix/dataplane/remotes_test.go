@@ -9,7 +9,10 @@ import (
 	"time"
 
 	"tortie/felix/calc"
+	"tortie/felix/ipip"
+	"tortie/felix/tunnels"
 	"tortie/felix/vxlan"
+	"tortie/felix/wireguard"
 	"tortie/internal/kernel"
 	"tortie/internal/kernel/fakekernel"
 	"tortie/internal/kernel/kerneltest"
@@ -18,7 +21,7 @@ import (
 )
 
 // withTunnels gives the node eth0 and real Tunnels, as if State had told them.
-func (w *world) withTunnels() *vxlan.Tunnels {
+func (w *world) withTunnels() tunnels.Set {
 	w.Helper()
 	kerneltest.Require(w, kerneltest.Vxlan)
 	l, err := w.kern.CreateVeth(kernel.VethSpec{Host: "eth0", Peer: "wire0"})
@@ -30,12 +33,21 @@ func (w *world) withTunnels() *vxlan.Tunnels {
 			w.Fatal(err)
 		}
 	}
-	tunnels := vxlan.New(vxlan.Config{
-		Kernel: w.kern.(vxlan.Kernel), Log: slog.New(slog.DiscardHandler), MTU: func(bool) int { return 1400 },
-	})
-	tunnels.Configure(vxlan.Settings{VNI: 4096, Port: 4789})
-	w.cfg.Tunnels = tunnels
-	return tunnels
+	set := newTunnels(w.kern)
+	w.cfg.Tunnels = set
+	return set
+}
+
+func newTunnels(k kern) tunnels.Set {
+	log := slog.New(slog.DiscardHandler)
+	set := tunnels.Set{
+		VXLAN: vxlan.New(vxlan.Config{Kernel: k.(vxlan.Kernel), Log: log, MTU: func(bool) int { return 1400 }}),
+		IPIP:  ipip.New(ipip.Config{Kernel: k.(ipip.Kernel), Log: log, MTU: func() int { return 1400 }}),
+		// Without settings, so without a device.
+		WireGuard: wireguard.New(wireguard.Config{Log: log, Wake: func() {}}),
+	}
+	set.VXLAN.Configure(vxlan.Settings{VNI: 4096, Port: 4789})
+	return set
 }
 
 // overlaid is the State of a node with VXLAN to another behind a router, and one
@@ -69,8 +81,8 @@ func overlaidRoutes(more ...string) []string {
 
 func TestRoutesToOtherNodesAreThereAndComeBack(t *testing.T) {
 	onEachKernel(t, func(w *world) {
-		tunnels := w.withTunnels()
-		tunnels.Set(overlaid().Tunnels)
+		set := w.withTunnels()
+		set.Desire(overlaid())
 		w.startInSync(overlaid())
 		w.becomes(overlaidRoutes()...)
 		l, err := w.kern.LinkByName(vxlan.Device6)
@@ -94,19 +106,65 @@ func TestRoutesToOtherNodesAreThereAndComeBack(t *testing.T) {
 			}
 		}
 		w.becomes(overlaidRoutes()...)
-		former, _ := tunnels.Link(false)
-		tunnels.Configure(vxlan.Settings{VNI: 7, Port: 4790})
+		former, _ := set.Link(overlay.VXLAN, false)
+		set.VXLAN.Configure(vxlan.Settings{VNI: 7, Port: 4790})
 		w.loop.Resync()
 		polltest.Until(w, 10*time.Second, "the device is made anew", func() (bool, string) {
-			now, up := tunnels.Link(false)
+			now, up := set.Link(overlay.VXLAN, false)
 			return up && now != former, "it is the former one"
 		})
 		w.becomes(overlaidRoutes()...)
-		tunnels.Set(nil)
 		without := overlaid()
 		without.Tunnels, without.Remote = nil, without.Remote[:1]
+		set.Desire(without)
 		w.loop.SetState(without)
 		w.becomes("10.65.2.0/26 eth0")
+	})
+}
+
+// byIPIP is the State of a node with IPIP to another behind a router.
+func byIPIP() calc.State {
+	p, a := netip.MustParsePrefix, netip.MustParseAddr
+	return calc.State{
+		NodeAddrs: []netip.Prefix{p("192.0.2.1/24")}, IPIP: a("10.65.1.1"),
+		Remote: []calc.Remote{{Dst: p("10.65.3.0/26"), Via: a("198.51.100.3"), Carrier: overlay.IPIP}},
+	}
+}
+
+// TestRouteByIPIPIsThereAndFollowsTheMode: its next hop is the other node's address,
+// though that is on no network of this node, and its source the device's.
+func TestRouteByIPIPIsThereAndFollowsTheMode(t *testing.T) {
+	test := func(w *world) {
+		set := w.withTunnels()
+		set.Desire(byIPIP())
+		w.startInSync(byIPIP())
+		w.becomes("10.65.3.0/26 tunl0")
+		routes, err := w.kern.Routes(w.Context(), kernel.RouteFilter{Protocol: kernel.ProtocolFelix})
+		if err != nil || len(routes) != 1 || routes[0].Gateway.String() != "198.51.100.3" || !routes[0].OnLink || routes[0].Src.String() != "10.65.1.1" {
+			w.Errorf("%+v, %v", routes, err)
+		}
+		l, err := w.kern.LinkByName("tunl0")
+		if err == nil {
+			err = w.kern.SetDown(l.Index)
+		}
+		if err != nil {
+			w.Fatal(err)
+		}
+		w.becomes("10.65.3.0/26 tunl0") // someone had switched it off
+		other := overlaid()
+		other.Tunnels, other.Remote = other.Tunnels[:1], other.Remote[1:2]
+		other.IPIP = byIPIP().IPIP // still there, for who is slow to hear
+		set.Desire(other)
+		w.loop.SetState(other)
+		w.becomes("10.65.3.0/26 vxlan.calico")
+		set.Desire(byIPIP())
+		w.loop.SetState(byIPIP())
+		w.becomes("10.65.3.0/26 tunl0")
+	}
+	t.Run("fake", func(t *testing.T) { test(newWorld(t, fakekernel.New())) })
+	t.Run("real", func(t *testing.T) {
+		kerneltest.Require(t, kerneltest.IPIP)
+		test(newWorld(t, kerneltest.New(t)))
 	})
 }
 
@@ -114,8 +172,8 @@ func TestRoutesToOtherNodesAreThereAndComeBack(t *testing.T) {
 // two nodes claim.
 func TestOwnComesBeforeAnotherNodes(t *testing.T) {
 	onEachKernel(t, func(w *world) {
-		tunnels := w.withTunnels()
-		tunnels.Set(overlaid().Tunnels)
+		set := w.withTunnels()
+		set.Desire(overlaid())
 		s := overlaid()
 		s.Remote = append(s.Remote, calc.Remote{Dst: netip.MustParsePrefix("10.65.9.1/32"), Via: netip.MustParseAddr("10.65.3.1"), Carrier: overlay.VXLAN})
 		s.Blocks = []netip.Prefix{netip.MustParsePrefix("10.65.2.0/26")}
@@ -151,8 +209,8 @@ func (w *world) bgpRoute(dst string) {
 // TestRouteStaysUntilItsSuccessorIsThere: the mode of a pool is changed to Never.
 func TestRouteStaysUntilItsSuccessorIsThere(t *testing.T) {
 	inBubble(t, func(w *world, _ *fakekernel.Kernel) {
-		tunnels := w.withTunnels()
-		tunnels.Set(overlaid().Tunnels)
+		set := w.withTunnels()
+		set.Desire(overlaid())
 		w.startInSync(overlaid())
 		after(time.Second)
 		w.wantRoutes(overlaidRoutes()...)
@@ -172,8 +230,8 @@ func TestRouteStaysUntilItsSuccessorIsThere(t *testing.T) {
 
 func TestRouteThatIsWantedAgainStays(t *testing.T) {
 	inBubble(t, func(w *world, _ *fakekernel.Kernel) {
-		tunnels := w.withTunnels()
-		tunnels.Set(overlaid().Tunnels)
+		set := w.withTunnels()
+		set.Desire(overlaid())
 		w.startInSync(overlaid())
 		never := overlaid()
 		never.Remote = nil
@@ -190,17 +248,14 @@ func TestRestartedLoopThatCannotReadLeavesRoutesAlone(t *testing.T) {
 	for _, broken := range []string{"read addresses of link", "read link", "read vxlan", "read fdb of link"} {
 		t.Run(broken, func(t *testing.T) {
 			inBubble(t, func(w *world, k *fakekernel.Kernel) {
-				tunnels := w.withTunnels()
-				tunnels.Set(overlaid().Tunnels)
+				set := w.withTunnels()
+				set.Desire(overlaid())
 				w.startInSync(overlaid())
 				after(time.Second)
 				w.stop()
-				tunnels = vxlan.New(vxlan.Config{
-					Kernel: k, Log: slog.New(slog.DiscardHandler), MTU: func(bool) int { return 1400 },
-				})
-				tunnels.Configure(vxlan.Settings{VNI: 4096, Port: 4789})
-				tunnels.Set(overlaid().Tunnels)
-				w.cfg.Tunnels = tunnels
+				set = newTunnels(k)
+				set.Desire(overlaid())
+				w.cfg.Tunnels = set
 				k.SetFault(func(op fakekernel.Op) error {
 					if op.Name == broken {
 						return errors.New("out of luck")
@@ -258,5 +313,6 @@ func TestTunnelsThatFailHoldUpNoPod(t *testing.T) {
 
 type brokenTunnels struct{}
 
-func (*brokenTunnels) Apply(context.Context) error { return errors.New("out of luck") }
-func (*brokenTunnels) Link(bool) (int, bool)       { return 0, false }
+func (*brokenTunnels) Apply(context.Context) error            { return errors.New("out of luck") }
+func (*brokenTunnels) Link(overlay.Carrier, bool) (int, bool) { return 0, false }
+func (*brokenTunnels) Owns(kernel.Link) bool                  { return false }

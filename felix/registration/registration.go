@@ -331,12 +331,15 @@ func (r *Registrar) tellOfDifference(wanted, stored *v3.IPPool) {
 		}
 		return m
 	}
-	asked, is := mode(string(wanted.Spec.VXLANMode)), mode(string(stored.Spec.VXLANMode))
+	modes := func(s v3.IPPoolSpec) string {
+		return fmt.Sprintf("vxlanMode %s, ipipMode %s", mode(string(s.VXLANMode)), mode(string(s.IPIPMode)))
+	}
+	asked, is := modes(wanted.Spec), modes(stored.Spec)
 	if asked == is || r.told == wanted.Spec.CIDR {
 		return
 	}
 	r.told = wanted.Spec.CIDR
-	r.cfg.Log.Warn("the pool stays as it is: the settings are for its making; change it with calicoctl", "pool", stored.Name, "cidr", stored.Spec.CIDR, "vxlan-mode", is, "asked", asked)
+	r.cfg.Log.Warn("the pool stays as it is: the settings are for its making; change it with calicoctl", "pool", stored.Name, "cidr", stored.Spec.CIDR, "has", is, "asked", asked)
 }
 
 func isIPv6(cidr string) bool {

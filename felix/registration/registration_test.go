@@ -348,7 +348,7 @@ func TestPoolStaysWhenTheSettingsChange(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if log := n.log.String(); strings.Count(log, "pool=default-ipv4-ippool cidr=10.65.0.0/16 vxlan-mode=Never asked=Always") != 1 {
+	if log := n.log.String(); strings.Count(log, `pool=default-ipv4-ippool cidr=10.65.0.0/16 has="vxlanMode Never, ipipMode Never" asked="vxlanMode Always, ipipMode Never"`) != 1 {
 		t.Errorf("it isn't told once:\n%s", log)
 	}
 }

@@ -47,6 +47,8 @@ type Settings struct {
 	NodeRef string
 	// Pools are made where no pool of their family exists.
 	Pools []*v3.IPPool
+	// EnsureBlock has the node own a block of addresses before its first pod.
+	EnsureBlock bool
 }
 
 // FromEnv reads the settings. Its errors name the variable, the value and what is
@@ -58,6 +60,8 @@ func FromEnv(getenv func(string) string) (Settings, error) {
 		IPv6:    e.address("IP6", "IP6_AUTODETECTION_METHOD", true),
 		ASN:     e.asn("AS"),
 		NodeRef: getenv("CALICO_K8S_NODE_REF"),
+
+		EnsureBlock: e.flag("ENSURE_BLOCK", false),
 	}
 	if !e.flag("NO_DEFAULT_POOLS", false) {
 		s.Pools = append(e.pool("CALICO_IPV4POOL", "default-ipv4-ippool", false), e.pool("CALICO_IPV6POOL", "default-ipv6-ippool", true)...)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -36,12 +37,12 @@ type TunnelConfig struct {
 	// Prepare makes the device of an end that is about to be published: other nodes
 	// send to a tunnel address as soon as it stands in the Node. A device that is in use
 	// keeps its address until the Node says another. Forget undoes it.
-	Prepare func(ctx context.Context, end overlay.End) error
-	Forget  func(v6 bool)
+	Prepare func(ctx context.Context, by overlay.Carrier, end overlay.End) error
+	Forget  func(by overlay.Carrier, v6 bool)
 	Log     *slog.Logger
 }
 
-// Tunnels keep the node's VXLAN tunnel addresses: assigned from an IP pool that asks
+// Tunnels keep the addresses of the node's tunnels: assigned from an IP pool that asks
 // for them, written into the Node once a device is there, and given back when no
 // pool asks any more. An address outlives felix.
 type Tunnels struct {
@@ -52,10 +53,24 @@ type Tunnels struct {
 	mu     sync.Mutex
 	failed error // of the last attempt
 	pools  []calc.TunnelPool
-	stored []overlay.End // as the Node has them
+	stored map[tunnelID]netip.Addr // as the Node has them
 
-	idle map[bool]*idleTunnel // by: is it IPv6
+	idle map[tunnelID]*idleTunnel
 }
+
+// tunnelID tells a node's tunnels apart.
+type tunnelID struct {
+	by overlay.Carrier
+	v6 bool
+}
+
+// tunnelIDs are all that there can be.
+func tunnelIDs() []tunnelID {
+	return []tunnelID{{overlay.VXLAN, false}, {overlay.VXLAN, true}, {overlay.IPIP, false}, {overlay.WireGuard, false}, {overlay.WireGuard, true}}
+}
+
+// String is the kind and the version of IP.
+func (id tunnelID) String() string { return fmt.Sprintf("%s (%s)", id.by, version(id.v6)) }
 
 // idleTunnel is one that no pool asks for.
 type idleTunnel struct {
@@ -71,20 +86,27 @@ const tunnelGrace = 30 * time.Second
 func NewTunnels(cfg TunnelConfig) *Tunnels {
 	return &Tunnels{
 		cfg: cfg, write: datastore.NewResources(cfg.Client, cfg.Registry, nil),
-		kick: make(chan struct{}, 1), idle: map[bool]*idleTunnel{},
+		kick: make(chan struct{}, 1), idle: map[tunnelID]*idleTunnel{},
 	}
 }
 
 // Want tells from which pools the node has its tunnel addresses, and those that the
-// Node shows.
-func (t *Tunnels) Want(pools []calc.TunnelPool, shown []overlay.Tunnel) {
-	var stored []overlay.End
-	for _, tunnel := range shown {
-		stored = append(stored, tunnel.Here)
+// Node shows, of VXLAN, of IPIP and of WireGuard.
+func (t *Tunnels) Want(pools []calc.TunnelPool, vxlan []overlay.Tunnel, ipip netip.Addr, secure []calc.SecureTunnel) {
+	stored := map[tunnelID]netip.Addr{}
+	for _, tunnel := range vxlan {
+		stored[tunnelID{overlay.VXLAN, tunnel.Here.Tunnel.Is6()}] = tunnel.Here.Tunnel
+	}
+	if ipip.IsValid() {
+		stored[tunnelID{overlay.IPIP, false}] = ipip
+	}
+	for _, tunnel := range secure {
+		addr := tunnel.Here.Secure.Tunnel
+		stored[tunnelID{overlay.WireGuard, addr.Is6()}] = addr
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.pools != nil && slices.Equal(t.pools, pools) && slices.Equal(t.stored, stored) {
+	if t.pools != nil && slices.Equal(t.pools, pools) && maps.Equal(t.stored, stored) {
 		return
 	}
 	t.pools, t.stored = append([]calc.TunnelPool{}, pools...), stored
@@ -131,9 +153,9 @@ func (t *Tunnels) say(err error) {
 	t.mu.Unlock()
 	switch {
 	case err == nil && before != nil:
-		t.cfg.Log.Info("the node's VXLAN tunnel addresses are as they should be again")
+		t.cfg.Log.Info("the addresses of the node's tunnels are as they should be again")
 	case err != nil && (before == nil || before.Error() != err.Error()):
-		t.cfg.Log.Warn("the node's VXLAN tunnel addresses are not as they should be; trying again", "err", err)
+		t.cfg.Log.Warn("the addresses of the node's tunnels are not as they should be; trying again", "err", err)
 	}
 }
 
@@ -151,64 +173,99 @@ const lookAgain = 5 * time.Minute
 // never is long enough for a timer that another event resets.
 const never = 24 * time.Hour
 
-// reconcile sees to both versions of IP and returns when to come again.
+// reconcile sees to each tunnel and returns when to come again.
 func (t *Tunnels) reconcile(ctx context.Context) (again time.Duration, err error) {
 	t.mu.Lock()
 	all, stored := t.pools, t.stored
 	t.mu.Unlock()
 	again = never
-	for _, v6 := range []bool{false, true} {
+	for _, id := range tunnelIDs() {
 		var pools []calc.TunnelPool
 		for _, p := range all {
-			if p.Prefix.Addr().Is6() == v6 {
+			if p.By == id.by && p.Prefix.Addr().Is6() == id.v6 {
 				pools = append(pools, p)
 			}
 		}
 		if len(pools) > 0 {
-			delete(t.idle, v6)
+			delete(t.idle, id)
 			again = min(again, lookAgain)
-			err = errors.Join(err, t.ensure(ctx, tunnelOf(t.cfg.Node, v6), pools))
+			err = errors.Join(err, t.ensure(ctx, tunnelOf(t.cfg.Node, id), pools))
 			continue
 		}
-		if idle := t.idle[v6]; idle != nil && idle.gone && slices.ContainsFunc(stored, func(e overlay.End) bool { return e.Tunnel.Is6() == v6 }) {
+		if idle := t.idle[id]; idle != nil && idle.gone && stored[id].IsValid() {
 			idle.gone = false // it has come back, with a restored datastore
 		}
-		wait, failed := t.retire(ctx, tunnelOf(t.cfg.Node, v6))
+		wait, failed := t.retire(ctx, tunnelOf(t.cfg.Node, id))
 		again, err = min(again, wait), errors.Join(err, failed)
 	}
 	return again, err
 }
 
-// tunnel is what upstream calls things of one version of IP.
+// tunnel is what upstream calls things of a tunnel.
 type tunnel struct {
-	v6     bool
+	tunnelID
 	handle ipam.HandleID
 	kind   string // in the address's attributes
-	mac    overlay.MAC
+	mac    string // empty where there is none
 }
 
-func tunnelOf(node string, v6 bool) tunnel {
-	t := tunnel{v6: v6, handle: ipam.HandleID("vxlan-tunnel-addr-" + node), kind: "vxlanTunnelAddress", mac: overlay.DefaultMAC(node, v6)}
-	if v6 {
+func tunnelOf(node string, id tunnelID) tunnel {
+	t := tunnel{tunnelID: id}
+	switch {
+	case id.by == overlay.IPIP:
+		t.handle, t.kind = ipam.HandleID("ipip-tunnel-addr-"+node), "ipipTunnelAddress"
+		return t
+	case id.by == overlay.WireGuard && id.v6:
+		t.handle, t.kind = ipam.HandleID("wireguard-v6-tunnel-addr-"+node), "wireguardV6TunnelAddress"
+		return t
+	case id.by == overlay.WireGuard:
+		t.handle, t.kind = ipam.HandleID("wireguard-tunnel-addr-"+node), "wireguardTunnelAddress"
+		return t
+	case id.v6:
 		t.handle, t.kind = ipam.HandleID("vxlan-v6-tunnel-addr-"+node), "vxlanV6TunnelAddress"
+	default:
+		t.handle, t.kind = ipam.HandleID("vxlan-tunnel-addr-"+node), "vxlanTunnelAddress"
 	}
+	t.mac = overlay.DefaultMAC(node, id.v6).String()
 	return t
 }
 
-// fields are where a Node has the tunnel.
+// fields are where a Node has the tunnel. A MAC address of IPIP is nowhere.
 func (t tunnel) fields(spec *api.NodeSpec) (addr, mac *string) {
-	if t.v6 {
+	switch {
+	case t.by == overlay.IPIP:
+		if spec.BGP == nil {
+			spec.BGP = &api.NodeBGPSpec{}
+		}
+		return &spec.BGP.IPv4IPIPTunnelAddr, new(string)
+	case t.by == overlay.WireGuard:
+		if spec.Wireguard == nil {
+			spec.Wireguard = &api.NodeWireguardSpec{}
+		}
+		if t.v6 {
+			return &spec.Wireguard.InterfaceIPv6Address, new(string)
+		}
+		return &spec.Wireguard.InterfaceIPv4Address, new(string)
+	case t.v6:
 		return &spec.IPv6VXLANTunnelAddr, &spec.VXLANTunnelMACAddrV6
 	}
 	return &spec.IPv4VXLANTunnelAddr, &spec.VXLANTunnelMACAddr
 }
 
-func (t tunnel) end(node string, spec *api.NodeSpec) overlay.End {
+// end is the tunnel's as the Node has it, and its address.
+func (t tunnel) end(node string, spec *api.NodeSpec) (end overlay.End, addr netip.Addr) {
 	n := overlay.ReadNode(node, spec)
-	if t.v6 {
-		return n.V6
+	switch {
+	case t.by == overlay.IPIP:
+		return n.V4, n.V4.IPIP.Tunnel
+	case t.by == overlay.WireGuard && t.v6:
+		return n.V6, n.V6.Secure.Tunnel
+	case t.by == overlay.WireGuard:
+		return n.V4, n.V4.Secure.Tunnel
+	case t.v6:
+		return n.V6, n.V6.Tunnel
 	}
-	return n.V4
+	return n.V4, n.V4.Tunnel
 }
 
 // ensure has the tunnel's address assigned, the device made, and the Node say so.
@@ -217,21 +274,27 @@ func (t *Tunnels) ensure(ctx context.Context, tun tunnel, pools []calc.TunnelPoo
 	if err != nil {
 		return err
 	}
-	stored := tun.end(t.cfg.Node, &node.Spec)
-	if !stored.Address.IsValid() {
-		return fmt.Errorf("IP pool %s asks for VXLAN, and this node has no %s address for it: set IP6 or spec.bgp of the Node, "+
-			"or exclude the node by the pool's nodeSelector", pools[0].Prefix, version(tun.v6))
+	end, shown := tun.end(t.cfg.Node, &node.Spec)
+	if !end.Address.IsValid() {
+		return fmt.Errorf("IP pool %s asks for %s, and this node has no %s address for it: set IP, IP6 or spec.bgp of the Node, "+
+			"or exclude the node by the pool's nodeSelector", pools[0].Prefix, tun.by, version(tun.v6))
 	}
-	addr, err := t.assigned(ctx, tun, stored.Tunnel, pools)
+	addr, err := t.assigned(ctx, tun, shown, pools)
 	if err != nil {
 		return err
 	}
-	if addr == stored.Tunnel {
+	if addr == shown {
 		return t.releaseOthers(ctx, tun, addr)
 	}
-	end := stored
-	end.Tunnel = addr
-	if err := t.cfg.Prepare(ctx, end); err != nil {
+	switch tun.by {
+	case overlay.IPIP:
+		end.IPIP.Tunnel = addr
+	case overlay.WireGuard:
+		end.Secure.Tunnel = addr
+	default:
+		end.Tunnel = addr
+	}
+	if err := t.cfg.Prepare(ctx, tun.by, end); err != nil {
 		return err
 	}
 	return t.publish(ctx, tun, addr)
@@ -272,7 +335,7 @@ func (t *Tunnels) assigned(ctx context.Context, tun tunnel, shown netip.Addr, po
 	}
 	switch {
 	case len(open) == 0:
-		return netip.Addr{}, fmt.Errorf("no IP pool with VXLAN gives out %s addresses for tunnels: enable one, with Tunnel among its allowedUses", version(tun.v6))
+		return netip.Addr{}, fmt.Errorf("no IP pool with %s gives out %s addresses for tunnels: enable one, with Tunnel among its allowedUses", tun.by, version(tun.v6))
 	case tun.v6:
 		req.Num6, req.Pools6 = 1, open
 	default:
@@ -280,9 +343,9 @@ func (t *Tunnels) assigned(ctx context.Context, tun tunnel, shown netip.Addr, po
 	}
 	got, err := t.cfg.Addresses.AutoAssign(ctx, req)
 	if err != nil {
-		return netip.Addr{}, fmt.Errorf("assign a VXLAN tunnel address: %w", err)
+		return netip.Addr{}, fmt.Errorf("assign a tunnel address for %s: %w", tun, err)
 	}
-	t.cfg.Log.Info("VXLAN tunnel address assigned", "addr", got[0].Addr, "pool", got[0].Pool)
+	t.cfg.Log.Info("tunnel address assigned", "tunnel", tun, "addr", got[0].Addr, "pool", got[0].Pool)
 	return got[0].Addr, nil
 }
 
@@ -291,7 +354,7 @@ func (t *Tunnels) assigned(ctx context.Context, tun tunnel, shown netip.Addr, po
 // got it would lose its packets to the node.
 func (t *Tunnels) releaseOthers(ctx context.Context, tun tunnel, addr netip.Addr) error {
 	t.mu.Lock()
-	heard := slices.ContainsFunc(t.stored, func(e overlay.End) bool { return e.Tunnel == addr })
+	heard := t.stored[tun.tunnelID] == addr
 	t.mu.Unlock()
 	if !heard {
 		return nil
@@ -307,17 +370,17 @@ func (t *Tunnels) releaseOthers(ctx context.Context, tun tunnel, addr netip.Addr
 	if err := t.cfg.Addresses.Release(ipam.WithReason(ctx, "the tunnel has another address"), tun.handle, others); err != nil {
 		return err
 	}
-	t.cfg.Log.Info("former VXLAN tunnel addresses released", "addrs", others)
+	t.cfg.Log.Info("former tunnel addresses released", "tunnel", tun, "addrs", others)
 	return nil
 }
 
 // retire takes the tunnel out of the Node, and gives its address back, when no pool
 // has asked for it for a while.
 func (t *Tunnels) retire(ctx context.Context, tun tunnel) (again time.Duration, err error) {
-	idle := t.idle[tun.v6]
+	idle := t.idle[tun.tunnelID]
 	if idle == nil {
 		idle = &idleTunnel{since: time.Now()}
-		t.idle[tun.v6] = idle
+		t.idle[tun.tunnelID] = idle
 	}
 	if idle.gone {
 		return never, nil
@@ -325,7 +388,7 @@ func (t *Tunnels) retire(ctx context.Context, tun tunnel) (again time.Duration, 
 	if wait := tunnelGrace - time.Since(idle.since); wait > 0 {
 		return wait, nil
 	}
-	t.cfg.Forget(tun.v6)
+	t.cfg.Forget(tun.by, tun.v6)
 	if err := t.publish(ctx, tun, netip.Addr{}); err != nil && !errors.Is(err, datastore.ErrNotFound) {
 		return never, err
 	}
@@ -334,7 +397,7 @@ func (t *Tunnels) retire(ctx context.Context, tun tunnel) (again time.Duration, 
 		return never, err
 	}
 	for _, a := range released {
-		t.cfg.Log.Info("VXLAN tunnel address released: no IP pool asks for it", "addr", a)
+		t.cfg.Log.Info("tunnel address released: no IP pool asks for it", "tunnel", tun, "addr", a)
 	}
 	idle.gone = true
 	return never, nil
@@ -342,13 +405,17 @@ func (t *Tunnels) retire(ctx context.Context, tun tunnel) (again time.Duration, 
 
 // node reads the Node as it is stored, and a copy to change.
 func (t *Tunnels) node(ctx context.Context) (stored datastore.Entry, node *api.Node, err error) {
-	stored, err = t.cfg.Client.Get(ctx, api.Key{Kind: api.KindNode, Name: t.cfg.Node})
+	return readNode(ctx, t.cfg.Client, t.cfg.Node)
+}
+
+func readNode(ctx context.Context, client datastore.Client, name string) (stored datastore.Entry, node *api.Node, err error) {
+	stored, err = client.Get(ctx, api.Key{Kind: api.KindNode, Name: name})
 	if err != nil {
-		return stored, nil, fmt.Errorf("read node %s: %w", t.cfg.Node, err)
+		return stored, nil, fmt.Errorf("read node %s: %w", name, err)
 	}
 	node, ok := stored.Object.DeepCopyObject().(*api.Node)
 	if !ok {
-		return stored, nil, fmt.Errorf("read node %s: it holds a %T", t.cfg.Node, stored.Object)
+		return stored, nil, fmt.Errorf("read node %s: it holds a %T", name, stored.Object)
 	}
 	return stored, node, nil
 }
@@ -363,7 +430,7 @@ func (t *Tunnels) publish(ctx context.Context, tun tunnel, addr netip.Addr) erro
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("write the VXLAN tunnel of node %s: %w", t.cfg.Node, err)
+		return fmt.Errorf("write the tunnel address for %s into node %s: %w", tun, t.cfg.Node, err)
 	}
 	return nil
 }
@@ -379,16 +446,19 @@ func (t *Tunnels) publishOnce(ctx context.Context, tun tunnel, addr netip.Addr) 
 	case addr.IsValid():
 		*address = addr.String()
 		if *mac == "" {
-			*mac = tun.mac.String()
+			*mac = tun.mac
 		}
 	default:
 		*address = ""
-		if *mac == tun.mac.String() {
+		if *mac == tun.mac {
 			*mac = ""
 		}
 	}
 	if *address == before && *mac == beforeMAC {
 		return nil
+	}
+	if node.Spec.Wireguard != nil && *node.Spec.Wireguard == (api.NodeWireguardSpec{}) {
+		node.Spec.Wireguard = nil
 	}
 	e.Object = node
 	_, err = t.write.Update(ctx, e)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -43,17 +44,22 @@ func newSite(t *testing.T) *site {
 // start starts Tunnels as a felix that knows nothing does.
 func (s *site) start() {
 	s.tunnels = NewTunnels(TunnelConfig{
-		Node: "node1", Client: s.store, Registry: api.NewRegistry(), Addresses: s.allocator, Forget: func(bool) {},
-		Prepare: func(ctx context.Context, end overlay.End) error {
+		Node: "node1", Client: s.store, Registry: api.NewRegistry(), Addresses: s.allocator, Forget: func(overlay.Carrier, bool) {},
+		Prepare: func(ctx context.Context, by overlay.Carrier, end overlay.End) error {
 			e, err := s.store.Get(ctx, api.Key{Kind: api.KindNode, Name: "node1"})
 			if err != nil {
 				return err
 			}
-			// Nobody may have been told of the address yet.
-			if spec := e.Object.(*api.Node).Spec; spec.IPv4VXLANTunnelAddr == end.Tunnel.String() || spec.IPv6VXLANTunnelAddr == end.Tunnel.String() {
-				s.Errorf("%s was published before its device was made", end.Tunnel)
+			addr := end.Tunnel
+			if by == overlay.IPIP {
+				addr = end.IPIP.Tunnel
 			}
-			s.prepared = append(s.prepared, end.Tunnel.String())
+			// Nobody may have been told of the address yet.
+			spec := e.Object.(*api.Node).Spec
+			if slices.Contains([]string{spec.IPv4VXLANTunnelAddr, spec.IPv6VXLANTunnelAddr, spec.BGP.IPv4IPIPTunnelAddr}, addr.String()) {
+				s.Errorf("%s was published before its device was made", addr)
+			}
+			s.prepared = append(s.prepared, addr.String())
 			return s.refuse
 		},
 		Log: slog.New(slog.NewTextHandler(&s.log, nil)),
@@ -81,22 +87,30 @@ func inSite(t *testing.T, test func(*site)) {
 // pools gives the cluster these pools with VXLAN, and tells the Tunnels.
 func (s *site) pools(cidrs ...string) {
 	s.Helper()
+	s.poolsBy(overlay.VXLAN, cidrs...)
+}
+
+func (s *site) poolsBy(by overlay.Carrier, cidrs ...string) {
+	s.Helper()
 	var all []calc.TunnelPool
 	var updates []datastore.SyncUpdate
 	for _, cidr := range cidrs {
 		pool := v3.NewIPPool()
 		pool.Name = strings.NewReplacer(".", "-", "/", "-", ":", "-").Replace(cidr)
 		pool.Spec = v3.IPPoolSpec{CIDR: cidr, VXLANMode: v3.VXLANModeAlways}
+		if by == overlay.IPIP {
+			pool.Spec = v3.IPPoolSpec{CIDR: cidr, IPIPMode: v3.IPIPModeAlways}
+		}
 		api.NewRegistry().Default(pool)
 		s.put(pool)
 		key := api.Key{Kind: api.KindIPPool, Name: pool.Name}
 		updates = append(updates, datastore.SyncUpdate{Key: key, Entry: &datastore.Entry{Key: key, Object: pool}})
-		all = append(all, calc.TunnelPool{Prefix: netip.MustParsePrefix(cidr), Open: true})
+		all = append(all, calc.TunnelPool{Prefix: netip.MustParsePrefix(cidr), Open: true, By: by})
 	}
 	node := s.stored()
 	key := api.Key{Kind: api.KindNode, Name: "node1"}
 	s.tracker.Apply(append(updates, datastore.SyncUpdate{Key: key, Entry: &datastore.Entry{Key: key, Object: node}}))
-	s.tunnels.Want(all, nil)
+	s.tunnels.Want(all, nil, netip.Addr{}, nil)
 }
 
 func after(d time.Duration) {
@@ -144,6 +158,32 @@ func TestTunnelAddressIsAssignedAsUpstreamDoesAndPublished(t *testing.T) {
 		}
 		if spec.BGP.IPv4Address != "10.10.1.1/24" {
 			t.Error("what others wrote into the Node is gone")
+		}
+	})
+}
+
+// TestIPIPTunnelAddressComesAndGoesAsThatOfVXLANDoes, beside it.
+func TestIPIPTunnelAddressComesAndGoesAsThatOfVXLANDoes(t *testing.T) {
+	const handle = "ipip-tunnel-addr-node1"
+	inSite(t, func(s *site) {
+		s.poolsBy(overlay.IPIP, "10.65.0.0/16")
+		after(time.Second)
+		addr := s.stored().Spec.BGP.IPv4IPIPTunnelAddr
+		if addr == "" || s.held(handle) != addr || s.stored().Spec.IPv4VXLANTunnelAddr != "" || s.stored().Spec.BGP.IPv4Address != "10.10.1.1/24" {
+			t.Fatalf("the handle holds %q; the Node: %+v %+v", s.held(handle), s.stored().Spec, s.stored().Spec.BGP)
+		}
+		info, err := ipam.Lookup(t.Context(), s.store, netip.MustParseAddr(addr))
+		if err != nil || info.Attrs[api.AttributeType] != "ipipTunnelAddress" || info.Attrs[api.AttributeNode] != "node1" {
+			t.Errorf("%s: %v %v", addr, info.Attrs, err)
+		}
+		s.pools("10.65.0.0/16") // the mode is another
+		after(time.Second)
+		if spec := s.stored().Spec; spec.BGP.IPv4IPIPTunnelAddr != addr || spec.IPv4VXLANTunnelAddr == "" || spec.IPv4VXLANTunnelAddr == addr {
+			t.Errorf("right after: IPIP %q, VXLAN %q", spec.BGP.IPv4IPIPTunnelAddr, spec.IPv4VXLANTunnelAddr)
+		}
+		after(tunnelGrace + time.Second)
+		if spec := s.stored().Spec; spec.BGP.IPv4IPIPTunnelAddr != "" || s.held(handle) != "" || spec.IPv4VXLANTunnelAddr == "" {
+			t.Errorf("later: IPIP %q, the handle holds %q, VXLAN %q", spec.BGP.IPv4IPIPTunnelAddr, s.held(handle), spec.IPv4VXLANTunnelAddr)
 		}
 	})
 }
@@ -200,7 +240,7 @@ func TestTunnelAddressThatComesBackWithoutAPoolIsTakenOutAgain(t *testing.T) {
 		n := s.stored().DeepCopyObject().(*api.Node)
 		n.Spec = backup.Spec
 		s.put(n)
-		s.tunnels.Want(nil, []overlay.Tunnel{{Here: overlay.ReadNode("node1", &n.Spec).V4}})
+		s.tunnels.Want(nil, []overlay.Tunnel{{Here: overlay.ReadNode("node1", &n.Spec).V4}}, netip.Addr{}, nil)
 		after(time.Second)
 		if got := s.stored().Spec.IPv4VXLANTunnelAddr; got != "" {
 			t.Errorf("%q is back in the Node and stays", got)
@@ -234,7 +274,7 @@ func TestTunnelAddressIsAnotherWhenItsPoolIsGone(t *testing.T) {
 			t.Errorf("the handle holds %q, want %q: the device has the old address until felix hears of the new one", s.held(handle4), want)
 		}
 		shown := overlay.Tunnel{Here: overlay.ReadNode("node1", &s.stored().Spec).V4}
-		s.tunnels.Want([]calc.TunnelPool{{Prefix: netip.MustParsePrefix("10.66.0.0/16"), Open: true}}, []overlay.Tunnel{shown})
+		s.tunnels.Want([]calc.TunnelPool{{Prefix: netip.MustParsePrefix("10.66.0.0/16"), Open: true, By: overlay.VXLAN}}, []overlay.Tunnel{shown}, netip.Addr{}, nil)
 		after(time.Second)
 		if info, err := ipam.Lookup(t.Context(), s.store, netip.MustParseAddr(old)); err != nil || info.Assigned {
 			t.Errorf("the old address: %v %v", info, err)
@@ -255,7 +295,7 @@ func TestTunnelAddressThatSomebodyErasedOrMadeUpIsPutRight(t *testing.T) {
 			n.Spec.IPv4VXLANTunnelAddr = wrong
 			s.put(n)
 			shown := overlay.Tunnel{Here: overlay.ReadNode("node1", &n.Spec).V4}
-			s.tunnels.Want([]calc.TunnelPool{{Prefix: netip.MustParsePrefix("10.65.0.0/16"), Open: true}}, []overlay.Tunnel{shown})
+			s.tunnels.Want([]calc.TunnelPool{{Prefix: netip.MustParsePrefix("10.65.0.0/16"), Open: true, By: overlay.VXLAN}}, []overlay.Tunnel{shown}, netip.Addr{}, nil)
 			after(time.Second)
 			if got := s.stored().Spec.IPv4VXLANTunnelAddr; got != want {
 				t.Errorf("after %q it is %q, want %q", wrong, got, want)

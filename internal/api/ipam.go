@@ -77,6 +77,8 @@ const (
 	AttributePod       = "pod"
 	AttributeTimestamp = "timestamp"
 	AttributeType      = "type"
+	AttributeService   = "service"
+	AttributePodUID    = "pod-uid" // not upstream's
 )
 
 // IPAMHandle counts, per block, the addresses held under one handle.

@@ -46,6 +46,10 @@ type NodeBGPSpec struct {
 // other ways (RFC 8326). A node that is cordoned in Kubernetes gets it.
 const LabelGracefulShutdown = "tortie/graceful-shutdown"
 
+// AnnotationNewWireguardKeys on a Node has it change its WireGuard keys, once for every
+// value that it comes to have.
+const AnnotationNewWireguardKeys = "tortie/new-wireguard-keys"
+
 // OrchRef is a node's name in an orchestrator such as "k8s".
 type OrchRef struct {
 	NodeName     string `json:"nodeName,omitempty"`

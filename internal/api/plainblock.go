@@ -23,12 +23,12 @@ type blockReader struct {
 	spec IPAMBlockSpec
 	// last are the values of well-known names in the attributes before: most have
 	// equal ones.
-	last [5]string
+	last [6]string
 }
 
 // ownerNames are the well-known names of attributes, sorted.
-func ownerNames() [5]string {
-	return [...]string{AttributeNamespace, AttributeNode, AttributePod, AttributeTimestamp, AttributeType}
+func ownerNames() [6]string {
+	return [...]string{AttributeNamespace, AttributeNode, AttributePod, AttributePodUID, AttributeTimestamp, AttributeType}
 }
 
 func (r *blockReader) block() {

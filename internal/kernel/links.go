@@ -29,6 +29,8 @@ type Link struct {
 	// Running: switched on and the other end of the cable is too.
 	Running bool
 	Group   uint32
+	// Alias is a text that somebody has given it, which goes with it.
+	Alias string
 	// PeerIndex is the index of a veth's other end, in that one's own
 	// namespace; 0 where there is none.
 	PeerIndex int
@@ -119,6 +121,13 @@ func (h *Handle) SetMAC(index int, mac MAC) error {
 	var attrs attributes
 	attrs.bytes(unix.IFLA_ADDRESS, mac[:])
 	return h.setLink("set MAC address of link", index, 0, 0, attrs)
+}
+
+// SetAlias gives a link a text; an empty one takes it away.
+func (h *Handle) SetAlias(index int, alias string) error {
+	var attrs attributes
+	attrs.bytes(unix.IFLA_IFALIAS, []byte(alias))
+	return h.setLink("set alias of link", index, 0, 0, attrs)
 }
 
 // SetGroup is the change [LinkGroup].
@@ -226,6 +235,8 @@ func (l *Link) decodeAttribute(kind uint16, value []byte) (err error) {
 		if len(value) == len(l.MAC) {
 			l.MAC = MAC(value)
 		}
+	case unix.IFLA_IFALIAS:
+		l.Alias = unix.ByteSliceToString(value)
 	case unix.IFLA_MTU:
 		n, err = number(value)
 		l.MTU = int(n)

@@ -21,6 +21,10 @@ const (
 	ProtocolBGP Protocol = 81
 )
 
+// MetricOverlay is that of felix's routes to other nodes: behind those of bgpd, which have
+// the kernel's own, so that both can stand there while one takes over from the other.
+const MetricOverlay = 2048
+
 // TableMain is the kernel's main routing table.
 const TableMain = 254
 

@@ -101,19 +101,19 @@ func (h *Handle) Vxlan(index int) (Vxlan, error) {
 	var attrs attributes
 	attrs.uint32(unix.IFLA_EXT_MASK, skipStatistics)
 	var v Vxlan
-	err := h.get(unix.RTM_GETLINK, unix.RTM_NEWLINK, linkHeader(index, 0, 0), attrs, func(msg []byte) (err error) {
-		v, err = decodeVxlan(msg)
-		return err
+	err := h.get(unix.RTM_GETLINK, unix.RTM_NEWLINK, linkHeader(index, 0, 0), attrs, func(msg []byte) error {
+		return decodeKind(msg, "vxlan", v.decodeAttribute)
 	})
 	return v, NewError("read vxlan", strconv.Itoa(index), err)
 }
 
-func decodeVxlan(msg []byte) (v Vxlan, err error) {
+// decodeKind reads the settings of a device of a kind.
+func decodeKind(msg []byte, want string, each func(kind uint16, value []byte) error) error {
 	if len(msg) < unix.SizeofIfInfomsg {
-		return v, fmt.Errorf("link message of %d bytes: %w", len(msg), unix.EBADMSG)
+		return fmt.Errorf("link message of %d bytes: %w", len(msg), unix.EBADMSG)
 	}
 	found := false
-	err = eachAttribute(msg[unix.SizeofIfInfomsg:], func(kind uint16, info []byte) error {
+	err := eachAttribute(msg[unix.SizeofIfInfomsg:], func(kind uint16, info []byte) error {
 		if kind != unix.IFLA_LINKINFO {
 			return nil
 		}
@@ -121,7 +121,7 @@ func decodeVxlan(msg []byte) (v Vxlan, err error) {
 		err := eachAttribute(info, func(kind uint16, value []byte) error {
 			switch kind {
 			case unix.IFLA_INFO_KIND:
-				found = unix.ByteSliceToString(value) == "vxlan"
+				found = unix.ByteSliceToString(value) == want
 			case unix.IFLA_INFO_DATA:
 				data = value
 			}
@@ -130,12 +130,12 @@ func decodeVxlan(msg []byte) (v Vxlan, err error) {
 		if err != nil || !found {
 			return err
 		}
-		return eachAttribute(data, v.decodeAttribute)
+		return eachAttribute(data, each)
 	})
 	if err == nil && !found {
-		err = fmt.Errorf("not a VXLAN device: %w", unix.EINVAL)
+		err = fmt.Errorf("no device of kind %s: %w", want, unix.EINVAL)
 	}
-	return v, err
+	return err
 }
 
 func (v *Vxlan) decodeAttribute(kind uint16, value []byte) (err error) {

@@ -12,7 +12,7 @@ import (
 // MAC is an Ethernet address.
 type MAC [6]byte
 
-// End is one node's end of VXLAN in one family of addresses.
+// End is one node's end of the overlays in one family of addresses.
 type End struct {
 	// Address is the node's own with the length of its subnet; invalid for none.
 	Address netip.Prefix
@@ -21,6 +21,23 @@ type End struct {
 	MAC    MAC
 	// Refused is why a View does not use the Tunnel that the Node names.
 	Refused string
+	IPIP    IPIPEnd
+	Secure  Secure
+}
+
+// IPIPEnd is a node's end of IPIP, whose device needs its address for the node's own
+// packets alone: others send to the node's.
+type IPIPEnd struct {
+	Tunnel  netip.Addr
+	Refused string // as in End
+}
+
+// tunnel is the address of the device of a carrier, and why it is not used.
+func (e End) tunnel(by Carrier) (addr netip.Addr, refused string) {
+	if by == IPIP {
+		return e.IPIP.Tunnel, e.IPIP.Refused
+	}
+	return e.Tunnel, e.Refused
 }
 
 func (e End) ready() bool { return e.Address.IsValid() && e.Tunnel.IsValid() }
@@ -36,16 +53,23 @@ func (n Node) End(a netip.Addr) End {
 	return n.V6
 }
 
-// ReadNode reads the Node of that name. What can't be read is as if it weren't there.
+// ReadNode reads the Node of that name, but for the keys of WireGuard, which [Node.Keyed]
+// adds. What can't be read is as if it weren't there.
 func ReadNode(name string, s *api.NodeSpec) Node {
 	bgp := api.NodeBGPSpec{}
 	if s.BGP != nil {
 		bgp = *s.BGP
 	}
-	return Node{
+	read := Node{
 		V4: readEnd(bgp.IPv4Address, s.IPv4VXLANTunnelAddr, s.VXLANTunnelMACAddr, DefaultMAC(name, false), netip.Addr.Is4),
 		V6: readEnd(bgp.IPv6Address, s.IPv6VXLANTunnelAddr, s.VXLANTunnelMACAddrV6, DefaultMAC(name, true), netip.Addr.Is6),
 	}
+	if s.Wireguard != nil {
+		read.V4.Secure.Tunnel = readTunnel(s.Wireguard.InterfaceIPv4Address, netip.Addr.Is4)
+		read.V6.Secure.Tunnel = readTunnel(s.Wireguard.InterfaceIPv6Address, netip.Addr.Is6)
+	}
+	read.V4.IPIP.Tunnel = readTunnel(bgp.IPv4IPIPTunnelAddr, netip.Addr.Is4)
+	return read
 }
 
 func readEnd(address, tunnel, mac string, byDefault MAC, family func(netip.Addr) bool) End {
@@ -55,13 +79,18 @@ func readEnd(address, tunnel, mac string, byDefault MAC, family func(netip.Addr)
 	} else if a, err := netip.ParseAddr(address); err == nil && family(a) {
 		e.Address = netip.PrefixFrom(a, a.BitLen())
 	}
-	if a, err := netip.ParseAddr(tunnel); err == nil && family(a) && a.Zone() == "" {
-		e.Tunnel = a
-	}
+	e.Tunnel = readTunnel(tunnel, family)
 	if given, ok := parseMAC(mac); ok {
 		e.MAC = given
 	}
 	return e
+}
+
+func readTunnel(s string, family func(netip.Addr) bool) netip.Addr {
+	if a, err := netip.ParseAddr(s); err == nil && family(a) && a.Zone() == "" {
+		return a
+	}
+	return netip.Addr{}
 }
 
 // DefaultMAC is the address that a node's device has unless its Node says another.

@@ -29,7 +29,18 @@ func view(self string, pools []overlay.Pool, nodes ...*api.Node) overlay.View {
 }
 
 func pool(cidr string, mode overlay.Mode) overlay.Pool {
-	return overlay.Pool{Prefix: netip.MustParsePrefix(cidr), Mode: mode}
+	return overlay.Pool{Prefix: netip.MustParsePrefix(cidr), Mode: mode, By: overlay.VXLAN}
+}
+
+func ipipPool(cidr string, mode overlay.Mode) overlay.Pool {
+	return overlay.Pool{Prefix: netip.MustParsePrefix(cidr), Mode: mode, By: overlay.IPIP}
+}
+
+// ipipNode has an IPIP device.
+func ipipNode(name, v4, ipip string) *api.Node {
+	n := node(name, v4, "", "", "")
+	n.Spec.BGP.IPv4IPIPTunnelAddr = ipip
+	return n
 }
 
 func TestTheWayToABlock(t *testing.T) {
@@ -144,10 +155,13 @@ func TestBothEndsAgree(t *testing.T) {
 	tunnels := []string{"", "10.65.0.1", "10.65.1.1"}
 	rapid.Check(t, func(rt *rapid.T) {
 		draw := func(name string) *api.Node {
-			return node(name, rapid.SampledFrom(addresses).Draw(rt, "address"), "", rapid.SampledFrom(tunnels).Draw(rt, "tunnel"), "")
+			n := node(name, rapid.SampledFrom(addresses).Draw(rt, "address"), "", rapid.SampledFrom(tunnels).Draw(rt, "tunnel"), "")
+			n.Spec.BGP.IPv4IPIPTunnelAddr = rapid.SampledFrom(tunnels).Draw(rt, "IPIP tunnel")
+			return n
 		}
 		a, b := draw("a"), draw("b")
 		pools := []overlay.Pool{pool("10.65.0.0/16", rapid.SampledFrom([]overlay.Mode{overlay.Never, overlay.CrossSubnet, overlay.Always}).Draw(rt, "mode"))}
+		pools[0].By = rapid.SampledFrom([]overlay.Carrier{overlay.VXLAN, overlay.IPIP}).Draw(rt, "by")
 		there := view("a", pools, a, b).To(netip.MustParsePrefix("10.65.1.0/26"), "b")
 		back := view("b", pools, a, b).To(netip.MustParsePrefix("10.65.0.0/26"), "a")
 		if there.Carrier != back.Carrier {
@@ -156,16 +170,70 @@ func TestBothEndsAgree(t *testing.T) {
 	})
 }
 
-func TestModeOfAPool(t *testing.T) {
-	for spec, want := range map[v3.VXLANMode]overlay.Mode{
-		"": overlay.Never, v3.VXLANModeNever: overlay.Never, v3.VXLANModeCrossSubnet: overlay.CrossSubnet, v3.VXLANModeAlways: overlay.Always,
-	} {
-		if got := overlay.ModeOf(v3.IPPoolSpec{VXLANMode: spec}); got != want {
-			t.Errorf("vxlanMode %q: %d, want %d", spec, got, want)
-		}
+// TestIPIPCarriesToTheNodesOwnAddress: always, or across subnets, between nodes that
+// both have a device; else BGP, for a reason.
+func TestIPIPCarriesToTheNodesOwnAddress(t *testing.T) {
+	nodes := []*api.Node{
+		ipipNode("a", "10.10.1.1/24", "10.65.0.1"), ipipNode("same", "10.10.1.2/24", "10.65.1.1"), ipipNode("far", "10.10.2.3/24", "10.65.2.1"),
+		node("bare", "10.10.2.4/24", "", "10.65.3.1", ""), // it has VXLAN
+		ipipNode("copy", "10.10.2.5/24", "10.65.0.1"), ipipNode("astray", "10.10.2.6/24", "192.0.2.1"),
 	}
-	if got := overlay.ModeOf(v3.IPPoolSpec{IPIPMode: v3.IPIPModeAlways}); got != overlay.Never {
-		t.Errorf("ipipMode Always: %d, want Never: it is not carried out", got)
+	for _, tt := range []struct {
+		name, node string
+		mode       overlay.Mode
+		want       overlay.Carrier
+		reason     string
+	}{
+		{"always, behind a router", "far", overlay.Always, overlay.IPIP, ""},
+		{"always, one segment", "same", overlay.Always, overlay.IPIP, ""},
+		{"cross-subnet, behind a router", "far", overlay.CrossSubnet, overlay.IPIP, ""},
+		{"cross-subnet, one segment", "same", overlay.CrossSubnet, overlay.Segment, ""},
+		{"a node without a device of IPIP", "bare", overlay.Always, overlay.BGP, "node bare has no IPv4 IPIP tunnel address yet"},
+		{"another node's address", "copy", overlay.Always, overlay.BGP, "node copy: node a has the IPIP tunnel address 10.65.0.1 already"},
+		{"an address in no pool", "astray", overlay.Always, overlay.BGP, "node astray: the IPIP tunnel address 192.0.2.1 lies in no IP pool"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			v := view("a", []overlay.Pool{ipipPool("10.65.0.0/16", tt.mode)}, nodes...)
+			way := v.To(netip.MustParsePrefix("10.65.9.0/26"), tt.node)
+			if way.Carrier != tt.want || way.Reason != tt.reason {
+				t.Errorf("%s for the reason %q, want %s for %q", way.Carrier, way.Reason, tt.want, tt.reason)
+			}
+			if v.IPIP().String() != "10.65.0.1" || len(v.Tunnels()) != 0 {
+				t.Errorf("this node's own: %s, %v", v.IPIP(), v.Tunnels())
+			}
+		})
+	}
+}
+
+// TestRefusedIPIPAddressIsTold to the operator of its own node, and is not on its device.
+func TestRefusedIPIPAddressIsTold(t *testing.T) {
+	v := view("a", []overlay.Pool{ipipPool("10.65.0.0/16", overlay.Always)}, ipipNode("a", "10.10.1.1/24", "192.0.2.1"))
+	if got := v.Refused(); v.IPIP().IsValid() || len(got) != 1 || got[0] != "the IPIP tunnel address 192.0.2.1 lies in no IP pool" {
+		t.Errorf("%v; %v", v.IPIP(), got)
+	}
+}
+
+func TestModeOfAPool(t *testing.T) {
+	v4, v6 := netip.MustParsePrefix("10.65.0.0/16"), netip.MustParsePrefix("fd65::/48")
+	for _, tt := range []struct {
+		name string
+		cidr netip.Prefix
+		spec v3.IPPoolSpec
+		mode overlay.Mode
+		by   overlay.Carrier
+	}{
+		{"nothing said", v4, v3.IPPoolSpec{}, overlay.Never, overlay.BGP},
+		{"never", v4, v3.IPPoolSpec{VXLANMode: v3.VXLANModeNever, IPIPMode: v3.IPIPModeNever}, overlay.Never, overlay.BGP},
+		{"VXLAN", v4, v3.IPPoolSpec{VXLANMode: v3.VXLANModeAlways, IPIPMode: v3.IPIPModeNever}, overlay.Always, overlay.VXLAN},
+		{"VXLAN across subnets", v6, v3.IPPoolSpec{VXLANMode: v3.VXLANModeCrossSubnet}, overlay.CrossSubnet, overlay.VXLAN},
+		{"IPIP", v4, v3.IPPoolSpec{IPIPMode: v3.IPIPModeAlways, VXLANMode: v3.VXLANModeNever}, overlay.Always, overlay.IPIP},
+		{"IPIP across subnets", v4, v3.IPPoolSpec{IPIPMode: v3.IPIPModeCrossSubnet}, overlay.CrossSubnet, overlay.IPIP},
+		{"IPIP in a pool of IPv6", v6, v3.IPPoolSpec{IPIPMode: v3.IPIPModeAlways}, overlay.Never, overlay.BGP},
+		{"both", v4, v3.IPPoolSpec{IPIPMode: v3.IPIPModeAlways, VXLANMode: v3.VXLANModeCrossSubnet}, overlay.CrossSubnet, overlay.VXLAN},
+	} {
+		if got := overlay.PoolOf(tt.cidr, tt.spec); got.Mode != tt.mode || got.By != tt.by || got.Prefix != tt.cidr {
+			t.Errorf("%s: %+v, want mode %d by %s", tt.name, got, tt.mode, tt.by)
+		}
 	}
 }
 
@@ -215,16 +283,28 @@ func TestTunnelsNameEveryOtherReadyNodeOnce(t *testing.T) {
 	}
 }
 
-func TestModeThatNobodyKnowsIsNamedAndIsAlways(t *testing.T) {
-	for mode, want := range map[v3.VXLANMode]struct {
-		mode    overlay.Mode
-		unknown string
+// TestWrongModesAreNamed: what nobody can write with calicoctl, and what comes of it.
+func TestWrongModesAreNamed(t *testing.T) {
+	v4, v6 := netip.MustParsePrefix("10.65.0.0/16"), netip.MustParsePrefix("fd65::/48")
+	for _, tt := range []struct {
+		name        string
+		cidr        netip.Prefix
+		vxlan, ipip string
+		mode        overlay.Mode
+		by          overlay.Carrier
+		wrong       string
 	}{
-		"": {overlay.Never, ""}, "Never": {overlay.Never, ""}, "CrossSubnet": {overlay.CrossSubnet, ""}, "Always": {overlay.Always, ""}, "always": {overlay.Always, "always"}, "Sometimes": {overlay.Always, "Sometimes"},
+		{"right", v4, "CrossSubnet", "Never", overlay.CrossSubnet, overlay.VXLAN, ""},
+		{"right by IPIP", v4, "", "CrossSubnet", overlay.CrossSubnet, overlay.IPIP, ""},
+		{"a word nobody knows", v4, "always", "", overlay.Always, overlay.VXLAN, `spec.vxlanMode: "always" is none of Never, CrossSubnet and Always: it is taken for Always`},
+		{"a word nobody knows, of IPIP", v4, "", "Sometimes", overlay.Always, overlay.IPIP, `spec.ipipMode: "Sometimes" is none of`},
+		{"both", v4, "CrossSubnet", "Always", overlay.CrossSubnet, overlay.VXLAN, "a pool has one encapsulation, and this one asks for two: vxlanMode CrossSubnet counts"},
+		{"IPIP for IPv6", v6, "Never", "Always", overlay.Never, overlay.BGP, "spec.ipipMode: IPIP carries only IPv4, so Always is taken for Never"},
 	} {
-		spec := v3.IPPoolSpec{VXLANMode: mode}
-		if got, unknown := overlay.ModeOf(spec), overlay.UnknownMode(spec); got != want.mode || unknown != want.unknown {
-			t.Errorf("%q: %v, %q; want %v, %q", mode, got, unknown, want.mode, want.unknown)
+		spec := v3.IPPoolSpec{VXLANMode: v3.VXLANMode(tt.vxlan), IPIPMode: v3.IPIPMode(tt.ipip)}
+		pool, wrong := overlay.PoolOf(tt.cidr, spec), overlay.Wrong(tt.cidr, spec)
+		if pool.Mode != tt.mode || pool.By != tt.by || !strings.HasPrefix(wrong, tt.wrong) || tt.wrong == "" && wrong != "" {
+			t.Errorf("%s: mode %d by %s, %q; want %d by %s, %q", tt.name, pool.Mode, pool.By, wrong, tt.mode, tt.by, tt.wrong)
 		}
 	}
 }

@@ -116,9 +116,9 @@ func (c *checker) leak(f Finding) {
 	f.Why = "whoever had it went without releasing it"
 	f.Stamp = string(f.Handle) + stamp(f.Seen)
 	f.Mendable = f.Proof != ""
-	f.Do = "look on node " + f.Node + " whether it is in use; if not: calicoctl ipam release --ip=" + f.Seen[0].Addr.String()
+	f.Do = "look on node " + f.Node + " whether " + itOrThey(f.Seen) + " in use; if not: " + releaseCommands(f.Seen)
 	if f.Node == "" {
-		f.Do = "look whether it is in use; if not: calicoctl ipam release --ip=" + f.Seen[0].Addr.String()
+		f.Do = "look whether " + itOrThey(f.Seen) + " in use; if not: " + releaseCommands(f.Seen)
 	}
 	if f.Mendable {
 		f.Why, f.Do = f.Proof, "calicoctl ipam fsck --repair releases it, as the garbage collection of kube-controllers does by itself"
@@ -326,4 +326,20 @@ func count(n int, one, many string) string {
 		return "1 " + one
 	}
 	return fmt.Sprintf("%d %s", n, many)
+}
+
+func itOrThey(seen []ipam.Allocation) string {
+	if len(seen) == 1 {
+		return "it is"
+	}
+	return "they are"
+}
+
+// releaseCommands are what releases addresses by hand.
+func releaseCommands(seen []ipam.Allocation) string {
+	commands := make([]string, len(seen))
+	for i, a := range seen {
+		commands[i] = "calicoctl ipam release --ip=" + a.Addr.String()
+	}
+	return strings.Join(commands, " && ")
 }

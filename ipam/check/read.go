@@ -14,6 +14,7 @@ import (
 // in Invalid and stops nothing.
 func Read(ctx context.Context, client datastore.Client) (Input, error) {
 	var in Input
+	var readable []datastore.Entry // nothing but that is asked of them
 	for _, part := range []struct {
 		kind    api.Kind
 		entries *[]datastore.Entry
@@ -26,6 +27,8 @@ func Read(ctx context.Context, client datastore.Client) (Input, error) {
 		{api.KindIPPool, &in.Pools},
 		{api.KindNode, &in.Nodes},
 		{api.KindWorkloadEndpoint, &in.Endpoints},
+		{api.KindIPAMConfig, &readable},
+		{api.KindIPReservation, &readable},
 	} {
 		snap, err := client.List(ctx, datastore.Range{Kind: part.kind})
 		if err != nil {

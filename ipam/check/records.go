@@ -57,6 +57,10 @@ func consequence(kind api.Kind) string {
 		return "the node gets no new blocks, and what it has is not collected"
 	case api.KindWorkloadEndpoint:
 		return "what addresses it has is not known, so that none of its pod is collected"
+	case api.KindIPAMConfig:
+		return "nodes give out addresses as if nothing were configured: they borrow, and have up to 20 blocks"
+	case api.KindIPReservation:
+		return "the addresses that it reserves are given out"
 	}
 	return "nobody knows what it was for"
 }

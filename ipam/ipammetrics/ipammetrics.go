@@ -26,7 +26,7 @@ type Collector struct {
 }
 
 type descs struct {
-	blocks, limit, addresses, claimed, total, latency, transactions *prometheus.Desc
+	blocks, limit, addresses, claimed, total, nearly, latency, transactions *prometheus.Desc
 }
 
 // New makes a Collector.
@@ -35,11 +35,12 @@ func New(source Source) *Collector {
 		return prometheus.NewDesc("ipam_"+name, help, labels, nil)
 	}
 	return &Collector{source: source, descs: descs{
-		blocks:       desc("blocks", "Blocks of this node.", "pool"),
+		blocks:       desc("node_blocks", "Blocks of this node.", "pool"), // ipam_blocks is kube-controllers', of all nodes
 		limit:        desc("block_limit", "How many blocks of one IP version this node may have."),
 		addresses:    desc("addresses", "Addresses of this node's blocks by what they are: in_use, free, reserved, cooling. Of those in use, lent are on other nodes. Borrowed are this node's in blocks of others, as far as seen.", "pool", "state"),
 		claimed:      desc("pool_blocks_claimed", "Blocks of the pool that some node has, as far as this node has seen them; it looks when it needs a block.", "pool"),
 		total:        desc("pool_blocks", "Blocks of the pool.", "pool"),
+		nearly:       desc("nearly_used_up", "1 for what is used up by 80 %: a pool, or the blocks of an IP version that this node may have; absent for others.", "what"),
 		latency:      desc("allocation_seconds", "How long assignments took that succeeded."),
 		transactions: desc("transactions_total", "Transactions on addresses by their ends: committed, conflict (repeated with what is now known), failed.", "result"),
 	}}
@@ -48,7 +49,7 @@ func New(source Source) *Collector {
 // Describe implements prometheus.Collector.
 func (c *Collector) Describe(out chan<- *prometheus.Desc) {
 	d := c.descs
-	for _, desc := range []*prometheus.Desc{d.blocks, d.limit, d.addresses, d.claimed, d.total, d.latency, d.transactions} {
+	for _, desc := range []*prometheus.Desc{d.blocks, d.limit, d.addresses, d.claimed, d.total, d.nearly, d.latency, d.transactions} {
 		out <- desc
 	}
 }
@@ -71,6 +72,9 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 		} {
 			gauge(c.descs.addresses, n, p.Pool, state)
 		}
+	}
+	for _, w := range s.Warnings() {
+		gauge(c.descs.nearly, 1, w.Topic)
 	}
 	for result, n := range map[string]uint64{"committed": s.Committed, "conflict": s.Conflicts, "failed": s.Failures} {
 		out <- prometheus.MustNewConstMetric(c.descs.transactions, prometheus.CounterValue, float64(n), result)

@@ -22,7 +22,7 @@ type fixed ipam.Stats
 func (f fixed) Stats(context.Context) ipam.Stats { return ipam.Stats(f) }
 
 func TestCollectorShowsEveryNumber(t *testing.T) {
-	s := fixed{Limit: 20, Pools: []ipam.PoolStats{{
+	s := fixed{Limit: 20, Blocks4: 15, Blocks6: 16, Pools: []ipam.PoolStats{{
 		Pool: "p", CIDR: netip.MustParsePrefix("10.0.0.0/16"), Blocks: 2, Used: 100, Free: 20, Reserved: 3, Cooling: 5, Lent: 7, Borrowed: 1, Claimed: 9, Total: 1024,
 	}}}
 	s.Committed, s.Conflicts, s.Failures = 11, 12, 13
@@ -51,7 +51,8 @@ func TestCollectorShowsEveryNumber(t *testing.T) {
 		`ipam_allocation_seconds_sum 4`,
 		`ipam_allocation_seconds_count 6`,
 		`ipam_block_limit 20`,
-		`ipam_blocks{pool="p"} 2`,
+		`ipam_nearly_used_up{what="IPv6 blocks"} 1`,
+		`ipam_node_blocks{pool="p"} 2`,
 		`ipam_pool_blocks{pool="p"} 1024`,
 		`ipam_pool_blocks_claimed{pool="p"} 9`,
 		`ipam_transactions_total{result="committed"} 11`,

@@ -137,7 +137,8 @@ func (m *Mender) releaseNode(ctx context.Context, f check.Finding) error {
 	if f.Proof == "" || proof.NodeGone(f.Node, facts) == "" {
 		return fmt.Errorf("%w: the node exists, or endpoints are on it", ErrChanged)
 	}
-	return ipam.ReleaseNode(ctx, m.Client, f.Node)
+	_, err = ipam.ReleaseNode(ctx, m.Client, f.Node)
+	return err
 }
 
 func (m *Mender) mendLists(ctx context.Context, f check.Finding) error {

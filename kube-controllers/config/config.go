@@ -26,12 +26,13 @@ const (
 	Policy           Controller = "policy"
 	WorkloadEndpoint Controller = "workloadendpoint"
 	Service          Controller = "service"      // not upstream's: there each node watches Services itself
+	LoadBalancer     Controller = "loadbalancer" // it does nothing while no IP pool is for load balancers
 	AutoTopology     Controller = "autotopology" // nor this; it does nothing until calicoctl bgp auto-topology switches it on
 )
 
 // Controllers are all controllers.
 func Controllers() []Controller {
-	return []Controller{AutoTopology, Namespace, Node, Policy, Service, ServiceAccount, WorkloadEndpoint}
+	return []Controller{AutoTopology, LoadBalancer, Namespace, Node, Policy, Service, ServiceAccount, WorkloadEndpoint}
 }
 
 // Config is what the environment says.
@@ -115,7 +116,7 @@ func (r *reader) enabled(name string) []Controller {
 			out = append(out, Namespace)
 		case slices.Contains(Controllers(), c):
 			out = append(out, c)
-		case word == "loadbalancer" || word == "flannelmigration" || word == "migration":
+		case word == "flannelmigration" || word == "migration":
 			r.fail(name, list, fmt.Sprintf("the controller %q of upstream is not part of this program: leave it out", word))
 		default:
 			meant := ""

@@ -42,7 +42,7 @@ func TestUpstreamsNamesDoWhatTheyDid(t *testing.T) {
 func TestRefusedByName(t *testing.T) {
 	for _, tc := range []struct{ name, value, want string }{
 		{"ENABLED_CONTROLLERS", "node,polcy", `did you mean "policy"?`},
-		{"ENABLED_CONTROLLERS", "loadbalancer", `"loadbalancer" of upstream is not part`},
+		{"ENABLED_CONTROLLERS", "flannelmigration", `"flannelmigration" of upstream is not part`},
 		{"ENABLED_CONTROLLERS", "node,", `there is no controller ""`},
 		{"LOG_LEVEL", "loud", "want debug"},
 		{"SYNC_NODE_LABELS", "maybe", "want true or false"},

@@ -4,11 +4,13 @@ import (
 	"fmt"
 	"time"
 
+	"tortie/kube-controllers/addresses"
 	"tortie/kube-controllers/autotopology"
 	"tortie/kube-controllers/config"
 	"tortie/kube-controllers/endpoints"
 	"tortie/kube-controllers/kube"
 	"tortie/kube-controllers/leaks"
+	"tortie/kube-controllers/loadbalancer"
 	"tortie/kube-controllers/mirror"
 	"tortie/kube-controllers/nodes"
 	"tortie/kube-controllers/queue"
@@ -55,6 +57,13 @@ func (t *term) buildController(name config.Controller, metrics *queue.Metrics) (
 		services, slices := t.cluster.Services(), t.cluster.EndpointSlices()
 		m, err := mirror.Services(env, services, slices)
 		return follow(m, err, services, slices)
+	case config.LoadBalancer:
+		services := t.cluster.Services()
+		c, err := loadbalancer.New(loadbalancer.Config{
+			Client: t.Client, Cache: t.cache, Services: services, SetIngress: t.cluster.SetIngress,
+			AssignIPs: settings{t.Config, t.cache}.assignIPs, Log: t.Log, Metrics: metrics,
+		})
+		return follow(c, err, services)
 	case config.AutoTopology:
 		kubeNodes := t.cluster.Nodes()
 		c, err := autotopology.New(autotopology.Config{
@@ -66,8 +75,8 @@ func (t *term) buildController(name config.Controller, metrics *queue.Metrics) (
 	}
 }
 
-// buildNode makes what upstream's node controller does: nodes, and garbage
-// collection of addresses.
+// buildNode makes what upstream's node controller does: nodes, garbage collection of
+// addresses, and their metrics.
 func (t *term) buildNode(metrics *queue.Metrics) ([]following, error) {
 	set := settings{t.Config, t.cache}
 	pods, kubeNodes := t.cluster.Pods(), t.cluster.Nodes()
@@ -78,11 +87,15 @@ func (t *term) buildNode(metrics *queue.Metrics) ([]following, error) {
 	if err != nil {
 		return follow(n, err)
 	}
+	counter := addresses.New(addresses.Config{Cache: t.cache, Log: t.Log})
+	t.metrics.MustRegister(counter)
 	l, err := leaks.New(leaks.Config{
-		Client: t.Client, Cache: t.cache, Pods: pods, Nodes: kubeNodes,
+		Client: t.Client, Cache: t.cache, Pods: pods, Nodes: kubeNodes, PoolOf: counter.PoolOf,
 		Grace: set.leakGrace, Log: t.Log, Metrics: metrics, Registerer: t.metrics,
 	})
-	return []following{{controller: n, resources: []kube.Synced{kubeNodes}}, {controller: l, resources: []kube.Synced{pods, kubeNodes}}}, err
+	return []following{
+		{controller: n, resources: []kube.Synced{kubeNodes}}, {controller: l, resources: []kube.Synced{pods, kubeNodes}}, {controller: counter},
+	}, err
 }
 
 // follow is a controller just made, with what it follows.

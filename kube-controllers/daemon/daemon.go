@@ -135,7 +135,7 @@ func newReplica(c Cluster, fail context.CancelCauseFunc) *replica {
 
 // lead works until ctx ends. All that it follows it reads anew.
 func (r *replica) lead(ctx context.Context) {
-	t, err := newTerm(r.Cluster)
+	t, err := newTerm(r.Cluster) //nolint:contextcheck // what is made lives as long as the term
 	if err != nil {
 		r.fail(err)
 		return

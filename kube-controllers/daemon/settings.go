@@ -52,6 +52,14 @@ func (s settings) leakGrace() time.Duration {
 	return defaultLeakGrace
 }
 
+// assignIPs says which services get an address by themselves.
+func (s settings) assignIPs() v3.AssignIPs {
+	if balancer := s.spec().Controllers.LoadBalancer; balancer != nil && balancer.AssignIPs != "" {
+		return balancer.AssignIPs
+	}
+	return v3.AllServices
+}
+
 // follow applies the log level whenever it changes, and names what is asked for
 // and not done.
 func (s settings) follow(level *slog.LevelVar, log *slog.Logger) {

@@ -105,6 +105,18 @@ func (c *Cluster) Services() *Resource[*corev1.Service] {
 	})
 }
 
+// SetIngress writes at which addresses a service of type LoadBalancer is reached, into the
+// status of one that was just read: if it has changed since, that fails.
+func (c *Cluster) SetIngress(ctx context.Context, svc *corev1.Service, ingress []corev1.LoadBalancerIngress) error {
+	svc = svc.DeepCopy()
+	svc.Status.LoadBalancer.Ingress = ingress
+	if _, err := c.client.CoreV1().Services(svc.Namespace).UpdateStatus(ctx, svc, metav1.UpdateOptions{}); err != nil {
+		access := kubeapi.Access{Role: "ClusterRole of kube-controllers", Verbs: "update", Resource: "services/status"}
+		return fmt.Errorf("write the status of service %s/%s: %w", svc.Namespace, svc.Name, access.Explain(err))
+	}
+	return nil
+}
+
 // EndpointSlices are the endpoint slices of all namespaces, in the cache with no
 // more than the controllers need.
 func (c *Cluster) EndpointSlices() *Resource[*discoveryv1.EndpointSlice] {

@@ -26,7 +26,7 @@ func trim(obj any) (any, error) {
 }
 
 func trimService(s *corev1.Service) *corev1.Service {
-	return &corev1.Service{
+	out := &corev1.Service{
 		TypeMeta: s.TypeMeta, ObjectMeta: identity(s),
 		Spec: corev1.ServiceSpec{
 			Type: s.Spec.Type, ClusterIP: s.Spec.ClusterIP, ClusterIPs: s.Spec.ClusterIPs,
@@ -34,6 +34,12 @@ func trimService(s *corev1.Service) *corev1.Service {
 		},
 		Status: corev1.ServiceStatus{LoadBalancer: s.Status.LoadBalancer},
 	}
+	if s.Spec.Type == corev1.ServiceTypeLoadBalancer {
+		out.Annotations = convert.BalancerAnnotations(s.Annotations)
+		out.Spec.LoadBalancerClass = s.Spec.LoadBalancerClass
+		out.Spec.IPFamilies, out.Spec.IPFamilyPolicy = s.Spec.IPFamilies, s.Spec.IPFamilyPolicy
+	}
+	return out
 }
 
 // trimSlice keeps one ready endpoint of each node.

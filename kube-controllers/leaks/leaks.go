@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -34,6 +35,8 @@ type Config struct {
 	Grace   func() time.Duration
 	Log     *slog.Logger
 	Metrics *queue.Metrics
+	// PoolOf is the pool of an address, for the metrics.
+	PoolOf func(netip.Addr) string
 	// Registerer takes the metrics; nil for none.
 	Registerer prometheus.Registerer
 }
@@ -59,18 +62,16 @@ type Collector struct {
 	cfg      Config
 	queue    *queue.Queue[subject]
 	suspects *suspects
-	released prometheus.Counter
+	metrics  *metrics
 }
 
 // New makes a Collector.
 func New(cfg Config) (*Collector, error) {
-	c := &Collector{
-		cfg: cfg, suspects: newSuspects(),
-		released: prometheus.NewCounter(prometheus.CounterOpts{Name: "ipam_gc_released_total", Help: "Addresses of pods that are gone, released."}),
-	}
+	c := &Collector{cfg: cfg, suspects: newSuspects()}
+	c.metrics = newMetrics(c)
 	c.queue = queue.New(queue.Config[subject]{Name: "ipam-gc", Workers: 1, Reconcile: c.reconcile, Log: cfg.Log, Metrics: cfg.Metrics})
 	if cfg.Registerer != nil {
-		cfg.Registerer.MustRegister(c.released, c.suspects)
+		cfg.Registerer.MustRegister(c.metrics)
 	}
 	cfg.Cache.Watch(api.KindIPAMBlock, c.blockChanged)
 	cfg.Cache.Watch(api.KindNode, c.nodeChanged)
@@ -188,6 +189,19 @@ func (c *Collector) holdings(handle ipam.HandleID) []ipam.Allocation {
 	return out
 }
 
+// heldOn are the addresses of a node according to the cache.
+func (c *Collector) heldOn(node string) []ipam.Allocation {
+	var out []ipam.Allocation
+	for _, key := range c.cfg.Cache.Find(state.BlocksByNode, node) {
+		for _, a := range c.allocations(key) {
+			if a.Attrs[api.AttributeNode] == node {
+				out = append(out, a)
+			}
+		}
+	}
+	return out
+}
+
 // reconcile looks at one subject: not suspicious, not suspicious for long enough,
 // or to be released if it is confirmed.
 func (c *Collector) reconcile(ctx context.Context, s subject) error {
@@ -234,7 +248,7 @@ func (c *Collector) releaseHandle(ctx context.Context, s subject, seen []ipam.Al
 		return err
 	}
 	c.suspects.forget(s)
-	c.released.Add(float64(len(addrs)))
+	c.metrics.add(seen[0].Attrs[api.AttributeNode], addrs)
 	c.cfg.Log.Info("released addresses that were nobody's", "handle", s.handle, "addresses", addrs, "pod", podOf(seen[0]),
 		"node", seen[0].Attrs[api.AttributeNode], "because", proof, "suspected-for", time.Since(since).Round(time.Second))
 	return nil
@@ -255,10 +269,12 @@ func (c *Collector) releaseNode(ctx context.Context, s subject, since time.Time)
 	if !gone {
 		return c.later(s)
 	}
-	if err := ipam.ReleaseNode(ctx, c.cfg.Client, s.node); err != nil {
+	addrs, err := ipam.ReleaseNode(ctx, c.cfg.Client, s.node)
+	c.metrics.add(s.node, addrs)
+	if err != nil {
 		return err
 	}
 	c.suspects.forget(s)
-	c.cfg.Log.Info("released blocks and addresses of a node that is gone", "node", s.node, "suspected-for", time.Since(since).Round(time.Second))
+	c.cfg.Log.Info("released blocks and addresses of a node that is gone", "node", s.node, "addresses", addrs, "suspected-for", time.Since(since).Round(time.Second))
 	return nil
 }

@@ -5,13 +5,18 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -453,4 +458,56 @@ func (c *chaos) check() {
 			c.Fatalf("%s lives and holds %d addresses", name, c.held(ipam.HandleID(name)))
 		}
 	}
+}
+
+// TestMetricsShowCandidatesAndReleasesByPoolAndNode under upstream's names; those of a
+// node that is gone for an hour.
+func TestMetricsShowCandidatesAndReleasesByPoolAndNode(t *testing.T) {
+	world(t, []runtime.Object{pod("alive", "a")}, func(w *setup) {
+		w.pod("h", "p", "a")
+		w.pod("alive", "alive", "a")
+		w.pod("x", "x", "gone")
+		registry := prometheus.NewPedanticRegistry()
+		c, err := New(Config{
+			Client: w.Store, Cache: w.Cache, Pods: w.Cluster.Pods(), Nodes: w.Cluster.Nodes(), Registerer: registry,
+			Grace: func() time.Duration { return w.grace }, Log: slog.New(slog.DiscardHandler),
+			PoolOf: func(a netip.Addr) string { return map[bool]string{true: "four", false: "six"}[a.Is4()] },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Start(c)
+		shows := func(when string, want ...string) {
+			t.Helper()
+			rec := httptest.NewRecorder()
+			promhttp.HandlerFor(registry, promhttp.HandlerOpts{}).ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+			var got []string
+			for line := range strings.Lines(rec.Body.String()) {
+				if !strings.HasPrefix(line, "#") && !strings.HasPrefix(line, "ipam_gc_oldest") {
+					got = append(got, strings.TrimSpace(line))
+				}
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("%s: %s", when, diff)
+			}
+		}
+		shows("suspected",
+			`ipam_allocations_gc_candidates{ippool="four",node="a"} 1`, `ipam_allocations_gc_candidates{ippool="four",node="gone"} 1`,
+			`ipam_allocations_gc_candidates{ippool="six",node="a"} 1`, `ipam_allocations_gc_candidates{ippool="six",node="gone"} 1`,
+			`ipam_gc_candidates 3`, `ipam_gc_released_total 0`) // a handle, another handle, a node
+		w.wait(2 * grace)
+		released := []string{
+			`ipam_allocations_gc_candidates{ippool="four",node="a"} 0`, `ipam_allocations_gc_candidates{ippool="four",node="gone"} 0`,
+			`ipam_allocations_gc_candidates{ippool="six",node="a"} 0`, `ipam_allocations_gc_candidates{ippool="six",node="gone"} 0`,
+			`ipam_allocations_gc_reclamations{ippool="four",node="a"} 1`, `ipam_allocations_gc_reclamations{ippool="four",node="gone"} 1`,
+			`ipam_allocations_gc_reclamations{ippool="six",node="a"} 1`, `ipam_allocations_gc_reclamations{ippool="six",node="gone"} 1`,
+			`ipam_gc_candidates 0`, `ipam_gc_released_total 4`,
+		}
+		shows("released", released...)
+		w.wait(2 * time.Hour)
+		shows("two hours later",
+			`ipam_allocations_gc_candidates{ippool="four",node="a"} 0`, `ipam_allocations_gc_candidates{ippool="six",node="a"} 0`,
+			`ipam_allocations_gc_reclamations{ippool="four",node="a"} 1`, `ipam_allocations_gc_reclamations{ippool="six",node="a"} 1`,
+			`ipam_gc_candidates 0`, `ipam_gc_released_total 4`)
+	})
 }

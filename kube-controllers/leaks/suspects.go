@@ -4,8 +4,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"tortie/ipam"
 )
 
@@ -14,8 +12,6 @@ import (
 type suspects struct {
 	mu sync.Mutex
 	by map[subject]suspect
-
-	count, oldest *prometheus.Desc
 }
 
 type suspect struct {
@@ -23,13 +19,7 @@ type suspect struct {
 	seen  map[assignment]bool
 }
 
-func newSuspects() *suspects {
-	return &suspects{
-		by:     map[subject]suspect{},
-		count:  prometheus.NewDesc("ipam_gc_candidates", "Handles and nodes whose addresses seem to be nobody's.", nil, nil),
-		oldest: prometheus.NewDesc("ipam_gc_oldest_candidate_seconds", "For how long the oldest candidate has seemed to be nobody's.", nil, nil),
-	}
-}
+func newSuspects() *suspects { return &suspects{by: map[subject]suspect{}} }
 
 // since is when a subject came under suspicion: now, if it wasn't yet, or if it
 // holds something else than then.
@@ -68,20 +58,13 @@ func (s *suspects) all() []subject {
 	return out
 }
 
-// Describe implements prometheus.Collector.
-func (s *suspects) Describe(ch chan<- *prometheus.Desc) {
-	ch <- s.count
-	ch <- s.oldest
-}
-
-// Collect implements prometheus.Collector.
-func (s *suspects) Collect(ch chan<- prometheus.Metric) {
+// oldest is for how long the oldest of them has been one.
+func (s *suspects) oldest() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var oldest time.Duration
 	for _, known := range s.by {
 		oldest = max(oldest, time.Since(known.since))
 	}
-	ch <- prometheus.MustNewConstMetric(s.count, prometheus.GaugeValue, float64(len(s.by)))
-	ch <- prometheus.MustNewConstMetric(s.oldest, prometheus.GaugeValue, oldest.Seconds())
+	return oldest
 }

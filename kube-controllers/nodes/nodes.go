@@ -106,7 +106,7 @@ func (c *Controller) remove(ctx context.Context, entry datastore.Entry, kubernet
 		return nil // the cache will hear of it, and then we of that
 	}
 	name := entry.Key.Name
-	if err := ipam.ReleaseNode(ctx, c.cfg.Client, name); err != nil {
+	if _, err := ipam.ReleaseNode(ctx, c.cfg.Client, name); err != nil {
 		return fmt.Errorf("remove %s: %w", entry.Key, err)
 	}
 	endpoints, err := noderemoval.Dependents(ctx, c.cfg.Client, name)

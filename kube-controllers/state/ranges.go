@@ -28,6 +28,9 @@ const (
 	// BlocksByNode finds blocks by their owner, and by the nodes that hold addresses
 	// in them.
 	BlocksByNode = "blocks-by-node"
+	// BlocksByService finds blocks by "<namespace>/<name>" of the service that holds
+	// addresses in them.
+	BlocksByService = "blocks-by-service"
 	// NodesByKubernetesName finds Nodes by their name in Kubernetes.
 	NodesByKubernetesName = "nodes-by-kubernetes-name"
 )
@@ -43,6 +46,9 @@ func Ranges() []datastore.Range {
 		{Kind: api.KindWorkloadEndpoint},
 		{Kind: api.KindNode},
 		{Kind: api.KindIPAMBlock},
+		{Kind: api.KindIPPool},
+		{Kind: api.KindIPReservation},
+		{Kind: api.KindIPAMConfig},
 		{Kind: api.KindKubeControllersConfiguration},
 		{Kind: api.KindBGPConfiguration, NamePrefix: advertise.ConfigName},
 		{Kind: api.KindAdvertisedService},
@@ -79,9 +85,10 @@ func Indexes() map[string]Index {
 			}
 			return out
 		}),
-		BlocksByHandle: block(func(_ string, a ipam.Allocation) string { return string(a.Handle) }),
-		BlocksByPod:    block(func(_ string, a ipam.Allocation) string { return proof.PodOf(a) }),
-		BlocksByNode:   block(func(owner string, a ipam.Allocation) string { return cmp.Or(a.Attrs[api.AttributeNode], owner) }),
+		BlocksByHandle:  block(func(_ string, a ipam.Allocation) string { return string(a.Handle) }),
+		BlocksByPod:     block(func(_ string, a ipam.Allocation) string { return proof.PodOf(a) }),
+		BlocksByService: block(func(_ string, a ipam.Allocation) string { return ServiceOf(a) }),
+		BlocksByNode:    block(func(owner string, a ipam.Allocation) string { return cmp.Or(a.Attrs[api.AttributeNode], owner) }),
 		NodesByKubernetesName: {Kind: api.KindNode, Values: func(obj api.Object) []string {
 			if node, ok := obj.(*api.Node); ok && node.KubernetesName() != "" {
 				return []string{node.KubernetesName()}
@@ -103,6 +110,16 @@ func block(value func(owner string, a ipam.Allocation) string) Index {
 		delete(values, "")
 		return slices.Collect(maps.Keys(values))
 	}}
+}
+
+// ServiceOf is the "<namespace>/<name>" of the service that holds an address, empty when
+// none does.
+func ServiceOf(a ipam.Allocation) string {
+	namespace, name := a.Attrs[api.AttributeNamespace], a.Attrs[api.AttributeService]
+	if namespace == "" || name == "" {
+		return ""
+	}
+	return namespace + "/" + name
 }
 
 // Block is what a block says: the addresses in use, and the node that owns it,

@@ -50,6 +50,8 @@ func steps() []step {
 		{"rolling update under traffic", true, rollingUpdate},
 		{"kubelet and containerd start anew", true, runtimeRestarts},
 		{"kube-controllers fail over", false, failover},
+		{"garbage collection of addresses", false, leaks},
+		{"a pool that is full", false, fullPool},
 		{"API server away for 60 s", false, apiServerAway},
 		{"etcd away for 60 s", false, etcdAway},
 		{"node without power, then deleted, then back", false, nodeLost},

@@ -28,6 +28,9 @@ import (
 // stays.
 var keep = flag.Bool("keep", false, "use the cluster that bin/e2e up has started, if there is one, and leave it")
 
+// kept is which one that is.
+var kept = flag.String("name", "e2e", "with -keep: the name that bin/e2e up was given")
+
 // env is the cluster under test.
 type env struct {
 	*cluster.Cluster
@@ -41,7 +44,7 @@ type env struct {
 func start(t *testing.T, name string) *env {
 	t.Helper()
 	if *keep {
-		name = "e2e"
+		name = *kept
 	}
 	source, err := filepath.Abs("../..")
 	if err != nil {

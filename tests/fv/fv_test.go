@@ -82,27 +82,40 @@ func addPods(t *testing.T, l *lab.Lab, count, containers int) {
 	}
 }
 
+// patience is long enough for a virtual machine with an emulated processor.
+const patience = 90 * time.Second
+
 // mustConverge fails the test unless every path works before long.
 func mustConverge(t *testing.T, l *lab.Lab) {
 	t.Helper()
-	if err := l.WaitConverged(t.Context(), 30*time.Second); err != nil {
+	if err := l.WaitConverged(t.Context(), patience); err != nil {
 		t.Fatal(err)
 	}
 }
 
 // traffic is a set of streams that run through a fault.
 type traffic struct {
-	l       *lab.Lab
-	streams map[string]string // stream ID → agent that sends it
+	l        *lab.Lab
+	interval time.Duration
+	streams  map[string]string // stream ID → agent that sends it
+	// forgiven is how many packets of a stream may be lost: those on their way at the
+	// moment of a change.
+	forgiven int
 }
 
-// streamInterval is the time between two packets of one stream.
-const streamInterval = 5 * time.Millisecond
+// streamInterval is the time between two packets of one stream; the slow one is for an
+// emulated processor, which does little else than run the packets' senders otherwise.
+const streamInterval, slowInterval = 5 * time.Millisecond, 50 * time.Millisecond
 
 // startTraffic sends UDP and TCP between pods of every two nodes, both families.
 func startTraffic(t *testing.T, l *lab.Lab) *traffic {
 	t.Helper()
-	tr := &traffic{l: l, streams: map[string]string{}}
+	return startTrafficEvery(t, l, streamInterval)
+}
+
+func startTrafficEvery(t *testing.T, l *lab.Lab, interval time.Duration) *traffic {
+	t.Helper()
+	tr := &traffic{l: l, interval: interval, streams: map[string]string{}}
 	first := map[string]*lab.Pod{}
 	for _, p := range l.Pods() {
 		if first[p.Node] == nil {
@@ -131,7 +144,7 @@ func (tr *traffic) start(t *testing.T, from *lab.Pod, to netip.Addr, network str
 	t.Helper()
 	id := fmt.Sprintf("%s %s → %s", network, from.Name, to)
 	_, err := tr.l.Ask(t.Context(), from.Agent(0), agentwire.Request{StartStream: &agentwire.Stream{
-		ID: id, Network: network, Target: netip.AddrPortFrom(to, agentwire.Port), Interval: streamInterval,
+		ID: id, Network: network, Target: netip.AddrPortFrom(to, agentwire.Port), Interval: tr.interval,
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -139,7 +152,8 @@ func (tr *traffic) start(t *testing.T, from *lab.Pod, to netip.Addr, network str
 	tr.streams[id] = from.Agent(0)
 }
 
-// stopAndDemandNoLoss ends the streams: not one packet may be without its answer.
+// stopAndDemandNoLoss ends the streams: not one packet may be without its answer, but for
+// those that are forgiven.
 func (tr *traffic) stopAndDemandNoLoss(t *testing.T) {
 	t.Helper()
 	total := 0
@@ -151,7 +165,7 @@ func (tr *traffic) stopAndDemandNoLoss(t *testing.T) {
 		}
 		r := resp.Stream
 		total += r.Sent
-		if r.Err != "" || r.Answered != r.Sent || r.Sent == 0 {
+		if r.Err != "" || r.Sent-r.Answered > tr.forgiven || r.Sent == 0 {
 			t.Errorf("%s: sent %d, answered %d, lost %v, longest gap %v, error %q", id, r.Sent, r.Answered, r.Lost, r.LongestGap, r.Err)
 		}
 	}

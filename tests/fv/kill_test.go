@@ -39,8 +39,26 @@ func TestKilledDaemonsLoseNoPacket(t *testing.T) {
 // packet is lost, and every node's routes are the same as before.
 func demandNoLossWhileKilled(t *testing.T, l *lab.Lab, programs, nodes []string) {
 	t.Helper()
+	demandLossWhileKilled(t, l, 0, programs, nodes)
+}
+
+// demandLossWhileKilled forgives so many packets of each stream.
+func demandLossWhileKilled(t *testing.T, l *lab.Lab, forgiven int, programs, nodes []string) {
+	t.Helper()
 	before := routesOf(t, l)
 	tr := startTraffic(t, l)
+	tr.forgiven = forgiven
+	killAndRestart(t, l, programs, nodes)
+	tr.stopAndDemandNoLoss(t)
+	mustConverge(t, l)
+	if diff := cmp.Diff(before, routesOf(t, l)); diff != "" {
+		t.Errorf("routes differ from before (-before +after):\n%s", diff)
+	}
+}
+
+// killAndRestart gives traffic time before, between and after.
+func killAndRestart(t *testing.T, l *lab.Lab, programs, nodes []string) {
+	t.Helper()
 	time.Sleep(500 * time.Millisecond)
 	for _, n := range nodes {
 		for _, p := range programs {
@@ -61,11 +79,6 @@ func demandNoLossWhileKilled(t *testing.T, l *lab.Lab, programs, nodes []string)
 		t.Error(err)
 	}
 	time.Sleep(3 * time.Second) // End-of-RIB, sweeps and resyncs fall into this time
-	tr.stopAndDemandNoLoss(t)
-	mustConverge(t, l)
-	if diff := cmp.Diff(before, routesOf(t, l)); diff != "" {
-		t.Errorf("routes differ from before (-before +after):\n%s", diff)
-	}
 }
 
 // TestPodsComeAndGoWhileDaemonsAreKilled adds and deletes pods around kills: what

@@ -56,7 +56,7 @@ func TestVXLANCarriesWhatThePoolsModeSays(t *testing.T) {
 			seen := w.stop()
 			for _, family := range []string{"IPv4", "IPv6"} {
 				for node, want := range map[string]heard{
-					"node1": {tt.plain, tt.vxlan}, "node2": {tt.plain, tt.vxlan}, "node3": {tt.plainBehind, tt.vxlan},
+					"node1": {Plain: tt.plain, VXLAN: tt.vxlan}, "node2": {Plain: tt.plain, VXLAN: tt.vxlan}, "node3": {Plain: tt.plainBehind, VXLAN: tt.vxlan},
 				} {
 					if got := seen[node+" "+family]; got != want {
 						t.Errorf("%s on the wire of %s: %+v, want %+v", family, node, got, want)
@@ -71,7 +71,7 @@ func TestVXLANCarriesWhatThePoolsModeSays(t *testing.T) {
 }
 
 // heard is what was seen of packets from pod to pod on a node's device.
-type heard struct{ Plain, VXLAN bool }
+type heard struct{ Plain, VXLAN, IPIP, WireGuard bool }
 
 // wire listens on the nodes' own devices.
 type wire struct {
@@ -133,49 +133,51 @@ func (w *wire) read(node string, fd, device int) {
 
 // note looks at one Ethernet frame.
 func (w *wire) note(node string, frame []byte) {
-	family, src, dst, port := dissect(frame)
+	p := dissect(frame)
 	pools := []netip.Prefix{netip.MustParsePrefix("10.65.0.0/16"), netip.MustParsePrefix("fd65::/48")}
 	isPod := func(a netip.Addr) bool { return pools[0].Contains(a) || pools[1].Contains(a) }
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	key := node + " " + family
-	h := w.seen[key]
-	switch {
-	case isPod(src) && isPod(dst):
-		h.Plain = true
-	case port == 4789:
-		h.VXLAN = true
-		first, second := netip.MustParseAddr("10.10.1.1"), netip.MustParseAddr("10.10.1.2")
-		if src == first && dst == second || src == second && dst == first {
-			w.seen["between node1 and node2"] = heard{VXLAN: true}
-		}
+	seen := heard{Plain: isPod(p.src) && isPod(p.dst), VXLAN: p.port == 4789, IPIP: p.family == "IPv4" && p.protocol == unix.IPPROTO_IPIP, WireGuard: p.port == 51820 || p.port == 51821}
+	w.add(node+" "+p.family, seen)
+	first, second := netip.MustParseAddr("10.10.1.1"), netip.MustParseAddr("10.10.1.2")
+	if p.src == first && p.dst == second || p.src == second && p.dst == first {
+		w.add("between node1 and node2", seen)
 	}
-	w.seen[key] = h
 }
 
-// dissect is the family and the addresses of a packet, and the port it goes to if
-// it is of UDP.
-func dissect(frame []byte) (family string, src, dst netip.Addr, port uint16) {
+func (w *wire) add(key string, seen heard) {
+	h := w.seen[key]
+	w.seen[key] = heard{Plain: h.Plain || seen.Plain, VXLAN: h.VXLAN || seen.VXLAN, IPIP: h.IPIP || seen.IPIP, WireGuard: h.WireGuard || seen.WireGuard}
+}
+
+// packet is what a frame says of it; port is the one it goes to if it is of UDP.
+type packet struct {
+	family   string
+	src, dst netip.Addr
+	protocol byte
+	port     uint16
+}
+
+func dissect(frame []byte) (p packet) {
 	const ethernet, header4, header6 = 14, 20, 40
 	if len(frame) < ethernet+header4 {
-		return "", src, dst, 0
+		return p
 	}
-	packet := frame[ethernet:]
+	raw := frame[ethernet:]
+	var inner []byte
 	switch kind := binary.BigEndian.Uint16(frame[12:]); {
 	case kind == unix.ETH_P_IP:
-		src, dst = netip.AddrFrom4([4]byte(packet[12:])), netip.AddrFrom4([4]byte(packet[16:]))
-		if udp := packet[int(packet[0]&15)*4:]; packet[9] == unix.IPPROTO_UDP && len(udp) >= 8 {
-			port = binary.BigEndian.Uint16(udp[2:])
-		}
-		return "IPv4", src, dst, port
-	case kind == unix.ETH_P_IPV6 && len(packet) >= header6+8:
-		src, dst = netip.AddrFrom16([16]byte(packet[8:])), netip.AddrFrom16([16]byte(packet[24:]))
-		if packet[6] == unix.IPPROTO_UDP {
-			port = binary.BigEndian.Uint16(packet[header6+2:])
-		}
-		return "IPv6", src, dst, port
+		p = packet{family: "IPv4", src: netip.AddrFrom4([4]byte(raw[12:])), dst: netip.AddrFrom4([4]byte(raw[16:])), protocol: raw[9]}
+		inner = raw[int(raw[0]&15)*4:]
+	case kind == unix.ETH_P_IPV6 && len(raw) >= header6+8:
+		p = packet{family: "IPv6", src: netip.AddrFrom16([16]byte(raw[8:])), dst: netip.AddrFrom16([16]byte(raw[24:])), protocol: raw[6]}
+		inner = raw[header6:]
 	}
-	return "", src, dst, 0
+	if p.protocol == unix.IPPROTO_UDP && len(inner) >= 8 {
+		p.port = binary.BigEndian.Uint16(inner[2:])
+	}
+	return p
 }
 
 func (w *wire) stop() map[string]heard {

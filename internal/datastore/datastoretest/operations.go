@@ -180,6 +180,27 @@ func testConflicts(s *suite) {
 	})
 }
 
+// A store may tell the state of many new keys in another way than that of a few.
+func testConflictAmongManyCreates(s *suite) {
+	present := s.put("pool7", "10.1.0.0/16")
+	ops := []datastore.Op{datastore.DeleteAny(poolKey("bystander"))}
+	for n := range datastore.MaxTxnOps - 1 {
+		name := "pool" + strconv.Itoa(n)
+		ops = append(ops, datastore.Create(poolKey(name), pool(name, "10.0.0.0/16")))
+	}
+	_, err := s.Client.Txn(s.ctx, ops...)
+	var conflict *datastore.ConflictError
+	if !errors.As(err, &conflict) || !errors.Is(err, datastore.ErrAlreadyExists) || conflict.Key != poolKey("pool7") {
+		s.Fatalf("got %v, want that pool7 exists", err)
+	}
+	if e, ok := conflict.Current[poolKey("pool7")]; !ok || e.Revision != present || len(conflict.Current) != 1 {
+		s.Errorf("Current is %v, want pool7 at %d alone", conflict.Current, present)
+	}
+	s.gone("pool6")
+	s.txn(datastore.DeleteAny(poolKey("pool7")))
+	s.txn(ops...)
+}
+
 func testTransactions(s *suite) {
 	s.sub("AllKeysAreWrittenAtOneRevision", func(s *suite) {
 		rev := s.txn(

@@ -52,6 +52,7 @@ func Run(t *testing.T, reg *api.Registry, newStore func(t *testing.T) Store) {
 	}{
 		{"Operations", testOperations},
 		{"Conflicts", testConflicts},
+		{"ConflictAmongManyCreates", testConflictAmongManyCreates},
 		{"Transactions", testTransactions},
 		{"Lists", testLists},
 		{"Watches", testWatches},

@@ -60,6 +60,7 @@ type Client struct {
 	codec  record.Codec
 	etcd   *clientv3.Client
 	kv     clientv3.KV
+	txn    pb.KVClient // for transactions: clientv3's copy what they are made of
 	stream pb.WatchClient
 	auth   *authenticator
 	health *monitor
@@ -130,6 +131,7 @@ func New(ctx context.Context, cfg Config, reg *api.Registry, log *slog.Logger) (
 		codec:    record.NewCodec(reg),
 		etcd:     etcd,
 		kv:       etcd.KV,
+		txn:      pb.NewKVClient(conn),
 		stream:   pb.NewWatchClient(conn),
 		auth:     auth,
 		health:   newMonitor(etcd.Ctx(), conn, newProber(cfg, creds), cfg.Patience, log), //nolint:contextcheck // lives as long as the client, not the call
@@ -258,6 +260,11 @@ func (c *Client) bound(ctx context.Context) (context.Context, context.CancelFunc
 }
 
 func endpoints(cfg Config) string { return strings.Join(cfg.Endpoints, ", ") }
+
+// txnOptions are those that clientv3 sets on its own calls.
+func txnOptions() []grpc.CallOption {
+	return append(watchOptions(), grpc.MaxCallSendMsgSize(sendLimit))
+}
 
 // watchOptions are those that clientv3 sets on its own calls.
 func watchOptions() []grpc.CallOption {

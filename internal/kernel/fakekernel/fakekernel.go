@@ -28,7 +28,12 @@ type Kernel struct {
 	neighs  []kernel.Neighbour
 	vxlans  map[int]kernel.Vxlan
 	fdb     []kernel.FDBEntry
-	routes  []kernel.Route // one place, one route; see place
+	ipips   map[int]kernel.IPIP
+	// fallback is the device of IPIP that a namespace is born with, or gets when the
+	// module is loaded; 0 for none. noIPIP: there is no such module.
+	fallback int
+	noIPIP   bool
+	routes   []kernel.Route // one place, one route; see place
 	// nextHops are the next-hop objects by number, in their normal form.
 	nextHops   map[int]kernel.NextHopObject
 	noNextHops bool
@@ -72,6 +77,7 @@ func (m *machine) newNamespace() *Kernel {
 		},
 		peers:    map[int]peer{},
 		vxlans:   map[int]kernel.Vxlan{},
+		ipips:    map[int]kernel.IPIP{},
 		sysctls:  map[string]string{},
 		nextHops: map[int]kernel.NextHopObject{},
 		subs:     map[*subscriber]struct{}{},

@@ -148,6 +148,14 @@ func (k *Kernel) SetMAC(index int, mac kernel.MAC) error {
 	})
 }
 
+// SetAlias is [kernel.Handle.SetAlias].
+func (k *Kernel) SetAlias(index int, alias string) error {
+	return k.change("set alias of link", index, func(l *kernel.Link) error {
+		l.Alias = alias
+		return nil
+	})
+}
+
 // SetGroup is [kernel.Handle.SetGroup].
 func (k *Kernel) SetGroup(index int, group uint32) error {
 	return k.change("set group of link", index, func(l *kernel.Link) error {
@@ -180,6 +188,8 @@ func (k *Kernel) DeleteLink(index int) error {
 			return nil
 		case k.links[index].Kind == "":
 			return unix.EOPNOTSUPP
+		case index == k.fallback:
+			return nil // it stays, and nothing is said of it
 		}
 		k.destroy(index)
 		return nil
@@ -224,6 +234,7 @@ func (k *Kernel) destroy(index int) {
 	k.fdb = slices.DeleteFunc(k.fdb, func(e kernel.FDBEntry) bool { return e.Link == index })
 	delete(k.peers, index)
 	delete(k.vxlans, index)
+	delete(k.ipips, index)
 	k.tell(kernel.LinkEvents, kernel.LinkEvent{Link: *l, Gone: true})
 	if paired {
 		far.kernel.destroy(far.index)

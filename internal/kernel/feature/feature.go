@@ -31,6 +31,11 @@ const (
 	IPRoute2 Feature = "the ip command (iproute2)"
 	Shaping  Feature = "shaping of pods' bandwidth (CONFIG_IFB, CONFIG_NET_SCH_TBF, CONFIG_NET_SCH_INGRESS, CONFIG_NET_CLS_U32, CONFIG_NET_ACT_MIRRED)"
 	NextHops Feature = "next-hop objects (Linux 5.3)"
+
+	IPIP      Feature = "IPIP tunnels (CONFIG_NET_IPIP)"
+	Wireguard Feature = "WireGuard devices (CONFIG_WIREGUARD)"
+	Dummy     Feature = "dummy devices (CONFIG_DUMMY)"
+	Tun       Feature = "TUN devices (CONFIG_TUN, /dev/net/tun)"
 )
 
 // Probe is nil if the machine has the feature, else why not.
@@ -61,6 +66,18 @@ func Probe(f Feature) error {
 		return err
 	case Shaping:
 		return probeShaping(ns)
+	case IPIP:
+		return device(ns, "tunl0", "ipip")
+	case Wireguard:
+		return device(ns, "probe0", "wireguard")
+	case Dummy:
+		return device(ns, "probe0", "dummy")
+	case Tun:
+		f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
+		if err == nil {
+			err = f.Close()
+		}
+		return err
 	case NextHops:
 		h, err := ns.Open()
 		if err != nil {
@@ -106,6 +123,20 @@ func probeShaping(ns *kernel.Netns) error {
 	}
 	const loopback = 1
 	return h.Redirect(loopback, ifb.Index)
+}
+
+// device makes a device. One that is there already will do: a namespace may be born
+// with the tunl0 of IPIP.
+func device(ns *kernel.Netns, name, kind string) error {
+	h, err := ns.Open()
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	if _, err = h.CreateDevice(name, kind); errors.Is(err, kernel.ErrExists) {
+		return nil
+	}
+	return err
 }
 
 func nft(ns *kernel.Netns, args ...string) error {

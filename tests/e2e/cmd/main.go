@@ -52,7 +52,7 @@ func root() *cobra.Command {
 	var name string
 	cmd := &cobra.Command{
 		Use: "e2e", Short: "A Kubernetes cluster on this machine, to try Tortie on",
-		SilenceUsage: true, SilenceErrors: true,
+		SilenceUsage: true, SilenceErrors: true, TraverseChildren: true, // so that --name before kubectl is ours
 	}
 	cmd.PersistentFlags().StringVar(&name, "name", "e2e", "name of the cluster")
 	dir := func() string { return cluster.Dir(name) }

@@ -11,12 +11,39 @@ type Pool struct {
 	CIDR        netip.Prefix `json:"cidr"`
 	NATOutgoing bool         `json:"natOutgoing"`
 	VXLANMode   string       `json:"vxlanMode"`
+	IPIPMode    string       `json:"ipipMode"`
 }
 
-// Tunnel is a node's own addresses on its VXLAN devices; invalid where it has none.
+// byIPIP: a pool has one encapsulation at most.
+func (p Pool) byIPIP() bool { return p.IPIPMode == "Always" || p.IPIPMode == "CrossSubnet" }
+
+// Tunnel is a node's own addresses on its devices of VXLAN and of IPIP; invalid where it
+// has none.
 type Tunnel struct {
-	V4 netip.Addr `json:"ipv4VXLANTunnelAddr"`
-	V6 netip.Addr `json:"ipv6VXLANTunnelAddr"`
+	V4  netip.Addr `json:"ipv4VXLANTunnelAddr"`
+	V6  netip.Addr `json:"ipv6VXLANTunnelAddr"`
+	BGP struct {
+		IPIP netip.Addr `json:"ipv4IPIPTunnelAddr"`
+	} `json:"bgp"`
+	WireGuard struct {
+		V4 netip.Addr `json:"interfaceIPv4Address"`
+		V6 netip.Addr `json:"interfaceIPv6Address"`
+	} `json:"wireguard"`
+	Keys `json:"-"`
+}
+
+// Keys are a node's public ones of WireGuard; empty where it has none.
+type Keys struct {
+	V4 string `json:"wireguardPublicKey"`
+	V6 string `json:"wireguardPublicKeyV6"`
+}
+
+// secured is the node's address on its device of WireGuard, if others send to it.
+func (t Tunnel) secured(v6 bool) (a netip.Addr, ok bool) {
+	if v6 {
+		return t.WireGuard.V6, t.Keys.V6 != "" && t.WireGuard.V6.IsValid()
+	}
+	return t.WireGuard.V4, t.Keys.V4 != "" && t.WireGuard.V4.IsValid()
 }
 
 // ReadPools reads pools as `calicoctl get ippools -o json` prints them.
@@ -41,6 +68,7 @@ func ReadTunnels(nodes []byte) (map[string]Tunnel, error) {
 	}
 	tunnels := map[string]Tunnel{}
 	for _, i := range items {
+		i.Spec.Keys = i.Status
 		tunnels[i.Metadata.Name] = i.Spec
 	}
 	return tunnels, nil
@@ -50,7 +78,8 @@ type resource[T any] struct {
 	Metadata struct {
 		Name string `json:"name"`
 	} `json:"metadata"`
-	Spec T `json:"spec"`
+	Spec   T    `json:"spec"`
+	Status Keys `json:"status"` // of a node
 }
 
 func read[T any](what string, text []byte) ([]resource[T], error) {
@@ -83,21 +112,42 @@ func (s Setup) tunneled(from, to Host, pod netip.Addr) bool {
 		return false
 	}
 	mode := s.pool(pod).VXLANMode
+	if s.pool(pod).byIPIP() {
+		mode = s.pool(pod).IPIPMode
+	}
 	return mode == "Always" || mode == "CrossSubnet" && !s.oneSegment(from, to, pod.Is6())
 }
 
-// tunnel is a node's tunnel address; unspecified, which nothing goes by, when it has
-// none: the checks that ask for it must fail.
-func (s Setup) tunnel(node Host, v6 bool) netip.Addr {
+// secured: packets between the two nodes' pods must be encrypted.
+func (s Setup) secured(from, to Host, v6 bool) bool {
+	_, here := s.Tunnels[from.Name].secured(v6)
+	_, there := s.Tunnels[to.Name].secured(v6)
+	return from.Name != to.Name && here && there
+}
+
+// tunnel is the address of a node's tunnel to a pod; unspecified, which nothing goes by,
+// when it has none: the checks that ask for it must fail.
+func (s Setup) tunnel(node Host, pod netip.Addr) netip.Addr {
 	t := s.Tunnels[node.Name]
 	a := t.V4
-	if v6 {
+	switch {
+	case s.pool(pod).byIPIP():
+		a = t.BGP.IPIP
+	case pod.Is6():
 		a = t.V6
 	}
 	if !a.IsValid() {
 		return netip.IPv4Unspecified()
 	}
 	return a
+}
+
+// far is the next hop of a tunnel to a pod on a node: of IPIP the node itself.
+func (s Setup) far(node Host, pod netip.Addr) netip.Addr {
+	if s.pool(pod).byIPIP() {
+		return node.Addr(pod.Is6())
+	}
+	return s.tunnel(node, pod)
 }
 
 // outsideAs is the address that a pod is seen by outside of the cluster.

@@ -60,7 +60,7 @@ type Setup struct {
 	Hop func(from, to Host, v6 bool) netip.Addr
 	// Pools are those of the pods' addresses.
 	Pools []Pool
-	// Tunnels are the nodes' by name; needed where a pool's vxlanMode asks for them.
+	// Tunnels are the nodes' by name; needed where a pool asks for them.
 	Tunnels map[string]Tunnel
 }
 
@@ -160,7 +160,10 @@ func (p *planner) between(from, to Pod, v6 bool) {
 			c.Path = PathSameSegment
 		}
 		if p.tunneled(a, b, to.Addr(v6)) {
-			c.Via = p.tunnel(b, v6)
+			c.Via = p.far(b, to.Addr(v6))
+		}
+		if p.secured(a, b, v6) {
+			c.Via = netip.Addr{} // a device that finds the other node by itself
 		}
 	}
 	p.add(c, to.Addr(v6), agentwire.Port)
@@ -176,7 +179,11 @@ func (p *planner) withHosts(pod Pod, v6 bool) {
 	for _, n := range p.Nodes {
 		seen, back := n.Addr(v6), own
 		if p.tunneled(n, p.nodes[pod.Node], own) {
-			seen, back = p.tunnel(n, v6), outside
+			seen, back = p.tunnel(n, own), outside
+		}
+		if p.secured(n, p.nodes[pod.Node], v6) {
+			seen, _ = p.Tunnels[n.Name].secured(v6)
+			back = outside
 		}
 		p.add(Check{Path: PathNodeToPod, From: n.Name, To: pod.Agents[0], Want: seen}, own, agentwire.Port)
 		p.add(Check{Path: PathPodToNode, From: pod.Agents[0], To: n.Name, Want: back}, n.Addr(v6), agentwire.Port)

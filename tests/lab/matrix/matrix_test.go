@@ -152,7 +152,7 @@ func tunneledSetup(mode string) Setup {
 		s.Pools[i].VXLANMode = mode
 	}
 	s.Tunnels = map[string]Tunnel{
-		"a": {addr("10.65.1.1"), addr("fd65::1:1")}, "b": {addr("10.65.1.2"), addr("fd65::1:2")}, "c": {V4: addr("10.65.1.3")},
+		"a": {V4: addr("10.65.1.1"), V6: addr("fd65::1:1")}, "b": {V4: addr("10.65.1.2"), V6: addr("fd65::1:2")}, "c": {V4: addr("10.65.1.3")},
 	}
 	return s
 }
@@ -190,6 +190,24 @@ func TestVXLANNeverUsesNoTunnelThatIsThere(t *testing.T) {
 	}
 }
 
+// TestIPIPLeadsToTheOtherNodeItself, from the address of this node's device.
+func TestIPIPLeadsToTheOtherNodeItself(t *testing.T) {
+	s := setup()
+	s.Pools[0].IPIPMode = "CrossSubnet"
+	var b, c Tunnel
+	b.BGP.IPIP, c.BGP.IPIP = addr("10.65.1.2"), addr("10.65.1.3")
+	s.Tunnels = map[string]Tunnel{"b": b, "c": c}
+	hop := s.Nodes[2].Addr(false).String()
+	demand(
+		t, s,
+		expectation{PathSameSegment, "p1.0", "p3.0", "10.65.0.1", "10.1.0.2"},
+		expectation{PathRouted, "p1.0", "p4.0", "10.65.0.1", hop},
+		expectation{PathNodeToPod, "b", "p1.0", "10.1.0.2", ""},
+		expectation{PathNodeToPod, "c", "p1.0", "10.65.1.3", ""},
+		expectation{PathPodToNode, "p1.0", "c", "10.1.0.1", ""}, // masqueraded
+	)
+}
+
 // TestAMissingTunnelFailsItsChecks: no packet goes by the unspecified address, so
 // that a node which never made its tunnel can't pass for one that has it.
 func TestAMissingTunnelFailsItsChecks(t *testing.T) {
@@ -208,7 +226,7 @@ func TestPoolsAndTunnelsAreReadAsCalicoctlPrintsThem(t *testing.T) {
 	}
 	s := Setup{Pools: pools}
 	for a, want := range map[string]Pool{
-		"10.65.1.1": {netip.MustParsePrefix("10.65.0.0/16"), true, "CrossSubnet"},
+		"10.65.1.1": {CIDR: netip.MustParsePrefix("10.65.0.0/16"), NATOutgoing: true, VXLANMode: "CrossSubnet"},
 		"10.66.1.1": {CIDR: netip.MustParsePrefix("10.66.0.0/16")},
 		"10.67.1.1": {},
 	} {
@@ -217,11 +235,13 @@ func TestPoolsAndTunnelsAreReadAsCalicoctlPrintsThem(t *testing.T) {
 		}
 	}
 	s.Tunnels, err = ReadTunnels([]byte(`{"items":[
-		{"metadata":{"name":"a"},"spec":{"ipv4VXLANTunnelAddr":"10.65.1.1"}},{"metadata":{"name":"b"},"spec":{}}]}`))
+		{"metadata":{"name":"a"},"spec":{"ipv4VXLANTunnelAddr":"10.65.1.1","bgp":{"ipv4IPIPTunnelAddr":"10.65.1.9"}}},{"metadata":{"name":"b"},"spec":{}}]}`))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := (Tunnel{V4: addr("10.65.1.1")}); s.Tunnels["a"] != want || s.Tunnels["b"] != (Tunnel{}) {
+	want := Tunnel{V4: addr("10.65.1.1")}
+	want.BGP.IPIP = addr("10.65.1.9")
+	if s.Tunnels["a"] != want || s.Tunnels["b"] != (Tunnel{}) {
 		t.Errorf("tunnels %v", s.Tunnels)
 	}
 	if _, err := ReadPools([]byte("no such thing")); err == nil || !strings.Contains(err.Error(), "read the IP pools") {

@@ -1,0 +1,343 @@
+// Package wireguard reconciles this node's WireGuard devices, one for each version of
+// IP: the device, its key, port, address and MTU, and a peer for every other node that
+// has published a key. A peer sends what is that node's and nothing else. Where the
+// kernel has no WireGuard, package userspace stands in; both are configured alike.
+package wireguard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
+
+	"tortie/felix/calc"
+	"tortie/internal/kernel"
+	"tortie/internal/overlay"
+)
+
+// Kernel is what the Tunnels see of the node; *kernel.Handle has it all.
+type Kernel interface {
+	LinkByName(name string) (kernel.Link, error)
+	CreateDevice(name, kind string) (kernel.Link, error)
+	DeleteLink(index int) error
+	SetMTU(index, mtu int) error
+	SetUp(index int) error
+	Addresses(link int) ([]kernel.Address, error)
+	DeleteAddress(link int, prefix netip.Prefix) error
+	Apply(changes ...kernel.Change) []error
+	SwapSysctls(settings []kernel.Setting) (old []kernel.Setting, err error)
+}
+
+// Control reads and configures WireGuard devices; *wgctrl.Client is one.
+type Control interface {
+	Device(name string) (*wgtypes.Device, error)
+	ConfigureDevice(name string, cfg wgtypes.Config) error
+	Close() error
+}
+
+// Config is what Tunnels work with; all of it is required.
+type Config struct {
+	Kernel Kernel
+	Keys   *Keys
+	// Open makes a Control for the node's network namespace. One that was made before a
+	// kernel's first device does not know of it.
+	Open func() (Control, error)
+	// Userspace starts the process that stands in for the kernel.
+	Userspace func(name string, mtu int) error
+	// MTU is that of the device of one version of IP.
+	MTU func(v6 bool) int
+	// Wake has Apply called soon.
+	Wake func()
+	Log  *slog.Logger
+}
+
+// Settings are what all nodes of a cluster agree on.
+type Settings struct {
+	Name4, Name6 string
+	Port4, Port6 uint16
+	KeepAlive    time.Duration // 0 for none
+}
+
+func (s Settings) of(v6 bool) (name string, port uint16) {
+	if v6 {
+		return s.Name6, s.Port6
+	}
+	return s.Name4, s.Port4
+}
+
+// What WireGuard adds to a packet, at most: the outer headers of IP and UDP, and its own.
+const (
+	Overhead4 = 60
+	Overhead6 = 80
+)
+
+// linger is how long this node receives from one that does not send to it any more, and
+// has a device that nothing asks for: a node that is slow to hear of it still sends.
+const linger = 30 * time.Second
+
+// Tunnels are the devices as they should be and as they are. The methods may be
+// called from any goroutine; while Apply runs the others wait.
+type Tunnels struct {
+	cfg Config
+
+	mu       sync.Mutex
+	settings Settings
+	ends     map[bool]*tunnel // by: is it IPv6
+	// former are names of devices that the settings say no more.
+	former []string
+	// settled: the last Apply made the kernel as desired, so that a difference found
+	// later is somebody else's doing.
+	settled bool
+}
+
+// tunnel is what is known of one version of IP.
+type tunnel struct {
+	desired *calc.SecureTunnel // nil for none
+	// prepared is an address for which there is to be a device, before anybody is told.
+	prepared netip.Addr
+	link     int // the device that is up, as of the last Apply; 0 for none
+	// left are peers that are desired no more, and since when; last is the desired
+	// tunnel that there was, since gone.
+	left map[overlay.Key]leaving
+	last *calc.SecureTunnel
+	gone time.Time
+	// endpoints are those that were set: a peer may have moved since, which is right.
+	endpoints map[overlay.Key]netip.AddrPort
+}
+
+type leaving struct {
+	peer  calc.SecurePeer
+	since time.Time
+}
+
+// New makes Tunnels that want nothing. Nothing is read or written before Apply.
+func New(cfg Config) *Tunnels {
+	t := &Tunnels{cfg: cfg, ends: map[bool]*tunnel{}}
+	for _, v6 := range []bool{false, true} {
+		t.ends[v6] = &tunnel{left: map[overlay.Key]leaving{}, endpoints: map[overlay.Key]netip.AddrPort{}}
+	}
+	return t
+}
+
+// Configure has the devices made with these settings from the next Apply on.
+func (t *Tunnels) Configure(s Settings) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.settled = t.settled && t.settings == s
+	for _, v6 := range []bool{false, true} {
+		was, _ := t.settings.of(v6)
+		if now, _ := s.of(v6); was != "" && was != now {
+			t.former = append(t.former, was)
+		}
+	}
+	t.settings = s
+}
+
+// Set makes exactly these tunnels desired. What is desired no more lingers.
+func (t *Tunnels) Set(tunnels []calc.SecureTunnel) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.settled = false
+	now := time.Now()
+	waits := false
+	for v6, end := range t.ends {
+		var want *calc.SecureTunnel
+		for i := range tunnels {
+			if tunnels[i].Here.Address.Addr().Is6() == v6 {
+				want = &tunnels[i]
+			}
+		}
+		waits = end.set(want, now) || waits
+	}
+	if waits {
+		time.AfterFunc(linger+time.Second, t.cfg.Wake)
+	}
+}
+
+// set reports whether something lingers.
+func (e *tunnel) set(want *calc.SecureTunnel, now time.Time) bool {
+	before := e.desired
+	e.desired = want
+	if want == nil {
+		if before != nil {
+			e.last, e.gone = before, now
+		}
+		return before != nil
+	}
+	e.prepared, e.last = netip.Addr{}, nil
+	nodes := map[string]bool{}
+	for _, p := range want.Peers {
+		nodes[p.Node] = true
+		delete(e.left, p.End.Secure.Key)
+	}
+	if before == nil {
+		return false
+	}
+	keys := map[overlay.Key]bool{}
+	for _, p := range want.Peers {
+		keys[p.End.Secure.Key] = true
+	}
+	for _, p := range before.Peers {
+		// One that has another key now has thrown the old one away.
+		if key := p.End.Secure.Key; !keys[key] && !nodes[p.Node] {
+			e.left[key] = leaving{p, now}
+		}
+	}
+	return len(e.left) > 0
+}
+
+// now is the tunnel as it is to be made: with what lingers; nil for none.
+func (e *tunnel) now(at time.Time) *calc.SecureTunnel {
+	for key, l := range e.left {
+		if at.Sub(l.since) >= linger {
+			delete(e.left, key)
+		}
+	}
+	switch {
+	case e.desired == nil && e.last != nil && at.Sub(e.gone) < linger:
+		return e.last
+	case e.desired == nil && e.prepared.IsValid():
+		return &calc.SecureTunnel{Here: overlay.End{Secure: overlay.Secure{Tunnel: e.prepared}}}
+	case e.desired == nil:
+		return nil
+	}
+	t := *e.desired
+	taken := map[netip.Prefix]bool{}
+	for _, p := range t.Peers {
+		for _, a := range p.Allowed {
+			taken[a] = true
+		}
+	}
+	for _, l := range e.left {
+		p := l.peer
+		p.Allowed = nil
+		for _, a := range l.peer.Allowed {
+			if !taken[a] {
+				p.Allowed, taken[a] = append(p.Allowed, a), true
+			}
+		}
+		t.Peers = append(t.Peers[:len(t.Peers):len(t.Peers)], p)
+	}
+	return &t
+}
+
+// Prepare makes the device of a version of IP that is about to be published, unless
+// there is one. It stays until Set names that version, or Forget.
+func (t *Tunnels) Prepare(ctx context.Context, tunnel netip.Addr) error {
+	t.mu.Lock()
+	t.ends[tunnel.Is6()].prepared = tunnel
+	t.settled = false
+	t.mu.Unlock()
+	return t.Apply(ctx)
+}
+
+// Forget undoes a Prepare, as of the next Apply.
+func (t *Tunnels) Forget(v6 bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.ends[v6].prepared = netip.Addr{}
+}
+
+// Rekeyed has the devices take the keys as they are now.
+func (t *Tunnels) Rekeyed(ctx context.Context) error {
+	t.mu.Lock()
+	t.settled = false
+	t.mu.Unlock()
+	return t.Apply(ctx)
+}
+
+// Link is the device for addresses of a version, and false when there is none that
+// packets could go through.
+func (t *Tunnels) Link(v6 bool) (int, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	index := t.ends[v6].link
+	return index, index != 0
+}
+
+// Owns reports whether a link is one of them.
+func (t *Tunnels) Owns(l kernel.Link) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return Ours(l) && (l.Name == t.settings.Name4 || l.Name == t.settings.Name6)
+}
+
+// Apply reads the kernel and makes it as desired. What fails in one version of IP
+// does not hold up the other; all of it can be repeated.
+func (t *Tunnels) Apply(ctx context.Context) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var errs []error
+	greeting := false
+	for _, v6 := range []bool{false, true} {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		name, port := t.settings.of(v6)
+		if name == "" {
+			continue // not configured yet
+		}
+		end := t.ends[v6]
+		r := run{cfg: t.cfg, settings: t.settings, v6: v6, device: name, port: port, endpoints: end.endpoints}
+		want := end.now(time.Now())
+		if want == nil {
+			end.link = 0
+			errs = append(errs, r.remove("nothing asks for it any more"))
+			continue
+		}
+		index, err := r.make(want)
+		if end.link = index; err != nil {
+			err = fmt.Errorf("WireGuard device %s: %w", name, err)
+		}
+		errs = append(errs, err)
+		r.report(t.settled)
+		greeting = greeting || index != 0 && !r.link.Up
+	}
+	errs = append(errs, t.removeFormer())
+	err := errors.Join(errs...)
+	if t.settled = err == nil && !greeting; greeting {
+		time.AfterFunc(time.Second, t.cfg.Wake)
+	}
+	return err
+}
+
+// removeFormer takes away devices under names that are not theirs any more.
+func (t *Tunnels) removeFormer() error {
+	var errs []error
+	var left []string
+	for _, name := range t.former {
+		if name == t.settings.Name4 || name == t.settings.Name6 {
+			continue
+		}
+		r := run{cfg: t.cfg, device: name}
+		if err := r.remove("it has another name now"); err != nil {
+			errs, left = append(errs, err), append(left, name)
+		}
+	}
+	t.former = left
+	return errors.Join(errs...)
+}
+
+// report logs what was changed, as somebody else's doing when nothing was due.
+func (r *run) report(settled bool) {
+	const most = 5
+	if len(r.done) == 0 {
+		return
+	}
+	what := r.done
+	if len(what) > most {
+		what = append(what[:most:most], fmt.Sprintf("and %d more", len(r.done)-most))
+	}
+	attrs := []any{"iface", r.device, "changes", strings.Join(what, ", ")}
+	if settled {
+		r.cfg.Log.Warn("WireGuard mended: someone had changed it", attrs...)
+		return
+	}
+	r.cfg.Log.Info("WireGuard changed", attrs...)
+}

@@ -1,0 +1,470 @@
+package wireguard_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.zx2c4.com/wireguard/wgctrl"
+	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
+
+	"tortie/felix/calc"
+	"tortie/felix/wireguard"
+	"tortie/felix/wireguard/userspace"
+	"tortie/internal/kernel"
+	"tortie/internal/kernel/kerneltest"
+	"tortie/internal/overlay"
+	"tortie/internal/polltest"
+)
+
+// TestMain is also the process that stands in for the kernel.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == userspace.Argument {
+		if err := userspace.Main(os.Args[2:], os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// node is one with a pod's address, on a segment with another.
+type node struct {
+	*testing.T
+	ns      *kernel.Netns
+	k       *kernel.Handle
+	keys    *wireguard.Keys
+	tunnels *wireguard.Tunnels
+	names   wireguard.Settings
+	pids    []int
+	log     *bytes.Buffer
+	name    string
+	end     overlay.End
+	pod     netip.Addr
+}
+
+// pair is two nodes that know each other.
+type pair struct{ a, b *node }
+
+// inEachWay runs a test with a process in the kernel's place, and with the kernel's own.
+func inEachWay(t *testing.T, test func(*testing.T, pair)) {
+	for _, way := range []string{"userspace", "kernel"} {
+		t.Run(way, func(t *testing.T) {
+			needs := []kerneltest.Feature{kerneltest.Veth, kerneltest.Tun}
+			if way == "kernel" {
+				needs[1] = kerneltest.Wireguard
+			}
+			kerneltest.Require(t, needs...)
+			p := pair{newNode(t, "a", 1, way), newNode(t, "b", 2, way)}
+			link, err := p.a.k.CreateVeth(kernel.VethSpec{Host: "eth0", Peer: "eth0", PeerNetns: p.b.ns})
+			p.a.must(err)
+			p.a.must(p.a.k.SetUp(link.Index))
+			other, err := p.b.k.LinkByName("eth0")
+			p.a.must(err)
+			p.a.must(p.b.k.SetUp(other.Index))
+			p.a.must(p.a.k.AddAddress(link.Index, p.a.end.Address))
+			p.a.must(p.b.k.AddAddress(other.Index, p.b.end.Address))
+			p.meet()
+			test(t, p)
+		})
+	}
+}
+
+func newNode(t *testing.T, name string, n int, way string) *node {
+	s := &node{
+		T: t, ns: kerneltest.NewNetns(t), name: name, log: &bytes.Buffer{}, pod: netip.MustParseAddr(fmt.Sprintf("10.65.%d.7", n)),
+		names: wireguard.Settings{Name4: fmt.Sprintf("wg%d.%s", os.Getpid()%100000, name), Name6: fmt.Sprintf("wg%d.%s6", os.Getpid()%100000, name), Port4: 51820, Port6: 51821},
+	}
+	s.end.Address = netip.MustParsePrefix(fmt.Sprintf("192.0.2.%d/24", n))
+	s.end.Secure.Tunnel = netip.MustParseAddr(fmt.Sprintf("10.65.%d.1", n))
+	s.k = kerneltest.Open(t, s.ns)
+	lo, err := s.k.LinkByName("lo")
+	s.must(err)
+	s.must(s.k.AddAddress(lo.Index, netip.PrefixFrom(s.pod, 32)))
+	log := slog.New(slog.NewTextHandler(s.log, nil))
+	s.keys = wireguard.OpenKeys(t.TempDir()+"/keys", log)
+	start := func(c *exec.Cmd) error {
+		err := s.ns.Do(c.Start)
+		if err == nil {
+			s.pids = append(s.pids, c.Process.Pid)
+		}
+		return err
+	}
+	s.tunnels = wireguard.New(wireguard.Config{
+		Kernel: s.k, Keys: s.keys, Log: log, Wake: func() {}, MTU: func(bool) int { return 1440 },
+		Open: func() (c wireguard.Control, err error) {
+			err = s.ns.Visit(func() error { c, err = wgctrl.New(); return err })
+			return c, err
+		},
+		Userspace: func(name string, mtu int) error {
+			if way == "kernel" {
+				return errors.New("the kernel is to do it")
+			}
+			return userspace.Start(name, mtu, start, log)
+		},
+	})
+	s.tunnels.Configure(s.names)
+	s.publish()
+	t.Cleanup(func() {
+		s.tunnels.Forget(false)
+		if l, err := s.k.LinkByName(s.names.Name4); err == nil {
+			_ = s.k.DeleteLink(l.Index) // and with it the process
+		}
+	})
+	return s
+}
+
+// publish takes the public key that the node has now.
+func (s *node) publish() {
+	s.Helper()
+	key, err := s.keys.Current(false, time.Now())
+	s.must(err)
+	s.end.Secure.Key = key.Public()
+}
+
+func (s *node) must(err error) {
+	s.Helper()
+	if err != nil {
+		s.Fatal(err)
+	}
+}
+
+func (s *node) peer() calc.SecurePeer {
+	return calc.SecurePeer{Node: s.name, End: s.end, Allowed: []netip.Prefix{
+		netip.PrefixFrom(s.pod, 26).Masked(), netip.PrefixFrom(s.end.Address.Addr(), 32),
+	}}
+}
+
+// knows makes peers all that a node knows, and its routes lead to them.
+func (s *node) knows(peers ...calc.SecurePeer) {
+	s.Helper()
+	s.tunnels.Set([]calc.SecureTunnel{{Here: s.end, Peers: peers}})
+	s.must(s.tunnels.Apply(s.Context()))
+	for _, p := range peers {
+		link, up := s.tunnels.Link(false)
+		if !up {
+			s.Fatal("the device is not up")
+		}
+		s.must(s.k.ReplaceRoute(kernel.Route{
+			Dst: p.Allowed[0], Table: kernel.TableMain, Protocol: kernel.ProtocolFelix, Type: kernel.RouteUnicast, Scope: kernel.ScopeLink, Link: link,
+		}.Normal()))
+	}
+}
+
+func (p pair) meet() {
+	p.a.Helper()
+	p.a.knows(p.b.peer())
+	p.b.knows(p.a.peer())
+}
+
+// socket is one of UDP in the node's namespace.
+func (s *node) socket(from netip.Addr) *net.UDPConn {
+	s.Helper()
+	var c *net.UDPConn
+	s.must(s.ns.Do(func() (err error) {
+		c, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(from, 7)))
+		return err
+	}))
+	s.Cleanup(func() { c.Close() })
+	return c
+}
+
+// flow sends numbered packets both ways until stop, which says how many got lost.
+func (p pair) flow(every time.Duration) (stop func() (sent, lost int)) {
+	a, b := p.a.socket(p.a.pod), p.b.socket(p.b.pod)
+	ctx, cancel := context.WithCancel(p.a.Context())
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	sent, heard := 0, 0
+	for _, way := range [][2]*net.UDPConn{{a, b}, {b, a}} {
+		from, to := way[0], way[1]
+		all.Go(func() {
+			tick := time.NewTicker(every)
+			defer tick.Stop()
+			for ctx.Err() == nil {
+				if _, err := from.WriteTo([]byte("x"), to.LocalAddr()); err == nil {
+					mu.Lock()
+					sent++
+					mu.Unlock()
+				}
+				<-tick.C
+			}
+		})
+		all.Go(func() {
+			buf := make([]byte, 10)
+			for {
+				if _, _, err := to.ReadFrom(buf); err != nil {
+					return
+				}
+				mu.Lock()
+				heard++
+				mu.Unlock()
+			}
+		})
+	}
+	return func() (int, int) {
+		cancel()
+		late := time.Now().Add(300 * time.Millisecond) // what is on its way arrives
+		_ = a.SetReadDeadline(late)
+		_ = b.SetReadDeadline(late)
+		all.Wait()
+		return sent, sent - heard
+	}
+}
+
+// talk waits until a packet goes to the other node's pod and back.
+func (p pair) talk() {
+	p.a.Helper()
+	a, b := p.a.socket(p.a.pod), p.b.socket(p.b.pod)
+	defer a.Close()
+	defer b.Close()
+	polltest.Until(p.a, 10*time.Second, "an answer", func() (bool, string) {
+		buf := make([]byte, 10)
+		_, _ = a.WriteTo([]byte("ask"), b.LocalAddr())
+		_ = b.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+		_, from, err := b.ReadFrom(buf)
+		if err != nil {
+			return false, "b: " + err.Error()
+		}
+		_, _ = b.WriteTo([]byte("answer"), from)
+		_ = a.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+		if _, _, err = a.ReadFrom(buf); err != nil {
+			return false, "a: " + err.Error()
+		}
+		return true, ""
+	})
+}
+
+func (s *node) device() *wgtypes.Device {
+	s.Helper()
+	var d *wgtypes.Device
+	s.control(func(c *wgctrl.Client) (err error) { d, err = c.Device(s.names.Name4); return err })
+	return d
+}
+
+func (s *node) control(do func(*wgctrl.Client) error) {
+	s.Helper()
+	s.must(s.ns.Visit(func() error {
+		c, err := wgctrl.New()
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		return do(c)
+	}))
+}
+
+func (s *node) link() kernel.Link {
+	s.Helper()
+	l, err := s.k.LinkByName(s.names.Name4)
+	s.must(err)
+	return l
+}
+
+// TestPeerSendsOnlyWhatIsItsOwn: pods of two nodes talk, and what a node sends under
+// another's address is dropped.
+func TestPeerSendsOnlyWhatIsItsOwn(t *testing.T) {
+	inEachWay(t, func(t *testing.T, p pair) {
+		p.talk()
+		forged := netip.MustParseAddr("10.65.9.9")
+		lo, err := p.a.k.LinkByName("lo")
+		p.a.must(err)
+		p.a.must(p.a.k.AddAddress(lo.Index, netip.PrefixFrom(forged, 32)))
+		from, honest, to := p.a.socket(forged), p.a.socket(p.a.pod), p.b.socket(p.b.pod)
+		for range 20 {
+			_, err := from.WriteTo([]byte("forged"), to.LocalAddr())
+			p.a.must(err)
+		}
+		_, err = honest.WriteTo([]byte("honest"), to.LocalAddr())
+		p.a.must(err)
+		_ = to.SetReadDeadline(time.Now().Add(5 * time.Second))
+		buf := make([]byte, 10)
+		n, _, err := to.ReadFrom(buf)
+		if p.a.must(err); string(buf[:n]) != "honest" {
+			t.Errorf("%q came through first", buf[:n])
+		}
+	})
+}
+
+// TestDriftIsMended: the device is what it was, and packets flow, after each tampering,
+// and nothing is done when nothing was changed.
+func TestDriftIsMended(t *testing.T) {
+	inEachWay(t, func(t *testing.T, p pair) {
+		p.talk()
+		a := p.a
+		set := func(cfg wgtypes.Config) func() {
+			return func() { a.control(func(c *wgctrl.Client) error { return c.ConfigureDevice(a.names.Name4, cfg) }) }
+		}
+		other, err := wgtypes.GeneratePrivateKey()
+		a.must(err)
+		port := 51999
+		peer := wgtypes.Key(p.b.end.Secure.Key)
+		network := net.IPNet{IP: net.IP{10, 65, 77, 0}, Mask: net.CIDRMask(26, 32)}
+		for _, tt := range []struct {
+			name   string
+			tamper func()
+		}{
+			{"the device is deleted", func() { a.must(a.k.DeleteLink(a.link().Index)) }},
+			{"the device is off", func() { a.must(a.k.SetDown(a.link().Index)) }},
+			{"another MTU", func() { a.must(a.k.SetMTU(a.link().Index, 1300)) }},
+			{"no address", func() { a.must(a.k.DeleteAddress(a.link().Index, netip.PrefixFrom(a.end.Secure.Tunnel, 32))) }},
+			{"another address", func() { a.must(a.k.AddAddress(a.link().Index, netip.MustParsePrefix("198.51.100.1/32"))) }},
+			{"no forwarding", func() { a.must(a.k.SetSysctl("ipv4/conf/"+a.names.Name4+"/forwarding", "0")) }},
+			{"a strict reverse path", func() { a.must(a.k.SetSysctl("ipv4/conf/"+a.names.Name4+"/rp_filter", "1")) }},
+			{"another key", set(wgtypes.Config{PrivateKey: &other})},
+			{"another port", set(wgtypes.Config{ListenPort: &port})},
+			{"no peer", set(wgtypes.Config{Peers: []wgtypes.PeerConfig{{PublicKey: peer, Remove: true}}})},
+			{"a stranger as a peer", set(wgtypes.Config{Peers: []wgtypes.PeerConfig{{PublicKey: other.PublicKey(), AllowedIPs: []net.IPNet{network}}}})},
+			{"a peer with another's addresses", set(wgtypes.Config{Peers: []wgtypes.PeerConfig{{PublicKey: peer, UpdateOnly: true, AllowedIPs: []net.IPNet{network}}}})},
+			{"a peer without its addresses", set(wgtypes.Config{Peers: []wgtypes.PeerConfig{{PublicKey: peer, UpdateOnly: true, ReplaceAllowedIPs: true}}})},
+			{"a peer at no address", set(wgtypes.Config{Peers: []wgtypes.PeerConfig{{PublicKey: peer, UpdateOnly: true, Endpoint: &net.UDPAddr{IP: net.IP{198, 51, 100, 7}, Port: 1}}}})},
+		} {
+			t.Run(tt.name, func(t *testing.T) {
+				tt.tamper()
+				a.log.Reset()
+				a.knows(p.b.peer()) // which also has routes follow a device made anew
+				if tt.name != "a peer at no address" && !strings.Contains(a.log.String(), "WireGuard") {
+					t.Errorf("nothing was done:\n%s", a.log)
+				}
+				p.talk()
+				a.must(a.tunnels.Apply(t.Context())) // the greeting is over
+				a.log.Reset()
+				a.must(a.tunnels.Apply(t.Context()))
+				if a.log.Len() > 0 {
+					t.Errorf("something was done though all was right:\n%s", a.log)
+				}
+				if d := a.device(); d.ListenPort != 51820 || len(d.Peers) != 1 || len(d.Peers[0].AllowedIPs) != 2 || d.PublicKey != wgtypes.Key(a.end.Secure.Key) {
+					t.Errorf("the device is %+v", d)
+				}
+			})
+		}
+		t.Run("its process is killed", func(t *testing.T) {
+			if len(a.pids) == 0 {
+				return // the kernel has no process
+			}
+			process, err := os.FindProcess(a.pids[len(a.pids)-1])
+			a.must(err)
+			a.must(process.Kill())
+			polltest.Until(t, 5*time.Second, "the device to go with it", func() (bool, string) {
+				_, err := a.k.LinkByName(a.names.Name4)
+				return errors.Is(err, kernel.ErrNotFound), fmt.Sprint(err)
+			})
+			a.knows(p.b.peer())
+			p.talk()
+		})
+	})
+}
+
+// TestKeyIsChangedUnderTraffic, as two felixes do it: what is lost is what was on its way
+// between the moments at which the two nodes have the new key.
+func TestKeyIsChangedUnderTraffic(t *testing.T) {
+	inEachWay(t, func(t *testing.T, p pair) {
+		p.talk()
+		stop := p.flow(2 * time.Millisecond)
+		const changes = 3
+		for range changes {
+			// The protocol takes no two handshakes of one peer within 20 ms, of the kernel's 50.
+			begun := time.Now()
+			polltest.Until(t, time.Second, "a tenth of a second", func() (bool, string) { return time.Since(begun) > 100*time.Millisecond, "" })
+			next, err := p.a.keys.Next(false, time.Now())
+			p.a.must(err)
+			p.a.end.Secure.Key = next.Public()
+			promoted, err := p.a.keys.Promote(false, next.Public(), "")
+			if p.a.must(err); !promoted {
+				t.Fatal("the next key is not the current one")
+			}
+			p.a.must(p.a.tunnels.Rekeyed(t.Context()))
+			p.b.knows(p.a.peer()) // it has heard of it
+			p.haveSession()
+		}
+		sent, lost := stop()
+		t.Logf("%d of %d packets lost in %d changes", lost, sent, changes)
+		if lost > sent/10 || lost > changes*100 {
+			t.Errorf("%d of %d packets lost in %d changes of the key", lost, sent, changes)
+		}
+		if d := p.b.device(); len(d.Peers) != 1 {
+			t.Errorf("the former key is still a peer: %+v", d.Peers)
+		}
+	})
+}
+
+// haveSession waits until both have a session under the keys they have now.
+func (p pair) haveSession() {
+	p.a.Helper()
+	polltest.Until(p.a, 10*time.Second, "a session", func() (bool, string) {
+		for _, s := range []*node{p.a, p.b} {
+			if d := s.device(); len(d.Peers) != 1 || d.Peers[0].LastHandshakeTime.IsZero() {
+				return false, s.name
+			}
+		}
+		return true, ""
+	})
+}
+
+// TestNodeMovesToAnotherAddress: the peer follows its Node.
+func TestNodeMovesToAnotherAddress(t *testing.T) {
+	inEachWay(t, func(t *testing.T, p pair) {
+		p.talk()
+		eth, err := p.b.k.LinkByName("eth0")
+		p.b.must(err)
+		moved := netip.MustParsePrefix("192.0.2.77/24")
+		p.b.must(p.b.k.AddAddress(eth.Index, moved))
+		p.b.must(p.b.k.DeleteAddress(eth.Index, p.b.end.Address))
+		p.b.must(p.b.k.AddAddress(eth.Index, moved)) // as a secondary one it went with the first
+		p.b.end.Address = moved
+		p.meet()
+		p.talk()
+	})
+}
+
+// TestWhatCanNotBeIsOneLine says what is wrong and what to do.
+func TestWhatCanNotBeIsOneLine(t *testing.T) {
+	inEachWay(t, func(t *testing.T, p pair) {
+		a := p.a
+		a.tunnels.Set(nil)
+		l := a.link()
+		a.must(a.k.DeleteLink(l.Index))
+		var c *net.UDPConn
+		a.must(a.ns.Do(func() (err error) { c, err = net.ListenUDP("udp", &net.UDPAddr{Port: 51820}); return err }))
+		defer c.Close()
+		a.tunnels.Set([]calc.SecureTunnel{{Here: a.end, Peers: []calc.SecurePeer{p.b.peer()}}})
+		polltest.Until(t, 10*time.Second, "an error", func() (bool, string) {
+			err := a.tunnels.Apply(t.Context()) // a process is switched on some time later
+			ok := err != nil && strings.Contains(err.Error(), "UDP port 51820 is taken by another program") && strings.Contains(err.Error(), "wireguardListeningPort") && !strings.Contains(err.Error(), "\n")
+			return ok, fmt.Sprint(err)
+		})
+		c.Close()
+		a.knows(p.b.peer())
+		p.talk()
+	})
+}
+
+// TestNothingIsLeft when nothing asks for a device any more: neither device nor process.
+func TestNothingIsLeft(t *testing.T) {
+	inEachWay(t, func(t *testing.T, p pair) {
+		p.talk()
+		fresh := wireguard.New(wireguard.Config{Kernel: p.a.k, Keys: p.a.keys, Log: slog.New(slog.DiscardHandler), Wake: func() {}})
+		fresh.Configure(p.a.names)
+		p.a.must(fresh.Apply(t.Context()))
+		if _, err := p.a.k.LinkByName(p.a.names.Name4); !errors.Is(err, kernel.ErrNotFound) {
+			t.Errorf("the device is still there: %v", err)
+		}
+		for _, pid := range p.a.pids {
+			polltest.Until(t, 10*time.Second, "the process to end", func() (bool, string) {
+				_, err := os.Stat(fmt.Sprintf("/proc/%d", pid))
+				return errors.Is(err, os.ErrNotExist), "it is there"
+			})
+		}
+	})
+}

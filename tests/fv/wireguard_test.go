@@ -1,0 +1,161 @@
+package fv
+
+import (
+	"fmt"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"tortie/internal/kernel/kerneltest"
+	"tortie/internal/polltest"
+	"tortie/tests/lab"
+)
+
+// setWireGuard switches WireGuard on or off in both families, as the operator does.
+func setWireGuard(t *testing.T, l *lab.Lab, on bool, more ...string) {
+	t.Helper()
+	apply(t, l, manifestHead+fmt.Sprintf("kind: FelixConfiguration\nmetadata: {name: default}\nspec: {wireguardEnabled: %v, wireguardEnabledV6: %v%s}\n", on, on, strings.Join(append([]string{""}, more...), ", ")))
+	polltest.Until(t, time.Minute, "every node to have heard", func() (bool, string) {
+		nodes := run(t, l, "", "calicoctl", "get", "nodes", "-o", "yaml")
+		keys := strings.Count(nodes, "wireguardPublicKey")
+		want := 0
+		if on {
+			want = 2 * len(l.Topology().Nodes)
+		}
+		return keys == want, fmt.Sprintf("%d keys, want %d", keys, want)
+	})
+}
+
+// encrypted is a lab of three nodes with WireGuard on.
+func encrypted(t *testing.T, name string) *lab.Lab {
+	t.Helper()
+	kerneltest.Require(t, kerneltest.Tun)
+	l := up(t, name, 3)
+	addPods(t, l, 6, 1)
+	setVXLANMode(t, l, "Never") // and natOutgoing
+	mustConverge(t, l)
+	setWireGuard(t, l, true)
+	mustConverge(t, l)
+	return l
+}
+
+// TestWireGuardEncryptsWhatGoesBetweenPods: every path works, and no packet from pod to
+// pod is seen on the wire between the nodes, whatever the pools' mode; what is seen goes
+// from port to port of WireGuard.
+func TestWireGuardEncryptsWhatGoesBetweenPods(t *testing.T) {
+	l := encrypted(t, "wgwire")
+	for _, mode := range []string{"Never", "Always"} {
+		t.Run("vxlanMode "+mode, func(t *testing.T) {
+			setVXLANMode(t, l, mode)
+			mustConverge(t, l)
+			w := listen(t, l)
+			checks, err := l.CheckAll(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, c := range checks {
+				if c.Failure != "" {
+					t.Errorf("%s: %s → %s (%s %s): %s", c.Path, c.From, c.To, c.Probe.Network, c.Probe.Target, c.Failure)
+				}
+			}
+			seen := w.stop()
+			for _, node := range []string{"node1", "node2", "node3"} {
+				for _, family := range []string{"IPv4", "IPv6"} {
+					if got := seen[node+" "+family]; got.Plain || got.VXLAN || !got.WireGuard {
+						t.Errorf("%s on the wire of %s: %+v, want WireGuard alone", family, node, got)
+					}
+				}
+			}
+		})
+	}
+	if routes := run(t, l, "", "calicoctl", "bgp", "routes"); !strings.Contains(routes, "by WireGuard to node2") {
+		t.Errorf("bgpd does not say what carries:\n%s", routes)
+	}
+	if file := run(t, l, "", "stat", "-c", "%a", "/var/lib/calico/felix/wireguard.keys"); strings.TrimSpace(file) != "600" {
+		t.Errorf("the keys' file has the mode %s", file)
+	}
+	if _, err := l.AddPod(t.Context(), lab.PodSpec{Name: "late", Node: "node1", Containers: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if out := run(t, l, "", "ip", "-o", "link", "show", "type", "veth"); !strings.Contains(out, "mtu 1420") {
+		t.Errorf("no pod's device leaves room for the encryption:\n%s", out)
+	}
+}
+
+// onTheWay is how many packets of a stream with one every 5 ms are on their way at once:
+// in a process, which stands in for the kernel here, they wait for the processor.
+const onTheWay = 2
+
+// TestWireGuardIsSwitchedUnderTraffic, off and on again: what is lost is what was on its way.
+func TestWireGuardIsSwitchedUnderTraffic(t *testing.T) {
+	kerneltest.Require(t, kerneltest.Tun)
+	l := up(t, "wglive", 3)
+	addPods(t, l, 6, 1)
+	setVXLANMode(t, l, "Never") // and natOutgoing
+	mustConverge(t, l)
+	for _, on := range []bool{true, false, true} {
+		t.Run(fmt.Sprintf("on: %v", on), func(t *testing.T) {
+			tr := startTraffic(t, l)
+			tr.forgiven = onTheWay
+			setWireGuard(t, l, on)
+			mustConverge(t, l)
+			time.Sleep(500 * time.Millisecond) // whatever is taken away late goes in this time
+			tr.stopAndDemandNoLoss(t)
+		})
+	}
+}
+
+// TestWireGuardIsMendedAndOutlivesFelix: what is removed by hand comes back, and a felix
+// that is killed takes no packet with it: its devices go on without it.
+func TestWireGuardIsMendedAndOutlivesFelix(t *testing.T) {
+	l := encrypted(t, "wgmend")
+	for _, device := range []string{"wireguard.cali", "wg-v6.cali"} {
+		run(t, l, "", "ip", "link", "delete", device)
+		mustConverge(t, l)
+	}
+	for _, programs := range [][]string{{"felix"}, {"bgpd"}, {"felix", "bgpd"}} {
+		t.Run(strings.Join(programs, " and ")+" killed", func(t *testing.T) {
+			demandLossWhileKilled(t, l, onTheWay, programs, []string{"node1", "node2", "node3"})
+		})
+	}
+	t.Run("a node without a key is reached as before", func(t *testing.T) {
+		apply(t, l, manifestHead+"kind: FelixConfiguration\nmetadata: {name: node.node3}\nspec: {wireguardEnabled: false, wireguardEnabledV6: false}\n")
+		polltest.Until(t, time.Minute, "the status to say so", func() (bool, string) {
+			out := run(t, l, "", "calicoctl", "node", "status")
+			return strings.Contains(out, "go unencrypted") && strings.Contains(out, "node3"), out
+		})
+		mustConverge(t, l)
+		run(t, l, "", "calicoctl", "delete", "felixconfiguration", "node.node3")
+	})
+	t.Run("nothing is left when it is off", func(t *testing.T) {
+		setWireGuard(t, l, false)
+		mustConverge(t, l)
+		polltest.Until(t, 2*time.Minute, "nothing to be left", func() (bool, string) {
+			if nodes := run(t, l, "", "calicoctl", "get", "nodes", "-o", "yaml"); strings.Contains(nodes, "ireguard") {
+				return false, "an address in the Nodes"
+			}
+			links := run(t, l, "", "ip", "-br", "link")
+			return !strings.Contains(links, "wireguard.cali") && !strings.Contains(links, "wg-v6.cali"), links
+		})
+		waitStoreSound(t, l, 6)
+		mustConverge(t, l)
+	})
+}
+
+// TestWireGuardIsCleanedUp by an uninstallation: device, process and keys.
+func TestWireGuardIsCleanedUp(t *testing.T) {
+	l := encrypted(t, "wgclean")
+	for _, program := range []string{"felix", "bgpd"} {
+		if err := l.KillDaemon(program, "node1", syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out := run(t, l, "", "felix", "--cleanup")
+	if !strings.Contains(out, "wireguard.cali: removed") || !strings.Contains(out, "wg-v6.cali: removed") {
+		t.Errorf("it does not say so:\n%s", out)
+	}
+	if links := run(t, l, "", "ip", "-br", "link"); strings.Contains(links, "wireguard.cali") || strings.Contains(links, "wg-v6.cali") {
+		t.Errorf("a device is left:\n%s", links)
+	}
+}
