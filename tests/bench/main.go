@@ -12,6 +12,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"syscall"
@@ -37,7 +38,8 @@ func start() error {
 	}
 	onlyRoutes := flag.Bool("only-routes", false, "measure the routes of a BGP peer alone")
 	onlyNodes := flag.Bool("only-nodes", false, "measure bgpd as one node of many alone")
-	onlyDataplane := flag.Bool("only-dataplane", false, "measure what pods' ways carry, and felix at rest and at its start, alone")
+	onlyWays := flag.Bool("only-ways", false, "measure what pods' ways carry alone")
+	onlyFelix := flag.Bool("only-felix", false, "measure felix at rest and at its start alone")
 	soakHours := flag.Int("soak", 0, "have bgpd live through so many hours of churn, compressed, and nothing else")
 	rounds := flag.Int("rounds", 60, "pods added and deleted one at a time, per plugin")
 	burst := flag.Int("burst", 64, "pods added and deleted 16 at once, per plugin")
@@ -47,8 +49,11 @@ func start() error {
 	if *soakHours > 0 {
 		return soak(ctx, *soakHours, os.Stdout)
 	}
-	if *onlyDataplane {
-		return carriedAndResident(ctx, *bin)
+	switch {
+	case *onlyWays:
+		return dataplane(ctx, *bin, os.Stdout)
+	case *onlyFelix:
+		return residentFelix(ctx, *bin, os.Stdout)
 	}
 	if err := probe.HasBIRD(); err != nil {
 		return err
@@ -61,18 +66,12 @@ func start() error {
 	if err := manyNodes(ctx, os.Stdout); err != nil || *onlyNodes {
 		return err
 	}
-	if err := carriedAndResident(ctx, *bin); err != nil {
-		return err
+	for _, part := range []func(context.Context, string, io.Writer) error{dataplane, residentFelix} {
+		if err := part(ctx, *bin, os.Stdout); err != nil {
+			return err
+		}
 	}
 	return run(ctx, *bin, *rounds, *burst)
-}
-
-// carriedAndResident is what the dataplane carries, and what it takes.
-func carriedAndResident(ctx context.Context, bin string) error {
-	if err := dataplane(ctx, bin, os.Stdout); err != nil {
-		return err
-	}
-	return residentFelix(ctx, bin, os.Stdout)
 }
 
 // child is what this program is when it is a process under measurement.
