@@ -27,6 +27,7 @@ type heapKeeper struct {
 	giveBack func()         // debug.FreeOSMemory
 	usage    func() heapUse // of now
 	is       int            // GOGC
+	after    uint64         // what was held when something had been given back
 }
 
 // heapUse is what is kept, as of the last collection, and what the system has given, in
@@ -65,9 +66,10 @@ func (m *heapKeeper) run(ctx context.Context) error {
 // datastore took, or a burst.
 func (m *heapKeeper) settle() {
 	use := m.usage()
-	if use.held > use.live+2*garbage {
+	if use.held > m.after+2*garbage {
 		m.giveBack()
-		use = m.usage() // the collection has found less alive
+		use = m.usage()
+		m.after = use.held
 	}
 	if want := percentFor(use.live); want != m.is {
 		m.percent(want)
