@@ -159,9 +159,20 @@ func changed[T speaker.Peer | speaker.Global](a, b T) string {
 		case name == "Transit":
 			return "it is a route reflector no longer"
 		}
-		out = append(out, fmt.Sprintf("%s changes from %v to %v", words(name), x.Field(i).Interface(), y.Field(i).Interface()))
+		out = append(out, fmt.Sprintf("%s changes from %v to %v", words(name), setting(x.Field(i).Interface()), setting(y.Field(i).Interface())))
 	}
 	return strings.Join(out, ", ")
+}
+
+// setting is a value as an operator writes it: on, not true.
+func setting(value any) any {
+	switch value {
+	case true:
+		return "on"
+	case false:
+		return "off"
+	}
+	return value
 }
 
 const timersChange = "timers change"

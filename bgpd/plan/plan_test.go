@@ -107,8 +107,8 @@ route c 10.65.4.0/26: "" to "via 10.0.0.4"
 route d 10.65.1.0/26: "" to "via 10.0.0.1"
 route d 10.65.2.0/26: "" to "via 10.0.0.2"
 route d 10.65.3.0/26: "" to "via 10.0.9.3"`},
-		{"one node's own AS number resets its sessions", func(in *topology.Input) { in.Nodes[2] = aNode("c", "10.0.9.3/24", as(64600)) }, `reset a-c: AS number changes from 64512 to 64600, multihop changes from false to true
-reset b-c: AS number changes from 64512 to 64600, multihop changes from false to true`},
+		{"one node's own AS number resets its sessions", func(in *topology.Input) { in.Nodes[2] = aNode("c", "10.0.9.3/24", as(64600)) }, `reset a-c: AS number changes from 64512 to 64600, multihop changes from off to on
+reset b-c: AS number changes from 64512 to 64600, multihop changes from off to on`},
 		{"the mesh becomes a reflector without a prefix lost", func(in *topology.Input) {
 			in.Configs, in.Peers = mesh(false), []*v3.BGPPeer{reflectors}
 			in.Nodes[0] = aNode("a", "10.0.0.1/24", reflector)

@@ -152,7 +152,7 @@ func (c *computation) add(r *v3.BGPPeer, p Peer) {
 			c.refused(r, "%s is already the peer of %s, on port %d: this version has one session with an address, whatever the ports; "+
 				"give the other speaker there an address of its own; it is not configured", p.Address, other.Reason, other.Port)
 		} else if other.Peer != p.Peer || !reflect.DeepEqual(other.Filter, p.Filter) {
-			c.refused(r, "%s is already the peer of %s, with other settings; it is not configured", p.Address, other.Reason)
+			c.refused(r, "%s is already the peer of %s, with other settings: delete one of the two, or make them alike; it is not configured", p.Address, other.Reason)
 		}
 		return
 	}

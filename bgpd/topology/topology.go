@@ -226,7 +226,30 @@ func newComputation(in Input) *computation {
 	}
 	slices.SortFunc(c.nodes, func(a, b *node) int { return strings.Compare(a.name, b.name) })
 	c.readAddresses()
+	c.readPeering()
 	return c
+}
+
+// readPeering takes the addresses at which pods find the node, unless somebody else has them.
+func (c *computation) readPeering() {
+	nodes := map[netip.Addr]string{}
+	var networks, pools []netip.Prefix
+	for _, n := range c.nodes {
+		for _, a := range n.addresses() {
+			nodes[a] = n.name
+		}
+		networks = append(networks, n.segments...)
+	}
+	for _, pool := range c.in.Pools {
+		if p, err := netip.ParsePrefix(pool.Spec.CIDR); err == nil {
+			pools = append(pools, p)
+		}
+	}
+	usable, problems := c.settings.peering.Without(nodes, networks, pools)
+	c.settings.peering = usable
+	for _, p := range problems {
+		c.problem("BGPConfiguration default: %s; it has no effect", p)
+	}
 }
 
 // readAddresses settles which node an address means: this one if it has it, so

@@ -24,7 +24,7 @@ func aPod(node, name string, labels map[string]string, networks ...string) *api.
 // addresses, of the families for which the node has an address to peer at.
 func TestPodsOfThisNodeArePeers(t *testing.T) {
 	red, blue := map[string]string{"color": "red"}, map[string]string{"color": "blue"}
-	both := v3.BGPConfigurationSpec{LocalWorkloadPeeringIPV4: "169.254.0.179", LocalWorkloadPeeringIPV6: "fd00::b9"}
+	both := v3.BGPConfigurationSpec{LocalWorkloadPeeringIPV4: "169.254.0.179", LocalWorkloadPeeringIPV6: "fd00:0:0:b9::1"}
 	for _, tt := range []struct {
 		name    string
 		config  v3.BGPConfigurationSpec
@@ -35,7 +35,7 @@ func TestPodsOfThisNodeArePeers(t *testing.T) {
 		{
 			"both families", both,
 			v3.BGPPeerSpec{LocalWorkloadSelector: "color == 'red'"},
-			"10.65.1.5 169.254.0.179 ns/a; 10.65.1.6 169.254.0.179 ns/b; fd65:1::5 fd00::b9 ns/a", "",
+			"10.65.1.5 169.254.0.179 ns/a; 10.65.1.6 169.254.0.179 ns/b; fd65:1::5 fd00:0:0:b9::1 ns/a", "",
 		},
 		{
 			"IPv4 alone",
@@ -58,6 +58,13 @@ func TestPodsOfThisNodeArePeers(t *testing.T) {
 			v3.BGPPeerSpec{LocalWorkloadSelector: "color == 'blue'"},
 			"10.65.1.7 169.254.0.179 ns/c",
 			`BGPConfiguration default: spec.localWorkloadPeeringIPV6: "fe80::1": pods can't connect to it: want an address that nobody else has, such as fd00:0:0:b9::1; it has no effect`,
+		},
+		{
+			"a node's address",
+			v3.BGPConfigurationSpec{LocalWorkloadPeeringIPV4: "10.0.0.1", LocalWorkloadPeeringIPV6: "fd00:0:0:b9::1"},
+			v3.BGPPeerSpec{LocalWorkloadSelector: "color == 'blue'"},
+			"",
+			"BGPConfiguration default: spec.localWorkloadPeeringIPV4: 10.0.0.1: it is the address of node node1: want an address that nobody else has, such as 169.254.0.179; it has no effect",
 		},
 		{
 			"a selector that can't be read", both,

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
+	"strings"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 
@@ -69,4 +71,61 @@ func peersWithoutFilter(ctx context.Context, store *resource.Store, written []ap
 		}
 	}
 	return texts
+}
+
+// peeringAddresses names those of the BGPConfigurations written that pods can't have as
+// their node's: a node or a pod has them, which each node with such a pod would take for
+// itself; or the BGPConfiguration is a node's, from which nobody reads them.
+func peeringAddresses(ctx context.Context, store *resource.Store, written []api.Object) (texts []string) {
+	for _, obj := range written {
+		c, ok := obj.(*v3.BGPConfiguration)
+		if !ok {
+			continue
+		}
+		for _, f := range []struct{ name, value string }{
+			{"localWorkloadPeeringIPV4", c.Spec.LocalWorkloadPeeringIPV4}, {"localWorkloadPeeringIPV6", c.Spec.LocalWorkloadPeeringIPV6},
+		} {
+			a, err := netip.ParseAddr(f.value)
+			if err != nil {
+				continue
+			}
+			if c.Name != "default" {
+				texts = append(texts, fmt.Sprintf("BGPConfiguration %s: spec.%s has no effect here: set it in the BGPConfiguration default", c.Name, f.name))
+			} else if owner := ownerOf(ctx, store, a); owner != "" {
+				texts = append(texts, fmt.Sprintf("BGPConfiguration default: spec.%s: %s %s, whose traffic ends on every node with a pod that is a peer: "+
+					"set it to an address that nobody else has, such as 169.254.0.179 or fd00:0:0:b9::1", f.name, a, owner))
+			}
+		}
+	}
+	return texts
+}
+
+// ownerOf says what an address belongs to, a node or an IP pool; "" is nothing, also where
+// those can't be read.
+func ownerOf(ctx context.Context, store *resource.Store, a netip.Addr) string {
+	for _, kind := range []api.Kind{api.KindNode, api.KindIPPool} {
+		list, err := store.Client.List(ctx, datastore.Range{Kind: kind})
+		if err != nil {
+			continue
+		}
+		for _, entry := range list.Entries {
+			switch o := entry.Object.(type) {
+			case *api.Node:
+				if o.Spec.BGP == nil {
+					continue
+				}
+				for _, own := range []string{o.Spec.BGP.IPv4Address, o.Spec.BGP.IPv6Address} {
+					address, _, _ := strings.Cut(own, "/")
+					if b, err := netip.ParseAddr(address); err == nil && b == a {
+						return "is the address of node " + o.Name
+					}
+				}
+			case *v3.IPPool:
+				if p, err := netip.ParsePrefix(o.Spec.CIDR); err == nil && p.Contains(a) {
+					return "lies in the IP pool " + o.Name
+				}
+			}
+		}
+	}
+	return ""
 }

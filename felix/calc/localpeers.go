@@ -57,8 +57,9 @@ func (l *localPeers) updatePeer(u datastore.SyncUpdate) bool {
 
 // on are the addresses that the node has on its ends of pods, by interface: on those of
 // pods that are its peers, of the families that the pod has.
-func (l *localPeers) on(won map[EndpointID]Endpoint, labels func(EndpointID) map[string]string, node string, nodeLabels map[string]string) map[string][]netip.Addr {
-	if l.addresses == (api.PeeringAddresses{}) {
+func (l *localPeers) on(won map[EndpointID]Endpoint, labels func(EndpointID) map[string]string, node string, nodeLabels map[string]string, around surroundings, networks []netip.Prefix) map[string][]netip.Addr {
+	addresses := l.usable(around, networks)
+	if addresses == (api.PeeringAddresses{}) {
 		return nil
 	}
 	var selects []func(map[string]string) bool
@@ -70,7 +71,7 @@ func (l *localPeers) on(won map[EndpointID]Endpoint, labels func(EndpointID) map
 	out := map[string][]netip.Addr{}
 	for id, ep := range won {
 		for _, selected := range selects {
-			if addrs := l.ofFamilies(ep.Addrs); len(addrs) > 0 && selected(labels(id)) {
+			if addrs := ofFamilies(addresses, ep.Addrs); len(addrs) > 0 && selected(labels(id)) {
 				out[ep.Interface] = addrs
 				break
 			}
@@ -79,16 +80,26 @@ func (l *localPeers) on(won map[EndpointID]Endpoint, labels func(EndpointID) map
 	return out
 }
 
-func (l *localPeers) ofFamilies(pod []netip.Addr) (out []netip.Addr) {
+// usable are the addresses that nobody else has; what is wrong with others is bgpd's to say.
+func (l *localPeers) usable(around surroundings, networks []netip.Prefix) api.PeeringAddresses {
+	nodes := map[netip.Addr]string{}
+	for _, n := range around.nodes {
+		nodes[n.Addr()] = ""
+	}
+	usable, _ := l.addresses.Without(nodes, networks, around.pools)
+	return usable
+}
+
+func ofFamilies(addresses api.PeeringAddresses, pod []netip.Addr) (out []netip.Addr) {
 	var v4, v6 bool
 	for _, a := range pod {
 		v4, v6 = v4 || a.Is4(), v6 || a.Is6()
 	}
-	if v4 && l.addresses.IPv4.IsValid() {
-		out = append(out, l.addresses.IPv4)
+	if v4 && addresses.IPv4.IsValid() {
+		out = append(out, addresses.IPv4)
 	}
-	if v6 && l.addresses.IPv6.IsValid() {
-		out = append(out, l.addresses.IPv6)
+	if v6 && addresses.IPv6.IsValid() {
+		out = append(out, addresses.IPv6)
 	}
 	return out
 }

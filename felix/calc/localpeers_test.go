@@ -54,6 +54,8 @@ func TestPeeringAddressesOfPods(t *testing.T) {
 		{"both", config("default", "169.254.0.179", "fd00::b9"), true, "map[califour:[169.254.0.179] calired:[169.254.0.179 fd00::b9]]"},
 		{"said again", config("default", "169.254.0.179", "fd00::b9"), false, "map[califour:[169.254.0.179] calired:[169.254.0.179 fd00::b9]]"},
 		{"IPv6 alone", config("default", "127.0.0.1", "fd00::b9"), true, "map[calired:[fd00::b9]]"},
+		{"a node's address", config("default", "10.0.0.1", "fd00::b9"), true, "map[calired:[fd00::b9]]"},
+		{"one of a node's network", config("default", "10.0.0.77", "fd00::b9"), true, "map[calired:[fd00::b9]]"},
 		{"for other nodes", peer(v3.BGPPeerSpec{LocalWorkloadSelector: "all()", NodeSelector: "rack == 'b'"}), true, "map[]"},
 		{"for this one", peer(v3.BGPPeerSpec{LocalWorkloadSelector: "color == 'red'", NodeSelector: "rack == 'a'"}), true, "map[calired:[fd00::b9]]"},
 		{"no longer red", pod("red", "blue", "10.65.1.5/32", "fd65::5/128"), true, "map[]"},

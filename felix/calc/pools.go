@@ -208,6 +208,18 @@ func (n *nodes) secured() bool {
 // labels are this node's.
 func (n *nodes) labels() map[string]string { return n.own().labels }
 
+// networks are the subnets that nodes' addresses are given with.
+func (n *nodes) networks() (all []netip.Prefix) {
+	for _, node := range n.byKey {
+		for _, text := range []string{node.bgp.IPv4Address, node.bgp.IPv6Address} {
+			if p, err := parseInterfaceAddr(text); err == nil {
+				all = append(all, p.Masked())
+			}
+		}
+	}
+	return all
+}
+
 // addrs returns this node's addresses with the length of their subnet, IPv4
 // first, and every node's as single addresses. What is wrong with another node is
 // that node's to report.

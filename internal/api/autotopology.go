@@ -67,8 +67,13 @@ func ParseAutoTopology(text string) (AutoTopology, error) {
 		return AutoTopology{Off: true}, nil
 	}
 	a := DefaultAutoTopology()
+	given := map[string]bool{}
 	for word := range strings.FieldsSeq(text) {
 		key, value, _ := strings.Cut(word, "=")
+		if given[key] {
+			return AutoTopology{}, fmt.Errorf("%s is given twice", key)
+		}
+		given[key] = true
 		var err error
 		switch key {
 		case "above":
@@ -85,6 +90,9 @@ func ParseAutoTopology(text string) (AutoTopology, error) {
 		if err != nil {
 			return AutoTopology{}, fmt.Errorf("%s=%s: want a number", key, value)
 		}
+	}
+	if !given["above"] {
+		return AutoTopology{}, fmt.Errorf("above is missing, want a number of nodes as in above=100")
 	}
 	return a, a.Problem()
 }

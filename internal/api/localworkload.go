@@ -1,6 +1,7 @@
 package api
 
 import (
+	"fmt"
 	"net/netip"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
@@ -18,6 +19,38 @@ func (p PeeringAddresses) Of(a netip.Addr) netip.Addr {
 		return p.IPv4
 	}
 	return p.IPv6
+}
+
+// Without leaves out those that somebody else has, and returns why. On a node's ends of
+// pods such an address would draw away what is sent to its owner.
+func (p PeeringAddresses) Without(nodes map[netip.Addr]string, networks, pools []netip.Prefix) (PeeringAddresses, []Problem) {
+	var problems []Problem
+	for field, a := range map[string]*netip.Addr{"spec.localWorkloadPeeringIPV4": &p.IPv4, "spec.localWorkloadPeeringIPV6": &p.IPv6} {
+		why := takenBy(*a, nodes, networks, pools)
+		if why == "" {
+			continue
+		}
+		problems = append(problems, Problem{Field: field, Reason: fmt.Sprintf("%s: %s: want an address that nobody else has, such as 169.254.0.179", a, why)})
+		*a = netip.Addr{}
+	}
+	return p, problems
+}
+
+func takenBy(a netip.Addr, nodes map[netip.Addr]string, networks, pools []netip.Prefix) string {
+	if node, ok := nodes[a]; ok {
+		return "it is the address of node " + node
+	}
+	for _, network := range networks {
+		if network.Contains(a) {
+			return fmt.Sprintf("it lies in %s, a network of nodes", network.Masked())
+		}
+	}
+	for _, pool := range pools {
+		if pool.Contains(a) {
+			return fmt.Sprintf("it lies in the IP pool %s", pool)
+		}
+	}
+	return ""
 }
 
 // PeeringAddressesOf reads localWorkloadPeeringIPV4 and …IPV6. One that makes no sense is

@@ -70,6 +70,8 @@ func ParseTimers(s string) (Timers, error) {
 		switch field := fields[name]; {
 		case field == nil || err != nil:
 			return Timers{}, fmt.Errorf("%q: %s", part, wantTimers)
+		case *field != 0:
+			return Timers{}, fmt.Errorf("%s is given twice", name)
 		case d%time.Second != 0:
 			return Timers{}, fmt.Errorf("%s %s: want whole seconds", name, d)
 		case d == 0 && name == "hold":

@@ -35,6 +35,7 @@ func TestTimersAnnotation(t *testing.T) {
 		{"connect=301s", api.Timers{}, "connect 5m1s: want 1s to 5m0s"},
 		{"fast", api.Timers{}, `"fast": want one or more of hold, keepalive and connect, as in "hold=30s keepalive=10s connect=5s"`},
 		{"hold=90", api.Timers{}, `"hold=90": want one or more of hold, keepalive and connect, as in "hold=30s keepalive=10s connect=5s"`},
+		{"hold=30s hold=60s", api.Timers{}, "hold is given twice"},
 		{"retry=3s", api.Timers{}, `"retry=3s": want one or more of hold, keepalive and connect, as in "hold=30s keepalive=10s connect=5s"`},
 	} {
 		got, err := api.ParseTimers(tt.value)

@@ -105,6 +105,14 @@ func (c *checker) peerTarget(s *v3.BGPPeerSpec) {
 		c.bad("spec.peerIP", s.PeerIP, wantPeerIP)
 		return
 	}
+	switch {
+	case peer.IsUnspecified(), peer.IsLoopback(), peer.IsMulticast():
+		c.bad("spec.peerIP", s.PeerIP, "no peer can have this address; set it to that of the router to peer with")
+		return
+	case peer.Is6() && peer.IsLinkLocalUnicast():
+		c.bad("spec.peerIP", s.PeerIP, "is link-local, and nothing says on which interface; set it to a global or unique local address of the peer, such as fd00::1")
+		return
+	}
 	if s.ReachableBy != "" {
 		family := 4
 		if peer.Is6() {

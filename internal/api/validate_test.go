@@ -184,6 +184,8 @@ func TestValidateBGP(t *testing.T) {
 		{"BGPPeer", "p", `"peerIP":"192.0.2.1/32","asNumber":1`, bad(`spec.peerIP: "192.0.2.1/32": ` + peerIP)},
 		{"BGPPeer", "p", `"peerIP":"tor.example","asNumber":1`, bad(`spec.peerIP: "tor.example": ` + peerIP)},
 		{"BGPPeer", "p", `"peerIP":"fe80::1%eth0","asNumber":1`, bad(`spec.peerIP: "fe80::1%eth0": ` + peerIP)},
+		{"BGPPeer", "p", `"peerIP":"fe80::1","asNumber":1`, bad(`spec.peerIP: "fe80::1": is link-local, and nothing says on which interface; set it to a global or unique local address of the peer, such as fd00::1`)},
+		{"BGPPeer", "p", `"peerIP":"127.0.0.1","asNumber":1`, bad(`spec.peerIP: "127.0.0.1": no peer can have this address; set it to that of the router to peer with`)},
 		{"BGPPeer", "p", `"node":"n1","nodeSelector":"all()","peerIP":"192.0.2.1","asNumber":1`, bad(`spec.nodeSelector: "all()": can't be combined with spec.node; set one of the two`)},
 		{"BGPPeer", "p", `"peerIP":"192.0.2.1","peerSelector":"has(rr)"`, bad(`spec: peerIP and peerSelector can't be combined; set one of them`)},
 		{"BGPPeer", "p", `"peerSelector":"has(rr)","asNumber":64512`, bad(`spec.asNumber: 64512: can't be combined with peerSelector: the AS number is that of the selected nodes`)},
