@@ -57,10 +57,16 @@ func TestPeerIsAllowedItsOwnAddressesOnly(t *testing.T) {
 		{"a block with another node's address", []datastore.SyncUpdate{affinity("node-2", "198.51.100.0/26", api.AffinityConfirmed)}, honest},
 		{"a block that is not confirmed", []datastore.SyncUpdate{affinity("node-2", "10.65.9.0/26", api.AffinityPending)}, honest},
 		{"a block of a node without a key", []datastore.SyncUpdate{affinity("node-3", "10.65.9.0/26", api.AffinityConfirmed)}, honest},
-		{"one more block", []datastore.SyncUpdate{affinity("node-2", "10.65.9.0/26", api.AffinityConfirmed)},
-			"node-2 [10.65.2.0/26 10.65.2.1/32 10.65.9.0/26 192.0.2.2/32]"},
-		{"the address of a node before it by name", []datastore.SyncUpdate{keyedNode("node-4", "192.0.2.2/24", "10.65.4.1", 4)},
-			honest + "; node-4 [10.65.4.1/32]"},
+		{
+			"one more block",
+			[]datastore.SyncUpdate{affinity("node-2", "10.65.9.0/26", api.AffinityConfirmed)},
+			"node-2 [10.65.2.0/26 10.65.2.1/32 10.65.9.0/26 192.0.2.2/32]",
+		},
+		{
+			"the address of a node before it by name",
+			[]datastore.SyncUpdate{keyedNode("node-4", "192.0.2.2/24", "10.65.4.1", 4)},
+			honest + "; node-4 [10.65.4.1/32]",
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			g := calc.New("node-1")
