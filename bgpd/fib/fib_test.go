@@ -404,6 +404,20 @@ func TestWayIsMadeForFelixOnceItsRouteIsThere(t *testing.T) {
 	fx.want(all...)
 }
 
+// TestNextHopsAreNamedAsTheKernelHasThem: a device without neighbours, WireGuard's, has no gateway.
+func TestNextHopsAreNamedAsTheKernelHasThem(t *testing.T) {
+	r := NewResolver(nil, []kernel.Link{{Index: 7, Name: "wireguard.cali"}}, nil)
+	for want, h := range map[string]kernel.NextHop{
+		"dev wireguard.cali":                        {Link: 7},
+		"via 10.1.1.12 dev wireguard.cali":          {Link: 7, Gateway: near},
+		"via 10.1.1.12 dev wireguard.cali weight 2": {Link: 7, Gateway: near, Weight: 2},
+	} {
+		if got := r.describe(h); got != want {
+			t.Errorf("next hop %+v reads %q, want %q", h, got, want)
+		}
+	}
+}
+
 // TestATunnelsOwnAddressIsNotWaitedFor: felix's IPv6 routes through a tunnel can't be made
 // while bgpd's route to its next hop, which the other node has borrowed, leads elsewhere.
 func TestATunnelsOwnAddressIsNotWaitedFor(t *testing.T) {

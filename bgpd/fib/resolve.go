@@ -122,7 +122,10 @@ func (r *Resolver) findLinkLocal(nextHop netip.Addr) ([]kernel.NextHop, string) 
 
 // describe is a next hop in words.
 func (r *Resolver) describe(h kernel.NextHop) string {
-	s := fmt.Sprintf("via %s dev %s", h.Gateway, r.linkName(h.Link))
+	s := "dev " + r.linkName(h.Link)
+	if h.Gateway.IsValid() { // WireGuard's device needs none
+		s = fmt.Sprintf("via %s %s", h.Gateway, s)
+	}
 	if h.Weight > 1 {
 		s += fmt.Sprintf(" weight %d", h.Weight)
 	}

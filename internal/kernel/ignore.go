@@ -15,8 +15,8 @@ import (
 // A link counts by the name it has in the event: one that is renamed to an ignored
 // name is not heard of any more, one that is renamed from it is.
 type Ignore struct {
-	// Protocol is that of the routes to ignore, unless they have a gateway: those lead
-	// to other nodes. 0 for none.
+	// Protocol is that of the routes to ignore, unless they have a gateway or the metric
+	// [MetricOverlay] (WireGuard's have no gateway): those lead to other nodes. 0 for none.
 	Protocol Protocol
 	// LinkPrefixes are the beginnings of the names of the links to ignore. Their
 	// addresses and routes are told: the kernel does not name the link in those.
@@ -61,10 +61,13 @@ func (i Ignore) Covers(ev Event) bool {
 	case AddressEvent:
 		return i.LinkLocal && FamilyOf(ev.Address.Prefix.Addr()) == IPv6 && ev.Address.Scope == ScopeLink
 	case RouteEvent:
-		return i.Protocol != 0 && ev.Route.Protocol == i.Protocol && !ev.Route.Gateway.IsValid() || i.LinkLocal && staysOnLink(ev.Route.Dst.Addr())
+		own := i.Protocol != 0 && ev.Route.Protocol == i.Protocol
+		return own && !leadsToNode(ev.Route) || i.LinkLocal && staysOnLink(ev.Route.Dst.Addr())
 	}
 	return false
 }
+
+func leadsToNode(r Route) bool { return r.Gateway.IsValid() || r.Priority == MetricOverlay }
 
 func staysOnLink(dst netip.Addr) bool {
 	return FamilyOf(dst) == IPv6 && (dst.IsLinkLocalUnicast() || dst.IsMulticast())
@@ -105,8 +108,7 @@ const (
 func (i Ignore) program() []unix.SockFilter {
 	var program []unix.SockFilter
 	if i.Self {
-		port := binary.BigEndian.Uint32(binary.NativeEndian.AppendUint32(nil, i.port)) // as it is loaded
-		program = append(program, load(unix.BPF_W, messagePort), unlessEqual(port, 1), verdictOf(drop))
+		program = append(program, load(unix.BPF_W, messagePort), unlessEqual(wordAsLoaded(i.port), 1), verdictOf(drop))
 	}
 	program = append(program, load(unix.BPF_H, messageType))
 	for _, part := range []struct {
@@ -132,11 +134,18 @@ func (i Ignore) routes() (program []unix.SockFilter) {
 	if i.Protocol != 0 {
 		program = append(program,
 			load(unix.BPF_B, routeProtocol),
-			unlessEqual(uint32(i.Protocol), 5),
+			unlessEqual(uint32(i.Protocol), 12),
 			value(routeAttrs),
 			wanted(unix.RTA_GATEWAY),
 			load(unix.BPF_W, findAttr),
-			unlessEqual(0, 1),
+			unlessEqual(0, 8),
+			value(routeAttrs),
+			wanted(unix.RTA_PRIORITY),
+			load(unix.BPF_W, findAttr),
+			ifEqual(0, 3),
+			intoIndex(),
+			loadBehind(unix.BPF_W, 0),
+			ifEqual(wordAsLoaded(MetricOverlay), 1),
 			verdictOf(drop),
 		)
 	}
@@ -149,10 +158,10 @@ func (i Ignore) routes() (program []unix.SockFilter) {
 			load(unix.BPF_W, findAttr),
 			ifEqual(0, 8), // a default route has none
 			intoIndex(),
-			loadBehind(0),
+			loadBehind(unix.BPF_B, 0),
 			ifEqual(0xff, 4), // ff00::/8
 			unlessEqual(0xfe, 4),
-			loadBehind(1),
+			loadBehind(unix.BPF_B, 1),
 			unix.SockFilter{Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: 0xc0},
 			unlessEqual(0x80, 1), // fe80::/10
 			verdictOf(drop),
@@ -189,7 +198,7 @@ func (i Ignore) links() []unix.SockFilter {
 	for _, prefix := range i.LinkPrefixes {
 		for at := range len(prefix) {
 			left := len(prefix) - 1 - at
-			program = append(program, loadBehind(at), unlessEqual(uint32(prefix[at]), uint8(2*left+1)))
+			program = append(program, loadBehind(unix.BPF_B, at), unlessEqual(uint32(prefix[at]), uint8(2*left+1)))
 		}
 		program = append(program, verdictOf(drop))
 	}
@@ -211,12 +220,16 @@ func asLoaded(n uint16) uint32 {
 	return uint32(binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, n)))
 }
 
+func wordAsLoaded(n uint32) uint32 {
+	return binary.BigEndian.Uint32(binary.NativeEndian.AppendUint32(nil, n))
+}
+
 func load(size uint16, at uint32) unix.SockFilter {
 	return unix.SockFilter{Code: unix.BPF_LD | size | unix.BPF_ABS, K: at}
 }
 
 // The search for an attribute: value is where to begin, wanted the attribute. Then
-// findAttr is where it is, or 0; intoIndex keeps that, and loadBehind loads a byte
+// findAttr is where it is, or 0; intoIndex keeps that, and loadBehind loads a part
 // of what the attribute holds.
 func value(n uint32) unix.SockFilter { return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_IMM, K: n} }
 
@@ -226,8 +239,8 @@ func wanted(attribute uint32) unix.SockFilter {
 
 func intoIndex() unix.SockFilter { return unix.SockFilter{Code: unix.BPF_MISC | unix.BPF_TAX} }
 
-func loadBehind(at int) unix.SockFilter {
-	return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_IND, K: uint32(unix.SizeofRtAttr + at)}
+func loadBehind(size uint16, at int) unix.SockFilter {
+	return unix.SockFilter{Code: unix.BPF_LD | size | unix.BPF_IND, K: uint32(unix.SizeofRtAttr + at)}
 }
 
 // ifEqual jumps over the next skip instructions if n is what was loaded.

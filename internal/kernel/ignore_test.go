@@ -96,6 +96,9 @@ func anyEventMessage(t *rapid.T) syscall.NetlinkMessage {
 		if rapid.Bool().Draw(t, "has gateway") {
 			attrs.bytes(unix.RTA_GATEWAY, dst.Next().AsSlice())
 		}
+		if metric := rapid.SampledFrom([]uint32{0, 1024, MetricOverlay, 0x00080000}).Draw(t, "metric"); metric != 0 {
+			attrs.uint32(unix.RTA_PRIORITY, metric)
+		}
 	}
 	return syscall.NetlinkMessage{Header: syscall.NlMsghdr{Type: kind}, Data: append(header, attrs...)}
 }

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -301,6 +302,35 @@ func TestEveryPathNamedInAPageExists(t *testing.T) {
 			first, _, slash := strings.Cut(path, "/")
 			if slash && top[first] && first != "bin" {
 				mustExist(t, page, path)
+			}
+		}
+	}
+}
+
+// promise is the name of a test in a page; a name that ends in an ellipsis stands for
+// all that begin so.
+var promise = regexp.MustCompile(`\b((?:Test|Benchmark|Fuzz)[A-Z][A-Za-z0-9_]*)(…?)`)
+
+// TestEveryTestNamedInAPageExists: a page that says by which test something is shown must
+// not go on saying so when the test has another name.
+func TestEveryTestNamedInAPageExists(t *testing.T) {
+	var tests []string
+	for _, f := range parseAll(t) {
+		for _, d := range f.ast.Decls {
+			if fn, ok := d.(*ast.FuncDecl); ok && f.test {
+				tests = append(tests, fn.Name.Name)
+			}
+		}
+	}
+	for _, page := range tracked(t, "*.md") {
+		text, err := os.ReadFile(filepath.Join(root, page))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range promise.FindAllStringSubmatch(string(text), -1) {
+			name, more := m[1], m[2] != ""
+			if !slices.ContainsFunc(tests, func(test string) bool { return test == name || more && strings.HasPrefix(test, name) }) {
+				t.Errorf("%s names %s, and there is no such test", page, name)
 			}
 		}
 	}

@@ -36,6 +36,11 @@ func encrypted(t *testing.T, name string) *lab.Lab {
 	setVXLANMode(t, l, "Never") // and natOutgoing
 	mustConverge(t, l)
 	setWireGuard(t, l, true)
+	// At once, and not when it next looks by itself: until then packets go in clear.
+	polltest.Until(t, 20*time.Second, "bgpd to make way for WireGuard", func() (bool, string) {
+		out := run(t, l, "", "ip", "-o", "route", "show", "proto", "81") + run(t, l, "", "ip", "-6", "-o", "route", "show", "proto", "81")
+		return out == "", out
+	})
 	mustConverge(t, l)
 	return l
 }
