@@ -17,20 +17,19 @@ import (
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
 	"tortie/felix/calc"
+	"tortie/felix/tunneladdr"
 	"tortie/internal/kernel"
 	"tortie/internal/overlay"
 )
 
 // Kernel is what the Tunnels see of the node; *kernel.Handle has it all.
 type Kernel interface {
+	tunneladdr.Kernel
 	LinkByName(name string) (kernel.Link, error)
 	CreateDevice(name, kind string) (kernel.Link, error)
 	DeleteLink(index int) error
 	SetMTU(index, mtu int) error
 	SetUp(index int) error
-	Addresses(link int) ([]kernel.Address, error)
-	DeleteAddress(link int, prefix netip.Prefix) error
-	Apply(changes ...kernel.Change) []error
 	SwapSysctls(settings []kernel.Setting) (old []kernel.Setting, err error)
 }
 
