@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"syscall"
+	"time"
 
 	"tortie/felix/calc"
 	"tortie/felix/tunneladdr"
@@ -47,6 +48,22 @@ func (r *run) remove(why string) error {
 	clear(r.endpoints)
 	r.cfg.Log.Info("WireGuard device removed: "+why, "iface", r.device)
 	return nil
+}
+
+// awaitEnd waits, not for long, until the process of a device that is gone has ended, and
+// given its port back. One that takes longer is met by the next Apply.
+func (r *run) awaitEnd() {
+	control, err := r.cfg.Open()
+	if err != nil {
+		return
+	}
+	defer control.Close() //nolint:errcheck // nothing is written by it
+	const patience, pause = time.Second, 5 * time.Millisecond
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(pause) {
+		if _, err := control.Device(r.device); gone(err) {
+			return
+		}
+	}
 }
 
 // make returns the device's index once packets can go through it, whatever becomes of

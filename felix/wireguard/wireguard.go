@@ -272,7 +272,8 @@ func (t *Tunnels) Owns(l kernel.Link) bool {
 func (t *Tunnels) Apply(ctx context.Context) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	var errs []error
+	// First, for they have the ports.
+	errs := []error{t.removeFormer()}
 	greeting := false
 	for _, v6 := range []bool{false, true} {
 		if ctx.Err() != nil {
@@ -298,7 +299,6 @@ func (t *Tunnels) Apply(ctx context.Context) error {
 		r.report(t.settled)
 		greeting = greeting || index != 0 && !r.link.Up
 	}
-	errs = append(errs, t.removeFormer())
 	err := errors.Join(errs...)
 	if t.settled = err == nil && !greeting; greeting {
 		time.AfterFunc(time.Second, t.cfg.Wake)
@@ -315,8 +315,11 @@ func (t *Tunnels) removeFormer() error {
 			continue
 		}
 		r := run{cfg: t.cfg, device: name}
+		link, _ := t.cfg.Kernel.LinkByName(name)
 		if err := r.remove("it has another name now"); err != nil {
 			errs, left = append(errs, err), append(left, name)
+		} else if link.Kind == "tun" {
+			r.awaitEnd()
 		}
 	}
 	t.former = left
