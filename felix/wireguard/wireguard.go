@@ -169,6 +169,12 @@ func (e *tunnel) set(want *calc.SecureTunnel, now time.Time) bool {
 		}
 		return before != nil
 	}
+	since := now
+	if before == nil && e.last != nil && now.Sub(e.gone) < linger {
+		// Off and on again: those who are slow to show their keys have sessions with this
+		// node, and send in them as soon as they see its key.
+		before, since = e.last, e.gone
+	}
 	e.prepared, e.last = netip.Addr{}, nil
 	nodes := map[string]bool{}
 	for _, p := range want.Peers {
@@ -185,7 +191,7 @@ func (e *tunnel) set(want *calc.SecureTunnel, now time.Time) bool {
 	for _, p := range before.Peers {
 		// One that has another key now has thrown the old one away.
 		if key := p.End.Secure.Key; !keys[key] && !nodes[p.Node] {
-			e.left[key] = leaving{p, now}
+			e.left[key] = leaving{p, since}
 		}
 	}
 	return len(e.left) > 0

@@ -62,7 +62,7 @@ type pair struct{ a, b *node }
 
 // inEachWay runs a test with a process in the kernel's place, and with the kernel's own.
 func inEachWay(t *testing.T, test func(*testing.T, pair)) {
-	for _, way := range []string{"userspace", "kernel"} {
+	for _, way := range ways() {
 		t.Run(way, func(t *testing.T) {
 			require(t, way)
 			p := pair{newNode(t, "a", 1, way, false), newNode(t, "b", 2, way, false)}
@@ -71,6 +71,14 @@ func inEachWay(t *testing.T, test func(*testing.T, pair)) {
 			test(t, p)
 		})
 	}
+}
+
+// ways leave out the process only where the kernel's own is tested: make test-vm has no TUN.
+func ways() []string {
+	if kerneltest.Has(kerneltest.Wireguard) && !kerneltest.Has(kerneltest.Tun) {
+		return []string{"kernel"}
+	}
+	return []string{"userspace", "kernel"}
 }
 
 // require names the features where make test-vm finds them.
@@ -516,7 +524,7 @@ func TestNothingIsLeft(t *testing.T) {
 // TestIPv6: pods of two nodes talk, what a node sends under another's address is dropped,
 // the device is mended, and its address is the source of nothing by itself.
 func TestIPv6(t *testing.T) {
-	for _, way := range []string{"userspace", "kernel"} {
+	for _, way := range ways() {
 		t.Run(way, func(t *testing.T) {
 			require(t, way)
 			p := pair{newNode(t, "a", 1, way, true), newNode(t, "b", 2, way, true)}
@@ -637,4 +645,21 @@ func TestKernelWithoutWireGuardAndTUN(t *testing.T) {
 	if _, up := s.tunnels.Link(false); up {
 		t.Error("packets are to go through a device that is not there")
 	}
+}
+
+// TestSwitchedOnAgainTheSessionsAreStillThere: a peer that was left when the device was
+// desired no more stays when it is desired again, though its key is not seen yet.
+func TestSwitchedOnAgainTheSessionsAreStillThere(t *testing.T) {
+	inEachWay(t, func(t *testing.T, p pair) {
+		p.talk()
+		p.a.tunnels.Set(nil)
+		p.a.must(p.a.tunnels.Apply(t.Context()))
+		p.a.knows()
+		d := p.a.device()
+		if len(d.Peers) != 1 || len(d.Peers[0].AllowedIPs) != 2 || d.Peers[0].LastHandshakeTime.IsZero() {
+			t.Errorf("the device is %+v, want its former peer with the session", d)
+		}
+		p.meet()
+		p.talk()
+	})
 }
