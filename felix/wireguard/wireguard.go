@@ -30,6 +30,7 @@ type Kernel interface {
 	DeleteLink(index int) error
 	SetMTU(index, mtu int) error
 	SetUp(index int) error
+	SetDown(index int) error
 	SwapSysctls(settings []kernel.Setting) (old []kernel.Setting, err error)
 }
 
