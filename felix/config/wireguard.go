@@ -17,6 +17,8 @@ type Wireguard struct {
 	KeepAlive time.Duration
 	// KeyLifetime is how old a node's key gets before it has another; 0: any age.
 	KeyLifetime time.Duration
+	// Hosts: what nodes themselves send is to be encrypted, too, which is not carried out.
+	Hosts bool
 }
 
 func defaultWireguard() Wireguard {
@@ -27,6 +29,7 @@ func wireguardParameters() []parameter {
 	return []parameter{
 		{"WireguardEnabled", "wireguardEnabled", func(c *Config, v string) (err error) { c.Wireguard.Enabled4, err = parseBool(v); return err }},
 		{"WireguardEnabledV6", "wireguardEnabledV6", func(c *Config, v string) (err error) { c.Wireguard.Enabled6, err = parseBool(v); return err }},
+		{"WireguardHostEncryptionEnabled", "wireguardHostEncryptionEnabled", func(c *Config, v string) (err error) { c.Wireguard.Hosts, err = parseBool(v); return err }},
 		{"WireguardInterfaceName", "wireguardInterfaceName", func(c *Config, v string) (err error) {
 			c.Wireguard.Name4, err = parseDevice(v, c.Wireguard.Name6)
 			return err

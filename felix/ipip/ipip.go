@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 
+	"tortie/felix/tunneladdr"
 	"tortie/internal/kernel"
 )
 
@@ -263,23 +264,7 @@ func (r *run) ensureAddress(addr netip.Addr) (there bool, err error) {
 			return false, err
 		}
 	}
-	gone, err := dropAddresses(r.cfg.Kernel, r.link.Index, have, want)
-	for _, p := range gone {
-		r.did("no address %s", p)
-	}
-	return true, err
-}
-
-// dropAddresses takes away all but one, and those of the link.
-func dropAddresses(k Remover, link int, have []kernel.Address, but netip.Prefix) (gone []netip.Prefix, err error) {
-	for _, a := range have {
-		if a.Prefix == but || a.Prefix.Addr().IsLinkLocalUnicast() {
-			continue
-		}
-		gone = append(gone, a.Prefix)
-		err = errors.Join(err, k.DeleteAddress(link, a.Prefix))
-	}
-	return gone, err
+	return true, tunneladdr.Drop(r.cfg.Kernel, r.link.Index, have, want, r.did)
 }
 
 // remove takes the device out of use if felix had it in use.
@@ -323,7 +308,7 @@ func Remove(k Remover, link kernel.Link) error {
 	if err := k.SetDown(link.Index); err != nil {
 		return err
 	}
-	if _, err := dropAddresses(k, link.Index, have, netip.Prefix{}); err != nil {
+	if err := tunneladdr.Drop(k, link.Index, have, netip.Prefix{}, func(string, ...any) {}); err != nil {
 		return err
 	}
 	return k.SetAlias(link.Index, "") // the mark goes last, or a rest would be nobody's

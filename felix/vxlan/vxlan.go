@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 
+	"tortie/felix/tunneladdr"
 	"tortie/internal/kernel"
 	"tortie/internal/overlay"
 )
@@ -27,6 +28,7 @@ const (
 
 // Kernel is what the Tunnels see of the node; *kernel.Handle has it all.
 type Kernel interface {
+	tunneladdr.Kernel
 	LinkByName(name string) (kernel.Link, error)
 	CreateVxlan(spec kernel.VxlanSpec) (kernel.Link, error)
 	Vxlan(index int) (kernel.Vxlan, error)
@@ -34,13 +36,10 @@ type Kernel interface {
 	SetMTU(index, mtu int) error
 	SetMAC(index int, mac kernel.MAC) error
 	SetUp(index int) error
-	Addresses(link int) ([]kernel.Address, error)
-	DeleteAddress(link int, prefix netip.Prefix) error
 	Neighbours(link int) ([]kernel.Neighbour, error)
 	DeleteNeighbour(link int, ip netip.Addr) error
 	FDB(link int) ([]kernel.FDBEntry, error)
 	DeleteFDB(link int, mac kernel.MAC) error
-	Apply(changes ...kernel.Change) []error
 	SwapSysctls(settings []kernel.Setting) (old []kernel.Setting, err error)
 }
 
@@ -227,7 +226,7 @@ func (r *run) make(tunnel overlay.Tunnel) (int, error) {
 		return 0, err
 	}
 	err := r.ensureForwarding()
-	there, addressErr := r.ensureAddress(tunnel.Here.Tunnel)
+	there, addressErr := tunneladdr.Ensure(r.cfg.Kernel, r.link, tunnel.Here.Tunnel, r.did)
 	if err = errors.Join(err, addressErr); !there {
 		return 0, err
 	}
@@ -308,41 +307,6 @@ func (r *run) ensureForwarding() error {
 		r.did("forwarding")
 	}
 	return err
-}
-
-// ensureAddress gives the device its one address before it takes another away, but
-// leaves those of the link alone. The routes into the tunnel name it as their source.
-// An IPv6 one is deprecated, or it would be the source of packets to this node's own
-// pods, too, which have an address like it. A device that is up is taken to have
-// its address when that can't be read.
-func (r *run) ensureAddress(tunnel netip.Addr) (there bool, err error) {
-	want := netip.PrefixFrom(tunnel, tunnel.BitLen())
-	have, err := r.cfg.Kernel.Addresses(r.link.Index)
-	if err != nil {
-		return r.link.Up, err
-	}
-	var extra []netip.Prefix
-	right := false
-	for _, a := range have {
-		switch {
-		case a.Prefix == want:
-			there, right = true, a.Deprecated == r.v6
-		case !a.Prefix.Addr().IsLinkLocalUnicast():
-			extra = append(extra, a.Prefix)
-		}
-	}
-	if !right {
-		r.did("address %s", want)
-		if err := errors.Join(r.cfg.Kernel.Apply(kernel.LinkAddress{Link: r.link.Index, Prefix: want, Deprecated: r.v6})...); err != nil {
-			return there, err
-		}
-	}
-	var errs []error
-	for _, p := range extra {
-		r.did("no address %s", p)
-		errs = append(errs, r.cfg.Kernel.DeleteAddress(r.link.Index, p))
-	}
-	return true, errors.Join(errs...)
 }
 
 // ensureFDB says where each other node is.

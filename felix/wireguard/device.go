@@ -6,8 +6,10 @@ import (
 	"io/fs"
 	"net/netip"
 	"syscall"
+	"time"
 
 	"tortie/felix/calc"
+	"tortie/felix/tunneladdr"
 	"tortie/internal/kernel"
 	"tortie/internal/overlay"
 )
@@ -48,6 +50,22 @@ func (r *run) remove(why string) error {
 	return nil
 }
 
+// awaitEnd waits, not for long, until the process of a device that is gone has ended, and
+// given its port back. One that takes longer is met by the next Apply.
+func (r *run) awaitEnd() {
+	control, err := r.cfg.Open()
+	if err != nil {
+		return
+	}
+	defer control.Close() //nolint:errcheck // nothing is written by it
+	const patience, pause = time.Second, 5 * time.Millisecond
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(pause) {
+		if _, err := control.Device(r.device); gone(err) {
+			return
+		}
+	}
+}
+
 // make returns the device's index once packets can go through it, whatever becomes of
 // the rest: without it all routes into it are withdrawn.
 func (r *run) make(tunnel *calc.SecureTunnel) (int, error) {
@@ -55,7 +73,7 @@ func (r *run) make(tunnel *calc.SecureTunnel) (int, error) {
 		return 0, err
 	}
 	err := r.ensureSysctls()
-	there, addressErr := r.ensureAddress(tunnel.Here.Secure.Tunnel)
+	there, addressErr := tunneladdr.Ensure(r.cfg.Kernel, r.link, tunnel.Here.Secure.Tunnel, r.did)
 	if err = errors.Join(err, addressErr); !there {
 		return 0, err
 	}
@@ -133,39 +151,6 @@ func (r *run) ensureSysctls() error {
 		r.did("%s", s.Name)
 	}
 	return err
-}
-
-// ensureAddress gives the device its one address before it takes another away, but
-// leaves those of the link alone. An IPv6 one is deprecated, or it would be the source
-// of packets to this node's own pods, too.
-func (r *run) ensureAddress(tunnel netip.Addr) (there bool, err error) {
-	want := netip.PrefixFrom(tunnel, tunnel.BitLen())
-	have, err := r.cfg.Kernel.Addresses(r.link.Index)
-	if err != nil {
-		return r.link.Up, err
-	}
-	var extra []netip.Prefix
-	right := false
-	for _, a := range have {
-		switch {
-		case a.Prefix == want:
-			there, right = true, a.Deprecated == r.v6
-		case !a.Prefix.Addr().IsLinkLocalUnicast():
-			extra = append(extra, a.Prefix)
-		}
-	}
-	if !right {
-		r.did("address %s", want)
-		if err := errors.Join(r.cfg.Kernel.Apply(kernel.LinkAddress{Link: r.link.Index, Prefix: want, Deprecated: r.v6})...); err != nil {
-			return there, err
-		}
-	}
-	var errs []error
-	for _, p := range extra {
-		r.did("no address %s", p)
-		errs = append(errs, r.cfg.Kernel.DeleteAddress(r.link.Index, p))
-	}
-	return true, errors.Join(errs...)
 }
 
 // portTaken says what to do when the port is another's.

@@ -1,6 +1,7 @@
 package wireguard
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -43,6 +44,10 @@ func (r *run) configure(peers []calc.SecurePeer) error {
 	}
 	if err != nil {
 		return fmt.Errorf("read it: %w", err)
+	}
+	if r.link.Up && have.ListenPort == 0 {
+		// Its process could not take the port when it was switched on. Nobody else tells.
+		return r.portTaken(errors.Join(syscall.EADDRINUSE, r.cfg.Kernel.SetDown(r.link.Index)))
 	}
 	cfg, nudge := r.difference(have, key, peers)
 	if err := r.write(control, cfg); err != nil {

@@ -17,20 +17,20 @@ import (
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
 	"tortie/felix/calc"
+	"tortie/felix/tunneladdr"
 	"tortie/internal/kernel"
 	"tortie/internal/overlay"
 )
 
 // Kernel is what the Tunnels see of the node; *kernel.Handle has it all.
 type Kernel interface {
+	tunneladdr.Kernel
 	LinkByName(name string) (kernel.Link, error)
 	CreateDevice(name, kind string) (kernel.Link, error)
 	DeleteLink(index int) error
 	SetMTU(index, mtu int) error
 	SetUp(index int) error
-	Addresses(link int) ([]kernel.Address, error)
-	DeleteAddress(link int, prefix netip.Prefix) error
-	Apply(changes ...kernel.Change) []error
+	SetDown(index int) error
 	SwapSysctls(settings []kernel.Setting) (old []kernel.Setting, err error)
 }
 
@@ -170,6 +170,12 @@ func (e *tunnel) set(want *calc.SecureTunnel, now time.Time) bool {
 		}
 		return before != nil
 	}
+	since := now
+	if before == nil && e.last != nil && now.Sub(e.gone) < linger {
+		// Off and on again: those who are slow to show their keys have sessions with this
+		// node, and send in them as soon as they see its key.
+		before, since = e.last, e.gone
+	}
 	e.prepared, e.last = netip.Addr{}, nil
 	nodes := map[string]bool{}
 	for _, p := range want.Peers {
@@ -186,7 +192,7 @@ func (e *tunnel) set(want *calc.SecureTunnel, now time.Time) bool {
 	for _, p := range before.Peers {
 		// One that has another key now has thrown the old one away.
 		if key := p.End.Secure.Key; !keys[key] && !nodes[p.Node] {
-			e.left[key] = leaving{p, now}
+			e.left[key] = leaving{p, since}
 		}
 	}
 	return len(e.left) > 0
@@ -273,7 +279,8 @@ func (t *Tunnels) Owns(l kernel.Link) bool {
 func (t *Tunnels) Apply(ctx context.Context) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	var errs []error
+	// First, for they have the ports.
+	errs := []error{t.removeFormer()}
 	greeting := false
 	for _, v6 := range []bool{false, true} {
 		if ctx.Err() != nil {
@@ -299,7 +306,6 @@ func (t *Tunnels) Apply(ctx context.Context) error {
 		r.report(t.settled)
 		greeting = greeting || index != 0 && !r.link.Up
 	}
-	errs = append(errs, t.removeFormer())
 	err := errors.Join(errs...)
 	if t.settled = err == nil && !greeting; greeting {
 		time.AfterFunc(time.Second, t.cfg.Wake)
@@ -316,8 +322,11 @@ func (t *Tunnels) removeFormer() error {
 			continue
 		}
 		r := run{cfg: t.cfg, device: name}
+		link, _ := t.cfg.Kernel.LinkByName(name)
 		if err := r.remove("it has another name now"); err != nil {
 			errs, left = append(errs, err), append(left, name)
+		} else if link.Kind == "tun" {
+			r.awaitEnd()
 		}
 	}
 	t.former = left

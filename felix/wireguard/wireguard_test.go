@@ -10,8 +10,10 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -47,6 +49,7 @@ type node struct {
 	keys    *wireguard.Keys
 	tunnels *wireguard.Tunnels
 	names   wireguard.Settings
+	v6      bool
 	pids    []int
 	log     *bytes.Buffer
 	name    string
@@ -59,50 +62,89 @@ type pair struct{ a, b *node }
 
 // inEachWay runs a test with a process in the kernel's place, and with the kernel's own.
 func inEachWay(t *testing.T, test func(*testing.T, pair)) {
-	for _, way := range []string{"userspace", "kernel"} {
+	for _, way := range ways() {
 		t.Run(way, func(t *testing.T) {
-			needs := []kerneltest.Feature{kerneltest.Veth, kerneltest.Tun}
-			if way == "kernel" {
-				needs[1] = kerneltest.Wireguard
-			}
-			kerneltest.Require(t, needs...)
-			p := pair{newNode(t, "a", 1, way), newNode(t, "b", 2, way)}
-			link, err := p.a.k.CreateVeth(kernel.VethSpec{Host: "eth0", Peer: "eth0", PeerNetns: p.b.ns})
-			p.a.must(err)
-			p.a.must(p.a.k.SetUp(link.Index))
-			other, err := p.b.k.LinkByName("eth0")
-			p.a.must(err)
-			p.a.must(p.b.k.SetUp(other.Index))
-			p.a.must(p.a.k.AddAddress(link.Index, p.a.end.Address))
-			p.a.must(p.b.k.AddAddress(other.Index, p.b.end.Address))
+			require(t, way)
+			p := pair{newNode(t, "a", 1, way, false), newNode(t, "b", 2, way, false)}
+			p.wire("eth0", p.a.end.Address)
 			p.meet()
 			test(t, p)
 		})
 	}
 }
 
-func newNode(t *testing.T, name string, n int, way string) *node {
+// ways leave out the process only where the kernel's own is tested: make test-vm has no TUN.
+func ways() []string {
+	if kerneltest.Has(kerneltest.Wireguard) && !kerneltest.Has(kerneltest.Tun) {
+		return []string{"kernel"}
+	}
+	return []string{"userspace", "kernel"}
+}
+
+// require names the features where make test-vm finds them.
+func require(t *testing.T, way string) {
+	t.Helper()
+	if way == "kernel" {
+		kerneltest.Require(t, kerneltest.Veth, kerneltest.Wireguard)
+	} else {
+		kerneltest.Require(t, kerneltest.Veth, kerneltest.Tun)
+	}
+}
+
+// wire connects a's device of that name and address with b's eth0.
+func (p pair) wire(device string, address netip.Prefix) {
+	p.a.Helper()
+	link, err := p.a.k.CreateVeth(kernel.VethSpec{Host: device, Peer: "eth0", PeerNetns: p.b.ns})
+	p.a.must(err)
+	p.a.must(p.a.k.SetUp(link.Index))
+	other, err := p.b.k.LinkByName("eth0")
+	p.a.must(err)
+	p.a.must(p.b.k.SetUp(other.Index))
+	p.a.must(p.a.k.AddAddress(link.Index, address))
+	p.a.must(p.b.k.AddAddress(other.Index, p.b.end.Address))
+}
+
+// without is a kernel that has no WireGuard of its own.
+type without struct{ *kernel.Handle }
+
+func (without) CreateDevice(name, kind string) (kernel.Link, error) {
+	return kernel.Link{}, kernel.NewError("create device", name+" of kind "+kind, syscall.EOPNOTSUPP)
+}
+
+func newNode(t *testing.T, name string, n int, way string, v6 bool) *node {
 	s := &node{
-		T: t, ns: kerneltest.NewNetns(t), name: name, log: &bytes.Buffer{}, pod: netip.MustParseAddr(fmt.Sprintf("10.65.%d.7", n)),
+		T: t, ns: kerneltest.NewNetns(t), name: name, v6: v6, log: &bytes.Buffer{}, pod: netip.MustParseAddr(fmt.Sprintf("10.65.%d.7", n)),
 		names: wireguard.Settings{Name4: fmt.Sprintf("wg%d.%s", os.Getpid()%100000, name), Name6: fmt.Sprintf("wg%d.%s6", os.Getpid()%100000, name), Port4: 51820, Port6: 51821},
 	}
 	s.end.Address = netip.MustParsePrefix(fmt.Sprintf("192.0.2.%d/24", n))
 	s.end.Secure.Tunnel = netip.MustParseAddr(fmt.Sprintf("10.65.%d.1", n))
+	if v6 {
+		s.pod = netip.MustParseAddr(fmt.Sprintf("fd65::%d:7", n))
+		s.end.Address = netip.MustParsePrefix(fmt.Sprintf("2001:db8::%d/64", n))
+		s.end.Secure.Tunnel = netip.MustParseAddr(fmt.Sprintf("fd65::%d:1", n))
+	}
 	s.k = kerneltest.Open(t, s.ns)
 	lo, err := s.k.LinkByName("lo")
 	s.must(err)
-	s.must(s.k.AddAddress(lo.Index, netip.PrefixFrom(s.pod, 32)))
+	s.must(s.k.AddAddress(lo.Index, netip.PrefixFrom(s.pod, s.pod.BitLen())))
 	log := slog.New(slog.NewTextHandler(s.log, nil))
 	s.keys = wireguard.OpenKeys(t.TempDir()+"/keys", log)
 	start := func(c *exec.Cmd) error {
+		if way == "nothing" {
+			hideTUN(t, c)
+		}
 		err := s.ns.Do(c.Start)
 		if err == nil {
 			s.pids = append(s.pids, c.Process.Pid)
 		}
 		return err
 	}
+	var sees wireguard.Kernel = s.k
+	if way != "kernel" {
+		sees = without{s.k}
+	}
 	s.tunnels = wireguard.New(wireguard.Config{
-		Kernel: s.k, Keys: s.keys, Log: log, Wake: func() {}, MTU: func(bool) int { return 1440 },
+		Kernel: sees, Keys: s.keys, Log: log, Wake: func() {}, MTU: func(bool) int { return 1440 },
 		Open: func() (c wireguard.Control, err error) {
 			err = s.ns.Visit(func() error { c, err = wgctrl.New(); return err })
 			return c, err
@@ -117,18 +159,26 @@ func newNode(t *testing.T, name string, n int, way string) *node {
 	s.tunnels.Configure(s.names)
 	s.publish()
 	t.Cleanup(func() {
-		s.tunnels.Forget(false)
-		if l, err := s.k.LinkByName(s.names.Name4); err == nil {
+		s.tunnels.Forget(v6)
+		if l, err := s.k.LinkByName(s.iface()); err == nil {
 			_ = s.k.DeleteLink(l.Index) // and with it the process
 		}
 	})
 	return s
 }
 
+// iface is the device.
+func (s *node) iface() string {
+	if s.v6 {
+		return s.names.Name6
+	}
+	return s.names.Name4
+}
+
 // publish takes the public key that the node has now.
 func (s *node) publish() {
 	s.Helper()
-	key, err := s.keys.Current(false, time.Now())
+	key, err := s.keys.Current(s.v6, time.Now())
 	s.must(err)
 	s.end.Secure.Key = key.Public()
 }
@@ -142,7 +192,7 @@ func (s *node) must(err error) {
 
 func (s *node) peer() calc.SecurePeer {
 	return calc.SecurePeer{Node: s.name, End: s.end, Allowed: []netip.Prefix{
-		netip.PrefixFrom(s.pod, 26).Masked(), netip.PrefixFrom(s.end.Address.Addr(), 32),
+		netip.PrefixFrom(s.pod, s.pod.BitLen()-6).Masked(), netip.PrefixFrom(s.end.Address.Addr(), s.pod.BitLen()),
 	}}
 }
 
@@ -152,7 +202,7 @@ func (s *node) knows(peers ...calc.SecurePeer) {
 	s.tunnels.Set([]calc.SecureTunnel{{Here: s.end, Peers: peers}})
 	s.must(s.tunnels.Apply(s.Context()))
 	for _, p := range peers {
-		link, up := s.tunnels.Link(false)
+		link, up := s.tunnels.Link(s.v6)
 		if !up {
 			s.Fatal("the device is not up")
 		}
@@ -169,11 +219,13 @@ func (p pair) meet() {
 }
 
 // socket is one of UDP in the node's namespace.
-func (s *node) socket(from netip.Addr) *net.UDPConn {
+func (s *node) socket(from netip.Addr) *net.UDPConn { return s.socketAt(netip.AddrPortFrom(from, 7)) }
+
+func (s *node) socketAt(from netip.AddrPort) *net.UDPConn {
 	s.Helper()
 	var c *net.UDPConn
 	s.must(s.ns.Do(func() (err error) {
-		c, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(from, 7)))
+		c, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(from))
 		return err
 	}))
 	s.Cleanup(func() { c.Close() })
@@ -226,7 +278,7 @@ func (p pair) flow(every time.Duration) (stop func() (sent, lost int)) {
 // talk waits until a packet goes to the other node's pod and back.
 func (p pair) talk() {
 	p.a.Helper()
-	a, b := p.a.socket(p.a.pod), p.b.socket(p.b.pod)
+	a, b := p.a.socketAt(netip.AddrPortFrom(p.a.pod, 9)), p.b.socketAt(netip.AddrPortFrom(p.b.pod, 9))
 	defer a.Close()
 	defer b.Close()
 	polltest.Until(p.a, 10*time.Second, "an answer", func() (bool, string) {
@@ -249,7 +301,7 @@ func (p pair) talk() {
 func (s *node) device() *wgtypes.Device {
 	s.Helper()
 	var d *wgtypes.Device
-	s.control(func(c *wgctrl.Client) (err error) { d, err = c.Device(s.names.Name4); return err })
+	s.control(func(c *wgctrl.Client) (err error) { d, err = c.Device(s.iface()); return err })
 	return d
 }
 
@@ -267,7 +319,7 @@ func (s *node) control(do func(*wgctrl.Client) error) {
 
 func (s *node) link() kernel.Link {
 	s.Helper()
-	l, err := s.k.LinkByName(s.names.Name4)
+	l, err := s.k.LinkByName(s.iface())
 	s.must(err)
 	return l
 }
@@ -466,5 +518,148 @@ func TestNothingIsLeft(t *testing.T) {
 				return errors.Is(err, os.ErrNotExist), "it is there"
 			})
 		}
+	})
+}
+
+// TestIPv6: pods of two nodes talk, what a node sends under another's address is dropped,
+// the device is mended, and its address is the source of nothing by itself.
+func TestIPv6(t *testing.T) {
+	for _, way := range ways() {
+		t.Run(way, func(t *testing.T) {
+			require(t, way)
+			p := pair{newNode(t, "a", 1, way, true), newNode(t, "b", 2, way, true)}
+			p.wire("eth0", p.a.end.Address)
+			p.meet()
+			p.talk()
+			p.a.must(p.a.k.DeleteLink(p.a.link().Index))
+			p.a.knows(p.b.peer())
+			p.talk()
+			p.a.must(p.a.tunnels.Apply(t.Context())) // the greeting is over
+			p.a.log.Reset()
+			p.a.must(p.a.tunnels.Apply(t.Context()))
+			if p.a.log.Len() > 0 {
+				t.Errorf("something was done though all was right:\n%s", p.a.log)
+			}
+			have, err := p.a.k.Addresses(p.a.link().Index)
+			p.a.must(err)
+			if !slices.ContainsFunc(have, func(a kernel.Address) bool { return a.Prefix.Addr() == p.a.end.Secure.Tunnel && a.Deprecated }) {
+				t.Errorf("the device has the addresses %+v, want %s, deprecated", have, p.a.end.Secure.Tunnel)
+			}
+			if d := p.a.device(); d.ListenPort != 51821 || len(d.Peers) != 1 || len(d.Peers[0].AllowedIPs) != 2 {
+				t.Errorf("the device is %+v", d)
+			}
+		})
+	}
+}
+
+// TestNodeJoinsUnderTraffic: the others lose nothing, and the new one is reached.
+func TestNodeJoinsUnderTraffic(t *testing.T) {
+	inEachWay(t, func(t *testing.T, p pair) {
+		p.talk()
+		way := strings.TrimPrefix(t.Name(), "TestNodeJoinsUnderTraffic/")
+		joins := pair{p.a, newNode(t, "c", 3, way, false)}
+		c := joins.b
+		c.end.Address = netip.MustParsePrefix("198.51.100.3/24")
+		uplink := netip.MustParsePrefix("198.51.100.1/24")
+		joins.wire("eth1", uplink)
+		stop := p.flow(2 * time.Millisecond)
+		p.a.knows(p.b.peer(), c.peer())
+		seen := p.a.peer()
+		seen.End.Address = uplink
+		c.knows(seen)
+		joins.talk()
+		if sent, lost := stop(); lost > 0 || sent == 0 {
+			t.Errorf("%d of %d packets of the others lost", lost, sent)
+		}
+		if d := p.a.device(); len(d.Peers) != 2 {
+			t.Errorf("the device has %d peers: %+v", len(d.Peers), d)
+		}
+	})
+}
+
+// TestSettingsAreFollowed by devices that are in use: port, keep-alive, name.
+func TestSettingsAreFollowed(t *testing.T) {
+	inEachWay(t, func(t *testing.T, p pair) {
+		p.talk()
+		former := p.a.iface()
+		for _, tt := range []struct {
+			name   string
+			change func(*wireguard.Settings)
+		}{
+			{"port", func(s *wireguard.Settings) { s.Port4 = 51999 }},
+			{"keep-alive", func(s *wireguard.Settings) { s.KeepAlive = 7 * time.Second }},
+			{"name", func(s *wireguard.Settings) { s.Name4 = s.Name4 + "x" }},
+		} {
+			t.Run(tt.name, func(t *testing.T) {
+				for _, s := range []*node{p.a, p.b} {
+					tt.change(&s.names)
+					s.tunnels.Configure(s.names)
+				}
+				p.meet()
+				p.talk()
+				p.a.must(p.a.tunnels.Apply(t.Context())) // the greeting is over
+				d := p.a.device()
+				if d.ListenPort != int(p.a.names.Port4) || len(d.Peers) != 1 || d.Peers[0].PersistentKeepaliveInterval != p.a.names.KeepAlive {
+					t.Errorf("the device is %+v, want it as %+v", d, p.a.names)
+				}
+			})
+		}
+		if _, err := p.a.k.LinkByName(former); !errors.Is(err, kernel.ErrNotFound) {
+			t.Errorf("the device is there under its former name, too: %v", err)
+		}
+	})
+}
+
+// hideTUN has a command start where /dev/net/tun is missing.
+func hideTUN(t *testing.T, c *exec.Cmd) {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path, err := exec.LookPath("unshare")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Env = []string{"PATH=" + os.Getenv("PATH")}
+	c.Path, c.Args = path, append([]string{path, "-m", "sh", "-c", `mount -t tmpfs none /dev/net; exec "$0" "$@"`, self}, c.Args[1:]...)
+}
+
+// TestKernelWithoutWireGuardAndTUN is told of in one line, which says what to load.
+func TestKernelWithoutWireGuardAndTUN(t *testing.T) {
+	kerneltest.Require(t, kerneltest.Tun)
+	s := newNode(t, "a", 1, "nothing", false)
+	s.tunnels.Set([]calc.SecureTunnel{{Here: s.end}})
+	err := s.tunnels.Apply(t.Context())
+	if err == nil {
+		t.Fatal("it is said to work")
+	}
+	for _, want := range []string{"WireGuard device " + s.iface(), "the kernel has no WireGuard", "modprobe wireguard", "/dev/net/tun", "modprobe tun"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%q does not say %q", err, want)
+		}
+	}
+	if strings.Contains(err.Error(), "\n") {
+		t.Errorf("%q is more than a line", err)
+	}
+	if _, up := s.tunnels.Link(false); up {
+		t.Error("packets are to go through a device that is not there")
+	}
+}
+
+// TestSwitchedOnAgainTheSessionsAreStillThere: a peer that was left when the device was
+// desired no more stays when it is desired again, though its key is not seen yet.
+func TestSwitchedOnAgainTheSessionsAreStillThere(t *testing.T) {
+	inEachWay(t, func(t *testing.T, p pair) {
+		p.talk()
+		p.a.tunnels.Set(nil)
+		p.a.must(p.a.tunnels.Apply(t.Context()))
+		p.a.knows()
+		d := p.a.device()
+		if len(d.Peers) != 1 || len(d.Peers[0].AllowedIPs) != 2 || d.Peers[0].LastHandshakeTime.IsZero() {
+			t.Errorf("the device is %+v, want its former peer with the session", d)
+		}
+		p.meet()
+		p.talk()
 	})
 }

@@ -39,15 +39,15 @@ func TestKilledDaemonsLoseNoPacket(t *testing.T) {
 // packet is lost, and every node's routes are the same as before.
 func demandNoLossWhileKilled(t *testing.T, l *lab.Lab, programs, nodes []string) {
 	t.Helper()
-	demandLossWhileKilled(t, l, 0, programs, nodes)
+	demandLossWhileKilled(t, l, nil, programs, nodes)
 }
 
-// demandLossWhileKilled forgives so many packets of each stream.
-func demandLossWhileKilled(t *testing.T, l *lab.Lab, forgiven int, programs, nodes []string) {
+// demandLossWhileKilled forgives what a queue has dropped; nil: nothing.
+func demandLossWhileKilled(t *testing.T, l *lab.Lab, dropped func() int, programs, nodes []string) {
 	t.Helper()
 	before := routesOf(t, l)
 	tr := startTraffic(t, l)
-	tr.forgiven = forgiven
+	tr.dropped = dropped
 	killAndRestart(t, l, programs, nodes)
 	tr.stopAndDemandNoLoss(t)
 	mustConverge(t, l)

@@ -1,7 +1,10 @@
 package fv
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
+	"io"
 	"strings"
 	"syscall"
 	"testing"
@@ -88,11 +91,51 @@ func TestWireGuardEncryptsWhatGoesBetweenPods(t *testing.T) {
 	}
 }
 
-// onTheWay is how many packets of a stream with one every 5 ms are on their way at once:
-// in a process, which stands in for the kernel here, they wait for the processor.
-const onTheWay = 2
+// fullQueues counts, from now on, what the TUN devices drop that stand in for the kernel's
+// WireGuard here: their queues hold 500 packets, which is a sixth of a second of these
+// streams, and run full when the process behind them does not get the processor for that
+// long, whatever felix and bgpd do (seen: 79 packets of UDP lost, 98 dropped by one device,
+// seconds after bgpd was back).
+func fullQueues(t *testing.T, l *lab.Lab) (dropped func() int) {
+	t.Helper()
+	before := tunDrops(t, l)
+	return func() (sum int) {
+		for device, n := range tunDrops(t, l) {
+			sum += max(0, n-before[device]) // one made anew counts from 0
+		}
+		return sum
+	}
+}
 
-// TestWireGuardIsSwitchedUnderTraffic, off and on again: what is lost is what was on its way.
+// tunDrops are the counters by node and device; of one that is not there there is none.
+func tunDrops(t *testing.T, l *lab.Lab) map[string]int {
+	t.Helper()
+	counters := map[string]int{}
+	for _, n := range l.Topology().Nodes {
+		for _, device := range []string{"wireguard.cali", "wg-v6.cali"} {
+			var out bytes.Buffer
+			if err := l.Exec(n.Name, []string{"ip", "-j", "-s", "link", "show", device}, lab.Stdio{In: strings.NewReader(""), Out: &out, Err: io.Discard}); err != nil {
+				continue
+			}
+			var links []struct {
+				Stats struct{ TX struct{ Dropped int } } `json:"stats64"`
+			}
+			if err := json.Unmarshal(out.Bytes(), &links); err != nil || len(links) != 1 {
+				t.Fatalf("the counters of %s on %s: %v: %s", device, n.Name, err, out.String())
+			}
+			counters[n.Name+" "+device] = links[0].Stats.TX.Dropped
+		}
+	}
+	return counters
+}
+
+// onTheWay is how many packets of all streams may be lost when every route of three nodes
+// moves to another device, besides what queues drop. Not enough on a busy machine when it is
+// switched off: 53 of IPv4 were seen, none of IPv6.
+const onTheWay = 8
+
+// TestWireGuardIsSwitchedUnderTraffic, off and on again: what is lost is what was
+// on its way.
 func TestWireGuardIsSwitchedUnderTraffic(t *testing.T) {
 	kerneltest.Require(t, kerneltest.Tun)
 	l := up(t, "wglive", 3)
@@ -102,7 +145,8 @@ func TestWireGuardIsSwitchedUnderTraffic(t *testing.T) {
 	for _, on := range []bool{true, false, true} {
 		t.Run(fmt.Sprintf("on: %v", on), func(t *testing.T) {
 			tr := startTraffic(t, l)
-			tr.forgiven = onTheWay
+			queues := fullQueues(t, l)
+			tr.dropped = func() int { return queues() + onTheWay }
 			setWireGuard(t, l, on)
 			mustConverge(t, l)
 			time.Sleep(500 * time.Millisecond) // whatever is taken away late goes in this time
@@ -121,7 +165,7 @@ func TestWireGuardIsMendedAndOutlivesFelix(t *testing.T) {
 	}
 	for _, programs := range [][]string{{"felix"}, {"bgpd"}, {"felix", "bgpd"}} {
 		t.Run(strings.Join(programs, " and ")+" killed", func(t *testing.T) {
-			demandLossWhileKilled(t, l, onTheWay, programs, []string{"node1", "node2", "node3"})
+			demandLossWhileKilled(t, l, fullQueues(t, l), programs, []string{"node1", "node2", "node3"})
 		})
 	}
 	t.Run("a node without a key is reached as before", func(t *testing.T) {

@@ -32,6 +32,9 @@ const Argument = "--wireguard-tun"
 // ready is what the process says when its device is there to be configured.
 const ready = "ready"
 
+// priority is the process's, from -20 to 19, of which 0 is everybody's.
+const priority = -10
+
 // Main is the process: it returns when the device is gone.
 func Main(args []string, stdout io.Writer) error {
 	// Whoever reads this may be gone.
@@ -43,6 +46,10 @@ func Main(args []string, stdout io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("MTU %q: %w", args[1], err)
 	}
+	// What waits for this process waits in a queue of 500 packets, as the kernel's own
+	// encryption never does: it comes before other programs. Where that is not permitted
+	// it goes without. Start has made a process group of it, for the threads that are there.
+	_ = syscall.Setpriority(syscall.PRIO_PGRP, 0, priority)
 	link, err := tun.CreateTUN(args[0], mtu)
 	if err != nil {
 		return fmt.Errorf("make TUN device %s: %w", args[0], err)
