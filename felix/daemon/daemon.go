@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
-	"runtime/debug"
 	"strings"
 	"time"
 
@@ -36,10 +35,6 @@ import (
 // the datastore. Without it, it starts with the local one: DEL must work. It is
 // less than the CNI plugin waits for the socket.
 const resourceTimeout = time.Second
-
-// gcPercent trades memory for time: what felix keeps is a few megabytes, and at
-// Go's default a burst of pods has them collected every few calls.
-const gcPercent = 400
 
 // Process is the surroundings of felix.
 type Process struct {
@@ -129,7 +124,11 @@ func (p Process) serve(ctx context.Context, s start) error {
 	}
 	defer func() { _ = client.Close() }()
 	if p.getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
+		ctx, cancel := context.WithCancel(ctx)
+		ended := make(chan error, 1)
+		keeper := newHeapKeeper()
+		go func() { ended <- keeper.run(ctx) }()
+		defer func() { cancel(); <-ended }()
 	}
 	log.Info("felix starts", "version", p.Version, "node", node, "datastore", store.String(), "pid", os.Getpid())
 	running := readStored(ctx, client, node, local, s.cfg)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -43,22 +44,24 @@ type plugin struct {
 	conf []byte
 }
 
-func (b *bench) ours() (plugin, error) {
+func (b *bench) ours() (plugin, error) { return ours(b.bin, nil) }
+
+// ours is our plugin, for IPv4 only, as the peers are, with more keys.
+func ours(bin string, more map[string]any) (plugin, error) {
 	conf, err := lab.PluginConfig(lab.Conflist)
 	if err != nil {
 		return plugin{}, err
 	}
-	// IPv4 only, as the peer is.
 	var m map[string]any
 	if err := json.Unmarshal(conf, &m); err != nil {
 		return plugin{}, err
 	}
 	m["ipam"] = map[string]any{"type": "calico-ipam", "assign_ipv4": "true", "assign_ipv6": "false"}
-	conf, err = json.Marshal(m)
-	path, absErr := filepath.Abs(filepath.Join(b.bin, "calico"))
-	if absErr != nil {
-		return plugin{}, absErr
+	maps.Copy(m, more)
+	if conf, err = json.Marshal(m); err != nil {
+		return plugin{}, err
 	}
+	path, err := filepath.Abs(filepath.Join(bin, "calico"))
 	return plugin{path: path, conf: conf}, err
 }
 

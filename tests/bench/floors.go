@@ -9,9 +9,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
-	"google.golang.org/grpc"
 
 	"tortie/tests/lab"
 )
@@ -51,12 +49,7 @@ func (b *bench) floors(ctx context.Context) error {
 // transactions writes a block and a handle of ordinary size, compare-and-swap, to
 // the lab's etcd.
 func (b *bench) transactions(ctx context.Context) (sample, error) {
-	client, err := clientv3.New(clientv3.Config{
-		Endpoints: []string{b.lab.EtcdEndpoint()}, DialTimeout: 5 * time.Second, Logger: zap.NewNop(),
-		DialOptions: []grpc.DialOption{grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-			return b.lab.Dial(ctx, "node1", "tcp", strings.TrimPrefix(b.lab.EtcdEndpoint(), "http://"))
-		})},
-	})
+	client, err := etcdOf(b.lab)
 	if err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"syscall"
@@ -37,6 +38,8 @@ func start() error {
 	}
 	onlyRoutes := flag.Bool("only-routes", false, "measure the routes of a BGP peer alone")
 	onlyNodes := flag.Bool("only-nodes", false, "measure bgpd as one node of many alone")
+	onlyWays := flag.Bool("only-ways", false, "measure what pods' ways carry alone")
+	onlyFelix := flag.Bool("only-felix", false, "measure felix at rest and at its start alone")
 	soakHours := flag.Int("soak", 0, "have bgpd live through so many hours of churn, compressed, and nothing else")
 	rounds := flag.Int("rounds", 60, "pods added and deleted one at a time, per plugin")
 	burst := flag.Int("burst", 64, "pods added and deleted 16 at once, per plugin")
@@ -45,6 +48,12 @@ func start() error {
 	*rounds, *burst = max(1, *rounds), max(1, *burst)
 	if *soakHours > 0 {
 		return soak(ctx, *soakHours, os.Stdout)
+	}
+	switch {
+	case *onlyWays:
+		return dataplane(ctx, *bin, os.Stdout)
+	case *onlyFelix:
+		return residentFelix(ctx, *bin, os.Stdout)
 	}
 	if err := probe.HasBIRD(); err != nil {
 		return err
@@ -56,6 +65,11 @@ func start() error {
 	}
 	if err := manyNodes(ctx, os.Stdout); err != nil || *onlyNodes {
 		return err
+	}
+	for _, part := range []func(context.Context, string, io.Writer) error{dataplane, residentFelix} {
+		if err := part(ctx, *bin, os.Stdout); err != nil {
+			return err
+		}
 	}
 	return run(ctx, *bin, *rounds, *burst)
 }

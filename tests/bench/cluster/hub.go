@@ -318,8 +318,8 @@ func (h *hub) took(what string, do func() error, done func() (bool, error)) (tim
 	return time.Since(began), err
 }
 
-// content is what a datastore holds with these objects in it, as ServeNode reads it.
-func content(ctx context.Context, objects ...api.Object) (string, error) {
+// Content is what a datastore holds with these objects in it, as ServeNode reads it.
+func Content(ctx context.Context, objects ...api.Object) (string, error) {
 	registry := api.NewRegistry()
 	store := memory.New(registry)
 	for _, o := range objects {

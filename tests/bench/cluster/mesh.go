@@ -61,7 +61,7 @@ const wave = 10
 
 // mesh starts size nodes with a block each and waits until every one knows them all.
 func (h *hub) mesh(size int, extra ...api.Object) error {
-	all, err := content(h.ctx, clusterOf(size, 1, extra...)...)
+	all, err := Content(h.ctx, clusterOf(size, 1, extra...)...)
 	if err != nil {
 		return err
 	}
@@ -102,7 +102,7 @@ func (h *hub) mesh(size int, extra ...api.Object) error {
 func (h *hub) confirm(k int, of ...*node) (time.Duration, error) {
 	var told strings.Builder
 	for _, owner := range of {
-		text, err := content(h.ctx, confirmed(owner.index, k))
+		text, err := Content(h.ctx, confirmed(owner.index, k))
 		if err != nil {
 			return 0, err
 		}

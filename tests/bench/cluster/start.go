@@ -87,7 +87,7 @@ func (h *hub) agent(n *node, mesh, bird bool) (begin func() error, err error) {
 			&v3.BGPPeer{ObjectMeta: metav1.ObjectMeta{Name: "reflector"}, Spec: v3.BGPPeerSpec{PeerIP: reflectorAddr().String(), ASNumber: numorstring.ASNumber(peerASN)}},
 		}
 	}
-	all, err := content(h.ctx, clusterOf(clusterSize, blocksEach, extra...)...)
+	all, err := Content(h.ctx, clusterOf(clusterSize, blocksEach, extra...)...)
 	return func() error { return h.startNode(n, all) }, err
 }
 
