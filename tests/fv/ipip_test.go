@@ -124,6 +124,8 @@ func TestNodeThatCanNotDoIPIPIsToldAndPodsGoWithoutIt(t *testing.T) {
 			t.Fatalf("the status does not say %q:\n%s", want, out)
 		}
 	}
-	addPods(t, l, 1, 1)
+	if _, err := l.AddPod(t.Context(), lab.PodSpec{Name: "late", Node: "node1", Containers: 1}); err != nil {
+		t.Fatal(err)
+	}
 	tr.stopAndDemandNoLoss(t)
 }
