@@ -3,6 +3,7 @@ package cleanup
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 
 	"sigs.k8s.io/knftables"
 
+	"tortie/felix/ipip"
 	"tortie/internal/kernel"
 	"tortie/internal/kernel/kerneltest"
 	"tortie/internal/lockfile"
@@ -302,5 +304,30 @@ func TestPodsThatStayAreNotCutOffByTheirLimits(t *testing.T) {
 	to, _, err := n.h.RedirectOf(t.Context(), n.link(podDevice))
 	if _, gone := n.h.LinkByName("bwcali012345678"); to != 0 || err != nil || !errors.Is(gone, kernel.ErrNotFound) {
 		t.Errorf("what the pod sends is led to %d, %v; device: %v", to, err, gone)
+	}
+}
+
+// TestTunnelOfIPIPIsTakenOutOfUse: the kernel keeps its own tunl0, which is nobody's then:
+// without address and mark, and down.
+func TestTunnelOfIPIPIsTakenOutOfUse(t *testing.T) {
+	kerneltest.Require(t, kerneltest.IPIP)
+	n := newNode(t)
+	tunnel := ipip.New(ipip.Config{Kernel: n.h, MTU: func() int { return 1480 }, Log: slog.New(slog.DiscardHandler)})
+	tunnel.Set(netip.MustParseAddr("10.65.1.1"))
+	n.must(tunnel.Apply(t.Context()))
+	if l, err := n.h.LinkByName(ipip.Device); err != nil || !ipip.Owns(l) || !l.Up {
+		t.Fatalf("the device was not made: %+v, %v", l, err)
+	}
+	n.must(n.clean(false))
+	if l, err := n.h.LinkByName(ipip.Device); !errors.Is(err, kernel.ErrNotFound) {
+		n.must(err)
+		addrs, err := n.h.Addresses(l.Index)
+		n.must(err)
+		if ipip.Owns(l) || l.Up || len(addrs) > 0 {
+			t.Errorf("left: %+v with %v", l, addrs)
+		}
+	}
+	if !slices.ContainsFunc(n.said, func(s string) bool { return strings.Contains(s, ipip.Device) }) {
+		t.Errorf("not said: %q", n.said)
 	}
 }

@@ -263,7 +263,7 @@ func (o *Owner) open() error {
 	if o.nft != nil {
 		return nil
 	}
-	nft, err := knftables.New(Family, Table)
+	nft, err := newOneRead()
 	switch {
 	case errors.Is(err, exec.ErrNotFound):
 		return fmt.Errorf("%w: install the nft command (apt-get install nftables, dnf install nftables)%s: %w", ErrNoNft, o.advice, err)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,9 +16,13 @@ import (
 	"tortie/tests/vm/needs"
 )
 
+// labTests is the package of the tests of whole labs.
+const labTests = "tests/fv"
+
 // runTests compiles the packages of the tests that need what this machine lacks, and
-// runs those tests in one virtual machine. Its status is that of the tests.
-func runTests(ctx context.Context, m vm.Machine) (status int, err error) {
+// runs those tests in one virtual machine; those of whole labs only when asked. Its status
+// is that of the tests.
+func runTests(ctx context.Context, m vm.Machine, labs bool) (status int, err error) {
 	root, err := os.Getwd()
 	if err != nil {
 		return 0, err
@@ -35,6 +40,9 @@ func runTests(ctx context.Context, m vm.Machine) (status int, err error) {
 	packages, err := needs.Tests(root, lacking)
 	if err != nil {
 		return 0, err
+	}
+	if !labs {
+		packages = slices.DeleteFunc(packages, func(p needs.Package) bool { return p.Dir == labTests })
 	}
 	if len(packages) == 0 {
 		say("every test that needs something of the kernel can run on this machine itself; no virtual machine is needed")
