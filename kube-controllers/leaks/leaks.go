@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -149,18 +150,30 @@ func (c *Collector) endpointChanged(before, after *datastore.Entry, _ api.Key) {
 	c.addPod(wep.Namespace, wep.Spec.Pod)
 }
 
+// podChanged asks for a look at what a pod that is gone has, and at what a pod has besides
+// its addresses: the news of the end of an earlier one of its name may come when it is there.
 func (c *Collector) podChanged(namespace, name string) {
-	if _, ok := c.cfg.Pods.Get(namespace, name); !ok {
+	pod, ok := c.cfg.Pods.Get(namespace, name)
+	if !ok {
 		c.addPod(namespace, name)
+		return
 	}
+	c.addPodBut(namespace, name, func(a netip.Addr) bool {
+		return slices.ContainsFunc(pod.Status.PodIPs, func(ip corev1.PodIP) bool { return ip.IP == a.String() })
+	})
 }
 
 // addPod asks for a look at the handles of a pod.
 func (c *Collector) addPod(namespace, name string) {
+	c.addPodBut(namespace, name, func(netip.Addr) bool { return false })
+}
+
+// addPodBut leaves out addresses that are known to be the pod's.
+func (c *Collector) addPodBut(namespace, name string, known func(netip.Addr) bool) {
 	pod := namespace + "/" + name
 	for _, key := range c.cfg.Cache.Find(state.BlocksByPod, pod) {
 		for _, a := range c.allocations(key) {
-			if podOf(a) == pod {
+			if podOf(a) == pod && !known(a.Addr) {
 				c.queue.Add(subject{handle: a.Handle})
 			}
 		}
