@@ -99,7 +99,7 @@ func reflectorsAre(t *testing.T, out, want string) {
 // trafficBeside sends between the pods of all nodes but one, each to the next two.
 func trafficBeside(t *testing.T, l *lab.Lab, victim string) *traffic {
 	t.Helper()
-	tr := &traffic{l: l, streams: map[string]string{}}
+	tr := &traffic{l: l, interval: streamInterval, streams: map[string]string{}}
 	var pods []*lab.Pod
 	for _, p := range l.Pods() {
 		if p.Node != victim {

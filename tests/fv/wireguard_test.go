@@ -129,7 +129,7 @@ func tunDrops(t *testing.T, l *lab.Lab) map[string]int {
 	return counters
 }
 
-// onTheWay is how many packets of all streams, one per 50 ms each, may be lost when every
+// onTheWay is how many packets of all streams, one each 5 ms, may be lost when every
 // route of three nodes moves to another device, besides what queues drop. On a busy machine
 // 53 of IPv4 were seen when it was switched off: that is more than what was on its way.
 const onTheWay = 150
