@@ -128,7 +128,7 @@ func (p Process) serve(ctx context.Context, s start) error {
 		ended := make(chan error, 1)
 		keeper := newHeapKeeper()
 		go func() { ended <- keeper.run(ctx) }()
-		defer func() { cancel(); <-ended }()
+		defer func() { cancel(); _ = <-ended }()
 	}
 	log.Info("felix starts", "version", p.Version, "node", node, "datastore", store.String(), "pid", os.Getpid())
 	running := readStored(ctx, client, node, local, s.cfg)

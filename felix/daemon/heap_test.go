@@ -27,7 +27,7 @@ func TestWhatTheStartTookIsGivenBack(t *testing.T) {
 			giveBack: func() { given++; use = heapUse{live: 8 << 20, held: 10 << 20} },
 			usage:    func() heapUse { return use }, is: gcPercent,
 		}
-		go m.run(t.Context()) //nolint:errcheck // always nil
+		go m.run(t.Context())
 		time.Sleep(settling + 10*memoryInterval)
 		synctest.Wait()
 		if given != 1 || len(percents) != 1 || percents[0] != 200 {

@@ -91,7 +91,7 @@ func (m *ways) plain(ctx context.Context) ([]*way, error) {
 		return nil, err
 	}
 	var out []*way
-	for _, make := range []func() (*way, error){
+	for _, way := range []func() (*way, error){
 		func() (*way, error) { return m.between(ctx, "same node", our, "node1", "node1") },
 		func() (*way, error) { return m.bare() },
 		func() (*way, error) { return m.between(ctx, "ptp", reference("ptp", "10.99.0.0/16"), "node1", "node1") },
@@ -101,7 +101,7 @@ func (m *ways) plain(ctx context.Context) ([]*way, error) {
 		func() (*way, error) { return m.between(ctx, "two nodes", our, "node1", "node2") },
 		func() (*way, error) { return m.nodes() },
 	} {
-		w, err := make()
+		w, err := way()
 		if err != nil {
 			return nil, err
 		}

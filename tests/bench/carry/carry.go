@@ -38,7 +38,7 @@ func (w Way) Stream(ctx context.Context, d time.Duration) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer in.Close()
+	defer func() { _ = in.Close() }()
 	type arrived struct {
 		bytes int64
 		err   error
@@ -77,9 +77,9 @@ func (w Way) RoundTrips(ctx context.Context, n int) ([]time.Duration, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer out.Close()
+	defer func() { _ = out.Close() }()
 	go func() { // ends with the connection
-		defer in.Close()
+		defer func() { _ = in.Close() }()
 		buffer := make([]byte, message)
 		for {
 			if _, err := io.ReadFull(in, buffer); err != nil {
