@@ -42,13 +42,13 @@ type KeyWish struct {
 // is there, taken away when WireGuard is off, and changed in their time. Others follow
 // the Node, so they send under the new key as soon as they hear of it.
 type Keys struct {
+	last
 	cfg   KeyConfig
 	write *datastore.Resources
 	kick  chan struct{}
 
-	mu     sync.Mutex
-	wish   *KeyWish
-	failed error // of the last attempt
+	mu   sync.Mutex
+	wish *KeyWish
 }
 
 // NewKeys makes Keys; Run starts them, once Want has said something.
@@ -101,24 +101,14 @@ func (k *Keys) Run(ctx context.Context) error {
 	}
 }
 
+// say logs what is wrong when that is news, and its end.
 func (k *Keys) say(err error) {
-	k.mu.Lock()
-	before := k.failed
-	k.failed = err
-	k.mu.Unlock()
-	switch {
-	case err == nil && before != nil:
+	switch recovered, failing := k.note(err); {
+	case recovered:
 		k.cfg.Log.Info("the node's WireGuard keys are as they should be again")
-	case err != nil && (before == nil || before.Error() != err.Error()):
+	case failing:
 		k.cfg.Log.Warn("the node's WireGuard keys are not as they should be; trying again", "err", err)
 	}
-}
-
-// Problem is why the last attempt failed; nil when it didn't.
-func (k *Keys) Problem() error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.failed
 }
 
 // reconcile sees to both versions of IP and returns when to come again.

@@ -46,12 +46,12 @@ type TunnelConfig struct {
 // for them, written into the Node once a device is there, and given back when no
 // pool asks any more. An address outlives felix.
 type Tunnels struct {
+	last
 	cfg   TunnelConfig
 	write *datastore.Resources
 	kick  chan struct{}
 
 	mu     sync.Mutex
-	failed error // of the last attempt
 	pools  []calc.TunnelPool
 	stored map[tunnelID]netip.Addr // as the Node has them
 
@@ -147,23 +147,12 @@ func (t *Tunnels) Run(ctx context.Context) error {
 
 // say logs what is wrong when that is news, and its end.
 func (t *Tunnels) say(err error) {
-	t.mu.Lock()
-	before := t.failed
-	t.failed = err
-	t.mu.Unlock()
-	switch {
-	case err == nil && before != nil:
+	switch recovered, failing := t.note(err); {
+	case recovered:
 		t.cfg.Log.Info("the addresses of the node's tunnels are as they should be again")
-	case err != nil && (before == nil || before.Error() != err.Error()):
+	case failing:
 		t.cfg.Log.Warn("the addresses of the node's tunnels are not as they should be; trying again", "err", err)
 	}
-}
-
-// Problem is why the last attempt failed; nil when it didn't.
-func (t *Tunnels) Problem() error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.failed
 }
 
 // lookAgain is how often a tunnel that is as it should be is looked at: nobody tells of
