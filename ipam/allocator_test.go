@@ -371,3 +371,44 @@ func TestHotPathReadsNothing(t *testing.T) {
 		t.Errorf("an assignment and its release took %d operations, want 2", got)
 	}
 }
+
+// TestNodesMeetNoConflictInTheirOwnBlocks: sixteen nodes, of which each has blocks enough,
+// assign and release at once.
+func TestNodesMeetNoConflictInTheirOwnBlocks(t *testing.T) {
+	const nodes, calls = 16, 32
+	objects := []api.Object{newPool("p", "10.0.0.0/16")}
+	for n := range nodes {
+		objects = append(objects, newNode(fmt.Sprintf("n%d", n), nil))
+	}
+	c := newCluster(t, objects...)
+	var all []*ipam.Allocator
+	var before uint64
+	for n := range nodes { // one after the other: claims may meet
+		a := c.allocator(fmt.Sprintf("n%d", n), c.store)
+		assign(t, a, fmt.Sprintf("first-%d", n), 1, 0)
+		before += a.Stats(t.Context()).Work.Conflicts
+		all = append(all, a)
+	}
+	var wg sync.WaitGroup
+	for n, a := range all {
+		for i := range calls {
+			wg.Go(func() {
+				handle := fmt.Sprintf("h-%d-%d", n, i)
+				assign(t, a, handle, 1, 0)
+				if _, err := a.ReleaseByHandle(t.Context(), ipam.HandleID(handle)); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+	wg.Wait()
+	var after, committed uint64
+	for _, a := range all {
+		work := a.Stats(t.Context()).Work
+		after, committed = after+work.Conflicts, committed+work.Committed
+	}
+	if after != before || committed <= nodes {
+		t.Errorf("%d conflicts in %d transactions, want none", after-before, committed)
+	}
+	c.check()
+}

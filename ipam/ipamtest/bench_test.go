@@ -175,6 +175,7 @@ func BenchmarkConcurrentAllocation(b *testing.B) {
 	b.ReportMetric(calls/(median(single)/1e9), "one-at-a-time/s")
 	b.ReportMetric(calls/(median(together)/1e9), "64-at-once/s")
 	b.ReportMetric(median(single)/median(together), "rate-ratio")
+	b.ReportMetric(float64(s.alloc.Stats(s.ctx).Work.Conflicts), "conflicts")
 }
 
 // fill stores count blocks of a pool that a node has, without a free address.
