@@ -152,7 +152,7 @@ func (g *Graph) State() State {
 	s.NodeAddrs, s.Nodes = g.nodes.addrs(&problems)
 	around := surroundings{pools: s.Pools, own: s.NodeAddrs, nodes: s.Nodes}
 	s.Blocks = g.blocks.confirmed(around, &problems)
-	s.Peering = g.peers.on(s.Endpoints, g.endpoints.labelsOf, g.node, g.nodes.labels(), around, g.nodes.networks())
+	s.Peering = g.peers.on(g.peers.usable(around, g.nodes.networks()), s.Endpoints, g.endpoints.labelsOf, g.node, g.nodes.labels())
 	s.TunnelPools = g.pools.forTunnels(g.nodes.labels())
 	g.others.compute(g, around)
 	s.Tunnels, s.TunnelMasquerade, s.Remote = g.others.tunnels, g.others.masquerade, g.others.remote

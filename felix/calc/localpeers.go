@@ -57,8 +57,7 @@ func (l *localPeers) updatePeer(u datastore.SyncUpdate) bool {
 
 // on are the addresses that the node has on its ends of pods, by interface: on those of
 // pods that are its peers, of the families that the pod has.
-func (l *localPeers) on(won map[EndpointID]Endpoint, labels func(EndpointID) map[string]string, node string, nodeLabels map[string]string, around surroundings, networks []netip.Prefix) map[string][]netip.Addr {
-	addresses := l.usable(around, networks)
+func (l *localPeers) on(addresses api.PeeringAddresses, won map[EndpointID]Endpoint, labels func(EndpointID) map[string]string, node string, nodeLabels map[string]string) map[string][]netip.Addr {
 	if addresses == (api.PeeringAddresses{}) {
 		return nil
 	}

@@ -17,13 +17,13 @@ import (
 // countNft puts a program before nft that keeps its arguments, and gives them.
 func countNft(t *testing.T) (calls func() []string) {
 	t.Helper()
-	real, err := exec.LookPath("nft")
+	program, err := exec.LookPath("nft")
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
 	log := filepath.Join(dir, "log")
-	script := fmt.Sprintf("#!/bin/sh\necho \"$*\" >>%s\nexec %s \"$@\"\n", log, real)
+	script := fmt.Sprintf("#!/bin/sh\necho \"$*\" >>%s\nexec %s \"$@\"\n", log, program)
 	if err := os.WriteFile(filepath.Join(dir, "nft"), []byte(script), 0o755); err != nil { //nolint:gosec // it is run
 		t.Fatal(err)
 	}

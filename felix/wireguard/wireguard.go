@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -228,7 +229,7 @@ func (e *tunnel) now(at time.Time) *calc.SecureTunnel {
 				p.Allowed, taken[a] = append(p.Allowed, a), true
 			}
 		}
-		t.Peers = append(t.Peers[:len(t.Peers):len(t.Peers)], p)
+		t.Peers = append(slices.Clip(t.Peers), p)
 	}
 	return &t
 }

@@ -49,7 +49,7 @@ func Find(ctx context.Context, say func(format string, args ...any)) (Image, err
 	if err != nil {
 		return Image{}, err
 	}
-	defer os.RemoveAll(tmp)
+	defer func() { _ = os.RemoveAll(tmp) }()
 	if err := fetch(ctx, tmp); err != nil {
 		return Image{}, fmt.Errorf("fetch a kernel for the virtual machine: %w", err)
 	}
@@ -167,7 +167,7 @@ func unpack(ctx context.Context, deb, dir string) (image []byte, err error) {
 func unpackTar(r *tar.Reader, dir string) (image []byte, err error) {
 	for {
 		h, err := r.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return image, nil
 		}
 		if err != nil {

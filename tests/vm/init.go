@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -205,10 +206,12 @@ func openOutputs() ([]*os.File, error) {
 
 // runHere runs a command to its end, and buries whoever dies meanwhile.
 func runHere(c Command, stdio []*os.File) (status int, err error) {
-	env := append(c.Env[:len(c.Env):len(c.Env)], "TMPDIR="+tmpDir)
+	env := append(slices.Clip(c.Env), "TMPDIR="+tmpDir)
 	for _, e := range env {
 		if path, ok := strings.CutPrefix(e, "PATH="); ok {
-			os.Setenv("PATH", path)
+			if err := os.Setenv("PATH", path); err != nil {
+				return 0, err
+			}
 		}
 	}
 	program, err := exec.LookPath(c.Args[0])

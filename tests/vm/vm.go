@@ -42,7 +42,7 @@ type Machine struct {
 	Stdout, Stderr io.Writer
 }
 
-// DiedError: the virtual machine ended, or was ended, before its commands did.
+// DiedError says that the virtual machine ended, or was ended, before its commands did.
 type DiedError struct {
 	Cause error // nil when it ended by itself
 	// Console is the last that its kernel said.
@@ -71,7 +71,7 @@ func (m Machine) Run(ctx context.Context, commands ...Command) ([]int, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	if err := m.prepare(dir, commands); err != nil {
 		return nil, fmt.Errorf("prepare a virtual machine: %w", err)
 	}

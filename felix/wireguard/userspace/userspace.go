@@ -65,7 +65,7 @@ func Main(args []string, stdout io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("listen on the socket of %s: %w", args[0], err)
 	}
-	defer listener.Close() //nolint:errcheck // the process ends
+	defer listener.Close()
 	_, _ = fmt.Fprintln(stdout, ready)
 	gone := make(chan struct{})
 	go func() {
@@ -98,7 +98,7 @@ func Start(name string, mtu int, begin func(*exec.Cmd) error, log *slog.Logger) 
 	if err != nil {
 		return err
 	}
-	defer out.Close() //nolint:errcheck // read only
+	defer out.Close()
 	said := &firstBytes{}
 	cmd.Stdout, cmd.Stderr = in, said
 	err = begin(cmd)

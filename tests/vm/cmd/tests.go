@@ -55,7 +55,7 @@ func runTests(ctx context.Context, m vm.Machine, labs bool) (status int, err err
 	if err != nil {
 		return 0, err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	var commands []vm.Command
 	for i, p := range packages {
 		c, err := compile(ctx, root, p, filepath.Join(dir, fmt.Sprintf("%d.test", i)))
