@@ -22,6 +22,7 @@ type run struct {
 	device    string
 	port      uint16
 	endpoints map[overlay.Key]netip.AddrPort
+	greetings greetings
 	link      kernel.Link
 	done      []string // what was not as it should be
 }
@@ -46,6 +47,7 @@ func (r *run) remove(why string) error {
 		return fmt.Errorf("remove WireGuard device %s: %w", r.device, err)
 	}
 	clear(r.endpoints)
+	clear(r.greetings)
 	r.cfg.Log.Info("WireGuard device removed: "+why, "iface", r.device)
 	return nil
 }
@@ -125,6 +127,7 @@ func (r *run) create(mtu int) (err error) {
 		return err
 	}
 	clear(r.endpoints)
+	clear(r.greetings)
 	r.did("made with MTU %d", mtu)
 	r.link, err = r.cfg.Kernel.CreateDevice(r.device, "wireguard")
 	if !errors.Is(err, kernel.ErrNotSupported) {

@@ -21,10 +21,6 @@ import (
 // Reject-After-Time. Where such a peer sends from is where it is.
 const alive = 180 * time.Second
 
-// greeting is the interval by which a device greets its peers as soon as it is up. The
-// next Apply puts the one that is wanted.
-const greeting = time.Second
-
 // configure makes the key, the port and the peers of the device what they should be,
 // in one request that names the differences alone.
 func (r *run) configure(peers []calc.SecurePeer) error {
@@ -49,7 +45,8 @@ func (r *run) configure(peers []calc.SecurePeer) error {
 		// Its process could not take the port when it was switched on. Nobody else tells.
 		return r.portTaken(errors.Join(syscall.EADDRINUSE, r.cfg.Kernel.SetDown(r.link.Index)))
 	}
-	cfg, nudge := r.difference(have, key, peers)
+	now := time.Now()
+	cfg, nudge := r.difference(have, key, peers, now)
 	if err := r.write(control, cfg); err != nil {
 		return err
 	}
@@ -83,12 +80,13 @@ func (r *run) write(control Control, cfg wgtypes.Config) error {
 // difference is what is to be configured, and the peers that are to be greeted: both
 // ends make a session at once when they know each other, so that whoever sent before
 // the other knew is heard, and nothing waits for the protocol's next try.
-func (r *run) difference(have *wgtypes.Device, key Private, peers []calc.SecurePeer) (cfg wgtypes.Config, nudge []wgtypes.Key) {
+func (r *run) difference(have *wgtypes.Device, key Private, peers []calc.SecurePeer, now time.Time) (cfg wgtypes.Config, nudge []wgtypes.Key) {
+	own := key.Public()
 	rekeyed := Private(have.PrivateKey) != key
 	if rekeyed {
-		own := wgtypes.Key(key)
-		cfg.PrivateKey = &own
-		r.did("key %s", key.Public())
+		private := wgtypes.Key(key)
+		cfg.PrivateKey = &private
+		r.did("key %s", own)
 	}
 	if port := int(r.port); have.ListenPort != port {
 		cfg.ListenPort = &port
@@ -101,6 +99,13 @@ func (r *run) difference(have *wgtypes.Device, key Private, peers []calc.SecureP
 	for _, p := range peers {
 		known, old := there[p.End.Secure.Key]
 		delete(there, p.End.Secure.Key)
+		late := old && r.greetings.late(p.End.Secure.Key, known.LastHandshakeTime, now)
+		if late {
+			// Made anew it has no handshake under way. It has had none, so nothing is lost.
+			r.did("handshake with node %s started over", p.Node)
+			cfg.Peers = append(cfg.Peers, wgtypes.PeerConfig{PublicKey: wgtypes.Key(p.End.Secure.Key), Remove: true})
+			known, old = wgtypes.Peer{}, false
+		}
 		change, differs := r.peer(p, known, old)
 		if differs {
 			cfg.Peers = append(cfg.Peers, change)
@@ -108,10 +113,14 @@ func (r *run) difference(have *wgtypes.Device, key Private, peers []calc.SecureP
 		if !old || rekeyed {
 			nudge = append(nudge, change.PublicKey)
 		}
+		if (!old || rekeyed) && !late {
+			r.greetings.expect(own, p.End.Secure.Key, now)
+		}
 	}
 	for _, k := range slices.SortedFunc(maps.Keys(there), func(a, b overlay.Key) int { return strings.Compare(a.String(), b.String()) }) {
 		r.did("no peer %s", k)
 		delete(r.endpoints, k)
+		delete(r.greetings, k)
 		// First, for their addresses may be another's now.
 		cfg.Peers = slices.Insert(cfg.Peers, 0, wgtypes.PeerConfig{PublicKey: wgtypes.Key(k), Remove: true})
 	}
@@ -158,24 +167,6 @@ func (r *run) moved(key overlay.Key, want netip.AddrPort, known wgtypes.Peer) bo
 		return false
 	}
 	return r.endpoints[key] != want || time.Since(known.LastHandshakeTime) > alive
-}
-
-// nudge sends an empty packet to each, which makes a session: the device does so when
-// it is told to keep one alive that it was not to before.
-func (r *run) nudge(control Control, keys []wgtypes.Key) error {
-	if len(keys) == 0 || !r.link.Up {
-		return nil
-	}
-	for _, interval := range []time.Duration{0, greeting, r.settings.KeepAlive} {
-		var cfg wgtypes.Config
-		for _, k := range keys {
-			cfg.Peers = append(cfg.Peers, wgtypes.PeerConfig{PublicKey: k, UpdateOnly: true, PersistentKeepaliveInterval: &interval})
-		}
-		if err := control.ConfigureDevice(r.device, cfg); err != nil {
-			return fmt.Errorf("greet its peers: %w", err)
-		}
-	}
-	return nil
 }
 
 func allowedDifference(want []netip.Prefix, have []net.IPNet) (missing, extra []netip.Prefix) {

@@ -95,6 +95,8 @@ type Tunnels struct {
 	// settled: the last Apply made the kernel as desired, so that a difference found
 	// later is somebody else's doing.
 	settled bool
+	// look has Apply called when a peer is late.
+	look *time.Timer
 }
 
 // tunnel is what is known of one version of IP.
@@ -110,6 +112,7 @@ type tunnel struct {
 	gone time.Time
 	// endpoints are those that were set: a peer may have moved since, which is right.
 	endpoints map[overlay.Key]netip.AddrPort
+	greetings greetings
 }
 
 type leaving struct {
@@ -121,7 +124,7 @@ type leaving struct {
 func New(cfg Config) *Tunnels {
 	t := &Tunnels{cfg: cfg, ends: map[bool]*tunnel{}}
 	for _, v6 := range []bool{false, true} {
-		t.ends[v6] = &tunnel{left: map[overlay.Key]leaving{}, endpoints: map[overlay.Key]netip.AddrPort{}}
+		t.ends[v6] = &tunnel{left: map[overlay.Key]leaving{}, endpoints: map[overlay.Key]netip.AddrPort{}, greetings: greetings{}}
 	}
 	return t
 }
@@ -292,7 +295,7 @@ func (t *Tunnels) Apply(ctx context.Context) error {
 			continue // not configured yet
 		}
 		end := t.ends[v6]
-		r := run{cfg: t.cfg, settings: t.settings, v6: v6, device: name, port: port, endpoints: end.endpoints}
+		r := run{cfg: t.cfg, settings: t.settings, v6: v6, device: name, port: port, endpoints: end.endpoints, greetings: end.greetings}
 		want := end.now(time.Now())
 		if want == nil {
 			end.link = 0
@@ -307,11 +310,32 @@ func (t *Tunnels) Apply(ctx context.Context) error {
 		r.report(t.settled)
 		greeting = greeting || index != 0 && !r.link.Up
 	}
-	err := errors.Join(errs...)
-	if t.settled = err == nil && !greeting; greeting {
+	if greeting {
 		time.AfterFunc(time.Second, t.cfg.Wake)
 	}
+	waits := t.lookAgain()
+	err := errors.Join(errs...)
+	t.settled = err == nil && !greeting && !waits
 	return err
+}
+
+// lookAgain has Apply called when a greeted peer is late, and reports whether there is one
+// that may be.
+func (t *Tunnels) lookAgain() bool {
+	var next time.Time
+	for _, end := range t.ends {
+		if at, some := end.greetings.next(); some && (next.IsZero() || at.Before(next)) {
+			next = at
+		}
+	}
+	if t.look != nil {
+		t.look.Stop()
+		t.look = nil
+	}
+	if !next.IsZero() {
+		t.look = time.AfterFunc(time.Until(next), t.cfg.Wake)
+	}
+	return !next.IsZero()
 }
 
 // removeFormer takes away devices under names that are not theirs any more.

@@ -39,7 +39,7 @@ func (b *bench) floors(ctx context.Context) error {
 		case addOne:
 			b.rows = append(b.rows, row{r.what, "one etcd transaction, block + handle", r.ours, txn, ""})
 		case addBurst:
-			b.rows = append(b.rows, row{r.what, "an empty static Go program, 16 at once", r.ours, starts, ""})
+			b.rows = append(b.rows, row{r.what, "an empty static Go program, 32 at once", r.ours, starts, ""})
 		}
 	}
 	b.rows = append(b.rows, row{"… without its processes", "a bare veth pair into the pod", b.alone, veth, "≤ 1.2 ms"})

@@ -40,9 +40,10 @@ func start() error {
 	onlyNodes := flag.Bool("only-nodes", false, "measure bgpd as one node of many alone")
 	onlyWays := flag.Bool("only-ways", false, "measure what pods' ways carry alone")
 	onlyFelix := flag.Bool("only-felix", false, "measure felix at rest and at its start alone")
+	onlyCNI := flag.Bool("only-cni", false, "measure the CNI plugin alone")
 	soakHours := flag.Int("soak", 0, "have bgpd live through so many hours of churn, compressed, and nothing else")
 	rounds := flag.Int("rounds", 60, "pods added and deleted one at a time, per plugin")
-	burst := flag.Int("burst", 64, "pods added and deleted 16 at once, per plugin")
+	burst := flag.Int("burst", 64, "pods added and deleted 32 at once, per plugin")
 	bin := flag.String("bin", "bin", "directory of the programs")
 	flag.Parse()
 	*rounds, *burst = max(1, *rounds), max(1, *burst)
@@ -54,6 +55,8 @@ func start() error {
 		return dataplane(ctx, *bin, os.Stdout)
 	case *onlyFelix:
 		return residentFelix(ctx, *bin, os.Stdout)
+	case *onlyCNI:
+		return run(ctx, *bin, *rounds, *burst)
 	}
 	if err := probe.HasBIRD(); err != nil {
 		return err
@@ -111,7 +114,7 @@ func run(ctx context.Context, bin string, rounds, burst int) (err error) {
 	if b.empty, err = buildEmpty(ctx, dir); err != nil {
 		return err
 	}
-	for _, part := range []func(context.Context) error{b.process, b.oneAtATime, b.onBusyMachine, b.sixteenAtOnce, b.felixAlone, b.floors} {
+	for _, part := range []func(context.Context) error{b.process, b.oneAtATime, b.onBusyMachine, b.manyAtOnce, b.felixAlone, b.floors} {
 		if err := part(ctx); err != nil {
 			return err
 		}
