@@ -105,7 +105,7 @@ func (c *computation) readNodeConfig(in []*v3.BGPConfiguration) {
 			}
 			if len(conf.Spec.IgnoredInterfaces) > 0 {
 				c.out.IgnoredInterfaces = slices.DeleteFunc(slices.Clone(conf.Spec.IgnoredInterfaces), func(pattern string) bool {
-					return strings.Trim(pattern, "*") == "" // would be all
+					return strings.Trim(pattern, "*") == "" || !api.IsDevicePattern(pattern) // the former would be all
 				})
 			}
 		}

@@ -48,6 +48,9 @@ func (c *computation) readSettings() {
 		name := conf.Name
 		c.readProblems(conf)
 		if node, ok := strings.CutPrefix(name, nodeConfigPrefix); ok {
+			if node == c.in.Node {
+				c.strangeNames(api.KindBGPConfiguration, conf)
+			}
 			if conf.Spec.ListenPort != 0 {
 				c.settings.ports[node] = conf.Spec.ListenPort
 			}
@@ -70,6 +73,10 @@ func (c *computation) readProblems(conf *v3.BGPConfiguration) {
 		case "spec.asNumber", "spec.bindMode", "spec.nodeMeshMaxRestartTime", "spec.nodeMeshPassword", "spec.nodeToNodeMeshEnabled",
 			"spec.localWorkloadPeeringIPV4", "spec.localWorkloadPeeringIPV6":
 			c.problem("BGPConfiguration %s: %s; it has no effect", conf.Name, p)
+		default:
+			if strings.HasPrefix(p.Field, "spec.ignoredInterfaces[") {
+				c.problem("BGPConfiguration %s: %s; it has no effect", conf.Name, p)
+			}
 		}
 	}
 }
@@ -113,6 +120,9 @@ type node struct {
 
 // readNode returns nil for a node that doesn't speak BGP.
 func (c *computation) readNode(in *api.Node) *node {
+	if in.Name == c.in.Node {
+		c.strangeNames(api.KindNode, in)
+	}
 	if in.Spec.BGP == nil {
 		return nil
 	}

@@ -37,7 +37,15 @@ func (c *computation) options(kind string, o metav1.Object) options {
 	problem(api.AnnotationLongLived, err, "its sessions are without long-lived graceful restart")
 	out.addPath, err = api.ParseAddPath(annotations[api.AnnotationAddPath])
 	problem(api.AnnotationAddPath, err, "its sessions are without add-path")
+	c.strangeNames(api.Kind(kind), o)
 	return out
+}
+
+// strangeNames are annotations and labels that look like ours and mean nothing.
+func (c *computation) strangeNames(kind api.Kind, o metav1.Object) {
+	for _, text := range api.StrangeNames(kind, o) {
+		c.problem("%s %s: %s; it has no effect", kind, o.GetName(), text)
+	}
 }
 
 // longLived takes long-lived graceful restart from a session that can't have it.

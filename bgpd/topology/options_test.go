@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -82,5 +83,54 @@ func TestSessionAnnotations(t *testing.T) {
 		if got := strings.Join(out.Problems, "\n"); tt.problem == "" && got != "" || tt.problem != "" && got != "BGPPeer tor: "+tt.problem {
 			t.Errorf("%v: problems %q, want %q", tt.annotations, got, tt.problem)
 		}
+	}
+}
+
+// TestNameOfNoAnnotationIsNamed: what somebody wanted by a misspelt name is not done in
+// silence. Of BGPPeers and configurations of other nodes these tell themselves.
+func TestNameOfNoAnnotationIsNamed(t *testing.T) {
+	configs := defaultConfig(v3.BGPConfigurationSpec{})
+	configs[0].Annotations = map[string]string{"tortie/bdf": "on"}
+	for _, name := range []string{"node.node1", "node.node2"} {
+		configs = append(configs, &v3.BGPConfiguration{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"tortie/x": ""}}})
+	}
+	self, other := aNode("node1", "10.0.0.1/24", ""), aNode("node2", "10.0.0.2/24", "")
+	self.Annotations = map[string]string{api.LabelGracefulShutdown: "true"}
+	other.Annotations = self.Annotations
+	peer := aPeer("tor", v3.BGPPeerSpec{PeerIP: "10.0.0.254", ASNumber: 64999})
+	peer.Annotations = map[string]string{"tortie/timer": "hold=9s"}
+	far := aPeer("far", v3.BGPPeerSpec{Node: "node2", PeerIP: "10.0.0.253", ASNumber: 64999})
+	far.Annotations = peer.Annotations
+	out := Compute(Input{Node: "node1", Configs: configs, Nodes: []*api.Node{self, other}, Peers: []*v3.BGPPeer{peer, far}})
+	var got []string
+	for _, p := range out.Problems {
+		what, _, _ := strings.Cut(p, ": there is no")
+		what, _, _ = strings.Cut(what, ": nobody")
+		got = append(got, what)
+		if !strings.HasSuffix(p, "; it has no effect") {
+			t.Errorf("%s: doesn't say what follows", p)
+		}
+	}
+	want := []string{
+		"BGPConfiguration default: annotation tortie/bdf", "BGPConfiguration node.node1: label tortie/x",
+		"BGPPeer tor: annotation tortie/timer", "Node node1: annotation tortie/graceful-shutdown",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestPatternOfNoDeviceIsNamed: it leaves the other patterns as they are.
+func TestPatternOfNoDeviceIsNamed(t *testing.T) {
+	out := Compute(Input{
+		Node: "node1", Nodes: []*api.Node{aNode("node1", "10.0.0.1/24", "")},
+		Configs: defaultConfig(v3.BGPConfigurationSpec{IgnoredInterfaces: []string{"docker*", "eth["}}),
+	})
+	const want = `BGPConfiguration default: spec.ignoredInterfaces[1]: "eth[": want the name of a network device, '*' for any characters but not alone; it has no effect`
+	if diff := cmp.Diff([]string{want}, out.Problems); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]string{"docker*"}, out.IgnoredInterfaces); diff != "" {
+		t.Error(diff)
 	}
 }

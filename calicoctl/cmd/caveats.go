@@ -26,6 +26,16 @@ func caveats(written []api.Object) []string {
 	return nil
 }
 
+// strangeNames names the annotations and labels that look like ours and mean nothing.
+func strangeNames(written []api.Object) (texts []string) {
+	for _, obj := range written {
+		for _, text := range api.StrangeNames(kindOf(obj), obj) {
+			texts = append(texts, fmt.Sprintf("%s %s: %s; it has no effect", kindOf(obj), obj.GetName(), text))
+		}
+	}
+	return texts
+}
+
 // peersOfNobody names the BGPPeers written that mean none of the nodes there are. When
 // those can't be read nothing is said: what was to be written is.
 func peersOfNobody(ctx context.Context, store *resource.Store, written []api.Object) (texts []string) {
@@ -111,14 +121,8 @@ func ownerOf(ctx context.Context, store *resource.Store, a netip.Addr) string {
 		for _, entry := range list.Entries {
 			switch o := entry.Object.(type) {
 			case *api.Node:
-				if o.Spec.BGP == nil {
-					continue
-				}
-				for _, own := range []string{o.Spec.BGP.IPv4Address, o.Spec.BGP.IPv6Address} {
-					address, _, _ := strings.Cut(own, "/")
-					if b, err := netip.ParseAddr(address); err == nil && b == a {
-						return "is the address of node " + o.Name
-					}
+				if isAddressOf(o, a) {
+					return "is the address of node " + o.Name
 				}
 			case *v3.IPPool:
 				if p, err := netip.ParsePrefix(o.Spec.CIDR); err == nil && p.Contains(a) {
@@ -128,4 +132,17 @@ func ownerOf(ctx context.Context, store *resource.Store, a netip.Addr) string {
 		}
 	}
 	return ""
+}
+
+func isAddressOf(n *api.Node, a netip.Addr) bool {
+	if n.Spec.BGP == nil {
+		return false
+	}
+	for _, own := range []string{n.Spec.BGP.IPv4Address, n.Spec.BGP.IPv6Address} {
+		address, _, _ := strings.Cut(own, "/")
+		if b, err := netip.ParseAddr(address); err == nil && b == a {
+			return true
+		}
+	}
+	return false
 }

@@ -59,6 +59,7 @@ func (a *app) label(cmd *cobra.Command, args []string, namespace string, change 
 	}
 	defer closeStore()
 	done := ""
+	var labelled api.Object
 	err = store.Modify(cmd.Context(), t.key(args[1]), func(obj api.Object) error {
 		labels := obj.GetLabels()
 		if labels == nil {
@@ -67,10 +68,14 @@ func (a *app) label(cmd *cobra.Command, args []string, namespace string, change 
 		var err error
 		done, err = change.apply(labels, args[0], args[1])
 		obj.SetLabels(labels)
+		labelled = obj
 		return err
 	})
 	if err != nil {
 		return fmt.Errorf("Failed to label %s %s: %w", args[0], args[1], err) //nolint:staticcheck // as upstream's users know it
+	}
+	for _, text := range strangeNames([]api.Object{labelled}) {
+		a.warn(text)
 	}
 	a.println(done)
 	return nil

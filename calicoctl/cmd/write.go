@@ -214,7 +214,7 @@ func (a *app) writeAll(ctx context.Context, v verb, store *resource.Store, docs 
 
 // warnOf says what was written and doesn't do what it seems to.
 func (a *app) warnOf(ctx context.Context, store *resource.Store, written []api.Object) {
-	for _, caveat := range slices.Concat(caveats(written), peersOfNobody(ctx, store, written), peersWithoutFilter(ctx, store, written),
+	for _, caveat := range slices.Concat(caveats(written), strangeNames(written), peersOfNobody(ctx, store, written), peersWithoutFilter(ctx, store, written),
 		peeringAddresses(ctx, store, written)) {
 		a.warn(caveat)
 	}

@@ -83,7 +83,7 @@ func checkList(kind string, tree *jsonValue) error {
 				c.missing("items", "want a list, got %s", m.value.describe())
 			}
 		default:
-			c.missing(m.name, "unknown field%s", didYouMean("", m.name, []string{"apiVersion", "kind", "metadata", "items"}))
+			c.missing(m.name, "%s%s", unknownField, didYouMean("", m.name, []string{"apiVersion", "kind", "metadata", "items"}))
 		}
 	}
 	return c.err(kind)
@@ -108,6 +108,8 @@ func (r *Registry) decodeManifest(tree *jsonValue, path string, kind Kind) (Obje
 	name, _ := tree.member("metadata").member("name").text()
 	label := Key{Kind: d.info.Kind, Name: name}.String()
 	c.fields(d.manifest, tree, strings.TrimSuffix(path, "."))
+	c.instead(d.info.Kind)
+	c.zeros(d.info.Kind, tree, path)
 	if err := c.err(label); err != nil {
 		return nil, err
 	}
@@ -118,6 +120,42 @@ func (r *Registry) decodeManifest(tree *jsonValue, path string, kind Kind) (Obje
 	}
 	obj.GetObjectKind().SetGroupVersionKind(d.info.New().GetObjectKind().GroupVersionKind())
 	return obj, nil
+}
+
+// instead adds to fields that are unknown, and that programs newer than our types have,
+// what says the same.
+func (c *checker) instead(kind Kind) {
+	if kind != KindBGPPeer && kind != KindBGPConfiguration {
+		return
+	}
+	for i, p := range c.problems {
+		name := p.Field[strings.LastIndexByte(p.Field, '.')+1:]
+		if strings.HasPrefix(p.Reason, unknownField) && timerOf(name) != "" {
+			c.problems[i].Reason = fmt.Sprintf("%s; set the annotation %s instead, as in %q", unknownField, AnnotationTimers, timerOf(name))
+		}
+	}
+}
+
+// timerOf is how the annotation about timers says what a field of this name would.
+func timerOf(field string) string {
+	switch strings.ToLower(strings.TrimPrefix(field, "nodeMesh")) {
+	case "keepalivetime", "keepaliveinterval", "keepalive":
+		return "keepalive=10s"
+	case "holdtime":
+		return "hold=30s"
+	case "connectretrytime", "connecttime":
+		return "connect=5s"
+	}
+	return ""
+}
+
+// zeros refuses what, once decoded, is the same as a field that is left out, and is none of
+// its values.
+func (c *checker) zeros(kind Kind, tree *jsonValue, path string) {
+	port := tree.member("spec").member("listenPort")
+	if kind == KindBGPConfiguration && port != nil && string(port.raw) == "0" {
+		c.bad(path+"spec.listenPort", 0, "want 1 to 65535, or leave it out for 179")
+	}
 }
 
 // manifestDefinition reads kind and apiVersion. It reports what is wrong with
@@ -236,7 +274,7 @@ func (c *checker) members(s *schema, v *jsonValue, path string) {
 		case sub == nil && c.lenient:
 			continue
 		case sub == nil:
-			c.missing(field, "unknown field%s", didYouMean(path, m.name, s.names))
+			c.missing(field, "%s%s", unknownField, didYouMean(path, m.name, s.names))
 			continue
 		}
 		c.fields(sub, m.value, field)
@@ -272,6 +310,8 @@ func (v *jsonValue) describe() string {
 	}
 	return string(v.raw)
 }
+
+const unknownField = "unknown field"
 
 // didYouMean names the known field that was probably meant.
 func didYouMean(path, name string, known []string) string {

@@ -151,6 +151,18 @@ func checkBGPConfiguration(c *checker, b *v3.BGPConfiguration) {
 	c.bgpSpec(b)
 }
 
+const wantDevice = "want the name of a network device, '*' for any characters"
+
+// IsDevicePattern reports whether a name with "*" for any characters can mean a network
+// device. Devices' names may have in them what other programs take for patterns; nobody
+// gives such names, and who writes one wants that pattern.
+func IsDevicePattern(name string) bool {
+	const maxDevice = 15 // the kernel's
+	return !strings.ContainsFunc(name, func(r rune) bool {
+		return r <= ' ' || r == 0x7f || strings.ContainsRune("/[]{}()?\\\"'`|^$,;<>!&", r)
+	}) && len(strings.ReplaceAll(name, "*", "")) <= maxDevice
+}
+
 func (c *checker) bgpSpec(b *v3.BGPConfiguration) {
 	s := &b.Spec
 	c.logLevel("spec.logSeverityScreen", s.LogSeverityScreen)
@@ -172,8 +184,8 @@ func (c *checker) bgpSpec(b *v3.BGPConfiguration) {
 	c.meshSettings(b)
 	oneOfPtr(c, "spec.bindMode", s.BindMode, v3.BindModeNone, v3.BindModeNodeIP)
 	for i, name := range s.IgnoredInterfaces {
-		if name == "" || name == "*" || strings.ContainsAny(name, " \t/") {
-			c.bad(at("spec.ignoredInterfaces", i), name, "want the name of a network device, '*' for any characters but not alone")
+		if strings.Trim(name, "*") == "" || !IsDevicePattern(name) {
+			c.bad(at("spec.ignoredInterfaces", i), name, wantDevice+" but not alone")
 		}
 	}
 	c.peeringAddresses(s)

@@ -1,8 +1,6 @@
 package api
 
 import (
-	"strings"
-
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 )
 
@@ -37,8 +35,8 @@ func (c *checker) filterRule(field string, family int, r *BGPFilterRule) {
 	oneOf(c, field+".source", r.Source, v3.BGPFilterSourceRemotePeers)
 	oneOf(c, field+".matchOperator", r.Operator, v3.Equal, v3.NotEqual, v3.In, v3.NotIn)
 	oneOf(c, field+".peerType", r.PeerType, BGPFilterExternal, BGPFilterInternal)
-	if strings.ContainsAny(r.Interface, " \t/\"") {
-		c.bad(field+".interface", r.Interface, "want the name of a network device, '*' for any characters")
+	if !IsDevicePattern(r.Interface) {
+		c.bad(field+".interface", r.Interface, wantDevice)
 	}
 	if r.Communities != nil {
 		if len(r.Communities.Values) != 1 {

@@ -221,6 +221,12 @@ func TestValidateBGP(t *testing.T) {
 			`spec.logSeverityScreen: "Verbose": want one of Trace, Debug, Info, Warning, Error, Fatal`,
 			`spec.bindMode: "All": want one of None, NodeIP`,
 			`spec.ignoredInterfaces[0]: "*": want the name of a network device, '*' for any characters but not alone`)},
+		{"BGPConfiguration", "default", `"ignoredInterfaces":["eth*","*.100","br-lan","enp3s0f0np0"]`, nil},
+		{"BGPConfiguration", "default", `"ignoredInterfaces":["eth[","eth?","**","a-name-of-a-device"]`, bad(
+			`spec.ignoredInterfaces[0]: "eth[": want the name of a network device, '*' for any characters but not alone`,
+			`spec.ignoredInterfaces[1]: "eth?": want the name of a network device, '*' for any characters but not alone`,
+			`spec.ignoredInterfaces[2]: "**": want the name of a network device, '*' for any characters but not alone`,
+			`spec.ignoredInterfaces[3]: "a-name-of-a-device": want the name of a network device, '*' for any characters but not alone`)},
 		{"BGPConfiguration", "default", `"communities":[{"name":"c","value":"64512:100"},{"name":"l","value":"4200000000:1:2"}],"prefixAdvertisements":[{"cidr":"10.0.0.0/8","communities":["c","1:2"]}]`, nil},
 		{"BGPConfiguration", "default", `"communities":[{"name":"c","value":"70000:1"},{"name":"c","value":"1:2:3:4"},{"value":"1:2"}]`, bad(
 			`spec.communities[0].value: "70000:1": want a community aa:nn (16 bits each) or aa:nn:mm (32 bits each)`,
