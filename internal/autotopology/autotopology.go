@@ -107,7 +107,8 @@ type Reflector struct {
 func Next(in Input) Outcome {
 	settings, err := settingsOf(in.Config)
 	if err != nil {
-		return Outcome{Refused: []string{fmt.Sprintf("BGPConfiguration default: annotation %s: %v", api.AnnotationAutoTopology, err)}}
+		return Outcome{Refused: []string{fmt.Sprintf("BGPConfiguration default: annotation %s: %v; until then nothing is changed: "+
+			"calicoctl bgp auto-topology --above=N writes it anew", api.AnnotationAutoTopology, err)}}
 	}
 	c := read(in, settings)
 	out := Outcome{State: c.state()}

@@ -176,25 +176,58 @@ func TestClusterDoesNotFlapAroundItsSize(t *testing.T) {
 func TestWhatOthersHaveSetUpIsRefusedByName(t *testing.T) {
 	off := false
 	asn := api.ASN(64999)
+	const without = "do without auto-topology (calicoctl bgp auto-topology --off)"
 	for _, tt := range []struct {
 		name   string
 		change func(in *autotopology.Input)
 		want   string
 	}{
-		{"a reflector", func(in *autotopology.Input) { in.Nodes[1].Spec.BGP.RouteReflectorClusterID = "1.1.1.1" }, "Node n2 is a route reflector that was set up by hand"},
-		{"the mesh is off", func(in *autotopology.Input) { in.Config.Spec.NodeToNodeMeshEnabled = &off }, "the mesh is off, and not by auto-topology"},
-		{"an AS of its own", func(in *autotopology.Input) { in.Nodes[0].Spec.BGP.ASNumber = &asn }, "Node n1: spec.bgp.asNumber is 64999"},
-		{"a BGPPeer of the name", func(in *autotopology.Input) { in.Peers = append(in.Peers, bgpPeer(api.AutoTopologyPeer, "192.0.2.1")) }, "BGPPeer auto-topology was not made by auto-topology"},
-		{"a BGPPeer between nodes", func(in *autotopology.Input) { in.Peers = append(in.Peers, bgpPeer("pair", "10.0.0.2")) }, "BGPPeer pair makes sessions between nodes"},
-		{"routers without a filter", func(in *autotopology.Input) { in.Peers = append(in.Peers, bgpPeer("tor", "192.0.2.1")) }, "n1, n2, n3: it would pass other nodes' routes on to the peer of BGPPeer tor"},
-		{"settings", func(in *autotopology.Input) { in.Config.Annotations[api.AnnotationAutoTopology] = "above=x" }, "above=x: want a number"},
+		{
+			"a reflector", func(in *autotopology.Input) { in.Nodes[1].Spec.BGP.RouteReflectorClusterID = "1.1.1.1" },
+			"Node n2: spec.bgp.routeReflectorClusterID 1.1.1.1 was set by hand, and auto-topology changes no reflector of others: take it away, or " + without,
+		},
+		{
+			"another cluster ID", func(in *autotopology.Input) {
+				in.Nodes[1].Spec.BGP.RouteReflectorClusterID, in.Nodes[1].Labels[api.LabelRouteReflector] = "1.1.1.1", "true"
+			},
+			"Node n2: spec.bgp.routeReflectorClusterID is 1.1.1.1, and not 224.0.0.1, which all reflectors of auto-topology have: set it to that",
+		},
+		{
+			"the mesh is off", func(in *autotopology.Input) { in.Config.Spec.NodeToNodeMeshEnabled = &off },
+			"BGPConfiguration default: spec.nodeToNodeMeshEnabled is false, not by auto-topology, which begins with the mesh: set it to true, or " + without,
+		},
+		{
+			"an AS of its own", func(in *autotopology.Input) { in.Nodes[0].Spec.BGP.ASNumber = &asn },
+			"Node n1: spec.bgp.asNumber is 64999, not the cluster's 64512, and reflectors and their clients have to be of one AS: leave it out, or " + without,
+		},
+		{
+			"a BGPPeer of the name", func(in *autotopology.Input) {
+				p := bgpPeer(api.AutoTopologyPeer, "192.0.2.1")
+				p.Spec.Node = "elsewhere"
+				in.Peers = append(in.Peers, p)
+			},
+			"BGPPeer auto-topology has the name that auto-topology's own has, and was made by somebody else: create it anew under another name, then delete it",
+		},
+		{
+			"a BGPPeer between nodes", func(in *autotopology.Input) { in.Peers = append(in.Peers, bgpPeer("pair", "10.0.0.2")) },
+			"BGPPeer pair makes sessions between nodes, which would be beside those that auto-topology makes: delete it, or " + without,
+		},
+		{
+			"routers without a filter", func(in *autotopology.Input) { in.Peers = append(in.Peers, bgpPeer("tor", "192.0.2.1")) },
+			"no node can be a route reflector, so everything stays as it is: n1, n2, n3: it would pass other nodes' routes on to the peer of BGPPeer tor: " +
+				"give that a BGPFilter with exportV4 and exportV6 of {action: Reject, source: RemotePeers}",
+		},
+		{
+			"settings", func(in *autotopology.Input) { in.Config.Annotations[api.AnnotationAutoTopology] = "above=x" },
+			"BGPConfiguration default: annotation tortie/auto-topology: above=x: want a number; until then nothing is changed: calicoctl bgp auto-topology --above=N writes it anew",
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			in := input("above=2", "a", "b", "c")
 			tt.change(&in)
 			out := autotopology.Next(in)
-			if out.Step != nil || len(out.Ask) > 0 || !strings.Contains(strings.Join(out.Refused, "\n"), tt.want) {
-				t.Errorf("step %v, refused %q, want %q", out.Step, out.Refused, tt.want)
+			if diff := cmp.Diff([]string{tt.want}, out.Refused); out.Step != nil || len(out.Ask) > 0 || diff != "" {
+				t.Errorf("step %v, refused (-want +got):\n%s", out.Step, diff)
 			}
 		})
 	}

@@ -121,15 +121,18 @@ func (m *member) has(family netip.Addr) bool {
 	return slices.ContainsFunc(m.addrs, func(a netip.Addr) bool { return a.Is4() == family.Is4() })
 }
 
+// doWithout is what else can be done about a refusal.
+const doWithout = "do without auto-topology (calicoctl bgp auto-topology --off)"
+
 // refusals are what stands in the way: what somebody else has set up is never changed.
 func (c *cluster) refusals() []string {
 	var out []string
 	refuse := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	if c.peer != nil && !c.ownPeer() {
-		refuse("BGPPeer %s was not made by auto-topology: give it another name", c.peer.Name)
+		refuse("BGPPeer %s has the name that auto-topology's own has, and was made by somebody else: create it anew under another name, then delete it", c.peer.Name)
 	}
 	if !c.mesh && !c.switchedOff {
-		refuse("BGPConfiguration default: the mesh is off, and not by auto-topology, which needs it to begin with: set spec.nodeToNodeMeshEnabled to true, or switch auto-topology off")
+		refuse("BGPConfiguration default: spec.nodeToNodeMeshEnabled is false, not by auto-topology, which begins with the mesh: set it to true, or %s", doWithout)
 	}
 	if !c.wanted {
 		if c.settings.Off && !c.involved() {
@@ -144,13 +147,13 @@ func (c *cluster) refusals() []string {
 	}
 	for _, p := range c.in.Peers {
 		if p != c.peer && c.betweenNodes(p) {
-			refuse("BGPPeer %s makes sessions between nodes: delete it, auto-topology makes those that are needed; or switch auto-topology off", p.Name)
+			refuse("BGPPeer %s makes sessions between nodes, which would be beside those that auto-topology makes: delete it, or %s", p.Name, doWithout)
 		}
 	}
 	if len(c.chosen) == 0 && slices.ContainsFunc(c.nodes, c.silent) {
 		c.wait("no node can be a route reflector yet: %s", c.whyUnfit())
 	} else if len(c.chosen) == 0 {
-		refuse("no node can be a route reflector: %s", c.whyUnfit())
+		refuse("no node can be a route reflector, so everything stays as it is: %s", c.whyUnfit())
 	}
 	return out
 }
@@ -160,11 +163,11 @@ func (c *cluster) foreign(m *member) string {
 	id := m.Spec.BGP.RouteReflectorClusterID
 	switch asn := m.Spec.BGP.ASNumber; {
 	case m.acting && !m.labelled:
-		return fmt.Sprintf(" is a route reflector that was set up by hand: take its spec.bgp.routeReflectorClusterID %s away, or switch auto-topology off", id)
+		return fmt.Sprintf(": spec.bgp.routeReflectorClusterID %s was set by hand, and auto-topology changes no reflector of others: take it away, or %s", id, doWithout)
 	case m.acting && id != c.settings.ClusterID:
-		return fmt.Sprintf(": spec.bgp.routeReflectorClusterID is %s, and not %s as auto-topology has set it: set it to that", id, c.settings.ClusterID)
+		return fmt.Sprintf(": spec.bgp.routeReflectorClusterID is %s, and not %s, which all reflectors of auto-topology have: set it to that", id, c.settings.ClusterID)
 	case asn != nil && uint32(*asn) != c.asn():
-		return fmt.Sprintf(": spec.bgp.asNumber is %d, not the cluster's %d: reflectors and their clients are of one AS; leave it out", *asn, c.asn())
+		return fmt.Sprintf(": spec.bgp.asNumber is %d, not the cluster's %d, and reflectors and their clients have to be of one AS: leave it out, or %s", *asn, c.asn(), doWithout)
 	}
 	return ""
 }

@@ -87,14 +87,14 @@ func (c *cluster) whyNot(m *member, filters map[string]*api.BGPFilter) string {
 		return why
 	}
 	if m.Labels[api.LabelGracefulShutdown] == "true" {
-		return "it is being taken out of service"
+		return "it is being taken out of service (its label " + api.LabelGracefulShutdown + ")"
 	}
 	if c.silent(m) {
-		return "it doesn't answer, and no node has a session with it"
+		return "it doesn't answer, and no node has a session with it: see calicoctl node status there"
 	}
 	for _, family := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
 		if !m.has(family) && slices.ContainsFunc(c.nodes, func(o *member) bool { return o.has(family) }) {
-			return "it has no address of a family that others have"
+			return "it has no address of a family that others have: give it spec.bgp.ipv4Address or ipv6Address"
 		}
 	}
 	for _, p := range c.in.Peers {
