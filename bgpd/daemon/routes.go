@@ -194,7 +194,7 @@ func (v view) ownerOf(prefix netip.Prefix) (block netip.Prefix, owner string) {
 func (v view) routeMessage(p, best speaker.Path) *nodestatus.Route {
 	m := &nodestatus.Route{
 		Prefix: p.Prefix.String(), AsPath: p.ASPath, Best: p.Best, Stale: p.Stale,
-		LocalPref: p.LocalPref, Med: p.MED, Age: seconds(p.Learned), PathId: p.ID,
+		LocalPref: p.LocalPref, Med: p.MED, Age: seconds(p.Learned), PathId: p.ID, Communities: communityTexts(p.Communities),
 	}
 	if p.Local() {
 		m.Reason = v.exportReason(p.Prefix)

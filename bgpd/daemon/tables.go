@@ -146,8 +146,16 @@ func decidedBy(rules []speaker.Rule, links []speaker.Link, r policy.Route) (rule
 func (v view) pathMessage(p speaker.Path) *nodestatus.Route {
 	return &nodestatus.Route{
 		Prefix: p.Prefix.String(), NextHop: p.NextHop.String(), Peer: p.Peer.String(), AsPath: p.ASPath, Best: p.Best, Stale: p.Stale,
-		LocalPref: p.LocalPref, Med: p.MED, Age: seconds(p.Learned), PathId: p.ID,
+		LocalPref: p.LocalPref, Med: p.MED, Age: seconds(p.Learned), PathId: p.ID, Communities: communityTexts(p.Communities),
 	}
+}
+
+func communityTexts(communities []speaker.Community) []string {
+	var out []string
+	for _, c := range communities {
+		out = append(out, c.String())
+	}
+	return out
 }
 
 // advertised is what each peer is sent; peer is then whom it is sent to.

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -314,4 +315,38 @@ change: ` + both + `, from peer 10.1.1.254`
 			}
 		}
 	}
+}
+
+// TestCommunitiesOfARouteAreShown: in every table, and of each path in why.
+func TestCommunitiesOfARouteAreShown(t *testing.T) {
+	b := whyBench(t)
+	prefix, from := netip.MustParsePrefix("10.65.8.0/26"), netip.MustParseAddr("10.1.1.254")
+	p := speaker.Path{
+		Prefix: prefix, Peer: from, NextHop: from, PeerID: from, LocalPref: 100, Best: true,
+		Communities: []speaker.Community{{A: 64512, B: 100}, {Large: true, A: 4200000000, B: 1, C: 2}},
+	}
+	b.s.paths = append(b.s.paths, p)
+	b.s.in, b.s.out = map[netip.Addr][]speaker.Path{from: {p}}, map[netip.Addr][]speaker.Path{from: {p}}
+	b.e.learn(t.Context(), speaker.Changes{Best: map[netip.Prefix]*speaker.Path{prefix: &p}})
+	b.e.apply(t.Context())
+	want := []string{"64512:100", "4200000000:1:2"}
+	check := func(where string, routes []*nodestatus.Route) {
+		t.Helper()
+		if len(routes) != 1 || !slices.Equal(routes[0].Communities, want) {
+			t.Errorf("%s: %v", where, routes)
+		}
+	}
+	svc := b.service()
+	for _, table := range []nodestatus.Table{nodestatus.Table_LOC_RIB, nodestatus.Table_ADJ_IN, nodestatus.Table_ADJ_OUT, nodestatus.Table_FIB} {
+		routes, err := svc.Routes(t.Context(), &nodestatus.RoutesRequest{Prefix: prefix.String(), Table: table})
+		if err != nil {
+			t.Errorf("%s: %v", table, err)
+		}
+		check(table.String(), routes.GetRoutes())
+	}
+	w, err := svc.Why(t.Context(), &nodestatus.WhyRequest{Prefix: prefix.String()})
+	if err != nil || len(w.GetPaths()) != 1 {
+		t.Fatal(w, err)
+	}
+	check("why", []*nodestatus.Route{w.GetPaths()[0].GetRoute()})
 }

@@ -43,18 +43,20 @@ type peerView struct {
 
 // routeView is a route as `bgp routes -o json` shows it.
 type routeView struct {
-	Prefix    string    `json:"prefix"`
-	NextHop   string    `json:"nextHop,omitempty"`
-	ASPath    []uint32  `json:"asPath"`
-	Peer      string    `json:"peer,omitempty"`
-	Best      bool      `json:"best"`
-	Stale     bool      `json:"stale"`
-	LocalPref uint32    `json:"localPref"`
-	MED       uint32    `json:"med"`
-	Kernel    string    `json:"kernel,omitempty"`
-	Reason    string    `json:"reason"`
-	Since     time.Time `json:"since,omitzero"`
-	PathID    uint32    `json:"pathID,omitempty"`
+	Prefix    string   `json:"prefix"`
+	NextHop   string   `json:"nextHop,omitempty"`
+	ASPath    []uint32 `json:"asPath"`
+	Peer      string   `json:"peer,omitempty"`
+	Best      bool     `json:"best"`
+	Stale     bool     `json:"stale"`
+	LocalPref uint32   `json:"localPref"`
+	MED       uint32   `json:"med"`
+	// Communities are standard and large ones.
+	Communities []string  `json:"communities,omitempty"`
+	Kernel      string    `json:"kernel,omitempty"`
+	Reason      string    `json:"reason"`
+	Since       time.Time `json:"since,omitzero"`
+	PathID      uint32    `json:"pathID,omitempty"`
 }
 
 func (a *app) bgpCommand() *cobra.Command {
@@ -305,7 +307,7 @@ func (a *app) printRoutes(format string, show columns, routes []*nodestatus.Rout
 	for i, r := range routes {
 		views[i] = routeView{
 			Prefix: r.GetPrefix(), NextHop: r.GetNextHop(), ASPath: append([]uint32{}, r.GetAsPath()...), Peer: r.GetPeer(),
-			Best: r.GetBest(), Stale: r.GetStale(), LocalPref: r.GetLocalPref(), MED: r.GetMed(),
+			Best: r.GetBest(), Stale: r.GetStale(), LocalPref: r.GetLocalPref(), MED: r.GetMed(), Communities: r.GetCommunities(),
 			Kernel: r.GetKernel(), Reason: r.GetReason(), Since: unixTime(r.GetAge()), PathID: r.GetPathId(),
 		}
 		row := []string{r.GetPrefix()}
@@ -325,11 +327,12 @@ func (a *app) printRoutes(format string, show columns, routes []*nodestatus.Rout
 }
 
 func wideRows(routes []*nodestatus.Route) [][]string {
-	rows := [][]string{{"PREFIX", "NEXTHOP", "BEST", "PEER", "ASPATH", "LOCALPREF", "MED", "KERNEL", "REASON"}}
+	rows := [][]string{{"PREFIX", "NEXTHOP", "BEST", "PEER", "ASPATH", "LOCALPREF", "MED", "COMMUNITIES", "KERNEL", "REASON"}}
 	for _, r := range routes {
 		rows = append(rows, []string{
 			r.GetPrefix(), dash(r.GetNextHop()), bestMark(r), dash(r.GetPeer()), dash(asPath(r)),
-			strconv.FormatUint(uint64(r.GetLocalPref()), 10), strconv.FormatUint(uint64(r.GetMed()), 10), dash(r.GetKernel()), dash(r.GetReason()),
+			strconv.FormatUint(uint64(r.GetLocalPref()), 10), strconv.FormatUint(uint64(r.GetMed()), 10),
+			dash(strings.Join(r.GetCommunities(), " ")), dash(r.GetKernel()), dash(r.GetReason()),
 		})
 	}
 	return rows

@@ -26,15 +26,16 @@ type whyView struct {
 }
 
 type whyPathView struct {
-	Peer      string   `json:"peer,omitempty"`
-	Name      string   `json:"name"`
-	Type      string   `json:"type,omitempty"`
-	NextHop   string   `json:"nextHop,omitempty"`
-	ASPath    []uint32 `json:"asPath"`
-	LocalPref uint32   `json:"localPref"`
-	MED       uint32   `json:"med"`
-	Best      bool     `json:"best"`
-	Verdict   string   `json:"verdict"`
+	Peer        string   `json:"peer,omitempty"`
+	Name        string   `json:"name"`
+	Type        string   `json:"type,omitempty"`
+	NextHop     string   `json:"nextHop,omitempty"`
+	ASPath      []uint32 `json:"asPath"`
+	LocalPref   uint32   `json:"localPref"`
+	MED         uint32   `json:"med"`
+	Communities []string `json:"communities,omitempty"`
+	Best        bool     `json:"best"`
+	Verdict     string   `json:"verdict"`
 }
 
 type whyChangeView struct {
@@ -124,8 +125,12 @@ func (a *app) printWhyPart(name string, lines ...string) {
 
 func pathLine(p *nodestatus.WhyPath) string {
 	r := p.GetRoute()
+	communities := strings.Join(r.GetCommunities(), " ")
+	if communities != "" {
+		communities = ", communities " + communities
+	}
 	if r.GetPeer() == "" {
-		return "this node's own: " + p.GetVerdict()
+		return "this node's own" + communities + ": " + p.GetVerdict()
 	}
 	from := r.GetPeer()
 	if p.GetName() != "" {
@@ -137,7 +142,7 @@ func pathLine(p *nodestatus.WhyPath) string {
 	}
 	return strings.Join([]string{
 		"from " + from, "next hop " + r.GetNextHop(), path, fmt.Sprintf("local preference %d", r.GetLocalPref()),
-	}, ", ") + ": " + p.GetVerdict()
+	}, ", ") + communities + ": " + p.GetVerdict()
 }
 
 func viewOf(w *nodestatus.WhyResponse) whyView {
@@ -150,7 +155,7 @@ func viewOf(w *nodestatus.WhyResponse) whyView {
 		r := p.GetRoute()
 		out.Paths = append(out.Paths, whyPathView{
 			Peer: r.GetPeer(), Name: p.GetName(), Type: p.GetType(), NextHop: r.GetNextHop(), ASPath: append([]uint32{}, r.GetAsPath()...),
-			LocalPref: r.GetLocalPref(), MED: r.GetMed(), Best: r.GetBest(), Verdict: p.GetVerdict(),
+			LocalPref: r.GetLocalPref(), MED: r.GetMed(), Communities: r.GetCommunities(), Best: r.GetBest(), Verdict: p.GetVerdict(),
 		})
 	}
 	for _, c := range w.GetChanges() {

@@ -486,7 +486,7 @@ func sampleNode() *fakeNode {
 			},
 			{
 				Prefix: "10.65.2.0/26", NextHop: "10.10.0.2", Peer: "10.10.0.2", Best: true, LocalPref: 100, Age: seconds(time.Hour),
-				Kernel: "via 10.10.0.2 dev eth0", Reason: "learned from node2",
+				Kernel: "via 10.10.0.2 dev eth0", Reason: "learned from node2", Communities: []string{"64512:100", "4200000000:1:2"},
 			},
 			{
 				Prefix: "10.65.3.0/26", NextHop: "10.10.0.3", Peer: "10.10.0.3", AsPath: []uint32{64513}, Stale: true,
@@ -503,7 +503,7 @@ func sampleNode() *fakeNode {
 			Paths: []*nodestatus.WhyPath{
 				{
 					Name: "node2", Type: "node-to-node mesh", Verdict: "best",
-					Route: &nodestatus.Route{Peer: "10.10.0.2", NextHop: "10.10.0.2", LocalPref: 100, Best: true},
+					Route: &nodestatus.Route{Peer: "10.10.0.2", NextHop: "10.10.0.2", LocalPref: 100, Best: true, Communities: []string{"64512:100", "4200000000:1:2"}},
 				},
 				{
 					Name: "tor", Type: "global", Verdict: "loses to 10.10.0.2 by AS path length: 0, not 1",

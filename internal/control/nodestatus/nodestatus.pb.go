@@ -659,7 +659,9 @@ type Route struct {
 	// age is when the route was learned, in seconds since the epoch.
 	Age int64 `protobuf:"varint,11,opt,name=age,proto3" json:"age,omitempty"`
 	// path_id tells apart the paths to a prefix that one peer sends (RFC 7911).
-	PathId        uint32 `protobuf:"varint,30,opt,name=path_id,json=pathId,proto3" json:"path_id,omitempty"`
+	PathId uint32 `protobuf:"varint,30,opt,name=path_id,json=pathId,proto3" json:"path_id,omitempty"`
+	// communities, standard (aa:nn) and large (aa:nn:mm), in the order of the attributes.
+	Communities   []string `protobuf:"bytes,31,rep,name=communities,proto3" json:"communities,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -776,6 +778,13 @@ func (x *Route) GetPathId() uint32 {
 		return x.PathId
 	}
 	return 0
+}
+
+func (x *Route) GetCommunities() []string {
+	if x != nil {
+		return x.Communities
+	}
+	return nil
 }
 
 type WhyRequest struct {
@@ -1118,7 +1127,7 @@ const file_internal_control_nodestatus_nodestatus_proto_rawDesc = "" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x121\n" +
 	"\x05table\x18\x02 \x01(\x0e2\x1b.tortie.nodestatus.v1.TableR\x05table\"E\n" +
 	"\x0eRoutesResponse\x123\n" +
-	"\x06routes\x18\x01 \x03(\v2\x1b.tortie.nodestatus.v1.RouteR\x06routes\"\x9d\x02\n" +
+	"\x06routes\x18\x01 \x03(\v2\x1b.tortie.nodestatus.v1.RouteR\x06routes\"\xbf\x02\n" +
 	"\x05Route\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x19\n" +
 	"\bnext_hop\x18\x02 \x01(\tR\anextHop\x12\x17\n" +
@@ -1133,7 +1142,8 @@ const file_internal_control_nodestatus_nodestatus_proto_rawDesc = "" +
 	"\x06reason\x18\n" +
 	" \x01(\tR\x06reason\x12\x10\n" +
 	"\x03age\x18\v \x01(\x03R\x03age\x12\x17\n" +
-	"\apath_id\x18\x1e \x01(\rR\x06pathId\"$\n" +
+	"\apath_id\x18\x1e \x01(\rR\x06pathId\x12 \n" +
+	"\vcommunities\x18\x1f \x03(\tR\vcommunities\"$\n" +
 	"\n" +
 	"WhyRequest\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\"\xaa\x02\n" +
