@@ -37,6 +37,8 @@ func (s *Store) Delete(ctx context.Context, key api.Key, how Deletion) error {
 		err = s.deleteNode(ctx, key, how)
 	case api.KindTier:
 		err = s.deleteTier(ctx, key, how.Version)
+	case api.KindBGPFilter:
+		err = s.deleteFilter(ctx, key, how.Version)
 	default:
 		err = s.deleteOne(ctx, key, how.Version)
 	}
@@ -60,6 +62,30 @@ func (s *Store) deleteOne(ctx context.Context, key api.Key, version string) erro
 		}
 	}
 	return refuse("try again", "update conflict: %s: changed by others %d times in a row", key, maxAttempts)
+}
+
+// deleteFilter removes a BGPFilter and warns of what its peers do without: as they are to
+// announce nothing that it kept back, they have no session.
+func (s *Store) deleteFilter(ctx context.Context, key api.Key, version string) error {
+	if err := s.deleteOne(ctx, key, version); err != nil {
+		return err
+	}
+	snap, err := s.Client.List(ctx, datastore.Range{Kind: api.KindBGPPeer})
+	if err != nil {
+		return nil //nolint:nilerr // it is deleted; what can't be read is not warned of
+	}
+	var users []string
+	for _, entry := range snap.Entries {
+		if p, ok := entry.Object.(*v3.BGPPeer); ok && slices.Contains(p.Spec.Filters, key.Name) {
+			users = append(users, p.Name)
+		}
+	}
+	if len(users) > 0 {
+		slices.Sort(users)
+		s.Warn(fmt.Sprintf("%s: is named by spec.filters of BGPPeer %s: nobody has their sessions until there is such a BGPFilter again, or it is taken out there",
+			key, cut(users)))
+	}
+	return nil
 }
 
 // predefinedTiers are made by the system and stay.
@@ -156,11 +182,15 @@ func count(n int, one, many string) string {
 
 // some is a list of keys cut to a length that is read.
 func some(keys []api.Key) string {
-	const enough = 5
 	names := make([]string, len(keys))
 	for i, key := range keys {
 		names[i] = key.Namespace + "/" + key.Name
 	}
+	return cut(names)
+}
+
+func cut(names []string) string {
+	const enough = 5
 	if len(names) <= enough {
 		return strings.Join(names, ", ")
 	}
