@@ -123,3 +123,31 @@ func TestExternalEtcdMustBePlainHTTP(t *testing.T) {
 		}
 	}
 }
+
+// TestStrangerIsFoundWhenWhoMadeItsNamespaceHasEnded, as `lab pod exec` may leave one in a
+// pod's; nobody is found by the number of a namespace that is the caller's own.
+func TestStrangerIsFoundWhenWhoMadeItsNamespaceHasEnded(t *testing.T) {
+	sleep := func(c command) Process {
+		t.Helper()
+		c.name, c.path, c.args = "sleep", "/bin/sleep", []string{"60"}
+		p, err := start(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { stopAll([]Process{p}, time.Second) })
+		return p
+	}
+	pod := &Pod{Name: "web", Pause: sleep(command{clone: unix.CLONE_NEWNET})}
+	pod.Containers = []Process{sleep(command{net: pod.Pause.Netns()})}
+	left, other := sleep(command{net: pod.Pause.Netns()}), sleep(command{})
+	if got := pod.strangers(); len(got) != 1 || got[0].PID != left.PID {
+		t.Errorf("in the pod: %+v, want %d", got, left.PID)
+	}
+	within := pin([]Process{pod.Pause, other})
+	defer within.release()
+	stopAll(pod.processes(), time.Second)
+	got := within.strangers(nil)
+	if len(got) != 1 || got[0].PID != left.PID || got[0].Start != left.Start {
+		t.Errorf("found %+v, want %d", got, left.PID)
+	}
+}

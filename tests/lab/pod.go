@@ -46,6 +46,13 @@ type Pod struct {
 // processes are the pod's processes; the pause process last.
 func (p *Pod) processes() []Process { return append(slices.Clone(p.Containers), p.Pause) }
 
+// strangers are others in the pod's network namespace.
+func (p *Pod) strangers() []Process {
+	within := pin([]Process{p.Pause})
+	defer within.release()
+	return within.strangers(p.processes())
+}
+
 // Agent is the name of the agent in container i.
 func (p *Pod) Agent(i int) string {
 	if p.Namespace == "default" {
@@ -202,7 +209,7 @@ func (l *Lab) DelPod(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	stopAll(pod.Containers, time.Second)
+	stopAll(append(pod.strangers(), pod.Containers...), time.Second)
 	if _, err := l.CNI(ctx, "DEL", pod); err != nil {
 		return fmt.Errorf("pod %s: its containers are stopped, its network is not released: %w; delete it again when that is mended", name, err)
 	}
@@ -215,7 +222,7 @@ func (l *Lab) DelPod(ctx context.Context, name string) error {
 
 // RemoveSandbox ends a sandbox without a CNI call.
 func (l *Lab) RemoveSandbox(pod *Pod) error {
-	stopAll(pod.processes(), time.Second)
+	stopAll(append(pod.strangers(), pod.processes()...), time.Second)
 	return l.change(func(st *state) { delete(st.Pods, pod.key()) })
 }
 

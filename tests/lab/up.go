@@ -8,7 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
+	"slices"
 	"syscall"
 	"time"
 
@@ -17,7 +17,6 @@ import (
 
 	"tortie/tests/lab/agentwire"
 	"tortie/tests/lab/progress"
-	"tortie/tests/process"
 )
 
 // Names of namespaces that are not nodes.
@@ -253,35 +252,12 @@ func (l *Lab) Down() error {
 			holders = append(holders, p)
 		}
 	})
+	within := pin(append(slices.Clone(holders), early...))
+	defer within.release()
 	stopAll(append(early, daemons...), 3*time.Second)
-	stopAll(strangers(holders), 3*time.Second)
+	stopAll(within.strangers(holders), 3*time.Second)
 	stopAll(holders, 3*time.Second)
 	return l.removeDir()
-}
-
-// strangers are the processes that live in the holders' namespaces without being
-// known: what a user started by `lab exec` and left running.
-func strangers(holders []Process) []Process {
-	known, inside := map[int]bool{os.Getpid(): true}, map[string]string{}
-	for _, h := range holders {
-		known[h.PID] = true
-		if ns, err := os.Readlink(h.Netns()); err == nil && h.Alive() {
-			inside[ns] = h.Name
-		}
-	}
-	var found []Process
-	dirs, _ := filepath.Glob("/proc/[0-9]*")
-	for _, dir := range dirs {
-		pid, err := strconv.Atoi(filepath.Base(dir))
-		ns, nsErr := os.Readlink(dir + "/ns/net")
-		if err != nil || nsErr != nil || known[pid] || inside[ns] == "" {
-			continue
-		}
-		if begun, err := process.StartTime(pid); err == nil {
-			found = append(found, Process{Name: "process in " + inside[ns], PID: pid, Start: begun})
-		}
-	}
-	return found
 }
 
 // waitFor tries until it succeeds; the error names what was waited for and why it

@@ -109,18 +109,17 @@ func podExecCommand(name *string) *cobra.Command {
 		Use:     "exec POD [-c CONTAINER] -- COMMAND...",
 		Short:   "Run a command in a container's network namespace",
 		Example: "  lab pod exec pod-a-node1 -- ip route",
-		Args:    withCommand("pod exec POD -- COMMAND"),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: inside("pod exec POD -- COMMAND", func(cmd *cobra.Command, pod string, command []string) error {
 			l, err := lab.Open(*name)
 			if err != nil {
 				return err
 			}
-			p, err := l.Pod(args[0])
+			p, err := l.Pod(pod)
 			if err != nil {
 				return err
 			}
-			return l.PodExec(p, container, inner(args), stdio(cmd))
-		},
+			return l.PodExec(p, container, command, stdio(cmd))
+		}),
 	}
 	cmd.Flags().IntVarP(&container, "container", "c", 0, "number of the container")
 	cmd.Flags().SetInterspersed(false)
@@ -133,14 +132,13 @@ func execCommand(name *string) *cobra.Command {
 		Short: "Run a command on a node (also: router, etcd, outside)",
 		Example: `  lab exec node1 -- calicoctl node status
   lab exec router -- ip route`,
-		Args: withCommand("exec NODE -- COMMAND"),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: inside("exec NODE -- COMMAND", func(cmd *cobra.Command, node string, command []string) error {
 			l, err := lab.Open(*name)
 			if err != nil {
 				return err
 			}
-			return l.Exec(args[0], inner(args), stdio(cmd))
-		},
+			return l.Exec(node, command, stdio(cmd))
+		}),
 	}
 	cmd.Flags().SetInterspersed(false) // the command's own flags need no "--"
 	return cmd
@@ -217,20 +215,22 @@ func logsCommand(name *string) *cobra.Command {
 	}
 }
 
-// inner is the command in "WHERE [--] COMMAND...".
-func inner(args []string) []string {
-	if len(args) > 1 && args[1] == "--" {
-		return args[2:]
-	}
-	return args[1:]
-}
-
-// withCommand demands a place and a command to run there.
-func withCommand(usage string) cobra.PositionalArgs {
-	return func(_ *cobra.Command, args []string) error {
-		if len(args) == 0 || len(inner(args)) == 0 {
+// inside is the body of a command that runs another one somewhere: "WHERE [FLAG...] [--]
+// COMMAND...". Flags in front of the other command's name are ours, those behind it are
+// its own and need no "--". The command's flags must not be interspersed.
+func inside(usage string, run func(cmd *cobra.Command, where string, command []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) > 1 {
+			if err := cmd.Flags().Parse(args[1:]); err != nil {
+				return err
+			}
+		}
+		if help, err := cmd.Flags().GetBool("help"); err == nil && help {
+			return cmd.Help()
+		}
+		if len(args) < 2 || cmd.Flags().NArg() == 0 {
 			return fmt.Errorf("which command, and where? usage: bin/lab %s", usage)
 		}
-		return nil
+		return run(cmd, args[0], cmd.Flags().Args())
 	}
 }
