@@ -108,7 +108,14 @@ func (s *Server) lockEndpoint(ctx context.Context, key string, id journal.ID) (u
 // container already has.
 func (s *Server) addition(ctx context.Context, c call) (*addition, error) {
 	a := &addition{server: s, call: c}
-	if e, ok := s.journal.Get(c.id); ok && e.State == journal.StateAttached {
+	e, ok := s.journal.Get(c.id)
+	if ok = ok && e.State == journal.StateAttached; ok {
+		var err error
+		if ok, err = s.stillHeld(ctx, e); err != nil {
+			return nil, err
+		}
+	}
+	if ok {
 		// A repeated ADD: the same answer, and whatever was lost is mended.
 		a.entry, a.known = e, true
 		a.entry.Netns = c.netns
@@ -132,6 +139,28 @@ func (s *Server) addition(ctx context.Context, c call) (*addition, error) {
 		a.entry.MAC = wep.Spec.MAC
 	}
 	return a, nil
+}
+
+// stillHeld asks whether the addresses of an attachment without an endpoint, which an ADD
+// is about to answer again, are its own yet: nothing but its handle says so, and whoever
+// finds no container of that name (the collector of addresses, an operator) may have
+// released them, and another may have them by now. What is left of them then goes, too.
+func (s *Server) stillHeld(ctx context.Context, e journal.Entry) (bool, error) {
+	if e.Plugin != pluginIPAM {
+		return true, nil
+	}
+	held, err := s.addresses.ByHandle(ctx, handleOf(e.ID))
+	if err != nil {
+		return false, fmt.Errorf("are the addresses of the earlier ADD still those of %s: %w", e.ID, err)
+	}
+	if !slices.ContainsFunc(e.Addrs, func(a netip.Addr) bool { return !slices.Contains(held, a) }) {
+		return true, nil
+	}
+	s.log.Warn("addresses of an attachment were released by somebody else; its repeated ADD gets others", "attachment", e.ID.String(), "addresses", e.Addrs)
+	if err := s.releaseAddresses(ctx, e); err != nil {
+		return false, fmt.Errorf("release what %s has left of the addresses of its earlier ADD: %w", e.ID, err)
+	}
+	return false, nil
 }
 
 // attachedElsewhere finds the endpoint of a container that the journal doesn't

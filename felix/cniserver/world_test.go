@@ -330,11 +330,10 @@ func (f *fakeIPAM) ReleaseByHandle(ctx context.Context, handle ipam.HandleID) (g
 	return gone, err
 }
 
-func (f *fakeIPAM) ByHandle(_ context.Context, handle ipam.HandleID) ([]netip.Addr, error) {
+func (f *fakeIPAM) ByHandle(ctx context.Context, handle ipam.HandleID) (held []netip.Addr, err error) {
 	w := (*world)(f)
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return slices.Clone(w.held[handle]), nil
+	err = w.through(ctx, "look", "looked", func() error { held = slices.Clone(w.held[handle]); return nil })
+	return held, err
 }
 
 type fakePods world
