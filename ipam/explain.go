@@ -29,14 +29,17 @@ func (w *writer) explain(c *call, f family, pools []pool, class error) error {
 		e.Pools = append(e.Pools, Verdict{Pool: p.name, CIDR: p.prefix.String(), Reason: w.whyFull(p, t, class, config)})
 	}
 	e.Pools = append(e.Pools, skipped...)
-	e.Advice = advice(e, config)
+	e.Advice = w.advice(e, config)
 	return e
 }
 
 // advice is what would help: commands.
-func advice(e *ExhaustedError, config api.IPAMConfigSpec) string {
+func (w *writer) advice(e *ExhaustedError, config api.IPAMConfigSpec) string {
 	var ways []string
+	unknown := w.configUnknown()
 	switch {
+	case unknown != nil:
+		ways = append(ways, upperFirst(ConfigAdvice(unknown)))
 	case errors.Is(e.Class, ErrBlockLimit):
 		ways = append(ways, fmt.Sprintf("Raise the limit (calicoctl ipam configure --max-blocks-per-host=%d), run fewer pods on this node, or use larger blocks (blockSize of a new pool)", 2*e.Limit))
 	case !config.AutoAllocateBlocks:
@@ -47,11 +50,26 @@ func advice(e *ExhaustedError, config api.IPAMConfigSpec) string {
 	if e.Cooling > 0 {
 		ways = append(ways, "Addresses that cool down serve again in "+count(config.IPCooldownSeconds, "second")+" at most")
 	}
-	if config.StrictAffinity && e.Lendable > 0 {
+	if config.StrictAffinity && e.Lendable > 0 && unknown == nil {
 		ways = append(ways, "Nodes may use one another's blocks after calicoctl ipam configure --strictaffinity=false")
 	}
 	return strings.Join(ways, ". ")
 }
+
+// configUnknown is why nobody knows what the configuration allows; nil when it is known.
+func (w *writer) configUnknown() error {
+	v, ok := w.view.(ConfigView)
+	if !ok {
+		return nil
+	}
+	kept, err := v.ConfigProblem()
+	if kept {
+		return nil
+	}
+	return err
+}
+
+func upperFirst(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
 
 // tally counts the addresses of the node's blocks in a pool.
 type tally struct{ blocks, total, used, free, reserved, cooling, borrowed int }
@@ -122,9 +140,12 @@ func (w *writer) whyFull(p pool, t tally, class error, config api.IPAMConfigSpec
 	if w.virtual() {
 		has = w.node + " has " + t.String()
 	}
+	unknown := w.configUnknown() != nil
 	switch {
 	case errors.Is(class, ErrBlockLimit):
 		has += " and may claim no more"
+	case unknown:
+		has += ", and whether it may claim more is not known"
 	case !config.AutoAllocateBlocks:
 		has += " and claiming more is switched off"
 	case w.tooFine(p):
@@ -136,6 +157,8 @@ func (w *writer) whyFull(p pool, t tally, class error, config api.IPAMConfigSpec
 	switch {
 	case len(lenders) == 0:
 		return has + "; no other node has an address to lend"
+	case unknown:
+		return has + fmt.Sprintf("; other nodes have %s with %d free, and whether it may borrow is not known", count(len(lenders), "block"), free)
 	case config.StrictAffinity:
 		return has + fmt.Sprintf("; other nodes have %s with %d free, but strictAffinity forbids to borrow", count(len(lenders), "block"), free)
 	}

@@ -165,7 +165,12 @@ func (w *writer) obtain(ctx context.Context, c *call, addr netip.Addr) (bool, er
 func (w *writer) obtainBlock(ctx context.Context, addr netip.Addr, p pool) (bool, error) {
 	config := w.view.Config()
 	refused := &AddressError{Addr: addr, Class: ErrBlockLimit, Reason: "its block would be one more than the node may own"}
+	unknown := w.configUnknown()
 	switch own := w.state.countBlocks(familyOfAddr(addr)); {
+	case unknown != nil:
+		refused.Reason, refused.Class = "nobody has its block, and whether it may be claimed is not known", ErrNotOurs
+		refused.Advice = upperFirst(ConfigAdvice(unknown))
+		return false, refused
 	case !config.AutoAllocateBlocks:
 		refused.Reason, refused.Class = "nobody has its block, and claiming blocks is switched off", ErrNotOurs
 		refused.Advice = "Set auto_allocate_blocks to true in the IPAMConfig"
@@ -183,8 +188,13 @@ func (w *writer) obtainBlock(ctx context.Context, addr netip.Addr, p pool) (bool
 func (w *writer) mayBorrow(addr netip.Addr, b block) error {
 	owner, owned := b.owner()
 	refused := &AddressError{Addr: addr, Class: ErrNotOurs, Reason: fmt.Sprintf("its block %s belongs to %s", b.prefix, ownerText(b))}
+	unknown := w.configUnknown()
 	switch {
 	case owned && owner.Type != api.AffinityHost:
+		return refused
+	case unknown != nil:
+		refused.Reason += ", and whether it may be borrowed is not known"
+		refused.Advice = upperFirst(ConfigAdvice(unknown))
 		return refused
 	case w.view.Config().StrictAffinity:
 		refused.Reason += ", and strictAffinity forbids to borrow"

@@ -274,7 +274,7 @@ func (w *writer) grow(ctx context.Context, c *call, batch []*call) (bool, error)
 	if !grown && err == nil {
 		grown, class, err = w.claimNew(ctx, lack.family, lack.pools)
 	}
-	if !grown && err == nil && errors.Is(class, ErrPoolFull) && !c.ensure {
+	if !grown && err == nil && errors.Is(class, ErrPoolFull) && !c.ensure && w.view.Config().AutoAllocateBlocks {
 		grown, err = w.reclaim(ctx, lack.pools)
 	}
 	if !grown && err == nil && !c.ensure {

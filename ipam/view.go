@@ -2,6 +2,7 @@ package ipam
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -36,8 +37,15 @@ type NamespaceView interface {
 	NamespaceLabels(namespace string) (labels map[string]string, known bool)
 }
 
+// ConfigView is a View that also knows whether its configuration is what is stored. kept
+// says that it is the last one that could be read; otherwise, with an error, it is the
+// strictest there is, and what it forbids may be allowed.
+type ConfigView interface {
+	ConfigProblem() (kept bool, err error)
+}
+
 // Tracker is a View fed by a datastore.Syncer: pass every batch of updates to
-// Apply. It implements NamespaceView from the profiles kns.<namespace>.
+// Apply. It implements NamespaceView from the profiles kns.<namespace>, and ConfigView.
 type Tracker struct {
 	node string
 
@@ -48,6 +56,8 @@ type Tracker struct {
 	labels       map[string]string
 	nodeKnown    bool
 	config       api.IPAMConfigSpec
+	configRead   bool // config is one that was stored
+	configErr    error
 }
 
 // NewTracker returns a Tracker for a node that knows nothing yet.
@@ -84,9 +94,22 @@ func (t *Tracker) Apply(updates []datastore.SyncUpdate) {
 			obj = u.Entry.Object
 		}
 		if u.Invalid != nil && u.Key.Kind != api.KindIPPool {
+			t.applyUnreadable(u)
 			continue
 		}
 		t.apply(u.Key, obj, u.Entry)
+	}
+}
+
+// applyUnreadable: a configuration that nobody could read ever since it is there may forbid
+// anything. It is not taken for none, which would allow what it forbids.
+func (t *Tracker) applyUnreadable(u datastore.SyncUpdate) {
+	if u.Key.Kind != api.KindIPAMConfig {
+		return
+	}
+	t.configErr = u.Invalid.Err
+	if !t.configRead {
+		t.config = strictestConfig()
 	}
 }
 
@@ -104,9 +127,9 @@ func (t *Tracker) apply(key api.Key, obj api.Object, entry *datastore.Entry) {
 			t.reservations[key.Name] = reservation
 		}
 	case api.KindIPAMConfig:
-		t.config = defaultConfig()
+		t.config, t.configRead, t.configErr = defaultConfig(), false, nil
 		if config, ok := obj.(*api.IPAMConfig); ok {
-			t.config = config.Spec
+			t.config, t.configRead = config.Spec, true
 		}
 	case api.KindNode:
 		if key.Name != t.node {
@@ -169,6 +192,13 @@ func (t *Tracker) Config() api.IPAMConfigSpec {
 	return t.config
 }
 
+// ConfigProblem implements ConfigView.
+func (t *Tracker) ConfigProblem() (kept bool, err error) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.configRead, t.configErr
+}
+
 // Reservations implements View.
 func (t *Tracker) Reservations() []*v3.IPReservation {
 	t.mu.RLock()
@@ -188,6 +218,19 @@ func (t *Tracker) NamespaceLabels(namespace string) (map[string]string, bool) {
 func defaultConfig() api.IPAMConfigSpec {
 	return api.IPAMConfigSpec{AutoAllocateBlocks: true}
 }
+
+// strictestConfig keeps a node to the blocks that it has.
+func strictestConfig() api.IPAMConfigSpec {
+	return api.IPAMConfigSpec{StrictAffinity: true, AutoAllocateBlocks: false}
+}
+
+// ConfigAdvice is what to do about a configuration that can't be read.
+func ConfigAdvice(err error) string {
+	return fmt.Sprintf("put IPAMConfig default right, which can't be read (%v): look at it with etcdctl get %s; or delete it there, and set it anew with calicoctl ipam configure", err, configPath)
+}
+
+// configPath is where upstream stores the configuration.
+const configPath = "/calico/ipam/v2/config"
 
 // withRevision makes sure that the pool says at which revision it was read: a
 // claim depends on it.

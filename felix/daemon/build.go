@@ -68,6 +68,7 @@ type felix struct {
 	pods        *podnet.Net
 	loop        *dataplane.Loop
 	allocator   *ipam.Allocator
+	addressing  *ipam.Tracker // what the allocator knows of the cluster
 	history     *ipam.Recorder
 	loans       *loans
 	tunnels     tunnels.Set
@@ -103,9 +104,9 @@ func (f *felix) build() (err error) {
 	if err := f.buildDataplane(cfg); err != nil {
 		return err
 	}
-	tracker := ipam.NewTracker(f.node)
+	f.addressing = ipam.NewTracker(f.node)
 	f.history = ipam.NewRecorder(f.client, f.log)
-	f.allocator = ipam.New(ipam.Config{Client: f.client, Node: f.node, View: tracker, Recorder: f.history, Log: f.log})
+	f.allocator = ipam.New(ipam.Config{Client: f.client, Node: f.node, View: f.addressing, Recorder: f.history, Log: f.log})
 	f.endpoint = registration.NewTunnels(registration.TunnelConfig{
 		Node: f.node, Client: f.client, Registry: f.registry, Addresses: f.allocator,
 		Prepare: f.prepare, Forget: f.tunnels.Forget, Log: f.log,
@@ -129,12 +130,12 @@ func (f *felix) build() (err error) {
 		return ipam.MendLoans(ctx, f.client, f.node, only...)
 	}, f.log)
 	hears := &sink{
-		graph: calc.New(f.node), follow: append(follow, tracker, f.state, f.policies, f.nodes, f.loans),
+		graph: calc.New(f.node), follow: append(follow, f.addressing, f.state, f.policies, f.nodes, f.loans),
 		config: f.config, configure: f.configure, program: f.program, complete: f.complete, onStatus: f.state.OnStatus,
 	}
 	f.syncer = datastore.NewSyncer(datastore.SyncerConfig{
 		Client: f.client,
-		Ranges: ranges(tracker.Ranges(), f.state.Ranges(), hears.graph.Ranges(), f.config.Ranges(), f.policies.Ranges()),
+		Ranges: ranges(f.addressing.Ranges(), f.state.Ranges(), hears.graph.Ranges(), f.config.Ranges(), f.policies.Ranges()),
 		Sink:   hears,
 		Log:    f.log,
 	})

@@ -16,6 +16,7 @@ import (
 	"tortie/felix/registration"
 	"tortie/internal/datastore"
 	"tortie/internal/kernel/feature"
+	"tortie/ipam"
 )
 
 // The reasons of problems, as Events have them.
@@ -46,13 +47,14 @@ const (
 	reasonMTU            = "WrongMTU"
 	reasonPathMTU        = "LargePacketsLost"
 	reasonAddressTwice   = "AddressOfTwoNodes"
+	reasonIPAMConfig     = "IPAMConfigUnreadable"
 )
 
 // sources are those who know what is wrong, the most important first.
 func (f *felix) sources() []problems.Source {
 	all := []problems.Source{f.kernelCheck, f.datastoreProblem, f.registrationProblem, f.dataplaneProblem, f.upkeep.problems, f.config.problems, f.listeners.problems, f.nodes.problems, f.underlay.problems, f.pathProblems}
 	all = append(all, f.clusterSources()...)
-	return append(all, f.tunnelProblem, f.secureProblems, f.hostEncryptionProblem, f.addressProblems, f.backendProblem, f.policyProblem, f.objectProblems)
+	return append(all, f.tunnelProblem, f.secureProblems, f.hostEncryptionProblem, f.ipamConfigProblem, f.addressProblems, f.backendProblem, f.policyProblem, f.objectProblems)
 }
 
 // clusterSources are those who know Kubernetes.
@@ -98,6 +100,19 @@ func (f *felix) addressProblems() []problems.Problem {
 		all = append(all, problems.Problem{Reason: reasonAddresses, Topic: w.Topic, Line: w.Line})
 	}
 	return all
+}
+
+// ipamConfigProblem: what is stored does not hold, and what does may keep pods from having
+// addresses. That it can't be read is logged by the Syncer.
+func (f *felix) ipamConfigProblem() []problems.Problem {
+	kept, err := f.addressing.ConfigProblem()
+	switch {
+	case err == nil:
+		return nil
+	case kept:
+		return problem(reasonIPAMConfig, "addresses are given out by the last IPAMConfig that could be read: %s", ipam.ConfigAdvice(err))
+	}
+	return problem(reasonIPAMConfig, "addresses are given out of the blocks that this node has alone, as nobody knows whether it may claim others or borrow: %s", ipam.ConfigAdvice(err))
 }
 
 // kernelCheck says what the kernel can't do that no pod can do without.

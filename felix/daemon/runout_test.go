@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -136,5 +137,32 @@ func (n *runOut) event(line string) {
 	}
 	if got.InvolvedObject != kubeevent.Node("n") || got.Type != "Warning" || got.Reason != "AddressesRunOut" || !strings.Contains(got.Message, line) {
 		n.Errorf("event %+v", got)
+	}
+}
+
+// TestConfigurationOfAddressesThatCanNotBeReadIsAProblem, and what holds instead.
+func TestConfigurationOfAddressesThatCanNotBeReadIsAProblem(t *testing.T) {
+	const advice = ": put IPAMConfig default right, which can't be read (broken): look at it with etcdctl get /calico/ipam/v2/config; " +
+		"or delete it there, and set it anew with calicoctl ipam configure"
+	f, key := &felix{addressing: ipam.NewTracker("n")}, api.IPAMConfigKey()
+	broken := datastore.SyncUpdate{Key: key, Invalid: &datastore.Invalid{Key: key, Err: errors.New("broken")}}
+	whole := datastore.SyncUpdate{Key: key, Entry: &datastore.Entry{Key: key, Object: &api.IPAMConfig{}}}
+	for i, step := range []struct {
+		update datastore.SyncUpdate
+		want   string
+	}{
+		{datastore.SyncUpdate{Key: key}, ""},
+		{broken, "addresses are given out of the blocks that this node has alone, as nobody knows whether it may claim others or borrow" + advice},
+		{whole, ""},
+		{broken, "addresses are given out by the last IPAMConfig that could be read" + advice},
+	} {
+		f.addressing.Apply([]datastore.SyncUpdate{step.update})
+		var lines []string
+		for _, p := range f.ipamConfigProblem() {
+			lines = append(lines, p.Line)
+		}
+		if got := strings.Join(lines, "\n"); got != step.want {
+			t.Errorf("%d: %q, want %q", i, got, step.want)
+		}
 	}
 }

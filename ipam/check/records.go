@@ -58,7 +58,7 @@ func consequence(kind api.Kind) string {
 	case api.KindWorkloadEndpoint:
 		return "what addresses it has is not known, so that none of its pod is collected"
 	case api.KindIPAMConfig:
-		return "nodes give out addresses as if nothing were configured: they borrow, and have up to 20 blocks"
+		return "nodes keep to the last one they could read; one that could read none gives out addresses of the blocks it has, and neither claims nor borrows"
 	case api.KindIPReservation:
 		return "the addresses that it reserves are given out"
 	}

@@ -63,7 +63,11 @@ func New(cfg Config) (*Controller, error) {
 	})
 	for _, kind := range []api.Kind{api.KindIPPool, api.KindIPReservation, api.KindIPAMConfig, api.KindProfile} {
 		cfg.Cache.Watch(kind, func(_, after *datastore.Entry, key api.Key) {
-			c.view.Apply([]datastore.SyncUpdate{{Key: key, Entry: after}})
+			u := datastore.SyncUpdate{Key: key, Entry: after}
+			if cfg.Cache.Unreadable(key) {
+				u.Invalid = &datastore.Invalid{Key: key, Err: datastore.ErrInvalid}
+			}
+			c.view.Apply([]datastore.SyncUpdate{u})
 		})
 	}
 	for _, kind := range []api.Kind{api.KindIPPool, api.KindKubeControllersConfiguration} {
