@@ -18,9 +18,9 @@ import (
 // a look. One is missing only where somebody wrote the block who knows nothing of loans;
 // MendLoans makes it.
 
-// borrowersIn are the nodes with addresses in a block that isn't theirs, sorted; none are
+// Borrowers are the nodes with addresses in a block that isn't theirs, sorted; none are
 // in what is no block.
-func borrowersIn(entry *datastore.Entry) []string {
+func Borrowers(entry *datastore.Entry) []string {
 	if entry == nil {
 		return nil
 	}
@@ -47,7 +47,7 @@ func borrowersIn(entry *datastore.Entry) []string {
 // they depend on no more than that does.
 func WithLoans(before *datastore.Entry, write datastore.Op) []datastore.Op {
 	prefix, ok := blockOfKey(write.Key)
-	was, is := borrowersIn(before), borrowersIn(&datastore.Entry{Object: write.Object})
+	was, is := Borrowers(before), Borrowers(&datastore.Entry{Object: write.Object})
 	if !ok || write.Kind == datastore.OpCheck || len(was) == 0 && len(is) == 0 {
 		return []datastore.Op{write}
 	}
@@ -111,7 +111,7 @@ func mendLoans(ctx context.Context, client datastore.Client, node string, only [
 
 // loanOp puts the record of a loan right, if it is wrong.
 func loanOp(node string, prefix netip.Prefix, stored *datastore.Entry, recorded bool) (op datastore.Op, wrong bool) {
-	switch borrows := slices.Contains(borrowersIn(stored), node); {
+	switch borrows := slices.Contains(Borrowers(stored), node); {
 	case borrows && !recorded:
 		return datastore.Put(api.LoanKey(node, prefix), api.NewLoan(node, prefix)), true
 	case !borrows && recorded:

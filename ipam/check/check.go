@@ -16,8 +16,8 @@ import (
 
 // Input is what is checked.
 type Input struct {
-	Blocks, Handles, Affinities, Pools, Nodes, Endpoints []datastore.Entry
-	Invalid                                              []datastore.Invalid
+	Blocks, Handles, Affinities, Pools, Nodes, Endpoints, Loans []datastore.Entry
+	Invalid                                                     []datastore.Invalid
 	// Kubernetes is what the API server says; nil when it was not asked.
 	Kubernetes *Kubernetes
 }
@@ -51,6 +51,8 @@ const (
 	AffinityNoBlock    Kind = "affinity without a block"
 	AffinityOthers     Kind = "affinity of another's block"
 	AffinityUnfinished Kind = "affinity that was never finished"
+	LoanMissing        Kind = "borrowed addresses without a loan"
+	LoanIdle           Kind = "loan without an address"
 	Unreadable         Kind = "key that can't be read"
 )
 
@@ -144,6 +146,7 @@ func Check(in Input) Result {
 	c.blocks()
 	c.affinities()
 	c.handles()
+	c.loans()
 	c.nodes()
 	c.leaks()
 	c.users()
@@ -159,5 +162,6 @@ func order() []Kind {
 	return []Kind{
 		Unreadable, DoubleAddress, NotAllocated, BlockOverlap, BlockLists, Leak, NodeGone, OutsidePools, BlockOutsidePools,
 		AffinityOthers, AffinityNoBlock, AffinityUnfinished, BlockUnclaimed, OrphanHandle, HandleCount, MissingHandle,
+		LoanMissing, LoanIdle,
 	}
 }

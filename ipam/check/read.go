@@ -24,6 +24,7 @@ func Read(ctx context.Context, client datastore.Client) (Input, error) {
 		{api.KindIPAMBlock, &in.Blocks},
 		{api.KindIPAMHandle, &in.Handles},
 		{api.KindBlockAffinity, &in.Affinities},
+		{api.KindIPAMLoan, &in.Loans},
 		{api.KindIPPool, &in.Pools},
 		{api.KindNode, &in.Nodes},
 		{api.KindWorkloadEndpoint, &in.Endpoints},

@@ -59,6 +59,8 @@ func consequence(kind api.Kind) string {
 		return "what addresses it has is not known, so that none of its pod is collected"
 	case api.KindIPAMConfig:
 		return "nodes keep to the last one they could read; one that could read none gives out addresses of the blocks it has, and neither claims nor borrows"
+	case api.KindIPAMLoan:
+		return "nothing: its name says all"
 	case api.KindIPReservation:
 		return "the addresses that it reserves are given out"
 	}

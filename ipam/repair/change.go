@@ -56,6 +56,8 @@ func content(obj api.Object) string {
 		return "counting " + counts(o.Spec.Block)
 	case *api.BlockAffinity:
 		return string(o.Spec.State)
+	case *api.IPAMLoan:
+		return "of block " + o.Spec.CIDR + " to node " + o.Spec.Node
 	}
 	return "as it was"
 }

@@ -42,7 +42,9 @@ const (
 	affinity6 = root + "host/a/ipv6/block/fd65::-126"
 	resources = "/calico/resources/v3/projectcalico.org/"
 	endpoint1 = resources + "workloadendpoints/ns1/a-k8s-pod1-eth0"
+	endpoint3 = resources + "workloadendpoints/ns1/a-k8s-pod3-eth0"
 	endpoint2 = resources + "workloadendpoints/ns1/b-k8s-pod2-eth0"
+	loans     = "/calico/tortie/v1/loans/"
 	confirmed = `{"state":"confirmed","deleted":false}`
 )
 
@@ -136,6 +138,16 @@ func (w *world) delete(path string) {
 	}
 }
 
+// lend gives a pod on node a an address of b's block, as a program does that knows nothing
+// of loans.
+func (w *world) lend() {
+	w.Helper()
+	w.put(blockB, blockText("10.65.0.4/30", "b", holder{0, "net.c2", "b", "pod2"}, holder{1, "net.c3", "a", "pod3"}))
+	w.put(root+"handle/net.c3", `{"block":{"10.65.0.4/30":1},"deleted":false}`)
+	w.put(endpoint3, endpointText("a", "pod3", "c3", "10.65.0.5/32"))
+	w.kube.Pods["ns1/pod3"] = proof.Pod{Node: "a", IPs: []string{"10.65.0.5"}}
+}
+
 type holder struct {
 	ordinal           int
 	handle, node, pod string
@@ -168,7 +180,7 @@ func endpointText(node, pod, container string, networks ...string) string {
 func (w *world) bytes() map[string]string {
 	all := map[string]string{}
 	for _, path := range w.mem.Paths("/calico/") {
-		if strings.HasPrefix(path, "/calico/tortie/") {
+		if strings.HasPrefix(path, "/calico/tortie/v1/history/") {
 			continue // what happened stays known when it is undone
 		}
 		value, _ := w.mem.RawGet(path)
@@ -472,6 +484,7 @@ func damages() []damage {
 				text := strings.NewReplacer("[null,0,null,null]", "[null,0]", "[0,2,3]", "[0]").Replace(blockText("10.65.0.0/31", "b", holder{1, "net.c1", "a", "pod1"}))
 				w.put(root+"assignment/ipv4/block/10.65.0.0-31", text)
 				w.put(root+"host/b/ipv4/block/10.65.0.0-31", confirmed)
+				w.put(loans+"a/10.65.0.0-31", `{"node":"a","cidr":"10.65.0.0/31"}`)
 				w.edit(handle1, `{"10.65.0.0/30":1`, `{"10.65.0.0/30":1,"10.65.0.0/31":1`)
 			},
 			want: []string{"address with two users: 10.65.0.1", "blocks that overlap: IPAMBlock(10.65.0.0/31)"},
@@ -541,6 +554,57 @@ func damages() []damage {
 			make: func(w *world) { w.put(blockB, `{"cidr":`) },
 			want: []string{"key that can't be read: " + blockB},
 			left: []string{"key that can't be read: " + blockB},
+		},
+		{
+			name:   "borrowed by a program without loans",
+			make:   func(w *world) { w.lend() },
+			want:   []string{"borrowed addresses without a loan: IPAMLoan(a/10.65.0.4-30)"},
+			change: []string{"IPAMLoan(a/10.65.0.4-30): created, of block 10.65.0.4/30 to node a"},
+		},
+		{
+			name: "borrowed, and the loan can't be read",
+			make: func(w *world) { w.lend(); w.put(loans+"a/10.65.0.4-30", "{") },
+			want: []string{"key that can't be read: " + loans + "a/10.65.0.4-30"},
+			left: []string{"key that can't be read: " + loans + "a/10.65.0.4-30"},
+		},
+		{
+			name: "loans that are over",
+			make: func(w *world) {
+				w.put(loans+"a/10.65.0.4-30", `{"node":"a","cidr":"10.65.0.4/30"}`)
+				w.put(loans+"b/10.65.0.4-30", `{"node":"b","cidr":"10.65.0.4/30"}`) // its own block
+				w.put(loans+"b/10.65.0.64-30", `{"node":"b","cidr":"10.65.0.64/30"}`)
+				w.put(loans+"gone/10.65.0.4-30", `{"node":"gone","cidr":"10.65.0.4/30"}`)
+			},
+			want: []string{
+				"loan without an address: IPAMLoan(a/10.65.0.4-30)", "loan without an address: IPAMLoan(b/10.65.0.4-30)",
+				"loan without an address: IPAMLoan(b/10.65.0.64-30)", "loan without an address: IPAMLoan(gone/10.65.0.4-30)",
+			},
+			change: []string{
+				"IPAMLoan(a/10.65.0.4-30): deleted", "IPAMLoan(b/10.65.0.4-30): deleted",
+				"IPAMLoan(b/10.65.0.64-30): deleted", "IPAMLoan(gone/10.65.0.4-30): deleted",
+			},
+		},
+		{
+			name: "borrower without a release",
+			make: func(w *world) {
+				w.lend()
+				w.put(loans+"a/10.65.0.4-30", `{"node":"a","cidr":"10.65.0.4/30"}`)
+				w.delete(endpoint3)
+				delete(w.kube.Pods, "ns1/pod3")
+			},
+			want: []string{"leaked addresses: 10.65.0.5"},
+			change: []string{
+				"IPAMBlock(10.65.0.4/30): 10.65.0.5 released", "IPAMHandle(net.c3): deleted, it counted 1 in 10.65.0.4/30",
+			},
+		},
+		{
+			name: "loans about a block that can't be read",
+			make: func(w *world) {
+				w.edit(blockB, "[0,null,null,null]", "[0,null]")
+				w.put(loans+"a/10.65.0.4-30", `{"node":"a","cidr":"10.65.0.4/30"}`)
+			},
+			want: []string{"key that can't be read: IPAMBlock(10.65.0.4/30)"},
+			left: []string{"key that can't be read: IPAMBlock(10.65.0.4/30)"},
 		},
 		{
 			name: "block with too few addresses",

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"tortie/internal/api"
 	"tortie/internal/datastore"
@@ -24,7 +25,7 @@ type Journal struct {
 // recorded are the kinds that repairs are about. What else a release writes, such as
 // the history of an address, stays when the release is undone.
 func recorded(kind api.Kind) bool {
-	return kind == api.KindIPAMBlock || kind == api.KindIPAMHandle || kind == api.KindBlockAffinity
+	return kind == api.KindIPAMBlock || kind == api.KindIPAMHandle || kind == api.KindBlockAffinity || kind == api.KindIPAMLoan
 }
 
 // Txn implements datastore.Client.
@@ -51,9 +52,11 @@ func (j *Journal) Txn(ctx context.Context, ops ...datastore.Op) (datastore.Revis
 func (j *Journal) changes(ctx context.Context, ops []datastore.Op) ([]Change, []datastore.Op, error) {
 	var changes []Change
 	bound := make([]datastore.Op, len(ops))
+	// Loans that are written with a block follow from it, also when that is undone.
+	follow := slices.ContainsFunc(ops, func(op datastore.Op) bool { return op.Kind != datastore.OpCheck && op.Key.Kind == api.KindIPAMBlock })
 	for i, op := range ops {
 		bound[i] = op
-		if op.Kind == datastore.OpCheck || !recorded(op.Key.Kind) {
+		if op.Kind == datastore.OpCheck || !recorded(op.Key.Kind) || follow && op.Key.Kind == api.KindIPAMLoan {
 			continue
 		}
 		before, err := j.present(ctx, op.Key)

@@ -61,6 +61,8 @@ func (m *Mender) Mend(ctx context.Context, f check.Finding) error {
 		err = m.countHandle(ctx, f)
 	case check.NotAllocated:
 		err = m.allocate(ctx, f)
+	case check.LoanMissing, check.LoanIdle:
+		err = m.mendLoan(ctx, f)
 	default:
 		err = fmt.Errorf("%s can't be mended", f.Kind)
 	}
@@ -359,4 +361,28 @@ func (m *Mender) allocate(ctx context.Context, f check.Finding) error {
 	op, _ := countOp(api.HandleKey(id), handle, held)
 	ops := append([]datastore.Op{op}, ipam.WithLoans(&block, datastore.Update(with))...)
 	return m.txn(ctx, append(ops, datastore.Check(entry.Key, entry.Revision))...)
+}
+
+// mendLoan makes the loan of a node say what its block says.
+func (m *Mender) mendLoan(ctx context.Context, f check.Finding) error {
+	key := api.LoanKey(f.Node, f.Block)
+	loan, err := present(ctx, m.Client, key)
+	if err != nil {
+		return err
+	}
+	block, err := present(ctx, m.Client, api.BlockKey(f.Block))
+	if err != nil {
+		return err
+	}
+	asSeen := datastore.Check(api.BlockKey(f.Block), 0)
+	if block != nil {
+		asSeen.Revision = block.Revision
+	}
+	switch borrows := slices.Contains(ipam.Borrowers(block), f.Node); {
+	case borrows && loan == nil:
+		return m.txn(ctx, asSeen, datastore.Create(key, api.NewLoan(f.Node, f.Block)))
+	case !borrows && loan != nil:
+		return m.txn(ctx, asSeen, datastore.Delete(key, loan.Revision))
+	}
+	return ErrChanged
 }
