@@ -3,6 +3,7 @@ package ipam
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -81,6 +82,19 @@ func MendLoans(ctx context.Context, client datastore.Client, node string, only .
 		only = changed
 	}
 	return fmt.Errorf("mend the loans of node %s: gave up after %d attempts: %w", node, maxAttempts, datastore.ErrConflict)
+}
+
+// EndLoans takes away the loans of a node from blocks that it has nothing in. It looks at
+// no other block, and may be called of any node at any time.
+func EndLoans(ctx context.Context, client datastore.Client, node string) error {
+	recorded, err := loansOf(ctx, client, node)
+	if err != nil {
+		return fmt.Errorf("end the loans of node %s: %w", node, err)
+	}
+	if len(recorded) == 0 {
+		return nil
+	}
+	return MendLoans(ctx, client, node, slices.Collect(maps.Keys(recorded))...)
 }
 
 // mendLoans is one attempt; changed are blocks that were written meanwhile.

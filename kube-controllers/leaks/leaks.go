@@ -228,7 +228,7 @@ func (c *Collector) reconcile(ctx context.Context, s subject) error {
 	}
 	if suspicion == "" {
 		c.suspects.forget(s)
-		return nil
+		return c.endLoans(ctx, s)
 	}
 	since := c.suspects.since(s, seen)
 	grace := c.cfg.Grace()
@@ -243,6 +243,14 @@ func (c *Collector) reconcile(ctx context.Context, s subject) error {
 		return c.releaseNode(ctx, s, since)
 	}
 	return c.releaseHandle(ctx, s, seen, since)
+}
+
+// endLoans: who deletes a node by upstream's calicoctl leaves its loans.
+func (c *Collector) endLoans(ctx context.Context, s subject) error {
+	if s.node == "" || c.nodeKnown(s.node) {
+		return nil
+	}
+	return ipam.EndLoans(ctx, c.cfg.Client, s.node)
 }
 
 func (c *Collector) releaseHandle(ctx context.Context, s subject, seen []ipam.Allocation, since time.Time) error {

@@ -342,6 +342,28 @@ func TestBlocksAndTunnelsOfANodeThatIsGoneAreReleased(t *testing.T) {
 	})
 }
 
+// TestLoansOfANodeThatWasDeletedByUpstreamsToolsEnd: these give its addresses and blocks
+// back, and know nothing of loans. What others borrow stays on record.
+func TestLoansOfANodeThatWasDeletedByUpstreamsToolsEnd(t *testing.T) {
+	world(t, nil, func(w *setup) {
+		w.Put(node("going"))
+		block := netip.MustParsePrefix("10.65.0.0/26")
+		w.Put(api.NewLoan("going", block), api.NewLoan("a", block))
+		w.collect()
+		w.wait(time.Minute)
+		if got := w.Names(api.KindIPAMLoan); len(got) != 2 {
+			t.Fatalf("while the nodes are there: %v", got)
+		}
+		if _, err := w.Store.Txn(context.Background(), datastore.DeleteAny(api.Key{Kind: api.KindNode, Name: "going"})); err != nil {
+			t.Fatal(err)
+		}
+		w.wait(time.Minute)
+		if got := w.Names(api.KindIPAMLoan); len(got) != 1 || got[0] != "a/10.65.0.0-26" {
+			t.Errorf("loans %v, want that of a", got)
+		}
+	})
+}
+
 func TestNodesThatMayLiveKeepTheirBlocks(t *testing.T) {
 	for name, prepare := range map[string]func(w *setup){
 		"OnlyKubernetesHasIt": func(w *setup) {
