@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"tortie/bgpd/fib"
 	"tortie/bgpd/speaker"
@@ -115,6 +117,11 @@ func (s *statusService) Status(ctx context.Context, _ *nodestatus.StatusRequest)
 	}
 	if v.plan.Global.RouterID.IsValid() {
 		out.RouterId = v.plan.Global.RouterID.String()
+		twice, err := s.floatingTwice(ctx, v)
+		if err != nil {
+			return nil, status.Error(codes.FailedPrecondition, err.Error())
+		}
+		out.Problems = append(out.Problems, twice...)
 	}
 	if v.plan.ClusterID.IsValid() {
 		out.ClusterId = v.plan.ClusterID.String()

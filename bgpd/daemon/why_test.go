@@ -350,3 +350,27 @@ func TestCommunitiesOfARouteAreShown(t *testing.T) {
 	}
 	check("why", []*nodestatus.Route{w.GetPaths()[0].GetRoute()})
 }
+
+// TestFloatingAddressOfTwoNodesIsAProblem: it is announced by both, and nothing in the
+// datastore that a node reads says so.
+func TestFloatingAddressOfTwoNodesIsAProblem(t *testing.T) {
+	b := whyBench(t)
+	ours, twice := netip.MustParsePrefix("10.66.0.1/32"), netip.MustParsePrefix("10.66.0.2/32")
+	b.e.plan.Floating = map[netip.Prefix]string{ours: "ns1/one", twice: "ns1/web"}
+	for _, p := range []netip.Prefix{ours, twice} {
+		b.s.paths = append(b.s.paths, speaker.Path{Prefix: p, Best: true})
+	}
+	node2 := netip.MustParseAddr("10.1.1.12")
+	b.s.paths = append(b.s.paths,
+		speaker.Path{Prefix: twice, Peer: node2, NextHop: node2}, speaker.Path{Prefix: twice, Peer: node2, NextHop: netip.MustParseAddr("10.1.1.13")})
+	got, err := b.service().Status(t.Context(), &nodestatus.StatusRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	floating := slices.DeleteFunc(got.Problems, func(p string) bool { return !strings.Contains(p, "floating") })
+	want := []string{"floating address 10.66.0.2 of pod ns1/web on this node is announced by node2 (10.1.1.12), node2 (10.1.1.13), too, and packets go to the one or the other: " +
+		"take it out of one of the two pods (calicoctl get wep -A -o yaml: spec.ipNATs)"}
+	if d := gocmp.Diff(want, floating); d != "" {
+		t.Error(d)
+	}
+}

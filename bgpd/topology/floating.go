@@ -1,7 +1,6 @@
 package topology
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
 
@@ -16,7 +15,8 @@ func (c *computation) floating(pools []pool) map[netip.Prefix]string {
 		return nil
 	}
 	c.out.WantsWorkloads = true
-	reasons := map[netip.Prefix]string{}
+	reasons, floating := map[netip.Prefix]string{}, map[netip.Prefix]string{}
+	c.out.Floating = floating
 	for _, w := range c.in.Workloads {
 		if w.Spec.Node != c.in.Node {
 			continue
@@ -30,8 +30,9 @@ func (c *computation) floating(pools []pool) map[netip.Prefix]string {
 				continue
 			}
 			p := netip.PrefixFrom(a, a.BitLen())
-			if reason, ok := exported(pools, p, fmt.Sprintf("floating address of %s/%s", w.Namespace, podName(w))); ok {
-				reasons[p] = reason
+			pod := w.Namespace + "/" + podName(w)
+			if reason, ok := exported(pools, p, "floating address of "+pod); ok {
+				reasons[p], floating[p] = reason, pod
 			}
 		}
 	}

@@ -49,6 +49,9 @@ func TestFloatingAddressesAreAnnounced(t *testing.T) {
 		if d := cmp.Diff(tc.want, out.Exports, cmpopts.EquateComparable(netip.Prefix{})); d != "" {
 			t.Errorf("%s: exports (-want +got):\n%s", name, d)
 		}
+		if len(out.Floating) != len(tc.want)-1 || len(tc.want) > 1 && out.Floating[announced[1].Prefix] != "ns1/web" {
+			t.Errorf("%s: floating %v", name, out.Floating)
+		}
 		if out.WantsWorkloads != (len(tc.want) > 1) {
 			t.Errorf("%s: pods are wanted: %v", name, out.WantsWorkloads)
 		}

@@ -110,6 +110,8 @@ type Output struct {
 	// sessions, by name; each problem is in Problems, too.
 	Refused []Refused
 	Exports []Export // by prefix
+	// Floating says of which pod an export is a floating address.
+	Floating map[netip.Prefix]string
 	// Mesh: the node-to-node mesh is on.
 	Mesh bool
 	// ClusterID is that of a route reflector; invalid for a node that is none.
