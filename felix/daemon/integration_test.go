@@ -74,6 +74,17 @@ type node struct {
 	// kubernetes is the API server, if the node has one.
 	kubernetes *apitest.Server
 	rules      []dataplane.Rules // nft works on the namespace of its process
+	lacking    atomic.Pointer[error]
+}
+
+// lacks has the kernel lack something from now on; felix asks in the background.
+func (n *node) lacks(what error) { n.lacking.Store(&what) }
+
+func (n *node) missing() error {
+	if what := n.lacking.Load(); what != nil {
+		return *what
+	}
+	return nil
 }
 
 func newNode(t *testing.T) *node {
@@ -115,7 +126,7 @@ func (n *node) start(ready bool) {
 	n.felix = &felix{
 		node: "node1", client: n.store, registry: n.reg, journal: book, log: log, kernel: n.kernel,
 		rules:  func(func() config.Config, func(netip.Addr) error, *slog.Logger) []dataplane.Rules { return n.rules },
-		newUID: func() string { return "uid" }, missing: func() error { return nil }, show: func([]problems.Problem) {},
+		newUID: func() string { return "uid" }, missing: n.missing, show: func([]problems.Problem) {},
 		level: &slog.LevelVar{}, config: newConfigFollower("node1", []config.Layer{local}, cfg, log),
 	}
 	if n.kubernetes != nil {

@@ -145,14 +145,15 @@ func TestEveryProblemReachesTheBoard(t *testing.T) {
 	if got := f.backendProblem(); got != nil {
 		t.Errorf("with BGP: %v", got)
 	}
-	f.backend = backendVXLAN
-	has(f.backendProblem, "PoolNotCarried: CALICO_NETWORKING_BACKEND is vxlan", "10.65.0.0/16", "vxlanMode: Always")
-	f.backend = "quagga"
-	has(f.backendProblem, "UnknownBackend: CALICO_NETWORKING_BACKEND is \"quagga\", which bgpd refuses", "bird, vxlan or none")
+	with := func(backend string) func() []problems.Problem {
+		return func() []problems.Problem { return backendProblem(backend, f.desired()) }
+	}
+	has(with(backendVXLAN), "PoolNotCarried: CALICO_NETWORKING_BACKEND is vxlan", "10.65.0.0/16", "vxlanMode: Always")
+	has(with("quagga"), "UnknownBackend: CALICO_NETWORKING_BACKEND is \"quagga\", which bgpd refuses", "bird, vxlan or none")
 	has(f.policyProblem, "PoliciesNotEnforced: network policies are stored but not enforced by this version (there are 1)")
 	n.store.SetUnavailable(true)
 	has(f.datastoreProblem, "DatastoreUnavailable: ", "datastore unavailable", "going on with what is known")
-	f.missing = func() error { return checkKernel(func(feature.Feature) error { return errors.New("no") }) }
+	n.lacks(checkKernel(func(feature.Feature) error { return errors.New("no") }))
 	has(f.kernelCheck, "KernelUnsupported: the kernel ("+feature.Release()+") doesn't do network namespaces")
 	if err := f.ready(); err == nil || !strings.HasPrefix(err.Error(), "the kernel (") {
 		t.Errorf("ready with such a kernel: %v", err)

@@ -235,11 +235,15 @@ func first(list []string, most int) string {
 // pods reach nobody on other nodes. So it is with a cluster of BGP that the manifest
 // with VXLAN was applied to: its pools stay as they are.
 func (f *felix) backendProblem() []problems.Problem {
-	if !slices.Contains([]string{"", "bird", "none", backendVXLAN}, f.backend) {
-		return problem(reasonUnknownBackend, "CALICO_NETWORKING_BACKEND is %q, which bgpd refuses, so this node has no routes to others: make it bird, vxlan or none (calico_backend in the ConfigMap calico-config)", f.backend)
+	return backendProblem(f.backend, f.desired())
+}
+
+func backendProblem(backend string, s calc.State) []problems.Problem {
+	if !slices.Contains([]string{"", "bird", "none", backendVXLAN}, backend) {
+		return problem(reasonUnknownBackend, "CALICO_NETWORKING_BACKEND is %q, which bgpd refuses, so this node has no routes to others: make it bird, vxlan or none (calico_backend in the ConfigMap calico-config)", backend)
 	}
-	left := untunneled(f.desired())
-	if f.backend != backendVXLAN || len(left) == 0 {
+	left := untunneled(s)
+	if backend != backendVXLAN || len(left) == 0 {
 		return nil
 	}
 	return problem(reasonBackend, "CALICO_NETWORKING_BACKEND is vxlan, so there is no BGP, and nothing carries packets between nodes for the IP pools %s, which ask for no overlay on this node: "+

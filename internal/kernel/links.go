@@ -106,28 +106,28 @@ func (h *Handle) SetUp(index int) error {
 
 // SetDown switches a link off. The kernel drops the routes over it.
 func (h *Handle) SetDown(index int) error {
-	return h.setLink("switch off link", index, 0, unix.IFF_UP, nil)
+	return h.setLink("switch off link", index, unix.IFF_UP, nil)
 }
 
 // SetMTU changes a link's MTU.
 func (h *Handle) SetMTU(index, mtu int) error {
 	var attrs attributes
 	attrs.uint32(unix.IFLA_MTU, uint32(mtu))
-	return h.setLink("set MTU of link", index, 0, 0, attrs)
+	return h.setLink("set MTU of link", index, 0, attrs)
 }
 
 // SetMAC changes a link's Ethernet address.
 func (h *Handle) SetMAC(index int, mac MAC) error {
 	var attrs attributes
 	attrs.bytes(unix.IFLA_ADDRESS, mac[:])
-	return h.setLink("set MAC address of link", index, 0, 0, attrs)
+	return h.setLink("set MAC address of link", index, 0, attrs)
 }
 
 // SetAlias gives a link a text; an empty one takes it away.
 func (h *Handle) SetAlias(index int, alias string) error {
 	var attrs attributes
 	attrs.bytes(unix.IFLA_IFALIAS, []byte(alias))
-	return h.setLink("set alias of link", index, 0, 0, attrs)
+	return h.setLink("set alias of link", index, 0, attrs)
 }
 
 // SetGroup is the change [LinkGroup].
@@ -140,8 +140,9 @@ func (h *Handle) Rename(index int, name string) error {
 	return h.one(LinkName{Link: index, Name: name})
 }
 
-func (h *Handle) setLink(op string, index int, flags, change uint32, attrs attributes) error {
-	req, err := encodeSetLink(index, flags, change, attrs)
+// setLink changes a link; off are flags that it loses.
+func (h *Handle) setLink(op string, index int, off uint32, attrs attributes) error {
+	req, err := encodeSetLink(index, 0, off, attrs)
 	if err == nil {
 		err = h.exchangeAll([]request{req})[0]
 	}

@@ -92,13 +92,13 @@ func (m *ways) plain(ctx context.Context) ([]*way, error) {
 	}
 	var out []*way
 	for _, way := range []func() (*way, error){
-		func() (*way, error) { return m.between(ctx, "same node", our, "node1", "node1") },
+		func() (*way, error) { return m.between(ctx, "same node", our, "node1") },
 		func() (*way, error) { return m.bare() },
-		func() (*way, error) { return m.between(ctx, "ptp", reference("ptp", "10.99.0.0/16"), "node1", "node1") },
+		func() (*way, error) { return m.between(ctx, "ptp", reference("ptp", "10.99.0.0/16"), "node1") },
 		func() (*way, error) {
-			return m.between(ctx, "bridge", reference("bridge", "10.98.0.0/16"), "node1", "node1")
+			return m.between(ctx, "bridge", reference("bridge", "10.98.0.0/16"), "node1")
 		},
-		func() (*way, error) { return m.between(ctx, "two nodes", our, "node1", "node2") },
+		func() (*way, error) { return m.between(ctx, "two nodes", our, "node2") },
 		func() (*way, error) { return m.nodes() },
 	} {
 		w, err := way()
@@ -116,10 +116,10 @@ func reference(kind, subnet string) plugin {
 		"ipam":{"type":"host-local","subnet":"%[3]s","dataDir":"/run/host-local","routes":[{"dst":"0.0.0.0/0"}]}}`, kind, wayMTU, subnet)}
 }
 
-// between is the way between two new pods, by a plugin.
-func (m *ways) between(ctx context.Context, name string, by plugin, from, to string) (*way, error) {
+// between is the way between two new pods, by a plugin: from node1 to a node.
+func (m *ways) between(ctx context.Context, name string, by plugin, to string) (*way, error) {
 	out := &way{name: name}
-	for i, node := range []string{from, to} {
+	for i, node := range []string{"node1", to} {
 		pod, err := m.lab.Sandbox(lab.PodSpec{Name: fmt.Sprintf("%s-%d", strings.ReplaceAll(name, " ", "-"), i), Node: node})
 		if err != nil {
 			return nil, err

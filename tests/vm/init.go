@@ -19,7 +19,7 @@ import (
 const initMark = "TORTIE_VM"
 
 // outputs are the channels to this machine, in the order of their descriptors.
-var outputs = []string{"stdout", "stderr"}
+func outputs() []string { return []string{"stdout", "stderr"} }
 
 // IsInit reports whether this process is the first of a virtual machine.
 func IsInit() bool { return os.Getpid() == 1 && os.Getenv(initMark) != "" }
@@ -181,7 +181,7 @@ func openOutputs() ([]*os.File, error) {
 		return nil, err
 	}
 	files := []*os.File{null}
-	for _, name := range outputs {
+	for _, name := range outputs() {
 		ports, err := filepath.Glob("/sys/class/virtio-ports/*/name")
 		if err != nil {
 			return nil, err
@@ -198,8 +198,8 @@ func openOutputs() ([]*os.File, error) {
 			files = append(files, os.NewFile(uintptr(fd), name))
 		}
 	}
-	if len(files) != 1+len(outputs) {
-		return nil, fmt.Errorf("of the channels %v there are %d", outputs, len(files)-1)
+	if len(files) != 1+len(outputs()) {
+		return nil, fmt.Errorf("of the channels %v there are %d", outputs(), len(files)-1)
 	}
 	return files, nil
 }

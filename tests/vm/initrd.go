@@ -12,7 +12,9 @@ import (
 
 // moduleNames are loaded before the machine's root can be: the channels to this
 // machine, its file system, and what makes that one writable.
-var moduleNames = []string{"virtio_pci", "virtio_console", "virtio_rng", "9pnet_virtio", "9p", "overlay"}
+func moduleNames() []string {
+	return []string{"virtio_pci", "virtio_console", "virtio_rng", "9pnet_virtio", "9p", "overlay"}
+}
 
 // initrd is the machine's first file system: a program as its first process, and
 // modules.
@@ -28,7 +30,7 @@ func initrd(program string, img Image) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	files, err := inOrder(string(list), moduleNames)
+	files, err := inOrder(string(list), moduleNames())
 	if err != nil {
 		return nil, err
 	}

@@ -189,7 +189,7 @@ func (m Machine) arguments(dir string) []string {
 	}
 	args = append(args, share("root", "/", ",readonly=on")...)
 	args = append(args, share("share", filepath.Join(dir, shareDir), "")...)
-	for i, name := range outputs {
+	for i, name := range outputs() {
 		fd := strconv.Itoa(3 + i)
 		args = append(args, "-add-fd", "fd="+fd+",set="+fd,
 			"-chardev", "file,id="+name+",path=/dev/fdset/"+fd+",append=on", "-device", "virtserialport,chardev="+name+",name="+name)

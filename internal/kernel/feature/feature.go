@@ -48,24 +48,8 @@ func Probe(f Feature) error {
 	switch f {
 	case Netns:
 		return nil
-	case Veth:
-		h, err := ns.Open()
-		if err != nil {
-			return err
-		}
-		defer h.Close()
-		_, err = h.CreateVeth(kernel.VethSpec{Host: "probe0", Peer: "probe1"})
-		return err
-	case Vxlan:
-		h, err := ns.Open()
-		if err != nil {
-			return err
-		}
-		defer h.Close()
-		_, err = h.CreateVxlan(kernel.VxlanSpec{Name: "probe0", Vxlan: kernel.Vxlan{VNI: 1, Port: 4789, Local: netip.IPv6Loopback()}})
-		return err
-	case Shaping:
-		return probeShaping(ns)
+	case Veth, Vxlan, Shaping, NextHops:
+		return ours(ns, f)
 	case IPIP:
 		return device(ns, "tunl0", "ipip")
 	case Wireguard:
@@ -77,14 +61,6 @@ func Probe(f Feature) error {
 		if err == nil {
 			err = f.Close()
 		}
-		return err
-	case NextHops:
-		h, err := ns.Open()
-		if err != nil {
-			return err
-		}
-		defer h.Close()
-		_, err = h.NextHopObjects(context.Background(), 0)
 		return err
 	case IPv6:
 		return ns.Do(func() error {
@@ -106,12 +82,27 @@ func Probe(f Feature) error {
 	return errors.New("unknown feature")
 }
 
-func probeShaping(ns *kernel.Netns) error {
+// ours probes what package kernel does.
+func ours(ns *kernel.Netns, f Feature) error {
 	h, err := ns.Open()
 	if err != nil {
 		return err
 	}
 	defer h.Close()
+	switch f {
+	case Veth:
+		_, err = h.CreateVeth(kernel.VethSpec{Host: "probe0", Peer: "probe1"})
+	case Vxlan:
+		_, err = h.CreateVxlan(kernel.VxlanSpec{Name: "probe0", Vxlan: kernel.Vxlan{VNI: 1, Port: 4789, Local: netip.IPv6Loopback()}})
+	case NextHops:
+		_, err = h.NextHopObjects(context.Background(), 0)
+	case Shaping:
+		err = shape(h)
+	}
+	return err
+}
+
+func shape(h *kernel.Handle) error {
 	ifb, err := h.CreateIfb("probe0", 0)
 	if err != nil {
 		return err
