@@ -182,7 +182,7 @@ func (f *felix) buildDataplane(cfg config.Config) (err error) {
 		VXLAN: vxlan.New(vxlan.Config{Kernel: f.kernel, MTU: f.underlay.tunnelMTU, Log: f.log}),
 		IPIP:  ipip.New(ipip.Config{Kernel: f.kernel, MTU: f.underlay.ipipMTU, Log: f.log}),
 		WireGuard: wireguard.New(wireguard.Config{
-			Kernel: f.kernel, Keys: f.privateKeys, MTU: f.underlay.secureMTU, Log: f.log, Wake: func() { f.loop.Resync() },
+			Kernel: f.kernel, Keys: f.privateKeys, MTU: f.underlay.secureMTU, Log: f.log, Wake: func() { f.loop.TunnelsDue() },
 			Open:      func() (wireguard.Control, error) { return wgctrl.New() },
 			Userspace: func(name string, mtu int) error { return userspace.Start(name, mtu, (*exec.Cmd).Start, f.log) },
 		}),
