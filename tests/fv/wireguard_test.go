@@ -140,12 +140,30 @@ const onTheWay = 24
 func TestWireGuardIsSwitchedUnderTraffic(t *testing.T) {
 	kerneltest.Require(t, kerneltest.Tun)
 	l := up(t, "wglive", 3)
+	demandNoGap(t, l, streamInterval)
+}
+
+// TestWireGuardOfTheKernelIsSwitchedUnderTraffic: the same, without a process.
+func TestWireGuardOfTheKernelIsSwitchedUnderTraffic(t *testing.T) {
+	kerneltest.Require(t, kerneltest.Wireguard)
+	l := upWith(t, "wgkern", 3, func(s *lab.Spec) {
+		s.Env = append(s.Env, "FELIX_CNITIMEOUT=60") // of an emulated processor
+	})
+	demandNoGap(t, l, slowInterval)
+	if links := run(t, l, "", "ip", "-o", "link", "show", "type", "wireguard"); !strings.Contains(links, "wireguard.cali") || !strings.Contains(links, "wg-v6.cali") {
+		t.Errorf("the devices are not the kernel's:\n%s", links)
+	}
+}
+
+// demandNoGap switches WireGuard on, off, and on again under traffic.
+func demandNoGap(t *testing.T, l *lab.Lab, interval time.Duration) {
+	t.Helper()
 	addPods(t, l, 6, 1)
 	setVXLANMode(t, l, "Never") // and natOutgoing
 	mustConverge(t, l)
 	for _, on := range []bool{true, false, true} {
 		t.Run(fmt.Sprintf("on: %v", on), func(t *testing.T) {
-			tr := startTraffic(t, l)
+			tr := startTrafficEvery(t, l, interval)
 			queues := fullQueues(t, l)
 			tr.dropped = func() int { return queues() + onTheWay }
 			setWireGuard(t, l, on)
