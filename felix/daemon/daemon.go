@@ -125,10 +125,13 @@ func (p Process) serve(ctx context.Context, s start) error {
 	defer func() { _ = client.Close() }()
 	if p.getenv("GOGC") == "" {
 		ctx, cancel := context.WithCancel(ctx)
-		ended := make(chan error, 1)
+		ended := make(chan struct{})
 		keeper := newHeapKeeper()
-		go func() { ended <- keeper.run(ctx) }()
-		defer func() { cancel(); _ = <-ended }()
+		go func() {
+			defer close(ended)
+			_ = keeper.run(ctx) // ends with ctx alone
+		}()
+		defer func() { cancel(); <-ended }()
 	}
 	log.Info("felix starts", "version", p.Version, "node", node, "datastore", store.String(), "pid", os.Getpid())
 	running := readStored(ctx, client, node, local, s.cfg)

@@ -168,7 +168,7 @@ func (k *Keys) ensure(ctx context.Context, v6 bool, shown overlay.Secure, wish K
 	if _, err := k.cfg.Keys.Promote(v6, next.Public(), wish.Request); err != nil {
 		return err
 	}
-	k.cfg.Log.Info("WireGuard key changed", "version", version(v6), "key", next.Public())
+	k.cfg.Log.Info("changed the WireGuard key", "version", version(v6), "key", next.Public())
 	return k.cfg.Rekeyed(ctx)
 }
 

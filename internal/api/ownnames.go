@@ -36,13 +36,20 @@ func StrangeNames(kind Kind, o metav1.Object) (texts []string) {
 		return nil
 	}
 	annotations, labels := ownNames(kind)
-	texts = strange(kind, "annotation", o.GetAnnotations(), annotations, "label", labels)
-	return append(texts, strange(kind, "label", o.GetLabels(), labels, "annotation", annotations)...)
+	slices.Sort(annotations)
+	a, l := ofSort{"annotation", annotations}, ofSort{"label", labels}
+	return append(strange(kind, o.GetAnnotations(), a, l), strange(kind, o.GetLabels(), l, a)...)
 }
 
-// strange names those of one sort; others are the names of the other sort.
-func strange(kind Kind, sort string, given map[string]string, known []string, otherSort string, others []string) (texts []string) {
-	slices.Sort(known)
+// ofSort are the names that are known of annotations, or of labels, in order.
+type ofSort struct {
+	what  string
+	names []string
+}
+
+// strange names those given that are none of sort.
+func strange(kind Kind, given map[string]string, sort, other ofSort) (texts []string) {
+	known := sort.names
 	for _, name := range sortedKeys(given) {
 		if !strings.HasPrefix(name, ownPrefix) || slices.Contains(known, name) {
 			continue
@@ -50,8 +57,8 @@ func strange(kind Kind, sort string, given map[string]string, known []string, ot
 		near := suggest.Nearest(name, known)
 		var why string
 		switch {
-		case slices.Contains(others, name):
-			why = fmt.Sprintf("nobody reads it there; set it as %s %s", articleOf(otherSort), otherSort)
+		case slices.Contains(other.names, name):
+			why = fmt.Sprintf("nobody reads it there; set it as %s %s", articleOf(other.what), other.what)
 		case near != "" && len(known) == 1:
 			why = fmt.Sprintf("there is no such one, did you mean %s?", near)
 		case near != "":
@@ -61,7 +68,7 @@ func strange(kind Kind, sort string, given map[string]string, known []string, ot
 		default:
 			why = fmt.Sprintf("there is no such one for %s %s", articleOf(string(kind)), kind)
 		}
-		texts = append(texts, fmt.Sprintf("%s %s: %s", sort, name, why))
+		texts = append(texts, fmt.Sprintf("%s %s: %s", sort.what, name, why))
 	}
 	return texts
 }

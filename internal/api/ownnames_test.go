@@ -32,8 +32,8 @@ func TestNameThatLooksLikeOursAndIsNotIsTold(t *testing.T) {
 		{"an annotation as a label", api.KindBGPConfiguration, nil, []string{"tortie/auto-topology"}, []string{
 			"label tortie/auto-topology: nobody reads it there; set it as an annotation",
 		}},
-		{"a label misspelt", api.KindNode, []string{"tortie/new-wireguard-keys"}, []string{"tortie/gracefull-shutdown", "tortie/route-reflector"}, []string{
-			"label tortie/gracefull-shutdown: there is no such one, did you mean tortie/graceful-shutdown? A Node can have tortie/graceful-shutdown, tortie/route-reflector",
+		{"a label misspelt", api.KindNode, []string{"tortie/new-wireguard-keys"}, []string{"tortie/graceful-shutdwn", "tortie/route-reflector"}, []string{
+			"label tortie/graceful-shutdwn: there is no such one, did you mean tortie/graceful-shutdown? A Node can have tortie/graceful-shutdown, tortie/route-reflector",
 		}},
 		{"written by a program", api.KindCalicoNodeStatus, []string{"tortie/bgp-peers"}, nil, nil},
 	} {

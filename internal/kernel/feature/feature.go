@@ -48,8 +48,17 @@ func Probe(f Feature) error {
 	switch f {
 	case Netns:
 		return nil
-	case Veth, Vxlan, Shaping, NextHops:
-		return ours(ns, f)
+	case Veth:
+		return with(ns, veth)
+	case Vxlan:
+		return with(ns, vxlan)
+	case Shaping:
+		return with(ns, shape)
+	case NextHops:
+		return with(ns, func(h *kernel.Handle) error {
+			_, err := h.NextHopObjects(context.Background(), 0)
+			return err
+		})
 	case IPIP:
 		return device(ns, "tunl0", "ipip")
 	case Wireguard:
@@ -82,23 +91,23 @@ func Probe(f Feature) error {
 	return errors.New("unknown feature")
 }
 
-// ours probes what package kernel does.
-func ours(ns *kernel.Netns, f Feature) error {
+// with probes what package kernel does.
+func with(ns *kernel.Netns, do func(h *kernel.Handle) error) error {
 	h, err := ns.Open()
 	if err != nil {
 		return err
 	}
 	defer h.Close()
-	switch f {
-	case Veth:
-		_, err = h.CreateVeth(kernel.VethSpec{Host: "probe0", Peer: "probe1"})
-	case Vxlan:
-		_, err = h.CreateVxlan(kernel.VxlanSpec{Name: "probe0", Vxlan: kernel.Vxlan{VNI: 1, Port: 4789, Local: netip.IPv6Loopback()}})
-	case NextHops:
-		_, err = h.NextHopObjects(context.Background(), 0)
-	case Shaping:
-		err = shape(h)
-	}
+	return do(h)
+}
+
+func veth(h *kernel.Handle) error {
+	_, err := h.CreateVeth(kernel.VethSpec{Host: "probe0", Peer: "probe1"})
+	return err
+}
+
+func vxlan(h *kernel.Handle) error {
+	_, err := h.CreateVxlan(kernel.VxlanSpec{Name: "probe0", Vxlan: kernel.Vxlan{VNI: 1, Port: 4789, Local: netip.IPv6Loopback()}})
 	return err
 }
 
@@ -119,15 +128,13 @@ func shape(h *kernel.Handle) error {
 // device makes a device. One that is there already will do: a namespace may be born
 // with the tunl0 of IPIP.
 func device(ns *kernel.Netns, name, kind string) error {
-	h, err := ns.Open()
-	if err != nil {
+	return with(ns, func(h *kernel.Handle) error {
+		_, err := h.CreateDevice(name, kind)
+		if errors.Is(err, kernel.ErrExists) {
+			return nil
+		}
 		return err
-	}
-	defer h.Close()
-	if _, err = h.CreateDevice(name, kind); errors.Is(err, kernel.ErrExists) {
-		return nil
-	}
-	return err
+	})
 }
 
 func nft(ns *kernel.Netns, args ...string) error {
