@@ -233,7 +233,9 @@ func (f *felix) lookAtRules() {
 // followed are what the kernel tells of that is looked at again by whoever keeps it.
 func (f *felix) followed() []followed {
 	return []followed{
-		{func(ctx context.Context) (<-chan struct{}, error) { return f.kernel.RuleChanges(ctx, ruleset.Table, isChild) }, f.lookAtRules},
+		{func(ctx context.Context) (<-chan struct{}, error) {
+			return f.kernel.RuleChanges(ctx, ruleset.Table, isChild)
+		}, f.lookAtRules},
 		{f.kernel.TunnelChanges, f.loop.TunnelsDue},
 		{f.kernel.QueueChanges, f.loop.ResyncLimits},
 	}
