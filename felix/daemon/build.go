@@ -226,13 +226,20 @@ func (f *felix) configure(cfg config.Config) {
 	f.loop.Resync() // which has everybody look at what is to be done now
 }
 
-func (f *felix) ruleChanges(ctx context.Context) (<-chan struct{}, error) {
-	return f.kernel.RuleChanges(ctx, ruleset.Table, isChild)
-}
-
 func (f *felix) lookAtRules() {
 	f.loop.ResyncRules()
 	f.upkeep.lookAtRules()
+}
+
+// followed are what the kernel tells of that is looked at again by whoever keeps it.
+func (f *felix) followed() []followed {
+	return []followed{
+		{func(ctx context.Context) (<-chan struct{}, error) {
+			return f.kernel.RuleChanges(ctx, ruleset.Table, isChild)
+		}, f.lookAtRules},
+		{f.kernel.TunnelChanges, f.loop.TunnelsDue},
+		{f.kernel.QueueChanges, f.loop.ResyncLimits},
+	}
 }
 
 // program hands a new desired state to those who act on it.

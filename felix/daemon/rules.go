@@ -121,22 +121,28 @@ func (l serviceLoops) Set(s calc.State) {
 	l.Guard.Set(serviceloop.State{Mode: l.settings().ServiceLoopPrevention, Services: s.Services, Others: slices.Concat(s.Pools, s.Nodes)})
 }
 
-// rulesPause is the least time between two looks at rules that somebody has changed: who
-// keeps changing them shall not keep felix busy.
-const rulesPause = time.Second
+// lookPause is the least time between two looks at what somebody has changed: who keeps
+// changing it shall not keep felix busy.
+const lookPause = time.Second
 
-// followRules has the rules looked at when something in their table is another.
-func followRules(ctx context.Context, changes func(context.Context) (<-chan struct{}, error), look func()) error {
+// followed is something that others may change.
+type followed struct {
+	changes func(context.Context) (<-chan struct{}, error)
+	look    func()
+}
+
+// run has it looked at when it is another.
+func (f followed) run(ctx context.Context) error {
 	for ctx.Err() == nil {
-		told, err := changes(ctx)
+		told, err := f.changes(ctx)
 		if err != nil {
 			return nil //nolint:nilerr // the resyncs go on
 		}
 		for range told {
-			look()
-			sleep(ctx, rulesPause)
+			f.look()
+			sleep(ctx, lookPause)
 		}
-		sleep(ctx, rulesPause)
+		sleep(ctx, lookPause)
 	}
 	return nil
 }

@@ -346,6 +346,14 @@ func (l *Loop) ResyncRules() {
 	l.wakeSoon()
 }
 
+// ResyncLimits has the limits of pods' traffic read and compared soon.
+func (l *Loop) ResyncLimits() {
+	l.mu.Lock()
+	l.hints.shapers = true
+	l.mu.Unlock()
+	l.wakeSoon()
+}
+
 // InSync says that the last State was the datastore's whole content. Only from
 // here on is anything removed that nobody asked to remove.
 func (l *Loop) InSync() {
