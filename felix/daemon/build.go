@@ -181,7 +181,7 @@ func (f *felix) buildDataplane(cfg config.Config) (err error) {
 	}
 	f.privateKeys = wireguard.OpenKeys(filepath.Join(filepath.Dir(cfg.JournalDir), wireguard.KeyFile), f.log)
 	f.underlay = &underlay{kernel: f.kernel, file: cfg.MTUFile, changed: func() { f.loop.Resync() }, log: f.log}
-	f.hostWays, f.marks = hostways.New(f.kernel, f.log), hostways.NewMarks(nil, f.log)
+	f.hostWays, f.marks = hostways.New(f.kernel, f.log), hostways.NewMarks(f.log)
 	f.tunnels = tunnels.Set{
 		VXLAN: vxlan.New(vxlan.Config{Kernel: f.kernel, MTU: f.underlay.tunnelMTU, Log: f.log}),
 		IPIP:  ipip.New(ipip.Config{Kernel: f.kernel, MTU: f.underlay.ipipMTU, Log: f.log}),

@@ -25,7 +25,8 @@ type State struct {
 	Own []netip.Prefix
 }
 
-// Marks reconciles the packet rules, in the nftables table "inet tortie". Its methods may
+// Marks reconciles the packet rules, in the nftables tables "inet tortie" and "arp
+// tortie". Its methods may
 // be called from any goroutine; while Apply runs the others wait.
 //
 // Each packet that they mark goes by the other routes of the node, in clear:
@@ -39,43 +40,61 @@ type State struct {
 type Marks struct {
 	log   *slog.Logger
 	rules *ruleset.Owner
+	arp   *ruleset.Owner
 
 	mu     sync.Mutex
 	wanted []netip.Addr
 	stand  map[netip.Addr]bool // the peers of the rules in the kernel
+	// idle: there are no rules, and are to be none.
+	idle bool
 }
 
-// NewMarks makes Marks of nothing. Nothing is read or written before the first Apply. nft
-// is nil for the real one of the network namespace that Apply is called in.
-func NewMarks(nft knftables.Interface, log *slog.Logger) *Marks {
-	return &Marks{log: log, rules: ruleset.New(nft, shape(State{}), ", or set wireguardHostEncryptionEnabled: false")}
+// NewMarks makes Marks of nothing. Nothing is read or written before the first Apply, which
+// is for the network namespace that it is called in.
+func NewMarks(log *slog.Logger) *Marks {
+	const advice = ", or set wireguardHostEncryptionEnabled: false"
+	return &Marks{log: log, rules: ruleset.New(nil, shape(State{}), advice), arp: ruleset.NewARP(nil, arpShape(), advice)}
 }
 
 // Set makes s the desired state.
 func (m *Marks) Set(s State) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.wanted = s.Peers
+	m.wanted, m.idle = s.Peers, m.idle && len(s.Peers) == 0
 	m.rules.Reshape(shape(s), contentsOf(s))
+	if len(s.Peers) == 0 {
+		m.arp.Set(nil)
+	} else {
+		m.arp.Set(ruleset.Contents{})
+	}
 }
 
 // QueueResync makes the next Apply read the kernel, and mend what differs.
-func (m *Marks) QueueResync() { m.rules.QueueResync() }
+func (m *Marks) QueueResync() {
+	m.rules.QueueResync()
+	m.arp.QueueResync()
+}
 
 // Apply makes the kernel's rules as desired; see [ruleset.Owner.Apply].
 func (m *Marks) Apply(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	out, err := m.rules.Apply(ctx)
-	if err != nil {
-		return fmt.Errorf("tell packets to other nodes that go by WireGuard: %w", err)
+	if m.idle {
+		return nil
 	}
+	for _, rules := range []*ruleset.Owner{m.arp, m.rules} {
+		out, err := rules.Apply(ctx)
+		if err != nil {
+			return fmt.Errorf("tell packets to other nodes that go by WireGuard: %w", err)
+		}
+		if len(out.Differed) > 0 && !out.Changed && !out.First {
+			m.log.Warn("the rules for packets to other nodes were mended: someone had changed them", "differed", out.Differed)
+		}
+	}
+	m.idle = len(m.wanted) == 0
 	m.stand = make(map[netip.Addr]bool, len(m.wanted))
 	for _, a := range m.wanted {
 		m.stand[a] = true
-	}
-	if len(out.Differed) > 0 && !out.Changed && !out.First {
-		m.log.Warn("the rules for packets to other nodes were mended: someone had changed them", "differed", out.Differed)
 	}
 	return nil
 }
@@ -117,6 +136,15 @@ func shape(s State) ruleset.Shape {
 	}
 	out.Chains = []ruleset.Chain{in, sent}
 	return out
+}
+
+// arpShape is our share of ARP's table: who asks for an address of this node is checked for
+// a reverse path, too.
+func arpShape() ruleset.Shape {
+	return ruleset.Shape{Chains: []ruleset.Chain{{
+		Name: "wireguard-hosts-in", Type: knftables.FilterType, Hook: knftables.InputHook, Priority: knftables.FilterPriority,
+		Rules: []ruleset.Rule{{Text: fmt.Sprintf("meta mark set meta mark | %#x", kernel.MarkClear), Does: "neighbours are found past WireGuard"}},
+	}}}
 }
 
 // contentsOf is nil while there is nobody to encrypt for.
