@@ -62,8 +62,8 @@ func TestWireguardSettings(t *testing.T) {
 // them, and the newer field counts.
 func TestTablesOfAResource(t *testing.T) {
 	for spec, want := range map[string]int{
-		`{"routeTableRange": {"min": 20, "max": 30}}`:                                            20,
-		`{"routeTableRanges": [{"min": 254, "max": 254}, {"min": 255, "max": 300}]}`:             256,
+		`{"routeTableRange": {"min": 20, "max": 30}}`:                                             20,
+		`{"routeTableRanges": [{"min": 254, "max": 254}, {"min": 255, "max": 300}]}`:              256,
 		`{"routeTableRange": {"min": 20, "max": 30}, "routeTableRanges": [{"min": 7, "max": 8}]}`: 7,
 	} {
 		layer, err := FromStored("default", []byte(`{"spec": `+spec+`}`))

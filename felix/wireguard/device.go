@@ -26,7 +26,7 @@ type run struct {
 	greetings greetings
 	link      kernel.Link
 	have      *wgtypes.Device // as it was before this look; nil if it was not read
-	done      []string // what was not as it should be
+	done      []string        // what was not as it should be
 }
 
 func (r *run) did(format string, args ...any) { r.done = append(r.done, fmt.Sprintf(format, args...)) }

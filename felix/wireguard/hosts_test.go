@@ -374,7 +374,7 @@ func TestWaysAreMendedAndGoWithTheDevice(t *testing.T) {
 				a.must(err)
 				a.must(a.k.DeleteRoute(routes[0]))
 			},
-			"no device": func() { a.must(a.k.DeleteLink(a.link().Index)) },
+			"no device":                         func() { a.must(a.k.DeleteLink(a.link().Index)) },
 			"no mark of the protocol's packets": func() { a.mark(0) },
 		} {
 			t.Run(name, func(t *testing.T) {
