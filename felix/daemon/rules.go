@@ -86,7 +86,17 @@ type masquerade struct {
 }
 
 func (m masquerade) Set(s calc.State) {
-	c := m.settings().NAT
+	all := m.settings()
+	c := all.NAT
+	if all.Wireguard.Hosts {
+		for _, t := range s.Secure {
+			if a := t.Here.Address.Addr(); a.Is4() {
+				c.How.Node4 = a
+			} else {
+				c.How.Node6 = a
+			}
+		}
+	}
 	exempt := s.Pools
 	if c.ExemptNodes {
 		exempt = slices.Concat(s.Pools, s.Nodes)
