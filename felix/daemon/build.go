@@ -254,6 +254,7 @@ func (f *felix) program(s calc.State) {
 	f.endpoint.Want(s.TunnelPools, s.Tunnels, s.IPIP, s.Secure)
 	f.keys.Want(registration.KeyWish{
 		V4: cfg.Wireguard.Enabled4, V6: cfg.Wireguard.Enabled6, Lifetime: cfg.Wireguard.KeyLifetime, Request: s.KeyRequest, Shown: s.Self,
+		Floating: s.FloatingAddresses(cfg.Wireguard.Enabled4, cfg.Wireguard.Enabled6), FloatingShown: s.FloatingShown,
 	})
 	f.upkeep.setEndpoints(s.Endpoints)
 	f.loop.SetState(s)

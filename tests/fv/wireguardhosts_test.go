@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"tortie/internal/api"
 	"tortie/internal/kernel/kerneltest"
 	"tortie/tests/lab"
 	"tortie/tests/lab/agentwire"
@@ -310,4 +311,58 @@ func (w *wire) betweenNodes(p packet) string {
 		return ""
 	}
 	return fmt.Sprintf("%s → %s, protocol %d port %d", p.src, p.dst, p.protocol, p.port)
+}
+
+// TestFloatingAddressIsReachedByWireGuard from pods and nodes everywhere, encrypted alone,
+// and follows to another pod.
+func TestFloatingAddressIsReachedByWireGuard(t *testing.T) {
+	kerneltest.Require(t, kerneltest.Tun)
+	l := encrypted(t, "wgfloat")
+	setWireGuard(t, l, true, "floatingIPs: Enabled")
+	const ext, ext6 = "10.65.250.9", "fd65::250:9"
+	names := endpointNames(t, l)
+	for _, owner := range []string{"node1", "node2"} {
+		t.Run("at a pod of "+owner, func(t *testing.T) {
+			for _, p := range l.Pods() {
+				mine := p.Node == owner && strings.HasPrefix(p.Name, "pod-0"+fmt.Sprint(map[string]int{"node1": 0, "node2": 1}[owner]))
+				change(t, l, p, names[p.Name], func(spec *api.WorkloadEndpointSpec) {
+					spec.IPNATs = nil
+					if mine {
+						spec.IPNATs = []api.IPNAT{{InternalIP: p.Addr(false).String(), ExternalIP: ext}, {InternalIP: p.Addr(true).String(), ExternalIP: ext6}}
+					}
+				})
+			}
+			for _, n := range l.Topology().Nodes {
+				until(t, n.Name+" to lead to it by WireGuard", func() (bool, string) {
+					out := on(l, n.Name, "ip route get "+ext+"; ip route get "+ext6)
+					return n.Name == owner || strings.Count(out, "dev wireguard.cali") == 1 && strings.Count(out, "dev wg-v6.cali") == 1, out
+				})
+			}
+			until(t, owner+" to lead it to its pod", func() (bool, string) {
+				out := on(l, owner, "nft list map inet tortie floating-ipv4")
+				return strings.Contains(out, ext), out
+			})
+			w := listen(t, l)
+			for _, to := range []string{ext, ext6} {
+				for _, p := range l.Pods() {
+					until(t, p.Name+" to reach "+to, func() (bool, string) {
+						var out strings.Builder
+						err := l.PodExec(p, 0, []string{"ping", "-c1", "-W1", to}, lab.Stdio{In: strings.NewReader(""), Out: &out, Err: &out})
+						return err == nil, out.String()
+					})
+				}
+				for _, n := range l.Topology().Nodes {
+					until(t, n.Name+" to reach "+to, func() (bool, string) {
+						out := on(l, n.Name, "ping -c1 -W1 "+to)
+						return strings.Contains(out, " 0% packet loss"), out
+					})
+				}
+			}
+			for where, seen := range w.stop() {
+				if seen.Plain {
+					t.Errorf("in clear on the wire: %s %+v", where, seen)
+				}
+			}
+		})
+	}
 }
