@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"syscall"
+	"time"
 
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
@@ -26,6 +27,7 @@ type run struct {
 	greetings greetings
 	link      kernel.Link
 	have      *wgtypes.Device // as it was before this look; nil if it was not read
+	rekeyed   time.Time       // zero unless this look has changed the key
 	done      []string        // what was not as it should be
 }
 

@@ -29,8 +29,10 @@ type hosts struct {
 	// met are the nodes that have answered since they are peers, so that they know this
 	// one. Before, what is sent to them would wait for ever, and with it the datastore's
 	// word about this node's key, if it comes from here. One that was met stays so as long as
-	// it is a peer: nobody else can have packets go in clear.
+	// it is a peer, and this node has the same key: nobody else can have packets go in clear.
 	met map[string]bool
+	// rekeyed is when this node's key was another last, as far as is known.
+	rekeyed time.Time
 	// have is the device as it was read last.
 	have *wgtypes.Device
 }
@@ -48,7 +50,7 @@ func (e *tunnel) ways(ready func(netip.Addr) bool, lost map[overlay.Key]bool) (w
 		if !slices.Contains(p.Allowed, netip.PrefixFrom(to, to.BitLen())) {
 			continue
 		}
-		met[p.Node] = e.hosts.met[p.Node] || !handshakes[p.End.Secure.Key].IsZero()
+		met[p.Node] = e.hosts.met[p.Node] || handshakes[p.End.Secure.Key].After(e.hosts.rekeyed)
 		if !met[p.Node] || lost[p.End.Secure.Key] || !ready(to) {
 			waits = true
 			continue

@@ -86,6 +86,7 @@ func (r *run) difference(have *wgtypes.Device, key Private, peers []calc.SecureP
 	own := key.Public()
 	rekeyed := Private(have.PrivateKey) != key
 	if rekeyed {
+		r.rekeyed = now
 		private := wgtypes.Key(key)
 		cfg.PrivateKey = &private
 		r.did("key %s", own)

@@ -326,6 +326,10 @@ func (t *Tunnels) Apply(ctx context.Context) error {
 		}
 		index, err := r.make(want)
 		end.hosts.have = r.have
+		if !r.rekeyed.IsZero() {
+			end.hosts.rekeyed = r.rekeyed
+			clear(end.hosts.met)
+		}
 		if end.link = index; err != nil {
 			err = fmt.Errorf("WireGuard device %s: %w", name, err)
 		}

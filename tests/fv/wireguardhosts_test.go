@@ -224,7 +224,7 @@ func TestDatastoreBehindAnEncryptingNodeIsReached(t *testing.T) {
 	node2 := l.Topology().Nodes[1].V4.Addr()
 	relay(t, l, "node2", netip.AddrPortFrom(node2, 2379), strings.TrimPrefix(l.EtcdEndpoint(), "http://"))
 	etcd := netip.MustParseAddrPort(strings.TrimPrefix(l.EtcdEndpoint(), "http://"))
-	if out := on(l, "node1", fmt.Sprintf("nft -f - <<E\ntable ip relay { chain out { type nat hook output priority dstnat; ip daddr %s tcp dport 2379 dnat to %s; }; }\nE", etcd.Addr(), node2)); out != "" {
+	if out := on(l, "node1", fmt.Sprintf("nft -f - <<E\ntable ip relay { chain out { type nat hook output priority -100; ip daddr %s tcp dport 2379 dnat to %s; }; }\nE", etcd.Addr(), node2)); out != "" {
 		t.Fatal(out)
 	}
 	restart := func(t *testing.T, between func()) {
