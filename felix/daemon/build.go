@@ -62,7 +62,7 @@ type felix struct {
 	programmed atomic.Pointer[calc.State]
 
 	kernel *kernel.Handle // of the node's network namespace
-	rules  func(settings func() config.Config, forget func(netip.Addr) error, log *slog.Logger) []dataplane.Rules
+	rules  func(settings func() config.Config, node tracking, log *slog.Logger) []dataplane.Rules
 	// made are the rules that those are.
 	made []dataplane.Rules
 
@@ -186,7 +186,7 @@ func (f *felix) buildDataplane(cfg config.Config) (err error) {
 		VXLAN: vxlan.New(vxlan.Config{Kernel: f.kernel, MTU: f.underlay.tunnelMTU, Log: f.log}),
 		IPIP:  ipip.New(ipip.Config{Kernel: f.kernel, MTU: f.underlay.ipipMTU, Log: f.log}),
 		WireGuard: wireguard.New(wireguard.Config{
-			Kernel: f.kernel, Keys: f.privateKeys, MTU: f.underlay.secureMTU, Log: f.log, Wake: func() { f.loop.Resync() }, Hosts: f.hostWays, Ready: f.marks.Know,
+			Kernel: f.kernel, Keys: f.privateKeys, MTU: f.underlay.secureMTU, Log: f.log, Wake: func() { f.loop.TunnelsDue() }, Hosts: f.hostWays, Ready: f.marks.Know,
 			Open:      func() (wireguard.Control, error) { return wgctrl.New() },
 			Userspace: func(name string, mtu int) error { return userspace.Start(name, mtu, (*exec.Cmd).Start, f.log) },
 		}),
@@ -196,7 +196,7 @@ func (f *felix) buildDataplane(cfg config.Config) (err error) {
 	f.upkeep = newUpkeep(f.kernel, f.pods, f.hostPorts, f.log)
 	f.listeners = newListeners(f.log)
 	f.nodes, f.pathMTU = newNodeBook(f.node), f.newPathMTU(cfg.PathMTUProbeInterval)
-	f.made = append(f.rules(f.config.Now, f.kernel.ForgetConnections, f.log), hostMarks{f.marks, f.config.Now})
+	f.made = append(f.rules(f.config.Now, f.kernel, f.log), hostMarks{f.marks, f.config.Now})
 	for _, r := range f.made {
 		if guard, ok := r.(tunnelGuard); ok {
 			f.guards = append(f.guards, guard)
@@ -233,13 +233,20 @@ func wireguardSettings(cfg config.Config) wireguard.Settings {
 	return wireguard.Settings{Name4: w.Name4, Name6: w.Name6, Port4: w.Port4, Port6: w.Port6, KeepAlive: w.KeepAlive, Hosts: w.Hosts}
 }
 
-func (f *felix) ruleChanges(ctx context.Context) (<-chan struct{}, error) {
-	return f.kernel.RuleChanges(ctx, ruleset.Table, isChild)
-}
-
 func (f *felix) lookAtRules() {
 	f.loop.ResyncRules()
 	f.upkeep.lookAtRules()
+}
+
+// followed are what the kernel tells of that is looked at again by whoever keeps it.
+func (f *felix) followed() []followed {
+	return []followed{
+		{func(ctx context.Context) (<-chan struct{}, error) {
+			return f.kernel.RuleChanges(ctx, ruleset.Table, isChild)
+		}, f.lookAtRules},
+		{f.kernel.TunnelChanges, f.loop.TunnelsDue},
+		{f.kernel.QueueChanges, f.loop.ResyncLimits},
+	}
 }
 
 // program hands a new desired state to those who act on it.

@@ -261,7 +261,9 @@ func (f *felix) run(ctx context.Context) error {
 	g.Go(func() error { return f.history.Run(base) })
 	g.Go(func() error { return f.loans.run(base) })
 	g.Go(func() error { return f.listeners.run(base) })
-	g.Go(func() error { return followRules(base, f.ruleChanges, f.lookAtRules) })
+	for _, what := range f.followed() {
+		g.Go(func() error { return what.run(base) })
+	}
 	if f.config.Now().PathMTUProbeInterval > 0 {
 		g.Go(func() error { return f.pathMTU.Run(base) })
 	}

@@ -24,13 +24,19 @@ import (
 	"tortie/internal/overlay"
 )
 
+// tracking is the node's memory of connections.
+type tracking interface {
+	ForgetConnections(to netip.Addr) error
+	ForgetDatagramsBetween(from, to []netip.Prefix) error
+}
+
 // newRules are the packet rules of the node's network namespace. Every State is handed to
 // them again when the configuration is another.
-func newRules(settings func() config.Config, forget func(netip.Addr) error, log *slog.Logger) []dataplane.Rules {
+func newRules(settings func() config.Config, node tracking, log *slog.Logger) []dataplane.Rules {
 	return []dataplane.Rules{
 		podSources{sources.New(sources.Config{Log: log}), settings},
-		floatingIPs{floating.New(floating.Config{Forget: forget, Log: log})},
-		masquerade{nat.New(nat.Config{Log: log}), settings},
+		floatingIPs{floating.New(floating.Config{Forget: node.ForgetConnections, Log: log})},
+		masquerade{nat.New(nat.Config{Forget: node.ForgetDatagramsBetween, Log: log}), settings},
 		serviceLoops{serviceloop.New(serviceloop.Config{Log: log}), settings},
 		tunnelGuard{overlay.VXLAN, tunnelguard.New(tunnelguard.Config{By: overlay.VXLAN, Log: log}), func(s calc.State) tunnelguard.State {
 			c := settings()
@@ -142,22 +148,28 @@ func (l serviceLoops) Set(s calc.State) {
 	l.Guard.Set(serviceloop.State{Mode: l.settings().ServiceLoopPrevention, Services: s.Services, Others: slices.Concat(s.Pools, s.Nodes)})
 }
 
-// rulesPause is the least time between two looks at rules that somebody has changed: who
-// keeps changing them shall not keep felix busy.
-const rulesPause = time.Second
+// lookPause is the least time between two looks at what somebody has changed: who keeps
+// changing it shall not keep felix busy.
+const lookPause = time.Second
 
-// followRules has the rules looked at when something in their table is another.
-func followRules(ctx context.Context, changes func(context.Context) (<-chan struct{}, error), look func()) error {
+// followed is something that others may change.
+type followed struct {
+	changes func(context.Context) (<-chan struct{}, error)
+	look    func()
+}
+
+// run has it looked at when it is another.
+func (f followed) run(ctx context.Context) error {
 	for ctx.Err() == nil {
-		told, err := changes(ctx)
+		told, err := f.changes(ctx)
 		if err != nil {
 			return nil //nolint:nilerr // the resyncs go on
 		}
 		for range told {
-			look()
-			sleep(ctx, rulesPause)
+			f.look()
+			sleep(ctx, lookPause)
 		}
-		sleep(ctx, rulesPause)
+		sleep(ctx, lookPause)
 	}
 	return nil
 }

@@ -167,9 +167,9 @@ func TestChangedDevicesAndFailuresAreLoggedOnce(t *testing.T) {
 	}
 }
 
-// TestRulesThatSomebodyChangesAreLookedAtOnceASecondAtMost: and again after the kernel has
+// TestWhatSomebodyChangesIsLookedAtOnceASecondAtMost: and again after the kernel has
 // ended to tell.
-func TestRulesThatSomebodyChangesAreLookedAtOnceASecondAtMost(t *testing.T) {
+func TestWhatSomebodyChangesIsLookedAtOnceASecondAtMost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		first, second := make(chan struct{}, 1), make(chan struct{}, 1)
 		asked := make(chan (<-chan struct{}), 2)
@@ -179,7 +179,7 @@ func TestRulesThatSomebodyChangesAreLookedAtOnceASecondAtMost(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() {
-			done <- followRules(ctx, func(context.Context) (<-chan struct{}, error) { return <-asked, nil }, func() { looks.Add(1) })
+			done <- followed{func(context.Context) (<-chan struct{}, error) { return <-asked, nil }, func() { looks.Add(1) }}.run(ctx)
 		}()
 		first <- struct{}{}
 		synctest.Wait()

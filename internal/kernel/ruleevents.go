@@ -13,21 +13,54 @@ import (
 // who must know everything looks now and then besides. Nor is one that is own: by the port
 // of netlink that made it, which is most often the ID of its process; nil for none.
 func (h *Handle) RuleChanges(ctx context.Context, table string, own func(port uint32) bool) (<-chan struct{}, error) {
-	var socket *eventSocket
-	err := h.inside(func() (err error) {
-		socket, err = openEventSocket(unix.NETLINK_NETFILTER)
-		return err
-	})
-	if err == nil {
-		if err = socket.filter(ofTable(table)); err == nil {
-			err = socket.join([]int{unix.NFNLGRP_NFTABLES})
-		}
-		if err != nil {
-			socket.close()
-		}
-	}
+	changes, err := h.changes(ctx, unix.NETLINK_NETFILTER, []int{unix.NFNLGRP_NFTABLES}, ofTable(table), own)
 	if err != nil {
 		return nil, NewError("subscribe to changes of rules", table, err)
+	}
+	return changes, nil
+}
+
+// TunnelChanges tells, as RuleChanges does, that somebody else has set or removed a permanent
+// neighbour or an entry of a forwarding table (FDB), on any device: those are what tunnels
+// consist of. Of an FDB the kernel does not say who: own changes are told, too.
+func (h *Handle) TunnelChanges(ctx context.Context) (<-chan struct{}, error) {
+	changes, err := h.changes(ctx, unix.NETLINK_ROUTE, []int{unix.RTNLGRP_NEIGH}, ofPermanentNeighbours(), h.owns)
+	if err != nil {
+		return nil, NewError("subscribe to changes of neighbours", "", err)
+	}
+	return changes, nil
+}
+
+// QueueChanges tells, as RuleChanges does, that somebody else has set or removed a queueing
+// discipline or a filter of tc, on any device.
+func (h *Handle) QueueChanges(ctx context.Context) (<-chan struct{}, error) {
+	keepAll := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: 1<<32 - 1}}
+	changes, err := h.changes(ctx, unix.NETLINK_ROUTE, []int{unix.RTNLGRP_TC}, keepAll, h.owns)
+	if err != nil {
+		return nil, NewError("subscribe to changes of queueing disciplines", "", err)
+	}
+	return changes, nil
+}
+
+// owns reports whether what came of a request is this Handle's doing.
+func (h *Handle) owns(port uint32) bool { return port == h.port }
+
+// changes tells of what passes a filter and is not own.
+func (h *Handle) changes(ctx context.Context, family int, groups []int, filter []unix.SockFilter, own func(port uint32) bool) (<-chan struct{}, error) {
+	var socket *eventSocket
+	err := h.inside(func() (err error) {
+		socket, err = openEventSocket(family)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err = socket.filter(filter); err == nil {
+		err = socket.join(groups)
+	}
+	if err != nil {
+		socket.close()
+		return nil, err
 	}
 	changes := make(chan struct{}, 1)
 	stop := context.AfterFunc(ctx, socket.close)
@@ -77,4 +110,29 @@ func ofTable(name string) []unix.SockFilter {
 	return append(program,
 		unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: keepAll},
 		unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K})
+}
+
+// Where a message has the port of who asked for the change, 0 for the kernel itself, and one
+// about a neighbour its state (struct ndmsg).
+const (
+	askedBy        = 12
+	neighbourState = unix.SizeofNlMsghdr + 8
+)
+
+// ofPermanentNeighbours keeps messages about entries that nobody learned, and about those
+// that a program has removed, whose state is NUD_FAILED by then. Those that are learned come
+// and go all the time.
+func ofPermanentNeighbours() []unix.SockFilter {
+	// The state is of two bytes in the machine's order: whatever that is, one of the two has
+	// these bits, and the other has none of any state that there is.
+	const bothBytes = 0x101
+	return []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_H | unix.BPF_ABS, K: neighbourState},
+		{Code: unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K, K: (unix.NUD_PERMANENT | unix.NUD_NOARP) * bothBytes, Jt: 3},
+		{Code: unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K, K: unix.NUD_FAILED * bothBytes, Jf: 3},
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: askedBy},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: 0, Jt: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 1<<32 - 1},
+		{Code: unix.BPF_RET | unix.BPF_K},
+	}
 }

@@ -2,10 +2,12 @@ package kernel_test
 
 import (
 	"context"
+	"net/netip"
 	"os/exec"
 	"testing"
 	"time"
 
+	"tortie/internal/kernel"
 	"tortie/internal/kernel/kerneltest"
 )
 
@@ -102,4 +104,72 @@ func TestChangesOfRulesEndWithTheirContext(t *testing.T) {
 	for range told {
 		t.Error("something was told")
 	}
+}
+
+// TestChangesOfTunnelsAndQueuesAreTold when somebody else makes them.
+func TestChangesOfTunnelsAndQueuesAreTold(t *testing.T) {
+	kerneltest.Require(t, kerneltest.Vxlan)
+	ns := kerneltest.NewNetns(t)
+	h := kerneltest.Open(t, ns)
+	l, err := h.CreateVxlan(kernel.VxlanSpec{Name: "vx0", MAC: kernel.MAC{0x66, 0, 0, 0, 0, 1}, MTU: 1400, Vxlan: kernel.Vxlan{VNI: 7, Port: 4789, Local: netip.MustParseAddr("192.0.2.1")}})
+	if err == nil {
+		err = h.SetUp(l.Index)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	tunnels, err := h.TunnelChanges(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	queues, err := h.QueueChanges(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name, command string
+		from          <-chan struct{}
+	}{
+		{"a neighbour is set", "ip neigh add 10.65.9.1 lladdr 66:00:00:00:00:02 dev vx0 nud permanent", tunnels},
+		{"and is removed", "ip neigh del 10.65.9.1 dev vx0", tunnels},
+		{"an entry of the FDB is set", "bridge fdb add 66:00:00:00:00:02 dev vx0 dst 192.0.2.2", tunnels},
+		{"leads elsewhere", "bridge fdb replace 66:00:00:00:00:02 dev vx0 dst 192.0.2.3", tunnels},
+		{"and is removed", "bridge fdb del 66:00:00:00:00:02 dev vx0 dst 192.0.2.3", tunnels},
+		{"a bucket is set", "tc qdisc add dev vx0 root tbf rate 1mbit burst 10k latency 10ms", queues},
+		{"and is removed", "tc qdisc del dev vx0 root", queues},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			for len(tt.from) > 0 {
+				<-tt.from
+			}
+			if err := ns.Do(func() error { return exec.Command("sh", "-c", tt.command).Run() }); err != nil {
+				t.Fatalf("%s: %v", tt.command, err)
+			}
+			select {
+			case <-tt.from:
+			case <-time.After(10 * time.Second):
+				t.Errorf("%s is not told", tt.command)
+			}
+		})
+	}
+	t.Run("what is our own, or learned, is not", func(t *testing.T) {
+		for len(tunnels) > 0 {
+			<-tunnels
+		}
+		own := kernel.Neighbour{Link: l.Index, IP: netip.MustParseAddr("10.65.9.5"), MAC: kernel.MAC{0x66, 0, 0, 0, 0, 5}}
+		if err := h.SetNeighbour(own); err != nil {
+			t.Fatal(err)
+		}
+		if err := h.DeleteNeighbour(own.Link, own.IP); err != nil {
+			t.Fatal(err)
+		}
+		if err := ns.Do(func() error {
+			return exec.Command("ip", "neigh", "add", "10.65.9.7", "lladdr", "66:00:00:00:00:07", "dev", "vx0", "nud", "reachable").Run()
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if len(tunnels) > 0 {
+			t.Error("it is told")
+		}
+	})
 }

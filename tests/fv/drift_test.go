@@ -69,10 +69,10 @@ func TestDriftIsMendedAndStrangersAreLeftAlone(t *testing.T) {
 		{"the tunnel's MTU is changed", vxlan, "ip link set vxlan.calico mtu 1300", true},
 		{"the packet rules are flushed", rules, "nft flush chain inet tortie nat-outgoing", true},
 		{"an address is added to a set", rules, "nft add element inet tortie exempt-ipv4 '{ 192.0.2.0/24 }'", true},
+		{"an FDB entry is deleted", vxlan, "bridge fdb show dev vxlan.calico | head -1 | while read mac rest; do bridge fdb del $mac dev vxlan.calico; done", true},
+		{"an FDB entry leads elsewhere", vxlan, "bridge fdb show dev vxlan.calico | head -1 | while read mac rest; do bridge fdb replace $mac dev vxlan.calico dst 10.10.1.77; done", true},
+		{"a neighbour in the tunnel is deleted", vxlan, "ip neigh show dev vxlan.calico | head -1 | while read ip rest; do ip neigh del $ip dev vxlan.calico; done", true},
 		{"the tunnel's address is taken away", routes + ";" + vxlan, "ip -4 addr flush dev vxlan.calico", false},
-		{"an FDB entry is deleted", vxlan, "bridge fdb show dev vxlan.calico | head -1 | while read mac rest; do bridge fdb del $mac dev vxlan.calico; done", false},
-		{"an FDB entry leads elsewhere", vxlan, "bridge fdb show dev vxlan.calico | head -1 | while read mac rest; do bridge fdb replace $mac dev vxlan.calico dst 10.10.1.77; done", false},
-		{"a neighbour in the tunnel is deleted", vxlan, "ip neigh show dev vxlan.calico | head -1 | while read ip rest; do ip neigh del $ip dev vxlan.calico; done", false},
 		{"forwarding is switched off", "cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding", "echo 0 > /proc/sys/net/ipv4/ip_forward; echo 0 > /proc/sys/net/ipv6/conf/all/forwarding", false},
 		{
 			"a pod's device is set otherwise", "cat /proc/sys/net/ipv4/conf/" + device + "/rp_filter /proc/sys/net/ipv4/conf/" + device + "/proxy_arp; ip -br link show " + device,
