@@ -86,9 +86,8 @@ func (t *Tunnels) leadHosts(ctx context.Context) error {
 	for v6, end := range t.ends {
 		var ways []hostways.Way
 		if t.settings.Hosts {
-			more := false
-			ways, more = end.ways(t.cfg.Ready, t.lost)
-			waits = waits || more
+			led, more := end.ways(t.cfg.Ready, t.lost)
+			ways, waits = led, waits || more
 		}
 		t.cfg.Hosts.Set(v6, ways)
 	}

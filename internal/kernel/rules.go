@@ -3,6 +3,7 @@ package kernel
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -52,7 +53,7 @@ func (h *Handle) AddRule(r Rule) error {
 	header, attrs := r.encode()
 	req := request{kind: unix.RTM_NEWRULE, flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, header: header, attrs: attrs}
 	err := h.exchangeAll([]request{req})[0]
-	if ClassOf(err) == ErrExists {
+	if errors.Is(ClassOf(err), ErrExists) {
 		return nil
 	}
 	return NewError("add routing rule", r.String(), err)
