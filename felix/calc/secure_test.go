@@ -68,14 +68,16 @@ func TestPeerIsAllowedItsOwnAddressesOnly(t *testing.T) {
 			"node-2 [10.65.2.0/26 10.65.2.1/32 10.65.9.0/26 192.0.2.2/32]",
 		},
 		{
-			"floating addresses, and what can be none", []datastore.SyncUpdate{
+			"floating addresses, and what can be none",
+			[]datastore.SyncUpdate{
 				showFloating(keyedNode("node-2", "192.0.2.2/24", "10.65.2.1", 2), "10.65.250.9,rubbish,192.0.2.77,198.18.0.1,fe80::1%eth0"),
 				showFloating(keyedNode("node-3", "198.51.100.3/24", "10.65.3.1", 0), "10.65.250.10"),
 			},
 			"node-2 [10.65.2.0/26 10.65.2.1/32 10.65.250.9/32 192.0.2.2/32]",
 		},
 		{
-			"a floating address that two nodes show", []datastore.SyncUpdate{
+			"a floating address that two nodes show",
+			[]datastore.SyncUpdate{
 				showFloating(keyedNode("node-2", "192.0.2.2/24", "10.65.2.1", 2), "10.65.250.9"),
 				showFloating(keyedNode("node-4", "192.0.2.4/24", "10.65.4.1", 4), "10.65.250.9"),
 			},
