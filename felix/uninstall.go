@@ -54,6 +54,7 @@ func cleanUpNode(ctx context.Context, cfg cleanup.Config) error {
 	}
 	if err == nil {
 		cfg.NFT = nft
+		cfg.ARP, _ = knftables.New(knftables.ARPFamily, cleanup.Table) // nil where the kernel has none
 	}
 	return cleanup.Run(ctx, cfg)
 }

@@ -161,6 +161,7 @@ func (g *Graph) State() State {
 	s.IPIPUsed = s.IPIP.IsValid() || g.pools.ask(overlay.IPIP)
 	s.Secure, s.Unsecured = g.others.secure, g.others.unsecured
 	s.SecurePools, s.Self, s.KeyRequest = g.pools.forNodes(g.nodes.labels()), g.nodes.own().ends, g.nodes.own().keyRequest
+	s.FloatingShown = g.nodes.own().floating
 	for _, why := range g.others.view.Refused() {
 		problems.add(api.Key{Kind: api.KindNode, Name: g.node}, "%s; it is not used, and no such tunnel leads here: "+
 			"correct the Node's tunnel address (or VXLANTunnelMACAddr, or key), or the IP pools", why)

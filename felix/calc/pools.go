@@ -163,6 +163,7 @@ type node struct {
 	labels map[string]string
 	// keyRequest is this node's annotation by which its keys are to be changed.
 	keyRequest string
+	floating   string // the annotation with the floating addresses
 	err        error
 }
 
@@ -182,6 +183,7 @@ func (n *nodes) update(u datastore.SyncUpdate) {
 
 func readNode(name, self string, obj *api.Node) node {
 	read := node{bgp: *obj.Spec.BGP, ends: overlay.ReadNode(name, &obj.Spec).Keyed(&obj.Status)}
+	read.floating = obj.Annotations[api.AnnotationFloatingAddresses]
 	if name == self {
 		read.labels, read.keyRequest = obj.Labels, obj.Annotations[api.AnnotationNewWireguardKeys]
 	}

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"tortie/internal/api"
 	"tortie/internal/datastore"
@@ -152,7 +153,31 @@ func (g *Graph) owners() map[netip.Prefix]string {
 			add(netip.PrefixFrom(a, a.BitLen()), node)
 		}
 	}
+	g.addFloating(owners)
 	return owners
+}
+
+// addFloating adds the floating addresses of nodes with WireGuard, as far as they are in
+// a pool and IPAM has not given them to a pod: of others BGP alone tells.
+func (g *Graph) addFloating(owners map[netip.Prefix]string) {
+	floating := map[netip.Prefix]string{}
+	for key, n := range g.nodes.byKey {
+		for text := range strings.SplitSeq(n.floating, ",") {
+			a, err := netip.ParseAddr(text)
+			if err != nil || a.Zone() != "" || key.Name == g.node || !n.ends.End(a).Secure.Has() {
+				continue
+			}
+			dst := single(a)
+			if other, twice := floating[dst]; !twice || key.Name < other {
+				floating[dst] = key.Name
+			}
+		}
+	}
+	for dst, node := range floating {
+		if _, taken := owners[dst]; !taken {
+			owners[dst] = node
+		}
+	}
 }
 
 // TunnelPool is an IP pool from which this node has, or may take, its tunnel address.

@@ -23,6 +23,11 @@ func keyedNode(name, v4, tunnel string, key byte) datastore.SyncUpdate {
 	return u
 }
 
+func showFloating(u datastore.SyncUpdate, addresses string) datastore.SyncUpdate {
+	u.Entry.Object.SetAnnotations(map[string]string{api.AnnotationFloatingAddresses: addresses})
+	return u
+}
+
 func threeKeyedNodes() []datastore.SyncUpdate {
 	return []datastore.SyncUpdate{
 		vxlanPool("pool", "10.65.0.0/16", v3.VXLANModeNever),
@@ -61,6 +66,22 @@ func TestPeerIsAllowedItsOwnAddressesOnly(t *testing.T) {
 			"one more block",
 			[]datastore.SyncUpdate{affinity("node-2", "10.65.9.0/26", api.AffinityConfirmed)},
 			"node-2 [10.65.2.0/26 10.65.2.1/32 10.65.9.0/26 192.0.2.2/32]",
+		},
+		{
+			"floating addresses, and what can be none",
+			[]datastore.SyncUpdate{
+				showFloating(keyedNode("node-2", "192.0.2.2/24", "10.65.2.1", 2), "10.65.250.9,rubbish,192.0.2.77,198.18.0.1,fe80::1%eth0"),
+				showFloating(keyedNode("node-3", "198.51.100.3/24", "10.65.3.1", 0), "10.65.250.10"),
+			},
+			"node-2 [10.65.2.0/26 10.65.2.1/32 10.65.250.9/32 192.0.2.2/32]",
+		},
+		{
+			"a floating address that two nodes show",
+			[]datastore.SyncUpdate{
+				showFloating(keyedNode("node-2", "192.0.2.2/24", "10.65.2.1", 2), "10.65.250.9"),
+				showFloating(keyedNode("node-4", "192.0.2.4/24", "10.65.4.1", 4), "10.65.250.9"),
+			},
+			"node-2 [10.65.2.0/26 10.65.2.1/32 10.65.250.9/32 192.0.2.2/32]; node-4 [10.65.4.1/32 192.0.2.4/32]",
 		},
 		{
 			"the address of a node before it by name",

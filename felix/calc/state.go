@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"tortie/internal/api"
 	"tortie/internal/overlay"
@@ -64,8 +65,9 @@ type State struct {
 	SecurePools []TunnelPool
 	// Self is what this node's Node says of its ends, whether it can be used or not.
 	Self overlay.Node
-	// KeyRequest is how this node's Node asks for new keys.
-	KeyRequest string
+	// KeyRequest is how this node's Node asks for new keys; FloatingShown are the floating
+	// addresses that it shows.
+	KeyRequest, FloatingShown string
 	// Peering are the addresses that the node has on its ends of pods that are its BGP
 	// peers, by interface.
 	Peering map[string][]netip.Addr
@@ -119,6 +121,25 @@ type Endpoint struct {
 
 // Floating is an address that leads to one of the workload's own.
 type Floating struct{ External, Internal netip.Addr }
+
+// FloatingAddresses are those of the endpoints, of versions of IP that are asked for, as
+// a Node shows them.
+func (s *State) FloatingAddresses(v4, v6 bool) string {
+	var all []netip.Addr
+	for _, ep := range s.Endpoints {
+		for _, f := range ep.Floating {
+			if f.External.Is4() && v4 || f.External.Is6() && v6 {
+				all = append(all, f.External)
+			}
+		}
+	}
+	slices.SortFunc(all, netip.Addr.Compare)
+	var texts []string
+	for _, a := range slices.Compact(all) {
+		texts = append(texts, a.String())
+	}
+	return strings.Join(texts, ",")
+}
 
 // Equal reports whether two endpoints want the same of the dataplane.
 func (e Endpoint) Equal(other Endpoint) bool {

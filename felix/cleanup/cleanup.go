@@ -16,6 +16,7 @@ import (
 
 	"sigs.k8s.io/knftables"
 
+	"tortie/felix/hostways"
 	"tortie/felix/ipip"
 	"tortie/felix/podnet"
 	"tortie/felix/vxlan"
@@ -33,14 +34,17 @@ type Kernel interface {
 	Apply(changes ...kernel.Change) []error
 	DeleteLink(index int) error
 	RemoveRedirect(ctx context.Context, link int) error
+	Rules(ctx context.Context, protocol kernel.Protocol) ([]kernel.Rule, error)
+	DeleteRule(r kernel.Rule) error
 	ipip.Remover
 }
 
 // Config says what to take away, and where.
 type Config struct {
 	Kernel Kernel
-	// NFT is the table; nil where there is no nft command, and so nothing of ours.
-	NFT knftables.Interface
+	// NFT is the table, ARP the one of that name for packets of ARP; nil where there is no
+	// nft command, and so nothing of ours.
+	NFT, ARP knftables.Interface
 	// Root is what stands before the paths of files: where the node's are mounted.
 	Root string
 	// Pods: also what the pods that still run use, so that they lose the network. Else
@@ -91,8 +95,10 @@ func Run(ctx context.Context, cfg Config) error {
 	if err := refuseWhileEtcdRuns(filepath.Join(cfg.Root, trialEtcd)); err != nil {
 		return err
 	}
+	// Before the device that they lead to: else what other nodes are sent would be lost.
+	ruleErr := cfg.routingRules(ctx)
 	pods, err := cfg.devices(ctx)
-	return errors.Join(err, cfg.routes(ctx, pods), cfg.nextHops(ctx), cfg.rules(ctx), cfg.files())
+	return errors.Join(ruleErr, err, cfg.routes(ctx, pods), cfg.nextHops(ctx), cfg.rules(ctx), cfg.files())
 }
 
 // devices takes away tunnels and left-over ends of pods' devices, and returns those
@@ -205,20 +211,49 @@ func (cfg Config) nextHops(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// rules takes away the whole table, with what others may have put in it: felix, which
+// rules takes away the whole tables, with what others may have put in them: felix, which
 // works on beside them, spares that, but a table of this name is ours.
 func (cfg Config) rules(ctx context.Context) error {
-	if cfg.NFT == nil {
-		return nil
+	var errs []error
+	for _, t := range []struct {
+		nft    knftables.Interface
+		family knftables.Family
+	}{{cfg.NFT, Family}, {cfg.ARP, knftables.ARPFamily}} {
+		if t.nft == nil {
+			continue
+		}
+		if _, err := t.nft.ListAll(ctx); knftables.IsNotFound(err) && t.family != Family {
+			continue // the kernel need not know the family
+		}
+		tx := t.nft.NewTransaction()
+		tx.Add(&knftables.Table{}) // one that is absent can't be deleted
+		tx.Delete(&knftables.Table{})
+		if err := t.nft.Run(ctx, tx); err != nil {
+			errs = append(errs, fmt.Errorf("remove the nftables table %s %s: %w", t.family, Table, err))
+			continue
+		}
+		cfg.Say("nftables table %s %s: removed", t.family, Table)
 	}
-	tx := cfg.NFT.NewTransaction()
-	tx.Add(&knftables.Table{}) // one that is absent can't be deleted
-	tx.Delete(&knftables.Table{})
-	if err := cfg.NFT.Run(ctx, tx); err != nil {
-		return fmt.Errorf("remove the nftables table %s %s: %w", Family, Table, err)
+	return errors.Join(errs...)
+}
+
+// routingRules takes away those of felix, and the routes in the tables that they lead to.
+func (cfg Config) routingRules(ctx context.Context) error {
+	routes, err := hostways.Routes(ctx, cfg.Kernel)
+	errs := []error{err}
+	for _, r := range routes {
+		errs = append(errs, cfg.Kernel.DeleteRoute(r))
 	}
-	cfg.Say("nftables table %s %s: removed", Family, Table)
-	return nil
+	rules, err := cfg.Kernel.Rules(ctx, kernel.ProtocolFelix)
+	errs = append(errs, err)
+	for _, r := range rules {
+		if err := cfg.Kernel.DeleteRule(r); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		cfg.Say("routing rule %s: removed", r)
+	}
+	return errors.Join(errs...)
 }
 
 // The name of the table.

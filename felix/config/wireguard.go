@@ -1,9 +1,14 @@
 package config
 
 import (
+	"encoding/json"
 	"fmt"
+	"math"
 	"regexp"
+	"strings"
 	"time"
+
+	"tortie/felix/hostways"
 )
 
 // Wireguard is what is to be known of it; it is on for all IP pools or for none.
@@ -17,12 +22,16 @@ type Wireguard struct {
 	KeepAlive time.Duration
 	// KeyLifetime is how old a node's key gets before it has another; 0: any age.
 	KeyLifetime time.Duration
-	// Hosts: what nodes themselves send is to be encrypted, too, which is not carried out.
-	Hosts bool
+	// Hosts: what nodes themselves send each other is encrypted, too; by a routing rule of
+	// this Priority, and a Table.
+	Hosts           bool
+	Priority, Table int
+	// Metrics shows the devices and peers.
+	Metrics bool
 }
 
 func defaultWireguard() Wireguard {
-	return Wireguard{Name4: "wireguard.cali", Name6: "wg-v6.cali", Port4: 51820, Port6: 51821}
+	return Wireguard{Name4: "wireguard.cali", Name6: "wg-v6.cali", Port4: 51820, Port6: 51821, Priority: hostways.DefaultPriority, Table: hostways.DefaultTable, Metrics: true}
 }
 
 func wireguardParameters() []parameter {
@@ -30,6 +39,15 @@ func wireguardParameters() []parameter {
 		{"WireguardEnabled", "wireguardEnabled", func(c *Config, v string) (err error) { c.Wireguard.Enabled4, err = parseBool(v); return err }},
 		{"WireguardEnabledV6", "wireguardEnabledV6", func(c *Config, v string) (err error) { c.Wireguard.Enabled6, err = parseBool(v); return err }},
 		{"WireguardHostEncryptionEnabled", "wireguardHostEncryptionEnabled", func(c *Config, v string) (err error) { c.Wireguard.Hosts, err = parseBool(v); return err }},
+		{"WireguardRoutingRulePriority", "wireguardRoutingRulePriority", func(c *Config, v string) error {
+			n, err := within[uint16](v, 1, 32765) // the next is the main table's
+			c.Wireguard.Priority = int(n)
+			return err
+		}},
+		// Of the two the latter counts, as upstream.
+		{"RouteTableRange", "routeTableRange", func(c *Config, v string) (err error) { c.Wireguard.Table, err = parseTables(v); return err }},
+		{"RouteTableRanges", "routeTableRanges", func(c *Config, v string) (err error) { c.Wireguard.Table, err = parseTables(v); return err }},
+		{"PrometheusWireGuardMetricsEnabled", "prometheusWireGuardMetricsEnabled", func(c *Config, v string) (err error) { c.Wireguard.Metrics, err = parseBool(v); return err }},
 		{"WireguardInterfaceName", "wireguardInterfaceName", func(c *Config, v string) (err error) {
 			c.Wireguard.Name4, err = parseDevice(v, c.Wireguard.Name6)
 			return err
@@ -62,6 +80,40 @@ func parseDevice(v, other string) (string, error) {
 		return "", fmt.Errorf("is the name of the device for the other version of IP")
 	}
 	return v, nil
+}
+
+// tableRange is one of the routing tables that felix may use.
+type tableRange struct {
+	Min uint64 `json:"min"`
+	Max uint64 `json:"max"`
+}
+
+// parseTables takes ranges of routing tables, as a resource has them or "1-250,300-400",
+// and is the first table that the kernel does not have for itself.
+func parseTables(v string) (int, error) {
+	var ranges []tableRange
+	one := tableRange{}
+	if json.Unmarshal([]byte(v), &one) == nil {
+		ranges = append(ranges, one)
+	} else if json.Unmarshal([]byte(v), &ranges) != nil {
+		for part := range strings.SplitSeq(v, ",") {
+			if _, err := fmt.Sscanf(strings.TrimSpace(part), "%d-%d", &one.Min, &one.Max); err != nil {
+				return 0, fmt.Errorf("is no range of routing tables; want one such as 1-250")
+			}
+			ranges = append(ranges, one)
+		}
+	}
+	const firstOfKernel, lastOfKernel = 253, 255
+	for _, r := range ranges {
+		first := r.Min
+		if first >= firstOfKernel && first <= lastOfKernel {
+			first = lastOfKernel + 1
+		}
+		if first >= 1 && first <= r.Max && r.Max <= math.MaxUint32 {
+			return int(first), nil
+		}
+	}
+	return 0, fmt.Errorf("has no routing table that felix could use; want a range such as 1-250")
 }
 
 // parseKeepAlive takes what WireGuard can count: whole seconds.

@@ -21,6 +21,7 @@ import (
 	"tortie/felix/dataplane"
 	"tortie/felix/delegate"
 	"tortie/felix/hostports"
+	"tortie/felix/hostways"
 	"tortie/felix/ipip"
 	"tortie/felix/journal"
 	"tortie/felix/pathmtu"
@@ -72,6 +73,8 @@ type felix struct {
 	history     *ipam.Recorder
 	loans       *loans
 	tunnels     tunnels.Set
+	hostWays    *hostways.Ways
+	marks       *hostways.Marks
 	guards      []tunnelGuard
 	privateKeys *wireguard.Keys
 	endpoint    *registration.Tunnels // their addresses
@@ -179,11 +182,12 @@ func (f *felix) buildDataplane(cfg config.Config) (err error) {
 	}
 	f.privateKeys = wireguard.OpenKeys(filepath.Join(filepath.Dir(cfg.JournalDir), wireguard.KeyFile), f.log)
 	f.underlay = &underlay{kernel: f.kernel, file: cfg.MTUFile, changed: func() { f.loop.Resync() }, log: f.log}
+	f.hostWays, f.marks = hostways.New(f.kernel, f.log), hostways.NewMarks(f.log)
 	f.tunnels = tunnels.Set{
 		VXLAN: vxlan.New(vxlan.Config{Kernel: f.kernel, MTU: f.underlay.tunnelMTU, Log: f.log}),
 		IPIP:  ipip.New(ipip.Config{Kernel: f.kernel, MTU: f.underlay.ipipMTU, Log: f.log}),
 		WireGuard: wireguard.New(wireguard.Config{
-			Kernel: f.kernel, Keys: f.privateKeys, MTU: f.underlay.secureMTU, Log: f.log, Wake: func() { f.loop.TunnelsDue() },
+			Kernel: f.kernel, Keys: f.privateKeys, MTU: f.underlay.secureMTU, Log: f.log, Wake: func() { f.loop.TunnelsDue() }, Hosts: f.hostWays, Ready: f.marks.Know,
 			Open:      func() (wireguard.Control, error) { return wgctrl.New() },
 			Userspace: func(name string, mtu int) error { return userspace.Start(name, mtu, (*exec.Cmd).Start, f.log) },
 		}),
@@ -193,7 +197,7 @@ func (f *felix) buildDataplane(cfg config.Config) (err error) {
 	f.upkeep = newUpkeep(f.kernel, f.pods, f.hostPorts, f.log)
 	f.listeners = newListeners(f.log)
 	f.nodes, f.pathMTU = newNodeBook(f.node), f.newPathMTU(cfg.PathMTUProbeInterval)
-	f.made = f.rules(f.config.Now, f.kernel, f.log)
+	f.made = append(f.rules(f.config.Now, f.kernel, f.log), hostMarks{f.marks, f.config.Now})
 	for _, r := range f.made {
 		if guard, ok := r.(tunnelGuard); ok {
 			f.guards = append(f.guards, guard)
@@ -216,14 +220,18 @@ func (f *felix) configure(cfg config.Config) {
 	f.level.Set(cfg.LogLevel)
 	f.underlay.configure(cfg.VXLAN, cfg.IPIP, cfg.Wireguard, cfg.MTU)
 	f.tunnels.VXLAN.Configure(vxlan.Settings{VNI: cfg.VXLAN.VNI, Port: cfg.VXLAN.Port})
-	f.tunnels.WireGuard.Configure(wireguard.Settings{
-		Name4: cfg.Wireguard.Name4, Name6: cfg.Wireguard.Name6, Port4: cfg.Wireguard.Port4, Port6: cfg.Wireguard.Port6, KeepAlive: cfg.Wireguard.KeepAlive,
-	})
+	f.hostWays.Configure(hostways.Settings{Table: cfg.Wireguard.Table, Priority: cfg.Wireguard.Priority})
+	f.tunnels.WireGuard.Configure(wireguardSettings(cfg))
 	f.loop.SetResyncInterval(cfg.RouteRefreshInterval)
 	f.peering.SetInterval(cfg.RouteRefreshInterval)
 	f.upkeep.configure(cfg.IPForwarding, cfg.RouteRefreshInterval)
 	f.listeners.set(f.endpoints(cfg))
 	f.loop.Resync() // which has everybody look at what is to be done now
+}
+
+func wireguardSettings(cfg config.Config) wireguard.Settings {
+	w := cfg.Wireguard
+	return wireguard.Settings{Name4: w.Name4, Name6: w.Name6, Port4: w.Port4, Port6: w.Port6, KeepAlive: w.KeepAlive, Hosts: w.Hosts}
 }
 
 func (f *felix) lookAtRules() {
@@ -254,6 +262,7 @@ func (f *felix) program(s calc.State) {
 	f.endpoint.Want(s.TunnelPools, s.Tunnels, s.IPIP, s.Secure)
 	f.keys.Want(registration.KeyWish{
 		V4: cfg.Wireguard.Enabled4, V6: cfg.Wireguard.Enabled6, Lifetime: cfg.Wireguard.KeyLifetime, Request: s.KeyRequest, Shown: s.Self,
+		Floating: s.FloatingAddresses(cfg.Wireguard.Enabled4, cfg.Wireguard.Enabled6), FloatingShown: s.FloatingShown,
 	})
 	f.upkeep.setEndpoints(s.Endpoints)
 	f.loop.SetState(s)

@@ -254,6 +254,9 @@ func (f *felix) run(ctx context.Context) error {
 		g.Go(func() error { return firstBlocks{f.allocator, f.log}.run(base) })
 	}
 	g.Go(func() error { return f.keys.Run(base) })
+	g.Go(func() error {
+		return contact{f.syncer.Health, f.tunnels.WireGuard.Lost, f.tunnels.WireGuard.Found, f.log}.run(base)
+	})
 	g.Go(func() error { return f.board.Run(base) })
 	if f.kubernetes != nil {
 		f.kubernetes.run(ctx, base, g.Go)
@@ -284,6 +287,9 @@ func (f *felix) metrics() http.Handler {
 		cfg := f.config.Now()
 		registry := prometheus.NewRegistry()
 		registry.MustRegister(ipammetrics.New(f.allocator), pathCollector{f.pathMTU.Stats})
+		if cfg.Wireguard.Metrics {
+			registry.MustRegister(wireguardCollector{node: f.node, devices: f.tunnels.WireGuard.Devices})
+		}
 		if cfg.GoMetrics {
 			registry.MustRegister(collectors.NewGoCollector())
 		}

@@ -54,7 +54,7 @@ const (
 func (f *felix) sources() []problems.Source {
 	all := []problems.Source{f.kernelCheck, f.datastoreProblem, f.registrationProblem, f.dataplaneProblem, f.upkeep.problems, f.config.problems, f.listeners.problems, f.nodes.problems, f.underlay.problems, f.pathProblems}
 	all = append(all, f.clusterSources()...)
-	return append(all, f.tunnelProblem, f.secureProblems, f.hostEncryptionProblem, f.ipamConfigProblem, f.addressProblems, f.backendProblem, f.policyProblem, f.objectProblems)
+	return append(all, f.tunnelProblem, f.secureProblems, f.ipamConfigProblem, f.addressProblems, f.backendProblem, f.policyProblem, f.objectProblems)
 }
 
 // clusterSources are those who know Kubernetes.
@@ -210,17 +210,10 @@ func (f *felix) secureProblems() []problems.Problem {
 	if left := f.desired().Unsecured; len(left) > 0 {
 		out = append(out, problem(reasonUnencrypted, "packets to %d nodes go unencrypted, though WireGuard is on here: %s: look at felix there, and whether wireguardEnabled is set for it", len(left), first(left, 3))...)
 	}
-	return out
-}
-
-// hostEncryptionProblem: whoever sets wireguardHostEncryptionEnabled relies on what is
-// not done. WireGuard would have to carry the nodes' own addresses past its own packets.
-func (f *felix) hostEncryptionProblem() []problems.Problem {
-	if secure := f.config.Now().Wireguard; !secure.Hosts || !secure.Enabled4 && !secure.Enabled6 {
-		return nil
+	if left := f.tunnels.WireGuard.Unmet(); len(left) > 0 {
+		out = append(out, problem(reasonHostsInClear, "what this node itself sends to %d nodes goes unencrypted, though wireguardHostEncryptionEnabled is set here: they have a key and do not answer by WireGuard: %s: look at felix there, and let UDP pass to wireguardListeningPort", len(left), first(left, 3))...)
 	}
-	return problem(reasonHostsInClear, "wireguardHostEncryptionEnabled is set, which this version does not carry out: what nodes send each other from their own addresses, and pods send nodes, goes unencrypted (pods' packets to pods are encrypted): "+
-		"encrypt it otherwise, such as by TLS or IPsec, and set the field to false in the FelixConfiguration")
+	return out
 }
 
 // first is the beginning of a list.

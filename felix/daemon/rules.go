@@ -16,6 +16,7 @@ import (
 	"tortie/felix/config"
 	"tortie/felix/dataplane"
 	"tortie/felix/floating"
+	"tortie/felix/hostways"
 	"tortie/felix/nat"
 	"tortie/felix/serviceloop"
 	"tortie/felix/sources"
@@ -91,7 +92,17 @@ type masquerade struct {
 }
 
 func (m masquerade) Set(s calc.State) {
-	c := m.settings().NAT
+	all := m.settings()
+	c := all.NAT
+	if all.Wireguard.Hosts {
+		for _, t := range s.Secure {
+			if a := t.Here.Address.Addr(); a.Is4() {
+				c.How.Node4 = a
+			} else {
+				c.How.Node6 = a
+			}
+		}
+	}
 	exempt := s.Pools
 	if c.ExemptNodes {
 		exempt = slices.Concat(s.Pools, s.Nodes)
@@ -110,6 +121,22 @@ type tunnelGuard struct {
 }
 
 func (g tunnelGuard) Set(s calc.State) { g.Guard.Set(g.of(s)) }
+
+// hostMarks is told what of a State concerns it.
+type hostMarks struct {
+	*hostways.Marks
+	settings func() config.Config
+}
+
+func (m hostMarks) Set(s calc.State) {
+	own := slices.Clone(s.Blocks)
+	for _, ep := range s.Endpoints {
+		for _, a := range ep.Addrs {
+			own = append(own, netip.PrefixFrom(a, a.BitLen()))
+		}
+	}
+	m.Marks.Set(wireguardSettings(m.settings()).State(s.Secure, own))
+}
 
 // serviceLoops is told what of a State concerns it.
 type serviceLoops struct {

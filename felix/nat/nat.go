@@ -47,6 +47,9 @@ type How struct {
 	// Address is the source that packets of IPv4 get instead. It need not be on a device:
 	// the network must lead it here. Towards the nodes behind a tunnel it does not count.
 	Address netip.Addr
+	// Node4 and Node6 are what the nodes behind a tunnel see instead: this node's own
+	// addresses, where the device that leads there has another. Invalid: that of the device.
+	Node4, Node6 netip.Addr
 	// Device: only what leaves by this one is hidden; a name may end in * for all that
 	// begin so. Empty for all but the loopback.
 	Device string
@@ -180,9 +183,16 @@ func (h How) rules(v ruleset.Version) []ruleset.Rule {
 	if v == ruleset.V4 && h.Address.IsValid() {
 		source = "snat ip to " + h.Address.String()
 	}
+	toNodes := "masquerade"
+	switch {
+	case v == ruleset.V4 && h.Node4.IsValid():
+		toNodes = "snat ip to " + h.Node4.String()
+	case v == ruleset.V6 && h.Node6.IsValid():
+		toNodes = "snat ip6 to [" + h.Node6.String() + "]"
+	}
 	return slices.Concat(
 		h.translate(leaving, source, "from a pool with natOutgoing to neither a pool nor an excluded node"),
-		h.translate(tunneled, "masquerade", "from a pool with natOutgoing and an overlay to a node at the other end"))
+		h.translate(tunneled, toNodes, "from a pool with natOutgoing and an overlay to a node at the other end"))
 }
 
 // translate is one rule, or two where only some protocols have the ports that are asked for.

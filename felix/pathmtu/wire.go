@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"tortie/internal/kernel"
 )
 
 // Wire asks by real packets that nobody may break up, whatever the kernel knows of the
@@ -144,6 +146,9 @@ func (w Wire) open(to netip.Addr) (*socket, error) {
 		return nil, err
 	}
 	s.file = os.NewFile(uintptr(fd), "probe")
+	// It is the network between the nodes that is looked at, not what WireGuard makes of it;
+	// without CAP_NET_ADMIN there is none either.
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, kernel.MarkClear)
 	err = unix.SetsockoptInt(fd, s.level, s.option, s.whole)
 	if err == nil {
 		err = unix.Connect(fd, s.address(to, s.way))

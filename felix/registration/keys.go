@@ -36,6 +36,9 @@ type KeyWish struct {
 	// Request is the Node's wish for new keys; see [api.AnnotationNewWireguardKeys].
 	Request string
 	Shown   overlay.Node
+	// Floating are the addresses that the node's pods send from besides their own, as the
+	// Node is to show them, and does; see [api.AnnotationFloatingAddresses].
+	Floating, FloatingShown string
 }
 
 // Keys keep this node's public keys of WireGuard in its Node: published when the device
@@ -134,6 +137,20 @@ func (k *Keys) reconcile(ctx context.Context) (again time.Duration, err error) {
 			err = errors.Join(err, k.publish(ctx, v6, overlay.Key{}))
 		}
 	}
+	if wish.Floating != wish.FloatingShown {
+		err = errors.Join(err, k.change(ctx, "floating addresses", func(node *api.Node) (changed bool) {
+			changed = node.Annotations[api.AnnotationFloatingAddresses] != wish.Floating
+			switch {
+			case wish.Floating == "":
+				delete(node.Annotations, api.AnnotationFloatingAddresses)
+			case node.Annotations == nil:
+				node.Annotations = map[string]string{api.AnnotationFloatingAddresses: wish.Floating}
+			default:
+				node.Annotations[api.AnnotationFloatingAddresses] = wish.Floating
+			}
+			return changed
+		}))
+	}
 	return again, err
 }
 
@@ -174,35 +191,40 @@ func (k *Keys) ensure(ctx context.Context, v6 bool, shown overlay.Secure, wish K
 
 // publish writes a key into the Node; none takes it out.
 func (k *Keys) publish(ctx context.Context, v6 bool, key overlay.Key) error {
+	return k.change(ctx, "WireGuard key", func(node *api.Node) bool {
+		field := &node.Status.WireguardPublicKey
+		if v6 {
+			field = &node.Status.WireguardPublicKeyV6
+		}
+		text := ""
+		if key != (overlay.Key{}) {
+			text = key.String()
+		}
+		changed := *field != text
+		*field = text
+		return changed
+	})
+}
+
+// change writes into the Node what apply makes of it, if that says that it is another.
+func (k *Keys) change(ctx context.Context, what string, apply func(*api.Node) (changed bool)) error {
 	var err error
 	for range maxRaces {
-		if err = k.publishOnce(ctx, v6, key); !errors.Is(err, datastore.ErrConflict) {
+		if err = k.changeOnce(ctx, apply); !errors.Is(err, datastore.ErrConflict) {
 			break
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("write the WireGuard key of node %s: %w", k.cfg.Node, err)
+		return fmt.Errorf("write the %s of node %s: %w", what, k.cfg.Node, err)
 	}
 	return nil
 }
 
-func (k *Keys) publishOnce(ctx context.Context, v6 bool, key overlay.Key) error {
+func (k *Keys) changeOnce(ctx context.Context, apply func(*api.Node) bool) error {
 	e, node, err := readNode(ctx, k.cfg.Client, k.cfg.Node)
-	if err != nil {
+	if err != nil || !apply(node) {
 		return err
 	}
-	field := &node.Status.WireguardPublicKey
-	if v6 {
-		field = &node.Status.WireguardPublicKeyV6
-	}
-	text := ""
-	if key != (overlay.Key{}) {
-		text = key.String()
-	}
-	if *field == text {
-		return nil
-	}
-	*field = text
 	e.Object = node
 	_, err = k.write.Update(ctx, e)
 	return err

@@ -143,3 +143,23 @@ func TestKeyIsChangedInItsTimeAndOnRequest(t *testing.T) {
 		}
 	})
 }
+
+// TestFloatingAddressesAreShown in the Node while there are any, and go with them.
+func TestFloatingAddressesAreShown(t *testing.T) {
+	withLocksmith(t, func(l *locksmith) {
+		shown := func() string {
+			e, err := l.keys.cfg.Client.Get(t.Context(), api.Key{Kind: api.KindNode, Name: l.keys.cfg.Node})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return e.Object.GetAnnotations()[api.AnnotationFloatingAddresses]
+		}
+		for _, want := range []string{"10.65.250.9", "10.65.250.9,fd65::9", ""} {
+			before := shown()
+			l.heard(func(w *KeyWish) { w.Floating, w.FloatingShown = want, before })
+			if got := shown(); got != want {
+				t.Errorf("the Node shows %q, want %q", got, want)
+			}
+		}
+	})
+}

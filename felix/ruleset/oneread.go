@@ -18,12 +18,13 @@ import (
 // for every chain and set is what a small node feels, and each would see another moment.
 type oneRead struct {
 	knftables.Interface
-	path string
-	last []object
+	family knftables.Family
+	path   string
+	last   []object
 }
 
-func newOneRead() (*oneRead, error) {
-	nft, err := knftables.New(Family, Table)
+func newOneRead(family knftables.Family) (*oneRead, error) {
+	nft, err := knftables.New(family, Table)
 	if err != nil {
 		return nil, err
 	}
@@ -31,7 +32,7 @@ func newOneRead() (*oneRead, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &oneRead{Interface: nft, path: path}, nil
+	return &oneRead{Interface: nft, family: family, path: path}, nil
 }
 
 // object is one of a table.
@@ -45,7 +46,7 @@ type object struct {
 
 // ListAll reads the table.
 func (n *oneRead) ListAll(ctx context.Context) (map[string][]string, error) {
-	out, err := exec.CommandContext(ctx, n.path, "--json", "list", "table", string(Family), Table).Output()
+	out, err := exec.CommandContext(ctx, n.path, "--json", "list", "table", string(n.family), Table).Output()
 	if err != nil {
 		if _, listErr := n.Interface.ListAll(ctx); listErr != nil { // which tells a missing table from a failure
 			return nil, listErr

@@ -84,6 +84,7 @@ type Outcome struct {
 type Owner struct {
 	shape  Shape
 	advice string
+	family knftables.Family
 
 	mu      sync.Mutex
 	nft     knftables.Interface // nil until the nft command was needed
@@ -105,7 +106,14 @@ type Owner struct {
 // Apply. nft is nil for the real one of the network namespace that Apply is called in,
 // through the nft command; advice says what to do where that is missing.
 func New(nft knftables.Interface, shape Shape, advice string) *Owner {
-	return &Owner{nft: nft, shape: shape, advice: advice}
+	return &Owner{nft: nft, family: Family, shape: shape, advice: advice}
+}
+
+// NewARP is New for the table of that name that packets of ARP pass.
+func NewARP(nft knftables.Interface, shape Shape, advice string) *Owner {
+	o := New(nft, shape, advice)
+	o.family = knftables.ARPFamily
+	return o
 }
 
 // Set makes c the desired contents. The Owner keeps c.
@@ -263,7 +271,7 @@ func (o *Owner) open() error {
 	if o.nft != nil {
 		return nil
 	}
-	nft, err := newOneRead()
+	nft, err := newOneRead(o.family)
 	switch {
 	case errors.Is(err, exec.ErrNotFound):
 		return fmt.Errorf("%w: install the nft command (apt-get install nftables, dnf install nftables)%s: %w", ErrNoNft, o.advice, err)

@@ -38,7 +38,7 @@ func (o *Owner) read(ctx context.Context) (present, error) {
 		err = o.readShare(ctx, there)
 	}
 	if err != nil {
-		return present{}, fmt.Errorf("read table %s %s: %w", Family, Table, err)
+		return present{}, fmt.Errorf("read table %s %s: %w", o.family, Table, err)
 	}
 	return there, nil
 }

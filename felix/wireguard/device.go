@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
+
 	"tortie/felix/calc"
 	"tortie/felix/tunneladdr"
 	"tortie/internal/kernel"
@@ -24,7 +26,9 @@ type run struct {
 	endpoints map[overlay.Key]netip.AddrPort
 	greetings greetings
 	link      kernel.Link
-	done      []string // what was not as it should be
+	have      *wgtypes.Device // as it was before this look; nil if it was not read
+	rekeyed   time.Time       // zero unless this look has changed the key
+	done      []string        // what was not as it should be
 }
 
 func (r *run) did(format string, args ...any) { r.done = append(r.done, fmt.Sprintf(format, args...)) }
@@ -50,22 +54,6 @@ func (r *run) remove(why string) error {
 	clear(r.greetings)
 	r.cfg.Log.Info("WireGuard device removed: "+why, "iface", r.device)
 	return nil
-}
-
-// awaitEnd waits, not for long, until the process of a device that is gone has ended, and
-// given its port back. One that takes longer is met by the next Apply.
-func (r *run) awaitEnd() {
-	control, err := r.cfg.Open()
-	if err != nil {
-		return
-	}
-	defer control.Close() //nolint:errcheck // nothing is written by it
-	const patience, pause = time.Second, 5 * time.Millisecond
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(pause) {
-		if _, err := control.Device(r.device); gone(err) {
-			return
-		}
-	}
 }
 
 // make returns the device's index once packets can go through it, whatever becomes of

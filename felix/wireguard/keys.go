@@ -254,6 +254,9 @@ func (k *Keys) Named(device string) error {
 	return k.save()
 }
 
+// Devices are the names that were noted.
+func (k *Keys) Devices() []string { return Devices(k.path) }
+
 // Devices are the names that were noted in a file of keys; none when there is no file.
 func Devices(path string) []string {
 	raw, err := os.ReadFile(path)

@@ -14,6 +14,7 @@ import (
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
 	"tortie/felix/calc"
+	"tortie/internal/kernel"
 	"tortie/internal/overlay"
 )
 
@@ -45,6 +46,7 @@ func (r *run) configure(peers []calc.SecurePeer) error {
 		// Its process could not take the port when it was switched on. Nobody else tells.
 		return r.portTaken(errors.Join(syscall.EADDRINUSE, r.cfg.Kernel.SetDown(r.link.Index)))
 	}
+	r.have = have
 	now := time.Now()
 	cfg, nudge := r.difference(have, key, peers, now)
 	if err := r.write(control, cfg); err != nil {
@@ -63,7 +65,7 @@ func firstError(errs ...error) error {
 }
 
 func (r *run) write(control Control, cfg wgtypes.Config) error {
-	if cfg.PrivateKey == nil && cfg.ListenPort == nil && len(cfg.Peers) == 0 {
+	if cfg.PrivateKey == nil && cfg.ListenPort == nil && cfg.FirewallMark == nil && len(cfg.Peers) == 0 {
 		return nil
 	}
 	if err := control.ConfigureDevice(r.device, cfg); err != nil {
@@ -84,6 +86,7 @@ func (r *run) difference(have *wgtypes.Device, key Private, peers []calc.SecureP
 	own := key.Public()
 	rekeyed := Private(have.PrivateKey) != key
 	if rekeyed {
+		r.rekeyed = now
 		private := wgtypes.Key(key)
 		cfg.PrivateKey = &private
 		r.did("key %s", own)
@@ -91,6 +94,10 @@ func (r *run) difference(have *wgtypes.Device, key Private, peers []calc.SecureP
 	if port := int(r.port); have.ListenPort != port {
 		cfg.ListenPort = &port
 		r.did("port %d instead of %d", port, have.ListenPort)
+	}
+	if mark := kernel.MarkClear; have.FirewallMark != mark {
+		cfg.FirewallMark = &mark
+		r.did("mark %#x of its packets instead of %#x", mark, have.FirewallMark)
 	}
 	there := make(map[overlay.Key]wgtypes.Peer, len(have.Peers))
 	for _, p := range have.Peers {

@@ -55,7 +55,11 @@ type Config struct {
 	MTU func(v6 bool) int
 	// Wake has Apply called soon.
 	Wake func()
-	Log  *slog.Logger
+	// Hosts is told which nodes' own addresses are reached through the devices, those that
+	// Ready says yes of; nil: none.
+	Hosts Hosts
+	Ready func(netip.Addr) bool
+	Log   *slog.Logger
 }
 
 // Settings are what all nodes of a cluster agree on.
@@ -63,6 +67,7 @@ type Settings struct {
 	Name4, Name6 string
 	Port4, Port6 uint16
 	KeepAlive    time.Duration // 0 for none
+	Hosts        bool          // what goes to nodes' own addresses is encrypted, too
 }
 
 func (s Settings) of(v6 bool) (name string, port uint16) {
@@ -90,13 +95,24 @@ type Tunnels struct {
 	mu       sync.Mutex
 	settings Settings
 	ends     map[bool]*tunnel // by: is it IPv6
-	// former are names of devices that the settings say no more.
+	// former are names of devices that the settings say no more; ending those of which a
+	// process is still to end, and since when.
 	former []string
+	ending map[string]time.Time
 	// settled: the last Apply made the kernel as desired, so that a difference found
 	// later is somebody else's doing.
 	settled bool
 	// look has Apply called when a peer is late.
 	look *time.Timer
+	// hostLook is when it is looked next whether peers have answered, hostPause after the
+	// last time.
+	hostLook  *time.Timer
+	hostPause time.Duration
+	// doubted are peers that are asked for a new session while the datastore can't be
+	// reached, and since when; lost those that gave none. applied: Set counts by now.
+	doubted map[overlay.Key]time.Time
+	lost    map[overlay.Key]bool
+	applied bool
 }
 
 // tunnel is what is known of one version of IP.
@@ -113,6 +129,7 @@ type tunnel struct {
 	// endpoints are those that were set: a peer may have moved since, which is right.
 	endpoints map[overlay.Key]netip.AddrPort
 	greetings greetings
+	hosts     hosts
 }
 
 type leaving struct {
@@ -122,7 +139,7 @@ type leaving struct {
 
 // New makes Tunnels that want nothing. Nothing is read or written before Apply.
 func New(cfg Config) *Tunnels {
-	t := &Tunnels{cfg: cfg, ends: map[bool]*tunnel{}}
+	t := &Tunnels{cfg: cfg, ends: map[bool]*tunnel{}, ending: map[string]time.Time{}, doubted: map[overlay.Key]time.Time{}, lost: map[overlay.Key]bool{}}
 	for _, v6 := range []bool{false, true} {
 		t.ends[v6] = &tunnel{left: map[overlay.Key]leaving{}, endpoints: map[overlay.Key]netip.AddrPort{}, greetings: greetings{}}
 	}
@@ -134,6 +151,7 @@ func (t *Tunnels) Configure(s Settings) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.settled = t.settled && t.settings == s
+	t.hostPause = 0
 	for _, v6 := range []bool{false, true} {
 		was, _ := t.settings.of(v6)
 		if now, _ := s.of(v6); was != "" && was != now {
@@ -147,7 +165,7 @@ func (t *Tunnels) Configure(s Settings) {
 func (t *Tunnels) Set(tunnels []calc.SecureTunnel) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.settled = false
+	t.settled, t.hostPause = false, 0
 	now := time.Now()
 	waits := false
 	for v6, end := range t.ends {
@@ -312,6 +330,10 @@ func (t *Tunnels) Apply(ctx context.Context) error {
 	defer t.mu.Unlock()
 	// First, for they have the ports.
 	errs := []error{t.removeFormer()}
+	if t.awaitEnds() {
+		return errors.Join(errs...)
+	}
+	t.applied = true
 	greeting := false
 	for _, v6 := range []bool{false, true} {
 		if ctx.Err() != nil {
@@ -330,6 +352,11 @@ func (t *Tunnels) Apply(ctx context.Context) error {
 			continue
 		}
 		index, err := r.make(want)
+		end.hosts.have = r.have
+		if !r.rekeyed.IsZero() {
+			end.hosts.rekeyed = r.rekeyed
+			clear(end.hosts.met)
+		}
 		if end.link = index; err != nil {
 			err = fmt.Errorf("WireGuard device %s: %w", name, err)
 		}
@@ -341,6 +368,7 @@ func (t *Tunnels) Apply(ctx context.Context) error {
 		time.AfterFunc(time.Second, t.cfg.Wake)
 	}
 	waits := t.lookAgain()
+	errs = append(errs, t.leadHosts(ctx))
 	err := errors.Join(errs...)
 	t.settled = err == nil && !greeting && !waits
 	return err
@@ -378,12 +406,35 @@ func (t *Tunnels) removeFormer() error {
 		link, _ := t.cfg.Kernel.LinkByName(name)
 		if err := r.remove("it has another name now"); err != nil {
 			errs, left = append(errs, err), append(left, name)
-		} else if link.Kind == "tun" {
-			r.awaitEnd()
+			continue
+		}
+		for _, end := range t.ends {
+			if link.Index != 0 && end.link == link.Index {
+				end.link = 0
+			}
+		}
+		if link.Kind == "tun" {
+			t.ending[name] = time.Now()
 		}
 	}
 	t.former = left
 	return errors.Join(errs...)
+}
+
+// awaitEnds reports whether the process of a device that is gone has yet to end, and give
+// its port back, and has Apply called again. One that takes longer is met as a port that
+// is taken.
+func (t *Tunnels) awaitEnds() bool {
+	const patience, pause = time.Second, 20 * time.Millisecond
+	for name, since := range t.ending {
+		if _, err := t.readDevice(name); gone(err) || time.Since(since) >= patience {
+			delete(t.ending, name)
+		}
+	}
+	if len(t.ending) > 0 {
+		time.AfterFunc(pause, t.cfg.Wake)
+	}
+	return len(t.ending) > 0
 }
 
 // report logs what was changed, as somebody else's doing when nothing was due.

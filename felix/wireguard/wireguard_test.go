@@ -21,6 +21,7 @@ import (
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
 	"tortie/felix/calc"
+	"tortie/felix/hostways"
 	"tortie/felix/wireguard"
 	"tortie/felix/wireguard/userspace"
 	"tortie/internal/kernel"
@@ -48,6 +49,8 @@ type node struct {
 	k       *kernel.Handle
 	keys    *wireguard.Keys
 	tunnels *wireguard.Tunnels
+	ways    *hostways.Ways
+	marks   *hostways.Marks
 	names   wireguard.Settings
 	v6      bool
 	pids    []int
@@ -143,7 +146,9 @@ func newNode(t *testing.T, name string, n int, way string, v6 bool) *node {
 	if way != "kernel" {
 		sees = without{s.k}
 	}
+	s.ways, s.marks = hostways.New(s.k, log), hostways.NewMarks(log)
 	s.tunnels = wireguard.New(wireguard.Config{
+		Hosts: s.ways, Ready: s.marks.Know,
 		Kernel: sees, Keys: s.keys, Log: log, Wake: func() {}, MTU: func(bool) int { return 1440 },
 		Open: func() (c wireguard.Control, err error) {
 			err = s.ns.Visit(func() error { c, err = wgctrl.New(); return err })
@@ -199,13 +204,17 @@ func (s *node) peer() calc.SecurePeer {
 // knows makes peers all that a node knows, and its routes lead to them.
 func (s *node) knows(peers ...calc.SecurePeer) {
 	s.Helper()
-	s.tunnels.Set([]calc.SecureTunnel{{Here: s.end, Peers: peers}})
-	s.must(s.tunnels.Apply(s.Context()))
+	secure := []calc.SecureTunnel{{Here: s.end, Peers: peers}}
+	s.tunnels.Set(secure)
+	link, up := 0, false
+	polltest.Until(s, 10*time.Second, "the device to be up", func() (bool, string) {
+		s.must(s.tunnels.Apply(s.Context())) // again where the process of a former one has to end
+		link, up = s.tunnels.Link(s.v6)
+		return up, ""
+	})
+	s.marks.Set(s.names.State(secure, []netip.Prefix{netip.PrefixFrom(s.pod, s.pod.BitLen())}))
+	s.must(s.ns.Do(func() error { return s.marks.Apply(s.Context()) }))
 	for _, p := range peers {
-		link, up := s.tunnels.Link(s.v6)
-		if !up {
-			s.Fatal("the device is not up")
-		}
 		s.must(s.k.ReplaceRoute(kernel.Route{
 			Dst: p.Allowed[0], Table: kernel.TableMain, Protocol: kernel.ProtocolFelix, Type: kernel.RouteUnicast, Scope: kernel.ScopeLink, Link: link,
 		}.Normal()))

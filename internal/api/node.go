@@ -46,6 +46,10 @@ type NodeBGPSpec struct {
 // other ways (RFC 8326). A node that is cordoned in Kubernetes gets it.
 const LabelGracefulShutdown = "tortie/graceful-shutdown"
 
+// AnnotationFloatingAddresses on a Node are the floating addresses of its pods, sorted and
+// with commas between, while WireGuard is on there: other nodes take nothing else from it.
+const AnnotationFloatingAddresses = "tortie/floating-addresses"
+
 // AnnotationNewWireguardKeys on a Node has it change its WireGuard keys, once for every
 // value that it comes to have.
 const AnnotationNewWireguardKeys = "tortie/new-wireguard-keys"

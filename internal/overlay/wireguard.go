@@ -37,6 +37,9 @@ type Secure struct {
 
 func (s Secure) ready() bool { return s.Key != Key{} }
 
+// Has reports whether there is a key.
+func (s Secure) Has() bool { return s.ready() }
+
 // Keyed is the Node with the keys of its status.
 func (n Node) Keyed(s *api.NodeStatus) Node {
 	n.V4.Secure.Key, _ = ParseKey(s.WireguardPublicKey)

@@ -75,16 +75,23 @@ type heard struct{ Plain, VXLAN, IPIP, WireGuard bool }
 
 // wire listens on the nodes' own devices.
 type wire struct {
-	t    *testing.T
-	end  chan struct{}
-	done sync.WaitGroup
-	mu   sync.Mutex
-	seen map[string]heard // by node and family
+	t     *testing.T
+	nodes map[netip.Addr]string
+	end   chan struct{}
+	done  sync.WaitGroup
+	mu    sync.Mutex
+	seen  map[string]heard // by node and family
+	// hosts are packets that came from a node itself, or went to one, in clear: one of each
+	// kind.
+	hosts map[string]bool
 }
 
 func listen(t *testing.T, l *lab.Lab) *wire {
 	t.Helper()
-	w := &wire{t: t, end: make(chan struct{}), seen: map[string]heard{}}
+	w := &wire{t: t, nodes: map[netip.Addr]string{}, hosts: map[string]bool{}, end: make(chan struct{}), seen: map[string]heard{}}
+	for _, n := range l.Topology().Nodes {
+		w.nodes[n.V4.Addr()], w.nodes[n.V6.Addr()] = n.Name, n.Name
+	}
 	for _, n := range l.Topology().Nodes {
 		fd := -1
 		err := l.In(n.Name, func() (err error) {
@@ -131,14 +138,19 @@ func (w *wire) read(node string, fd, device int) {
 	}
 }
 
+func (*wire) isPod(a netip.Addr) bool {
+	return netip.MustParsePrefix("10.65.0.0/16").Contains(a) || netip.MustParsePrefix("fd65::/48").Contains(a)
+}
+
 // note looks at one Ethernet frame.
 func (w *wire) note(node string, frame []byte) {
 	p := dissect(frame)
-	pools := []netip.Prefix{netip.MustParsePrefix("10.65.0.0/16"), netip.MustParsePrefix("fd65::/48")}
-	isPod := func(a netip.Addr) bool { return pools[0].Contains(a) || pools[1].Contains(a) }
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	seen := heard{Plain: isPod(p.src) && isPod(p.dst), VXLAN: p.port == 4789, IPIP: p.family == "IPv4" && p.protocol == unix.IPPROTO_IPIP, WireGuard: p.port == 51820 || p.port == 51821}
+	if what := w.betweenNodes(p); what != "" {
+		w.hosts[node+": "+what] = true
+	}
+	seen := heard{Plain: w.isPod(p.src) && w.isPod(p.dst), VXLAN: p.port == 4789, IPIP: p.family == "IPv4" && p.protocol == unix.IPPROTO_IPIP, WireGuard: p.port == 51820 || p.port == 51821}
 	w.add(node+" "+p.family, seen)
 	first, second := netip.MustParseAddr("10.10.1.1"), netip.MustParseAddr("10.10.1.2")
 	if p.src == first && p.dst == second || p.src == second && p.dst == first {

@@ -9,6 +9,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"tortie/internal/kernel"
 )
 
 const (
@@ -56,6 +58,9 @@ func open(v6 bool) (int, error) {
 	if err != nil {
 		return -1, os.NewSyscallError("socket", err)
 	}
+	// A session is about a link, which is not WireGuard's; felix leads other packets to a
+	// node there. Without CAP_NET_ADMIN there is no felix either.
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, kernel.MarkClear)
 	for _, o := range options {
 		if err := unix.SetsockoptInt(fd, o[0], o[1], o[2]); err != nil {
 			unix.Close(fd)
