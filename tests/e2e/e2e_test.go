@@ -81,7 +81,7 @@ func (e *env) settle(t *testing.T, pods []pod) {
 	t.Helper()
 	eventually(t, 20*time.Second, func() error {
 		for _, p := range pods {
-			if wrong := probe(p.name, e.fromPod(t, p), e.expectationsOfPod(t, p, pods)); len(wrong) > 0 {
+			if wrong := probe(p.name, e.fromPod(t, p), e.expectationsOfPod(p, pods)); len(wrong) > 0 {
 				return errors(wrong)
 			}
 		}

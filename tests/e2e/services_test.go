@@ -154,11 +154,11 @@ func announced(t *testing.T, e *env) {
 	e.apply(t, "services.yaml")
 	e.kubectl(t, "wait", "--for=condition=Ready", "pod/local", "--timeout=60s")
 	e.apply(t, "external.yaml")
-	e.pipe(t, `apiVersion: projectcalico.org/v3
+	e.applyResources(t, `apiVersion: projectcalico.org/v3
 kind: BGPConfiguration
 metadata: {name: default}
 spec: {serviceExternalIPs: [{cidr: 203.0.113.0/24}]}
-`, "exec", "-i", "-n", "kube-system", "ds/calico-node", "-c", "felix", "--", "calicoctl", "apply", "-f", "-")
+`)
 	anyNode, one := netip.MustParseAddr("203.0.113.11"), netip.MustParseAddr("203.0.113.10")
 	eventually(t, 20*time.Second, func() error {
 		all := both("external address", netip.AddrPortFrom(anyNode, 80), "", netip.Addr{})
@@ -206,7 +206,7 @@ func (e *env) setProxyMode(t *testing.T, mode string) {
 		if _, err := m.Run(t.Context(), "kube-proxy", "--config="+cluster.ProxyConfigFile, "--cleanup"); err != nil {
 			return err
 		}
-		if err := os.WriteFile(m.Path(cluster.ProxyConfigFile), []byte(cluster.ProxyConfig(m.Spec.Name, mode)), 0o600); err != nil {
+		if err := os.WriteFile(m.Path(cluster.ProxyConfigFile), []byte(e.Config().Families.ProxyConfig(m.Spec.Name, mode)), 0o600); err != nil {
 			return err
 		}
 		return m.RestartService(t.Context(), cluster.ServiceProxy, false)
