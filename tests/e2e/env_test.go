@@ -37,6 +37,18 @@ type env struct {
 	client kubernetes.Interface
 	// tunnels carry packets between nodes.
 	tunnels bool
+	// natIPv6 is whether the IPv6 pool is natOutgoing, as the IPv4 one always is.
+	natIPv6 bool
+}
+
+// families are the IP versions that there are: false is IPv4, true IPv6.
+func (e *env) families() (v6 []bool) {
+	for _, version := range []bool{false, true} {
+		if e.Config().Families.Have(version) {
+			v6 = append(v6, version)
+		}
+	}
+	return v6
 }
 
 // start brings a cluster up; it is taken down when the test ends. It is apart from the

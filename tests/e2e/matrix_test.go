@@ -144,8 +144,8 @@ func (e *env) expectationsOfPod(from pod, pods []pod) []expectation {
 		for name, h := range e.hosts() {
 			seen := own
 			switch {
-			case name == cluster.Outside && !v6: // the IPv4 pool is natOutgoing
-				seen = hostAddr(e.hosts()[from.node], false)
+			case name == cluster.Outside && (!v6 || e.natIPv6): // masqueraded
+				seen = hostAddr(e.hosts()[from.node], v6)
 			case e.tunnels && name != from.node: // as its node, or its tunnel, is seen
 				seen = netip.Addr{}
 			}
