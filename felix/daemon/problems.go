@@ -234,9 +234,9 @@ func (f *felix) backendProblem() []problems.Problem {
 // backendVXLAN is upstream's word for a network without BGP.
 const backendVXLAN = "vxlan"
 
-// untunneled are the pools that don't use an overlay on this node.
+// untunneled are the pools of pods that don't use an overlay on this node.
 func untunneled(s calc.State) (left []netip.Prefix) {
-	for _, pool := range s.Pools {
+	for _, pool := range s.PodPools {
 		if !slices.ContainsFunc(s.TunnelPools, func(t calc.TunnelPool) bool { return t.Prefix == pool }) {
 			left = append(left, pool)
 		}
@@ -274,7 +274,7 @@ func (f *felix) kubernetesProblems() []problems.Problem {
 }
 
 func (f *felix) podCIDRProblem() []problems.Problem {
-	outside, pools := outsidePools(f.kubernetes.node.PodCIDRs(), f.desired().Pools)
+	outside, pools := outsidePools(f.kubernetes.node.PodCIDRs(), f.desired().PodPools)
 	if len(outside) == 0 {
 		return nil
 	}

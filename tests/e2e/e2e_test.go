@@ -44,6 +44,7 @@ func steps() []step {
 		{"services through kube-proxy with nftables", true, services},
 		{"services through kube-proxy with iptables", false, servicesWithIptables},
 		{"service addresses reach the router", true, announced},
+		{"load balancers", true, loadBalancers},
 		{"static pods", true, staticPods},
 		{"what Kubernetes says reaches the datastore", true, mirrored},
 		{"200 pods come and go", false, churn},
