@@ -79,6 +79,23 @@ func TestLargePacketsThatAreLostAreOneProblemASize(t *testing.T) {
 	}
 }
 
+func TestHostThatChecksReversePathsIsNamedWherePodsHaveFurtherSources(t *testing.T) {
+	endpoints := func(source string) map[calc.EndpointID]calc.Endpoint {
+		id := calc.EndpointID{Namespace: "default", Name: "gateway"}
+		return map[calc.EndpointID]calc.Endpoint{id: {ID: id, Sources: []netip.Prefix{netip.MustParsePrefix(source)}}, {}: {}}
+	}
+	one, six := endpoints("192.0.2.0/24"), endpoints("fd00::/64")
+	for _, value := range []string{"1", "2"} {
+		found := reversePathChecked(value, one)
+		if want := "net.ipv4.conf.all.rp_filter is " + value + " on this node, so the kernel drops what pods send from their allowedSourcePrefixes (default/gateway): set it to 0"; len(found) != 1 || !strings.HasPrefix(found[0].Line, want) {
+			t.Errorf("%v, want %q", found, want)
+		}
+	}
+	if found := append(reversePathChecked("0", one), reversePathChecked("1", six)...); len(found) != 0 {
+		t.Errorf("nothing is dropped: %v", found)
+	}
+}
+
 func TestTargetsAreAskedByTheLargestPacketsThatPodsSendThere(t *testing.T) {
 	f := &felix{nodes: newNodeBook("node1"), underlay: &underlay{kernel: nineThousand(), log: slog.New(slog.DiscardHandler)}}
 	pools := []calc.TunnelPool{{Prefix: netip.MustParsePrefix("10.65.0.0/16"), By: overlay.VXLAN}}

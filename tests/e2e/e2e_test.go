@@ -45,6 +45,7 @@ func steps() []step {
 		{"services through kube-proxy with iptables", false, servicesWithIptables},
 		{"service addresses reach the router", true, announced},
 		{"load balancers", true, loadBalancers},
+		{"what pods ask for by annotation", true, asked},
 		{"static pods", true, staticPods},
 		{"what Kubernetes says reaches the datastore", true, mirrored},
 		{"200 pods come and go", false, churn},
