@@ -185,8 +185,8 @@ func (e *env) askedAddresses(t *testing.T) {
 		if out := e.calicoctl(t, "ipam", "show", "--ip="+address); !strings.Contains(out, "pod: of-addresses") {
 			t.Errorf("who has %s:\n%s", address, out)
 		}
-		check(t, "node1", e.fromHost(t, "node1"), both("the pod", netip.AddrPortFrom(netip.MustParseAddr(address), agentwire.Port), "of-addresses", netip.Addr{}))
 	}
+	e.answers(t, p)
 }
 
 func (e *env) askedUnassigned(t *testing.T) {
@@ -194,9 +194,22 @@ func (e *env) askedUnassigned(t *testing.T) {
 	if p.v4.String() != "10.97.0.9" || p.v6.String() != "fd97::9" {
 		t.Errorf("it has %s, %s", p.v4, p.v6)
 	}
+	e.answers(t, p)
+}
+
+// answers: node1 reaches a pod of its own, as soon as its agent listens.
+func (e *env) answers(t *testing.T, p pod) {
+	t.Helper()
+	var all []expectation
 	for _, v6 := range e.families() {
-		check(t, "node1", e.fromHost(t, "node1"), both("the pod", netip.AddrPortFrom(p.addr(v6), agentwire.Port), "of-nobody", netip.Addr{}))
+		all = append(all, both("the pod", netip.AddrPortFrom(p.addr(v6), agentwire.Port), p.name, hostAddr(cluster.NodeHost(1), v6))...)
 	}
+	eventually(t, 20*time.Second, func() error {
+		if wrong := probe("node1", e.fromHost(t, "node1"), all); len(wrong) > 0 {
+			return errors(wrong)
+		}
+		return nil
+	})
 }
 
 func (e *env) askedFloating(t *testing.T, pods []pod) {
