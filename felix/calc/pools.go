@@ -19,7 +19,7 @@ type pool struct {
 	wrong      string // about its modes
 	selector   string // of nodes
 	open       bool   // gives addresses to tunnels
-	pods       bool   // gives addresses to pods, were it not disabled
+	pods       bool   // not one of load balancers
 	err        error
 }
 
@@ -51,7 +51,7 @@ func readPool(obj *v3.IPPool, prefix netip.Prefix, err error) pool {
 	return pool{
 		prefix: prefix, masquerade: spec.NATOutgoing, overlay: overlay.PoolOf(prefix, spec), selector: spec.NodeSelector, err: err, wrong: overlay.Wrong(prefix, spec),
 		open: !spec.Disabled && obj.DeletionTimestamp == nil && api.PoolServes(spec, v3.IPPoolAllowedUseTunnel),
-		pods: api.PoolServes(spec, v3.IPPoolAllowedUseWorkload),
+		pods: !api.PoolServes(spec, v3.IPPoolAllowedUseLoadBalancer),
 	}
 }
 
@@ -151,7 +151,7 @@ func (p *pools) prefixes(problems *problemList) (all, masquerade []netip.Prefix)
 	return sortedPrefixes(all), sortedPrefixes(masquerade)
 }
 
-// ofPods are the pools whose addresses pods have.
+// ofPods are the pools but those of load balancers.
 func (p *pools) ofPods() (all []netip.Prefix) {
 	for _, pool := range p.byKey {
 		if pool.err == nil && pool.pods {

@@ -33,7 +33,8 @@ spec: {serviceLoadBalancerIPs: [{cidr: 192.0.2.0/24}, {cidr: "2001:db8:2::/112"}
 // loadBalancers: kube-controllers give Services of type LoadBalancer addresses of a pool,
 // every node announces the pool to the router, and a host outside reaches the Services by
 // them; with externalTrafficPolicy: Local the node of the pod announces the address alone,
-// and the pod sees who called. What a deleted Service had is given back.
+// and the pod sees who called. What a deleted Service had is given back, and what is sent
+// there ends at a node.
 func loadBalancers(t *testing.T, e *env) {
 	pods := e.agents(t)
 	e.apply(t, "services.yaml")
@@ -81,6 +82,10 @@ func loadBalancers(t *testing.T, e *env) {
 	}
 	if err := e.routerHears(t, local.String()+"/32", 0); err != nil {
 		t.Error(err)
+	}
+	// Nobody has it, and the router sends it to the nodes, which have no way but back.
+	if out, err := e.Machine(cluster.Outside).Run(t.Context(), "ping", "-c1", "-W1", local.String()); err == nil || strings.Contains(out, "Time to live exceeded") {
+		t.Errorf("a packet to an address of no Service goes round: %v\n%s", err, out)
 	}
 	e.calicoctl(t, "delete", "bgpconfiguration", "default")
 	e.calicoctl(t, "delete", "ippool", "balancers", "balancers-v6")
