@@ -61,7 +61,7 @@ type felix struct {
 	programmed atomic.Pointer[calc.State]
 
 	kernel *kernel.Handle // of the node's network namespace
-	rules  func(settings func() config.Config, forget func(netip.Addr) error, log *slog.Logger) []dataplane.Rules
+	rules  func(settings func() config.Config, node tracking, log *slog.Logger) []dataplane.Rules
 	// made are the rules that those are.
 	made []dataplane.Rules
 
@@ -182,7 +182,7 @@ func (f *felix) buildDataplane(cfg config.Config) (err error) {
 		VXLAN: vxlan.New(vxlan.Config{Kernel: f.kernel, MTU: f.underlay.tunnelMTU, Log: f.log}),
 		IPIP:  ipip.New(ipip.Config{Kernel: f.kernel, MTU: f.underlay.ipipMTU, Log: f.log}),
 		WireGuard: wireguard.New(wireguard.Config{
-			Kernel: f.kernel, Keys: f.privateKeys, MTU: f.underlay.secureMTU, Log: f.log, Wake: func() { f.loop.Resync() },
+			Kernel: f.kernel, Keys: f.privateKeys, MTU: f.underlay.secureMTU, Log: f.log, Wake: func() { f.loop.TunnelsDue() },
 			Open:      func() (wireguard.Control, error) { return wgctrl.New() },
 			Userspace: func(name string, mtu int) error { return userspace.Start(name, mtu, (*exec.Cmd).Start, f.log) },
 		}),
@@ -192,7 +192,7 @@ func (f *felix) buildDataplane(cfg config.Config) (err error) {
 	f.upkeep = newUpkeep(f.kernel, f.pods, f.hostPorts, f.log)
 	f.listeners = newListeners(f.log)
 	f.nodes, f.pathMTU = newNodeBook(f.node), f.newPathMTU(cfg.PathMTUProbeInterval)
-	f.made = f.rules(f.config.Now, f.kernel.ForgetConnections, f.log)
+	f.made = f.rules(f.config.Now, f.kernel, f.log)
 	for _, r := range f.made {
 		if guard, ok := r.(tunnelGuard); ok {
 			f.guards = append(f.guards, guard)

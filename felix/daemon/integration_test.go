@@ -114,7 +114,7 @@ func (n *node) start(ready bool) {
 	cfg, _ := config.Resolve(local)
 	n.felix = &felix{
 		node: "node1", client: n.store, registry: n.reg, journal: book, log: log, kernel: n.kernel,
-		rules:  func(func() config.Config, func(netip.Addr) error, *slog.Logger) []dataplane.Rules { return n.rules },
+		rules:  func(func() config.Config, tracking, *slog.Logger) []dataplane.Rules { return n.rules },
 		newUID: func() string { return "uid" }, missing: func() error { return nil }, show: func([]problems.Problem) {},
 		level: &slog.LevelVar{}, config: newConfigFollower("node1", []config.Layer{local}, cfg, log),
 	}

@@ -23,13 +23,19 @@ import (
 	"tortie/internal/overlay"
 )
 
+// tracking is the node's memory of connections.
+type tracking interface {
+	ForgetConnections(to netip.Addr) error
+	ForgetDatagramsBetween(from, to []netip.Prefix) error
+}
+
 // newRules are the packet rules of the node's network namespace. Every State is handed to
 // them again when the configuration is another.
-func newRules(settings func() config.Config, forget func(netip.Addr) error, log *slog.Logger) []dataplane.Rules {
+func newRules(settings func() config.Config, node tracking, log *slog.Logger) []dataplane.Rules {
 	return []dataplane.Rules{
 		podSources{sources.New(sources.Config{Log: log}), settings},
-		floatingIPs{floating.New(floating.Config{Forget: forget, Log: log})},
-		masquerade{nat.New(nat.Config{Log: log}), settings},
+		floatingIPs{floating.New(floating.Config{Forget: node.ForgetConnections, Log: log})},
+		masquerade{nat.New(nat.Config{Forget: node.ForgetDatagramsBetween, Log: log}), settings},
 		serviceLoops{serviceloop.New(serviceloop.Config{Log: log}), settings},
 		tunnelGuard{overlay.VXLAN, tunnelguard.New(tunnelguard.Config{By: overlay.VXLAN, Log: log}), func(s calc.State) tunnelguard.State {
 			c := settings()

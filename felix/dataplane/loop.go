@@ -60,6 +60,9 @@ type Tunnels interface {
 	// Link is the device of a carrier for addresses of a version of IP, and false when it
 	// is not up.
 	Link(by overlay.Carrier, v6 bool) (index int, up bool)
+	// Unready are destinations that keep their former way, if they have one, until the far
+	// end of the new one has answered, or for a moment.
+	Unready() map[netip.Prefix]bool
 	// Owns reports whether a link is one of them.
 	Owns(l kernel.Link) bool
 }
@@ -324,6 +327,15 @@ func (l *Loop) Resync() {
 	l.hints.resync = true
 	l.mu.Unlock()
 	l.wakeSoon()
+}
+
+// TunnelsDue has the tunnels looked at, and the routes into them: some of what is desired of
+// them was waiting for its time.
+func (l *Loop) TunnelsDue() {
+	l.mu.Lock()
+	l.tunnelsDue = true
+	l.mu.Unlock()
+	l.wake()
 }
 
 // ResyncRules has the packet rules read and compared soon: somebody may have changed them.

@@ -85,8 +85,11 @@ func (l *Loop) updateRemotes(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var successors map[netip.Prefix]bool
-	if successors, err = l.successors(ctx); err != nil {
+	var unready, successors map[netip.Prefix]bool
+	if l.cfg.Tunnels != nil {
+		unready = l.cfg.Tunnels.Unready()
+	}
+	if successors, err = l.successors(ctx, len(unready) > 0); err != nil {
 		return err
 	}
 	l.mu.Lock()
@@ -100,7 +103,11 @@ func (l *Loop) updateRemotes(ctx context.Context) error {
 			l.withdraw(r.Dst)
 			continue
 		}
-		l.establish(remoteRoute(r, link, l.tunnelAddr(r)))
+		route := remoteRoute(r, link, l.tunnelAddr(r))
+		if was, declared := l.remotes.declared[r.Dst]; unready[r.Dst] && was != route && (successors[r.Dst] || declared && links.lead(was)) {
+			continue
+		}
+		l.establish(route)
 	}
 	for dst, r := range l.remotes.declared {
 		if wanted[dst] {
@@ -245,12 +252,13 @@ func (l remoteLinks) lead(r kernel.Route) bool {
 	})
 }
 
-// successors are the destinations of bgpd's routes, read while a retired one waits.
-func (l *Loop) successors(ctx context.Context) (map[netip.Prefix]bool, error) {
+// successors are the destinations of bgpd's routes, read while a retired one waits, or
+// a new one.
+func (l *Loop) successors(ctx context.Context, waiting bool) (map[netip.Prefix]bool, error) {
 	l.mu.Lock()
-	retiring := len(l.remotes.retired) > 0 || l.remotesLeave()
+	waiting = waiting || len(l.remotes.retired) > 0 || l.remotesLeave()
 	l.mu.Unlock()
-	if !retiring {
+	if !waiting {
 		return nil, nil
 	}
 	routes, err := l.cfg.Kernel.Routes(ctx, kernel.RouteFilter{Protocol: kernel.ProtocolBGP})

@@ -228,6 +228,33 @@ func TestRouteStaysUntilItsSuccessorIsThere(t *testing.T) {
 	})
 }
 
+// TestNewWayWaitsForItsFarEndWhereThereIsAnother: what nobody else leads to does not wait.
+func TestNewWayWaitsForItsFarEndWhereThereIsAnother(t *testing.T) {
+	inBubble(t, func(w *world, _ *fakekernel.Kernel) {
+		set := w.withTunnels()
+		p := netip.MustParsePrefix
+		shy := &shyTunnels{Set: set, unready: map[netip.Prefix]bool{p("10.65.3.0/26"): true, p("fd65::3:0/122"): true}}
+		w.cfg.Tunnels = shy
+		set.Desire(overlaid())
+		w.bgpRoute("10.65.3.0/26")
+		w.startInSync(overlaid())
+		after(time.Second)
+		w.wantRoutes("10.65.2.0/26 eth0", "fd65::3:0/122 vxlan-v6.calico", "fd65::3:1/128 vxlan-v6.calico")
+		shy.unready = nil
+		w.loop.TunnelsDue()
+		after(time.Second)
+		w.wantRoutes(overlaidRoutes()...)
+	})
+}
+
+// shyTunnels are real ones with far ends that have yet to answer.
+type shyTunnels struct {
+	tunnels.Set
+	unready map[netip.Prefix]bool
+}
+
+func (s *shyTunnels) Unready() map[netip.Prefix]bool { return s.unready }
+
 func TestRouteThatIsWantedAgainStays(t *testing.T) {
 	inBubble(t, func(w *world, _ *fakekernel.Kernel) {
 		set := w.withTunnels()
@@ -315,4 +342,5 @@ type brokenTunnels struct{}
 
 func (*brokenTunnels) Apply(context.Context) error            { return errors.New("out of luck") }
 func (*brokenTunnels) Link(overlay.Carrier, bool) (int, bool) { return 0, false }
+func (*brokenTunnels) Unready() map[netip.Prefix]bool         { return nil }
 func (*brokenTunnels) Owns(kernel.Link) bool                  { return false }

@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"sync"
 
 	"sigs.k8s.io/knftables"
 
@@ -59,14 +60,24 @@ type Config struct {
 	// NFT is the table; nil for the real one of the network namespace that
 	// Apply is called in, through the nft command.
 	NFT knftables.Interface
-	Log *slog.Logger // nil for no log
+	// Forget ends what the kernel remembers of datagrams (UDP) between networks: a flow that
+	// began under the pod's own address keeps it, and its answers would come by a tunnel and
+	// from the tunnel's address. nil for nothing.
+	Forget func(from, to []netip.Prefix) error
+	Log    *slog.Logger // nil for no log
 }
 
 // Masquerade reconciles the rules with a State. Its methods may be called from
 // any goroutine; while Apply runs the others wait.
 type Masquerade struct {
-	log   *slog.Logger
-	rules *ruleset.Owner
+	log    *slog.Logger
+	rules  *ruleset.Owner
+	forget func(from, to []netip.Prefix) error
+
+	mu      sync.Mutex
+	desired State
+	// tunneled are the nodes that the kernel's rules are for, and nil before the first Apply.
+	tunneled map[netip.Prefix]bool
 }
 
 // New makes a Masquerade with nothing to masquerade. Nothing is read or written
@@ -75,11 +86,16 @@ func New(cfg Config) *Masquerade {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Masquerade{log: cfg.Log, rules: ruleset.New(cfg.NFT, shape(How{}), ", or set natOutgoing: false in the IP pools")}
+	return &Masquerade{log: cfg.Log, forget: cfg.Forget, rules: ruleset.New(cfg.NFT, shape(How{}), ", or set natOutgoing: false in the IP pools")}
 }
 
 // Set makes s the desired state.
-func (m *Masquerade) Set(s State) { m.rules.Reshape(shape(s.How), contentsOf(s)) }
+func (m *Masquerade) Set(s State) {
+	m.mu.Lock()
+	m.desired = s
+	m.mu.Unlock()
+	m.rules.Reshape(shape(s.How), contentsOf(s))
+}
 
 // QueueResync makes the next Apply read the kernel, and mend what differs.
 func (m *Masquerade) QueueResync() { m.rules.QueueResync() }
@@ -90,12 +106,38 @@ func (m *Masquerade) InSync() bool { return m.rules.InSync() }
 // Apply makes the kernel's rules as desired; see [ruleset.Owner.Apply].
 // ruleset.ErrNoNft when masquerading is wanted and nft is missing.
 func (m *Masquerade) Apply(ctx context.Context) error {
+	m.mu.Lock()
+	desired := m.desired
+	m.mu.Unlock()
 	out, err := m.rules.Apply(ctx)
 	if err != nil {
 		return fmt.Errorf("masquerade traffic that leaves the pools: %w", err)
 	}
 	m.report(out)
+	m.begin(desired)
 	return nil
+}
+
+// begin has the datagrams to nodes masqueraded that are at a tunnel's other end as of now.
+// It does without what fails: only who goes on from one and the same port misses answers,
+// and not for long.
+func (m *Masquerade) begin(desired State) {
+	m.mu.Lock()
+	before := m.tunneled
+	m.tunneled = make(map[netip.Prefix]bool, len(desired.TunnelNodes))
+	var more []netip.Prefix
+	for _, node := range desired.TunnelNodes {
+		if m.tunneled[node] = true; before != nil && !before[node] {
+			more = append(more, node)
+		}
+	}
+	m.mu.Unlock()
+	if len(more) == 0 || m.forget == nil {
+		return
+	}
+	if err := m.forget(desired.TunnelPools, more); err != nil {
+		m.log.Warn("datagrams from pods to nodes may miss their answers until their senders use another port", "err", err)
+	}
 }
 
 // report logs what became of an Apply.

@@ -36,16 +36,9 @@ func seenAs(t *testing.T, from *kernel.Netns, source string, to *kernel.Netns, d
 // seenFrom is seenAs with the port.
 func seenFrom(t *testing.T, from *kernel.Netns, source string, to *kernel.Netns, dest string) netip.AddrPort {
 	t.Helper()
-	var receiver, sender *net.UDPConn
-	podworld.Check(t, to.Do(func() (err error) {
-		receiver, err = net.ListenUDP("udp", &net.UDPAddr{IP: net.ParseIP(dest), Port: echoPort})
-		return err
-	}))
+	f := openFlow(t, from, source, to, dest)
+	receiver, sender := f.receiver, f.sender
 	defer receiver.Close()
-	podworld.Check(t, from.Do(func() (err error) {
-		sender, err = net.DialUDP("udp", &net.UDPAddr{IP: net.ParseIP(source)}, &net.UDPAddr{IP: net.ParseIP(dest), Port: echoPort})
-		return err
-	}))
 	defer sender.Close()
 	if _, err := sender.Write([]byte(payload)); err != nil {
 		t.Fatal(err)
@@ -157,6 +150,72 @@ func TestNodesBehindATunnelSeeTheNode(t *testing.T) {
 		{"pod to its node", w.PodA, podworld.PodA, w.Node, podworld.NodeOut, podworld.PodA},
 		{"IPv6 pod to the node behind the tunnel", w.PodA, podworld.PodA6, w.Outside, podworld.Node26, podworld.NodeOut6},
 	})
+}
+
+// TestFlowToANodeThatGoesBehindATunnelIsAnswered: its answers would come from the tunnel's
+// address. Other flows stay as they are.
+func TestFlowToANodeThatGoesBehindATunnelIsAnswered(t *testing.T) {
+	w := podworld.New(t)
+	node := kerneltest.Open(t, w.Node)
+	m := New(Config{Forget: node.ForgetDatagramsBetween})
+	m.Set(podState())
+	w.InNode(t, m.Apply)
+	for _, tt := range []struct {
+		name, source, dest, seenAs string
+		from                       *kernel.Netns
+	}{
+		{"a pod's to the node", podworld.PodA, podworld.Node2, podworld.NodeOut, w.PodA},
+		{"a pod's to the node, IPv6", podworld.PodA6, podworld.Node26, podworld.NodeOut6, w.PodA},
+		{"a pod's of a pool without natOutgoing", podworld.PodB, podworld.Node2, podworld.PodB, w.PodB},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			m.Set(podState())
+			w.InNode(t, m.Apply)
+			f := openFlow(t, tt.from, tt.source, w.Outside, tt.dest)
+			if got := f.seen(t); got != tt.source {
+				t.Fatalf("at first the node sees %s, want %s", got, tt.source)
+			}
+			s := podState()
+			s.TunnelPools, s.TunnelNodes = prefixes(masqueradedPools, masqueradedPoolIPv6), prefixes(podworld.Node2+"/32", podworld.Node26+"/128")
+			m.Set(s)
+			w.InNode(t, m.Apply)
+			if got := f.seen(t); got != tt.seenAs {
+				t.Errorf("behind the tunnel it sees %s, want %s", got, tt.seenAs)
+			}
+		})
+	}
+}
+
+// flow is one of UDP, from one port to one port.
+type flow struct{ sender, receiver *net.UDPConn }
+
+func openFlow(t *testing.T, from *kernel.Netns, source string, to *kernel.Netns, dest string) (f flow) {
+	t.Helper()
+	podworld.Check(t, to.Do(func() (err error) {
+		f.receiver, err = net.ListenUDP("udp", &net.UDPAddr{IP: net.ParseIP(dest), Port: echoPort})
+		return err
+	}))
+	podworld.Check(t, from.Do(func() (err error) {
+		f.sender, err = net.DialUDP("udp", &net.UDPAddr{IP: net.ParseIP(source)}, &net.UDPAddr{IP: net.ParseIP(dest), Port: echoPort})
+		return err
+	}))
+	t.Cleanup(func() { f.sender.Close(); f.receiver.Close() })
+	return f
+}
+
+// seen sends a packet and returns the source that the receiver sees.
+func (f flow) seen(t *testing.T) string {
+	t.Helper()
+	_, err := f.sender.Write([]byte(payload))
+	podworld.Check(t, err)
+	podworld.Check(t, f.receiver.SetReadDeadline(time.Now().Add(packetWait)))
+	buf := make([]byte, 64)
+	n, src, err := f.receiver.ReadFromUDPAddrPort(buf)
+	podworld.Check(t, err)
+	if string(buf[:n]) != payload {
+		t.Errorf("received %q", buf[:n])
+	}
+	return src.Addr().Unmap().String()
 }
 
 // TestOutgoingPacketsAreHiddenAsConfigured: live, from one way to the next, and back.

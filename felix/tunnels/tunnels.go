@@ -4,6 +4,7 @@ package tunnels
 import (
 	"context"
 	"errors"
+	"net/netip"
 
 	"tortie/felix/calc"
 	"tortie/felix/ipip"
@@ -69,6 +70,10 @@ func (s Set) Link(by overlay.Carrier, v6 bool) (int, bool) {
 	}
 	return 0, false
 }
+
+// Unready are destinations that are better reached by another way, for a moment; see
+// [wireguard.Tunnels.Unready].
+func (s Set) Unready() map[netip.Prefix]bool { return s.WireGuard.Unready() }
 
 // Owns reports whether a link is one of them.
 func (s Set) Owns(l kernel.Link) bool {

@@ -99,12 +99,14 @@ func (r *run) difference(have *wgtypes.Device, key Private, peers []calc.SecureP
 	for _, p := range peers {
 		known, old := there[p.End.Secure.Key]
 		delete(there, p.End.Secure.Key)
-		late := old && r.greetings.late(p.End.Secure.Key, known.LastHandshakeTime, now)
-		if late {
+		late := r.greetings.late(p.End.Secure.Key, known.LastHandshakeTime, now)
+		if late && old {
 			// Made anew it has no handshake under way. It has had none, so nothing is lost.
 			r.did("handshake with node %s started over", p.Node)
 			cfg.Peers = append(cfg.Peers, wgtypes.PeerConfig{PublicKey: wgtypes.Key(p.End.Secure.Key), Remove: true})
 			known, old = wgtypes.Peer{}, false
+		} else if !old || rekeyed {
+			r.greetings.expect(own, p.End.Secure.Key, now)
 		}
 		change, differs := r.peer(p, known, old)
 		if differs {
@@ -112,9 +114,6 @@ func (r *run) difference(have *wgtypes.Device, key Private, peers []calc.SecureP
 		}
 		if !old || rekeyed {
 			nudge = append(nudge, change.PublicKey)
-		}
-		if (!old || rekeyed) && !late {
-			r.greetings.expect(own, p.End.Secure.Key, now)
 		}
 	}
 	for _, k := range slices.SortedFunc(maps.Keys(there), func(a, b overlay.Key) int { return strings.Compare(a.String(), b.String()) }) {

@@ -209,15 +209,20 @@ func (e *tunnel) now(at time.Time) *calc.SecureTunnel {
 			delete(e.left, key)
 		}
 	}
+	if e.desired == nil && e.last != nil && at.Sub(e.gone) >= linger {
+		e.last = nil
+	}
+	var t calc.SecureTunnel
 	switch {
-	case e.desired == nil && e.last != nil && at.Sub(e.gone) < linger:
-		return e.last
-	case e.desired == nil && e.prepared.IsValid():
+	case e.desired != nil:
+		t = *e.desired
+	case e.last != nil:
+		t = *e.last
+	case e.prepared.IsValid():
 		return &calc.SecureTunnel{Here: overlay.End{Secure: overlay.Secure{Tunnel: e.prepared}}}
-	case e.desired == nil:
+	default:
 		return nil
 	}
-	t := *e.desired
 	taken := map[netip.Prefix]bool{}
 	for _, p := range t.Peers {
 		for _, a := range p.Allowed {
@@ -269,6 +274,28 @@ func (t *Tunnels) Link(v6 bool) (int, bool) {
 	defer t.mu.Unlock()
 	index := t.ends[v6].link
 	return index, index != 0
+}
+
+// Unready are the destinations at peers that are new, and have yet to answer: for a moment
+// they are better reached by another way, if there is one. It is never long (holding), for
+// whoever keeps two nodes from their handshake must not have their packets in clear.
+func (t *Tunnels) Unready() map[netip.Prefix]bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	out, now := map[netip.Prefix]bool{}, time.Now()
+	for _, end := range t.ends {
+		if end.desired == nil || len(end.greetings) == 0 {
+			continue
+		}
+		for _, p := range end.desired.Peers {
+			if a := end.greetings[p.End.Secure.Key]; a != nil && a.held(now) {
+				for _, dst := range p.Allowed {
+					out[dst] = true
+				}
+			}
+		}
+	}
+	return out
 }
 
 // Owns reports whether a link is one of them.
@@ -323,8 +350,9 @@ func (t *Tunnels) Apply(ctx context.Context) error {
 // that may be.
 func (t *Tunnels) lookAgain() bool {
 	var next time.Time
+	now := time.Now()
 	for _, end := range t.ends {
-		if at, some := end.greetings.next(); some && (next.IsZero() || at.Before(next)) {
+		if at, some := end.greetings.next(now); some && (next.IsZero() || at.Before(next)) {
 			next = at
 		}
 	}

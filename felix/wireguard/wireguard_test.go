@@ -610,6 +610,59 @@ func TestSettingsAreFollowed(t *testing.T) {
 	})
 }
 
+// TestPeersThatLeaveOneByOneStillSend: WireGuard is switched off in one Node after the
+// other, this one's last, and what comes in the old sessions is still received.
+func TestPeersThatLeaveOneByOneStillSend(t *testing.T) {
+	inEachWay(t, func(t *testing.T, p pair) {
+		p.talk()
+		p.a.knows()
+		p.a.tunnels.Set(nil)
+		p.a.must(p.a.tunnels.Apply(t.Context()))
+		if d := p.a.device(); len(d.Peers) != 1 || len(d.Peers[0].AllowedIPs) != 2 || d.Peers[0].LastHandshakeTime.IsZero() {
+			t.Errorf("the device is %+v, want its former peer with the session", d)
+		}
+		p.talk()
+	})
+}
+
+// TestHandshakeThatFailedIsStartedOver long before the protocol would: here all of the
+// first ones are lost, for there is no cable yet. Until it is made, or for a second, the
+// peer's destinations are better reached in another way.
+func TestHandshakeThatFailedIsStartedOver(t *testing.T) {
+	for _, way := range ways() {
+		t.Run(way, func(t *testing.T) {
+			require(t, way)
+			p := pair{newNode(t, "a", 1, way, false), newNode(t, "b", 2, way, false)}
+			p.meet()
+			if held := p.a.tunnels.Unready(); len(held) != 2 || !held[p.b.peer().Allowed[0]] {
+				t.Errorf("held are %v, want what is the peer's", held)
+			}
+			p.wire("eth0", p.a.end.Address)
+			polltest.Until(t, 10*time.Second, "a session", func() (bool, string) {
+				for _, s := range []*node{p.a, p.b} {
+					s.must(s.tunnels.Apply(t.Context()))
+				}
+				for _, s := range []*node{p.a, p.b} {
+					if d := s.device(); len(d.Peers) != 1 || d.Peers[0].LastHandshakeTime.IsZero() {
+						return false, s.name
+					}
+				}
+				return true, ""
+			})
+			if logs := p.a.log.String() + p.b.log.String(); strings.Count(logs, "started over") == 0 {
+				t.Errorf("it was the protocol's own doing:\n%s", logs)
+			}
+			for _, s := range []*node{p.a, p.b} {
+				s.must(s.tunnels.Apply(t.Context()))
+				if held := s.tunnels.Unready(); len(held) > 0 {
+					t.Errorf("with a session %v is still held", held)
+				}
+			}
+			p.talk()
+		})
+	}
+}
+
 // hideTUN has a command start where /dev/net/tun is missing.
 func hideTUN(t *testing.T, c *exec.Cmd) {
 	t.Helper()

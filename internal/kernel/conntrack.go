@@ -3,7 +3,9 @@ package kernel
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -32,7 +34,37 @@ func (h *Handle) ForgetConnections(to netip.Addr) error {
 	}, family)
 }
 
+// ForgetDatagramsBetween ends what connection tracking remembers of datagrams (UDP) that
+// were sent from one of some networks to one of others, as ForgetDatagrams does. No
+// networks are none.
+func (h *Handle) ForgetDatagramsBetween(from, to []netip.Prefix) error {
+	what := between{from, to}
+	return h.forgetMatching("datagrams", fmt.Sprintf("between %d networks and %d", len(from), len(to)), func() (netlink.CustomConntrackFilter, error) {
+		return what, nil
+	}, unix.AF_INET, unix.AF_INET6)
+}
+
+// between matches datagrams by where they came from and where they were sent to.
+type between struct{ from, to []netip.Prefix }
+
+// MatchConntrackFlow is what [netlink.CustomConntrackFilter] asks for.
+func (b between) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
+	return flow.Forward.Protocol == unix.IPPROTO_UDP && within(b.from, flow.Forward.SrcIP) && within(b.to, flow.Forward.DstIP)
+}
+
+func within(networks []netip.Prefix, ip net.IP) bool {
+	a, ok := netip.AddrFromSlice(ip)
+	return ok && slices.ContainsFunc(networks, func(p netip.Prefix) bool { return p.Contains(a.Unmap()) })
+}
+
 func (h *Handle) forget(what, which string, narrow func(*netlink.ConntrackFilter) error, families ...netlink.InetFamily) error {
+	return h.forgetMatching(what, which, func() (netlink.CustomConntrackFilter, error) {
+		filter := &netlink.ConntrackFilter{}
+		return filter, narrow(filter)
+	}, families...)
+}
+
+func (h *Handle) forgetMatching(what, which string, match func() (netlink.CustomConntrackFilter, error), families ...netlink.InetFamily) error {
 	ns, err := h.Netns()
 	if err != nil {
 		return err
@@ -44,8 +76,8 @@ func (h *Handle) forget(what, which string, narrow func(*netlink.ConntrackFilter
 	}
 	defer tracking.Close()
 	for _, family := range families {
-		filter := &netlink.ConntrackFilter{}
-		if err = narrow(filter); err == nil {
+		filter, err := match()
+		if err == nil {
 			_, err = tracking.ConntrackDeleteFilters(netlink.ConntrackTable, family, filter)
 		}
 		if err != nil {

@@ -18,8 +18,13 @@ func apply(t *testing.T, l *lab.Lab, manifest string) {
 
 func run(t *testing.T, l *lab.Lab, stdin string, args ...string) string {
 	t.Helper()
+	return runOn(t, l, "node1", stdin, args...)
+}
+
+func runOn(t *testing.T, l *lab.Lab, node, stdin string, args ...string) string {
+	t.Helper()
 	var out, errs bytes.Buffer
-	err := l.Exec("node1", args, lab.Stdio{In: strings.NewReader(stdin), Out: &out, Err: &errs})
+	err := l.Exec(node, args, lab.Stdio{In: strings.NewReader(stdin), Out: &out, Err: &errs})
 	if err != nil {
 		t.Fatalf("%s: %v: %s%s", strings.Join(args, " "), err, out.String(), errs.String())
 	}
