@@ -237,7 +237,7 @@ func (f *felix) backendProblem() []problems.Problem {
 func (f *felix) reversePathProblem() []problems.Problem {
 	value, err := f.kernel.Sysctl("ipv4/conf/all/rp_filter")
 	if err != nil {
-		return nil // upkeep says what can't be read
+		return nil // without /proc/sys/net, in which upkeep looks at forwarding and says so
 	}
 	return reversePathChecked(value, f.desired().Endpoints)
 }
