@@ -75,7 +75,7 @@ clusterCIDR: %s
 hostnameOverride: %s
 clientConnection: {kubeconfig: %s/proxy.kubeconfig}
 conntrack: {maxPerCore: 0, min: 0}
-`, mode, f.PodCIDRs(), node, pkiOnMachine)
+`, mode, f.podCIDRs(), node, pkiOnMachine)
 }
 
 // ProxyConfigFile is where a node has it.

@@ -59,9 +59,9 @@ func (f Families) first(v4, v6 string) string {
 // address is by which a host is known.
 func (f Families) address(h Host) string { return f.first(h.V4.Addr().String(), h.V6.Addr().String()) }
 
-// ServiceCIDRs, PodCIDRs are the networks of services and pods.
-func (f Families) ServiceCIDRs() string { return f.list("10.96.0.0/16", "fd30:0:0:96::/112") }
-func (f Families) PodCIDRs() string     { return f.list("10.244.0.0/16", "fd30:0:0:200::/56") }
+// serviceCIDRs, podCIDRs are the networks of services and pods.
+func (f Families) serviceCIDRs() string { return f.list("10.96.0.0/16", "fd30:0:0:96::/112") }
+func (f Families) podCIDRs() string     { return f.list("10.244.0.0/16", "fd30:0:0:200::/56") }
 
 // DNSAddress is the service address of CoreDNS, apiAddress the API server's.
 func (f Families) DNSAddress() string { return f.first("10.96.0.10", "fd30:0:0:96::a") }
