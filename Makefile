@@ -87,7 +87,7 @@ test-vm-all: ## Run those of whole labs there too: some minutes more where the p
 	@$(MAKE) test-vm VM_FLAGS=-labs
 
 e2e-tools: images
-	@tests/install.sh containerd:containerd runc:runc bird:bird2 nft:nftables ip:iproute2 iptables:iptables /usr/lib/cni/ptp:containernetworking-plugins
+	@tests/install.sh containerd:containerd runc:runc bird:bird2 nft:nftables ip:iproute2 iptables:iptables ping:iputils-ping tc:iproute2 /usr/lib/cni/ptp:containernetworking-plugins
 	@$(BUILD) -o bin/e2e ./tests/e2e/cmd
 
 cluster: e2e-tools ## Start a real Kubernetes cluster without a network on this machine, images loaded; bin/e2e shell.

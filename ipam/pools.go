@@ -177,7 +177,7 @@ func (p pool) refuseUse(use v3.IPPoolAllowedUse) string {
 		return "disabled"
 	case p.deleting:
 		return "being deleted"
-	case !allows(p.spec.AllowedUses, use):
+	case !api.PoolServes(p.spec, use):
 		return fmt.Sprintf("allowedUses is %v, not %s", p.spec.AllowedUses, use)
 	}
 	return ""
@@ -198,13 +198,6 @@ func (c criteria) refuseNamespace(expr string) string {
 
 // allows reports whether a pool is for a use; a pool that doesn't say is for
 // workloads and tunnels.
-func allows(uses []v3.IPPoolAllowedUse, use v3.IPPoolAllowedUse) bool {
-	if len(uses) == 0 {
-		return use == v3.IPPoolAllowedUseWorkload || use == v3.IPPoolAllowedUseTunnel
-	}
-	return slices.Contains(uses, use)
-}
-
 // namesPool reports whether a request's name means a pool: by name, or by CIDR
 // in any spelling.
 func namesPool(requested, name, cidr string) bool {

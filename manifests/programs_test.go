@@ -38,7 +38,7 @@ func environment(t *testing.T, file string, pod corev1.PodSpec, container string
 		for _, e := range c.Env {
 			switch from := e.ValueFrom; {
 			case from == nil:
-				env[e.Name] = strings.NewReplacer("$(CALICO_ETCD_SERVICE_HOST)", "10.96.0.9", "$(CALICO_ETCD_SERVICE_PORT)", "6666").Replace(e.Value)
+				env[e.Name] = strings.Replace(e.Value, "$(CALICO_ETCD_PORT)", "tcp://[fd00:96::9]:6666", 1)
 			case from.FieldRef != nil:
 				env[e.Name] = map[string]string{"spec.nodeName": "worker-1", "metadata.name": "pod-1", "metadata.namespace": "kube-system"}[from.FieldRef.FieldPath]
 			default:
@@ -164,15 +164,23 @@ func TestRuntimesAndFelixTakeTheNetworkConfiguration(t *testing.T) {
 	}
 }
 
-func TestDualStackDiffersInTheAddressesAlone(t *testing.T) {
-	one, err := os.ReadFile("base/10-calico.conflist")
-	two, err2 := os.ReadFile("components/dual-stack/10-calico.conflist")
-	if err != nil || err2 != nil {
-		t.Fatal(err, err2)
+func TestConfigurationsWithIPv6DifferInTheAddressesAlone(t *testing.T) {
+	base, err := os.ReadFile("base/10-calico.conflist")
+	if err != nil {
+		t.Fatal(err)
 	}
-	both := strings.Replace(string(two), `, "assign_ipv4": "true", "assign_ipv6": "true"`, "", 1)
-	if both == string(two) || both != string(one) {
-		t.Errorf("dual stack is\n%s", two)
+	for component, addresses := range map[string]string{
+		"dual-stack": `, "assign_ipv4": "true", "assign_ipv6": "true"`,
+		"ipv6-only":  `, "assign_ipv4": "false", "assign_ipv6": "true"`,
+	} {
+		text, err := os.ReadFile("components/" + component + "/10-calico.conflist")
+		if err != nil {
+			t.Fatal(err)
+		}
+		without := strings.Replace(string(text), addresses, "", 1)
+		if without == string(text) || without != string(base) {
+			t.Errorf("%s is\n%s", component, text)
+		}
 	}
 }
 

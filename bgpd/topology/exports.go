@@ -62,15 +62,7 @@ func (c *computation) overlay() {
 
 // forWorkloads: a pool of service addresses only is not routed by blocks.
 func forWorkloads(p *v3.IPPool) bool {
-	if len(p.Spec.AllowedUses) == 0 {
-		return true
-	}
-	for _, use := range p.Spec.AllowedUses {
-		if use == v3.IPPoolAllowedUseWorkload || use == v3.IPPoolAllowedUseTunnel {
-			return true
-		}
-	}
-	return false
+	return api.PoolServes(p.Spec, v3.IPPoolAllowedUseWorkload) || api.PoolServes(p.Spec, v3.IPPoolAllowedUseTunnel)
 }
 
 // exported adds to the reason for an export what its pool says of it. In no pool,

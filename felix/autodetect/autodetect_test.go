@@ -61,7 +61,7 @@ func TestChoose(t *testing.T) {
 		{"IPv6, never a link-local address", "first-found", server(), true, "fd10::1/64 eth0 the first address of the first device that is the node's own"},
 		{"a node that is a container itself", "first-found", container, false, "172.17.0.3/16 eth0 the first address"},
 		{"a bridge that is the uplink", "first-found", bridged, false, "10.0.0.4/24 br0 the first address"},
-		{"no address of the family", "first-found", bridged, true, "IPv6, method first-found: no address found: the node has no device with an IPv6 address"},
+		{"no address of the family", "first-found", bridged, true, "IPv6, method first-found: no address found: the node has no device with an IPv6 address; give the node an address, or name it with IP6 or another IP6_AUTODETECTION_METHOD; IP6=none is for a node that is to have none"},
 		{"skip", "skip-interface=^eth0$,^x", server(), false, "203.0.113.5/28 eth1 the first address"},
 		{"all skipped", "skip-interface=eth", server(), false, "eth1 is to be skipped"},
 		{"interface", "interface=^eth[12]$", server(), false, "203.0.113.5/28 eth1 the first address of a device whose name matches \"^eth[12]$\""},

@@ -76,6 +76,14 @@ func (c *chooser) family() string {
 	return "IPv4"
 }
 
+// variable is the one that names an address of the family.
+func (c *chooser) variable() string {
+	if c.ipv6 {
+		return "IP6"
+	}
+	return "IP"
+}
+
 // none is the error of a search that found nothing.
 func (c *chooser) none(m Method, advice string) error {
 	seen := "the node has no device with an " + c.family() + " address"
@@ -134,7 +142,7 @@ func (c *chooser) first(m Method) (Choice, error) {
 		addr, _ := c.usable(d)
 		return Choice{Addr: addr, Device: d.Name, Reason: "the first address of the first device that is the node's own"}, nil
 	}
-	return Choice{}, c.none(m, "give the node an address, or name it with IP or another IP_AUTODETECTION_METHOD")
+	return Choice{}, c.none(m, fmt.Sprintf("give the node an address, or name it with %[1]s or another %[1]s_AUTODETECTION_METHOD; %[1]s=none is for a node that is to have none", c.variable()))
 }
 
 func (c *chooser) named(m Method) (Choice, error) {

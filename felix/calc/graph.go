@@ -149,6 +149,7 @@ func (g *Graph) State() State {
 	s.Endpoints, s.HoldDevices = g.endpoints.resolve(&problems)
 	s.Services = g.services
 	s.Pools, s.Masquerade = g.pools.prefixes(&problems)
+	s.PodPools = g.pools.ofPods()
 	s.NodeAddrs, s.Nodes = g.nodes.addrs(&problems)
 	around := surroundings{pools: s.Pools, own: s.NodeAddrs, nodes: s.Nodes}
 	s.Blocks = g.blocks.confirmed(around, &problems)

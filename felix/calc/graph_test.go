@@ -325,6 +325,14 @@ func TestPoolsFeedOutgoingNAT(t *testing.T) {
 	wantProblem(t, s, "IPPool(broken)", "host bits", "10.63.0.0/16")
 }
 
+func TestPoolsOfPodsAreToldFromThoseOfLoadBalancers(t *testing.T) {
+	pods, balancers := poolUpdate("pods", "10.65.0.0/16", false, true), poolUpdate("balancers", "192.0.2.0/24", false, false)
+	balancers.Entry.Object.(*v3.IPPool).Spec.AllowedUses = []v3.IPPoolAllowedUse{v3.IPPoolAllowedUseLoadBalancer}
+	if d := diff(prefixes("10.65.0.0/16"), stateOf(t, pods, balancers).PodPools); d != "" {
+		t.Error(d)
+	}
+}
+
 func TestNodeAddressesAreOnlyThisNodes(t *testing.T) {
 	s := stateOf(t,
 		nodeUpdate("node-10", "192.0.2.10/24", ""),

@@ -3,7 +3,6 @@ package calc
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 
@@ -20,6 +19,7 @@ type pool struct {
 	wrong      string // about its modes
 	selector   string // of nodes
 	open       bool   // gives addresses to tunnels
+	pods       bool   // not one of load balancers
 	err        error
 }
 
@@ -50,8 +50,8 @@ func readPool(obj *v3.IPPool, prefix netip.Prefix, err error) pool {
 	spec := obj.Spec
 	return pool{
 		prefix: prefix, masquerade: spec.NATOutgoing, overlay: overlay.PoolOf(prefix, spec), selector: spec.NodeSelector, err: err, wrong: overlay.Wrong(prefix, spec),
-		open: !spec.Disabled && obj.DeletionTimestamp == nil &&
-			(len(spec.AllowedUses) == 0 || slices.Contains(spec.AllowedUses, v3.IPPoolAllowedUseTunnel)),
+		open: !spec.Disabled && obj.DeletionTimestamp == nil && api.PoolServes(spec, v3.IPPoolAllowedUseTunnel),
+		pods: !api.PoolServes(spec, v3.IPPoolAllowedUseLoadBalancer),
 	}
 }
 
@@ -149,6 +149,16 @@ func (p *pools) prefixes(problems *problemList) (all, masquerade []netip.Prefix)
 		}
 	}
 	return sortedPrefixes(all), sortedPrefixes(masquerade)
+}
+
+// ofPods are the pools but those of load balancers.
+func (p *pools) ofPods() (all []netip.Prefix) {
+	for _, pool := range p.byKey {
+		if pool.err == nil && pool.pods {
+			all = append(all, pool.prefix)
+		}
+	}
+	return sortedPrefixes(all)
 }
 
 // nodes collects the addresses of every node of the cluster.

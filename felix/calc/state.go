@@ -32,6 +32,8 @@ type State struct {
 	Blocks []netip.Prefix
 	// Pools are all IP pools, also disabled ones: their pods live on.
 	Pools []netip.Prefix
+	// PodPools are those of them whose addresses pods and nodes have, not Services.
+	PodPools []netip.Prefix
 	// Masquerade are the pools whose pods leave for destinations outside of all
 	// Pools and Nodes under the node's address (natOutgoing).
 	Masquerade []netip.Prefix

@@ -97,7 +97,7 @@ func (s *State) applyPool(u datastore.SyncUpdate) {
 	if !ok || pool.Spec.Disabled {
 		return
 	}
-	if uses := pool.Spec.AllowedUses; len(uses) == 0 || slices.Contains(uses, v3.IPPoolAllowedUseWorkload) {
+	if api.PoolServes(pool.Spec, v3.IPPoolAllowedUseWorkload) {
 		s.pools[u.Key.Name] = pool
 	}
 }

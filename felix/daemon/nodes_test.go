@@ -9,9 +9,13 @@ import (
 	"strings"
 	"testing"
 
+	"sigs.k8s.io/knftables"
+
 	"tortie/felix/calc"
 	"tortie/felix/config"
 	"tortie/felix/pathmtu"
+	"tortie/felix/ruleset"
+	"tortie/felix/serviceloop"
 	"tortie/internal/api"
 	"tortie/internal/datastore"
 	"tortie/internal/overlay"
@@ -76,6 +80,36 @@ func TestLargePacketsThatAreLostAreOneProblemASize(t *testing.T) {
 	found := f.pathProblems()
 	if want := "packets of more than 1400 bytes to node node2 (10.0.0.2), node3 (10.0.0.3), node4 (10.0.0.4), and 2 more are lost, and those of pods have up to 9000: set the MTU of eth0 to 1400 on every node"; len(found) != 1 || !strings.HasPrefix(found[0].Line, want) {
 		t.Errorf("%v, want %q", found, want)
+	}
+}
+
+// TestRangeOfLoadBalancersEndsHereThoughAPoolHasIt: only what pods and nodes have is let
+// through to go on.
+func TestRangeOfLoadBalancersEndsHereThoughAPoolHasIt(t *testing.T) {
+	prefixes := func(s string) []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix(s)} }
+	nft := knftables.NewFake(ruleset.Family, ruleset.Table)
+	loops := serviceLoops{serviceloop.New(serviceloop.Config{NFT: nft}), func() config.Config { return config.Config{ServiceLoopPrevention: serviceloop.Drop} }}
+	pods := prefixes("10.65.0.0/16")
+	loops.Set(calc.State{Services: prefixes("192.0.2.0/24"), Pools: append(prefixes("192.0.2.0/24"), pods...), PodPools: pods})
+	if err := loops.Apply(t.Context()); err != nil || !strings.Contains(nft.Dump(), "192.0.2.0/24") {
+		t.Errorf("%v; the rules are\n%s", err, nft.Dump())
+	}
+}
+
+func TestHostThatChecksReversePathsIsNamedWherePodsHaveFurtherSources(t *testing.T) {
+	endpoints := func(source string) map[calc.EndpointID]calc.Endpoint {
+		id := calc.EndpointID{Namespace: "default", Name: "gateway"}
+		return map[calc.EndpointID]calc.Endpoint{id: {ID: id, Sources: []netip.Prefix{netip.MustParsePrefix(source)}}, {}: {}}
+	}
+	one, six := endpoints("192.0.2.0/24"), endpoints("fd00::/64")
+	for _, value := range []string{"1", "2"} {
+		found := reversePathChecked(value, one)
+		if want := "net.ipv4.conf.all.rp_filter is " + value + " on this node, so the kernel drops what pods send from their allowedSourcePrefixes (default/gateway): set it to 0"; len(found) != 1 || !strings.HasPrefix(found[0].Line, want) {
+			t.Errorf("%v, want %q", found, want)
+		}
+	}
+	if found := append(reversePathChecked("0", one), reversePathChecked("1", six)...); len(found) != 0 {
+		t.Errorf("nothing is dropped: %v", found)
 	}
 }
 

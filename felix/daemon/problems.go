@@ -48,13 +48,14 @@ const (
 	reasonPathMTU        = "LargePacketsLost"
 	reasonAddressTwice   = "AddressOfTwoNodes"
 	reasonIPAMConfig     = "IPAMConfigUnreadable"
+	reasonReversePath    = "ReversePathChecked"
 )
 
 // sources are those who know what is wrong, the most important first.
 func (f *felix) sources() []problems.Source {
 	all := []problems.Source{f.kernelCheck, f.datastoreProblem, f.registrationProblem, f.dataplaneProblem, f.upkeep.problems, f.config.problems, f.listeners.problems, f.nodes.problems, f.underlay.problems, f.pathProblems}
 	all = append(all, f.clusterSources()...)
-	return append(all, f.tunnelProblem, f.secureProblems, f.ipamConfigProblem, f.addressProblems, f.backendProblem, f.policyProblem, f.objectProblems)
+	return append(all, f.tunnelProblem, f.secureProblems, f.ipamConfigProblem, f.addressProblems, f.backendProblem, f.reversePathProblem, f.policyProblem, f.objectProblems)
 }
 
 // clusterSources are those who know Kubernetes.
@@ -243,12 +244,37 @@ func backendProblem(backend string, s calc.State) []problems.Problem {
 		"set vxlanMode: Always in them with calicoctl, or the backend bird", joined(left))
 }
 
+// reversePathProblem: of conf/all's rp_filter and a device's the kernel takes the larger
+// one, so the host's can take from pods what felix lets them send.
+func (f *felix) reversePathProblem() []problems.Problem {
+	value, err := f.kernel.Sysctl("ipv4/conf/all/rp_filter")
+	if err != nil {
+		return nil // without /proc/sys/net, in which upkeep looks at forwarding and says so
+	}
+	return reversePathChecked(value, f.desired().Endpoints)
+}
+
+func reversePathChecked(value string, endpoints map[calc.EndpointID]calc.Endpoint) []problems.Problem {
+	var pods []string
+	for _, ep := range endpoints {
+		if slices.ContainsFunc(ep.Sources, func(p netip.Prefix) bool { return p.Addr().Is4() }) {
+			pods = append(pods, ep.ID.String())
+		}
+	}
+	if value == "0" || len(pods) == 0 {
+		return nil
+	}
+	slices.Sort(pods)
+	return problem(reasonReversePath, "net.ipv4.conf.all.rp_filter is %s on this node, so the kernel drops what pods send from their allowedSourcePrefixes (%s): set it to 0 in /etc/sysctl.d; "+
+		"felix checks what pods send by itself", value, first(pods, 3))
+}
+
 // backendVXLAN is upstream's word for a network without BGP.
 const backendVXLAN = "vxlan"
 
-// untunneled are the pools that don't use an overlay on this node.
+// untunneled are the pools of pods that don't use an overlay on this node.
 func untunneled(s calc.State) (left []netip.Prefix) {
-	for _, pool := range s.Pools {
+	for _, pool := range s.PodPools {
 		if !slices.ContainsFunc(s.TunnelPools, func(t calc.TunnelPool) bool { return t.Prefix == pool }) {
 			left = append(left, pool)
 		}
@@ -286,7 +312,7 @@ func (f *felix) kubernetesProblems() []problems.Problem {
 }
 
 func (f *felix) podCIDRProblem() []problems.Problem {
-	outside, pools := outsidePools(f.kubernetes.node.PodCIDRs(), f.desired().Pools)
+	outside, pools := outsidePools(f.kubernetes.node.PodCIDRs(), f.desired().PodPools)
 	if len(outside) == 0 {
 		return nil
 	}

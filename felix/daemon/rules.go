@@ -145,7 +145,7 @@ type serviceLoops struct {
 }
 
 func (l serviceLoops) Set(s calc.State) {
-	l.Guard.Set(serviceloop.State{Mode: l.settings().ServiceLoopPrevention, Services: s.Services, Others: slices.Concat(s.Pools, s.Nodes)})
+	l.Guard.Set(serviceloop.State{Mode: l.settings().ServiceLoopPrevention, Services: s.Services, Others: slices.Concat(s.PodPools, s.Nodes)})
 }
 
 // lookPause is the least time between two looks at what somebody has changed: who keeps

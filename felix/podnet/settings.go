@@ -14,8 +14,9 @@ import (
 //   - rp_filter 1: the pod's route leads out of this device, so a strict check
 //     passes for the pod's own address and drops a forged one. The kernel takes
 //     the larger of this and conf/all: with 0 or 1 there the check is strict, with
-//     2 it is loose; pods work in every case. 2, loose, for a pod that may send from
-//     others' addresses: packet rules say which.
+//     2 it is loose; pods work in every case. 0 for a pod that may send from others'
+//     addresses: packet rules say which. 2 would not do: on a device without an address,
+//     as this one is, the kernel drops what leads elsewhere by 2 as well as by 1.
 //   - proxy_arp and proxy_delay: the pod's permanent neighbour makes ARP needless,
 //     but sandboxes that copy only addresses and routes (gVisor), arping, and
 //     whoever flushes the neighbours ask for 169.254.1.1, and get the answer at once.
@@ -31,7 +32,7 @@ func hostSettings(a Attachment, kernelHasIPv6 bool) []kernel.Setting {
 	out := make([]kernel.Setting, 0, 10)
 	filter := "1"
 	if a.ManySources {
-		filter = "2"
+		filter = "0"
 	}
 	out = append(out, kernel.Setting{Name: v4 + "rp_filter", Value: filter})
 	if a.has(kernel.IPv4) {

@@ -144,9 +144,30 @@ func TestTrafficWhereNewDevicesDoNotForward(t *testing.T) {
 
 // TestForgedSourceIsDropped sends from an address that another pod has.
 func TestForgedSourceIsDropped(t *testing.T) {
+	if got := firstOfForgedAndHonest(t, false); got != "honest" {
+		t.Errorf("received %q", got)
+	}
+}
+
+// TestForgedSourcePassesOfAPodWithManySources: which they are is for packet rules to say.
+func TestForgedSourcePassesOfAPodWithManySources(t *testing.T) {
+	if got := firstOfForgedAndHonest(t, true); got != "forged" {
+		t.Errorf("received %q", got)
+	}
+}
+
+// firstOfForgedAndHonest has a pod send from another's address and then from its own, and
+// is what arrives first.
+func firstOfForgedAndHonest(t *testing.T, manySources bool) string {
+	t.Helper()
 	w := newWorld(t, nil)
+	if err := w.node.SetSysctl("ipv4/conf/all/rp_filter", "0"); err != nil {
+		t.Fatal(err)
+	}
 	a, b, c := w.newPod(), w.newPod(), w.newPod()
-	w.add(attachment(a, 1))
+	sender := attachment(a, 1)
+	sender.ManySources = manySources
+	w.add(sender)
 	victim := attachment(b, 2)
 	w.add(victim)
 	receiver := attachment(c, 3)
@@ -179,12 +200,13 @@ func TestForgedSourceIsDropped(t *testing.T) {
 		})
 	}
 	send(victim.Addrs[0], "forged")
-	send(attachment(a, 1).Addrs[0], "honest")
+	send(sender.Addrs[0], "honest")
 	// Both take the same way, so when the second is here the first would be too.
 	_ = conn.SetReadDeadline(time.Now().Add(deadline))
 	buf := make([]byte, 16)
-	n, from, err := conn.ReadFromUDPAddrPort(buf)
-	if err != nil || string(buf[:n]) != "honest" {
-		t.Errorf("received %q from %s, %v", buf[:n], from, err)
+	n, _, err := conn.ReadFromUDPAddrPort(buf)
+	if err != nil {
+		t.Fatal(err)
 	}
+	return string(buf[:n])
 }

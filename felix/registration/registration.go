@@ -267,8 +267,8 @@ func registered(node *api.Node) []any {
 	return attrs
 }
 
-// ensurePools makes the pools of the settings in a cluster that has none of their
-// family.
+// ensurePools makes the pools of the settings in a cluster that has none for pods of
+// their family.
 func (r *Registrar) ensurePools(ctx context.Context) error {
 	if len(r.cfg.Settings.Pools) == 0 {
 		return nil
@@ -279,7 +279,7 @@ func (r *Registrar) ensurePools(ctx context.Context) error {
 	}
 	has := map[bool]bool{}
 	for _, e := range snap.Entries {
-		if p, ok := e.Object.(*v3.IPPool); ok {
+		if p, ok := e.Object.(*v3.IPPool); ok && api.PoolServes(p.Spec, v3.IPPoolAllowedUseWorkload) {
 			has[isIPv6(p.Spec.CIDR)] = true
 		}
 	}

@@ -315,6 +315,9 @@ func TestFirstPools(t *testing.T) {
 	pool6 := v3.NewIPPool()
 	pool6.Name, pool6.Spec.CIDR = "operators", "fd99::/48"
 	n.put(pool6)
+	balancers := v3.NewIPPool() // which is for no pod
+	balancers.Name, balancers.Spec.CIDR, balancers.Spec.AllowedUses = "balancers", "192.0.2.0/24", []v3.IPPoolAllowedUse{v3.IPPoolAllowedUseLoadBalancer}
+	n.put(balancers)
 	if err := n.registrar().Register(t.Context()); err != nil {
 		t.Fatal(err)
 	}

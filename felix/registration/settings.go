@@ -45,7 +45,7 @@ type Settings struct {
 	ASN *api.ASN
 	// NodeRef is the node's name in Kubernetes; empty leaves what is stored.
 	NodeRef string
-	// Pools are made where no pool of their family exists.
+	// Pools are made where no pool for pods of their family exists.
 	Pools []*v3.IPPool
 	// EnsureBlock has the node own a block of addresses before its first pod.
 	EnsureBlock bool

@@ -2,6 +2,7 @@ package api
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
@@ -73,6 +74,15 @@ func defaultIPPool(p *v3.IPPool) {
 		p.Spec.AllowedUses = []v3.IPPoolAllowedUse{v3.IPPoolAllowedUseWorkload, v3.IPPoolAllowedUseTunnel}
 	}
 	orDefaultPtr(&p.Spec.AssignmentMode, v3.Automatic)
+}
+
+// PoolServes reports whether a pool is for a use; one that names none is for pods and
+// tunnels.
+func PoolServes(spec v3.IPPoolSpec, use v3.IPPoolAllowedUse) bool {
+	if len(spec.AllowedUses) == 0 {
+		return use == v3.IPPoolAllowedUseWorkload || use == v3.IPPoolAllowedUseTunnel
+	}
+	return slices.Contains(spec.AllowedUses, use)
 }
 
 func defaultBGPConfiguration(c *v3.BGPConfiguration) {

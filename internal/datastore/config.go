@@ -203,6 +203,9 @@ func parseEndpoints(list string) ([]string, error) {
 	scheme := ""
 	for ep := range strings.SplitSeq(list, ",") {
 		ep = strings.TrimRight(strings.TrimSpace(ep), "/")
+		if address, plain := strings.CutPrefix(ep, "tcp://"); plain {
+			ep = "http://" + address // as Kubernetes tells pods of a Service: NAME_PORT=tcp://HOST:PORT
+		}
 		if ep == "" {
 			continue
 		}

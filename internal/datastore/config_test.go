@@ -59,6 +59,10 @@ func TestConfigFromTheEnvironment(t *testing.T) {
 			map[string]string{"ETCD_AUTHORITY": "a:1"},
 			datastore.Config{Endpoints: []string{"http://a:1"}},
 		},
+		"AsKubernetesTellsOfAService": {
+			map[string]string{"ETCD_ENDPOINTS": "tcp://[fd00::1]:6666"},
+			datastore.Config{Endpoints: []string{"http://[fd00::1]:6666"}},
+		},
 		"EndpointsWinOverAuthority": {
 			map[string]string{"ETCD_AUTHORITY": "a:1", "ETCD_ENDPOINTS": "http://b:1"},
 			datastore.Config{Endpoints: []string{"http://b:1"}},

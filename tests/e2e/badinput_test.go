@@ -7,8 +7,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"tortie/tests/e2e/cluster"
 )
 
 // mistake is one that users make, with what must be said about it.
@@ -26,13 +24,13 @@ type mistake struct {
 }
 
 // mistakes are those of the manifests' design page.
-func mistakes() []mistake {
+func mistakes(e *env) []mistake {
 	const foreign = "/etc/cni/net.d/05-other.conflist"
 	return []mistake{
 		{
 			name: "wrong etcd certificate", container: "felix", reason: "DatastoreUnavailable",
 			breakIt: func(t *testing.T, e *env) { e.etcdSecret(t, true) },
-			says:    []string{cluster.EtcdEndpoint(), "certificate"},
+			says:    []string{e.EtcdEndpoint(), "certificate"},
 		},
 		{
 			name: "wrong etcd endpoint", container: "felix", reason: "DatastoreUnavailable",
@@ -48,8 +46,7 @@ func mistakes() []mistake {
 		{
 			name: "pool outside the cluster's pod CIDR", container: "felix", reason: "PodCIDROutsidePools",
 			breakIt: func(t *testing.T, e *env) {
-				e.pipe(t, "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {name: elsewhere}\nspec: {cidr: 172.29.0.0/16}\n",
-					"exec", "-i", "-n", "kube-system", "ds/calico-node", "-c", "felix", "--", "calicoctl", "apply", "-f", "-")
+				e.applyResources(t, "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {name: elsewhere}\nspec: {cidr: 172.29.0.0/16}\n")
 				e.calicoctl(t, "delete", "ippool", "default-ipv4-ippool")
 			},
 			mend: func(t *testing.T, e *env) { e.calicoctl(t, "delete", "ippool", "elsewhere") },
@@ -88,7 +85,7 @@ func mistakes() []mistake {
 // notice.
 func badInput(t *testing.T, e *env) {
 	pods := e.agents(t)
-	for _, m := range mistakes() {
+	for _, m := range mistakes(e) {
 		t.Run(m.name, func(t *testing.T) { e.mistake(t, m, pods) })
 	}
 }
@@ -99,7 +96,7 @@ func (e *env) mistake(t *testing.T, m mistake, pods []pod) {
 	if m.endpoints != "" || m.settings != "" {
 		endpoints := m.endpoints
 		if endpoints == "" {
-			endpoints = cluster.EtcdEndpoint()
+			endpoints = e.EtcdEndpoint()
 		}
 		overlay := e.overlay(t, "external-etcd", endpoints)
 		edit(t, filepath.Join(overlay, "settings.env"), func(s string) string { return s + "#\n" + m.settings })
@@ -115,7 +112,7 @@ func (e *env) mistake(t *testing.T, m mistake, pods []pod) {
 		m.mend(t, e)
 	}
 	e.etcdSecret(t, false)
-	e.kubectl(t, "apply", "-k", e.overlay(t, "external-etcd", cluster.EtcdEndpoint()))
+	e.kubectl(t, "apply", "-k", e.overlay(t, "external-etcd", e.EtcdEndpoint()))
 	// What was changed is read when a pod starts, as the README says.
 	e.kubectl(t, "rollout", "restart", "-n", "kube-system", "ds/calico-node")
 	e.install(t)

@@ -44,6 +44,8 @@ func steps() []step {
 		{"services through kube-proxy with nftables", true, services},
 		{"services through kube-proxy with iptables", false, servicesWithIptables},
 		{"service addresses reach the router", true, announced},
+		{"load balancers", true, loadBalancers},
+		{"what pods ask for by annotation", true, asked},
 		{"static pods", true, staticPods},
 		{"what Kubernetes says reaches the datastore", true, mirrored},
 		{"200 pods come and go", false, churn},
@@ -81,7 +83,7 @@ func (e *env) settle(t *testing.T, pods []pod) {
 	t.Helper()
 	eventually(t, 20*time.Second, func() error {
 		for _, p := range pods {
-			if wrong := probe(p.name, e.fromPod(t, p), e.expectationsOfPod(t, p, pods)); len(wrong) > 0 {
+			if wrong := probe(p.name, e.fromPod(t, p), e.expectationsOfPod(p, pods)); len(wrong) > 0 {
 				return errors(wrong)
 			}
 		}

@@ -37,11 +37,29 @@ type env struct {
 	client kubernetes.Interface
 	// tunnels carry packets between nodes.
 	tunnels bool
+	// natIPv6 is whether the IPv6 pool is natOutgoing, as the IPv4 one always is.
+	natIPv6 bool
+}
+
+// families are the IP versions that there are: false is IPv4, true IPv6.
+func (e *env) families() (v6 []bool) {
+	for _, version := range []bool{false, true} {
+		if e.Config().Families.Have(version) {
+			v6 = append(v6, version)
+		}
+	}
+	return v6
 }
 
 // start brings a cluster up; it is taken down when the test ends. It is apart from the
 // one that a developer may have up, unless that one is asked for.
 func start(t *testing.T, name string) *env {
+	t.Helper()
+	return startOf(t, name, cluster.Config{Nodes: 3, Families: cluster.DualStack})
+}
+
+// startOf does so with as many nodes, and the IP versions, that are asked for.
+func startOf(t *testing.T, name string, cfg cluster.Config) *env {
 	t.Helper()
 	if *keep {
 		name = *kept
@@ -60,11 +78,11 @@ func start(t *testing.T, name string) *env {
 		c = nil
 	}
 	if c == nil || err != nil {
-		bin, err := kube.Build(t.Context(), say)
-		if err != nil {
+		cfg.Dir, cfg.Source, cfg.ProxyMode = dir, source, "nftables"
+		if cfg.Kubernetes, err = kube.Build(t.Context(), say); err != nil {
 			t.Fatal(err)
 		}
-		c, err = cluster.Up(t.Context(), cluster.Config{Dir: dir, Source: source, Kubernetes: bin, Nodes: 3, ProxyMode: "nftables"}, say)
+		c, err = cluster.Up(t.Context(), cfg, say)
 		if c != nil && !*keep {
 			t.Cleanup(func() {
 				if err := c.Down(); err != nil {
@@ -125,6 +143,12 @@ func (e *env) pipe(t *testing.T, input string, args ...string) string {
 func (e *env) calicoctl(t *testing.T, args ...string) string {
 	t.Helper()
 	return e.kubectl(t, append([]string{"exec", "-n", "kube-system", "ds/calico-node", "-c", "felix", "--", "calicoctl"}, args...)...)
+}
+
+// applyResources has calicoctl apply what it reads.
+func (e *env) applyResources(t *testing.T, resources string) {
+	t.Helper()
+	e.pipe(t, resources, "exec", "-i", "-n", "kube-system", "ds/calico-node", "-c", "felix", "--", "calicoctl", "apply", "-f", "-")
 }
 
 // eventually tries until it works or the limit is over.
@@ -209,10 +233,9 @@ func (e *env) askPod(ctx context.Context, p pod, agent string, req agentwire.Req
 }
 
 // hosts are the machines that pods reach, with what they are.
-func hosts(t *testing.T) map[string]cluster.Host {
-	t.Helper()
+func (e *env) hosts() map[string]cluster.Host {
 	all := map[string]cluster.Host{cluster.Outside: cluster.OutsideHost()}
-	for n := 1; n <= 3; n++ {
+	for n := 1; n <= e.Config().Nodes; n++ {
 		h := cluster.NodeHost(n)
 		all[h.Name] = h
 	}

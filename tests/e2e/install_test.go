@@ -44,12 +44,27 @@ func (e *env) overlay(t *testing.T, name, endpoints string) string {
 		t.Fatal(err)
 	}
 	overlay := filepath.Join(dir, "overlays", name)
-	edit(t, filepath.Join(overlay, "etcd.env"), func(string) string { return "etcd_endpoints=" + endpoints + "\n" })
-	edit(t, filepath.Join(overlay, "settings.env"), func(s string) string { return s + "CALICO_IPV6POOL_CIDR=fd30:0:0:200::/56\n" })
-	edit(t, filepath.Join(overlay, "kustomization.yaml"), func(s string) string {
-		return strings.Replace(s, "components:\n", "components:\n  - ../../components/dual-stack\n", 1)
-	})
+	if endpoints != "" {
+		edit(t, filepath.Join(overlay, "etcd.env"), func(string) string { return "etcd_endpoints=" + endpoints + "\n" })
+	}
+	const v4, v6 = "CALICO_IPV4POOL_CIDR=10.244.0.0/16\n", "CALICO_IPV6POOL_CIDR=fd30:0:0:200::/56\n"
+	switch e.Config().Families {
+	case cluster.IPv6Only:
+		edit(t, filepath.Join(overlay, "settings.env"), func(s string) string { return strings.Replace(s, v4, v6, 1) })
+		component(t, overlay, "ipv6-only")
+	case cluster.DualStack:
+		edit(t, filepath.Join(overlay, "settings.env"), func(s string) string { return s + v6 })
+		component(t, overlay, "dual-stack")
+	}
 	return overlay
+}
+
+// component adds one to an overlay.
+func component(t *testing.T, overlay, name string) {
+	t.Helper()
+	edit(t, filepath.Join(overlay, "kustomization.yaml"), func(s string) string {
+		return strings.Replace(s, "components:\n", "components:\n  - ../../components/"+name+"\n", 1)
+	})
 }
 
 func edit(t *testing.T, path string, change func(string) string) {
@@ -79,14 +94,30 @@ func (e *env) etcdSecret(t *testing.T, stranger bool) {
 // install installs the product as the README says and waits until it is there.
 func (e *env) install(t *testing.T) {
 	t.Helper()
-	began := time.Now()
 	e.etcdSecret(t, false)
-	e.kubectl(t, "apply", "-k", e.overlay(t, "external-etcd", cluster.EtcdEndpoint()))
+	e.installOverlay(t, e.overlay(t, "external-etcd", e.EtcdEndpoint()))
+	e.applyResources(t, peers)
+	e.installDNS(t)
+}
+
+// installOverlay applies one and waits until all of it is there.
+func (e *env) installOverlay(t *testing.T, overlay string) {
+	t.Helper()
+	began := time.Now()
+	e.kubectl(t, "apply", "-k", overlay)
 	e.kubectl(t, "rollout", "status", "-n", "kube-system", "ds/calico-node", "--timeout=120s")
 	e.kubectl(t, "rollout", "status", "-n", "kube-system", "deploy/calico-kube-controllers", "--timeout=120s")
 	e.kubectl(t, "wait", "--for=condition=Ready", "nodes", "--all", "--timeout=60s")
 	t.Logf("installed in %v", time.Since(began).Round(100*time.Millisecond))
-	e.pipe(t, peers, "exec", "-i", "-n", "kube-system", "ds/calico-node", "-c", "felix", "--", "calicoctl", "apply", "-f", "-")
-	e.apply(t, "coredns.yaml")
+}
+
+// installDNS installs CoreDNS.
+func (e *env) installDNS(t *testing.T) {
+	t.Helper()
+	text, err := os.ReadFile("testdata/coredns.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.apply(t, strings.Replace(string(text), cluster.DualStack.DNSAddress(), e.Config().Families.DNSAddress(), 1))
 	e.kubectl(t, "rollout", "status", "-n", "kube-system", "deploy/coredns", "--timeout=60s")
 }

@@ -51,7 +51,7 @@ func (e *env) ipam(t *testing.T, args ...string) (out string, status int) {
 	t.Helper()
 	ca, cert, key := e.EtcdFiles(false)
 	command := append([]string{
-		"env", "ETCD_ENDPOINTS=" + cluster.EtcdEndpoint(), "ETCD_CA_CERT_FILE=" + ca, "ETCD_CERT_FILE=" + cert, "ETCD_KEY_FILE=" + key,
+		"env", "ETCD_ENDPOINTS=" + e.EtcdEndpoint(), "ETCD_CA_CERT_FILE=" + ca, "ETCD_CERT_FILE=" + cert, "ETCD_KEY_FILE=" + key,
 		filepath.Join(e.Config().Source, "bin", "calicoctl"), "ipam",
 	}, args...)
 	var text bytes.Buffer
@@ -77,8 +77,7 @@ func (e *env) holds(t *testing.T, h holder) bool {
 // leakGrace has kube-controllers wait that long; 0 switches the collector off.
 func (e *env) leakGrace(t *testing.T, d time.Duration) {
 	t.Helper()
-	e.pipe(t, fmt.Sprintf("apiVersion: projectcalico.org/v3\nkind: KubeControllersConfiguration\nmetadata: {name: default}\nspec: {controllers: {node: {leakGracePeriod: %s}}}\n", d),
-		"exec", "-i", "-n", "kube-system", "ds/calico-node", "-c", "felix", "--", "calicoctl", "apply", "-f", "-")
+	e.applyResources(t, fmt.Sprintf("apiVersion: projectcalico.org/v3\nkind: KubeControllersConfiguration\nmetadata: {name: default}\nspec: {controllers: {node: {leakGracePeriod: %s}}}\n", d))
 }
 
 // leaks: what is nobody's is released, by kube-controllers and by calicoctl, and nothing
@@ -138,11 +137,11 @@ spec:
 		e.hold(t, "behind", podArgs("behind")), // its pod is gone, and an endpoint has one of them
 		e.hold(t, "nopod", "K8S_POD_UID=x"),    // it is no pod
 	}
-	e.pipe(t, fmt.Sprintf(`apiVersion: projectcalico.org/v3
+	e.applyResources(t, fmt.Sprintf(`apiVersion: projectcalico.org/v3
 kind: WorkloadEndpoint
 metadata: {name: node1-k8s-behind-eth0, namespace: default}
 spec: {orchestrator: k8s, node: node1, pod: behind, endpoint: eth0, interfaceName: cali00behind, ipNetworks: [%s/32]}
-`, kept[1].v4), "exec", "-i", "-n", "kube-system", "ds/calico-node", "-c", "felix", "--", "calicoctl", "apply", "-f", "-")
+`, kept[1].v4))
 	return kept
 }
 
@@ -367,8 +366,7 @@ func (e *env) apiServerDuringCollection(t *testing.T, kept []holder) {
 // should know has been warned.
 func fullPool(t *testing.T, e *env) {
 	pods := e.agents(t)
-	e.pipe(t, "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {name: tiny}\nspec: {cidr: 10.70.0.0/29, blockSize: 30}\n",
-		"exec", "-i", "-n", "kube-system", "ds/calico-node", "-c", "felix", "--", "calicoctl", "apply", "-f", "-")
+	e.applyResources(t, "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {name: tiny}\nspec: {cidr: 10.70.0.0/29, blockSize: 30}\n")
 	defer func() { e.calicoctl(t, "delete", "ippool", "tiny") }()
 	e.apply(t, `apiVersion: apps/v1
 kind: Deployment

@@ -113,9 +113,9 @@ func (e *env) matrix(t *testing.T, pods []pod) {
 		g.Go(func() error { problems <- probe(from, ask, all); return nil })
 	}
 	for _, p := range pods {
-		run(p.name, e.fromPod(t, p), e.expectationsOfPod(t, p, pods))
+		run(p.name, e.fromPod(t, p), e.expectationsOfPod(p, pods))
 	}
-	for name, h := range hosts(t) {
+	for name, h := range e.hosts() {
 		if name != cluster.Outside {
 			run(name, e.fromHost(t, name), e.expectationsOfNode(h, pods))
 		}
@@ -129,7 +129,7 @@ func (e *env) matrix(t *testing.T, pods []pod) {
 	t.Logf("%d checks in %v", count, time.Since(began).Round(time.Millisecond))
 }
 
-func (e *env) expectationsOfPod(t *testing.T, from pod, pods []pod) []expectation {
+func (e *env) expectationsOfPod(from pod, pods []pod) []expectation {
 	var all []expectation
 	for _, v6 := range []bool{false, true} {
 		own := from.addr(v6)
@@ -141,11 +141,11 @@ func (e *env) expectationsOfPod(t *testing.T, from pod, pods []pod) []expectatio
 				all = append(all, both(to.name, netip.AddrPortFrom(to.addr(v6), agentwire.Port), to.name, own)...)
 			}
 		}
-		for name, h := range hosts(t) {
+		for name, h := range e.hosts() {
 			seen := own
 			switch {
-			case name == cluster.Outside && !v6: // the IPv4 pool is natOutgoing
-				seen = hostAddr(hosts(t)[from.node], false)
+			case name == cluster.Outside && (!v6 || e.natIPv6): // masqueraded
+				seen = hostAddr(e.hosts()[from.node], v6)
 			case e.tunnels && name != from.node: // as its node, or its tunnel, is seen
 				seen = netip.Addr{}
 			}

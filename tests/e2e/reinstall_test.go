@@ -9,7 +9,6 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"tortie/tests/e2e/cluster"
 	"tortie/tests/e2e/machine"
 )
 
@@ -21,7 +20,7 @@ func reinstall(t *testing.T, e *env) {
 	e.apply(t, "services.yaml")
 	e.kubectl(t, "wait", "--for=condition=Ready", "pod/local", "pod/hostnet", "--timeout=60s")
 	e.nothingMended(t)
-	overlay := e.overlay(t, "external-etcd", cluster.EtcdEndpoint())
+	overlay := e.overlay(t, "external-etcd", e.EtcdEndpoint())
 	e.kubectl(t, "delete", "-k", overlay, "--timeout=120s")
 	e.kubectl(t, "apply", "-k", "manifests/uninstall")
 	e.kubectl(t, "rollout", "status", "-n", "kube-system", "ds/calico-uninstall", "--timeout=120s")

@@ -38,7 +38,7 @@ func services(t *testing.T, e *env) {
 func (e *env) serviceProblems(t *testing.T, pods []pod) (wrong []string) {
 	t.Helper()
 	local := e.onePod(t, "local")
-	for _, v6 := range []bool{false, true} {
+	for _, v6 := range e.families() {
 		cluster4 := e.clusterIP(t, "agent", v6)
 		for _, p := range pods {
 			// Whoever answers sees the pod itself, unless it is the pod itself.
@@ -48,7 +48,7 @@ func (e *env) serviceProblems(t *testing.T, pods []pod) (wrong []string) {
 			wrong = append(wrong, probe(p.name, e.fromPod(t, p), all)...)
 		}
 		outside := hostAddr(cluster.OutsideHost(), v6)
-		for n := 1; n <= 3; n++ {
+		for n := 1; n <= e.Config().Nodes; n++ {
 			node := hostAddr(cluster.NodeHost(n), v6)
 			wrong = append(wrong, probe(cluster.NodeHost(n).Name, e.fromHost(t, cluster.NodeHost(n).Name),
 				both("service agent", netip.AddrPortFrom(cluster4, 80), "", netip.Addr{}))...)
@@ -63,6 +63,9 @@ func (e *env) serviceProblems(t *testing.T, pods []pod) (wrong []string) {
 		all := both("host port of node1", netip.AddrPortFrom(hostAddr(cluster.NodeHost(1), v6), 8946), "local", outside)
 		wrong = append(wrong, probe(cluster.Outside, e.fromHost(t, cluster.Outside), all)...)
 		wrong = append(wrong, e.sourceKept(t, pods, cluster4, v6)...)
+	}
+	if !e.Config().Families.Have(false) {
+		return wrong
 	}
 	// From the node itself, a hostPort is a port like any other.
 	loopback := both("host port of 127.0.0.1", netip.MustParseAddrPort("127.0.0.1:8946"), "local", netip.Addr{})
@@ -99,14 +102,17 @@ func (e *env) sourceKept(t *testing.T, pods []pod, service netip.Addr, v6 bool) 
 // names resolves them with CoreDNS, from pods on every node.
 func (e *env) names(t *testing.T, pods []pod) {
 	t.Helper()
-	var own []netip.Addr
-	for _, p := range pods {
-		own = append(own, p.v4, p.v6)
+	var own, service []netip.Addr
+	for _, v6 := range e.families() {
+		service = append(service, e.clusterIP(t, "agent", v6))
+		for _, p := range pods {
+			own = append(own, p.addr(v6))
+		}
 	}
 	slices.SortFunc(own, netip.Addr.Compare)
 	for _, p := range pods {
 		for name, want := range map[string][]netip.Addr{
-			"agent":                              {e.clusterIP(t, "agent", false), e.clusterIP(t, "agent", true)},
+			"agent":                              service,
 			"headless.default.svc.cluster.local": own,
 		} {
 			resp, err := e.askPod(t.Context(), p, p.name, agentwire.Request{Lookup: name})
@@ -154,11 +160,11 @@ func announced(t *testing.T, e *env) {
 	e.apply(t, "services.yaml")
 	e.kubectl(t, "wait", "--for=condition=Ready", "pod/local", "--timeout=60s")
 	e.apply(t, "external.yaml")
-	e.pipe(t, `apiVersion: projectcalico.org/v3
+	e.applyResources(t, `apiVersion: projectcalico.org/v3
 kind: BGPConfiguration
 metadata: {name: default}
 spec: {serviceExternalIPs: [{cidr: 203.0.113.0/24}]}
-`, "exec", "-i", "-n", "kube-system", "ds/calico-node", "-c", "felix", "--", "calicoctl", "apply", "-f", "-")
+`)
 	anyNode, one := netip.MustParseAddr("203.0.113.11"), netip.MustParseAddr("203.0.113.10")
 	eventually(t, 20*time.Second, func() error {
 		all := both("external address", netip.AddrPortFrom(anyNode, 80), "", netip.Addr{})
@@ -206,7 +212,7 @@ func (e *env) setProxyMode(t *testing.T, mode string) {
 		if _, err := m.Run(t.Context(), "kube-proxy", "--config="+cluster.ProxyConfigFile, "--cleanup"); err != nil {
 			return err
 		}
-		if err := os.WriteFile(m.Path(cluster.ProxyConfigFile), []byte(cluster.ProxyConfig(m.Spec.Name, mode)), 0o600); err != nil {
+		if err := os.WriteFile(m.Path(cluster.ProxyConfigFile), []byte(e.Config().Families.ProxyConfig(m.Spec.Name, mode)), 0o600); err != nil {
 			return err
 		}
 		return m.RestartService(t.Context(), cluster.ServiceProxy, false)

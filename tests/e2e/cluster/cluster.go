@@ -30,6 +30,8 @@ type Config struct {
 	Nodes int `json:"nodes"`
 	// ProxyMode is kube-proxy's: nftables or iptables.
 	ProxyMode string `json:"proxyMode"`
+	// Families are the IP versions.
+	Families Families `json:"families"`
 }
 
 // Dir is the folder of a cluster by its name. It is on a disk: containerd's layers
@@ -50,6 +52,9 @@ func open(cfg Config, say func(string, ...any)) *Cluster {
 
 // Up starts a cluster without a pod network; what it printed on the way is said.
 func Up(ctx context.Context, cfg Config, say func(format string, args ...any)) (*Cluster, error) {
+	if err := cfg.Families.Check(); err != nil {
+		return nil, err
+	}
 	c := open(cfg, say)
 	if err := os.MkdirAll(cfg.Dir, 0o755); err != nil {
 		return nil, err
@@ -174,7 +179,7 @@ func (c *Cluster) start(ctx context.Context, h Host, s machine.Spec) (*machine.M
 	if h.Name == Router {
 		err = setUpRouter(ctx, m)
 	} else {
-		err = plug(ctx, c.machines[Router], m, h)
+		err = plug(ctx, c.machines[Router], m, h, c.cfg.Families)
 	}
 	if err != nil {
 		return nil, err
@@ -197,7 +202,7 @@ func (c *Cluster) startControlPlane(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m, err := c.start(ctx, controlPlaneHost(), machine.Spec{Files: files, Services: controlPlaneServices()})
+	m, err := c.start(ctx, controlPlaneHost(), machine.Spec{Files: files, Services: controlPlaneServices(c.cfg.Families)})
 	if err != nil {
 		return err
 	}
@@ -239,7 +244,7 @@ func (c *Cluster) StartNode(ctx context.Context, n int) (*machine.Machine, error
 		Cgroup: cgroup, Files: files,
 		Binds:    map[string]string{"/var/lib/containerd": "containerd", "/var/lib/kubelet": "kubelet"},
 		Hidden:   []string{"/etc/cni/net.d", "/opt/cni/bin", "/var/lib/cni", "/var/lib/calico", "/etc/kubernetes/manifests"},
-		Services: append(nodeServices(h), hostAgent(h.Name)),
+		Services: append(nodeServices(h, c.cfg.Families), hostAgent(h.Name)),
 	})
 }
 

@@ -3,8 +3,10 @@ package cluster
 import (
 	"encoding/base64"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"tortie/tests/e2e/machine"
@@ -18,7 +20,9 @@ const (
 )
 
 // EtcdEndpoint is where the etcd of the pod network listens, with TLS.
-func EtcdEndpoint() string { return fmt.Sprintf("https://%s:2381", controlPlaneHost().V4.Addr()) }
+func (c *Cluster) EtcdEndpoint() string {
+	return "https://" + net.JoinHostPort(c.cfg.Families.address(controlPlaneHost()), "2381")
+}
 
 // makePKI makes all certificates, tokens and kubeconfigs.
 func (c *Cluster) makePKI() error {
@@ -31,7 +35,7 @@ func (c *Cluster) makePKI() error {
 	for _, id := range []pki.Identity{
 		{File: "apiserver", Name: "kube-apiserver", Hosts: []string{
 			"kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local",
-			"localhost", "127.0.0.1", APIAddress, cp.V4.Addr().String(), cp.V6.Addr().String(),
+			"localhost", "127.0.0.1", c.cfg.Families.apiAddress(), cp.V4.Addr().String(), cp.V6.Addr().String(),
 		}},
 		{File: "kubelet-client", Name: "kube-apiserver-kubelet-client", Groups: []string{"system:masters"}},
 		{File: "admin", Name: "kubernetes-admin", Groups: []string{"system:masters"}},
@@ -113,11 +117,11 @@ func (c *Cluster) makeKubeconfigs(ca *pki.Authority) error {
 	for name, user := range users {
 		text := fmt.Sprintf(`apiVersion: v1
 kind: Config
-clusters: [{name: c, cluster: {server: "https://%s:6443", certificate-authority-data: %s}}]
+clusters: [{name: c, cluster: {server: "https://%s", certificate-authority-data: %s}}]
 contexts: [{name: c, context: {cluster: c, user: u}}]
 current-context: c
 users: [{name: u, user: {%s}}]
-`, controlPlaneHost().V4.Addr(), authority[0], user)
+`, net.JoinHostPort(c.cfg.Families.address(controlPlaneHost()), "6443"), authority[0], user)
 		if err := os.WriteFile(filepath.Join(dir, name+".kubeconfig"), []byte(text), 0o600); err != nil {
 			return err
 		}
@@ -170,12 +174,12 @@ const (
 
 // controlPlaneServices are two etcds, so that the pod network's can be away alone,
 // and Kubernetes.
-func controlPlaneServices() []machine.Service {
+func controlPlaneServices(f Families) []machine.Service {
 	p := func(file string) string { return filepath.Join(pkiOnMachine, file) }
-	address := controlPlaneHost().V4.Addr().String()
+	address := f.address(controlPlaneHost())
 	etcd := func(name string, client, peer int, address string) machine.Service {
 		e := func(file string) string { return filepath.Join(etcdOnMachine, file) }
-		url := fmt.Sprintf("https://%s:%d", address, client)
+		url := "https://" + net.JoinHostPort(address, strconv.Itoa(client))
 		return machine.Service{Name: name, Args: []string{
 			"etcd", "--name=" + name, "--data-dir=/var/lib/" + name,
 			"--listen-client-urls=" + url, "--advertise-client-urls=" + url,
@@ -190,21 +194,21 @@ func controlPlaneServices() []machine.Service {
 		{Name: ServiceAPI, Args: []string{
 			"kube-apiserver", "--etcd-servers=https://127.0.0.1:2379",
 			"--etcd-cafile=" + etcdOnMachine + "/etcd-ca.crt", "--etcd-certfile=" + etcdOnMachine + "/etcd-client.crt", "--etcd-keyfile=" + etcdOnMachine + "/etcd-client.key",
-			"--bind-address=0.0.0.0", "--advertise-address=" + address, "--secure-port=6443",
+			"--bind-address=" + f.first("0.0.0.0", "::"), "--advertise-address=" + address, "--secure-port=6443",
 			"--tls-cert-file=" + p("apiserver.crt"), "--tls-private-key-file=" + p("apiserver.key"),
 			"--client-ca-file=" + p("ca.crt"), "--token-auth-file=" + p("tokens.csv"),
 			"--kubelet-client-certificate=" + p("kubelet-client.crt"), "--kubelet-client-key=" + p("kubelet-client.key"),
 			"--kubelet-preferred-address-types=InternalIP",
 			"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file=" + p("sa.pub"),
 			"--service-account-signing-key-file=" + p("sa.key"), "--api-audiences=https://kubernetes.default.svc",
-			"--service-cluster-ip-range=" + ServiceCIDRs, "--authorization-mode=Node,RBAC",
+			"--service-cluster-ip-range=" + f.serviceCIDRs(), "--authorization-mode=Node,RBAC",
 			"--enable-admission-plugins=NodeRestriction", "--allow-privileged=true", "--event-ttl=3h",
 		}},
 		{Name: ServiceController, Args: []string{
 			"kube-controller-manager", "--kubeconfig=" + p("kcm.kubeconfig"), "--leader-elect=false",
 			"--service-account-private-key-file=" + p("sa.key"), "--root-ca-file=" + p("ca.crt"),
-			"--use-service-account-credentials=true", "--allocate-node-cidrs=true", "--cluster-cidr=" + PodCIDRs,
-			"--service-cluster-ip-range=" + ServiceCIDRs, "--cluster-signing-cert-file=" + p("ca.crt"), "--cluster-signing-key-file=" + p("ca.key"),
+			"--use-service-account-credentials=true", "--allocate-node-cidrs=true", "--cluster-cidr=" + f.podCIDRs(),
+			"--service-cluster-ip-range=" + f.serviceCIDRs(), "--cluster-signing-cert-file=" + p("ca.crt"), "--cluster-signing-key-file=" + p("ca.key"),
 			"--node-monitor-grace-period=20s",
 		}},
 		{Name: ServiceScheduler, Args: []string{"kube-scheduler", "--kubeconfig=" + p("sched.kubeconfig"), "--leader-elect=false"}},

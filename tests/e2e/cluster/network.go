@@ -36,7 +36,7 @@ func setUpRouter(ctx context.Context, router *machine.Machine) error {
 }
 
 // plug connects a machine with its segment.
-func plug(ctx context.Context, router, m *machine.Machine, h Host) error {
+func plug(ctx context.Context, router, m *machine.Machine, h Host, f Families) error {
 	gw := gateway(h.Segment)
 	port := "p-" + h.Name
 	// Made from here, where both machines have process IDs.
@@ -47,9 +47,14 @@ func plug(ctx context.Context, router, m *machine.Machine, h Host) error {
 	if err := ipBatch(ctx, router, fmt.Sprintf("link set %s master seg-%s up\n", port, h.Segment)); err != nil {
 		return err
 	}
-	return ipBatch(ctx, m, fmt.Sprintf(
-		"link set lo up\nlink set eth0 up\naddr add %s dev eth0\naddr add %s dev eth0 nodad\nroute add default via %s\nroute add default via inet6 %s\n",
-		h.V4, h.V6, gw.V4.Addr(), gw.V6.Addr()))
+	commands := "link set lo up\nlink set eth0 up\n"
+	if f.Have(false) {
+		commands += fmt.Sprintf("addr add %s dev eth0\nroute add default via %s\n", h.V4, gw.V4.Addr())
+	}
+	if f.Have(true) {
+		commands += fmt.Sprintf("addr add %s dev eth0 nodad\nroute add default via inet6 %s\n", h.V6, gw.V6.Addr())
+	}
+	return ipBatch(ctx, m, commands)
 }
 
 // birdConfig is the router's: it is a peer of whoever in the cluster wants one.

@@ -35,7 +35,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs","io.containerd.snapshot
       SystemdCgroup = false
 `
 
-func kubeletConfig(h Host, cgroup string) string {
+func kubeletConfig(h Host, cgroup string, f Families) string {
 	return fmt.Sprintf(`apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 failCgroupV1: false
@@ -63,11 +63,11 @@ eventRecordQPS: 0
 kubeAPIQPS: 100
 kubeAPIBurst: 200
 registerNode: true
-`, cgroup, h.V4.Addr(), pkiOnMachine, DNSAddress)
+`, cgroup, f.address(h), pkiOnMachine, f.DNSAddress())
 }
 
-// ProxyConfig is kube-proxy's, for a node and a mode: nftables or iptables.
-func ProxyConfig(node, mode string) string {
+// ProxyConfig is kube-proxy's configuration, for a node and a mode: nftables or iptables.
+func (f Families) ProxyConfig(node, mode string) string {
 	return fmt.Sprintf(`apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
 mode: %s
@@ -75,18 +75,18 @@ clusterCIDR: %s
 hostnameOverride: %s
 clientConnection: {kubeconfig: %s/proxy.kubeconfig}
 conntrack: {maxPerCore: 0, min: 0}
-`, mode, PodCIDRs, node, pkiOnMachine)
+`, mode, f.podCIDRs(), node, pkiOnMachine)
 }
 
 // ProxyConfigFile is where a node has it.
 const ProxyConfigFile = "/etc/kubernetes/proxy.yaml"
 
-func nodeServices(h Host) []machine.Service {
+func nodeServices(h Host, f Families) []machine.Service {
 	return []machine.Service{
 		{Name: ServiceContainerd, Args: []string{"containerd", "--config", "/etc/containerd/config.toml"}},
 		{Name: ServiceKubelet, Args: []string{
 			"kubelet", "--config=/etc/kubernetes/kubelet.yaml", "--kubeconfig=" + pkiOnMachine + "/" + h.Name + ".kubeconfig",
-			fmt.Sprintf("--node-ip=%s,%s", h.V4.Addr(), h.V6.Addr()), "--hostname-override=" + h.Name,
+			"--node-ip=" + f.list(h.V4.Addr().String(), h.V6.Addr().String()), "--hostname-override=" + h.Name,
 			"--node-labels=topology.kubernetes.io/zone=" + h.Segment,
 			"--root-dir=/var/lib/kubelet", "--cert-dir=/var/lib/kubelet/pki", "--v=2",
 		}},
@@ -102,11 +102,11 @@ func (c *Cluster) nodeFiles(h Host, cgroup string) (map[string]string, error) {
 	}
 	files := map[string]string{
 		"/etc/containerd/config.toml":  containerdConfig,
-		"/etc/kubernetes/kubelet.yaml": kubeletConfig(h, cgroup),
-		ProxyConfigFile:                ProxyConfig(h.Name, c.cfg.ProxyMode),
+		"/etc/kubernetes/kubelet.yaml": kubeletConfig(h, cgroup, c.cfg.Families),
+		ProxyConfigFile:                c.cfg.Families.ProxyConfig(h.Name, c.cfg.ProxyMode),
 		"/etc/hostname":                h.Name + "\n",
-		"/etc/hosts":                   fmt.Sprintf("127.0.0.1 localhost\n%s %s\n", h.V4.Addr(), h.Name),
-		"/etc/resolv.conf":             "nameserver " + DNSAddress + "\n",
+		"/etc/hosts":                   fmt.Sprintf("127.0.0.1 localhost\n::1 localhost\n%s %s\n", c.cfg.Families.address(h), h.Name),
+		"/etc/resolv.conf":             "nameserver " + c.cfg.Families.DNSAddress() + "\n",
 		"/etc/machine-id":              fmt.Sprintf("%032x\n", h.V4.Addr().As4()),
 	}
 	// A node has its own identity and the authority, and nothing of etcd's.

@@ -11,19 +11,61 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"strings"
 )
 
-// The networks of the cluster.
+// RouterASN is the router's AS number.
+const RouterASN = 64999
+
+// Families are the IP versions that machines, pods and services have. The router
+// always has both.
+type Families string
+
+// What there is.
 const (
-	ServiceCIDRs = "10.96.0.0/16,fd30:0:0:96::/112"
-	PodCIDRs     = "10.244.0.0/16,fd30:0:0:200::/56"
-	// DNSAddress is that of CoreDNS.
-	DNSAddress = "10.96.0.10"
-	// APIAddress is the service address of the API server.
-	APIAddress = "10.96.0.1"
-	// RouterASN is the router's AS number.
-	RouterASN = 64999
+	DualStack Families = "dual" // IPv4 goes first
+	IPv4Only  Families = "ipv4"
+	IPv6Only  Families = "ipv6"
 )
+
+// Check says what is wrong with it.
+func (f Families) Check() error {
+	if f != DualStack && f != IPv4Only && f != IPv6Only {
+		return fmt.Errorf("IP versions %q: want %s, %s or %s", string(f), DualStack, IPv4Only, IPv6Only)
+	}
+	return nil
+}
+
+// Have reports whether there is IPv6, or IPv4.
+func (f Families) Have(v6 bool) bool { return v6 && f != IPv4Only || !v6 && f != IPv6Only }
+
+// list is one of each IP version that there is.
+func (f Families) list(v4, v6 string) string {
+	switch f {
+	case IPv4Only:
+		return v4
+	case IPv6Only:
+		return v6
+	}
+	return v4 + "," + v6
+}
+
+// first is the one of the version that goes first.
+func (f Families) first(v4, v6 string) string {
+	first, _, _ := strings.Cut(f.list(v4, v6), ",")
+	return first
+}
+
+// address is by which a host is known.
+func (f Families) address(h Host) string { return f.first(h.V4.Addr().String(), h.V6.Addr().String()) }
+
+// serviceCIDRs, podCIDRs are the networks of services and pods.
+func (f Families) serviceCIDRs() string { return f.list("10.96.0.0/16", "fd30:0:0:96::/112") }
+func (f Families) podCIDRs() string     { return f.list("10.244.0.0/16", "fd30:0:0:200::/56") }
+
+// DNSAddress is the service address of CoreDNS, apiAddress the API server's.
+func (f Families) DNSAddress() string { return f.first("10.96.0.10", "fd30:0:0:96::a") }
+func (f Families) apiAddress() string { return f.first("10.96.0.1", "fd30:0:0:96::1") }
 
 // Host is a machine with its addresses.
 type Host struct {

@@ -86,6 +86,7 @@ func upCommand(dir func() string) *cobra.Command {
 		},
 	}
 	cmd.Flags().IntVar(&cfg.Nodes, "nodes", 3, "how many nodes")
+	cmd.Flags().StringVar((*string)(&cfg.Families), "families", string(cluster.DualStack), "IP versions of machines, pods and services: dual, ipv4 or ipv6")
 	cmd.Flags().StringVar(&cfg.ProxyMode, "proxy-mode", "nftables", "kube-proxy's mode: nftables or iptables")
 	return cmd
 }
@@ -161,7 +162,7 @@ func execCommand(dir func() string) *cobra.Command {
 			}
 			m := c.Machine(args[0])
 			if m == nil {
-				return fmt.Errorf("no machine %q; there are cp, node1 to node3, router and outside", args[0])
+				return fmt.Errorf("no machine %q; there are cp, node1 to node%d, router and outside", args[0], len(c.Nodes()))
 			}
 			return attach(m.Command(cmd.Context(), args[1:]...))
 		},
