@@ -150,7 +150,7 @@ func (w *wire) note(node string, frame []byte) {
 	if what := w.betweenNodes(p); what != "" {
 		w.hosts[node+": "+what] = true
 	}
-	seen := heard{Plain: w.isPod(p.src) && w.isPod(p.dst), VXLAN: p.port == 4789, IPIP: p.family == "IPv4" && p.protocol == unix.IPPROTO_IPIP, WireGuard: p.port == 51820 || p.port == 51821}
+	seen := heard{Plain: w.isPod(p.src) && w.isPod(p.dst), VXLAN: p.port == 4789, IPIP: p.family == "IPv4" && p.protocol == unix.IPPROTO_IPIP, WireGuard: p.from == p.port && (p.port == 51820 || p.port == 51821)}
 	w.add(node+" "+p.family, seen)
 	first, second := netip.MustParseAddr("10.10.1.1"), netip.MustParseAddr("10.10.1.2")
 	if p.src == first && p.dst == second || p.src == second && p.dst == first {
@@ -163,11 +163,12 @@ func (w *wire) add(key string, seen heard) {
 	w.seen[key] = heard{Plain: h.Plain || seen.Plain, VXLAN: h.VXLAN || seen.VXLAN, IPIP: h.IPIP || seen.IPIP, WireGuard: h.WireGuard || seen.WireGuard}
 }
 
-// packet is what a frame says of it; port is the one it goes to if it is of UDP.
+// packet is what a frame says of it; if it is of UDP it goes from one port to another.
 type packet struct {
 	family   string
 	src, dst netip.Addr
 	protocol byte
+	from     uint16
 	port     uint16
 }
 
@@ -187,7 +188,7 @@ func dissect(frame []byte) (p packet) {
 		inner = raw[header6:]
 	}
 	if p.protocol == unix.IPPROTO_UDP && len(inner) >= 8 {
-		p.port = binary.BigEndian.Uint16(inner[2:])
+		p.from, p.port = binary.BigEndian.Uint16(inner), binary.BigEndian.Uint16(inner[2:])
 	}
 	return p
 }
