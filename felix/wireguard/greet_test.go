@@ -1,9 +1,12 @@
 package wireguard
 
 import (
+	"net/netip"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"tortie/felix/calc"
 	"tortie/internal/overlay"
 )
 
@@ -49,4 +52,30 @@ func TestOnlyOneOfTwoStartsOver(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestRoutesToANewPeerWaitASecondAtMost, and not when it has answered: whoever keeps two
+// nodes from their handshake shall not have their packets in clear for ever.
+func TestRoutesToANewPeerWaitASecondAtMost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dst, key := netip.MustParsePrefix("10.65.2.0/26"), overlay.Key{2}
+		tunnels := New(Config{})
+		end := tunnels.ends[false]
+		end.desired = &calc.SecureTunnel{Peers: []calc.SecurePeer{{Node: "b", End: overlay.End{Secure: overlay.Secure{Key: key}}, Allowed: []netip.Prefix{dst}}}}
+		end.greetings.expect(overlay.Key{1}, key, time.Now())
+		time.Sleep(holding - time.Millisecond)
+		if !tunnels.Unready()[dst] {
+			t.Error("what is at a peer that has not answered does not wait")
+		}
+		time.Sleep(time.Millisecond)
+		if held := tunnels.Unready(); len(held) > 0 {
+			t.Errorf("%v waits longer than %s", held, holding)
+		}
+		end.greetings.expect(overlay.Key{1}, key, time.Now())
+		time.Sleep(time.Millisecond)
+		end.greetings.late(key, time.Now(), time.Now())
+		if held := tunnels.Unready(); len(held) > 0 {
+			t.Errorf("%v waits though its peer has answered", held)
+		}
+	})
 }
