@@ -26,6 +26,8 @@ type Hosts interface {
 // hosts is what is known of the peers of one version of IP, to whose own addresses
 // packets go through the device.
 type hosts struct {
+	// kernels: the device is the kernel's own, not that of a process.
+	kernels bool
 	// met are the nodes that have answered since they are peers, so that they know this
 	// one. Before, what is sent to them would wait for ever, and with it the datastore's
 	// word about this node's key, if it comes from here. One that was met stays so as long as
@@ -39,6 +41,11 @@ type hosts struct {
 
 // ways are those of one version of IP; waits: there may be more soon.
 func (e *tunnel) ways(ready func(netip.Addr) bool, lost map[overlay.Key]bool) (ways []hostways.Way, waits bool) {
+	if e.hosts.kernels {
+		// A virtual machine's kernel was seen to stand still when hosts were led into its own
+		// device and out of it again under traffic.
+		return nil, false
+	}
 	if e.desired == nil || e.link == 0 {
 		clear(e.hosts.met)
 		return nil, false
