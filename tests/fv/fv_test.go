@@ -94,6 +94,20 @@ func mustConverge(t *testing.T, l *lab.Lab) {
 	}
 }
 
+// everyPathWorks tries each once, and names those that don't.
+func everyPathWorks(t *testing.T, l *lab.Lab) {
+	t.Helper()
+	checks, err := l.CheckAll(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range checks {
+		if c.Failure != "" {
+			t.Errorf("%s: %s → %s (%s %s): %s", c.Path, c.From, c.To, c.Probe.Network, c.Probe.Target, c.Failure)
+		}
+	}
+}
+
 // traffic is a set of streams that run through a fault.
 type traffic struct {
 	l        *lab.Lab

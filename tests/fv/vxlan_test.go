@@ -44,15 +44,7 @@ func TestVXLANCarriesWhatThePoolsModeSays(t *testing.T) {
 			setVXLANMode(t, l, tt.mode)
 			mustConverge(t, l)
 			w := listen(t, l)
-			checks, err := l.CheckAll(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, c := range checks {
-				if c.Failure != "" {
-					t.Errorf("%s: %s → %s (%s %s): %s", c.Path, c.From, c.To, c.Probe.Network, c.Probe.Target, c.Failure)
-				}
-			}
+			everyPathWorks(t, l)
 			seen := w.stop()
 			for _, family := range []string{"IPv4", "IPv6"} {
 				for node, want := range map[string]heard{

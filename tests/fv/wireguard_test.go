@@ -60,15 +60,7 @@ func TestWireGuardEncryptsWhatGoesBetweenPods(t *testing.T) {
 			setVXLANMode(t, l, mode)
 			mustConverge(t, l)
 			w := listen(t, l)
-			checks, err := l.CheckAll(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, c := range checks {
-				if c.Failure != "" {
-					t.Errorf("%s: %s → %s (%s %s): %s", c.Path, c.From, c.To, c.Probe.Network, c.Probe.Target, c.Failure)
-				}
-			}
+			everyPathWorks(t, l)
 			seen := w.stop()
 			for _, node := range []string{"node1", "node2", "node3"} {
 				for _, family := range []string{"IPv4", "IPv6"} {
@@ -184,8 +176,7 @@ func TestWireGuardIsMendedAndOutlivesFelix(t *testing.T) {
 	}
 	for _, programs := range [][]string{{"felix"}, {"bgpd"}, {"felix", "bgpd"}} {
 		t.Run(strings.Join(programs, " and ")+" killed", func(t *testing.T) {
-			queues := fullQueues(t, l)
-			demandLossWhileKilled(t, l, func() int { return queues() + onTheWay }, programs, []string{"node1", "node2", "node3"})
+			demandLossWhileKilled(t, l, fullQueues(t, l), programs, []string{"node1", "node2", "node3"})
 		})
 	}
 	t.Run("a node without a key is reached as before", func(t *testing.T) {

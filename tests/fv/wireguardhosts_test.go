@@ -125,15 +125,7 @@ func TestHostEncryption(t *testing.T) {
 		tr := hostTraffic(t, l)
 		time.Sleep(time.Second) // connections that were begun before
 		w := listen(t, l)
-		checks, err := l.CheckAll(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, c := range checks {
-			if c.Failure != "" {
-				t.Errorf("%s: %s → %s (%s %s): %s", c.Path, c.From, c.To, c.Probe.Network, c.Probe.Target, c.Failure)
-			}
-		}
+		everyPathWorks(t, l)
 		time.Sleep(time.Second)
 		tr.dropped = fullQueues(t, l)
 		tr.stopAndDemandNoLoss(t)
