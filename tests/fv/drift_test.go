@@ -108,6 +108,7 @@ func TestDriftIsMendedAndStrangersAreLeftAlone(t *testing.T) {
 	}
 	t.Run("host encryption", func(t *testing.T) {
 		kerneltest.Require(t, kerneltest.Tun)
+		setVXLANMode(t, l, "Never")        // and natOutgoing
 		setWireGuard(t, l, true, hostsToo) // and the default interval
 		hostsLed(t, l, true)
 		ways := "ip rule show pref 99; ip -6 rule show pref 99; ip route show table 1 | sort; ip -6 route show table 1 | sort"
