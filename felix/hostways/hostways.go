@@ -152,8 +152,9 @@ func (w *Ways) wanted() []kernel.Route {
 }
 
 // ensureMark has a strict check of the reverse path ask for packets with the mark of
-// [Marks] where the answer to them goes. It stays when the ways are gone: without a mark
-// it changes nothing, and others may have come to need it.
+// [Marks] where the answer to them goes. It stays when the ways are gone: a felix that
+// was restarted does not know what it was, without a mark it changes nothing, and others may
+// have come to need it.
 func (w *Ways) ensureMark() error {
 	if len(w.ways[kernel.IPv4]) == 0 {
 		return nil

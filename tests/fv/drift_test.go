@@ -123,6 +123,14 @@ func TestDriftIsMendedAndStrangersAreLeftAlone(t *testing.T) {
 		} {
 			mends(t, tt.name, ways, tt.harm)
 		}
+		mends(t, "its device is deleted", ways, "ip link del wireguard.cali")
+		mends(t, "its packet rules are flushed", rules, "nft flush chain inet tortie wireguard-hosts-in")
+		mends(t, "its rules of ARP are deleted", "nft list table arp tortie", "nft delete table arp tortie")
+		if said := sh("timeout 3 ip monitor rule route || true"); said != "" {
+			t.Errorf("nobody changes anything, and the kernel tells of\n%s", said)
+		}
+		setWireGuard(t, l, true, hostsToo, "routeRefreshInterval: 1s")
+		mends(t, "the mark does not count any more for the reverse path", "cat /proc/sys/net/ipv4/conf/all/src_valid_mark", "echo 0 > /proc/sys/net/ipv4/conf/all/src_valid_mark")
 	})
 	if after := sh(theirs); after != before {
 		t.Errorf("what others have made is now\n%s\nand was\n%s", after, before)
