@@ -108,9 +108,6 @@ func TestDriftIsMendedAndStrangersAreLeftAlone(t *testing.T) {
 	}
 	t.Run("host encryption", func(t *testing.T) {
 		kerneltest.Require(t, kerneltest.Tun)
-		if kerneltest.Has(kerneltest.Wireguard) {
-			return // hosts are not led into the kernel's own device
-		}
 		setVXLANMode(t, l, "Never")        // and natOutgoing
 		setWireGuard(t, l, true, hostsToo) // and the default interval
 		hostsLed(t, l, true)
