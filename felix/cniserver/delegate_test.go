@@ -21,6 +21,7 @@ type fakePlugins world
 func (f *fakePlugins) Add(ctx context.Context, c delegate.Call) (got delegate.Result, err error) {
 	w := (*world)(f)
 	err = w.through(ctx, "assign", "assigned", func() error {
+		w.delegated = c
 		addr := netip.MustParseAddr("192.0.2.7")
 		w.held[pluginsOwn(c)] = []netip.Addr{addr}
 		got = delegate.Result{Addrs: []netip.Addr{addr}, DNS: types.DNS{Nameservers: []string{"192.0.2.53"}}}

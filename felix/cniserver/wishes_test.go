@@ -172,8 +172,9 @@ func TestAddRefusesWhatItCanNotGive(t *testing.T) {
 		}))
 	}
 	t.Run("address of another plugin", inWorld(func(t *testing.T, w *world) {
+		w.annotated("ipAddrs", `["192.0.2.8"]`)
 		r := delegatedRequest("ADD", "c1")
-		r.Args += ";IP=192.0.2.8"
+		r.Args = kubernetesRequest("ADD", "c1", "u1").Args
 		if msg := w.fails(r, cniwire.CodeInvalidConfig); !strings.Contains(msg, "ask it by the capability ips") {
 			t.Errorf("message %q", msg)
 		}

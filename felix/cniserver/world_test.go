@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/knftables"
 
 	"tortie/felix/calc"
+	"tortie/felix/delegate"
 	"tortie/felix/hostports"
 	"tortie/felix/journal"
 	"tortie/felix/podnet"
@@ -48,10 +49,12 @@ type world struct {
 	next    int
 	devices map[string]podnet.Attachment
 	routes  map[calc.EndpointID]calc.Endpoint
-	asked   ipam.Request    // the last one
-	plugged []string        // the commands that the IPAM plugin of others got
-	nft     *knftables.Fake // the node's table
-	permits permits
+	asked   ipam.Request // the last one
+	plugged []string     // the commands that the IPAM plugin of others got
+	// delegated is its last ADD.
+	delegated delegate.Call
+	nft       *knftables.Fake // the node's table
+	permits   permits
 	// fault is asked at every step, before ("assign") and after ("assigned") its
 	// effect; an error is what the step returns.
 	fault func(step string) error

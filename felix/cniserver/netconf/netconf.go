@@ -45,7 +45,7 @@ type Conf struct {
 	Name       string
 	// NodeName is by the key NodeKey; empty: whatever felix's is.
 	NodeName, NodeKey string
-	IPAM       IPAM
+	IPAM              IPAM
 	// PolicyK8s: profiles are those of the Kubernetes namespace and service account
 	// instead of one per network.
 	PolicyK8s         bool
