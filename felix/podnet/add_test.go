@@ -3,8 +3,10 @@ package podnet_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -184,6 +186,28 @@ func TestForwardingInThePodIsAsAsked(t *testing.T) {
 		for _, name := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
 			if v, err := p.Sysctl(name); err != nil || (v == "1") != allow {
 				t.Errorf("allow %v: %s = %s, %v", allow, name, v, err)
+			}
+		}
+	}
+}
+
+// TestPodHasTheQueuesAskedFor, each way and at both ends; one without a wish.
+func TestPodHasTheQueuesAskedFor(t *testing.T) {
+	w := newWorld(t, nil)
+	for i, tc := range []struct{ asked, want int }{{0, 1}, {3, 3}} {
+		p, n := w.newPod(), i+1
+		a := attachment(p, n)
+		a.NumQueues = tc.asked
+		w.add(a)
+		for device, ns := range map[string]*kernel.Netns{a.IfName: p.ns, a.HostIf: w.ns} {
+			var out []byte
+			err := ns.Do(func() (err error) {
+				out, err = exec.Command("ip", "-d", "link", "show", "dev", device).CombinedOutput()
+				return err
+			})
+			want := fmt.Sprintf(" numtxqueues %d ", tc.want)
+			if both := strings.Replace(want, "tx", "rx", 1); err != nil || !strings.Contains(string(out), want) || !strings.Contains(string(out), both) {
+				t.Errorf("%d queues asked for: %v, want%sof\n%s", tc.asked, err, want, out)
 			}
 		}
 	}
