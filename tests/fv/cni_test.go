@@ -216,6 +216,7 @@ func TestConformance(t *testing.T) {
 	}
 	newest := runtime{t, l, newRuntime(t, l).cni}
 	t.Run("cniVersions", func(t *testing.T) { runtime{t, l, newest.cni}.highestVersion() })
+	t.Run("STATUS without a pool", func(t *testing.T) { runtime{t, l, newest.cni}.statusWithoutPool() })
 	t.Run("STATUS with felix down", func(t *testing.T) { runtime{t, l, newest.cni}.statusWithoutFelix() })
 	t.Run("STATUS with etcd down", func(t *testing.T) { runtime{t, l, newest.cni}.statusWithoutEtcd() })
 }
@@ -375,6 +376,35 @@ func (r runtime) statusOfAFullPool(v string) {
 		r.add(list, late)
 	}
 	r.del(list, late)
+}
+
+// statusWithoutPool: none of those that the configuration names, none for one IP version,
+// and none at all.
+func (r runtime) statusWithoutPool() {
+	list := r.list("net1", "1.1.0", calicoPlugin)
+	r.must(r.cni.GetStatusNetworkList(r.Context(), list))
+	named := r.list("net1", "1.1.0", `{"type": "calico", "ipam": {"type": "calico-ipam", "ipv4_pools": ["none-such", "10.99.0.0/24"]}}`)
+	r.wantCode(r.cni.GetStatusNetworkList(r.Context(), named), 50, "of the IP pools that the network configuration names, none-such, 10.99.0.0/24, none is there and enabled for workloads; see calicoctl get ippools")
+	c := r.sandbox("poolless")
+	_, err := r.cni.AddNetworkList(r.Context(), named, c.rt)
+	r.wantCode(err, 7, `key "ipam.ipv4_pools": there is no IP pool none-such, 10.99.0.0/24`)
+	for _, pool := range []struct{ name, says string }{{"pool-v6", "IPv6"}, {"pool-v4", "IPv4"}} {
+		r.onNode(`calicoctl patch ippool ` + pool.name + ` -p {"spec":{"disabled":true}}`)
+		defer r.onNode(`calicoctl patch ippool ` + pool.name + ` -p {"spec":{"disabled":false}}`)
+		r.until("STATUS says that there is none of "+pool.says, func() bool {
+			err = r.cni.GetStatusNetworkList(r.Context(), list)
+			return err != nil && strings.Contains(err.Error(), pool.says)
+		})
+		r.wantCode(err, 50, "there is no enabled IP pool for workloads with "+pool.says+" addresses; create one with: calicoctl create -f")
+	}
+	_, err = r.cni.AddNetworkList(r.Context(), list, c.rt)
+	r.wantCode(err, 11, "no usable IP pool")
+	for _, pool := range []string{"pool-v4", "pool-v6"} {
+		r.onNode(`calicoctl patch ippool ` + pool + ` -p {"spec":{"disabled":false}}`)
+	}
+	r.until("STATUS is content", func() bool { return r.cni.GetStatusNetworkList(r.Context(), list) == nil })
+	r.add(list, c)
+	r.del(list, c)
 }
 
 // highestVersion: a list that names several versions is served in the newest.
