@@ -124,8 +124,6 @@ func remedy(command string, code uint, err error) string {
 		return "is the datastore slow or away? See calicoctl node status and felix's log on this node"
 	case errors.Is(err, ipam.ErrPoolFull), errors.Is(err, ipam.ErrBlockLimit), errors.Is(err, ipam.ErrNoPool):
 		return "calicoctl ipam show --show-blocks says what is assigned where; calicoctl ipam check finds addresses that were lost"
-	case errors.Is(err, ipam.ErrInUse):
-		return "calicoctl ipam show --ip=ADDRESS says whose it is"
 	case code == cniwire.CodeIOFailure:
 		return "felix keeps its journal of attachments on this node's disk, under FELIX_JOURNALDIR: it is full, read-only or broken; with room on it the next try succeeds"
 	case code == cniwire.CodeInternal && command == "CHECK":

@@ -56,7 +56,7 @@ func TestEveryErrorHasItsCode(t *testing.T) {
 		"6 no JSON":                {conf(`, "mtu"`), cniwire.CodeDecodingFailure, "network configuration: ", ""},
 		"7 a misspelt key":         {conf(`, "ipamm": 1`), cniwire.CodeInvalidConfig, `key "ipamm": unknown key; did you mean ipam?`, ""},
 		"7 a node of another name": {conf(`, "hostname": "node2"`), cniwire.CodeInvalidConfig, `key "hostname": "node2", but felix here runs as node "node1"`, ""},
-		"11 in use":                {fails(ipam.ErrInUse), cniwire.CodeTryAgainLater, "assign addresses", "calicoctl ipam show --ip=ADDRESS"},
+		"11 in use":                {fails(ipam.ErrInUse), cniwire.CodeTryAgainLater, "assign addresses", ""},
 		"11 full":                  {fails(&ipam.ExhaustedError{Class: ipam.ErrPoolFull, Version: 4, Wanted: 1, Node: testNode}), cniwire.CodeTryAgainLater, "no free address", "calicoctl ipam check"},
 		"11 not in time":           {fails(context.DeadlineExceeded), cniwire.CodeTryAgainLater, ": not done in time", "is the datastore slow or away?"},
 		"11 no access":             {fails(datastore.ErrUnauthorized), cniwire.CodeTryAgainLater, "assign addresses", "check felix's etcd user and certificates"},

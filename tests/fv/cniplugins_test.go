@@ -291,12 +291,24 @@ func annotated(annotation, value string) map[string]any {
 	return map[string]any{"io.kubernetes.cri.pod-annotations": map[string]string{"cni.projectcalico.org/" + annotation: value}}
 }
 
+// listOfThePage is the list of plugins that docs/cni.md shows.
+func (r runtime) listOfThePage() *libcni.NetworkConfigList {
+	r.Helper()
+	page, err := os.ReadFile("../../docs/cni.md")
+	r.must(err)
+	_, shown, _ := strings.Cut(string(page), "## A list of plugins\n\n```\n")
+	shown, _, _ = strings.Cut(shown, "```")
+	list, err := libcni.NetworkConfFromBytes([]byte(shown))
+	r.must(err)
+	return list
+}
+
 // chain has what a runtime puts behind the main plugin.
 func (r runtime) chain() {
-	list := r.list("chain", "1.1.0", calicoPlugin,
-		`{"type": "portmap", "backend": "nftables", "capabilities": {"portMappings": true}}`,
-		`{"type": "bandwidth", "capabilities": {"bandwidth": true}}`,
-		`{"type": "tuning", "sysctl": {"net.ipv4.conf.eth0.arp_notify": "1"}}`)
+	list := r.listOfThePage()
+	if len(list.Plugins) != 4 || list.CNIVersion != "1.1.0" {
+		r.Fatalf("the page shows %s", list.Bytes)
+	}
 	c := r.sandbox("chain")
 	c.rt.CapabilityArgs = map[string]any{
 		"portMappings": []map[string]any{{"hostPort": 18080, "containerPort": 80, "protocol": "tcp"}},
