@@ -142,3 +142,22 @@ func TestDelegatedDelNeedsNoJournal(t *testing.T) {
 		w.wantNothing()
 	})(t)
 }
+
+// TestUnknownKeysReachTheDelegate, in the outer object and in its own.
+func TestUnknownKeysReachTheDelegate(t *testing.T) {
+	inWorld(func(t *testing.T, w *world) {
+		r := delegatedRequest("ADD", "c1")
+		r.Config = json.RawMessage(`{"cniVersion": "1.1.0", "name": "net1", "type": "calico", "vlan": {"id": 7}, "example.org/x": [1], "args": {"org.example": {"a": 1}}, "runtimeConfig": {"ips": ["192.0.2.7/24"], "ring": "r1"},
+			"ipam": {"type": "host-local", "ranges": [], "asign_ipv4": 12345678901234567890}}`)
+		w.ok(r)
+		want := []string{`"vlan":{"id":7}`, `"example.org/x":[1]`, `"args":{"org.example":{"a":1}}`, `"runtimeConfig":{"ips":["192.0.2.7/24"],"ring":"r1"}`, `"asign_ipv4":12345678901234567890`}
+		got := strings.ReplaceAll(string(w.delegated.Config), " ", "")
+		for _, part := range want {
+			if !strings.Contains(got, part) {
+				t.Errorf("the plugin got %s, without %s", got, part)
+			}
+		}
+		w.ok(delegatedRequest("DEL", "c1"))
+		w.wantNothing()
+	})(t)
+}
