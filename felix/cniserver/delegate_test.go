@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -111,23 +112,25 @@ func TestFailedDelegatedAddLeavesNothingBehind(t *testing.T) {
 // TestPodCIDRThatIsNotKnownIsWaitedFor: the runtime tries again, and nothing is left.
 func TestPodCIDRThatIsNotKnownIsWaitedFor(t *testing.T) {
 	inWorld(func(t *testing.T, w *world) {
-		for _, command := range []string{"ADD", "DEL", "ADD"} {
+		var known atomic.Bool
+		w.server.podCIDRs = func() []netip.Prefix {
+			if known.Load() {
+				return []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
+			}
+			return nil
+		}
+		with := func(command string) cniwire.Request {
 			r := delegatedRequest(command, "c1")
 			r.Config = []byte(strings.Replace(string(r.Config), "192.0.2.0/24", "usePodCidr", 1))
-			if command == "DEL" {
-				w.ok(r)
-				w.server.podCIDRs = func() []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")} }
-				w.wantNothing()
-				continue
-			}
-			if w.server.podCIDRs != nil {
-				w.ok(r)
-				continue
-			}
-			if msg := w.fails(r, cniwire.CodeTryAgainLater); !strings.Contains(msg, "no such podCIDR of this node") {
-				t.Errorf("message %q", msg)
-			}
+			return r
 		}
+		if msg := w.fails(with("ADD"), cniwire.CodeTryAgainLater); !strings.Contains(msg, "no such podCIDR of this node") {
+			t.Errorf("message %q", msg)
+		}
+		w.ok(with("DEL"))
+		known.Store(true)
+		w.wantNothing()
+		w.ok(with("ADD"))
 		w.ok(delegatedRequest("DEL", "c1"))
 		w.wantNothing()
 	})(t)

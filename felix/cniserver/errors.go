@@ -125,7 +125,7 @@ func remedy(command string, code uint, err error) string {
 	case errors.Is(err, ipam.ErrPoolFull), errors.Is(err, ipam.ErrBlockLimit), errors.Is(err, ipam.ErrNoPool):
 		return "calicoctl ipam show --show-blocks says what is assigned where; calicoctl ipam check finds addresses that were lost"
 	case code == cniwire.CodeIOFailure:
-		return "felix keeps its journal of attachments on this node's disk, under FELIX_JOURNALDIR: it is full, read-only or broken; with room on it the next try succeeds"
+		return "felix keeps its journal of attachments on this node's disk, under FELIX_JOURNALDIR: where that is full, read-only or broken, mend it and the next try succeeds"
 	case code == cniwire.CodeInternal && command == "CHECK":
 		return "ADD of the same container mends what felix made; else DEL, then ADD"
 	case code == cniwire.CodeInternal:

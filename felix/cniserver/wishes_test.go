@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -191,9 +192,11 @@ func TestAddGivesWhatIsPermittedBesidesAddresses(t *testing.T) {
 		w.permits = permits{sources: true, floating: true}
 		w.annotated("allowedSourcePrefixes", `["192.0.2.1/24"]`)
 		w.pods["ns1/web-0"].Annotations["cni.projectcalico.org/floatingIPs"] = `["10.65.9.9"]`
-		settled := false
+		var settled atomic.Bool
 		w.fault = func(step string) error {
-			settled = settled || step == "settled"
+			if step == "settled" {
+				settled.Store(true)
+			}
 			return nil
 		}
 		w.ok(configured("ADD", floatingAllowed))
@@ -208,8 +211,8 @@ func TestAddGivesWhatIsPermittedBesidesAddresses(t *testing.T) {
 			AllowSpoofedSourcePrefixes: []string{"192.0.2.0/24"}, IPNATs: []api.IPNAT{{InternalIP: "10.65.0.1", ExternalIP: "10.65.9.9"}},
 		}
 		check("after ADD", asked)
-		if device := w.devices[podDevice(t, w)]; !device.ManySources || !settled {
-			t.Errorf("device %+v, rules awaited: %v", device, settled)
+		if device := w.devices[podDevice(t, w)]; !device.ManySources || !settled.Load() {
+			t.Errorf("device %+v, rules awaited: %v", device, settled.Load())
 		}
 		// What an operator changes since is kept by a repeated ADD, and not for the next pod.
 		wep := w.endpoint("ns1", "node1-k8s-web--0-eth0").DeepCopyObject().(*api.WorkloadEndpoint)

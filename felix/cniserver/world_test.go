@@ -49,12 +49,10 @@ type world struct {
 	next    int
 	devices map[string]podnet.Attachment
 	routes  map[calc.EndpointID]calc.Endpoint
-	asked   ipam.Request // the last one
-	plugged []string     // the commands that the IPAM plugin of others got
-	// delegated is its last ADD.
-	delegated delegate.Call
-	nft       *knftables.Fake // the node's table
-	permits   permits
+	asked   ipam.Request    // the last one
+	plugged []string        // the commands that the IPAM plugin of others got
+	nft     *knftables.Fake // the node's table
+	permits permits
 	// fault is asked at every step, before ("assign") and after ("assigned") its
 	// effect; an error is what the step returns.
 	fault func(step string) error
@@ -65,6 +63,8 @@ type world struct {
 	// namespaces are the annotations of theirs that Kubernetes has told of; nil: it has
 	// told of none yet.
 	namespaces map[string]map[string]string
+	// delegated is the last ADD of the IPAM plugin of others.
+	delegated delegate.Call
 
 	server  *Server
 	state   *State

@@ -31,7 +31,7 @@ func mainKeys() map[string]support {
 		// CNI 1.1.0, sections 1 and 3, with what runtimes add.
 		"cniVersion": used, "cniVersions": ignored, "name": used, "type": used, "ipam": used, "dns": used,
 		"disableCheck": ignored, "disableGC": ignored, "loadOnlyInlinedPlugins": ignored, "plugins": ignored,
-		"capabilities": ignored, "runtimeConfig": used, "prevResult": used, "args": used, "ipMasq": ignored,
+		"capabilities": used, "runtimeConfig": used, "prevResult": used, "args": used, "ipMasq": ignored,
 
 		"mtu": used, "num_queues": used, "policy": used, "container_settings": used, "felix_socket": used,
 		"nodename": used, "hostname": used,
