@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -211,7 +212,7 @@ func ofMain(raw []byte) (d document, unread []string, err error) {
 		if err != nil {
 			return d, nil, err
 		}
-		unread = append(unread, more...)
+		unread = slices.Concat(unread, more)
 	}
 	return d, unread, d.check(whole)
 }
