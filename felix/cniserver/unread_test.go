@@ -8,10 +8,10 @@ import (
 	"testing"
 )
 
-// lines takes down what is logged.
-type lines struct{ said []string }
+// logLines takes down what is logged.
+type logLines struct{ said []string }
 
-func (l *lines) Write(p []byte) (int, error) {
+func (l *logLines) Write(p []byte) (int, error) {
 	l.said = append(l.said, string(p))
 	return len(p), nil
 }
@@ -19,7 +19,7 @@ func (l *lines) Write(p []byte) (int, error) {
 // TestUnknownKeysAreNamedOnceInTheLog, and nowhere else.
 func TestUnknownKeysAreNamedOnceInTheLog(t *testing.T) {
 	inWorld(func(t *testing.T, w *world) {
-		var log lines
+		var log logLines
 		w.server.log = slog.New(slog.NewTextHandler(&log, nil))
 		for range 3 {
 			w.ok(configured("ADD", `, "vlan": 7, "ring": {"a": 1}`))
