@@ -9,16 +9,19 @@ import (
 	"strings"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"go4.org/netipx"
 
 	"tortie/felix/journal"
+	"tortie/felix/podnet"
 	"tortie/internal/api"
 	"tortie/internal/control/cniwire"
 	"tortie/internal/datastore"
+	"tortie/internal/kernel"
 )
 
-// check carries out CHECK: it compares the attachment with the result of its ADD,
+// check carries out CHECK: it compares the attachment with the result of its chain's ADD,
 // the pod's namespace, the node's routes, the endpoint and the IPAM records, and
-// names every difference. What later plugins of the chain added is none.
+// names every difference. What later plugins of the chain changed or added is none.
 func (s *Server) check(ctx context.Context, c call) error {
 	unlock, err := s.lockSettled(ctx, c)
 	if err != nil {
@@ -51,7 +54,7 @@ func (s *Server) check(ctx context.Context, c call) error {
 // routes.
 func (a *addition) kernelDifferences(ctx context.Context) []string {
 	var wrong []string
-	if err := a.server.pods.Check(ctx, a.attachment()); err != nil {
+	if err := a.server.pods.Check(ctx, a.attachment(), a.told()); err != nil {
 		wrong = append(wrong, err.Error())
 	}
 	routes, err := a.server.routes.Check(ctx, a.dataplaneEndpoint())
@@ -72,7 +75,9 @@ func (a *addition) kernelDifferences(ctx context.Context) []string {
 	return wrong
 }
 
-// resultDifferences compares with what the runtime was told at ADD.
+// resultDifferences compares the result with what is known of the attachment: whether it
+// is this one's, and says of the node's end what felix keeps there. What it says of the
+// pod's side, which later plugins may have changed, is compared with the pod.
 func resultDifferences(e journal.Entry, result *types100.Result) []string {
 	if result == nil {
 		return nil
@@ -97,7 +102,49 @@ func resultDifferences(e journal.Entry, result *types100.Result) []string {
 			wrong = append(wrong, fmt.Sprintf("the result has no interface %s", name))
 		}
 	}
+	for _, i := range result.Interfaces {
+		if i.Name != e.HostIf || i.Sandbox != "" {
+			continue
+		}
+		if i.Mac != "" && !strings.EqualFold(i.Mac, hostMAC) {
+			wrong = append(wrong, fmt.Sprintf("the result gives %s the MAC address %s instead of %s", i.Name, i.Mac, hostMAC))
+		}
+		if i.Mtu != 0 && e.MTU != 0 && i.Mtu != e.MTU {
+			wrong = append(wrong, fmt.Sprintf("the result gives %s the MTU %d instead of %d", i.Name, i.Mtu, e.MTU))
+		}
+	}
 	return wrong
+}
+
+// told is what the result says of the pod's side; nil without a result.
+func (a *addition) told() *podnet.Told {
+	result := a.call.conf.PrevResult
+	if result == nil {
+		return nil
+	}
+	told := &podnet.Told{}
+	pod := slices.IndexFunc(result.Interfaces, func(i *types100.Interface) bool { return i.Name == a.entry.IfName && i.Sandbox != "" })
+	if pod >= 0 {
+		told.MAC, told.MTU = result.Interfaces[pod].Mac, result.Interfaces[pod].Mtu
+	}
+	for _, ip := range result.IPs {
+		addr, ok := netip.AddrFromSlice(ip.Address.IP)
+		if ok && pod >= 0 && ip.Interface != nil && *ip.Interface == pod {
+			told.Addrs = append(told.Addrs, addr.Unmap())
+		}
+	}
+	if a.entry.State != journal.StateAttached {
+		return told // another system's ADD answered, which may not have told of routes
+	}
+	told.Routes = []podnet.Hop{}
+	for _, r := range result.Routes {
+		via, hasVia := netip.AddrFromSlice(r.GW)
+		dst, ok := netipx.FromStdIPNet(&r.Dst)
+		if ok && hasVia && (r.Table == nil || *r.Table == kernel.TableMain) {
+			told.Routes = append(told.Routes, podnet.Hop{Dst: dst, Via: via.Unmap()})
+		}
+	}
+	return told
 }
 
 // recordDifferences compares with the datastore. The error says that it could
