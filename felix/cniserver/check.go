@@ -50,29 +50,24 @@ func (s *Server) check(ctx context.Context, c call) error {
 	return err
 }
 
-// kernelDifferences compares with the device, the pod's namespace and the node's
-// routes.
+// kernelDifferences compares with the device, the pod's namespace, the node's routes and
+// its packet rules.
 func (a *addition) kernelDifferences(ctx context.Context) []string {
-	var wrong []string
-	if err := a.server.pods.Check(ctx, a.attachment(), a.told()); err != nil {
-		wrong = append(wrong, err.Error())
-	}
-	routes, err := a.server.routes.Check(ctx, a.dataplaneEndpoint())
-	if err != nil {
-		routes = append(routes, err.Error())
-	}
-	wrong = append(wrong, routes...)
-	if len(a.entry.HostPorts) == 0 {
-		return wrong
-	}
-	ports, err := a.server.hostPorts.Check(ctx)
-	if err != nil {
-		wrong = append(wrong, err.Error())
-	}
-	for _, p := range ports {
-		wrong = append(wrong, "host ports: "+p+" are not as they should be")
+	s := a.server
+	wrong := lines(nil, s.pods.Check(ctx, a.attachment(), a.told()))
+	wrong = append(wrong, lines(s.routes.Check(ctx, a.dataplaneEndpoint()))...)
+	if len(a.entry.HostPorts) > 0 {
+		wrong = append(wrong, lines(s.hostPorts.Check(ctx))...)
 	}
 	return wrong
+}
+
+// lines are differences and, each in its own, the errors that kept others from being found.
+func lines(differences []string, err error) []string {
+	if err == nil {
+		return differences
+	}
+	return append(differences, strings.Split(err.Error(), "\n")...)
 }
 
 // resultDifferences compares the result with what is known of the attachment: whether it

@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -9,11 +10,22 @@ import (
 	"tortie/internal/kernel"
 )
 
-// Check reads an endpoint's routes and limits from the kernel and names each that is not as
-// it should be; none is a success. Only felix's routes are read, for the whole table
-// may be a fabric's. It changes nothing: what was changed by a
+// Check reads an endpoint's routes and limits from the kernel, and the packet rules, which
+// are the node's, and names what is not as it should be; none is a success. What can't be
+// read keeps nothing else from being looked at. It changes nothing: what was changed by a
 // stranger is put back by the loop, which is told of it.
 func (l *Loop) Check(ctx context.Context, ep calc.Endpoint) (differences []string, err error) {
+	differences, err = l.checkEndpoint(ctx, ep)
+	errs := []error{err}
+	for _, rules := range l.cfg.Rules {
+		wrong, err := rules.Check(ctx)
+		differences, errs = append(differences, wrong...), append(errs, err)
+	}
+	return differences, errors.Join(errs...)
+}
+
+// checkEndpoint reads only felix's routes: the whole table may be a fabric's.
+func (l *Loop) checkEndpoint(ctx context.Context, ep calc.Endpoint) (differences []string, err error) {
 	have, err := l.cfg.Kernel.Routes(ctx, kernel.RouteFilter{Protocol: kernel.ProtocolFelix})
 	if err != nil {
 		return nil, fmt.Errorf("check routes of %s: %w", ep.ID, err)

@@ -1,6 +1,7 @@
 package dataplane_test
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -21,6 +22,24 @@ func TestCheckNamesEachRouteThatIsNotAsItShouldBe(t *testing.T) {
 		w.changeRoute(other.Index, "10.65.0.1/32")
 		w.changeRoute(0, "fd00:65::1/128")
 		w.wantDifferences(ep, "the node's route to 10.65.0.1 is", "felix's route to fd00:65::1 is missing on the node")
+	})
+}
+
+// TestCheckNamesPacketRulesThatAreNotAsTheyShouldBe, also where the endpoint's interface is
+// gone, and whatever else can't be read.
+func TestCheckNamesPacketRulesThatAreNotAsTheyShouldBe(t *testing.T) {
+	onEachKernel(t, func(w *world) {
+		w.device(if1)
+		w.startInSync(calc.State{})
+		ep := endpoint("a", "c1", if1, "10.65.0.1")
+		w.upsert(ep)
+		w.nat.find("the rules for natOutgoing are not as they should be")
+		w.wantDifferences(ep, "the rules for natOutgoing")
+		ep.Interface = if2
+		have, err := w.loop.Check(w.Context(), ep)
+		if !errors.Is(err, kernel.ErrNotFound) || len(have) != 1 {
+			w.Errorf("without the interface: %q, %v", have, err)
+		}
 	})
 }
 
