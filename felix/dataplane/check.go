@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"tortie/felix/calc"
@@ -34,7 +35,7 @@ func (l *Loop) checkEndpoint(ctx context.Context, ep calc.Endpoint) (differences
 	if err != nil {
 		return nil, fmt.Errorf("check routes of %s: %w", ep.ID, err)
 	}
-	for _, a := range ep.Addrs {
+	for _, a := range append(slices.Clone(ep.Addrs), l.floating(ep, link.Index)...) {
 		want := workloadRoute(host(a), link.Index)
 		if slices.Contains(have, want) {
 			continue
@@ -51,4 +52,20 @@ func (l *Loop) checkEndpoint(ctx context.Context, ep calc.Endpoint) (differences
 	}
 	wrong, err := l.checkLimits(ctx, Limited{Interface: ep.Interface, Link: link.Index, Limits: ep.Limits})
 	return append(differences, wrong...), err
+}
+
+// floating are the floating addresses of an endpoint that no other has as its own, nor as a
+// floating one instead.
+func (l *Loop) floating(ep calc.Endpoint, link int) []netip.Addr {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var out []netip.Addr
+	if stored := l.state.Endpoints[ep.ID]; stored.ContainerID == ep.ContainerID {
+		for _, f := range stored.Floating {
+			if l.desired[host(f.External)].route == workloadRoute(host(f.External), link) {
+				out = append(out, f.External)
+			}
+		}
+	}
+	return out
 }
