@@ -416,3 +416,22 @@ func TestSessionSendsFromItsOwnAddress(t *testing.T) {
 		})
 	}
 }
+
+// TestSessionsGoPastWireGuard: what else goes to the neighbour's address is led elsewhere, as
+// felix leads it, and packets that say nothing of passing that by are lost: those of IPv4 go by
+// their link anyway, those of IPv6 do not.
+func TestSessionsGoPastWireGuard(t *testing.T) {
+	kerneltest.Require(t, kerneltest.Nftables)
+	for name, addr := range families {
+		t.Run(name, func(t *testing.T) {
+			w := newWire(t)
+			for ns, other := range map[string]string{"a": addr.b, "b": addr.a} {
+				kerneltest.LeadAway(t, w.ns[ns], netip.MustParseAddr(other))
+				w.run(ns, "nft", fmt.Sprintf("add table inet clear; add chain inet clear out { type filter hook output priority 0; }; add rule inet clear out udp dport 3784 meta mark & %#x == 0 drop", kernel.MarkClear))
+			}
+			a, b := w.serve("a", w.peer("a", addr.b, fast())), w.serve("b", w.peer("b", addr.a, fast()))
+			a.until(addr.b, "up", settled(300*ms, 900*ms))
+			b.until(addr.a, "up", settled(300*ms, 900*ms))
+		})
+	}
+}
