@@ -97,16 +97,19 @@ func resultDifferences(e journal.Entry, result *types100.Result) []string {
 			wrong = append(wrong, fmt.Sprintf("the result has no interface %s", name))
 		}
 	}
-	for _, i := range result.Interfaces {
-		if i.Name != e.HostIf || i.Sandbox != "" {
-			continue
-		}
-		if i.Mac != "" && !strings.EqualFold(i.Mac, hostMAC) {
-			wrong = append(wrong, fmt.Sprintf("the result gives %s the MAC address %s instead of %s", i.Name, i.Mac, hostMAC))
-		}
-		if i.Mtu != 0 && e.MTU != 0 && i.Mtu != e.MTU {
-			wrong = append(wrong, fmt.Sprintf("the result gives %s the MTU %d instead of %d", i.Name, i.Mtu, e.MTU))
-		}
+	return append(wrong, nodesEndDifferences(e, result.Interfaces)...)
+}
+
+func nodesEndDifferences(e journal.Entry, told []*types100.Interface) (wrong []string) {
+	i := slices.IndexFunc(told, func(i *types100.Interface) bool { return i.Name == e.HostIf && i.Sandbox == "" })
+	if i < 0 {
+		return nil
+	}
+	if mac := told[i].Mac; mac != "" && !strings.EqualFold(mac, hostMAC) {
+		wrong = append(wrong, fmt.Sprintf("the result gives %s the MAC address %s instead of %s", e.HostIf, mac, hostMAC))
+	}
+	if mtu := told[i].Mtu; mtu != 0 && e.MTU != 0 && mtu != e.MTU {
+		wrong = append(wrong, fmt.Sprintf("the result gives %s the MTU %d instead of %d", e.HostIf, mtu, e.MTU))
 	}
 	return wrong
 }

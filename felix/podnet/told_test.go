@@ -67,7 +67,8 @@ func TestCheckHoldsThePodsSideAgainstTheResult(t *testing.T) {
 		},
 		"address that is only told": {
 			func(t *podnet.Told) { t.Addrs = append(addrs("192.0.2.9"), t.Addrs...) },
-			func(ends) error { return nil }, []string{"eth0 does not have the address 192.0.2.9"},
+			func(ends) error { return nil },
+			[]string{"eth0 does not have the address 192.0.2.9"},
 		},
 		"route of another plugin": {
 			func(t *podnet.Told) { t.Routes = append(t.Routes, hop("192.0.2.0/24", "169.254.1.1")) },
@@ -75,7 +76,8 @@ func TestCheckHoldsThePodsSideAgainstTheResult(t *testing.T) {
 		},
 		"route that is only told": {
 			func(t *podnet.Told) { t.Routes = append(t.Routes, hop("192.0.2.0/24", "169.254.1.1")) },
-			func(ends) error { return nil }, []string{"the route 192.0.2.0/24 via 169.254.1.1 of the result is missing"},
+			func(ends) error { return nil },
+			[]string{"the route 192.0.2.0/24 via 169.254.1.1 of the result is missing"},
 		},
 		"default route gone": {
 			nil, func(e ends) error { return route(e.pod.DeleteRoute, e.peer, "0.0.0.0/0", "169.254.1.1") },
