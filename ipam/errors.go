@@ -40,7 +40,7 @@ type ExhaustedError struct {
 	Node            string
 	// Virtual says that Node is no node but another owner of blocks.
 	Virtual bool
-	// Pools has a verdict on every pool of the IP version.
+	// Pools has a verdict on every pool of the IP version, and on each that can't be read.
 	Pools []Verdict
 	// Blocks and Limit count the node's blocks of this IP version; Limit is 0 for none.
 	Blocks, Limit int

@@ -190,9 +190,17 @@ func (w *writer) usablePools(r *Request, f family) ([]pool, error) {
 		return usable, err
 	}
 	e := w.exhausted(r, f, ErrNoPool)
-	e.Pools = skipped
+	unread := len(e.Pools) > 0
+	for _, v := range skipped {
+		if !slices.ContainsFunc(e.Pools, func(u Verdict) bool { return u.Pool == v.Pool }) { // else it is there
+			e.Pools = append(e.Pools, v)
+		}
+	}
 	e.Advice = "Change one of these pools so that it serves (calicoctl get ippools -o yaml), or add one (kind: IPPool, calicoctl apply)"
-	if len(skipped) == 0 {
+	switch {
+	case unread:
+		e.Advice = ""
+	case len(skipped) == 0:
 		e.Advice = fmt.Sprintf("There is no %s pool at all: add one (kind: IPPool, calicoctl apply)", f)
 	}
 	return nil, e
@@ -250,7 +258,11 @@ func (w *writer) selectPools(r *Request, f family) (usable []pool, skipped []Ver
 
 func (w *writer) exhausted(r *Request, f family, class error) *ExhaustedError {
 	num, _ := r.wanted(f)
-	return &ExhaustedError{Class: class, Version: int(f), Wanted: num, Node: w.node, Virtual: w.virtual()}
+	e := &ExhaustedError{Class: class, Version: int(f), Wanted: num, Node: w.node, Virtual: w.virtual()}
+	if view, ok := w.view.(PoolsView); ok {
+		e.Pools = view.UnreadPools()
+	}
+	return e
 }
 
 // grow gets the node one more block for a call that found no room. It reports

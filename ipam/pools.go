@@ -87,6 +87,8 @@ type Verdict struct {
 	Pool, CIDR string
 	// Reason says why no address was taken from it; empty for one that was usable.
 	Reason string
+	// Unread: nothing is known of it, its range neither, for it can't be read.
+	Unread bool
 }
 
 // String is "pool-v4 (10.65.0.0/16): disabled".

@@ -44,8 +44,14 @@ type ConfigView interface {
 	ConfigProblem() (kept bool, err error)
 }
 
+// PoolsView is a View that also knows of which pools nothing can be read. They serve nobody,
+// and are the likely cause where an address is missing.
+type PoolsView interface {
+	UnreadPools() []Verdict
+}
+
 // Tracker is a View fed by a datastore.Syncer: pass every batch of updates to
-// Apply. It implements NamespaceView from the profiles kns.<namespace>, and ConfigView.
+// Apply. It implements NamespaceView from the profiles kns.<namespace>, ConfigView and PoolsView.
 type Tracker struct {
 	node string
 
@@ -58,6 +64,7 @@ type Tracker struct {
 	config       api.IPAMConfigSpec
 	configRead   bool // config is one that was stored
 	configErr    error
+	unread       map[string]string // the pools of which nothing is known, and why
 }
 
 // NewTracker returns a Tracker for a node that knows nothing yet.
@@ -68,6 +75,7 @@ func NewTracker(node string) *Tracker {
 		reservations: make(map[string]*v3.IPReservation),
 		namespaces:   make(map[string]map[string]string),
 		config:       defaultConfig(),
+		unread:       make(map[string]string),
 	}
 }
 
@@ -83,8 +91,7 @@ func (*Tracker) Ranges() []datastore.Range {
 }
 
 // Apply takes in updates; those of other kinds and nodes are ignored. An object
-// that can't be read any more keeps its last readable state, except a pool,
-// which is then not used: what it says now may forbid it.
+// that can't be read any more keeps its last readable state.
 func (t *Tracker) Apply(updates []datastore.SyncUpdate) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -93,23 +100,35 @@ func (t *Tracker) Apply(updates []datastore.SyncUpdate) {
 		if u.Entry != nil {
 			obj = u.Entry.Object
 		}
-		if u.Invalid != nil && u.Key.Kind != api.KindIPPool {
-			t.applyUnreadable(u)
-			continue
+		if u.Invalid == nil || u.Entry != nil {
+			t.apply(u.Key, obj, u.Entry)
 		}
-		t.apply(u.Key, obj, u.Entry)
+		if u.Invalid != nil {
+			t.applyUnreadable(u)
+		}
 	}
 }
 
 // applyUnreadable: a configuration that nobody could read ever since it is there may forbid
-// anything. It is not taken for none, which would allow what it forbids.
+// anything. It is not taken for none, which would allow what it forbids. A pool that could
+// be read before serves on, and blocks are claimed of it as long as it is not written again.
 func (t *Tracker) applyUnreadable(u datastore.SyncUpdate) {
-	if u.Key.Kind != api.KindIPAMConfig {
-		return
-	}
-	t.configErr = u.Invalid.Err
-	if !t.configRead {
-		t.config = strictestConfig()
+	switch u.Key.Kind {
+	case api.KindIPAMConfig:
+		t.configErr = u.Invalid.Err
+		if !t.configRead {
+			t.config = strictestConfig()
+		}
+	case api.KindIPPool:
+		pool := t.pools[u.Key.Name]
+		if !u.Kept || pool == nil {
+			delete(t.pools, u.Key.Name)
+			t.unread[u.Key.Name] = u.Unread()
+			return
+		}
+		pool = pool.DeepCopy()
+		pool.ResourceVersion = strconv.FormatInt(int64(u.Invalid.Revision), 10)
+		t.pools[u.Key.Name] = pool
 	}
 }
 
@@ -118,6 +137,7 @@ func (t *Tracker) apply(key api.Key, obj api.Object, entry *datastore.Entry) {
 	switch key.Kind {
 	case api.KindIPPool:
 		delete(t.pools, key.Name)
+		delete(t.unread, key.Name)
 		if pool, ok := obj.(*v3.IPPool); ok {
 			t.pools[key.Name] = withRevision(pool, entry.Revision)
 		}
@@ -197,6 +217,16 @@ func (t *Tracker) ConfigProblem() (kept bool, err error) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	return t.configRead, t.configErr
+}
+
+// UnreadPools implements PoolsView.
+func (t *Tracker) UnreadPools() (all []Verdict) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for _, name := range slices.Sorted(maps.Keys(t.unread)) {
+		all = append(all, Verdict{Pool: name, Reason: t.unread[name], Unread: true})
+	}
+	return all
 }
 
 // Reservations implements View.

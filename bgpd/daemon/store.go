@@ -113,8 +113,8 @@ func (s *store) OnUpdates(updates []datastore.SyncUpdate) {
 	}
 }
 
-// update reports whether the change can matter. A value that can't be read is
-// like none: what it says is not known.
+// update reports whether the change can matter. Of a value that can't be read what it said
+// before holds on; one that never could be is like none.
 func (s *store) update(u datastore.SyncUpdate) bool {
 	if u.Key.Kind == api.KindIPAMLoan {
 		s.lenders.update(u)
@@ -124,11 +124,15 @@ func (s *store) update(u datastore.SyncUpdate) bool {
 	if !ok {
 		objects = map[api.Key]api.Object{} // an unreadable key is of no kind
 	}
+	u = s.readFelix(u)
 	name := or(keyName(u.Key), u.Path)
-	_, wasProblem := s.invalid[name]
+	was, wasProblem := s.invalid[name]
 	delete(s.invalid, name)
 	if u.Invalid != nil {
-		s.invalid[name] = fmt.Sprintf("%s can't be read and is ignored: %v", u.Invalid.Path, u.Invalid.Err)
+		s.invalid[name] = unreadLine(u)
+	}
+	if u.Stands() {
+		return was != s.invalid[name]
 	}
 	old, known := objects[u.Key]
 	others := s.noteUnknown(u)
@@ -150,6 +154,33 @@ func (s *store) update(u datastore.SyncUpdate) bool {
 	}
 	objects[u.Key] = u.Entry.Object
 	return old == nil || others || !reflect.DeepEqual(old, u.Entry.Object)
+}
+
+// unreadLine is what is said of something that can't be read: what felix says, too.
+func unreadLine(u datastore.SyncUpdate) string {
+	if u.Key == (api.Key{}) {
+		return fmt.Sprintf("%s can't be read and is ignored: %v", u.Invalid.Path, u.Invalid.Err)
+	}
+	return u.Key.String() + ": " + u.Unread()
+}
+
+// readFelix reads a FelixConfiguration field by field, as felix does, which says what is
+// wrong with it: a field that can't be read does not take the others with it.
+func (s *store) readFelix(u datastore.SyncUpdate) datastore.SyncUpdate {
+	if u.Key.Kind != api.KindFelixConfiguration || u.Invalid == nil {
+		return u
+	}
+	obj, ok := s.reg.Salvage(u.Key, u.Invalid.Value)
+	switch {
+	case ok:
+		u.Entry = &datastore.Entry{Key: u.Key, Object: obj}
+	case u.Kept && u.Entry == nil:
+		if old := s.objects[u.Key.Kind][u.Key]; old != nil {
+			u.Entry = &datastore.Entry{Key: u.Key, Object: old}
+		}
+	}
+	u.Invalid = nil
+	return u
 }
 
 // noteUnknown notes which fields of a resource a newer program has written, and reports
@@ -240,7 +271,7 @@ func (s *store) compute() {
 	self := api.Key{Kind: api.KindNode, Name: s.node}
 	if _, broken := s.invalid[self.String()]; broken && out.NoNode {
 		out.NoNode = false
-		out.Missing = fmt.Sprintf("Node %s can't be read: delete its record and create it anew", s.node)
+		out.Missing = fmt.Sprintf("Node %s can't be read: write it anew with calicoctl apply", s.node)
 	}
 	if s.last != nil && reflect.DeepEqual(*s.last, out) {
 		return

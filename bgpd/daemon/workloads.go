@@ -43,8 +43,8 @@ func (w *workloads) want(wanted bool) {
 	}
 }
 
-// podSink keeps the endpoints of one node. One that can't be read is like none: felix says
-// what is wrong with it.
+// podSink keeps the endpoints of one node. Of one that can't be read what it said before
+// holds on, if anything: felix says what is wrong with it.
 type podSink struct {
 	ctx    context.Context // told no more when it has ended
 	node   string
@@ -57,6 +57,9 @@ type podSink struct {
 func (s *podSink) OnUpdates(updates []datastore.SyncUpdate) {
 	changed := false
 	for _, u := range updates {
+		if u.Stands() {
+			continue
+		}
 		_, was := s.pods[u.Key]
 		delete(s.pods, u.Key)
 		if u.Entry != nil {

@@ -76,6 +76,9 @@ func (r *Reporter) OnUpdates(updates []datastore.SyncUpdate) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, u := range updates {
+		if u.Stands() {
+			continue
+		}
 		var mine *datastore.Entry
 		if u.Entry != nil {
 			if o, ok := u.Entry.Object.(*v3.CalicoNodeStatus); ok && o.Spec.Node == r.Node {

@@ -148,7 +148,7 @@ func fetchKeys(keys []api.Key) fetch {
 			case hopeless(ctx, err):
 				return nil, err
 			default:
-				errs = append(errs, err) // "get <key>: …"
+				errs = append(errs, resource.Unread(key, err)) // else "get <key>: …"
 			}
 		}
 		return results, errors.Join(errs...)
@@ -162,7 +162,7 @@ func (a *app) fetchList(t target) fetch {
 			return nil, err
 		}
 		for _, invalid := range listing.Invalid {
-			a.warn(fmt.Sprintf("%s: can't be read and is left out: %v", invalid.Path, invalid.Err))
+			a.warn(fmt.Sprintf("%s: can't be read and is left out: %v; %s", invalid.Path, invalid.Err, invalid.Remedy()))
 		}
 		return []output.Result{{
 			Kind: t.info.Kind,

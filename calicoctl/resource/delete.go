@@ -46,10 +46,10 @@ func (s *Store) Delete(ctx context.Context, key api.Key, how Deletion) error {
 }
 
 // deleteOne removes one object, whoever else changes it meanwhile unless a
-// version is given.
+// version is given, and whether it can be read or not.
 func (s *Store) deleteOne(ctx context.Context, key api.Key, version string) error {
 	for range maxAttempts {
-		entry, err := s.read(ctx, key)
+		entry, _, err := s.readAny(ctx, key)
 		if err != nil {
 			return err
 		}
@@ -133,7 +133,7 @@ func tierOf(obj api.Object) string {
 // A node with workload endpoints is refused unless forced: on a node that lives
 // their pods would lose their network, and others would get their addresses.
 func (s *Store) deleteNode(ctx context.Context, key api.Key, how Deletion) error {
-	entry, err := s.Client.Get(ctx, key)
+	entry, _, err := s.readAny(ctx, key)
 	if err != nil {
 		return err
 	}

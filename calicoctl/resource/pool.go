@@ -85,6 +85,10 @@ func (s *Store) allowUpdate(ctx context.Context, key api.Key, old, updated api.O
 // names the field. An error without a field is one of the store.
 func (s *Store) allowPoolUpdate(ctx context.Context, key api.Key, before, after *v3.IPPool) (field string, err error) {
 	const advice = "create a pool of another name, disable this one, and delete it when nothing uses it"
+	if before.Spec.CIDR == "" {
+		before = before.DeepCopy() // it can't be read
+		before.Spec.CIDR = after.Spec.CIDR
+	}
 	if before.Spec.CIDR != after.Spec.CIDR {
 		return "spec.cidr", refuse(advice, "%s: spec.cidr: can't be changed from %s to %s", key, before.Spec.CIDR, after.Spec.CIDR)
 	}
@@ -98,6 +102,14 @@ func (s *Store) allowPoolUpdate(ctx context.Context, key api.Key, before, after 
 	use, err := s.poolUse(ctx, cidr)
 	if err != nil || len(use.blocks) == 0 {
 		return "", err
+	}
+	if before.Spec.BlockSize == 0 { // it can't be read: the blocks tell
+		for _, b := range use.blocks {
+			if size := netip.MustParsePrefix(b.Key.Name).Bits(); size != after.Spec.BlockSize {
+				return "spec.blockSize", refuse(fmt.Sprintf("set it to %d", size), "%s: spec.blockSize: can't be %d, for the pool has blocks of size %d", key, after.Spec.BlockSize, size)
+			}
+		}
+		return "", nil
 	}
 	return "spec.blockSize", refuse(advice,
 		"%s: spec.blockSize: can't be changed from %d to %d while the pool has blocks (%d, of them %d with addresses in use)",
@@ -144,9 +156,21 @@ func allocated(block datastore.Entry) int {
 // deletePool disables the pool, so that no allocator takes a further block from
 // it, releases its empty blocks, and deletes it. Blocks with addresses in use
 // keep their owner: their workloads go on working.
+//
+// One that can't be read is deleted first: nobody claims a block of a pool that has changed.
 func (s *Store) deletePool(ctx context.Context, key api.Key, version string) error {
+	entry, unread, err := s.readAny(ctx, key)
+	switch {
+	case err != nil:
+		return err
+	case unread != nil:
+		if err := s.deleteOne(ctx, key, version); err != nil {
+			return err
+		}
+		return s.releaseBlocksOf(ctx, key, entry.Object.(*v3.IPPool).Spec)
+	}
 	var spec v3.IPPoolSpec
-	err := s.modify(ctx, key, version, func(old api.Object) (api.Object, error) {
+	err = s.modify(ctx, key, version, func(old api.Object) (api.Object, error) {
 		pool := old.DeepCopyObject().(*v3.IPPool)
 		spec = pool.Spec
 		pool.Spec.Disabled = true
@@ -158,13 +182,19 @@ func (s *Store) deletePool(ctx context.Context, key api.Key, version string) err
 	if err := sleep(ctx, s.Settle); err != nil {
 		return err
 	}
-	if cidr, err := netip.ParsePrefix(spec.CIDR); err == nil {
-		if err := s.releasePool(ctx, key, cidr, spec.NATOutgoing); err != nil {
-			return err
-		}
+	if err := s.releaseBlocksOf(ctx, key, spec); err != nil {
+		return err
 	}
 	_, err = s.Client.Txn(ctx, datastore.DeleteAny(key))
 	return err
+}
+
+func (s *Store) releaseBlocksOf(ctx context.Context, key api.Key, spec v3.IPPoolSpec) error {
+	cidr, err := netip.ParsePrefix(spec.CIDR)
+	if err != nil {
+		return nil //nolint:nilerr // nobody knows which are its blocks
+	}
+	return s.releasePool(ctx, key, cidr, spec.NATOutgoing)
 }
 
 // releasePool releases the empty blocks of a pool, and says what becomes of the

@@ -95,6 +95,25 @@ func (s *Store) read(ctx context.Context, key api.Key) (datastore.Entry, error) 
 	return entry, err
 }
 
+// readAny gets an entry, whether it can be read or not: of one that can't, it has what can be
+// read of it, and unread says what is wrong.
+func (s *Store) readAny(ctx context.Context, key api.Key) (entry datastore.Entry, unread *datastore.Invalid, err error) {
+	entry, err = s.read(ctx, key)
+	unread, ok := errors.AsType[*datastore.Invalid](err)
+	if !ok || unread.Key != key {
+		return entry, nil, err
+	}
+	obj, ok := s.Registry.Salvage(key, unread.Value)
+	if !ok {
+		if obj, err = s.Registry.New(key.Kind); err != nil {
+			return entry, nil, err
+		}
+		obj.SetNamespace(key.Namespace)
+		obj.SetName(key.Name)
+	}
+	return datastore.Entry{Key: key, Object: obj, Revision: unread.Revision}, unread, nil
+}
+
 func isTiered(kind api.Kind) bool { return slices.Contains(tieredKinds(), kind) }
 
 func tieredKinds() []api.Kind {
@@ -193,8 +212,15 @@ func named(key api.Key, err error, advice string) error {
 	case errors.Is(err, datastore.ErrNotFound):
 		return &Error{Err: &classError{"resource does not exist: " + key.String(), err}, Advice: advice}
 	}
+	if unread, ok := errors.AsType[*datastore.Invalid](err); ok && unread.Key == key {
+		return &Error{Err: &classError{key.String() + ": can't be read: " + unread.Cause(), err}, Advice: unread.Remedy()}
+	}
 	return err
 }
+
+// Unread is the error for an object that is there and can't be read; any other error stays
+// as it is.
+func Unread(key api.Key, err error) error { return named(key, err, "") }
 
 // classError has its own text but keeps the class of its cause.
 type classError struct {

@@ -74,8 +74,8 @@ func forgetIdentity(obj api.Object) {
 	obj.SetManagedFields(nil)
 }
 
-// Replace changes an object that must exist. A resourceVersion in obj must be
-// the present one.
+// Replace changes an object that must exist, be it one that can't be read. A
+// resourceVersion in obj must be the present one.
 func (s *Store) Replace(ctx context.Context, obj api.Object) error {
 	key, err := s.Registry.KeyOf(obj)
 	if err != nil {
@@ -105,7 +105,7 @@ func (s *Store) Apply(ctx context.Context, obj api.Object) error {
 }
 
 func (s *Store) replace(ctx context.Context, key api.Key, obj api.Object) error {
-	return s.modify(ctx, key, obj.GetResourceVersion(), func(old api.Object) (api.Object, error) {
+	return s.change(ctx, key, obj.GetResourceVersion(), true, func(old api.Object) (api.Object, error) {
 		if err := s.allowUpdate(ctx, key, old, obj); err != nil {
 			return nil, err
 		}
@@ -133,13 +133,22 @@ func (s *Store) Modify(ctx context.Context, key api.Key, change func(obj api.Obj
 	}), "")
 }
 
-// modify is the read, change, compare-and-swap loop. With a resource version
-// given nothing is retried: the operator looked at that version.
+// modify changes an object that can be read.
 func (s *Store) modify(ctx context.Context, key api.Key, version string, change func(old api.Object) (api.Object, error)) error {
+	return s.change(ctx, key, version, false, change)
+}
+
+// change is the read, change, compare-and-swap loop. With a resource version
+// given nothing is retried: the operator looked at that version. With anew, what can't be
+// read is written over; change gets what can be read of it.
+func (s *Store) change(ctx context.Context, key api.Key, version string, anew bool, change func(old api.Object) (api.Object, error)) error {
 	for range maxAttempts {
-		entry, err := s.read(ctx, key)
-		if err != nil {
+		entry, unread, err := s.readAny(ctx, key)
+		switch {
+		case err != nil:
 			return err
+		case unread != nil && !anew:
+			return named(key, unread, "")
 		}
 		current := strconv.FormatInt(int64(entry.Revision), 10)
 		if version != "" && version != current {
@@ -148,7 +157,11 @@ func (s *Store) modify(ctx context.Context, key api.Key, version string, change 
 		if entry.Object, err = change(entry.Object); err != nil {
 			return err
 		}
-		_, err = s.resources().Update(ctx, entry)
+		if unread != nil {
+			_, err = s.resources().Overwrite(ctx, unread, entry.Object)
+		} else {
+			_, err = s.resources().Update(ctx, entry)
+		}
 		switch {
 		case err == nil:
 			return nil

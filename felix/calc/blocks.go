@@ -1,6 +1,7 @@
 package calc
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -41,9 +42,6 @@ func (b *blocks) update(u datastore.SyncUpdate) (own bool) {
 	}
 	switch {
 	case owner.Type != api.AffinityHost && !own:
-	case u.Invalid != nil:
-		claim.err = u.Invalid.Err
-		b.byKey[u.Key] = claim
 	case u.Entry != nil:
 		obj, ok := u.Entry.Object.(*api.BlockAffinity)
 		if !ok {
@@ -53,6 +51,9 @@ func (b *blocks) update(u datastore.SyncUpdate) (own bool) {
 			claim.err = fmt.Errorf("%s has host bits set", prefix)
 		}
 		claim.confirmed = isConfirmed(&obj.Spec)
+		b.byKey[u.Key] = claim
+	case u.Invalid != nil:
+		claim.err = errUnread
 		b.byKey[u.Key] = claim
 	}
 	return own
@@ -74,9 +75,10 @@ const (
 // surroundings are what a block is held against before this node drops packets for
 // the whole of it.
 type surroundings struct {
-	pools []netip.Prefix // of all readable pools
-	own   []netip.Prefix // this node's addresses with the length of their subnet
-	nodes []netip.Prefix // every node's address, in order
+	pools  []netip.Prefix // of all readable pools
+	unread bool           // there are others, of which nothing is known
+	own    []netip.Prefix // this node's addresses with the length of their subnet
+	nodes  []netip.Prefix // every node's address, in order
 }
 
 // confirmed lists the blocks to blackhole. An affinity is data that anyone who may
@@ -93,6 +95,7 @@ func (b *blocks) confirmed(around surroundings, problems *problemList) []netip.P
 			err = around.refuse(block.prefix)
 		}
 		switch {
+		case errors.Is(err, errUnread): // the affinity, or the pool: said of that
 		case err != nil:
 			problems.add(key, "%v; the block is not blackholed on this node", err)
 		case block.confirmed:
@@ -112,6 +115,9 @@ func (a surroundings) refuse(block netip.Prefix) error {
 		return fmt.Errorf("%s is larger than a block can be (/%d); delete this affinity", block, shortest)
 	}
 	if !slices.ContainsFunc(a.pools, func(pool netip.Prefix) bool { return pool.Bits() <= block.Bits() && pool.Contains(block.Addr()) }) {
+		if a.unread {
+			return fmt.Errorf("%s lies in no IP pool that can be read: the pool %w", block, errUnread)
+		}
 		return fmt.Errorf("%s lies in no IP pool; delete this affinity, or bring the pool back if pods still use it", block)
 	}
 	for _, p := range a.own {

@@ -48,11 +48,6 @@ func (e *endpoints) update(u datastore.SyncUpdate) bool {
 	_, was := e.byID[id]
 	delete(e.byID, id)
 	switch {
-	case u.Invalid != nil:
-		// spec.node can't be read: the name alone says whose it is.
-		if e.namedHere(id.Name) {
-			e.byID[id] = candidate{endpoint: Endpoint{ID: id}, err: u.Invalid.Err}
-		}
 	case u.Entry != nil:
 		wep, ok := u.Entry.Object.(*api.WorkloadEndpoint)
 		if !ok || wep.Spec.Node != e.node {
@@ -63,6 +58,11 @@ func (e *endpoints) update(u datastore.SyncUpdate) bool {
 		ep.Limits, c.limitErr = qos.Complete(wep.Spec.QoSControls)
 		c.endpoint = ep
 		e.byID[id] = c
+	case u.Invalid != nil:
+		// spec.node can't be read: the name alone says whose it is.
+		if e.namedHere(id.Name) {
+			e.byID[id] = candidate{endpoint: Endpoint{ID: id}, err: u.Invalid.Err}
+		}
 	}
 	_, is := e.byID[id]
 	return was || is

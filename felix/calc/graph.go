@@ -1,7 +1,7 @@
 // Package calc turns datastore updates into the desired state of this node's
 // dataplane. It is pure: no I/O, no clock, and its output depends on the current
 // content of the datastore only, never on the order or number of the updates
-// that led to it.
+// that led to it. What can't be read is the exception: it is what it was before.
 package calc
 
 import (
@@ -29,6 +29,7 @@ type Graph struct {
 	borrowed  borrowed
 	services  []netip.Prefix
 	others    others
+	unread    unread
 }
 
 // others is what State says of other nodes, as long as nothing it depends on has
@@ -53,6 +54,7 @@ func New(node string) *Graph {
 		nodes:     newNodes(node),
 		borrowed:  newBorrowed(node),
 		peers:     newLocalPeers(),
+		unread:    unread{},
 	}
 }
 
@@ -83,10 +85,15 @@ func (g *Graph) Follow() []datastore.Range {
 }
 
 // Update takes in changes and reports whether the State may be another now. An
-// update replaces all that is known of its key; updates of other kinds and of
-// keys that can't be parsed are ignored.
+// update replaces all that is known of its key, unless that can't be read any more: then
+// what it said before holds on. Updates of other kinds and of keys that can't be parsed are
+// ignored.
 func (g *Graph) Update(updates []datastore.SyncUpdate) (changed bool) {
 	for _, u := range updates {
+		changed = g.unread.update(u) || changed
+		if u.Stands() {
+			continue
+		}
 		changed = g.peers.update(u) || changed
 		changed = g.update(u) || changed
 	}
@@ -149,9 +156,9 @@ func (g *Graph) State() State {
 	s.Endpoints, s.HoldDevices = g.endpoints.resolve(&problems)
 	s.Services = g.services
 	s.Pools, s.Masquerade = g.pools.prefixes(&problems)
-	s.PodPools = g.pools.ofPods()
+	s.PodPools, s.PoolsUnread = g.pools.ofPods(), g.pools.unread()
 	s.NodeAddrs, s.Nodes = g.nodes.addrs(&problems)
-	around := surroundings{pools: s.Pools, own: s.NodeAddrs, nodes: s.Nodes}
+	around := surroundings{pools: s.Pools, unread: s.PoolsUnread, own: s.NodeAddrs, nodes: s.Nodes}
 	s.Blocks = g.blocks.confirmed(around, &problems)
 	s.Peering = g.peers.on(g.peers.usable(around, g.nodes.networks()), s.Endpoints, g.endpoints.labelsOf, g.node, g.nodes.labels())
 	s.TunnelPools = g.pools.forTunnels(g.nodes.labels())
@@ -167,6 +174,7 @@ func (g *Graph) State() State {
 		problems.add(api.Key{Kind: api.KindNode, Name: g.node}, "%s; it is not used, and no such tunnel leads here: "+
 			"correct the Node's tunnel address (or VXLANTunnelMACAddr, or key), or the IP pools", why)
 	}
+	g.unread.report(&problems)
 	s.Problems = problems.sorted()
 	return s
 }

@@ -1,6 +1,7 @@
 package calc
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -31,8 +32,6 @@ func newPools() pools { return pools{byKey: map[api.Key]pool{}} }
 func (p *pools) update(u datastore.SyncUpdate) {
 	delete(p.byKey, u.Key)
 	switch {
-	case u.Invalid != nil:
-		p.byKey[u.Key] = pool{err: u.Invalid.Err}
 	case u.Entry != nil:
 		obj, ok := u.Entry.Object.(*v3.IPPool)
 		if !ok {
@@ -43,7 +42,19 @@ func (p *pools) update(u datastore.SyncUpdate) {
 			err = fmt.Errorf("spec.cidr: %w", err)
 		}
 		p.byKey[u.Key] = readPool(obj, prefix, err)
+	case u.Invalid != nil:
+		p.byKey[u.Key] = pool{err: errUnread}
 	}
+}
+
+// unread reports whether there is a pool of which nothing is known.
+func (p *pools) unread() bool {
+	for _, pool := range p.byKey {
+		if errors.Is(pool.err, errUnread) {
+			return true
+		}
+	}
+	return false
 }
 
 func readPool(obj *v3.IPPool, prefix netip.Prefix, err error) pool {
@@ -136,7 +147,10 @@ func (p *pools) toTunnels(view overlay.View, nodes map[string]overlay.Node) Tunn
 
 func (p *pools) prefixes(problems *problemList) (all, masquerade []netip.Prefix) {
 	for key, pool := range p.byKey {
-		if pool.err != nil {
+		switch {
+		case errors.Is(pool.err, errUnread):
+			continue
+		case pool.err != nil:
 			problems.add(key, "%v; the pool is left out of outgoing NAT", pool.err)
 			continue
 		}
@@ -174,17 +188,13 @@ type node struct {
 	// keyRequest is this node's annotation by which its keys are to be changed.
 	keyRequest string
 	floating   string // the annotation with the floating addresses
-	err        error
 }
 
 func newNodes(self string) nodes { return nodes{self: self, byKey: map[api.Key]node{}} }
 
 func (n *nodes) update(u datastore.SyncUpdate) {
 	delete(n.byKey, u.Key)
-	switch {
-	case u.Invalid != nil:
-		n.byKey[u.Key] = node{err: u.Invalid.Err}
-	case u.Entry != nil:
+	if u.Entry != nil {
 		if obj, ok := u.Entry.Object.(*api.Node); ok && obj.Spec.BGP != nil {
 			n.byKey[u.Key] = readNode(u.Key.Name, n.self, obj)
 		}
@@ -238,9 +248,6 @@ func (n *nodes) networks() (all []netip.Prefix) {
 func (n *nodes) addrs(problems *problemList) (own, all []netip.Prefix) {
 	for key, node := range n.byKey {
 		mine := key.Name == n.self
-		if node.err != nil && mine {
-			problems.add(key, "%v; this node's addresses are unknown", node.err)
-		}
 		for _, f := range []struct{ name, text string }{
 			{"spec.bgp.ipv4Address", node.bgp.IPv4Address},
 			{"spec.bgp.ipv6Address", node.bgp.IPv6Address},

@@ -32,6 +32,9 @@ type State struct {
 	Blocks []netip.Prefix
 	// Pools are all IP pools, also disabled ones: their pods live on.
 	Pools []netip.Prefix
+	// PoolsUnread: there are pools of which nothing is known, for they can't be read. Whatever
+	// lies in no pool that is known may lie in one of them.
+	PoolsUnread bool
 	// PodPools are those of them whose addresses pods and nodes have, not Services.
 	PodPools []netip.Prefix
 	// Masquerade are the pools whose pods leave for destinations outside of all
@@ -155,6 +158,8 @@ type Problem struct {
 	Key api.Key
 	// Reason says what is wrong and what to do about it, in one line.
 	Reason string
+	// Unread: its value can't be read, which the Syncer has logged.
+	Unread bool
 }
 
 // String is the line a user reads.

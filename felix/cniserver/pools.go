@@ -27,7 +27,7 @@ func unknownPools(err error, conf netconf.IPAM) error {
 	}
 	for _, name := range requested {
 		// A verdict without CIDR is one on a pool that there isn't.
-		if !slices.ContainsFunc(exhausted.Pools, func(v ipam.Verdict) bool { return v.Pool == name && v.CIDR == "" }) {
+		if !slices.ContainsFunc(exhausted.Pools, func(v ipam.Verdict) bool { return v.Pool == name && v.CIDR == "" && !v.Unread }) {
 			return err
 		}
 	}

@@ -2,6 +2,7 @@ package cniserver
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -24,6 +25,7 @@ type State struct {
 	ready     bool // ClusterInformation.spec.datastoreReady
 	endpoints map[calc.EndpointID]datastore.Entry
 	pools     map[string]*v3.IPPool // those that may serve new pods
+	unread    map[string]string     // the pools of which nothing is known, and why
 	hasNode   bool                  // there is a Node resource for this node
 	changed   chan struct{}         // closed and replaced when readiness may have changed
 }
@@ -34,6 +36,7 @@ func NewState(node string) *State {
 		node: node, ready: true,
 		endpoints: map[calc.EndpointID]datastore.Entry{},
 		pools:     map[string]*v3.IPPool{},
+		unread:    map[string]string{},
 		changed:   make(chan struct{}),
 	}
 }
@@ -62,6 +65,9 @@ func (s *State) Apply(updates []datastore.SyncUpdate) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, u := range updates {
+		if u.Stands() {
+			continue
+		}
 		switch u.Key.Kind { //nolint:exhaustive // the others are not followed
 		case api.KindWorkloadEndpoint:
 			s.applyEndpoint(u)
@@ -90,7 +96,11 @@ func (s *State) applyEndpoint(u datastore.SyncUpdate) {
 
 func (s *State) applyPool(u datastore.SyncUpdate) {
 	delete(s.pools, u.Key.Name)
+	delete(s.unread, u.Key.Name)
 	if u.Entry == nil {
+		if u.Invalid != nil {
+			s.unread[u.Key.Name] = u.Unread()
+		}
 		return
 	}
 	pool, ok := u.Entry.Object.(*v3.IPPool)
@@ -164,6 +174,17 @@ func (s *State) poolsOf(version int, wanted []string) []*v3.IPPool {
 		}
 	}
 	return found
+}
+
+// unreadPool says of one pool, if there is any, that it can't be read: it may be the one
+// that is missing.
+func (s *State) unreadPool() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, name := range slices.Sorted(maps.Keys(s.unread)) {
+		return "IP pool " + name + " " + s.unread[name]
+	}
+	return ""
 }
 
 // HasNode reports whether there is a Node resource for this node.

@@ -63,6 +63,8 @@ func (s *Server) withoutPool(conf netconf.IPAM) string {
 	}{{4, conf.IPv4, conf.Pools4}, {6, conf.IPv6, conf.Pools6}} {
 		switch {
 		case !v.asked || len(s.state.poolsOf(v.number, v.pools)) > 0:
+		case s.state.unreadPool() != "":
+			return s.state.unreadPool()
 		case len(v.pools) == 0:
 			return fmt.Sprintf("there is no enabled IP pool for workloads with IPv%d addresses; create one with: calicoctl create -f <IPPool manifest>", v.number)
 		default:

@@ -98,7 +98,7 @@ func (f *configFollower) resolve() (changed bool) {
 	for _, name := range resources(f.node) {
 		layers = append(layers, f.stored[name])
 		if err := f.broken[name]; err != nil {
-			f.bad = append(f.bad, err.Error()+": what it said before holds on; write it anew with calicoctl")
+			f.bad = append(f.bad, err.Error()+": what it said before holds on; write it anew with calicoctl apply")
 		}
 	}
 	wanted, found := config.Resolve(layers...)

@@ -31,7 +31,7 @@ func (b *nodeBook) Apply(updates []datastore.SyncUpdate) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, u := range updates {
-		if u.Key.Kind != api.KindNode {
+		if u.Key.Kind != api.KindNode || u.Stands() {
 			continue
 		}
 		b.drop(u.Key.Name)

@@ -185,7 +185,7 @@ func withAdvice(err error) string {
 func (f *felix) registrationProblem() []problems.Problem {
 	err := f.registrar.Problem()
 	switch {
-	case err == nil, errors.Is(err, datastore.ErrUnavailable), errors.Is(err, datastore.ErrUnauthorized):
+	case f.saidElsewhere(err):
 		return nil
 	case errors.Is(err, registration.ErrNoAddress):
 		return logged(problem(reasonNoAddress, "%v: set IP, or IP_AUTODETECTION_METHOD, to what the node has", err))
@@ -194,9 +194,19 @@ func (f *felix) registrationProblem() []problems.Problem {
 	}
 }
 
+// saidElsewhere: nothing is wrong, or another problem is the cause and is reported: the
+// datastore is away, or an object can't be read that is among the problems of objects.
+func (f *felix) saidElsewhere(err error) bool {
+	if err == nil || errors.Is(err, datastore.ErrUnavailable) || errors.Is(err, datastore.ErrUnauthorized) {
+		return true
+	}
+	invalid, ok := errors.AsType[*datastore.Invalid](err)
+	return ok && slices.ContainsFunc(f.desired().Problems, func(p calc.Problem) bool { return p.Unread && p.Key == invalid.Key })
+}
+
 func (f *felix) tunnelProblem() []problems.Problem {
 	err := f.endpoint.Problem()
-	if err == nil || errors.Is(err, datastore.ErrUnavailable) || errors.Is(err, datastore.ErrUnauthorized) {
+	if f.saidElsewhere(err) {
 		return nil
 	}
 	return logged(problem(reasonTunnel, "this node has no part in an overlay, and its packets go without: %v", err))
@@ -205,7 +215,7 @@ func (f *felix) tunnelProblem() []problems.Problem {
 // secureProblems: packets that could be encrypted and are not.
 func (f *felix) secureProblems() []problems.Problem {
 	var out []problems.Problem
-	if err := f.keys.Problem(); err != nil && !errors.Is(err, datastore.ErrUnavailable) && !errors.Is(err, datastore.ErrUnauthorized) {
+	if err := f.keys.Problem(); !f.saidElsewhere(err) {
 		out = logged(problem(reasonWireguard, "this node has no part in WireGuard, and its packets go unencrypted: %v", err))
 	}
 	if left := f.desired().Unsecured; len(left) > 0 {
@@ -313,7 +323,7 @@ func (f *felix) kubernetesProblems() []problems.Problem {
 
 func (f *felix) podCIDRProblem() []problems.Problem {
 	outside, pools := outsidePools(f.kubernetes.node.PodCIDRs(), f.desired().PodPools)
-	if len(outside) == 0 {
+	if len(outside) == 0 || f.desired().PoolsUnread {
 		return nil
 	}
 	return problem(reasonPodCIDR, "Kubernetes gives this node the pod addresses %s, which are in no IP pool (%s): kube-proxy and others take these pools' pods for strangers to the cluster; "+

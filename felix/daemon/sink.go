@@ -77,7 +77,7 @@ func (p *problemLog) report(problems []calc.Problem) {
 	now := make(map[calc.Problem]bool, len(problems))
 	for _, problem := range problems {
 		now[problem] = true
-		if !p.told[problem] {
+		if !p.told[problem] && !problem.Unread {
 			p.log.Warn("an object is not fully honoured", "object", problem.Key.String(), "problem", problem.Reason)
 		}
 	}

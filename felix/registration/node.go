@@ -12,12 +12,6 @@ import (
 	"tortie/internal/api"
 )
 
-// The annotations that say where the node's addresses come from.
-const (
-	AnnotationIPv4 = "tortie/ipv4-address-from"
-	AnnotationIPv6 = "tortie/ipv6-address-from"
-)
-
 // ErrNoAddress says that the node has no address at all, so that nobody could
 // reach its pods.
 var ErrNoAddress = errors.New("the node has no address")
@@ -61,9 +55,9 @@ const (
 
 func (f family) annotation() string {
 	if f == ipv6 {
-		return AnnotationIPv6
+		return api.AnnotationIPv6From
 	}
-	return AnnotationIPv4
+	return api.AnnotationIPv4From
 }
 
 // address is what the node's address of one family should be. One that is looked

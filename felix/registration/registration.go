@@ -256,9 +256,9 @@ func registered(node *api.Node) []any {
 	attrs := []any{"node", node.Name}
 	for _, a := range []struct{ name, value string }{
 		{"ipv4", node.Spec.BGP.IPv4Address},
-		{"ipv4-from", node.Annotations[AnnotationIPv4]},
+		{"ipv4-from", node.Annotations[api.AnnotationIPv4From]},
 		{"ipv6", node.Spec.BGP.IPv6Address},
-		{"ipv6-from", node.Annotations[AnnotationIPv6]},
+		{"ipv6-from", node.Annotations[api.AnnotationIPv6From]},
 	} {
 		if a.value != "" {
 			attrs = append(attrs, a.name, a.value)

@@ -120,8 +120,8 @@ func TestNewNodeIsRegisteredWithItsAddressesAndWhy(t *testing.T) {
 		t.Errorf("spec (-want +got):\n%s", diff)
 	}
 	for name, want := range map[string]string{
-		AnnotationIPv4: "eth0: the node's InternalIP in Kubernetes (kubernetes-internal-ip)",
-		AnnotationIPv6: "eth0: the first address of the first device that is the node's own (first-found)",
+		api.AnnotationIPv4From: "eth0: the node's InternalIP in Kubernetes (kubernetes-internal-ip)",
+		api.AnnotationIPv6From: "eth0: the first address of the first device that is the node's own (first-found)",
 	} {
 		if got.Annotations[name] != want {
 			t.Errorf("%s: %q, want %q", name, got.Annotations[name], want)

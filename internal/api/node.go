@@ -50,6 +50,12 @@ const LabelGracefulShutdown = "tortie/graceful-shutdown"
 // with commas between, while WireGuard is on there: other nodes take nothing else from it.
 const AnnotationFloatingAddresses = "tortie/floating-addresses"
 
+// The annotations by which felix says on its Node where the node's addresses come from.
+const (
+	AnnotationIPv4From = "tortie/ipv4-address-from"
+	AnnotationIPv6From = "tortie/ipv6-address-from"
+)
+
 // AnnotationNewWireguardKeys on a Node has it change its WireGuard keys, once for every
 // value that it comes to have.
 const AnnotationNewWireguardKeys = "tortie/new-wireguard-keys"

@@ -2,6 +2,7 @@ package api
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -27,6 +28,15 @@ func ownNames(kind Kind) (annotations, labels []string) {
 	return nil, nil
 }
 
+// writtenNames are the annotations that programs write into objects of a kind: they are no
+// mistake, and nothing an operator sets.
+func writtenNames(kind Kind) []string {
+	if kind == KindNode {
+		return []string{AnnotationIPv4From, AnnotationIPv6From, AnnotationFloatingAddresses}
+	}
+	return nil
+}
+
 // StrangeNames are the annotations and labels of an object that look like ours and that
 // nobody reads there: what was meant by a misspelt one would be missed in silence. What
 // programs write into their own objects is not looked at.
@@ -38,7 +48,11 @@ func StrangeNames(kind Kind, o metav1.Object) (texts []string) {
 	annotations, labels := ownNames(kind)
 	slices.Sort(annotations)
 	a, l := ofSort{"annotation", annotations}, ofSort{"label", labels}
-	return append(strange(kind, o.GetAnnotations(), a, l), strange(kind, o.GetLabels(), l, a)...)
+	given := maps.Clone(o.GetAnnotations())
+	for _, name := range writtenNames(kind) {
+		delete(given, name)
+	}
+	return append(strange(kind, given, a, l), strange(kind, o.GetLabels(), l, a)...)
 }
 
 // ofSort are the names that are known of annotations, or of labels, in order.

@@ -12,6 +12,7 @@ package datastore
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"tortie/internal/api"
@@ -45,6 +46,24 @@ type Invalid struct { //nolint:errname // a record of a Snapshot first, an error
 	// Value is what is stored, for who can do with a part of it; nil when only the path
 	// is wrong.
 	Value []byte
+	// Revision is that of the stored value; 0 when only the path is wrong.
+	Revision Revision
+}
+
+// Cause is what is wrong with the value, without the key.
+func (i *Invalid) Cause() string {
+	return strings.TrimPrefix(i.Err.Error(), "decode "+i.Key.String()+": ")
+}
+
+// Remedy is what to do about it.
+func (i *Invalid) Remedy() string {
+	switch i.Key.Kind {
+	case "":
+		return "look at it with etcdctl get " + i.Path + ", and delete it there"
+	case api.KindBlockAffinity, api.KindIPAMBlock, api.KindIPAMHandle, api.KindIPAMLoan, api.KindIPAMConfig, api.KindAdvertisedService:
+		return "calicoctl ipam check says what hangs on it; put it right, or delete it, with etcdctl: " + i.Path
+	}
+	return "write it anew with calicoctl apply, or delete it with calicoctl delete"
 }
 
 // Error names the raw key and what is wrong with it.

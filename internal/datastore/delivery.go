@@ -39,7 +39,7 @@ type content struct {
 
 // distrust has the range listed again, and an object of it told whatever it is then.
 func (c *content) distrust(o object) {
-	c.known[o] = version{doubted: true}
+	c.known[o] = version{doubted: true, told: c.known[o].told}
 	delete(c.untold, o)
 	c.stale = true
 }
@@ -56,6 +56,7 @@ type version struct {
 	digest   uint64
 	invalid  string // the error, when the value can't be read
 	doubted  bool   // it is not known what was told
+	told     bool   // a version that can be read was told, and none that the object was gone since
 }
 
 func newDelivery(sink Sink, log *slog.Logger) *delivery {
@@ -81,7 +82,7 @@ func (d *delivery) drop(id int) {
 
 // found takes in the version of an object that a range has.
 func (d *delivery) found(c *content, o object, e *Entry) {
-	v := version{revision: e.Revision, digest: e.Digest}
+	v := versionOf(e)
 	c.known[o] = v
 	delete(c.untold, o)
 	for _, other := range d.others(c, o) {
@@ -150,7 +151,7 @@ func (d *delivery) snapshot(id int, snap Snapshot) {
 	c.known, c.untold = make(map[object]version, len(snap.Entries)+len(snap.Invalid)), map[object]bool{}
 	for i := range snap.Entries {
 		e := &snap.Entries[i]
-		o, v := object{key: e.Key}, version{revision: e.Revision, digest: e.Digest}
+		o, v := object{key: e.Key}, versionOf(e)
 		if before[o] == v && !untold[o] {
 			c.known[o] = v
 		} else {
@@ -159,10 +160,11 @@ func (d *delivery) snapshot(id int, snap Snapshot) {
 	}
 	for i := range snap.Invalid {
 		inv := &snap.Invalid[i]
-		o, v := objectOf(inv), version{invalid: inv.Error()}
+		o := objectOf(inv)
+		v := d.unread(c, o, inv, before[o])
 		c.known[o] = v
 		if before[o] != v || untold[o] {
-			d.addInvalid(o, inv)
+			d.addInvalid(o, inv, v)
 			d.overtake(c, o, v)
 		}
 	}
@@ -184,9 +186,9 @@ func (d *delivery) events(id int, events []Event) {
 		case ev.Deleted:
 			d.removed(c, o)
 		case ev.Invalid != nil:
-			v := version{invalid: ev.Invalid.Error()}
+			v := d.unread(c, o, ev.Invalid, c.known[o])
 			c.known[o] = v
-			d.addInvalid(o, ev.Invalid)
+			d.addInvalid(o, ev.Invalid, v)
 			d.overtake(c, o, v)
 		default:
 			d.found(c, o, ev.Entry)
@@ -201,9 +203,33 @@ func objectOf(inv *Invalid) object {
 	return object{key: inv.Key}
 }
 
-func (d *delivery) addInvalid(o object, inv *Invalid) {
-	d.log.Warn("datastore holds a value that can't be read: it is left out", "path", inv.Path, "err", inv.Err)
-	d.add(o, nil, inv)
+func versionOf(e *Entry) version {
+	return version{revision: e.Revision, digest: e.Digest, told: true}
+}
+
+// unread is the version of an object that can't be read, of which a range had another before.
+func (d *delivery) unread(c *content, o object, inv *Invalid, before version) version {
+	v := version{revision: inv.Revision, invalid: inv.Error(), told: before.told}
+	for _, other := range d.others(c, o) {
+		v.told = v.told || other.known[o].told
+	}
+	return v
+}
+
+// addInvalid takes that an object can't be read. A version of it that waits to be told goes
+// along: it is the last that could be.
+func (d *delivery) addInvalid(o object, inv *Invalid, v version) {
+	text := "datastore holds a value that can't be read: it is left out"
+	if v.told {
+		text = "datastore holds a value that can't be read: what it said before holds on"
+	}
+	d.log.Warn(text, "path", inv.Path, "err", inv.Err)
+	var last *Entry
+	if at, waits := d.last[o]; waits && v.told {
+		last = d.pending[at].Entry
+	}
+	d.add(o, last, inv)
+	d.pending[len(d.pending)-1].Kept = v.told
 }
 
 // add takes the present state of an object; neither entry nor invalid: it is gone.

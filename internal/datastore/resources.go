@@ -68,6 +68,16 @@ func (r *Resources) Update(ctx context.Context, e Entry, checks ...Op) (Entry, e
 	return updated, err
 }
 
+// Overwrite puts obj in the place of a value that can't be read: ErrConflict when there is
+// another by now. What obj doesn't have of UID and creation time it gets anew.
+func (r *Resources) Overwrite(ctx context.Context, unread *Invalid, obj api.Object) (Entry, error) {
+	r.reg.Default(obj)
+	r.reg.Prepare(obj, r.now(), newUID)
+	return r.write(ctx, obj, func(api.Key) Op {
+		return Update(Entry{Key: unread.Key, Object: obj, Revision: unread.Revision})
+	})
+}
+
 // Replace puts obj in the place of the object of that name: ErrNotFound when
 // there is none. If obj carries a resource version, the stored object must still
 // be at it, else ErrConflict; without one, whatever is stored now is replaced.

@@ -3,6 +3,7 @@ package datastore
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
@@ -41,6 +42,8 @@ func (s Status) String() string {
 
 // SyncUpdate is the present state of one object: Entry when it exists, neither
 // Entry nor Invalid when it is gone, Invalid when its stored value can't be read.
+// With Invalid, Kept says that a version of it was told before, which holds on; Entry is
+// that version when it hasn't been told yet.
 // What is stored under a path that is no key at all has the zero Key and is
 // identified by its Path: with Invalid while it is there, alone when it is gone.
 type SyncUpdate struct {
@@ -49,6 +52,21 @@ type SyncUpdate struct {
 	Path    string
 	Entry   *Entry
 	Invalid *Invalid
+	Kept    bool
+}
+
+// Stands reports that nothing is to be done but to say that the object can't be read: what
+// was told of it before holds on.
+func (u SyncUpdate) Stands() bool { return u.Invalid != nil && u.Kept && u.Entry == nil }
+
+// Unread is what an operator is told of an object that can't be read, after its name; all
+// programs say the same.
+func (u SyncUpdate) Unread() string {
+	meanwhile := "nothing of it counts"
+	if u.Kept {
+		meanwhile = "what it said before holds on"
+	}
+	return fmt.Sprintf("can't be read: %s; %s; %s", u.Invalid.Cause(), meanwhile, u.Invalid.Remedy())
 }
 
 // Sink receives what a Syncer finds. Its methods are called from one goroutine.

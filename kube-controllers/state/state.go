@@ -66,6 +66,9 @@ func (c *Cache) OnUpdates(updates []datastore.SyncUpdate) {
 		if u.Key == (api.Key{}) {
 			continue
 		}
+		if u.Invalid != nil {
+			u.Entry = nil // what it said before is of no use to a controller, which waits
+		}
 		before := c.apply(u)
 		for _, f := range c.watchers[u.Key.Kind] {
 			f(before, u.Entry, u.Key)

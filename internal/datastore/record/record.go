@@ -51,7 +51,7 @@ func (c Codec) Prefix(r datastore.Range) (string, error) {
 func (c Codec) Entry(key api.Key, p Pair) (datastore.Entry, *datastore.Invalid) {
 	obj, unknown, err := c.reg.Decode(key, p.Value)
 	if err != nil {
-		return datastore.Entry{}, &datastore.Invalid{Path: p.Path, Key: key, Err: err, Value: p.Value}
+		return datastore.Entry{}, &datastore.Invalid{Path: p.Path, Key: key, Err: err, Value: p.Value, Revision: p.Revision}
 	}
 	obj.SetResourceVersion(strconv.FormatInt(int64(p.Revision), 10))
 	return datastore.Entry{
