@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -168,12 +169,77 @@ func TestUnreadableResourceIsAProblemUntilItCanBeRead(t *testing.T) {
 	bad := datastore.SyncUpdate{Key: u.Key, Invalid: &datastore.Invalid{Path: "/calico/x/node2", Key: u.Key, Err: errors.New("broken JSON")}}
 	s.OnUpdates([]datastore.SyncUpdate{bad})
 	p, ok := taken(s)
-	if !ok || len(p.unreadable) != 1 || !strings.Contains(p.unreadable[0], "/calico/x/node2 can't be read and is ignored: broken JSON") {
+	if !ok || len(p.unreadable) != 1 || !strings.Contains(p.unreadable[0], "Node(node2): can't be read: broken JSON; nothing of it counts; write it anew with calicoctl apply") {
 		t.Errorf("plan %+v, %v; want one problem", p, ok)
 	}
 	s.OnUpdates([]datastore.SyncUpdate{u})
 	if p, ok := taken(s); !ok || len(p.unreadable) != 0 || len(p.Peers) != 1 {
 		t.Errorf("plan %+v, %v; want node2 and no problem", p, ok)
+	}
+}
+
+// TestWhatCanNoLongerBeReadHoldsOn: a session, an export and a filter stay, with a problem each
+// in the words of felix; what is gone goes.
+func TestWhatCanNoLongerBeReadHoldsOn(t *testing.T) {
+	s := newStore("node1")
+	filter := updateOf(&api.BGPFilter{ObjectMeta: metav1.ObjectMeta{Name: "f"}})
+	others := updateOf(node("node2", "10.1.1.12/24"))
+	all := []datastore.SyncUpdate{updateOf(node("node1", "10.1.1.11/24")), others, updateOf(affinityOf("node1", "10.65.1.0/26")), filter,
+		updateOf(&v3.IPPool{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: v3.IPPoolSpec{CIDR: "10.65.0.0/16"}})}
+	s.OnUpdates(all)
+	s.OnStatus(datastore.InSync)
+	before, _ := taken(s)
+	if len(before.Peers) != 1 || len(before.Exports) != 1 {
+		t.Fatalf("at first: %+v", before)
+	}
+	for _, u := range all {
+		bad := datastore.SyncUpdate{Key: u.Key, Invalid: &datastore.Invalid{Path: "/calico/x", Key: u.Key, Err: errors.New("broken JSON")}, Kept: true}
+		s.OnUpdates([]datastore.SyncUpdate{bad})
+		now, ok := taken(s)
+		if want := []string{u.Key.String() + ": " + bad.Unread()}; !ok || !slices.Equal(now.unreadable, want) {
+			t.Errorf("unreadable %q, want %q", now.unreadable, want)
+		}
+		if now.unreadable = nil; !reflect.DeepEqual(before, now) {
+			t.Errorf("%s: plan %+v, want it as before: %+v", u.Key, now, before)
+		}
+		s.OnUpdates([]datastore.SyncUpdate{u})
+		if now, ok := taken(s); !ok || len(now.unreadable) != 0 {
+			t.Errorf("when it can be read again: %q", now.unreadable)
+		}
+	}
+	s.OnUpdates([]datastore.SyncUpdate{{Key: others.Key}})
+	if now, ok := taken(s); !ok || len(now.Peers) != 0 {
+		t.Errorf("a node that is gone is a peer: %+v", now.Peers)
+	}
+}
+
+// TestFelixConfigurationIsReadFieldByField as felix reads it, which says what is wrong with it.
+func TestFelixConfigurationIsReadFieldByField(t *testing.T) {
+	key := api.Key{Kind: api.KindFelixConfiguration, Name: "default"}
+	enabled := func(s *store) bool {
+		config := of[*v3.FelixConfiguration](s, api.KindFelixConfiguration)
+		return len(config) == 1 && config[0].Spec.FloatingIPs != nil && *config[0].Spec.FloatingIPs == v3.FloatingIPsEnabled
+	}
+	broken := func(text string, kept bool) []datastore.SyncUpdate {
+		return []datastore.SyncUpdate{{Key: key, Invalid: &datastore.Invalid{Path: "/x", Key: key, Err: errors.New("broken"), Value: []byte(text)}, Kept: kept}}
+	}
+	s := newStore("node1")
+	for _, step := range []struct {
+		name    string
+		updates []datastore.SyncUpdate
+		want    bool
+	}{
+		{"never readable as a whole", broken(`{"spec":{"vxlanVNI":"x","floatingIPs":"Enabled"}}`, false), true},
+		{"the field itself", broken(`{"spec":{"vxlanVNI":"x","floatingIPs":7}}`, false), false},
+		{"one again", broken(`{"spec":{"vxlanVNI":"x","floatingIPs":"Enabled"}}`, true), true},
+		{"no JSON any more", broken(`{"spec":{"vxl`, true), true},
+		{"gone", []datastore.SyncUpdate{{Key: key}}, false},
+		{"never JSON", broken(`{"spec":{"vxl`, false), false},
+	} {
+		s.OnUpdates(step.updates)
+		if got := enabled(s); got != step.want || len(s.invalid) != 0 {
+			t.Errorf("%s: floating addresses %v, want %v; said %q", step.name, got, step.want, s.invalid)
+		}
 	}
 }
 
@@ -222,7 +288,7 @@ func TestOwnNodeThatCannotBeReadIsNotSaidToBeMissing(t *testing.T) {
 	key := updateOf(node("node1", "10.1.1.11/24")).Key
 	s.OnUpdates([]datastore.SyncUpdate{{Key: key, Invalid: &datastore.Invalid{Path: "/calico/x/node1", Key: key, Err: errors.New("broken JSON")}}})
 	s.OnStatus(datastore.InSync)
-	const want = "Node node1 can't be read: delete its record and create it anew"
+	const want = "Node node1 can't be read: write it anew with calicoctl apply"
 	if p, ok := taken(s); !ok || p.Missing != want || p.NoNode || len(p.unreadable) != 1 {
 		t.Errorf("plan %+v, %v; want %s", p, ok, want)
 	}

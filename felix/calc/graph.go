@@ -54,7 +54,7 @@ func New(node string) *Graph {
 		nodes:     newNodes(node),
 		borrowed:  newBorrowed(node),
 		peers:     newLocalPeers(),
-		unread:    unread{},
+		unread:    unread{node: node, byKey: map[api.Key]string{}},
 	}
 }
 
@@ -174,7 +174,7 @@ func (g *Graph) State() State {
 		problems.add(api.Key{Kind: api.KindNode, Name: g.node}, "%s; it is not used, and no such tunnel leads here: "+
 			"correct the Node's tunnel address (or VXLANTunnelMACAddr, or key), or the IP pools", why)
 	}
-	g.unread.report(&problems)
+	g.unread.report(g.overlaid(), &problems)
 	s.Problems = problems.sorted()
 	return s
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -41,6 +42,13 @@ func gone(key api.Key) datastore.SyncUpdate { return datastore.SyncUpdate{Key: k
 
 func unreadable(key api.Key) datastore.SyncUpdate {
 	return datastore.SyncUpdate{Key: key, Invalid: &datastore.Invalid{Key: key, Err: errors.New("not JSON")}}
+}
+
+// spoiled is unreadable for who was told of it before.
+func spoiled(key api.Key) datastore.SyncUpdate {
+	u := unreadable(key)
+	u.Kept = true
+	return u
 }
 
 func wepKey(name string) api.Key {
@@ -395,6 +403,58 @@ func TestUnknownOverlayModeIsSaidAndTakenForAlways(t *testing.T) {
 }
 
 // wantProblem checks that one line names all of parts.
+// TestWhatCantBeReadAnyMoreHoldsOn: each kind, with one problem that names it, until it can be
+// read again or is gone.
+func TestWhatCantBeReadAnyMoreHoldsOn(t *testing.T) {
+	overlaid := poolUpdate("p", "10.65.0.0/16", true, false)
+	overlaid.Entry.Object.(*v3.IPPool).Spec.VXLANMode = v3.VXLANModeAlways
+	all := []datastore.SyncUpdate{
+		overlaid, nodeUpdate("node-1", "192.0.2.1/24", ""), nodeUpdate("node-2", "192.0.2.2/24", ""),
+		affinity("node-1", "10.65.1.0/26", api.AffinityConfirmed), affinity("node-2", "10.65.2.0/26", api.AffinityConfirmed),
+		wep("node--1-k8s-a-eth0", "node-1", "cali00000000001", 0, "10.65.1.1/32"), servicesUpdate("default", "10.96.0.0/12"),
+	}
+	g := calc.New("node-1")
+	g.Update(all)
+	before := g.State()
+	if len(before.Blocks) != 1 || len(before.Masquerade) != 1 || len(before.Problems) != 0 {
+		t.Fatalf("at first: %+v", before)
+	}
+	for _, u := range all {
+		t.Run(u.Key.String(), func(t *testing.T) {
+			g.Update([]datastore.SyncUpdate{spoiled(u.Key)})
+			now := g.State()
+			if others := u.Key.Name == "node-2" || strings.HasPrefix(u.Key.Name, "host:node-2/"); others != (len(now.Problems) == 0) {
+				t.Errorf("problems %v", now.Problems)
+			} else if !others {
+				wantProblem(t, now, u.Key.String()+": can't be read: not JSON; what it said before holds on; ")
+			}
+			now.Problems = nil
+			if diff := cmp.Diff(before, now, compare, comparePrefixes, cmpopts.EquateEmpty()); diff != "" {
+				t.Errorf("not as before: %s", diff)
+			}
+			g.Update([]datastore.SyncUpdate{u})
+			if left := g.State().Problems; len(left) != 0 {
+				t.Errorf("when it can be read again: %v", left)
+			}
+		})
+	}
+	g.Update([]datastore.SyncUpdate{spoiled(overlaid.Key), gone(overlaid.Key)})
+	if s := g.State(); len(s.Pools) != 0 || s.PoolsUnread {
+		t.Errorf("a pool that is gone is there: %+v", s)
+	}
+}
+
+// TestBlocksAreNotBlamedForAPoolThatCantBeRead: what lies in no pool that is known may lie in
+// that one.
+func TestBlocksAreNotBlamedForAPoolThatCantBeRead(t *testing.T) {
+	pool := poolUpdate("p", "10.65.0.0/16", true, false).Key
+	s := stateOf(t, unreadable(pool), nodeUpdate("node-1", "192.0.2.1/24", ""), affinity("node-1", "10.65.1.0/26", api.AffinityConfirmed))
+	if len(s.Problems) != 1 || len(s.Blocks) != 0 || !s.PoolsUnread {
+		t.Errorf("problems %v, blocks %v, want the pool's problem alone and no block", s.Problems, s.Blocks)
+	}
+	wantProblem(t, s, "IPPool(p): can't be read: not JSON; nothing of it counts; write it anew with calicoctl apply")
+}
+
 func wantProblem(t *testing.T, s calc.State, parts ...string) {
 	t.Helper()
 	for _, p := range s.Problems {

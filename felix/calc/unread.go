@@ -2,6 +2,7 @@ package calc
 
 import (
 	"errors"
+	"strings"
 
 	"tortie/internal/api"
 	"tortie/internal/datastore"
@@ -12,32 +13,42 @@ var errUnread = errors.New("can't be read")
 
 // unread collects the objects that can't be read, whether what they said before holds on or
 // not, and what is said of each.
-type unread map[api.Key]string
+type unread struct {
+	node  string
+	byKey map[api.Key]string
+}
 
 // update reports whether something else is to be said.
 func (n unread) update(u datastore.SyncUpdate) (changed bool) {
-	before := n[u.Key]
-	delete(n, u.Key)
-	if u.Invalid != nil && reportedHere(u) {
-		n[u.Key] = u.Unread()
+	before := n.byKey[u.Key]
+	delete(n.byKey, u.Key)
+	if u.Invalid != nil && n.reports(u) {
+		n.byKey[u.Key] = u.Unread()
 	}
-	return n[u.Key] != before
+	return n.byKey[u.Key] != before
 }
 
-// reportedHere: who follows felix' and IPAM's configuration says more of them; so do the
-// endpoints of one of which nothing was ever read.
-func reportedHere(u datastore.SyncUpdate) bool {
+// reports: what is another node's is that node's to report. Who follows felix' and IPAM's
+// configuration says more of them; so do the endpoints of one of which nothing was ever read.
+func (n unread) reports(u datastore.SyncUpdate) bool {
 	switch u.Key.Kind {
 	case "", api.KindFelixConfiguration, api.KindIPAMConfig:
 		return false
+	case api.KindNode:
+		return u.Key.Name == n.node
+	case api.KindBlockAffinity:
+		return strings.HasPrefix(u.Key.Name, api.HostAffinity(n.node).String()+"/")
 	case api.KindWorkloadEndpoint:
 		return u.Kept
 	}
 	return true
 }
 
-func (n unread) report(problems *problemList) {
-	for key, text := range n {
-		*problems = append(*problems, Problem{Key: key, Reason: text, Unread: true})
+// report adds what is to be said; of blocks only while they matter.
+func (n unread) report(blocks bool, problems *problemList) {
+	for key, text := range n.byKey {
+		if key.Kind != api.KindIPAMBlock || blocks {
+			*problems = append(*problems, Problem{Key: key, Reason: text, Unread: true})
+		}
 	}
 }

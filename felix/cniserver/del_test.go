@@ -272,6 +272,11 @@ func TestStatusSaysWhyNot(t *testing.T) {
 		if msg := w.fails(request("STATUS", ""), cniwire.CodeNotAvailable); !strings.Contains(msg, "no enabled IP pool") {
 			t.Errorf("message %q", msg)
 		}
+		w.store.RawPut("/calico/resources/v3/projectcalico.org/ippools/pool1", []byte("{"))
+		w.await("the pool can't be read", func() bool { return w.state.unreadPool() != "" })
+		if msg := w.fails(request("STATUS", ""), cniwire.CodeNotAvailable); !strings.Contains(msg, "IP pool pool1 can't be read: broken JSON") {
+			t.Errorf("message %q", msg)
+		}
 		w.server.health = func() error { return datastore.ErrUnavailable }
 		if msg := w.fails(request("STATUS", ""), cniwire.CodeNotAvailable); !strings.Contains(msg, "datastore") {
 			t.Errorf("message %q", msg)

@@ -51,6 +51,7 @@ func TestAddFromPoolsThatAreNotThereDoesNotPassByItself(t *testing.T) {
 		says      string
 	}{
 		{`["gold"]`, ipam.ErrNoPool, []ipam.Verdict{disabled, missing}, cniwire.CodeInvalidConfig, `key "ipam.ipv4_pools": there is no IP pool gold`},
+		{`["gold"]`, ipam.ErrNoPool, []ipam.Verdict{disabled, {Pool: "gold", Reason: "can't be read: broken JSON", Unread: true}}, cniwire.CodeTryAgainLater, "gold: can't be read: broken JSON"},
 		{`["gold", "silver"]`, ipam.ErrNoPool, []ipam.Verdict{disabled, missing}, cniwire.CodeTryAgainLater, "silver"},
 		{`["gold"]`, ipam.ErrPoolFull, nil, cniwire.CodeTryAgainLater, "no free address"},
 		{`[]`, ipam.ErrNoPool, nil, cniwire.CodeTryAgainLater, "no usable IP pool"},

@@ -35,6 +35,7 @@ func TestNameThatLooksLikeOursAndIsNotIsTold(t *testing.T) {
 		{"a label misspelt", api.KindNode, []string{"tortie/new-wireguard-keys"}, []string{"tortie/graceful-shutdwn", "tortie/route-reflector"}, []string{
 			"label tortie/graceful-shutdwn: there is no such one, did you mean tortie/graceful-shutdown? A Node can have tortie/graceful-shutdown, tortie/route-reflector",
 		}},
+		{"written by felix", api.KindNode, []string{api.AnnotationIPv4From, api.AnnotationIPv6From, api.AnnotationFloatingAddresses}, nil, nil},
 		{"written by a program", api.KindCalicoNodeStatus, []string{"tortie/bgp-peers"}, nil, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -58,7 +58,14 @@ func (r *recorder) OnUpdates(updates []datastore.SyncUpdate) {
 		switch {
 		case u.Invalid != nil:
 			r.state[key] = "invalid"
-			r.log = append(r.log, "?"+key)
+			mark := "?"
+			if u.Kept {
+				mark = "~" // what was told before holds on
+			}
+			if u.Entry != nil {
+				mark += describeEntry(*u.Entry) + " "
+			}
+			r.log = append(r.log, mark+key)
 		case u.Entry != nil:
 			r.state[key] = describeEntry(*u.Entry)
 			r.log = append(r.log, "+"+key)
@@ -299,7 +306,7 @@ func TestSyncerDeliversInvalidValuesAndTheirRepair(t *testing.T) {
 		s.put("x", "10.1.0.0/16")
 		s.sees("+IPPool(x)")
 		s.store.RawPut(poolRoot+"x", []byte("{"))
-		s.sees("?IPPool(x)")
+		s.sees("~IPPool(x)")
 		s.remove("x")
 		s.sees("-IPPool(x)")
 		s.store.RawPut(poolRoot+"not/a/key", []byte("{}"))
@@ -308,6 +315,58 @@ func TestSyncerDeliversInvalidValuesAndTheirRepair(t *testing.T) {
 		s.sees("-" + poolRoot + "not/a/key")
 		if !strings.Contains(s.log.String(), "path="+poolRoot+"x") {
 			t.Errorf("the log doesn't name the path:\n%s", s.log)
+		}
+	})
+}
+
+// TestSyncerSaysWhetherWhatCantBeReadWasToldBefore: whoever was told what an object said goes
+// on by that for as long as the object is there, through outages and new lists.
+func TestSyncerSaysWhetherWhatCantBeReadWasToldBefore(t *testing.T) {
+	withSyncer(t, func(s *syncing) {
+		s.put("x", "10.0.0.0/16")
+		s.store.RawPut(poolRoot+"never", []byte("{"))
+	}, func(s *syncing) {
+		s.sees("wait-for-datastore", "resync", "+IPPool(x)", "?IPPool(never)", "in-sync")
+		s.store.RawPut(poolRoot+"x", []byte("{"))
+		s.sees("~IPPool(x)")
+		s.client.SetUnavailable(true)
+		s.store.RawPut(poolRoot+"x", []byte("["))
+		s.store.RawPut(poolRoot+"never", []byte("["))
+		s.client.SetUnavailable(false)
+		s.settle()
+		s.sees("?IPPool(never)", "~IPPool(x)")
+		s.client.SetUnavailable(true)
+		s.client.SetUnavailable(false)
+		s.settle()
+		s.sees()
+		s.store.RawDelete(poolRoot + "x")
+		s.sees("-IPPool(x)")
+		s.store.RawPut(poolRoot+"x", []byte("{"))
+		s.sees("?IPPool(x)")
+	})
+}
+
+// TestSyncerTellsTheLastReadableVersionOfWhatCantBeRead: one that was overtaken before it was
+// told is not lost, but for one that had been deleted since.
+func TestSyncerTellsTheLastReadableVersionOfWhatCantBeRead(t *testing.T) {
+	withSyncer(t, func(s *syncing) { s.put("gone", "10.0.0.0/16") }, func(s *syncing) {
+		synctest.Wait()
+		s.sink.drain()
+		s.sink.hold = make(chan struct{})
+		s.put("first", "10.1.0.0/16") // the sink is busy with it
+		synctest.Wait()
+		s.put("x", "10.2.0.0/16")
+		synctest.Wait()
+		s.store.RawPut(poolRoot+"x", []byte("{"))
+		s.remove("gone")
+		synctest.Wait()
+		s.store.RawPut(poolRoot+"gone", []byte("{"))
+		synctest.Wait()
+		close(s.sink.hold)
+		synctest.Wait()
+		log := strings.Join(s.sink.drain(), " ")
+		if !strings.Contains(log, "~10.2.0.0/16@") || !strings.Contains(log, "?IPPool(gone)") {
+			t.Errorf("told %s, want x as it was before and nothing of what is gone", log)
 		}
 	})
 }

@@ -18,10 +18,19 @@ func (c *checker) invalid() {
 		invalid := &c.in.Invalid[i]
 		c.add(Finding{
 			Kind: Unreadable, Where: invalid.Path, What: "can't be read: " + invalid.Err.Error(), Why: consequence(invalid.Key.Kind),
-			Do:   "look at it with etcdctl get " + invalid.Path + ", and put it right there or delete it",
+			Do:   remedy(invalid),
 			Kept: "what it should say is not known", Stamp: invalid.Err.Error(),
 		})
 	}
+}
+
+func remedy(invalid *datastore.Invalid) string {
+	look := "look at it with etcdctl get " + invalid.Path
+	switch invalid.Key.Kind {
+	case api.KindIPPool, api.KindNode, api.KindIPReservation:
+		return look + "; " + invalid.Remedy()
+	}
+	return look + ", and put it right there or delete it"
 }
 
 // cannotRead notes an object that makes no sense.
@@ -52,7 +61,7 @@ func consequence(kind api.Kind) string {
 	case api.KindBlockAffinity:
 		return "the node can't use this block"
 	case api.KindIPPool:
-		return "nobody gets an address of this pool"
+		return "a felix that could read it goes by what it said before; one that starts now knows of no such pool"
 	case api.KindNode:
 		return "the node gets no new blocks, and what it has is not collected"
 	case api.KindWorkloadEndpoint:
