@@ -153,7 +153,7 @@ func (s *store) update(u datastore.SyncUpdate) bool {
 		return true
 	}
 	objects[u.Key] = u.Entry.Object
-	return old == nil || others || !reflect.DeepEqual(old, u.Entry.Object)
+	return old == nil || others || wasProblem || !reflect.DeepEqual(old, u.Entry.Object)
 }
 
 // unreadLine is what is said of something that can't be read: what felix says, too.

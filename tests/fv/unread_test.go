@@ -67,9 +67,6 @@ func TestWhatCantBeReadAnyMoreHoldsOn(t *testing.T) {
 			leavesMasqueraded(t, l)
 			time.Sleep(2 * time.Second) // long enough for what would be taken away to be missed
 			tr.stopAndDemandNoLoss(t)
-			if tt.kind != api.KindIPPool {
-				mustConverge(t, l)
-			}
 			run(t, l, manifest, "calicoctl", tt.repair, "-f", "-")
 			statusSays(t, l, tt.says, false)
 			mustConverge(t, l)
