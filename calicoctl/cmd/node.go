@@ -20,6 +20,7 @@ import (
 	"tortie/internal/api"
 	"tortie/internal/control/cniwire"
 	"tortie/internal/control/nodestatus"
+	"tortie/internal/datastore"
 )
 
 // established is the one RFC 4271 state in which routes are exchanged.
@@ -96,7 +97,8 @@ func (a *app) printProblems(problems []string) {
 	}
 	a.printf("\nProblems\n")
 	for i, problem := range problems {
-		if slices.Index(problems, problem) == i { // what both daemons say is said once
+		same := func(other string) bool { return datastore.UnreadMatter(other) == datastore.UnreadMatter(problem) }
+		if slices.IndexFunc(problems, same) == i { // what both daemons say is said once
 			a.printf("  %s\n", oneLine(problem))
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -59,12 +60,26 @@ type SyncUpdate struct {
 // was told of it before holds on.
 func (u SyncUpdate) Stands() bool { return u.Invalid != nil && u.Kept && u.Entry == nil }
 
+// What holds meanwhile of an object that can't be read.
+const unreadKept, unreadNothing = "what it said before holds on", "nothing of it counts"
+
+// UnreadMatter is what a line with an Unread is about, without what holds meanwhile, in which
+// programs may differ; any other line is its own matter.
+func UnreadMatter(line string) string {
+	for _, meanwhile := range []string{unreadKept, unreadNothing} {
+		if matter, _, ok := strings.Cut(line, "; "+meanwhile+"; "); ok {
+			return matter
+		}
+	}
+	return line
+}
+
 // Unread is what an operator is told of an object that can't be read, after its name; all
 // programs say the same.
 func (u SyncUpdate) Unread() string {
-	meanwhile := "nothing of it counts"
+	meanwhile := unreadNothing
 	if u.Kept {
-		meanwhile = "what it said before holds on"
+		meanwhile = unreadKept
 	}
 	return fmt.Sprintf("can't be read: %s; %s; %s", u.Invalid.Cause(), meanwhile, u.Invalid.Remedy())
 }
