@@ -16,7 +16,10 @@ SOAK_SEED  ?=
 
 # Every program is static: it must run in an empty image and in any mount namespace.
 export CGO_ENABLED := 0
-BUILD := $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
+LDFLAGS := -s -w -X main.version=$(VERSION)
+BUILD   := $(GO) build -trimpath -ldflags '$(LDFLAGS)'
+# The plugin begins at its own entry where it has one; see cni-plugin/entry_amd64.go.
+ENTRY   := $(if $(filter amd64,$(shell $(GO) env GOARCH)),-E main.entry)
 
 # The unit tests are everything but the whole-program tests on the lab.
 UNIT = $(shell $(GO) list ./... | grep -Ev '^tortie/tests/(fv|e2e)$$')
@@ -34,7 +37,7 @@ build: ## Build every program, static, into bin/.
 	@$(BUILD) -o bin/felix ./felix
 	@$(GO) run ./bgpd/library -out .cache
 	@$(BUILD) -modfile=.cache/gobgp.mod -o bin/bgpd ./bgpd
-	@$(BUILD) -o bin/calico ./cni-plugin && ln -sf calico bin/calico-ipam && ln -sf calico bin/loopback
+	@$(BUILD) -ldflags '$(LDFLAGS) $(ENTRY)' -o bin/calico ./cni-plugin && ln -sf calico bin/calico-ipam && ln -sf calico bin/loopback
 	@$(BUILD) -o bin/install-cni ./cni-plugin/install
 	@$(BUILD) -o bin/ $(addprefix github.com/containernetworking/plugins/plugins/,meta/bandwidth meta/portmap meta/tuning)
 	@$(BUILD) -o bin/calicoctl ./calicoctl
