@@ -1,8 +1,12 @@
 package main
 
-// entry is where the kernel enters the program, where it is linked so (-E main.entry, as
-// the Makefile does). It adds GOMAXPROCS=1 to the environment and goes on to where a Go
-// program begins: the runtime then starts no threads that have nothing to do, and its
-// watch (sysmon) sleeps while felix is at work. Asked for later, by [runtime.GOMAXPROCS],
-// it costs more than it saves.
+// entry is where the kernel enters the program when it is linked so (-E main.entry, as the
+// Makefile does). What it does is done before the runtime starts, for asked for later it
+// costs more than it saves:
+//   - The timer slack becomes 1 ms, so that the runtime's watch (sysmon), which would wake
+//     fourteen times a millisecond, does so once.
+//   - GOMAXPROCS=1 is added to the environment: no thread is started that has nothing to do,
+//     and the watch sleeps while felix is at work.
+//
+// Then it goes on to where every Go program begins.
 func entry()

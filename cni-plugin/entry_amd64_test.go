@@ -3,6 +3,8 @@ package main
 import (
 	"bufio"
 	"encoding/json"
+	"fmt"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -11,7 +13,7 @@ import (
 )
 
 // The runtime tells in its trace how many processors it uses. felix answers when it has.
-func TestRuntimeUsesOneProcessor(t *testing.T) {
+func TestRuntimeUsesOneProcessorAndSeldomWatchesIt(t *testing.T) {
 	for _, tc := range []struct{ name, set, want string }{
 		{"by itself", "A=1", " gomaxprocs=1 "},
 		{"as somebody has set it", "GOMAXPROCS=3", " gomaxprocs=3 "},
@@ -35,6 +37,10 @@ func TestRuntimeUsesOneProcessor(t *testing.T) {
 			lines := bufio.NewScanner(trace)
 			if !lines.Scan() || !strings.Contains(lines.Text(), tc.want) {
 				t.Errorf("trace %q, want%s", lines.Text(), tc.want)
+			}
+			slack, err := os.ReadFile(fmt.Sprintf("/proc/%d/timerslack_ns", cmd.Process.Pid))
+			if string(slack) != "1000000\n" {
+				t.Errorf("timer slack %q (%v), want 1 ms", slack, err)
 			}
 			close(traced)
 			for lines.Scan() { // to its end
