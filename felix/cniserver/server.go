@@ -322,7 +322,7 @@ func shortened(resp cniwire.Response) cniwire.Response {
 	if resp.Error == nil {
 		return cniwire.Response{Error: &cniwire.Error{
 			Code: cniwire.CodeInvalidConfig,
-			Msg:  fmt.Sprintf("the result is longer than %d bytes; shorten the network configuration, of which it has the key \"dns\"", cniwire.MaxMessage),
+			Msg:  fmt.Sprintf("the result is longer than %d bytes; shorten the network configuration, of which it has \"dns\" and \"prevResult\"", cniwire.MaxMessage),
 		}}
 	}
 	msg := strings.ToValidUTF8(resp.Error.Msg[:min(len(resp.Error.Msg), maxShortened)], "")

@@ -50,6 +50,7 @@ type world struct {
 	devices map[string]podnet.Attachment
 	routes  map[calc.EndpointID]calc.Endpoint
 	asked   ipam.Request    // the last one
+	told    *podnet.Told    // of the last CHECK
 	plugged []string        // the commands that the IPAM plugin of others got
 	nft     *knftables.Fake // the node's table
 	permits permits
@@ -361,10 +362,11 @@ func (f *fakePods) Remove(ctx context.Context, hostIf string) error {
 	return w.through(ctx, "unwire", "unwired", func() error { delete(w.devices, hostIf); return nil })
 }
 
-func (f *fakePods) Check(_ context.Context, a podnet.Attachment) error {
+func (f *fakePods) Check(_ context.Context, a podnet.Attachment, told *podnet.Told) error {
 	w := (*world)(f)
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.told = told
 	if have, ok := w.devices[a.HostIf]; !ok || !slices.Equal(have.Addrs, a.Addrs) {
 		return &podnet.DriftError{IfName: a.IfName, HostIf: a.HostIf, Differences: []string{"the node's device is missing"}}
 	}

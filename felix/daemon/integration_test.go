@@ -552,6 +552,8 @@ type firstLook struct {
 func (l *firstLook) Set(s calc.State) { l.pools.Store(len(s.Pools) > 0) }
 func (l *firstLook) QueueResync()     {}
 
+func (l *firstLook) Check(context.Context) ([]string, error) { return nil, nil }
+
 func (l *firstLook) Apply(context.Context) error {
 	l.once.Do(func() { l.before.Store(l.pools.Load() && !l.served()) })
 	return nil

@@ -76,7 +76,7 @@ func TestAddWiresTheFamiliesOfItsAddresses(t *testing.T) {
 					t.Errorf("neighbour %s is missing in %v", ip, ns)
 				}
 			}
-			if err := w.net.Check(context.Background(), a); err != nil {
+			if err := w.net.Check(context.Background(), a, nil); err != nil {
 				t.Error(err)
 			}
 		})
@@ -223,7 +223,7 @@ func TestPodWhoseIPv6WasSwitchedOffGetsIt(t *testing.T) {
 	}
 	a := attachment(p, 1)
 	w.add(a)
-	if err := w.net.Check(context.Background(), a); err != nil {
+	if err := w.net.Check(context.Background(), a, nil); err != nil {
 		t.Error(err)
 	}
 }
@@ -252,7 +252,7 @@ func TestRepeatedAddCompletesTheSameAttachment(t *testing.T) {
 	if second != first {
 		t.Errorf("attached %+v, before %+v", second, first)
 	}
-	if err := w.net.Check(context.Background(), a); err != nil {
+	if err := w.net.Check(context.Background(), a, nil); err != nil {
 		t.Error(err)
 	}
 	as, _ := p.Addresses(link.Index)
@@ -275,7 +275,7 @@ func TestNewSandboxTakesTheNameFromTheOldOne(t *testing.T) {
 	if l, err := w.node.LinkByIndex(first.HostIndex); err == nil && (l.Up || l.Name == hostIf(1)) {
 		t.Errorf("the old sandbox's device is still in service: %+v", l)
 	}
-	if err := w.net.Check(context.Background(), attachment(young, 1)); err != nil {
+	if err := w.net.Check(context.Background(), attachment(young, 1), nil); err != nil {
 		t.Error(err)
 	}
 }
@@ -306,7 +306,7 @@ func TestAddRightAfterDelOfAnotherInterfaceOfThePodWorks(t *testing.T) {
 		a := attachment(p, n+1)
 		a.IfName = name
 		w.add(a)
-		if err := w.net.Check(context.Background(), a); err != nil {
+		if err := w.net.Check(context.Background(), a, nil); err != nil {
 			t.Fatal(err)
 		}
 		if err := w.net.Remove(context.Background(), hostIf(n+1)); err != nil {
@@ -325,7 +325,7 @@ func TestAddRefusesASecondDefaultRoute(t *testing.T) {
 	if !errors.Is(err, podnet.ErrInterfaceExists) {
 		t.Errorf("error %v", err)
 	}
-	if err := w.net.Check(context.Background(), attachment(p, 1)); err != nil {
+	if err := w.net.Check(context.Background(), attachment(p, 1), nil); err != nil {
 		t.Errorf("the first attachment was harmed: %v", err)
 	}
 	if got := w.links(p.Handle); !slices.Equal(got, []string{ifName, "lo"}) {
@@ -409,11 +409,13 @@ func TestAddRefusesABadAttachment(t *testing.T) {
 	}
 }
 
+// ends are those of a pair, and who reaches them.
+type ends struct {
+	node, pod  *kernel.Handle
+	host, peer int
+}
+
 func TestCheckNamesEachDifference(t *testing.T) {
-	type ends struct {
-		node, pod  *kernel.Handle
-		host, peer int
-	}
 	for name, tt := range map[string]struct {
 		harm func(e ends) error
 		says []string
@@ -454,13 +456,13 @@ func TestCheckNamesEachDifference(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := w.net.Check(context.Background(), a); err != nil {
+			if err := w.net.Check(context.Background(), a, nil); err != nil {
 				t.Fatalf("before: %v", err)
 			}
 			if err := tt.harm(ends{node: w.node, pod: p.Handle, host: host, peer: link.Index}); err != nil {
 				t.Fatal(err)
 			}
-			err = w.net.Check(context.Background(), a)
+			err = w.net.Check(context.Background(), a, nil)
 			var drift *podnet.DriftError
 			if !errors.As(err, &drift) {
 				t.Fatalf("error %v", err)
@@ -477,7 +479,7 @@ func TestCheckNamesEachDifference(t *testing.T) {
 			if _, err := w.net.Add(context.Background(), a); err != nil {
 				t.Fatal(err)
 			}
-			if err := w.net.Check(context.Background(), a); err != nil {
+			if err := w.net.Check(context.Background(), a, nil); err != nil {
 				t.Errorf("after another ADD: %v", err)
 			}
 		})

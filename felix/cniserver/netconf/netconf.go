@@ -492,6 +492,11 @@ func parsePrevResult(cniVersion string, raw json.RawMessage) (*types100.Result, 
 	wrong := func(err error) error {
 		return &Error{Key: "prevResult", Reason: prevResultReason(cniVersion, err)}
 	}
+	for _, list := range []string{"interfaces", "ips", "routes"} {
+		if hasNull(object[list]) { // which the CNI library does not survive
+			return nil, &Error{Key: "prevResult." + list, Reason: "has an element that is null; give what ADD answered, unchanged"}
+		}
+	}
 	result, err := version.NewResult(cniVersion, raw)
 	if err != nil {
 		return nil, wrong(err)
@@ -501,6 +506,11 @@ func parsePrevResult(cniVersion string, raw json.RawMessage) (*types100.Result, 
 		return nil, wrong(err)
 	}
 	return converted, nil
+}
+
+func hasNull(list json.RawMessage) bool {
+	var elements []json.RawMessage
+	return json.Unmarshal(list, &elements) == nil && slices.ContainsFunc(elements, isNull)
 }
 
 // prevResultReason puts what the CNI library says into words.
