@@ -142,9 +142,9 @@ func startTrafficEvery(t *testing.T, l *lab.Lab, interval time.Duration) *traffi
 			if p == q {
 				continue
 			}
-			for _, v6 := range []bool{false, true} {
+			for _, to := range q.Addrs {
 				for _, network := range []string{"udp", "tcp"} {
-					tr.start(t, p, q.Addr(v6), network)
+					tr.start(t, p, to, network)
 				}
 			}
 		}
@@ -215,17 +215,18 @@ func routesOf(t *testing.T, l *lab.Lab) map[string]string {
 }
 
 // waitStoreSound waits until the datastore holds the endpoints and addresses of
-// exactly the given number of dual-stack pods and breaks none of the allocator's
-// invariants.
+// exactly the given number of pods, with one address of each version of IP that the lab
+// has, and breaks none of the allocator's invariants.
 func waitStoreSound(t *testing.T, l *lab.Lab, pods int) {
 	t.Helper()
 	var report lab.StoreReport
+	addresses := pods * len(l.Topology().Nodes[0].Addresses())
 	for end := time.Now().Add(30 * time.Second); ; time.Sleep(200 * time.Millisecond) {
 		var err error
 		if report, err = l.Store(); err != nil {
 			t.Fatal(err)
 		}
-		if len(report.Endpoints) == pods && len(report.Allocated) == 2*pods && len(report.Problems) == 0 {
+		if len(report.Endpoints) == pods && len(report.Allocated) == addresses && len(report.Problems) == 0 {
 			return
 		}
 		if time.Now().After(end) {
