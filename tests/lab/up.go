@@ -275,20 +275,22 @@ func Patience(d time.Duration) time.Duration {
 }
 
 // waitFor tries until it succeeds; the error names what was waited for and why it
-// was not there.
+// was not there. Between two tries it pauses for longer than one takes: they must not keep
+// the processor from those that are waited for, whose start is slow work where it is emulated.
 func waitFor(ctx context.Context, patience time.Duration, what string, try func() error) error {
 	patience = Patience(patience)
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	var last error
 	for {
-		if last = try(); last == nil {
+		began := time.Now()
+		last := try()
+		if last == nil {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("%s: not there after %v: %w", what, patience, last)
-		case <-time.After(20 * time.Millisecond):
+		case <-time.After(min(max(20*time.Millisecond, 2*time.Since(began)), 2*time.Second)):
 		}
 	}
 }

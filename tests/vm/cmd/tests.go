@@ -20,7 +20,7 @@ import (
 const labTests = "tests/fv"
 
 // runTests compiles the packages of the tests that need what this machine lacks, and
-// runs those tests in one virtual machine; those of whole labs only when asked. Its status
+// runs those tests in one virtual machine; those of whole labs only if labs. Its status
 // is that of the tests.
 func runTests(ctx context.Context, m vm.Machine, labs bool) (status int, err error) {
 	root, err := os.Getwd()
