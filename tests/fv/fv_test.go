@@ -119,8 +119,9 @@ type traffic struct {
 }
 
 // streamInterval is the time between two packets of one stream; the slow one is for an
-// emulated processor, which does little else than run the packets' senders otherwise.
-const streamInterval, slowInterval = 5 * time.Millisecond, 100 * time.Millisecond
+// emulated processor, which does little else than run the packets' senders otherwise. What
+// is lost for less time than it, felix/tunnels' test of packets notices.
+const streamInterval, slowInterval = 5 * time.Millisecond, 250 * time.Millisecond
 
 // startTraffic sends UDP and TCP between pods of every two nodes, both families.
 func startTraffic(t *testing.T, l *lab.Lab) *traffic {
