@@ -133,6 +133,7 @@ const onTheWay = 24
 func TestWireGuardIsSwitchedUnderTraffic(t *testing.T) {
 	kerneltest.Require(t, kerneltest.Tun)
 	l := up(t, "wglive", 3)
+	addPods(t, l, 6, 1)
 	demandNoGap(t, l, streamInterval)
 }
 
@@ -142,6 +143,7 @@ func TestWireGuardOfTheKernelIsSwitchedUnderTraffic(t *testing.T) {
 	l := upWith(t, "wgkern", 3, func(s *lab.Spec) {
 		s.Env = append(s.Env, "FELIX_CNITIMEOUT=60") // of an emulated processor
 	})
+	addPods(t, l, 3, 1)
 	demandNoGap(t, l, slowInterval)
 	if links := run(t, l, "", "ip", "-o", "link", "show", "type", "wireguard"); !strings.Contains(links, "wireguard.cali") || !strings.Contains(links, "wg-v6.cali") {
 		t.Errorf("the devices are not the kernel's:\n%s", links)
@@ -152,7 +154,6 @@ func TestWireGuardOfTheKernelIsSwitchedUnderTraffic(t *testing.T) {
 // below it, then with VXLAN.
 func demandNoGap(t *testing.T, l *lab.Lab, interval time.Duration) {
 	t.Helper()
-	addPods(t, l, 6, 1)
 	setVXLANMode(t, l, "Never") // and natOutgoing
 	mustConverge(t, l)
 	for _, step := range []string{"on", "off", "on", "vxlanMode Always", "off", "on", "vxlanMode Never"} {

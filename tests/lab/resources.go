@@ -61,7 +61,7 @@ spec:
   nodeToNodeMeshEnabled: true
 `, nodeASN))
 	for _, n := range t.Nodes {
-		node := fmt.Sprintf(`apiVersion: projectcalico.org/v3
+		docs = append(docs, fmt.Sprintf(`apiVersion: projectcalico.org/v3
 kind: Node
 metadata:
   name: %s
@@ -69,11 +69,7 @@ metadata:
     segment: %s
 spec:
   bgp:
-`, n.Name, n.Segment)
-		for _, a := range n.Addresses() {
-			node += fmt.Sprintf("    ip%sAddress: %s\n", family(a.Addr()), a)
-		}
-		docs = append(docs, node)
+%s`, n.Name, n.Segment, bgpAddresses(n)))
 	}
 	for _, s := range t.Segments[:2] {
 		for _, r := range s.routers() {
@@ -96,6 +92,14 @@ spec:
   natOutgoing: %v
   nodeSelector: all()
 `, name, cidr, blockSize, natOutgoing)
+}
+
+func bgpAddresses(n Host) string {
+	var b strings.Builder
+	for _, a := range n.Addresses() {
+		fmt.Fprintf(&b, "    ip%sAddress: %s\n", family(a.Addr()), a)
+	}
+	return b.String()
 }
 
 func family(a netip.Addr) string {
