@@ -102,6 +102,23 @@ func (m *Marks) Apply(ctx context.Context) error {
 	return nil
 }
 
+// Check names what of the rules in the kernel is not as it was made to stand.
+func (m *Marks) Check(ctx context.Context) (differences []string, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.idle {
+		return nil, nil
+	}
+	for _, rules := range []*ruleset.Owner{m.arp, m.rules} {
+		wrong, err := rules.Check(ctx, "packets to other nodes")
+		if err != nil {
+			return nil, err
+		}
+		differences = append(differences, wrong...)
+	}
+	return differences, nil
+}
+
 // Know reports whether the rules for a peer's address stand.
 func (m *Marks) Know(peer netip.Addr) bool {
 	m.mu.Lock()

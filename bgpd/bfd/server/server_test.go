@@ -1,9 +1,9 @@
 package server_test
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
-	"context"
 	"fmt"
 	"log/slog"
 	"net"
