@@ -247,6 +247,9 @@ func (f *felix) followed() []followed {
 		}, f.lookAtRules},
 		{f.kernel.TunnelChanges, f.loop.TunnelsDue},
 		{f.kernel.QueueChanges, f.loop.ResyncLimits},
+		{func(ctx context.Context) (<-chan struct{}, error) {
+			return f.kernel.RoutingChanges(ctx, f.hostWays.Concerns)
+		}, f.loop.TunnelsDue},
 	}
 }
 
