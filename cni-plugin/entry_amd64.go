@@ -9,4 +9,4 @@ package main
 //     and the watch sleeps while felix is at work.
 //
 // Then it goes on to where every Go program begins.
-func entry()
+func entry() //nolint:unused // the linker uses it
