@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"tortie/tests/vm"
 )
 
 func TestEveryThirdNodeIsBehindTheRouter(t *testing.T) {
@@ -98,6 +100,16 @@ func TestLabOfOneVersionOfIPHasNoAddressOfTheOther(t *testing.T) {
 	}
 	if _, err := Plan(Spec{Nodes: 1}); err == nil {
 		t.Error("a lab without a pool is planned")
+	}
+}
+
+// TestEmulatedProcessorIsWaitedForLonger, and no other.
+func TestEmulatedProcessorIsWaitedForLonger(t *testing.T) {
+	for emulated, want := range map[string]time.Duration{"": time.Second, "1": emulatedFactor * time.Second} {
+		t.Setenv(vm.Emulated, emulated)
+		if got := Patience(time.Second); got != want {
+			t.Errorf("%q: %v, want %v", emulated, got, want)
+		}
 	}
 }
 

@@ -74,7 +74,7 @@ func compile(ctx context.Context, root string, p needs.Package, to string) (vm.C
 		return vm.Command{}, fmt.Errorf("compile the tests of %s: %w\n%s", p.Dir, err, out)
 	}
 	return vm.Command{
-		Args: []string{to, "-test.v", "-test.timeout", "15m", "-test.run", "^(" + strings.Join(p.Tests, "|") + ")$"},
+		Args: []string{to, "-test.v", "-test.timeout", "22m", "-test.run", "^(" + strings.Join(p.Tests, "|") + ")$"},
 		Dir:  filepath.Join(root, p.Dir), Env: append(os.Environ(), kerneltest.NoSkip+"=1"),
 	}, nil
 }
