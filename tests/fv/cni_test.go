@@ -276,7 +276,6 @@ func tamperings() []tampering {
 		{"NeighbourOfAnother", inPod("ip neigh replace 169.254.1.1 lladdr 02:00:00:00:00:01 nud permanent dev eth0"), []string{"the permanent neighbour 169.254.1.1 is missing or has another MAC address"}},
 		{"OtherMTU", inPod("ip link set eth0 mtu 1300"), []string{"eth0 has MTU 1300 instead of 1400"}},
 		{"OtherMAC", inPod("ip link set eth0 address 02:00:00:00:00:02"), []string{"eth0 has MAC address 02:00:00:00:00:02 instead of"}},
-		{"NodesDeviceDown", func(r runtime, _ sandbox, device, _ string) { r.onNode("ip link set " + device + " down") }, []string{"the node's device cali", "is down", "route to ADDR is missing"}},
 		{"EndpointGone", func(r runtime, c sandbox, _, _ string) {
 			r.onNode("calicoctl delete workloadendpoint node1-k8s-" + strings.ReplaceAll(c.Name, "-", "--") + "-eth0")
 		}, []string{"WorkloadEndpoint", "is missing"}},
@@ -308,17 +307,19 @@ func (r runtime) checks(list *libcni.NetworkConfigList) {
 			r.check(list, c)
 		})
 	}
-	r.Run("HostRouteGone", func(t *testing.T) { runtime{t, r.l, r.cni}.hostRouteGone(list, c, addr) })
+	for name, harm := range map[string]string{"HostRouteGone": "ip route del " + addr, "NodesDeviceDown": "ip link set " + device + " down"} {
+		r.Run(name, func(t *testing.T) { runtime{t, r.l, r.cni}.hostHarmed(list, c, device, addr, harm) })
+	}
 }
 
-// hostRouteGone takes the node's route away, which felix puts back by itself: CHECK
-// either names it, or finds it there again.
-func (r runtime) hostRouteGone(list *libcni.NetworkConfigList, c sandbox, addr string) {
-	r.onNode("ip route del " + addr)
+// hostHarmed takes something of the node's away, which felix puts back by itself: CHECK
+// either names what it finds, or the route and the device are there again.
+func (r runtime) hostHarmed(list *libcni.NetworkConfigList, c sandbox, device, addr, harm string) {
+	r.onNode(harm)
 	err := r.cni.CheckNetworkList(r.Context(), list, c.rt)
-	there := r.onNode("ip route show " + addr)
-	if err != nil && !strings.Contains(err.Error(), addr) || err == nil && there == "" {
-		r.Errorf("CHECK without the node's route: %v, now there is %q", err, there)
+	there, up := r.onNode("ip route show "+addr), r.onNode("ip -br link show up dev "+device)
+	if err != nil && !strings.Contains(err.Error(), addr) && !strings.Contains(err.Error(), device) || err == nil && (there == "" || up == "") {
+		r.Errorf("CHECK after %s: %v, now there is %q, %q", harm, err, there, up)
 	}
 	r.add(list, c)
 	r.check(list, c)
