@@ -150,7 +150,7 @@ func (f *felix) build() (err error) {
 	}
 	f.server, err = cniserver.New(cniserver.Config{
 		Node: f.node, State: f.state, Client: f.client, Registry: f.registry, Journal: f.journal,
-		Addresses: f.allocator, Pods: f.pods, Routes: f.loop, HostPorts: f.hostPorts, Permits: permits{f.config.Now, f.desired}, IPAMPlugins: delegate.Runner{}, PodCIDRs: podCIDRs, MTU: f.underlay.MTU, MTULimit: f.underlay.limit, NodeProblem: f.registrar.Problem, NewUID: f.newUID, Log: f.log,
+		Addresses: f.allocator, Pods: f.pods, Routes: f.loop, HostPorts: f.hostPorts, Permits: permits{f.config.Now, f.desired}, IPAMPlugins: delegate.Runner{}, PodCIDRs: podCIDRs, MTU: f.underlay.MTU, MTULimit: f.underlay.limit, Uncarried: f.uncarried, NodeProblem: f.registrar.Problem, NewUID: f.newUID, Log: f.log,
 		Health: f.syncer.Health, Pod: known, Namespace: namespace, AddTimeout: cfg.CNITimeout, DelTimeout: cfg.CNITimeout,
 	})
 	if err != nil {
