@@ -115,6 +115,7 @@ type Server struct {
 	configs   netconf.Reader
 	shortage  shortages
 	unheard   unheard
+	unread    unread
 }
 
 // New makes a Server. It takes up from the journal what an earlier felix left:
@@ -265,10 +266,19 @@ func (s *Server) serve(ctx context.Context, conn net.Conn) {
 	case req.Command == "STATUS": // a question that runtimes ask again and again
 		log.Debug("CNI call answered", "err", resp.Error)
 	case resp.Error != nil:
-		log.Warn("CNI call failed", "code", resp.Error.Code, "err", resp.Error.Msg)
+		log.Warn("CNI call failed", failure(resp.Error)...)
 	default:
 		log.Info("CNI call done")
 	}
+}
+
+// failure is an error as the log has it.
+func failure(e *cniwire.Error) []any {
+	said := []any{"code", e.Code, "err", e.Msg}
+	if e.Details != "" {
+		said = append(said, "details", e.Details)
+	}
+	return said
 }
 
 // callContext bounds a call. An ADD whose runtime went away is given up, for
@@ -319,11 +329,11 @@ func shortened(resp cniwire.Response) cniwire.Response {
 	if resp.Error == nil {
 		return cniwire.Response{Error: &cniwire.Error{
 			Code: cniwire.CodeInvalidConfig,
-			Msg:  fmt.Sprintf("the result is longer than %d bytes; shorten the network configuration, of which it has the key \"dns\"", cniwire.MaxMessage),
+			Msg:  fmt.Sprintf("the result is longer than %d bytes; shorten the network configuration, of which it has \"dns\" and \"prevResult\"", cniwire.MaxMessage),
 		}}
 	}
 	msg := strings.ToValidUTF8(resp.Error.Msg[:min(len(resp.Error.Msg), maxShortened)], "")
-	return cniwire.Response{Error: &cniwire.Error{Code: resp.Error.Code, Msg: msg + " … (shortened)"}}
+	return cniwire.Response{Error: &cniwire.Error{Code: resp.Error.Code, Msg: msg + " … (shortened)", Details: "felix's log on this node has all of it"}}
 }
 
 // Handle carries out one call.
@@ -331,6 +341,7 @@ func (s *Server) Handle(ctx context.Context, req cniwire.Request) cniwire.Respon
 	c, err := newCall(s.node, &s.configs, req)
 	var result json.RawMessage
 	if err == nil {
+		s.tellUnread(c.conf)
 		result, err = s.dispatch(ctx, c)
 	}
 	if (errors.Is(err, context.Canceled) || errors.Is(err, errHungUp)) && errors.Is(context.Cause(ctx), errHungUp) {

@@ -255,6 +255,9 @@ func (f *felix) followed() []followed {
 		{f.kernel.TunnelChanges, f.loop.TunnelsDue},
 		{f.kernel.SettingChanges, f.lookAtSettings},
 		{f.kernel.QueueChanges, f.loop.ResyncLimits},
+		{func(ctx context.Context) (<-chan struct{}, error) {
+			return f.kernel.RoutingChanges(ctx, f.hostWays.Concerns)
+		}, f.loop.TunnelsDue},
 	}
 }
 

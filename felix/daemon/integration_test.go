@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -73,6 +74,7 @@ type node struct {
 	stop   func()
 	// kubernetes is the API server, if the node has one.
 	kubernetes *apitest.Server
+	plugins    string            // where other CNI plugins are
 	rules      []dataplane.Rules // nft works on the namespace of its process
 	lacking    atomic.Pointer[error]
 }
@@ -186,7 +188,7 @@ func (n *node) cni(command string, p pod, conf string) (stdout string, err error
 	cmd := exec.Command(binary)
 	cmd.Env = []string{
 		"CNI_COMMAND=" + command, "CNI_CONTAINERID=" + p.id, "CNI_NETNS=" + p.path, "CNI_IFNAME=eth0",
-		"CNI_PATH=/opt/cni/bin", "CNI_ARGS=" + p.args, "CALICO_CNI_SOCKET=" + n.socket, "CALICO_CNI_WAIT=100ms",
+		"CNI_PATH=" + cmp.Or(n.plugins, "/opt/cni/bin"), "CNI_ARGS=" + p.args, "CALICO_CNI_SOCKET=" + n.socket, "CALICO_CNI_WAIT=100ms",
 	}
 	cmd.Stdin = strings.NewReader(conf)
 	var out, errOut bytes.Buffer
@@ -211,6 +213,7 @@ type cniError struct {
 	CNIVersion string
 	Code       int
 	Msg        string
+	Details    string
 }
 
 func (n *node) fails(command string, p pod) cniError {
@@ -548,6 +551,8 @@ type firstLook struct {
 
 func (l *firstLook) Set(s calc.State) { l.pools.Store(len(s.Pools) > 0) }
 func (l *firstLook) QueueResync()     {}
+
+func (l *firstLook) Check(context.Context) ([]string, error) { return nil, nil }
 
 func (l *firstLook) Apply(context.Context) error {
 	l.once.Do(func() { l.before.Store(l.pools.Load() && !l.served()) })

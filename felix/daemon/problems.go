@@ -212,7 +212,7 @@ func (f *felix) secureProblems() []problems.Problem {
 		out = append(out, problem(reasonUnencrypted, "packets to %d nodes go unencrypted, though WireGuard is on here: %s: look at felix there, and whether wireguardEnabled is set for it", len(left), first(left, 3))...)
 	}
 	if left := f.tunnels.WireGuard.Unmet(); len(left) > 0 {
-		out = append(out, problem(reasonHostsInClear, "what this node itself sends to %d nodes goes unencrypted, though wireguardHostEncryptionEnabled is set here: they have a key and do not answer by WireGuard, or this node's WireGuard is the kernel's own, into which felix leads pods' packets alone: %s: look at felix there, and let UDP pass to wireguardListeningPort", len(left), first(left, 3))...)
+		out = append(out, problem(reasonHostsInClear, "what this node itself sends to %d nodes goes unencrypted, though wireguardHostEncryptionEnabled is set here: they have a key and do not answer by WireGuard: %s: look at felix there, and let UDP pass to wireguardListeningPort", len(left), first(left, 3))...)
 	}
 	return out
 }
