@@ -363,6 +363,27 @@ func TestConfigurationFollowsTheDatastore(t *testing.T) {
 	}
 }
 
+// TestFieldThatCanNotBeUsedIsKnownByItsName wherever it stands, until it is corrected.
+func TestFieldThatCanNotBeUsedIsKnownByItsName(t *testing.T) {
+	f := newFollower(t)
+	vni := func(n int) datastore.SyncUpdate {
+		return stored("node.node1", func(c *v3.FelixConfigurationSpec) { c.VXLANVNI = &n })
+	}
+	for _, step := range []struct {
+		vni  int
+		want string
+	}{
+		{1 << 24, `FelixConfiguration node.node1: spec.vxlanVNI: "16777216" is not within 1 to 16777215; what is configured elsewhere, or the default, holds instead`},
+		{7, ""},
+	} {
+		f.Apply([]datastore.SyncUpdate{vni(step.vni)})
+		f.resolve()
+		if got := f.wrong("vxlanVNI"); got != step.want || f.wrong("vxlanPort") != "" {
+			t.Errorf("VNI %d: %q, want %q", step.vni, got, step.want)
+		}
+	}
+}
+
 func TestNothingOfTheConfigurationCountsBeforeItIsWhole(t *testing.T) {
 	f := newFollower(t)
 	f.Apply([]datastore.SyncUpdate{stored("node.node1", func(c *v3.FelixConfigurationSpec) { c.IPForwarding = "Disabled" })})

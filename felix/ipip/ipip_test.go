@@ -229,6 +229,9 @@ func TestKernelWithoutIPIPIsSaidAndNotAskedAgain(t *testing.T) {
 	}
 	w.apply("")
 	w.wants("not in use")
+	if failed := w.tunnel.Failed(); !errors.Is(failed, ipip.ErrUnsupported) {
+		t.Errorf("failed: %v", failed)
+	}
 }
 
 // lacking is the kernel of this machine without IPIP, whether it has it or not: what

@@ -296,7 +296,7 @@ func tamperings() []tampering {
 		{name: "NeighbourOfAnother", do: inPod("ip neigh replace 169.254.1.1 lladdr 02:00:00:00:00:01 nud permanent dev eth0"), want: []string{"the permanent neighbour 169.254.1.1 is missing or has another MAC address"}},
 		{name: "HigherMTU", do: inPod("ip link set eth0 mtu 1500"), want: []string{"eth0 has MTU 1500, more than the 1400 of its other end"}},
 		{name: "OtherMAC", do: inPod("ip link set eth0 address 02:00:00:00:00:02"), want: []string{"eth0 has MAC address 02:00:00:00:00:02 instead of"}},
-		{name: "NodesDeviceDown", do: onNode("ip link set DEVICE down"), want: []string{"the node's device cali", "is down", "route to ADDR is missing"}},
+		{name: "NodesDeviceDown", do: onNode("ip link set DEVICE down"), want: []string{"the node's device cali", "is down", "route to ADDR is missing"}, mended: true},
 		{name: "NodesDevicesMTU", do: onNode("ip link set DEVICE mtu 1300"), want: []string{"the node's device cali", "has MTU 1300 instead of 1400"}, mended: true},
 		{name: "EndpointGone", do: func(r runtime, c sandbox, _, _ string) {
 			r.onNode("calicoctl delete workloadendpoint node1-k8s-" + strings.ReplaceAll(c.Name, "-", "--") + "-eth0")

@@ -102,32 +102,3 @@ func whatIsLeftOfIPIP(t *testing.T, l *lab.Lab) string {
 	}
 	return ""
 }
-
-// TestNodeThatCanNotDoIPIPIsToldAndPodsGoWithoutIt: one line in the status says what is
-// wrong and what to do; BGP carries.
-func TestNodeThatCanNotDoIPIPIsToldAndPodsGoWithoutIt(t *testing.T) {
-	l := up(t, "noipip", 2)
-	addPods(t, l, 2, 1)
-	mustConverge(t, l)
-	reason := "the kernel doesn't do IPIP (CONFIG_NET_IPIP): load the module (modprobe ipip)"
-	if kerneltest.Has(kerneltest.IPIP) { // then somebody else has the device
-		run(t, l, "", "sh", "-c", "ip link show tunl0 >/dev/null 2>&1 || ip link add tunl0 type ipip; ip link set tunl0 name another0")
-		reason = "another device of IPIP without a remote end is there already (ip -d link show type ipip): remove it"
-	}
-	tr := startTraffic(t, l)
-	setMode(t, l, "ipipMode: Always")
-	want := "this node has no part in an overlay, and its packets go without: IPIP device tunl0: " + reason
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(200 * time.Millisecond) {
-		out := run(t, l, "", "calicoctl", "node", "status")
-		if strings.Contains(out, want) {
-			break
-		}
-		if time.Now().After(end) {
-			t.Fatalf("the status does not say %q:\n%s", want, out)
-		}
-	}
-	if _, err := l.AddPod(t.Context(), lab.PodSpec{Name: "late", Node: "node1", Containers: 1}); err != nil {
-		t.Fatal(err)
-	}
-	tr.stopAndDemandNoLoss(t)
-}
