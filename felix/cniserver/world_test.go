@@ -54,6 +54,8 @@ type world struct {
 	plugged []string        // the commands that the IPAM plugin of others got
 	nft     *knftables.Fake // the node's table
 	permits permits
+	// uncarried are the pools that nothing carries, and why.
+	uncarried map[netip.Prefix]string
 	// fault is asked at every step, before ("assign") and after ("assigned") its
 	// effect; an error is what the step returns.
 	fault func(step string) error
@@ -135,6 +137,7 @@ func (w *world) start() {
 		Addresses: (*fakeIPAM)(w), Pods: (*fakePods)(w), Routes: (*fakeRoutes)(w), IPAMPlugins: (*fakePlugins)(w),
 		HostPorts: faultyHostPorts{hostports.New(hostports.Config{NFT: w.nft, Log: log}), w},
 		Permits:   &w.permits,
+		Uncarried: func() map[netip.Prefix]string { return w.uncarried },
 		MTU:       func() int { return 1450 }, NewUID: func() string { return "uid" }, Log: log, AddTimeout: 5 * time.Second,
 		Pod: func(namespace, name, uid string) (*corev1.Pod, bool) {
 			pod, ok := w.pods[namespace+"/"+name]

@@ -77,6 +77,30 @@ func TestWhatCantBeReadAnyMoreHoldsOn(t *testing.T) {
 	}
 }
 
+// TestFelixThatStartsWithAPoolThatCantBeReadBlamesNothingElse: it says so in one line, names it
+// as the cause where a pod gets no address, and goes on when it is written anew.
+func TestFelixThatStartsWithAPoolThatCantBeReadBlamesNothingElse(t *testing.T) {
+	l := up(t, "unreadstart", 2)
+	setVXLANMode(t, l, "CrossSubnet")
+	addPods(t, l, 2, 1)
+	mustConverge(t, l)
+	start := problemsOf(t, l)
+	manifest := withoutVersion(run(t, l, "", "calicoctl", "get", "ippool", "pool-v4", "-o", "yaml"))
+	newRawStore(t, l).change(api.KindIPPool, "pool-v4", "", `"natOutgoing":true`, `"natOutgoing":"true"`)
+	killAndRestart(t, l, []string{"felix"}, []string{"node1"})
+	const says = `IPPool(pool-v4): can't be read: spec.natOutgoing: want true or false, got the string "true"; nothing of it counts`
+	statusSays(t, l, says, true)
+	if said := slices.DeleteFunc(problemsOf(t, l), func(line string) bool { return slices.Contains(start, line) }); len(said) != 1 {
+		t.Errorf("status says\n%s\nwant one line", strings.Join(said, "\n"))
+	}
+	if _, err := l.AddPod(t.Context(), lab.PodSpec{Name: "new", Node: "node1", Containers: 1}); err == nil || !strings.Contains(err.Error(), "pool-v4: can't be read: spec.natOutgoing") {
+		t.Errorf("ADD says %v, want the pool as the cause", err)
+	}
+	run(t, l, manifest, "calicoctl", "apply", "-f", "-")
+	statusSays(t, l, says, false)
+	mustConverge(t, l)
+}
+
 // leavesMasqueraded: the outside sees a pod of each node under the address of its node.
 func leavesMasqueraded(t *testing.T, l *lab.Lab) {
 	t.Helper()
