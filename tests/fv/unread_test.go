@@ -30,7 +30,7 @@ func problemsOf(t *testing.T, l *lab.Lab) (lines []string) {
 func TestWhatCantBeReadAnyMoreHoldsOn(t *testing.T) {
 	l := up(t, "unread", 3)
 	setVXLANMode(t, l, "CrossSubnet") // and natOutgoing
-	const configuration = manifestHead + "kind: FelixConfiguration\nmetadata: {name: default}\nspec: {floatingIPs: Enabled, vxlanVNI: 4096}\n"
+	const configuration = manifestHead + "kind: FelixConfiguration\nmetadata: {name: default}\nspec: {floatingIPs: Enabled, healthPort: 9100}\n"
 	apply(t, l, configuration)
 	addPods(t, l, 6, 1)
 	mustConverge(t, l)
@@ -48,7 +48,7 @@ func TestWhatCantBeReadAnyMoreHoldsOn(t *testing.T) {
 		{"a pool that is no JSON", api.KindIPPool, "pool-v4", `"kind"`, `"kind`, "IPPool(pool-v4): can't be read: broken JSON", "ippool", "replace"},
 		{"a Node", api.KindNode, "node1", `"bgp":{`, `"bgp":{"asNumber":"abc",`, "Node(node1): can't be read: spec.bgp.asNumber: ", "node", "apply"},
 		{"another's Node", api.KindNode, "node2", `"bgp":{`, `"bgp":{"asNumber":"abc",`, "Node(node2): can't be read: spec.bgp.asNumber: ", "node", "apply"},
-		{"a field of felix' configuration", api.KindFelixConfiguration, "default", "4096", `"x"`, `FelixConfiguration default: spec.vxlanVNI: `, "felixconfiguration", "apply"},
+		{"a field of felix' configuration", api.KindFelixConfiguration, "default", `"healthPort":9100`, `"healthPort":"x"`, `FelixConfiguration default: spec.healthPort: `, "felixconfiguration", "apply"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			manifest := withoutVersion(run(t, l, "", "calicoctl", "get", tt.manifest, tt.object, "-o", "yaml"))
