@@ -172,6 +172,9 @@ func (g *Graph) State() State {
 	s.SecurePools, s.Self, s.KeyRequest = g.pools.forNodes(g.nodes.labels()), g.nodes.own().ends, g.nodes.own().keyRequest
 	s.FloatingShown = g.nodes.own().floating
 	for _, why := range g.others.view.Refused() {
+		if s.PoolsUnread && overlay.OutsidePools(why) {
+			continue
+		}
 		problems.add(api.Key{Kind: api.KindNode, Name: g.node}, "%s; it is not used, and no such tunnel leads here: "+
 			"correct the Node's tunnel address (or VXLANTunnelMACAddr, or key), or the IP pools", why)
 	}

@@ -444,11 +444,13 @@ func TestWhatCantBeReadAnyMoreHoldsOn(t *testing.T) {
 	}
 }
 
-// TestBlocksAreNotBlamedForAPoolThatCantBeRead: what lies in no pool that is known may lie in
+// TestNothingIsBlamedForAPoolThatCantBeRead: no block and no tunnel address, for what lies in no pool that is known may lie in
 // that one.
-func TestBlocksAreNotBlamedForAPoolThatCantBeRead(t *testing.T) {
+func TestNothingIsBlamedForAPoolThatCantBeRead(t *testing.T) {
 	pool := poolUpdate("p", "10.65.0.0/16", true, false).Key
-	s := stateOf(t, unreadable(pool), nodeUpdate("node-1", "192.0.2.1/24", ""), affinity("node-1", "10.65.1.0/26", api.AffinityConfirmed))
+	self := nodeUpdate("node-1", "192.0.2.1/24", "")
+	self.Entry.Object.(*api.Node).Spec.IPv4VXLANTunnelAddr = "10.65.1.0"
+	s := stateOf(t, unreadable(pool), self, affinity("node-1", "10.65.1.0/26", api.AffinityConfirmed))
 	if len(s.Problems) != 1 || len(s.Blocks) != 0 || !s.PoolsUnread {
 		t.Errorf("problems %v, blocks %v, want the pool's problem alone and no block", s.Problems, s.Blocks)
 	}

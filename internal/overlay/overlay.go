@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 )
@@ -202,11 +203,17 @@ func (v View) refuse(end End, taken taken, family int) string {
 	return ""
 }
 
+const outsidePools = "lies in no IP pool"
+
+// OutsidePools reports whether that is why an end is refused: the pool may be one that the
+// view doesn't know of.
+func OutsidePools(why string) bool { return strings.HasSuffix(why, outsidePools) }
+
 // misplaced says why an end can't have an address for its tunnel of some kind.
 func (v View) misplaced(end End, a netip.Addr, kind string, taken map[netip.Addr]string) string {
 	switch inPool := func(p Pool) bool { return p.Prefix.Contains(a) }; {
 	case !slices.ContainsFunc(v.pools, inPool):
-		return fmt.Sprintf("the %s tunnel address %s lies in no IP pool", kind, a)
+		return fmt.Sprintf("the %s tunnel address %s %s", kind, a, outsidePools)
 	case v.at[a] != "":
 		return fmt.Sprintf("the %s tunnel address %s is that of node %s itself", kind, a, v.at[a])
 	case end.Address.Contains(a):

@@ -1,9 +1,11 @@
 package fv
 
 import (
+	"context"
 	"net/netip"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -87,7 +89,17 @@ func TestFelixThatStartsWithAPoolThatCantBeReadBlamesNothingElse(t *testing.T) {
 	start := problemsOf(t, l)
 	manifest := withoutVersion(run(t, l, "", "calicoctl", "get", "ippool", "pool-v4", "-o", "yaml"))
 	newRawStore(t, l).change(api.KindIPPool, "pool-v4", "", `"natOutgoing":true`, `"natOutgoing":"true"`)
-	killAndRestart(t, l, []string{"felix"}, []string{"node1"})
+	if err := l.KillDaemon("felix", "node1", syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.StartDaemon("felix", "node1"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), lab.Patience(10*time.Second)) // which isn't ready without pool
+	defer cancel()
+	if err := l.WaitReady(ctx); err == nil || !strings.Contains(err.Error(), "CNI error 50: IP pool pool-v4 can't be read: spec.natOutgoing") {
+		t.Errorf("STATUS says %v, want the pool as the cause", err)
+	}
 	const says = `IPPool(pool-v4): can't be read: spec.natOutgoing: want true or false, got the string "true"; nothing of it counts`
 	statusSays(t, l, says, true)
 	if said := slices.DeleteFunc(problemsOf(t, l), func(line string) bool { return slices.Contains(start, line) }); len(said) != 1 {
