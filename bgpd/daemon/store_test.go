@@ -184,8 +184,10 @@ func TestWhatCanNoLongerBeReadHoldsOn(t *testing.T) {
 	s := newStore("node1")
 	filter := updateOf(&api.BGPFilter{ObjectMeta: metav1.ObjectMeta{Name: "f"}})
 	others := updateOf(node("node2", "10.1.1.12/24"))
-	all := []datastore.SyncUpdate{updateOf(node("node1", "10.1.1.11/24")), others, updateOf(affinityOf("node1", "10.65.1.0/26")), filter,
-		updateOf(&v3.IPPool{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: v3.IPPoolSpec{CIDR: "10.65.0.0/16"}})}
+	all := []datastore.SyncUpdate{
+		updateOf(node("node1", "10.1.1.11/24")), others, updateOf(affinityOf("node1", "10.65.1.0/26")), filter,
+		updateOf(&v3.IPPool{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: v3.IPPoolSpec{CIDR: "10.65.0.0/16"}}),
+	}
 	s.OnUpdates(all)
 	s.OnStatus(datastore.InSync)
 	before, _ := taken(s)

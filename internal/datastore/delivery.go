@@ -219,11 +219,11 @@ func (d *delivery) unread(c *content, o object, inv *Invalid, before version) ve
 // addInvalid takes that an object can't be read. A version of it that waits to be told goes
 // along: it is the last that could be.
 func (d *delivery) addInvalid(o object, inv *Invalid, v version) {
-	text := "datastore holds a value that can't be read: it is left out"
+	meanwhile := unreadNothing
 	if v.told {
-		text = "datastore holds a value that can't be read: what it said before holds on"
+		meanwhile = unreadKept
 	}
-	d.log.Warn(text, "path", inv.Path, "err", inv.Err)
+	d.log.Warn("datastore holds a value that can't be read", "path", inv.Path, "err", inv.Err, "meanwhile", meanwhile)
 	var last *Entry
 	if at, waits := d.last[o]; waits && v.told {
 		last = d.pending[at].Entry
