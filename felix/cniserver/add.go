@@ -41,6 +41,7 @@ func (s *Server) add(ctx context.Context, c call) (json.RawMessage, error) {
 		if err := errors.Join(a.heed(), s.fits(c.conf.MTU)); err != nil {
 			return nil, err
 		}
+		s.noteMTU(c.conf.Name, c.conf.MTU)
 	}
 	failed, undoFailed := runSteps(ctx, a.steps())
 	if undoFailed != nil {

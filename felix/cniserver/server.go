@@ -115,6 +115,9 @@ type Server struct {
 	configs   netconf.Reader
 	shortage  shortages
 	unheard   unheard
+
+	asking sync.Mutex
+	asked  map[string]int // MTUs, by network
 }
 
 // New makes a Server. It takes up from the journal what an earlier felix left:
@@ -147,6 +150,7 @@ func New(cfg Config) (*Server, error) {
 		addTimeout: cfg.AddTimeout, delTimeout: cfg.DelTimeout, adds: make(chan struct{}, cfg.MaxAdds),
 		endpoints: &endpointStore{client: cfg.Client, registry: cfg.Registry, node: cfg.Node, now: cfg.Now, newUID: cfg.NewUID, pod: cfg.Pod},
 	}
+	s.asked = map[string]int{}
 	s.releaser = newReleaser(s)
 	for _, e := range s.journal.Entries() {
 		if e.State == journal.StateAttached {

@@ -53,7 +53,7 @@ const (
 
 // sources are those who know what is wrong, the most important first.
 func (f *felix) sources() []problems.Source {
-	all := []problems.Source{f.kernelCheck, f.datastoreProblem, f.registrationProblem, f.dataplaneProblem, f.upkeep.problems, f.config.problems, f.listeners.problems, f.nodes.problems, f.underlay.problems, f.pathProblems}
+	all := []problems.Source{f.kernelCheck, f.datastoreProblem, f.registrationProblem, f.dataplaneProblem, f.upkeep.problems, f.config.problems, f.listeners.problems, f.nodes.problems, f.underlay.problems, f.podMTUProblems, f.pathProblems}
 	all = append(all, f.clusterSources()...)
 	return append(all, f.tunnelProblem, f.secureProblems, f.ipamConfigProblem, f.addressProblems, f.backendProblem, f.reversePathProblem, f.policyProblem, f.objectProblems)
 }
@@ -87,6 +87,10 @@ func (f *felix) annotationProblems() []problems.Problem {
 		all = append(all, problems.Problem{Reason: reasonAnnotations, Topic: pod, Line: lines[pod]})
 	}
 	return all
+}
+
+func (f *felix) podMTUProblems() []problems.Problem {
+	return f.underlay.now().podProblems(f.server.AskedMTUs(), slices.ContainsFunc(f.desired().PodPools, func(p netip.Prefix) bool { return p.Addr().Is6() }))
 }
 
 // statsPatience is how long the look at addresses waits for the allocator.
