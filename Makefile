@@ -71,7 +71,7 @@ clab: images ## Deploy the labs of tests/clab in containerlab (LABS=all), check 
 test: unit fv test-vm ## Run every test.
 
 unit: build ## Run the tests of every package (no lab).
-	@tests/install.sh nft:nftables ip:iproute2 bird:bird2 ping:iputils-ping /usr/lib/frr/bfdd:frr $(VM_TOOLS)
+	@tests/install.sh nft:nftables ip:iproute2 bird:bird2 ping:iputils-ping /usr/lib/frr/bfdd:frr /usr/lib/cni/host-local:containernetworking-plugins $(VM_TOOLS)
 	$(GO) test -modfile=.cache/gobgp.mod -timeout 20m $(UNIT)
 
 fv: image-programs ## Run the whole programs on a lab: faults under traffic, etcd away, bad input.
@@ -105,7 +105,7 @@ e2e-short: e2e-tools ## The part of it that takes minutes.
 
 # GoBGP's StopBgp races with its own receive loops: what tests the library itself is left out.
 race: build ## Run the package tests under the race detector (needs gcc).
-	@tests/install.sh nft:nftables ip:iproute2 bird:bird2 ping:iputils-ping /usr/lib/frr/bfdd:frr gcc:gcc $(VM_TOOLS)
+	@tests/install.sh nft:nftables ip:iproute2 bird:bird2 ping:iputils-ping /usr/lib/frr/bfdd:frr /usr/lib/cni/host-local:containernetworking-plugins gcc:gcc $(VM_TOOLS)
 	CGO_ENABLED=1 $(GO) test -modfile=.cache/gobgp.mod -race -timeout 40m $(filter-out tortie/bgpd/speaker/gobgp,$(UNIT))
 
 bench: build ## Measure CNI ADD and DEL beside ptp + host-local and their floors, bgpd beside BIRD, addresses beside bare etcd.

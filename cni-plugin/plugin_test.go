@@ -171,9 +171,13 @@ func wantError(t *testing.T, got outcome, code int, says string) {
 
 func TestFelixsErrorIsPassedOn(t *testing.T) {
 	f := newFelix(t, func(cniwire.Request) cniwire.Response {
-		return cniwire.Response{Error: &cniwire.Error{Code: 7, Msg: "no such pool"}}
+		return cniwire.Response{Error: &cniwire.Error{Code: 7, Msg: "no such pool", Details: "make \"it\""}}
 	})
-	wantError(t, invoke(t, "calico", conf, "CNI_COMMAND=ADD", "CALICO_CNI_SOCKET="+f.socket), 7, "no such pool")
+	got := invoke(t, "calico", conf, "CNI_COMMAND=ADD", "CALICO_CNI_SOCKET="+f.socket)
+	wantError(t, got, 7, "no such pool")
+	if !strings.Contains(got.stdout, `"details": "make \"it\""`) {
+		t.Errorf("without its details: %s", got.stdout)
+	}
 }
 
 func TestFelixAway(t *testing.T) {

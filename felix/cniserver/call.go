@@ -78,7 +78,7 @@ func newCall(node string, configs *netconf.Reader, req cniwire.Request) (call, e
 		}
 	}
 	if n := c.conf.NodeName; n != "" && n != node {
-		return c, &netconf.Error{Key: "nodename", Reason: fmt.Sprintf("%q, but felix here runs as node %q; remove the key or correct felix's NODENAME", n, node)}
+		return c, &netconf.Error{Key: c.conf.NodeKey, Reason: fmt.Sprintf("%q, but felix here runs as node %q; remove the key or correct felix's NODENAME", n, node)}
 	}
 	c.id = journal.ID{Network: c.conf.Name, ContainerID: req.ContainerID, IfName: req.IfName}
 	if c.plugin == pluginCalico && c.id.ContainerID != "" {

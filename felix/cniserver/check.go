@@ -9,16 +9,19 @@ import (
 	"strings"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"go4.org/netipx"
 
 	"tortie/felix/journal"
+	"tortie/felix/podnet"
 	"tortie/internal/api"
 	"tortie/internal/control/cniwire"
 	"tortie/internal/datastore"
+	"tortie/internal/kernel"
 )
 
-// check carries out CHECK: it compares the attachment with the result of its ADD,
+// check carries out CHECK: it compares the attachment with the result of its chain's ADD,
 // the pod's namespace, the node's routes, the endpoint and the IPAM records, and
-// names every difference. What later plugins of the chain added is none.
+// names every difference. What later plugins of the chain changed or added is none.
 func (s *Server) check(ctx context.Context, c call) error {
 	unlock, err := s.lockSettled(ctx, c)
 	if err != nil {
@@ -47,32 +50,29 @@ func (s *Server) check(ctx context.Context, c call) error {
 	return err
 }
 
-// kernelDifferences compares with the device, the pod's namespace and the node's
-// routes.
+// kernelDifferences compares with the device, the pod's namespace, the node's routes and
+// its packet rules.
 func (a *addition) kernelDifferences(ctx context.Context) []string {
-	var wrong []string
-	if err := a.server.pods.Check(ctx, a.attachment()); err != nil {
-		wrong = append(wrong, err.Error())
-	}
-	routes, err := a.server.routes.Check(ctx, a.dataplaneEndpoint())
-	if err != nil {
-		routes = append(routes, err.Error())
-	}
-	wrong = append(wrong, routes...)
-	if len(a.entry.HostPorts) == 0 {
-		return wrong
-	}
-	ports, err := a.server.hostPorts.Check(ctx)
-	if err != nil {
-		wrong = append(wrong, err.Error())
-	}
-	for _, p := range ports {
-		wrong = append(wrong, "host ports: "+p+" are not as they should be")
+	s := a.server
+	wrong := lines(nil, s.pods.Check(ctx, a.attachment(), a.told()))
+	wrong = append(wrong, lines(s.routes.Check(ctx, a.dataplaneEndpoint()))...)
+	if len(a.entry.HostPorts) > 0 {
+		wrong = append(wrong, lines(s.hostPorts.Check(ctx))...)
 	}
 	return wrong
 }
 
-// resultDifferences compares with what the runtime was told at ADD.
+// lines are differences and, each in its own, the errors that kept others from being found.
+func lines(differences []string, err error) []string {
+	if err == nil {
+		return differences
+	}
+	return append(differences, strings.Split(err.Error(), "\n")...)
+}
+
+// resultDifferences compares the result with what is known of the attachment: whether it
+// is this one's, and says of the node's end what felix keeps there. What it says of the
+// pod's side, which later plugins may have changed, is compared with the pod.
 func resultDifferences(e journal.Entry, result *types100.Result) []string {
 	if result == nil {
 		return nil
@@ -97,7 +97,52 @@ func resultDifferences(e journal.Entry, result *types100.Result) []string {
 			wrong = append(wrong, fmt.Sprintf("the result has no interface %s", name))
 		}
 	}
+	return append(wrong, nodesEndDifferences(e, result.Interfaces)...)
+}
+
+func nodesEndDifferences(e journal.Entry, told []*types100.Interface) (wrong []string) {
+	i := slices.IndexFunc(told, func(i *types100.Interface) bool { return i.Name == e.HostIf && i.Sandbox == "" })
+	if i < 0 {
+		return nil
+	}
+	if mac := told[i].Mac; mac != "" && !strings.EqualFold(mac, hostMAC) {
+		wrong = append(wrong, fmt.Sprintf("the result gives %s the MAC address %s instead of %s", e.HostIf, mac, hostMAC))
+	}
+	if mtu := told[i].Mtu; mtu != 0 && e.MTU != 0 && mtu != e.MTU {
+		wrong = append(wrong, fmt.Sprintf("the result gives %s the MTU %d instead of %d", e.HostIf, mtu, e.MTU))
+	}
 	return wrong
+}
+
+// told is what the result says of the pod's side; nil without a result.
+func (a *addition) told() *podnet.Told {
+	result := a.call.conf.PrevResult
+	if result == nil {
+		return nil
+	}
+	told := &podnet.Told{}
+	pod := slices.IndexFunc(result.Interfaces, func(i *types100.Interface) bool { return i.Name == a.entry.IfName && i.Sandbox != "" })
+	if pod >= 0 {
+		told.MAC, told.MTU = result.Interfaces[pod].Mac, result.Interfaces[pod].Mtu
+	}
+	for _, ip := range result.IPs {
+		addr, ok := netip.AddrFromSlice(ip.Address.IP)
+		if ok && pod >= 0 && ip.Interface != nil && *ip.Interface == pod {
+			told.Addrs = append(told.Addrs, addr.Unmap())
+		}
+	}
+	if a.entry.State != journal.StateAttached {
+		return told // another system's ADD answered, which may not have told of routes
+	}
+	told.Routes = []podnet.Hop{}
+	for _, r := range result.Routes {
+		via, hasVia := netip.AddrFromSlice(r.GW)
+		dst, ok := netipx.FromStdIPNet(&r.Dst)
+		if ok && hasVia && (r.Table == nil || *r.Table == kernel.TableMain) {
+			told.Routes = append(told.Routes, podnet.Hop{Dst: dst, Via: via.Unmap()})
+		}
+	}
+	return told
 }
 
 // recordDifferences compares with the datastore. The error says that it could

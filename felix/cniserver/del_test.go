@@ -248,19 +248,6 @@ func TestCheckNamesEachDifference(t *testing.T) {
 	}
 }
 
-func TestCheckComparesTheResult(t *testing.T) {
-	inWorld(func(t *testing.T, w *world) {
-		w.ok(request("ADD", "c1"))
-		r := request("CHECK", "c1")
-		r.Config = json.RawMessage(`{"cniVersion": "1.1.0", "name": "net1", "type": "calico", "ipam": {"type": "calico-ipam"},
-		"prevResult": {"cniVersion": "1.1.0", "interfaces": [{"name": "eth0"}], "ips": [{"address": "10.65.7.7/32"}]}}`)
-		msg := w.fails(r, cniwire.CodeInternal)
-		if !strings.Contains(msg, "no address 10.65.0.1") || !strings.Contains(msg, "no interface cali") {
-			t.Errorf("message %q", msg)
-		}
-	})(t)
-}
-
 func TestStatusSaysWhyNot(t *testing.T) {
 	inWorld(func(t *testing.T, w *world) {
 		w.ok(request("STATUS", ""))

@@ -83,12 +83,15 @@ func (s *Server) forward(ctx context.Context, c call) error {
 // delegateStatus is why the IPAM plugin would not serve an ADD.
 func (s *Server) delegateStatus(ctx context.Context, c call) error {
 	err := s.forward(ctx, c)
-	told, ok := errors.AsType[*cniwire.Error](err)
-	if ok && told.Code == cniwire.CodeLimitedConnectivity {
-		return told
+	if err == nil {
+		return nil
 	}
-	if err != nil {
+	told, ok := errors.AsType[*cniwire.Error](err)
+	if !ok {
 		return &cniwire.Error{Code: cniwire.CodeNotAvailable, Msg: err.Error()}
 	}
-	return nil
+	if told.Code == cniwire.CodeLimitedConnectivity {
+		return told
+	}
+	return &cniwire.Error{Code: cniwire.CodeNotAvailable, Msg: told.Msg, Details: told.Details}
 }

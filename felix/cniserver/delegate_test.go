@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -21,6 +22,7 @@ type fakePlugins world
 func (f *fakePlugins) Add(ctx context.Context, c delegate.Call) (got delegate.Result, err error) {
 	w := (*world)(f)
 	err = w.through(ctx, "assign", "assigned", func() error {
+		w.delegated = c
 		addr := netip.MustParseAddr("192.0.2.7")
 		w.held[pluginsOwn(c)] = []netip.Addr{addr}
 		got = delegate.Result{Addrs: []netip.Addr{addr}, DNS: types.DNS{Nameservers: []string{"192.0.2.53"}}}
@@ -110,23 +112,25 @@ func TestFailedDelegatedAddLeavesNothingBehind(t *testing.T) {
 // TestPodCIDRThatIsNotKnownIsWaitedFor: the runtime tries again, and nothing is left.
 func TestPodCIDRThatIsNotKnownIsWaitedFor(t *testing.T) {
 	inWorld(func(t *testing.T, w *world) {
-		for _, command := range []string{"ADD", "DEL", "ADD"} {
+		var known atomic.Bool
+		w.server.podCIDRs = func() []netip.Prefix {
+			if known.Load() {
+				return []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
+			}
+			return nil
+		}
+		with := func(command string) cniwire.Request {
 			r := delegatedRequest(command, "c1")
 			r.Config = []byte(strings.Replace(string(r.Config), "192.0.2.0/24", "usePodCidr", 1))
-			if command == "DEL" {
-				w.ok(r)
-				w.server.podCIDRs = func() []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")} }
-				w.wantNothing()
-				continue
-			}
-			if w.server.podCIDRs != nil {
-				w.ok(r)
-				continue
-			}
-			if msg := w.fails(r, cniwire.CodeTryAgainLater); !strings.Contains(msg, "no such podCIDR of this node") {
-				t.Errorf("message %q", msg)
-			}
+			return r
 		}
+		if msg := w.fails(with("ADD"), cniwire.CodeTryAgainLater); !strings.Contains(msg, "no such podCIDR of this node") {
+			t.Errorf("message %q", msg)
+		}
+		w.ok(with("DEL"))
+		known.Store(true)
+		w.wantNothing()
+		w.ok(with("ADD"))
 		w.ok(delegatedRequest("DEL", "c1"))
 		w.wantNothing()
 	})(t)
@@ -137,6 +141,25 @@ func TestPodCIDRThatIsNotKnownIsWaitedFor(t *testing.T) {
 func TestDelegatedDelNeedsNoJournal(t *testing.T) {
 	inWorld(func(t *testing.T, w *world) {
 		w.held["host-local.c1"] = []netip.Addr{netip.MustParseAddr("192.0.2.7")}
+		w.ok(delegatedRequest("DEL", "c1"))
+		w.wantNothing()
+	})(t)
+}
+
+// TestUnknownKeysReachTheDelegate, in the outer object and in its own.
+func TestUnknownKeysReachTheDelegate(t *testing.T) {
+	inWorld(func(t *testing.T, w *world) {
+		r := delegatedRequest("ADD", "c1")
+		r.Config = json.RawMessage(`{"cniVersion": "1.1.0", "name": "net1", "type": "calico", "vlan": {"id": 7}, "example.org/x": [1], "args": {"org.example": {"a": 1}}, "runtimeConfig": {"ips": ["192.0.2.7/24"], "ring": "r1"},
+			"ipam": {"type": "host-local", "ranges": [], "asign_ipv4": 12345678901234567890}}`)
+		w.ok(r)
+		want := []string{`"vlan":{"id":7}`, `"example.org/x":[1]`, `"args":{"org.example":{"a":1}}`, `"runtimeConfig":{"ips":["192.0.2.7/24"],"ring":"r1"}`, `"asign_ipv4":12345678901234567890`}
+		got := strings.ReplaceAll(string(w.delegated.Config), " ", "")
+		for _, part := range want {
+			if !strings.Contains(got, part) {
+				t.Errorf("the plugin got %s, without %s", got, part)
+			}
+		}
 		w.ok(delegatedRequest("DEL", "c1"))
 		w.wantNothing()
 	})(t)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"syscall"
 
 	"tortie/felix/cniserver/netconf"
@@ -15,9 +16,42 @@ import (
 	"tortie/ipam"
 )
 
-// wireError puts an error into CNI's classes. The text is for the operator who
-// reads it in the events of a pod: what, where, what to do.
+// wireError puts an error into CNI's classes. The text is for the operator who reads it
+// in the events of a pod: what and where in msg, on one line, and in details what to do
+// where that is not said.
 func wireError(command string, err error) *cniwire.Error {
+	told := *classed(command, err)
+	if told.Details == "" {
+		told.Details = remedy(command, told.Code, err)
+	}
+	return &told
+}
+
+// severalError is more than one failure of a call that goes on past each.
+type severalError struct{ errs []error }
+
+// Error has all of them on one line.
+func (e *severalError) Error() string {
+	return strings.ReplaceAll(errors.Join(e.errs...).Error(), "\n", "; ")
+}
+
+func (e *severalError) Unwrap() []error { return e.errs }
+
+// code is theirs where they agree.
+func (e *severalError) code(command string) uint {
+	code := classed(command, e.errs[0]).Code
+	for _, err := range e.errs {
+		if classed(command, err).Code != code {
+			return cniwire.CodeInternal
+		}
+	}
+	return code
+}
+
+func classed(command string, err error) *cniwire.Error {
+	if many, ok := errors.AsType[*severalError](err); ok {
+		return &cniwire.Error{Code: many.code(command), Msg: message(command, err)}
+	}
 	var (
 		coded  *cniwire.Error
 		conf   *netconf.Error
@@ -32,7 +66,11 @@ func wireError(command string, err error) *cniwire.Error {
 	case errors.As(err, &coded):
 		return coded
 	case errors.As(err, &conf):
-		return &cniwire.Error{Code: cniwire.CodeInvalidConfig, Msg: conf.Error()}
+		code := uint(cniwire.CodeInvalidConfig)
+		if conf.Unsupported {
+			code = cniwire.CodeUnsupportedField
+		}
+		return &cniwire.Error{Code: code, Msg: conf.Error()}
 	case errors.As(err, &wish):
 		return &cniwire.Error{Code: cniwire.CodeInvalidConfig, Msg: wish.Error()}
 	case errors.As(err, &lacks):
@@ -69,13 +107,31 @@ func codeOf(err error) uint {
 }
 
 func message(command string, err error) string {
-	switch {
-	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Sprintf("%s: %v: not done in time; is the datastore slow or away? See felix's log", command, err)
-	case errors.Is(err, datastore.ErrUnauthorized):
-		return fmt.Sprintf("%s: %v; check felix's etcd user and certificates", command, err)
+	text := strings.ReplaceAll(err.Error(), "\n", "; ")
+	if errors.Is(err, context.DeadlineExceeded) {
+		text += ": not done in time"
 	}
-	return fmt.Sprintf("%s: %v", command, err)
+	return command + ": " + text
+}
+
+// remedy is what to do about an error; empty where its message says so, or where there is
+// nothing to do but to try again.
+func remedy(command string, code uint, err error) string {
+	switch {
+	case errors.Is(err, datastore.ErrUnauthorized):
+		return "check felix's etcd user and certificates"
+	case errors.Is(err, context.DeadlineExceeded):
+		return "is the datastore slow or away? See calicoctl node status and felix's log on this node"
+	case errors.Is(err, ipam.ErrPoolFull), errors.Is(err, ipam.ErrBlockLimit), errors.Is(err, ipam.ErrNoPool):
+		return "calicoctl ipam show --show-blocks says what is assigned where; calicoctl ipam check finds addresses that were lost"
+	case code == cniwire.CodeIOFailure:
+		return "felix keeps its journal of attachments on this node's disk, under FELIX_JOURNALDIR: where that is full, read-only or broken, mend it and the next try succeeds"
+	case code == cniwire.CodeInternal && command == "CHECK":
+		return "ADD of the same container mends what felix made; else DEL, then ADD"
+	case code == cniwire.CodeInternal:
+		return "felix's log on this node and calicoctl node status say more"
+	}
+	return ""
 }
 
 func invalidEnvironment(format string, args ...any) error {

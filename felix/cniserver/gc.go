@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"tortie/felix/journal"
@@ -23,19 +24,28 @@ func (s *Server) gc(ctx context.Context, c call) error {
 	for _, a := range c.valid {
 		valid[journal.ID{Network: c.conf.Name, ContainerID: a.ContainerID, IfName: a.IfName}] = true
 	}
-	var failed error
+	var failed []error
 	for _, e := range s.journal.Entries() {
 		if e.Network != c.conf.Name || e.Plugin != c.plugin || valid[e.ID] || e.State == journal.StateReleasing || e.Since.After(started) {
 			continue
 		}
-		failed = errors.Join(failed, s.collect(ctx, e))
+		failed = append(failed, s.collect(ctx, e))
 	}
 	orphans, err := s.orphans(ctx, c, valid)
-	failed = errors.Join(failed, err)
+	failed = append(failed, err)
 	for _, e := range orphans {
-		failed = errors.Join(failed, s.collect(ctx, e))
+		failed = append(failed, s.collect(ctx, e))
 	}
-	return errors.Join(failed, s.forward(ctx, c))
+	return all(append(failed, s.forward(ctx, c)))
+}
+
+// all is what failed: nil, one error, or several.
+func all(failed []error) error {
+	failed = slices.DeleteFunc(failed, func(err error) bool { return err == nil })
+	if len(failed) < 2 {
+		return errors.Join(failed...)
+	}
+	return &severalError{failed}
 }
 
 // collect releases one attachment as DEL does.

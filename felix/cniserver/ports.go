@@ -35,8 +35,9 @@ type Pods interface {
 	Add(ctx context.Context, a podnet.Attachment) (podnet.Attached, error)
 	// Remove of what is absent succeeds.
 	Remove(ctx context.Context, hostIf string) error
-	// Check names what differs from the attachment.
-	Check(ctx context.Context, a podnet.Attachment) error
+	// Check names what differs from the attachment, and in the pod from what the runtime
+	// was told; nil for nothing.
+	Check(ctx context.Context, a podnet.Attachment, told *podnet.Told) error
 }
 
 // Routes is this node's apply loop; *dataplane.Loop is one.

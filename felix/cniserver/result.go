@@ -21,7 +21,8 @@ const (
 	hostMAC  = "ee:ee:ee:ee:ee:ee"
 )
 
-// result is the answer to ADD, in the version asked for.
+// result is the answer to ADD, in the version asked for: what plugins before us in the
+// chain made, and ours.
 func (a *addition) result() (json.RawMessage, error) {
 	if out, ok := a.plainResult(); ok {
 		return out, nil
@@ -31,6 +32,9 @@ func (a *addition) result() (json.RawMessage, error) {
 		a.addIPAMResult(r)
 	} else {
 		a.addPodResult(r)
+	}
+	if before := a.call.before(); before != nil {
+		r = chained(before, r)
 	}
 	var converted types.Result = r
 	if v := a.call.conf.CNIVersion; v != r.CNIVersion {
@@ -51,7 +55,7 @@ func (a *addition) result() (json.RawMessage, error) {
 // compares the two. It is false for everything else.
 func (a *addition) plainResult() (json.RawMessage, bool) {
 	dns := a.dns()
-	if a.call.plugin == pluginIPAM || a.call.conf.CNIVersion != types100.ImplementedSpecVersion || !dns.IsEmpty() {
+	if a.call.plugin == pluginIPAM || a.call.before() != nil || a.call.conf.CNIVersion != types100.ImplementedSpecVersion || !dns.IsEmpty() {
 		return nil, false
 	}
 	e := a.entry

@@ -42,6 +42,9 @@ type Config struct {
 	// NodeProblem is what keeps the node from being registered; nil once it is. Nil for who
 	// does not know.
 	NodeProblem func() error
+	// Barred is why no pod can be reached here, whatever the datastore says of this node;
+	// nil for never.
+	Barred func() error
 	// Uncarried are the IP pools of which no new pod may have an address, and why. Nil for
 	// none.
 	Uncarried func() map[netip.Prefix]string
@@ -101,6 +104,7 @@ type Server struct {
 	limit func() (most int, device string, known bool)
 	// nodeProblem and uncarried are Config's, never nil.
 	nodeProblem func() error
+	barred      func() error
 	uncarried   func() map[netip.Prefix]string
 	health      func() error
 	now         func() time.Time
@@ -115,6 +119,7 @@ type Server struct {
 	configs   netconf.Reader
 	shortage  shortages
 	unheard   unheard
+	unread    unread
 
 	asking sync.Mutex
 	asked  map[string]int // MTUs, by network
@@ -138,6 +143,9 @@ func New(cfg Config) (*Server, error) {
 	if cfg.NodeProblem == nil {
 		cfg.NodeProblem = func() error { return nil }
 	}
+	if cfg.Barred == nil {
+		cfg.Barred = func() error { return nil }
+	}
 	if cfg.Uncarried == nil {
 		cfg.Uncarried = func() map[netip.Prefix]string { return nil }
 	}
@@ -146,7 +154,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		node: cfg.Node, state: cfg.State, client: cfg.Client, journal: cfg.Journal, addresses: cfg.Addresses,
-		pods: cfg.Pods, routes: cfg.Routes, hostPorts: cfg.HostPorts, permits: cfg.Permits, ipamPlugins: cfg.IPAMPlugins, podCIDRs: cfg.PodCIDRs, namespace: cfg.Namespace, mtu: cfg.MTU, limit: cfg.MTULimit, nodeProblem: cfg.NodeProblem, uncarried: cfg.Uncarried, health: cfg.Health, now: cfg.Now, log: cfg.Log,
+		pods: cfg.Pods, routes: cfg.Routes, hostPorts: cfg.HostPorts, permits: cfg.Permits, ipamPlugins: cfg.IPAMPlugins, podCIDRs: cfg.PodCIDRs, namespace: cfg.Namespace, mtu: cfg.MTU, limit: cfg.MTULimit, nodeProblem: cfg.NodeProblem, barred: cfg.Barred, uncarried: cfg.Uncarried, health: cfg.Health, now: cfg.Now, log: cfg.Log,
 		addTimeout: cfg.AddTimeout, delTimeout: cfg.DelTimeout, adds: make(chan struct{}, cfg.MaxAdds),
 		endpoints: &endpointStore{client: cfg.Client, registry: cfg.Registry, node: cfg.Node, now: cfg.Now, newUID: cfg.NewUID, pod: cfg.Pod},
 	}
@@ -269,10 +277,19 @@ func (s *Server) serve(ctx context.Context, conn net.Conn) {
 	case req.Command == "STATUS": // a question that runtimes ask again and again
 		log.Debug("CNI call answered", "err", resp.Error)
 	case resp.Error != nil:
-		log.Warn("CNI call failed", "code", resp.Error.Code, "err", resp.Error.Msg)
+		log.Warn("CNI call failed", failure(resp.Error)...)
 	default:
 		log.Info("CNI call done")
 	}
+}
+
+// failure is an error as the log has it.
+func failure(e *cniwire.Error) []any {
+	said := []any{"code", e.Code, "err", e.Msg}
+	if e.Details != "" {
+		said = append(said, "details", e.Details)
+	}
+	return said
 }
 
 // callContext bounds a call. An ADD whose runtime went away is given up, for
@@ -323,11 +340,11 @@ func shortened(resp cniwire.Response) cniwire.Response {
 	if resp.Error == nil {
 		return cniwire.Response{Error: &cniwire.Error{
 			Code: cniwire.CodeInvalidConfig,
-			Msg:  fmt.Sprintf("the result is longer than %d bytes; shorten the network configuration, of which it has the key \"dns\"", cniwire.MaxMessage),
+			Msg:  fmt.Sprintf("the result is longer than %d bytes; shorten the network configuration, of which it has \"dns\" and \"prevResult\"", cniwire.MaxMessage),
 		}}
 	}
 	msg := strings.ToValidUTF8(resp.Error.Msg[:min(len(resp.Error.Msg), maxShortened)], "")
-	return cniwire.Response{Error: &cniwire.Error{Code: resp.Error.Code, Msg: msg + " … (shortened)"}}
+	return cniwire.Response{Error: &cniwire.Error{Code: resp.Error.Code, Msg: msg + " … (shortened)", Details: "felix's log on this node has all of it"}}
 }
 
 // Handle carries out one call.
@@ -335,6 +352,7 @@ func (s *Server) Handle(ctx context.Context, req cniwire.Request) cniwire.Respon
 	c, err := newCall(s.node, &s.configs, req)
 	var result json.RawMessage
 	if err == nil {
+		s.tellUnread(c.conf)
 		result, err = s.dispatch(ctx, c)
 	}
 	if (errors.Is(err, context.Canceled) || errors.Is(err, errHungUp)) && errors.Is(context.Cause(ctx), errHungUp) {

@@ -87,16 +87,16 @@ func (a *addition) askedLimits() (*api.QoSControls, error) {
 	return netconf.ParseLimits(annotations, a.call.conf.OwnBandwidth)
 }
 
-// askFor notes an address that is asked for, unless the runtime asked for others by its
-// capability.
+// askFor notes an address that is asked for in CNI_ARGS, unless the runtime asked for others
+// in a newer way, or another plugin assigns them: that one gets CNI_ARGS, too.
 func (a *addition) askFor(addr netip.Addr) {
-	if addr.IsValid() && len(a.call.conf.Addrs) == 0 {
+	if addr.IsValid() && len(a.call.conf.Addrs) == 0 && a.call.delegate == nil {
 		a.call.conf.Addrs = []netip.Addr{addr}
 	}
 }
 
-// grant takes up a pod's annotations. What the runtime asked for by a capability goes
-// before them.
+// grant takes up a pod's annotations. What the runtime asked for (by a capability, in args
+// or in CNI_ARGS) goes before them.
 func (a *addition) grant(w netconf.Wishes) error {
 	conf := &a.call.conf
 	if err := a.grantMore(w); err != nil {
@@ -108,10 +108,11 @@ func (a *addition) grant(w netconf.Wishes) error {
 	if w.NoIPAM && !conf.NoIPAM {
 		return &netconf.AnnotationError{Name: "ipAddrsNoIpam", Reason: `the network configuration does not allow it; add "feature_control": {"ip_addrs_no_ipam": true}`}
 	}
-	if len(w.Addrs) > 0 && len(conf.Addrs) == 0 {
+	ownAddrs := len(conf.Addrs) == 0
+	if len(w.Addrs) > 0 && ownAddrs {
 		conf.Addrs = w.Addrs
 	}
-	if w.NoIPAM {
+	if w.NoIPAM && ownAddrs {
 		a.entry.Given, a.entry.Addrs, a.entry.IPAM = true, slices.Clone(w.Addrs), nil
 		return nil
 	}

@@ -2,8 +2,10 @@ package cniserver
 
 import (
 	"encoding/json"
+	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -172,8 +174,9 @@ func TestAddRefusesWhatItCanNotGive(t *testing.T) {
 		}))
 	}
 	t.Run("address of another plugin", inWorld(func(t *testing.T, w *world) {
+		w.annotated("ipAddrs", `["192.0.2.8"]`)
 		r := delegatedRequest("ADD", "c1")
-		r.Args += ";IP=192.0.2.8"
+		r.Args = kubernetesRequest("ADD", "c1", "u1").Args
 		if msg := w.fails(r, cniwire.CodeInvalidConfig); !strings.Contains(msg, "ask it by the capability ips") {
 			t.Errorf("message %q", msg)
 		}
@@ -189,9 +192,11 @@ func TestAddGivesWhatIsPermittedBesidesAddresses(t *testing.T) {
 		w.permits = permits{sources: true, floating: true}
 		w.annotated("allowedSourcePrefixes", `["192.0.2.1/24"]`)
 		w.pods["ns1/web-0"].Annotations["cni.projectcalico.org/floatingIPs"] = `["10.65.9.9"]`
-		settled := false
+		var settled atomic.Bool
 		w.fault = func(step string) error {
-			settled = settled || step == "settled"
+			if step == "settled" {
+				settled.Store(true)
+			}
 			return nil
 		}
 		w.ok(configured("ADD", floatingAllowed))
@@ -206,8 +211,8 @@ func TestAddGivesWhatIsPermittedBesidesAddresses(t *testing.T) {
 			AllowSpoofedSourcePrefixes: []string{"192.0.2.0/24"}, IPNATs: []api.IPNAT{{InternalIP: "10.65.0.1", ExternalIP: "10.65.9.9"}},
 		}
 		check("after ADD", asked)
-		if device := w.devices[podDevice(t, w)]; !device.ManySources || !settled {
-			t.Errorf("device %+v, rules awaited: %v", device, settled)
+		if device := w.devices[podDevice(t, w)]; !device.ManySources || !settled.Load() {
+			t.Errorf("device %+v, rules awaited: %v", device, settled.Load())
 		}
 		// What an operator changes since is kept by a repeated ADD, and not for the next pod.
 		wep := w.endpoint("ns1", "node1-k8s-web--0-eth0").DeepCopyObject().(*api.WorkloadEndpoint)
@@ -247,4 +252,87 @@ func TestAddRefusesAFloatingAddressByName(t *testing.T) {
 		}
 		w.wantNothing()
 	})(t)
+}
+
+// TestCalicoIPAMGivesWhatIsAskedFor under another main plugin: what the runtime says there
+// is not lost (TestWhatTheRuntimeAsksFor has the order).
+func TestCalicoIPAMGivesWhatIsAskedFor(t *testing.T) {
+	for name, tc := range map[string]struct{ more, args, want string }{
+		"capability":        {`, "runtimeConfig": {"ips": ["10.65.3.4"]}, "args": {"cni": {"ips": ["10.65.3.5"]}}`, ";IP=10.65.3.6", "10.65.3.4"},
+		"args of CNI":       {`, "args": {"cni": {"ips": ["10.65.3.5"]}}`, ";IP=10.65.3.6", "10.65.3.5"},
+		"CNI_ARGS":          {``, ";IP=10.65.3.6", "10.65.3.6"},
+		"none":              {``, "", "10.65.0.1"},
+		"the MAC is others": {`, "runtimeConfig": {"mac": "02:00:00:00:00:07"}`, "", "10.65.0.1"},
+	} {
+		t.Run(name, inWorld(func(t *testing.T, w *world) {
+			r := request("ADD", "c1")
+			r.Plugin, r.Args = pluginIPAM, r.Args+tc.args
+			r.Config = json.RawMessage(`{"cniVersion": "1.0.0", "name": "lan", "type": "bridge", "ipam": {"type": "calico-ipam"}` + tc.more + `}`)
+			if result := string(w.ok(r)); !strings.Contains(result, `"`+tc.want+`/26"`) {
+				t.Errorf("result %s, want %s", result, tc.want)
+			}
+			r.Command = "DEL"
+			w.ok(r)
+			w.wantNothing()
+		}))
+	}
+	t.Run("ranges are of others", inWorld(func(t *testing.T, w *world) {
+		r := request("ADD", "c1")
+		r.Plugin = pluginIPAM
+		r.Config = json.RawMessage(`{"cniVersion": "1.0.0", "name": "lan", "type": "bridge", "ipam": {"type": "calico-ipam"}, "runtimeConfig": {"ipRanges": [[{"subnet": "10.0.0.0/24"}]]}}`)
+		if msg := w.fails(r, cniwire.CodeUnsupportedField); !strings.Contains(msg, "calico-ipam has IP pools") {
+			t.Errorf("message %q", msg)
+		}
+		w.wantNothing()
+	}))
+}
+
+// TestWhoseWishGoesFirst: the runtime's, by CNI's conventions, then the pod's, then the
+// configuration's.
+func TestWhoseWishGoesFirst(t *testing.T) {
+	const mac = `"mac": "02:00:00:00:00:07"`
+	const capability, args, cniArgs, annotation = `"runtimeConfig": {"ips": ["10.65.3.1"]}`, `"args": {"cni": {"ips": ["10.65.3.2"], "mac": "02:00:00:00:00:08"}}`, "IP=10.65.3.3", `["10.65.3.4"]`
+	for _, tc := range []struct{ name, capability, args, cniArgs, annotation, want, mac string }{
+		{"capability", capability, args, cniArgs, annotation, "10.65.3.1", "02:00:00:00:00:08"},
+		{"capability for the MAC address alone", `"runtimeConfig": {` + mac + `}`, args, cniArgs, annotation, "10.65.3.2", "02:00:00:00:00:07"},
+		{"args of CNI", "", args, cniArgs, annotation, "10.65.3.2", "02:00:00:00:00:08"},
+		{"CNI_ARGS", "", "", cniArgs, annotation, "10.65.3.3", ""},
+		{"annotation", "", "", "", annotation, "10.65.3.4", ""},
+		{"configuration", "", "", "", "", "10.65.0.1", ""},
+	} {
+		t.Run(tc.name, inWorld(func(t *testing.T, w *world) {
+			if tc.annotation != "" {
+				w.annotated("ipAddrs", tc.annotation)
+			}
+			more := ""
+			for _, key := range []string{tc.capability, tc.args} {
+				if key != "" {
+					more += ", " + key
+				}
+			}
+			r := configured("ADD", more)
+			r.Args += ";" + tc.cniArgs
+			w.ok(r)
+			spec := w.endpoint("ns1", "node1-k8s-web--0-eth0").Spec
+			if !slices.Equal(spec.IPNetworks, []string{tc.want + "/32"}) || tc.mac != "" && spec.MAC != tc.mac {
+				t.Errorf("endpoint %+v", spec)
+			}
+		}))
+	}
+	t.Run("capability before addresses that nobody assigns", inWorld(func(t *testing.T, w *world) {
+		w.annotated("ipAddrsNoIpam", `["192.0.2.9"]`)
+		w.ok(configured("ADD", `, "feature_control": {"ip_addrs_no_ipam": true}, `+capability))
+		addr := netip.MustParseAddr("10.65.3.1")
+		if e := w.journal.Entries()[0]; e.Given || !slices.Equal(e.Addrs, []netip.Addr{addr}) || w.owner[addr] == "" {
+			t.Errorf("entry %+v", e)
+		}
+	}))
+	t.Run("CNI_ARGS of another IPAM plugin's is that one's", inWorld(func(t *testing.T, w *world) {
+		r := delegatedRequest("ADD", "c1")
+		r.Args += ";IP=192.0.2.8"
+		w.ok(r)
+		if !strings.Contains(w.delegated.Args, "IP=192.0.2.8") {
+			t.Errorf("it got %q", w.delegated.Args)
+		}
+	}))
 }

@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/knftables"
 
 	"tortie/felix/calc"
+	"tortie/felix/delegate"
 	"tortie/felix/hostports"
 	"tortie/felix/journal"
 	"tortie/felix/podnet"
@@ -49,6 +50,7 @@ type world struct {
 	devices map[string]podnet.Attachment
 	routes  map[calc.EndpointID]calc.Endpoint
 	asked   ipam.Request    // the last one
+	told    *podnet.Told    // of the last CHECK
 	plugged []string        // the commands that the IPAM plugin of others got
 	nft     *knftables.Fake // the node's table
 	permits permits
@@ -64,6 +66,8 @@ type world struct {
 	// namespaces are the annotations of theirs that Kubernetes has told of; nil: it has
 	// told of none yet.
 	namespaces map[string]map[string]string
+	// delegated is the last ADD of the IPAM plugin of others.
+	delegated delegate.Call
 
 	server  *Server
 	state   *State
@@ -361,10 +365,11 @@ func (f *fakePods) Remove(ctx context.Context, hostIf string) error {
 	return w.through(ctx, "unwire", "unwired", func() error { delete(w.devices, hostIf); return nil })
 }
 
-func (f *fakePods) Check(_ context.Context, a podnet.Attachment) error {
+func (f *fakePods) Check(_ context.Context, a podnet.Attachment, told *podnet.Told) error {
 	w := (*world)(f)
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.told = told
 	if have, ok := w.devices[a.HostIf]; !ok || !slices.Equal(have.Addrs, a.Addrs) {
 		return &podnet.DriftError{IfName: a.IfName, HostIf: a.HostIf, Differences: []string{"the node's device is missing"}}
 	}

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -27,6 +28,7 @@ import (
 	"tortie/felix/dataplane"
 	"tortie/felix/journal"
 	"tortie/felix/problems"
+	"tortie/felix/registration"
 	"tortie/internal/api"
 	"tortie/internal/datastore"
 	"tortie/internal/datastore/memory"
@@ -73,8 +75,10 @@ type node struct {
 	stop   func()
 	// kubernetes is the API server, if the node has one.
 	kubernetes *apitest.Server
+	plugins    string            // where other CNI plugins are
 	rules      []dataplane.Rules // nft works on the namespace of its process
 	lacking    atomic.Pointer[error]
+	settings   registration.Settings
 }
 
 // lacks has the kernel lack something from now on; felix asks in the background.
@@ -124,7 +128,7 @@ func (n *node) start(ready bool) {
 	local := config.FromEnv([]string{"FELIX_CNISOCKET=" + n.socket, "FELIX_CNITIMEOUT=5", "FELIX_MTUFILE=" + filepath.Join(n.dir, "mtu")})
 	cfg, _ := config.Resolve(local)
 	n.felix = &felix{
-		node: "node1", client: n.store, registry: n.reg, journal: book, log: log, kernel: n.kernel,
+		node: "node1", settings: n.settings, client: n.store, registry: n.reg, journal: book, log: log, kernel: n.kernel,
 		rules:  func(func() config.Config, tracking, *slog.Logger) []dataplane.Rules { return n.rules },
 		newUID: func() string { return "uid" }, missing: n.missing, show: func([]problems.Problem) {},
 		level: &slog.LevelVar{}, config: newConfigFollower("node1", []config.Layer{local}, cfg, log),
@@ -186,7 +190,7 @@ func (n *node) cni(command string, p pod, conf string) (stdout string, err error
 	cmd := exec.Command(binary)
 	cmd.Env = []string{
 		"CNI_COMMAND=" + command, "CNI_CONTAINERID=" + p.id, "CNI_NETNS=" + p.path, "CNI_IFNAME=eth0",
-		"CNI_PATH=/opt/cni/bin", "CNI_ARGS=" + p.args, "CALICO_CNI_SOCKET=" + n.socket, "CALICO_CNI_WAIT=100ms",
+		"CNI_PATH=" + cmp.Or(n.plugins, "/opt/cni/bin"), "CNI_ARGS=" + p.args, "CALICO_CNI_SOCKET=" + n.socket, "CALICO_CNI_WAIT=100ms",
 	}
 	cmd.Stdin = strings.NewReader(conf)
 	var out, errOut bytes.Buffer
@@ -211,6 +215,7 @@ type cniError struct {
 	CNIVersion string
 	Code       int
 	Msg        string
+	Details    string
 }
 
 func (n *node) fails(command string, p pod) cniError {
@@ -537,6 +542,60 @@ func TestNodeWithTheAddressOfAnotherIsToldEverywhere(t *testing.T) {
 	n.ok("ADD", n.newPod("c2"))
 }
 
+// TestNodeThatMovesToTheAddressOfAnotherGetsNoPods, though it is registered under its former
+// one: others' packets for them go to the other. Pods that it has stay, and when the other
+// is gone it works at once.
+func TestNodeThatMovesToTheAddressOfAnotherGetsNoPods(t *testing.T) {
+	n := newNode(t)
+	eth, err := n.kernel.CreateVeth(kernel.VethSpec{Host: "eth0", Peer: "wire0"})
+	for _, err := range []error{err, n.kernel.SetUp(eth.PeerIndex), n.kernel.AddAddress(eth.Index, netip.MustParsePrefix("10.10.1.7/24")), n.kernel.AddRoute(kernel.Route{
+		Dst: netip.MustParsePrefix("0.0.0.0/0"), Protocol: kernel.ProtocolStatic, Link: eth.Index, Gateway: netip.MustParseAddr("10.10.1.254"),
+	})} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.start(true)
+	n.ok("ADD", n.newPod("before"))
+	n.stop()
+	other := &api.Node{}
+	other.Name, other.Spec.BGP = "node2", &api.NodeBGPSpec{IPv4Address: "10.10.1.7/24"}
+	n.put(other)
+	if n.settings, err = registration.FromEnv(func(name string) string { return map[string]string{"IP": "autodetect"}[name] }); err != nil {
+		t.Fatal(err)
+	}
+	n.start(true)
+	defer func() { n.stop() }()
+	const says = "its address 10.10.1.7 is that of node node2 already; give one of them another address, or delete the node that is gone: calicoctl delete node node2"
+	n.await("felix finds it", func() bool { return n.felix.barred() != nil })
+	lines := 0
+	for _, source := range n.felix.sources() {
+		for _, p := range source() {
+			if strings.Contains(p.Line, "10.10.1.7") || strings.Contains(p.Line, "node2") {
+				lines++
+			}
+		}
+	}
+	if lines != 1 {
+		t.Errorf("it is said in %d lines", lines)
+	}
+	if failed := n.fails("ADD", n.newPod("c1")); failed.Code != 11 || !strings.Contains(failed.Msg, says) {
+		t.Errorf("ADD: %+v", failed)
+	}
+	if failed := n.fails("STATUS", pod{}); failed.Code != 50 || !strings.Contains(failed.Msg, says) {
+		t.Errorf("STATUS: %+v", failed)
+	}
+	if _, err := n.store.Txn(t.Context(), datastore.DeleteAny(api.Key{Kind: api.KindNode, Name: "node2"})); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	n.await("felix is registered", func() bool { return n.felix.registrar.Problem() == nil })
+	if took := time.Since(began); took > 3*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	n.ok("ADD", n.newPod("c2"))
+}
+
 func ptr[T any](v T) *T { return &v }
 
 // firstLook notes whether ADD was served when rules were first made to stand.
@@ -548,6 +607,8 @@ type firstLook struct {
 
 func (l *firstLook) Set(s calc.State) { l.pools.Store(len(s.Pools) > 0) }
 func (l *firstLook) QueueResync()     {}
+
+func (l *firstLook) Check(context.Context) ([]string, error) { return nil, nil }
 
 func (l *firstLook) Apply(context.Context) error {
 	l.once.Do(func() { l.before.Store(l.pools.Load() && !l.served()) })

@@ -71,9 +71,5 @@ func (p packetLimits) Set(all []dataplane.Limited, s calc.State) {
 
 // Check implements dataplane.Limits. The rules of all pods are in one table.
 func (p packetLimits) Check(ctx context.Context, _ dataplane.Limited) ([]string, error) {
-	differences, err := p.Limits.Check(ctx)
-	for i, d := range differences {
-		differences[i] = "limits: " + d + " are not as they should be"
-	}
-	return differences, err
+	return p.Limits.Check(ctx)
 }

@@ -198,8 +198,20 @@ func (f *felix) registrationProblem() []problems.Problem {
 	}
 }
 
+// barred is why no pod may come here though the Node may be there: packets for this
+// node's pods go to another, which has the address and works on.
+func (f *felix) barred() error {
+	if err := f.registrar.Problem(); errors.Is(err, registration.ErrAddressTaken) {
+		return err
+	}
+	return nil
+}
+
 func (f *felix) tunnelProblem() []problems.Problem {
 	err := f.endpoint.Problem()
+	if f.barred() != nil {
+		return nil // it follows from that
+	}
 	if err == nil || errors.Is(err, datastore.ErrUnavailable) || errors.Is(err, datastore.ErrUnauthorized) {
 		return nil
 	}
@@ -209,14 +221,14 @@ func (f *felix) tunnelProblem() []problems.Problem {
 // secureProblems: packets that could be encrypted and are not.
 func (f *felix) secureProblems() []problems.Problem {
 	var out []problems.Problem
-	if err := f.keys.Problem(); err != nil && !errors.Is(err, datastore.ErrUnavailable) && !errors.Is(err, datastore.ErrUnauthorized) {
+	if err := f.keys.Problem(); err != nil && f.barred() == nil && !errors.Is(err, datastore.ErrUnavailable) && !errors.Is(err, datastore.ErrUnauthorized) {
 		out = logged(problem(reasonWireguard, "this node has no part in WireGuard, and its packets go unencrypted: %v", err))
 	}
 	if left := f.desired().Unsecured; len(left) > 0 {
 		out = append(out, problem(reasonUnencrypted, "packets to %d nodes go unencrypted, though WireGuard is on here: %s: look at felix there, and whether wireguardEnabled is set for it", len(left), first(left, 3))...)
 	}
 	if left := f.tunnels.WireGuard.Unmet(); len(left) > 0 {
-		out = append(out, problem(reasonHostsInClear, "what this node itself sends to %d nodes goes unencrypted, though wireguardHostEncryptionEnabled is set here: they have a key and do not answer by WireGuard, or this node's WireGuard is the kernel's own, into which felix leads pods' packets alone: %s: look at felix there, and let UDP pass to wireguardListeningPort", len(left), first(left, 3))...)
+		out = append(out, problem(reasonHostsInClear, "what this node itself sends to %d nodes goes unencrypted, though wireguardHostEncryptionEnabled is set here: they have a key and do not answer by WireGuard: %s: look at felix there, and let UDP pass to wireguardListeningPort", len(left), first(left, 3))...)
 	}
 	return out
 }

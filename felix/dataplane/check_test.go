@@ -1,6 +1,8 @@
 package dataplane_test
 
 import (
+	"errors"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -21,6 +23,43 @@ func TestCheckNamesEachRouteThatIsNotAsItShouldBe(t *testing.T) {
 		w.changeRoute(other.Index, "10.65.0.1/32")
 		w.changeRoute(0, "fd00:65::1/128")
 		w.wantDifferences(ep, "the node's route to 10.65.0.1 is", "felix's route to fd00:65::1 is missing on the node")
+	})
+}
+
+// TestCheckNamesTheRouteToAFloatingAddress, unless another endpoint has the address.
+func TestCheckNamesTheRouteToAFloatingAddress(t *testing.T) {
+	onEachKernel(t, func(w *world) {
+		w.device(if1)
+		w.device(if2)
+		ep, other := endpoint("a", "c1", if1, "10.65.0.1"), endpoint("b", "c2", if2, "10.65.9.8")
+		for _, external := range []string{"10.65.9.8", "10.65.9.9"} {
+			ep.Floating = append(ep.Floating, calc.Floating{External: netip.MustParseAddr(external), Internal: ep.Addrs[0]})
+		}
+		w.startInSync(state(ep, other))
+		w.upsert(ep)
+		w.upsert(other)
+		w.wantDifferences(ep)
+		w.stop()
+		w.changeRoute(0, "10.65.9.9/32")
+		w.wantDifferences(ep, "felix's route to 10.65.9.9 is missing on the node")
+	})
+}
+
+// TestCheckNamesPacketRulesThatAreNotAsTheyShouldBe, also where the endpoint's interface is
+// gone, and whatever else can't be read.
+func TestCheckNamesPacketRulesThatAreNotAsTheyShouldBe(t *testing.T) {
+	onEachKernel(t, func(w *world) {
+		w.device(if1)
+		w.startInSync(calc.State{})
+		ep := endpoint("a", "c1", if1, "10.65.0.1")
+		w.upsert(ep)
+		w.nat.find("the rules for natOutgoing are not as they should be")
+		w.wantDifferences(ep, "the rules for natOutgoing")
+		ep.Interface = if2
+		have, err := w.loop.Check(w.Context(), ep)
+		if !errors.Is(err, kernel.ErrNotFound) || len(have) != 1 {
+			w.Errorf("without the interface: %q, %v", have, err)
+		}
 	})
 }
 

@@ -51,6 +51,8 @@ type Rules interface {
 	Set(s calc.State)
 	QueueResync()
 	Apply(ctx context.Context) error
+	// Check names what in the kernel is not as it was made to stand, and what for.
+	Check(ctx context.Context) (differences []string, err error)
 }
 
 // Tunnels are the node's devices of overlays. Whoever gives the Loop a State has told

@@ -233,6 +233,7 @@ type fakeRules struct {
 	desired, applied calc.State
 	err              error
 	applies, resyncs int
+	differences      []string // that Check finds
 }
 
 func (n *fakeRules) Set(s calc.State) {
@@ -255,6 +256,19 @@ func (n *fakeRules) Apply(context.Context) error {
 		n.applied = n.desired
 	}
 	return n.err
+}
+
+func (n *fakeRules) Check(context.Context) ([]string, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.differences, n.err
+}
+
+// find has Check find that.
+func (n *fakeRules) find(differences ...string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.differences = differences
 }
 
 // fail has every attempt from now on answer err.

@@ -104,6 +104,11 @@ func (a *Addresses) Apply(ctx context.Context) error {
 	return nil
 }
 
+// Check names what of the rules in the kernel is not as it was made to stand.
+func (a *Addresses) Check(ctx context.Context) (differences []string, err error) {
+	return a.rules.Check(ctx, "floating addresses")
+}
+
 // The names of the maps, less the version.
 const (
 	leads  = "floating"

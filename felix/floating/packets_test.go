@@ -260,7 +260,9 @@ func TestDamageIsNamedAndMended(t *testing.T) {
 		"rules flushed": {func(tx *knftables.Transaction) { tx.Flush(&knftables.Chain{Name: "floating-prerouting"}) }, "rules of chain floating-prerouting"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			w.WantDifferences(t, w.addr.Check, "")
 			w.InTable(t, ruleset.Family, ruleset.Table, c.damage)
+			w.WantDifferences(t, w.addr.Check, "the rules for floating addresses are not as they should be: "+c.says)
 			w.log.Reset()
 			w.addr.QueueResync()
 			w.InNode(t, w.addr.Apply)
@@ -272,6 +274,7 @@ func TestDamageIsNamedAndMended(t *testing.T) {
 			if !strings.Contains(w.log.String(), "mended") || !strings.Contains(w.log.String(), c.says) {
 				t.Errorf("log %q", w.log.String())
 			}
+			w.WantDifferences(t, w.addr.Check, "")
 		})
 	}
 }

@@ -190,11 +190,7 @@ func (p *Ports) forgetAll(stale map[uint16]bool) {
 func (p *Ports) Check(ctx context.Context) (differences []string, err error) {
 	p.applying.Lock()
 	defer p.applying.Unlock()
-	differences, err = p.rules.Differences(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("look at the rules for host ports: %w", err)
-	}
-	return differences, nil
+	return p.rules.Check(ctx, "host ports")
 }
 
 const udp = "udp"

@@ -65,6 +65,9 @@ type Ways struct {
 	routes   *routetable.Table // of the settings' table
 	// idle: nothing is wanted, and nothing was left when that was last looked at.
 	idle bool
+	// settled: the last Apply made the kernel as desired, so that a difference found
+	// later is somebody else's doing.
+	settled bool
 }
 
 // New makes Ways to nowhere. Nothing is read or written before the first Apply.
@@ -85,7 +88,7 @@ func (w *Ways) configure(s Settings) {
 	if w.settings == s {
 		return
 	}
-	w.settings, w.idle = s, false
+	w.settings, w.idle, w.settled = s, false, false
 	w.routes = w.table(s.Table)
 }
 
@@ -103,7 +106,7 @@ func (w *Ways) Set(v6 bool, ways []Way) (changed bool) {
 		return false
 	}
 	w.log.Info("packets to other nodes' own addresses go by WireGuard", "version", family, "nodes", len(ways), "before", len(w.ways[family]))
-	w.ways[family], w.idle = ways, false
+	w.ways[family], w.idle, w.settled = ways, false, false
 	return true
 }
 
@@ -130,7 +133,8 @@ func (w *Ways) Apply(ctx context.Context) error {
 	w.routes.Set(w.wanted())
 	w.routes.QueueResync()
 	errs = append(errs, w.routes.Apply(ctx), w.addRules(rules))
-	if err := errors.Join(errs...); err != nil {
+	err = errors.Join(errs...)
+	if w.settled = err == nil; err != nil {
 		return fmt.Errorf("lead packets to other nodes into WireGuard: %w", err)
 	}
 	w.idle = len(w.ways[kernel.IPv4])+len(w.ways[kernel.IPv6]) == 0
@@ -148,8 +152,9 @@ func (w *Ways) wanted() []kernel.Route {
 }
 
 // ensureMark has a strict check of the reverse path ask for packets with the mark of
-// [Marks] where the answer to them goes. It stays when the ways are gone: without a mark
-// it changes nothing, and others may have come to need it.
+// [Marks] where the answer to them goes. It stays when the ways are gone: a felix that
+// was restarted does not know what it was, without a mark it changes nothing, and others may
+// have come to need it.
 func (w *Ways) ensureMark() error {
 	if len(w.ways[kernel.IPv4]) == 0 {
 		return nil
@@ -174,7 +179,7 @@ func (w *Ways) removeRules(ctx context.Context, rules []kernel.Rule) error {
 		if len(w.ways[r.Family]) > 0 && r == w.rule(r.Family) {
 			continue
 		}
-		w.log.Info("routing rule removed", "rule", r)
+		w.report("removed", r)
 		errs = append(errs, w.kernel.DeleteRule(r))
 		if r.Table != w.settings.Table && r.Table != kernel.TableMain {
 			errs = append(errs, w.table(r.Table).Apply(ctx))
@@ -190,10 +195,27 @@ func (w *Ways) addRules(there []kernel.Rule) error {
 		if len(w.ways[family]) == 0 || slices.Contains(there, rule) {
 			continue
 		}
-		w.log.Info("routing rule added", "rule", rule)
+		w.report("added", rule)
 		errs = append(errs, w.kernel.AddRule(rule))
 	}
 	return errors.Join(errs...)
+}
+
+func (w *Ways) report(done string, r kernel.Rule) {
+	if w.settled {
+		w.log.Warn("routing rules mended: someone had changed them", "rule", r, "done", done)
+		return
+	}
+	w.log.Info("routing rules changed", "rule", r, "done", done)
+}
+
+// Concerns reports whether somebody's change may be of what is kept here: of a routing rule
+// that leads to a table, or a route in it, made by a protocol. What others do with that table
+// is nothing to this node while no way is wanted.
+func (w *Ways) Concerns(table int, by kernel.Protocol) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return !w.idle && (table == w.settings.Table || by == kernel.ProtocolFelix)
 }
 
 // Abandon takes away the ways to addresses, those of an earlier process too, until the
@@ -212,7 +234,7 @@ func (w *Ways) Abandon(ctx context.Context, lost func(netip.Addr) bool) error {
 			errs = append(errs, w.kernel.DeleteRoute(r))
 		}
 	}
-	w.idle = false
+	w.idle, w.settled = false, false
 	return errors.Join(errs...)
 }
 

@@ -1,16 +1,20 @@
 package hostways_test
 
 import (
+	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"os/exec"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"tortie/felix/hostways"
 	"tortie/internal/kernel"
 	"tortie/internal/kernel/kerneltest"
+	"tortie/internal/routetable"
 )
 
 type world struct {
@@ -113,6 +117,9 @@ func TestWaysComeAndGo(t *testing.T) {
 	w.want("after a restart", rule4, "192.0.2.3/32")
 	w.set()
 	w.want("none")
+	if mark, err := w.k.Sysctl("ipv4/conf/all/src_valid_mark"); err != nil || mark != "1" {
+		t.Errorf("src_valid_mark is %q, and was to stay: %v", mark, err)
+	}
 }
 
 // TestOthersRulesStay, and their routes in the table.
@@ -158,4 +165,78 @@ func TestAWayIsAbandoned(t *testing.T) {
 	w.want("abandoned", rule4, "192.0.2.2/32")
 	w.must(w.ways.Apply(t.Context()))
 	w.want("again", rule4, "192.0.2.2/32", "192.0.2.3/32")
+}
+
+// TestWhatOthersChangeIsHeardOf and mended, which itself is not heard of: one change never
+// has the ways looked at again and again.
+func TestWhatOthersChangeIsHeardOf(t *testing.T) {
+	kerneltest.Require(t, kerneltest.IPRoute2)
+	w := newWorld(t)
+	heard := make(chan string, 100)
+	told, err := w.k.RoutingChanges(t.Context(), func(table int, by kernel.Protocol) bool {
+		concerns := w.ways.Concerns(table, by)
+		heard <- fmt.Sprintf("table %d by %d: %v", table, by, concerns)
+		return concerns
+	})
+	w.must(err)
+	do := func(command string) {
+		t.Helper()
+		w.must(w.ns.Do(func() error { return exec.Command("sh", "-ec", command).Run() }))
+	}
+	hears := func(what string, want ...string) {
+		t.Helper()
+		do("ip rule add lookup 77 proto 3; ip rule del lookup 77 proto 3") // the kernel tells in order
+		for _, want := range append(want, "table 77 by 3: false", "table 77 by 3: false") {
+			select {
+			case got := <-heard:
+				if got != want {
+					t.Errorf("%s: heard of %s, want %s", what, got, want)
+				}
+			case <-time.After(10 * time.Second):
+				t.Fatalf("%s: not heard of %s", what, want)
+			}
+		}
+	}
+	w.set()
+	do("ip route add 198.51.100.0/24 dev wg table 1")
+	hears("another's table while nothing is led", "table 1 by 3: false")
+	w.set("192.0.2.2", "2001:db8::2")
+	w.must(w.ways.Apply(t.Context()))
+	hears("what is done here")
+	all := []string{rule4, rule6, "192.0.2.2/32", "2001:db8::2/128"}
+	for _, harm := range []struct{ name, command, heard string }{
+		{"the rule is removed", "ip rule del pref 99", "table 1 by 80: true"},
+		{"the rule of IPv6 is removed", "ip -6 rule del pref 99", "table 1 by 80: true"},
+		{"a route is removed", "ip route del 192.0.2.2 table 1", "table 1 by 80: true"},
+		{"a route of IPv6 is removed", "ip -6 route del 2001:db8::2 table 1", "table 1 by 80: true"},
+		{"a route leads elsewhere", "ip route change 192.0.2.2 dev lo scope link src 192.0.2.1 proto 80 table 1", "table 1 by 80: true"},
+		{"a rule like ours is added", "ip rule add lookup 7 pref 98 proto 80", "table 7 by 80: true"},
+	} {
+		for len(told) > 0 {
+			<-told
+		}
+		do(harm.command)
+		select {
+		case <-told:
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%s: not told", harm.name)
+		}
+		w.log.Reset()
+		w.must(w.ways.Apply(t.Context()))
+		w.want(harm.name, all...)
+		if !strings.Contains(w.log.String(), "level=WARN") {
+			t.Errorf("%s: nobody is told: %s", harm.name, w.log)
+		}
+		w.must(w.ways.Apply(t.Context()))
+		hears(harm.name, harm.heard)
+	}
+	do("ip route replace 192.0.2.2 dev lo table 1")
+	hears("another's route in the place of ours", "table 1 by 3: true")
+	if err := w.ways.Apply(t.Context()); !errors.As(err, new(*routetable.ConflictError)) {
+		t.Errorf("another's route is no conflict: %v", err)
+	}
+	do("ip route del 192.0.2.2 table 1")
+	hears("it is gone", "table 1 by 3: true")
+	w.must(w.ways.Apply(t.Context()))
+	w.want("another's route is gone", all...)
 }

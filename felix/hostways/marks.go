@@ -16,8 +16,9 @@ import (
 
 // State is whose packets may go by WireGuard.
 type State struct {
-	// Device4 and Device6 are WireGuard's.
+	// Device4 and Device6 are WireGuard's, which send from Port4 and Port6.
 	Device4, Device6 string
+	Port4, Port6     uint16
 	// Peers are the addresses of the nodes that packets may go to; none: there are no rules.
 	Peers []netip.Addr
 	// Own are the sources that those nodes take from this one: its own address, its
@@ -35,6 +36,8 @@ type State struct {
 //   - what belongs to a connection that such a packet has begun, until its other end
 //     encrypts: who has lost its keys, and asks this node for the datastore, is answered.
 //     One that this node has begun, or that was encrypted, is never answered in clear;
+//   - one of WireGuard itself, whose device gives it the mark, unless somebody has taken that
+//     from the device: it would be led into the device again, and again, longer each time;
 //   - one under an address that the other node does not take from this one: a service's,
 //     or that of another network.
 type Marks struct {
@@ -99,6 +102,23 @@ func (m *Marks) Apply(ctx context.Context) error {
 	return nil
 }
 
+// Check names what of the rules in the kernel is not as it was made to stand.
+func (m *Marks) Check(ctx context.Context) (differences []string, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.idle {
+		return nil, nil
+	}
+	for _, rules := range []*ruleset.Owner{m.arp, m.rules} {
+		wrong, err := rules.Check(ctx, "packets to other nodes")
+		if err != nil {
+			return nil, err
+		}
+		differences = append(differences, wrong...)
+	}
+	return differences, nil
+}
+
 // Know reports whether the rules for a peer's address stand.
 func (m *Marks) Know(peer netip.Addr) bool {
 	m.mu.Lock()
@@ -118,9 +138,9 @@ func shape(s State) ruleset.Shape {
 	in := ruleset.Chain{Name: "wireguard-hosts-in", Type: knftables.FilterType, Hook: knftables.PreroutingHook, Priority: knftables.ManglePriority}
 	sent := ruleset.Chain{Name: "wireguard-hosts-out", Type: knftables.RouteType, Hook: knftables.OutputHook, Priority: knftables.ManglePriority}
 	for _, v := range []ruleset.Version{ruleset.V4, ruleset.V6} {
-		device := s.Device4
+		device, port := s.Device4, s.Port4
 		if v == ruleset.V6 {
-			device = s.Device6
+			device, port = s.Device6, s.Port6
 		}
 		ip, to := v.Keyword(), v.Name(peers)
 		out.Sets = append(out.Sets, ruleset.Set{Name: to, Type: fmt.Sprintf("ipv%d_addr", v)}, v.Prefixes(own))
@@ -132,7 +152,8 @@ func shape(s State) ruleset.Shape {
 			ruleset.Rule{Text: fmt.Sprintf("iifname != %q %s saddr @%s ct state new ct mark set ct mark | %#x", device, ip, to, kernel.MarkClear), Does: "from a node that begins in clear"},
 			ruleset.Rule{Text: fmt.Sprintf("iifname != %q %s saddr @%s %s", device, ip, to, mark), Does: "from a node past WireGuard"},
 			answers, others)
-		sent.Rules = append(sent.Rules, answers, others)
+		sent.Rules = append(sent.Rules,
+			ruleset.Rule{Text: fmt.Sprintf("%s daddr @%s udp sport %d %s", ip, to, port, mark), Does: "what WireGuard sends"}, answers, others)
 	}
 	out.Chains = []ruleset.Chain{in, sent}
 	return out

@@ -79,11 +79,7 @@ func (l *Limits) Apply(ctx context.Context) error {
 
 // Check names what of the rules in the kernel is not as declared.
 func (l *Limits) Check(ctx context.Context) (differences []string, err error) {
-	differences, err = l.rules.Differences(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("look at the rules for limits: %w", err)
-	}
-	return differences, nil
+	return l.rules.Check(ctx, "limits")
 }
 
 // The maps from pods' devices to the chains of their limits, and the set of the cluster's

@@ -290,6 +290,9 @@ func TestDriftIsMended(t *testing.T) {
 		"another's map": func(tx *knftables.Transaction) { tx.Add(&knftables.Set{Name: "theirs", Type: "ipv4_addr"}) },
 	} {
 		w.InTable(t, ruleset.Family, ruleset.Table, tamper)
+		if wrong, err := check(t, w, l); err != nil || len(wrong) > 0 == (name == "another's map") {
+			t.Errorf("%s: CHECK says %q, %v", name, wrong, err)
+		}
 		log.Reset()
 		l.QueueResync()
 		w.InNode(t, l.Apply)

@@ -121,6 +121,11 @@ func (m *Masquerade) Apply(ctx context.Context) error {
 	return nil
 }
 
+// Check names what of the rules in the kernel is not as it was made to stand.
+func (m *Masquerade) Check(ctx context.Context) (differences []string, err error) {
+	return m.rules.Check(ctx, "natOutgoing")
+}
+
 // begin has the datagrams to nodes masqueraded that are at a tunnel's other end as of now.
 // It does without what fails: only who goes on from one and the same port misses answers,
 // and not for long.

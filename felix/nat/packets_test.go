@@ -273,6 +273,63 @@ func TestOutgoingPacketsAreHiddenAsConfigured(t *testing.T) {
 	}
 }
 
+// seenByTCP is the source of a connection from one namespace to an address of another, as its
+// far end sees it.
+func seenByTCP(t *testing.T, from *kernel.Netns, source string, to *kernel.Netns, dest string) netip.AddrPort {
+	t.Helper()
+	var listener *net.TCPListener
+	podworld.Check(t, to.Do(func() (err error) {
+		listener, err = net.ListenTCP("tcp", &net.TCPAddr{IP: net.ParseIP(dest), Port: echoPort})
+		return err
+	}))
+	defer listener.Close()
+	podworld.Check(t, listener.SetDeadline(time.Now().Add(packetWait)))
+	podworld.Check(t, from.Do(func() error {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(source)}, Timeout: packetWait}
+		c, err := d.DialContext(t.Context(), "tcp", netip.AddrPortFrom(netip.MustParseAddr(dest), echoPort).String())
+		if err == nil {
+			defer c.Close()
+		}
+		return err
+	}))
+	c, err := listener.AcceptTCP()
+	podworld.Check(t, err)
+	defer c.Close()
+	seen := c.RemoteAddr().(*net.TCPAddr).AddrPort() //nolint:forcetypeassert // of TCP
+	return netip.AddrPortFrom(seen.Addr().Unmap(), seen.Port())
+}
+
+// TestEveryPortIsOfTheRange by both versions of IP, TCP and UDP, outside and at a node behind
+// a tunnel, which sees this node's own address though the device has another.
+func TestEveryPortIsOfTheRange(t *testing.T) {
+	const own, own6 = "10.67.0.77", "fd00:67::77" // the network leads them to the node
+	w := podworld.New(t)
+	ports := Ports{First: 40000, Last: 40009}
+	s := podState()
+	s.TunnelPools, s.TunnelNodes = prefixes(masqueradedPools, masqueradedPoolIPv6), prefixes(podworld.Node2+"/32", podworld.Node26+"/128")
+	s.How = How{Ports: ports, Node4: netip.MustParseAddr(own), Node6: netip.MustParseAddr(own6)}
+	m := New(Config{})
+	m.Set(s)
+	w.InNode(t, m.Apply)
+	for _, c := range []struct{ name, source, dest, seenAs string }{
+		{"outside", podworld.PodA, podworld.Outside, podworld.NodeOut},
+		{"outside by IPv6", podworld.PodA6, podworld.Outside6, podworld.NodeOut6},
+		{"a node behind the tunnel", podworld.PodA, podworld.Node2, own},
+		{"a node behind the tunnel by IPv6", podworld.PodA6, podworld.Node26, own6},
+	} {
+		for protocol, seen := range map[string]func(*testing.T, *kernel.Netns, string, *kernel.Netns, string) netip.AddrPort{"TCP": seenByTCP, "UDP": seenFrom} {
+			t.Run(c.name+", "+protocol, func(t *testing.T) {
+				for range 5 {
+					got := seen(t, w.PodA, c.source, w.Outside, c.dest)
+					if got.Addr().String() != c.seenAs || got.Port() < ports.First || got.Port() > ports.Last {
+						t.Errorf("%s is seen, want %s by ports %v", got, c.seenAs, ports)
+					}
+				}
+			})
+		}
+	}
+}
+
 func TestResyncMendsTheRealTable(t *testing.T) {
 	w := podworld.New(t)
 	m := New(Config{})

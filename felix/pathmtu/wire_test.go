@@ -152,3 +152,20 @@ func TestPacketLargerThanTheDeviceIsNotSent(t *testing.T) {
 		}
 	}
 }
+
+// TestProbesGoPastWireGuard: what else goes to the node is led another way, as felix leads it
+// into WireGuard, and is lost there; the probes, by whatever socket, look at the network itself.
+func TestProbesGoPastWireGuard(t *testing.T) {
+	r := newRoad(t)
+	check(t, kerneltest.Open(t, r.there).SetSysctls([]kernel.Setting{{Name: "ipv4/icmp_ratelimit", Value: "0"}, {Name: "ipv6/icmp/ratelimit", Value: "0"}}))
+	check(t, kerneltest.Open(t, r.here).SetSysctl("ipv4/ping_group_range", "0 2147483647"))
+	kerneltest.LeadAway(t, r.here, netip.MustParseAddr(there), netip.MustParseAddr(there6))
+	for _, addr := range []string{there, there6} {
+		for name, way := range map[string]way{"ping": ping, "raw": raw, "datagram": datagram} {
+			ok, err := Wire{Inside: r.here.Do, Wait: time.Second, ways: ways(way)}.Ask(t.Context(), netip.MustParseAddr(addr), 1400)
+			if !ok || err != nil {
+				t.Errorf("%s by %s: answered %v, %v", addr, name, ok, err)
+			}
+		}
+	}
+}

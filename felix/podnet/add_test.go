@@ -3,8 +3,10 @@ package podnet_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -75,7 +77,7 @@ func TestAddWiresTheFamiliesOfItsAddresses(t *testing.T) {
 					t.Errorf("neighbour %s is missing in %v", ip, ns)
 				}
 			}
-			if err := w.net.Check(context.Background(), a); err != nil {
+			if err := w.net.Check(context.Background(), a, nil); err != nil {
 				t.Error(err)
 			}
 		})
@@ -190,6 +192,28 @@ func TestForwardingInThePodIsAsAsked(t *testing.T) {
 	}
 }
 
+// TestPodHasTheQueuesAskedFor, each way and at both ends; one without a wish.
+func TestPodHasTheQueuesAskedFor(t *testing.T) {
+	w := newWorld(t, nil)
+	for i, tc := range []struct{ asked, want int }{{0, 1}, {3, 3}} {
+		p, n := w.newPod(), i+1
+		a := attachment(p, n)
+		a.NumQueues = tc.asked
+		w.add(a)
+		for device, ns := range map[string]*kernel.Netns{a.IfName: p.ns, a.HostIf: w.ns} {
+			var out []byte
+			err := ns.Do(func() (err error) {
+				out, err = exec.Command("ip", "-d", "link", "show", "dev", device).CombinedOutput()
+				return err
+			})
+			want := fmt.Sprintf(" numtxqueues %d ", tc.want)
+			if both := strings.Replace(want, "tx", "rx", 1); err != nil || !strings.Contains(string(out), want) || !strings.Contains(string(out), both) {
+				t.Errorf("%d queues asked for: %v, want%sof\n%s", tc.asked, err, want, out)
+			}
+		}
+	}
+}
+
 func TestPodWhoseIPv6WasSwitchedOffGetsIt(t *testing.T) {
 	w := newWorld(t, nil)
 	p := w.newPod()
@@ -200,7 +224,7 @@ func TestPodWhoseIPv6WasSwitchedOffGetsIt(t *testing.T) {
 	}
 	a := attachment(p, 1)
 	w.add(a)
-	if err := w.net.Check(context.Background(), a); err != nil {
+	if err := w.net.Check(context.Background(), a, nil); err != nil {
 		t.Error(err)
 	}
 }
@@ -229,7 +253,7 @@ func TestRepeatedAddCompletesTheSameAttachment(t *testing.T) {
 	if second != first {
 		t.Errorf("attached %+v, before %+v", second, first)
 	}
-	if err := w.net.Check(context.Background(), a); err != nil {
+	if err := w.net.Check(context.Background(), a, nil); err != nil {
 		t.Error(err)
 	}
 	as, _ := p.Addresses(link.Index)
@@ -252,7 +276,7 @@ func TestNewSandboxTakesTheNameFromTheOldOne(t *testing.T) {
 	if l, err := w.node.LinkByIndex(first.HostIndex); err == nil && (l.Up || l.Name == hostIf(1)) {
 		t.Errorf("the old sandbox's device is still in service: %+v", l)
 	}
-	if err := w.net.Check(context.Background(), attachment(young, 1)); err != nil {
+	if err := w.net.Check(context.Background(), attachment(young, 1), nil); err != nil {
 		t.Error(err)
 	}
 }
@@ -283,7 +307,7 @@ func TestAddRightAfterDelOfAnotherInterfaceOfThePodWorks(t *testing.T) {
 		a := attachment(p, n+1)
 		a.IfName = name
 		w.add(a)
-		if err := w.net.Check(context.Background(), a); err != nil {
+		if err := w.net.Check(context.Background(), a, nil); err != nil {
 			t.Fatal(err)
 		}
 		if err := w.net.Remove(context.Background(), hostIf(n+1)); err != nil {
@@ -302,7 +326,7 @@ func TestAddRefusesASecondDefaultRoute(t *testing.T) {
 	if !errors.Is(err, podnet.ErrInterfaceExists) {
 		t.Errorf("error %v", err)
 	}
-	if err := w.net.Check(context.Background(), attachment(p, 1)); err != nil {
+	if err := w.net.Check(context.Background(), attachment(p, 1), nil); err != nil {
 		t.Errorf("the first attachment was harmed: %v", err)
 	}
 	if got := w.links(p.Handle); !slices.Equal(got, []string{ifName, "lo"}) {
@@ -386,11 +410,13 @@ func TestAddRefusesABadAttachment(t *testing.T) {
 	}
 }
 
+// ends are those of a pair, and who reaches them.
+type ends struct {
+	node, pod  *kernel.Handle
+	host, peer int
+}
+
 func TestCheckNamesEachDifference(t *testing.T) {
-	type ends struct {
-		node, pod  *kernel.Handle
-		host, peer int
-	}
 	for name, tt := range map[string]struct {
 		harm func(e ends) error
 		says []string
@@ -431,13 +457,13 @@ func TestCheckNamesEachDifference(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := w.net.Check(context.Background(), a); err != nil {
+			if err := w.net.Check(context.Background(), a, nil); err != nil {
 				t.Fatalf("before: %v", err)
 			}
 			if err := tt.harm(ends{node: w.node, pod: p.Handle, host: host, peer: link.Index}); err != nil {
 				t.Fatal(err)
 			}
-			err = w.net.Check(context.Background(), a)
+			err = w.net.Check(context.Background(), a, nil)
 			var drift *podnet.DriftError
 			if !errors.As(err, &drift) {
 				t.Fatalf("error %v", err)
@@ -454,7 +480,7 @@ func TestCheckNamesEachDifference(t *testing.T) {
 			if _, err := w.net.Add(context.Background(), a); err != nil {
 				t.Fatal(err)
 			}
-			if err := w.net.Check(context.Background(), a); err != nil {
+			if err := w.net.Check(context.Background(), a, nil); err != nil {
 				t.Errorf("after another ADD: %v", err)
 			}
 		})
@@ -503,7 +529,7 @@ func TestPodWithoutIPv6TakesAnMTUThatIPv6DoesNot(t *testing.T) {
 			if got := w.add(a); got.MTU != mtu {
 				t.Errorf("attached %+v", got)
 			}
-			if err := w.net.Check(context.Background(), a); err != nil {
+			if err := w.net.Check(context.Background(), a, nil); err != nil {
 				t.Error(err)
 			}
 			if mended, err := w.net.Mend(a); len(mended) > 0 || err != nil {

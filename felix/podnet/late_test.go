@@ -36,7 +36,7 @@ func TestLateAddressesEndInTheSameWiring(t *testing.T) {
 	})
 	w.add(b)
 	b.Addrs = ips
-	if err := w.net.Check(context.Background(), b); err != nil {
+	if err := w.net.Check(context.Background(), b, nil); err != nil {
 		t.Error(err)
 	}
 	if one, two := withoutLinkLocal(w.picture(sooner.Handle)), withoutLinkLocal(w.picture(later.Handle)); one != two {
@@ -90,7 +90,7 @@ func TestEarlierSandboxKeepsItsDeviceUntilTheNewOneHasAddresses(t *testing.T) {
 	if !errors.Is(err, refused) {
 		t.Errorf("error %v", err)
 	}
-	if err := w.net.Check(context.Background(), a); err != nil {
+	if err := w.net.Check(context.Background(), a, nil); err != nil {
 		t.Errorf("the earlier sandbox: %v", err)
 	}
 }

@@ -109,7 +109,7 @@ func TestAddRightAfterRemove(t *testing.T) {
 		if _, err := w.net.Add(context.Background(), a); err != nil {
 			t.Fatal(err)
 		}
-		if err := w.net.Check(context.Background(), a); err != nil {
+		if err := w.net.Check(context.Background(), a, nil); err != nil {
 			t.Fatal(err)
 		}
 		if err := w.net.Remove(context.Background(), a.HostIf); err != nil {
@@ -266,7 +266,7 @@ func TestManyAddsAndRemovesAtOnce(t *testing.T) {
 	ctx := context.Background()
 	for range 2 {
 		each("add", func(a podnet.Attachment) error { _, err := w.net.Add(ctx, a); return err })
-		each("check", func(a podnet.Attachment) error { return w.net.Check(ctx, a) })
+		each("check", func(a podnet.Attachment) error { return w.net.Check(ctx, a, nil) })
 		ds, err := w.net.Devices(ctx)
 		if err != nil || len(ds) != pods {
 			t.Fatalf("%d devices, %v", len(ds), err)

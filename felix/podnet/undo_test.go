@@ -137,7 +137,7 @@ func TestFailureAtAnyRequestLeavesNothing(t *testing.T) {
 		if failures < 15 {
 			t.Errorf("only %d requests were seen", failures)
 		}
-		if err := w.net.Check(context.Background(), attachment(p, 1)); err != nil {
+		if err := w.net.Check(context.Background(), attachment(p, 1), nil); err != nil {
 			t.Errorf("late %v: the ADD after all failures: %v", late, err)
 		}
 	}
@@ -152,7 +152,7 @@ func TestFailedCompletionLeavesTheOldAttachment(t *testing.T) {
 	if _, err := w.net.Add(context.Background(), a); !errors.Is(err, errInjected) {
 		t.Fatalf("error %v", err)
 	}
-	if err := w.net.Check(context.Background(), a); err != nil {
+	if err := w.net.Check(context.Background(), a, nil); err != nil {
 		t.Error(err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 
 	"sigs.k8s.io/knftables"
@@ -98,8 +99,11 @@ type Owner struct {
 	// known: applied is what the kernel has, as far as nobody else changed it. It
 	// is not after a failure, and when a resync is asked for.
 	known bool
-	// reshaped: the shape is another than that last made to stand.
+	// reshaped: the shape is another than that last made to stand, which is standing.
 	reshaped bool
+	standing Shape
+	// failed: the last Apply did not make stand what was desired.
+	failed bool
 }
 
 // New makes an Owner of nothing yet. Nothing is read or written before the first
@@ -172,12 +176,14 @@ func (o *Owner) Apply(ctx context.Context) (Outcome, error) {
 		return Outcome{}, nil
 	}
 	differed, err := o.apply(ctx, o.desired, o.chains)
+	o.failed = err != nil
 	if err != nil {
 		o.known = false
 		return Outcome{}, err
 	}
 	out := Outcome{First: !o.begun, Changed: o.begun && (o.reshaped && len(differed) > 0 || o.differs()), Differed: differed, Contents: o.desired}
-	o.applied, o.appliedChains, o.begun, o.known, o.reshaped = o.desired, o.chains, true, true, false
+	o.applied, o.appliedChains, o.begun, o.known = o.desired, o.chains, true, true
+	o.standing, o.reshaped = o.shape, false
 	return out, nil
 }
 
@@ -194,12 +200,30 @@ func (o *Owner) Cleanup(ctx context.Context) error {
 	return nil
 }
 
-// Differences reads the kernel and names what is not as desired.
+// Check is Differences in words that begin with what the rules are for: one line, or none.
+func (o *Owner) Check(ctx context.Context, what string) ([]string, error) {
+	differences, err := o.Differences(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("look at the rules for %s: %w", what, err)
+	}
+	if len(differences) == 0 {
+		return nil, nil
+	}
+	return []string{fmt.Sprintf("the rules for %s are not as they should be: %s", what, strings.Join(differences, ", "))}, nil
+}
+
+// Differences reads the kernel and names what is not as it was last made to stand, or,
+// where that has failed or was not tried yet, as desired. What is desired since is work
+// that an Apply is about to do.
 func (o *Owner) Differences(ctx context.Context) ([]string, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	shape, want := o.shape.with(o.chains), o.desired
+	if o.begun && !o.failed {
+		shape, want = o.standing.with(o.appliedChains), o.applied
+	}
 	if err := o.open(); err != nil {
-		if o.desired == nil && errors.Is(err, ErrNoNft) {
+		if want == nil && errors.Is(err, ErrNoNft) {
 			return nil, nil
 		}
 		return nil, err
@@ -208,7 +232,7 @@ func (o *Owner) Differences(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return o.shape.with(o.chains).differences(there, o.desired), nil
+	return shape.differences(there, want), nil
 }
 
 // apply brings the kernel to want and returns what differed there.

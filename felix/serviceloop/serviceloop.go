@@ -98,6 +98,11 @@ func (g *Guard) Apply(ctx context.Context) error {
 	return nil
 }
 
+// Check names what of the rules in the kernel is not as it was made to stand.
+func (g *Guard) Check(ctx context.Context) (differences []string, err error) {
+	return g.rules.Check(ctx, "service addresses")
+}
+
 const ranges = "service-ranges"
 
 // shape is our share of the table.

@@ -367,14 +367,17 @@ func TestDamageIsNamedAndMended(t *testing.T) {
 		damage func(tx *knftables.Transaction)
 		says   string
 	}{
-		"table deleted": {func(tx *knftables.Transaction) { tx.Delete(&knftables.Table{}) }, "chain pod-sources"},
-		"rules flushed": {func(tx *knftables.Transaction) { tx.Flush(&knftables.Chain{Name: "pod-sources"}) }, "rules of chain pod-sources"},
+		"table deleted":     {func(tx *knftables.Transaction) { tx.Delete(&knftables.Table{}) }, "chain pod-sources"},
+		"rules flushed":     {func(tx *knftables.Transaction) { tx.Flush(&knftables.Chain{Name: "pod-sources"}) }, "rules of chain pod-sources"},
+		"sources taken out": {func(tx *knftables.Transaction) { tx.Flush(&knftables.Set{Name: "allowed-sources-ipv4"}) }, "elements of set allowed-sources-ipv4"},
 		"element added": {func(tx *knftables.Transaction) {
 			tx.Add(&knftables.Element{Set: "allowed-sources-ipv4", Key: []string{`"cali0"`, "192.0.2.0/24"}})
 		}, "elements of set allowed-sources-ipv4"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			w.WantDifferences(t, w.guard.Check, "")
 			w.InTable(t, ruleset.Family, ruleset.Table, c.damage)
+			w.WantDifferences(t, w.guard.Check, "the rules for what pods may send are not as they should be: "+c.says)
 			log.Reset()
 			w.guard.QueueResync()
 			w.InNode(t, w.guard.Apply)
@@ -383,6 +386,7 @@ func TestDamageIsNamedAndMended(t *testing.T) {
 			if !strings.Contains(log.String(), "were mended") || !strings.Contains(log.String(), c.says) {
 				t.Errorf("log %q", log.String())
 			}
+			w.WantDifferences(t, w.guard.Check, "")
 		})
 	}
 }

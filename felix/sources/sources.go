@@ -83,6 +83,11 @@ func (g *Guard) Apply(ctx context.Context) error {
 	return nil
 }
 
+// Check names what of the rules in the kernel is not as it was made to stand.
+func (g *Guard) Check(ctx context.Context) (differences []string, err error) {
+	return g.rules.Check(ctx, "what pods may send")
+}
+
 // The names of the sets; the first one's is less the version.
 const (
 	allowed   = "allowed-sources"

@@ -80,6 +80,11 @@ func (g *Guard) Apply(ctx context.Context) error {
 	return nil
 }
 
+// Check names what of the rules in the kernel is not as it was made to stand.
+func (g *Guard) Check(ctx context.Context) (differences []string, err error) {
+	return g.rules.Check(ctx, "packets of "+g.by.String())
+}
+
 // names of what is in the table.
 func name(by overlay.Carrier, what string) string {
 	return map[overlay.Carrier]string{overlay.VXLAN: "vxlan", overlay.IPIP: "ipip"}[by] + what

@@ -26,8 +26,6 @@ type Hosts interface {
 // hosts is what is known of the peers of one version of IP, to whose own addresses
 // packets go through the device.
 type hosts struct {
-	// kernels: the device is the kernel's own, not that of a process.
-	kernels bool
 	// met are the nodes that have answered since they are peers, so that they know this
 	// one. Before, what is sent to them would wait for ever, and with it the datastore's
 	// word about this node's key, if it comes from here. One that was met stays so as long as
@@ -41,11 +39,6 @@ type hosts struct {
 
 // ways are those of one version of IP; waits: there may be more soon.
 func (e *tunnel) ways(ready func(netip.Addr) bool, lost map[overlay.Key]bool) (ways []hostways.Way, waits bool) {
-	if e.hosts.kernels {
-		// A virtual machine's kernel was seen to stand still when hosts were led into its own
-		// device and out of it again under traffic.
-		return nil, false
-	}
 	if e.desired == nil || e.link == 0 {
 		clear(e.hosts.met)
 		return nil, false
@@ -259,7 +252,7 @@ func (t *Tunnels) Devices() []*wgtypes.Device {
 // State is what the marks of the packets are made from: whose own addresses may be led
 // into the devices. The peers are those of a State, own what the peers take from it.
 func (s Settings) State(secure []calc.SecureTunnel, pods []netip.Prefix) hostways.State {
-	out := hostways.State{Device4: s.Name4, Device6: s.Name6}
+	out := hostways.State{Device4: s.Name4, Device6: s.Name6, Port4: s.Port4, Port6: s.Port6}
 	if !s.Hosts || len(secure) == 0 {
 		return out
 	}

@@ -2,12 +2,12 @@ package wireguard_test
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -25,9 +25,6 @@ import (
 // other and encrypt what they send themselves, on segments with a strict reverse path.
 func amongHosts(t *testing.T, test func(*testing.T, pair)) {
 	for _, way := range ways() {
-		if way == "kernel" {
-			continue // hosts are not led into the kernel's device
-		}
 		for _, v6 := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, IPv6 %v", way, v6), func(t *testing.T) {
 				require(t, way)
@@ -64,13 +61,11 @@ func (s *node) led(to *node, want bool) {
 	})
 }
 
-// wiretap notes what passes a node's eth0 in clear between two addresses.
+// wiretap hears what passes a node's eth0.
 type wiretap struct {
 	node *node
 	fd   int
-	done sync.WaitGroup
-	mu   sync.Mutex
-	seen []string
+	link int
 }
 
 func (s *node) tap() *wiretap {
@@ -78,40 +73,14 @@ func (s *node) tap() *wiretap {
 	w := &wiretap{node: s}
 	s.must(s.ns.Do(func() (err error) {
 		const all = unix.ETH_P_ALL<<8 | unix.ETH_P_ALL>>8 // in network order
-		w.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, all&0xffff)
-		if err == nil {
-			err = unix.SetsockoptTimeval(w.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 20_000})
-		}
+		w.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, all&0xffff)
 		return err
 	}))
+	s.Cleanup(func() { unix.Close(w.fd) })
 	eth, err := s.k.LinkByName("eth0")
 	s.must(err)
-	stop := make(chan struct{})
-	w.done.Go(func() { w.read(eth.Index, stop) })
-	var once sync.Once
-	s.Cleanup(func() { once.Do(func() { close(stop); w.done.Wait(); unix.Close(w.fd) }) })
+	w.link = eth.Index
 	return w
-}
-
-func (w *wiretap) read(link int, stop chan struct{}) {
-	buf := make([]byte, 2048)
-	for {
-		select {
-		case <-stop:
-			return
-		default:
-		}
-		n, from, err := unix.Recvfrom(w.fd, buf, 0)
-		at, ok := from.(*unix.SockaddrLinklayer)
-		if err != nil || !ok || at.Ifindex != link {
-			continue
-		}
-		if what := inClear(buf[:n]); what != "" {
-			w.mu.Lock()
-			w.seen = append(w.seen, what)
-			w.mu.Unlock()
-		}
-	}
 }
 
 // inClear describes a frame that is neither of WireGuard nor of what finds neighbours.
@@ -140,17 +109,22 @@ func inClear(frame []byte) string {
 	return fmt.Sprintf("%s → %s, protocol %d", netip.AddrPortFrom(src, binary.BigEndian.Uint16(rest)), netip.AddrPortFrom(dst, port), protocol)
 }
 
-// take is what was seen since the last time, of a port.
+// take is what has passed in clear since the last time, from or to a port. What was answered
+// has passed: the kernel has it here before it is sent on.
 func (w *wiretap) take(port uint16) (out []string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, what := range w.seen {
-		if strings.Contains(what, fmt.Sprintf(":%d ", port)) || strings.Contains(what, fmt.Sprintf(":%d,", port)) {
+	w.node.Helper()
+	buf := make([]byte, 2048)
+	for {
+		n, from, err := unix.Recvfrom(w.fd, buf, 0)
+		if errors.Is(err, unix.EAGAIN) {
+			return out
+		}
+		w.node.must(err)
+		what := inClear(buf[:n])
+		if at, ok := from.(*unix.SockaddrLinklayer); ok && at.Ifindex == w.link && (strings.Contains(what, fmt.Sprintf(":%d ", port)) || strings.Contains(what, fmt.Sprintf(":%d,", port))) {
 			out = append(out, what)
 		}
 	}
-	w.seen = nil
-	return out
 }
 
 // echo answers by TCP at a node's own address and at others of its.
@@ -397,6 +371,28 @@ func TestWaysAreMendedAndGoWithTheDevice(t *testing.T) {
 		a.tunnels.Set([]calc.SecureTunnel{})
 		a.must(a.tunnels.Apply(t.Context()))
 		a.led(p.b, false)
+	})
+}
+
+// TestProtocolsPacketsDoNotGoRound: a device whose packets somebody has taken the mark off is
+// not led into itself, which would keep the node's processors busy with nothing else.
+func TestProtocolsPacketsDoNotGoRound(t *testing.T) {
+	amongHosts(t, func(t *testing.T, p pair) {
+		p.meet()
+		p.a.led(p.b, true)
+		p.b.led(p.a, true)
+		c := p.a.mustDial(p.b.at(p.b.echo()), netip.Addr{})
+		ask(t, c)
+		p.a.mark(0)
+		for range 100 {
+			ask(t, c)
+			// Else it would do for a flow of WireGuard that the other node has begun in clear.
+			p.a.must(p.a.k.ForgetDatagrams(p.a.names.Port4))
+			p.a.must(p.a.k.ForgetDatagrams(p.a.names.Port6))
+		}
+		if mark := p.a.device().FirewallMark; mark != 0 {
+			t.Errorf("the protocol's packets have the mark %#x: nothing was tried", mark)
+		}
 	})
 }
 

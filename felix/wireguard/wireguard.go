@@ -352,7 +352,7 @@ func (t *Tunnels) Apply(ctx context.Context) error {
 			continue
 		}
 		index, err := r.make(want)
-		end.hosts.have, end.hosts.kernels = r.have, r.link.Kind == "wireguard"
+		end.hosts.have = r.have
 		if !r.rekeyed.IsZero() {
 			end.hosts.rekeyed = r.rekeyed
 			clear(end.hosts.met)

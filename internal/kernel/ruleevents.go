@@ -3,6 +3,8 @@ package kernel
 import (
 	"context"
 	"errors"
+	"slices"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,7 +15,7 @@ import (
 // who must know everything looks now and then besides. Nor is one that is own: by the port
 // of netlink that made it, which is most often the ID of its process; nil for none.
 func (h *Handle) RuleChanges(ctx context.Context, table string, own func(port uint32) bool) (<-chan struct{}, error) {
-	changes, err := h.changes(ctx, unix.NETLINK_NETFILTER, []int{unix.NFNLGRP_NFTABLES}, ofTable(table), own)
+	changes, err := h.changes(ctx, unix.NETLINK_NETFILTER, []int{unix.NFNLGRP_NFTABLES}, ofTable(table), unlessBy(own))
 	if err != nil {
 		return nil, NewError("subscribe to changes of rules", table, err)
 	}
@@ -24,7 +26,7 @@ func (h *Handle) RuleChanges(ctx context.Context, table string, own func(port ui
 // neighbour or an entry of a forwarding table (FDB), on any device: those are what tunnels
 // consist of. Of an FDB the kernel does not say who: own changes are told, too.
 func (h *Handle) TunnelChanges(ctx context.Context) (<-chan struct{}, error) {
-	changes, err := h.changes(ctx, unix.NETLINK_ROUTE, []int{unix.RTNLGRP_NEIGH}, ofPermanentNeighbours(), h.owns)
+	changes, err := h.changes(ctx, unix.NETLINK_ROUTE, []int{unix.RTNLGRP_NEIGH}, ofPermanentNeighbours(), unlessBy(h.owns))
 	if err != nil {
 		return nil, NewError("subscribe to changes of neighbours", "", err)
 	}
@@ -34,8 +36,7 @@ func (h *Handle) TunnelChanges(ctx context.Context) (<-chan struct{}, error) {
 // QueueChanges tells, as RuleChanges does, that somebody else has set or removed a queueing
 // discipline or a filter of tc, on any device.
 func (h *Handle) QueueChanges(ctx context.Context) (<-chan struct{}, error) {
-	keepAll := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: 1<<32 - 1}}
-	changes, err := h.changes(ctx, unix.NETLINK_ROUTE, []int{unix.RTNLGRP_TC}, keepAll, h.owns)
+	changes, err := h.changes(ctx, unix.NETLINK_ROUTE, []int{unix.RTNLGRP_TC}, []unix.SockFilter{verdictOf(keep)}, unlessBy(h.owns))
 	if err != nil {
 		return nil, NewError("subscribe to changes of queueing disciplines", "", err)
 	}
@@ -46,18 +47,56 @@ func (h *Handle) QueueChanges(ctx context.Context) (<-chan struct{}, error) {
 // netlink tells of (forwarding, rp_filter, proxy_arp, proxy_ndp) is no longer 1, on any
 // device or on all. Who wrote it the kernel does not say.
 func (h *Handle) SettingChanges(ctx context.Context) (<-chan struct{}, error) {
-	changes, err := h.changes(ctx, unix.NETLINK_ROUTE, []int{unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF}, ofSettings(), nil)
+	changes, err := h.changes(ctx, unix.NETLINK_ROUTE, []int{unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF}, ofSettings(), unlessBy(nil))
 	if err != nil {
 		return nil, NewError("subscribe to changes of sysctls", "", err)
 	}
 	return changes, nil
 }
 
+// RoutingChanges tells, as RuleChanges does, that somebody else has set or removed a routing
+// rule, or a route in another table than the kernel's own, main and local, if concerns says so.
+// That is asked of the table in which the route is, or to which the rule leads, and of the
+// protocol. A route that takes another's place is told, and not that the other is gone.
+func (h *Handle) RoutingChanges(ctx context.Context, concerns func(table int, protocol Protocol) bool) (<-chan struct{}, error) {
+	groups := []int{unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE}
+	changes, err := h.changes(ctx, unix.NETLINK_ROUTE, groups, ofOtherTables(), func(msgs []syscall.NetlinkMessage) bool {
+		return slices.ContainsFunc(msgs, func(m syscall.NetlinkMessage) bool {
+			if h.owns(m.Header.Pid) {
+				return false
+			}
+			table, protocol, err := routingOf(m)
+			return err != nil || concerns(table, protocol)
+		})
+	})
+	if err != nil {
+		return nil, NewError("subscribe to changes of routing rules", "", err)
+	}
+	return changes, nil
+}
+
+// routingOf is where the route of a message is, or its rule leads, and who made it.
+func routingOf(m syscall.NetlinkMessage) (table int, protocol Protocol, err error) {
+	if kind := m.Header.Type; kind == unix.RTM_NEWRULE || kind == unix.RTM_DELRULE {
+		r, err := decodeRule(m.Data)
+		return r.Table, r.Protocol, err
+	}
+	r, _, err := decodeRoute(m.Data)
+	return r.Table, r.Protocol, err
+}
+
 // owns reports whether what came of a request is this Handle's doing.
 func (h *Handle) owns(port uint32) bool { return port == h.port }
 
-// changes tells of what passes a filter and is not own.
-func (h *Handle) changes(ctx context.Context, family int, groups []int, filter []unix.SockFilter, own func(port uint32) bool) (<-chan struct{}, error) {
+// unlessBy counts what is not own; nil: everything. What comes at once is of one port.
+func unlessBy(own func(port uint32) bool) func([]syscall.NetlinkMessage) bool {
+	return func(msgs []syscall.NetlinkMessage) bool {
+		return own == nil || len(msgs) == 0 || !own(msgs[0].Header.Pid)
+	}
+}
+
+// changes tells of what passes a filter and counts.
+func (h *Handle) changes(ctx context.Context, family int, groups []int, filter []unix.SockFilter, counts func([]syscall.NetlinkMessage) bool) (<-chan struct{}, error) {
 	var socket *eventSocket
 	err := h.inside(func() (err error) {
 		socket, err = openEventSocket(family)
@@ -77,7 +116,7 @@ func (h *Handle) changes(ctx context.Context, family int, groups []int, filter [
 	stop := context.AfterFunc(ctx, socket.close)
 	go func() {
 		defer close(changes)
-		socket.tell(changes, own)
+		socket.tell(changes, counts)
 		if stop() {
 			socket.close()
 		}
@@ -85,15 +124,15 @@ func (h *Handle) changes(ctx context.Context, family int, groups []int, filter [
 	return changes, nil
 }
 
-// tell puts a token into changes, where there is none, for every change that is not own,
+// tell puts a token into changes, where there is none, for every change that counts,
 // until the socket says no more.
-func (s *eventSocket) tell(changes chan<- struct{}, own func(port uint32) bool) {
+func (s *eventSocket) tell(changes chan<- struct{}, counts func([]syscall.NetlinkMessage) bool) {
 	for {
 		msgs, _, err := s.receive()
 		switch {
 		case err != nil && !errors.Is(err, unix.ENOBUFS): // what was lost for want of room was something, too
 			return
-		case err == nil && len(msgs) > 0 && own != nil && own(msgs[0].Header.Pid):
+		case err == nil && !counts(msgs):
 			continue
 		}
 		select {
@@ -170,4 +209,16 @@ func ofSettings() []unix.SockFilter {
 		verdictOf(keep),
 		verdictOf(drop),
 	}
+}
+
+// routeTable is where a message has the table of a route, if its number is below 256.
+const routeTable = unix.SizeofNlMsghdr + 4
+
+// ofOtherTables drops messages about routes in the tables main and local, of which BGP brings
+// a hundred thousand.
+func ofOtherTables() []unix.SockFilter {
+	routes := []unix.SockFilter{load(unix.BPF_B, routeTable), ifEqual(unix.RT_TABLE_MAIN, 1), unlessEqual(unix.RT_TABLE_LOCAL, 1), verdictOf(drop)}
+	return slices.Concat(
+		[]unix.SockFilter{load(unix.BPF_H, messageType)}, only(unix.RTM_NEWROUTE, unix.RTM_DELROUTE, len(routes)), routes,
+		[]unix.SockFilter{verdictOf(keep)})
 }

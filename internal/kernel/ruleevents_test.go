@@ -174,6 +174,99 @@ func TestChangesOfTunnelsAndQueuesAreTold(t *testing.T) {
 	})
 }
 
+// routing is what was said of a change.
+type routing struct {
+	table    int
+	protocol kernel.Protocol
+}
+
+// TestChangesOfRoutingAreTold when somebody else makes them, of rules and of tables that are
+// not the kernel's; nothing of what this Handle does itself.
+func TestChangesOfRoutingAreTold(t *testing.T) {
+	kerneltest.Require(t, kerneltest.Veth, kerneltest.IPv6, kerneltest.IPRoute2)
+	ns := kerneltest.NewNetns(t)
+	h := kerneltest.Open(t, ns)
+	l, err := h.CreateVeth(kernel.VethSpec{Host: "up0", Peer: "other", PeerNetns: kerneltest.NewNetns(t)})
+	if err == nil {
+		err = h.SetUp(l.Index)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := make(chan routing, 100)
+	told, err := h.RoutingChanges(t.Context(), func(table int, protocol kernel.Protocol) bool {
+		asked <- routing{table, protocol}
+		return protocol == kernel.ProtocolFelix || table == 1
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sh := func(t *testing.T, command string) {
+		t.Helper()
+		if err := ns.Do(func() error { return exec.Command("sh", "-ec", command).Run() }); err != nil {
+			t.Fatalf("%s: %v", command, err)
+		}
+	}
+	asks := func(t *testing.T, want routing) {
+		t.Helper()
+		select {
+		case got := <-asked:
+			if got != want {
+				t.Errorf("it is said of %+v, want %+v", got, want)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatal("it is not said")
+		}
+	}
+	for _, tt := range []struct {
+		name, command string
+		of            routing
+		told          bool
+	}{
+		{"a rule of ours", "ip rule add not fwmark 0x100000/0x100000 lookup 1 pref 99 proto 80", routing{1, 80}, true},
+		{"its end", "ip rule del pref 99", routing{1, 80}, true},
+		{"a rule of IPv6", "ip -6 rule add lookup 300 pref 98 proto 80", routing{300, 80}, true},
+		{"another's rule", "ip rule add from 192.0.2.1 lookup 77 proto 3", routing{77, 3}, false},
+		{"a route in our table", "ip route add 192.0.2.2 dev up0 table 1 proto 80", routing{1, 80}, true},
+		{"another in its place", "ip route replace 192.0.2.2 dev lo table 1", routing{1, 3}, true},
+		{"its end", "ip route del 192.0.2.2 table 1", routing{1, 3}, true},
+		{"a route of IPv6", "ip -6 route add 2001:db8::2 dev up0 table 1 proto 80", routing{1, 80}, true},
+		{"a route in a table of a large number", "ip route add 192.0.2.3 dev up0 table 1000 proto 80", routing{1000, 80}, true},
+		{"another's table", "ip route add 192.0.2.4 dev up0 table 77", routing{77, 3}, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			for len(told) > 0 {
+				<-told
+			}
+			sh(t, tt.command)
+			asks(t, tt.of)
+			if !tt.told {
+				return
+			}
+			select {
+			case <-told:
+			case <-time.After(10 * time.Second):
+				t.Error("it is not told")
+			}
+		})
+	}
+	t.Run("what is our own, or in the kernel's tables, is not asked about", func(t *testing.T) {
+		rule := kernel.Rule{Family: kernel.IPv4, Priority: 50, Table: 1, Protocol: kernel.ProtocolFelix}
+		route := kernel.Route{Dst: netip.MustParsePrefix("192.0.2.9/32"), Table: 1, Protocol: kernel.ProtocolFelix, Scope: kernel.ScopeLink, Link: l.Index}
+		for _, do := range []func() error{
+			func() error { return h.AddRule(rule) }, func() error { return h.AddRoute(route) },
+			func() error { return h.DeleteRoute(route) }, func() error { return h.DeleteRule(rule) },
+		} {
+			if err := do(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		sh(t, "ip route add 192.0.2.5 dev up0 proto 80; ip -6 route add 2001:db8::5 dev up0 proto 80; ip addr add 198.51.100.1/32 dev up0")
+		sh(t, "ip rule del from 192.0.2.1 lookup 77") // the kernel tells in order
+		asks(t, routing{77, 3})
+	})
+}
+
 // TestSettingsThatAreSwitchedOffAreTold whoever writes them, and neither those that are
 // switched on nor what a device is made with.
 func TestSettingsThatAreSwitchedOffAreTold(t *testing.T) {

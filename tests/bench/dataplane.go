@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -100,6 +101,9 @@ func (m *ways) plain(ctx context.Context) ([]*way, error) {
 		},
 		func() (*way, error) { return m.between(ctx, "two nodes", our, "node2") },
 		func() (*way, error) { return m.nodes() },
+		func() (*way, error) { return m.across(ctx, "ptp, routes by hand", "ptp", "10.97", m.uplink) },
+		func() (*way, error) { return m.across(ctx, "bridge, routes by hand", "bridge", "10.96", m.uplink) },
+		func() (*way, error) { return m.across(ctx, "ptp, VXLAN by hand", "ptp", "10.95", m.tunnel) },
 	} {
 		w, err := way()
 		if err != nil {
@@ -110,22 +114,88 @@ func (m *ways) plain(ctx context.Context) ([]*way, error) {
 	return out, nil
 }
 
-// reference is a reference plugin, with host-local.
+// reference is a reference plugin, with host-local, and a bridge of its own where it makes
+// one.
 func reference(kind, subnet string) plugin {
-	return plugin{path: "/usr/lib/cni/" + kind, conf: fmt.Appendf(nil, `{"cniVersion":"1.0.0","name":"ways-%[1]s","type":"%[1]s","mtu":%[2]d,
-		"ipam":{"type":"host-local","subnet":"%[3]s","dataDir":"/run/host-local","routes":[{"dst":"0.0.0.0/0"}]}}`, kind, wayMTU, subnet)}
+	return plugin{path: "/usr/lib/cni/" + kind, conf: fmt.Appendf(nil, `{"cniVersion":"1.0.0","name":"ways-%[1]s-%[3]s","type":"%[1]s","mtu":%[2]d,
+		"bridge":"br%[3]s","isGateway":true,"ipam":{"type":"host-local","subnet":"%[4]s","dataDir":"/run/host-local","routes":[{"dst":"0.0.0.0/0"}]}}`, kind, wayMTU, strings.TrimSuffix(strings.Split(subnet, "/")[0], ".0"), subnet)}
+}
+
+// across is the way between two new pods by a reference plugin, from node1 to node2, each
+// with a subnet of its own that the other has a route to.
+func (m *ways) across(ctx context.Context, name, kind, subnets string, route func(node, other string, subnet netip.Prefix) error) (*way, error) {
+	var by []plugin
+	nodes := []string{"node1", "node2"}
+	for i, node := range nodes {
+		by = append(by, reference(kind, fmt.Sprintf("%s.%d.0/24", subnets, i+1)))
+		other := netip.MustParsePrefix(fmt.Sprintf("%s.%d.0/24", subnets, 2-i))
+		if err := m.lab.In(node, func() error { return route(node, nodes[1-i], other) }); err != nil {
+			return nil, fmt.Errorf("route from %s to %s: %w", node, other, err)
+		}
+	}
+	return m.pods(ctx, name, by, nodes)
+}
+
+// uplink routes to another node's subnet by that node's address. It runs on the node.
+func (m *ways) uplink(node, other string, subnet netip.Prefix) error {
+	host, err := m.lab.Topology().Node(other)
+	if err != nil {
+		return err
+	}
+	return netlink.RouteAdd(&netlink.Route{Dst: ipNet(subnet), Gw: host.V4.Addr().AsSlice()})
+}
+
+// tunnel routes to another node's subnet by a VXLAN device between the two.
+func (m *ways) tunnel(node, other string, subnet netip.Prefix) error {
+	const name, vni, port = "byhand", 77, 4799
+	here, hereErr := m.lab.Topology().Node(node)
+	there, thereErr := m.lab.Topology().Node(other)
+	if err := errors.Join(hereErr, thereErr); err != nil {
+		return err
+	}
+	up, err := netlink.RouteGet(there.V4.Addr().AsSlice())
+	if err != nil || len(up) == 0 {
+		return fmt.Errorf("no route to %s: %w", other, err)
+	}
+	err = netlink.LinkAdd(&netlink.Vxlan{
+		LinkAttrs: netlink.LinkAttrs{Name: name, MTU: wayMTU}, VxlanId: vni, Port: port, VtepDevIndex: up[0].LinkIndex,
+		SrcAddr: here.V4.Addr().AsSlice(), Group: there.V4.Addr().AsSlice(),
+	})
+	if err != nil {
+		return err
+	}
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	m.cleanup = append(m.cleanup, func() error { return m.lab.In(node, func() error { return netlink.LinkDel(link) }) })
+	// Each end is asked for by ARP, once, through the tunnel.
+	ends := map[string]string{"node1": "10.94.0.1", "node2": "10.94.0.2"}
+	a := netip.MustParsePrefix(ends[node] + "/30")
+	if err := errors.Join(netlink.AddrAdd(link, &netlink.Addr{IPNet: &net.IPNet{IP: a.Addr().AsSlice(), Mask: net.CIDRMask(30, 32)}}), netlink.LinkSetUp(link)); err != nil {
+		return err
+	}
+	return netlink.RouteAdd(&netlink.Route{Dst: ipNet(subnet), Gw: net.ParseIP(ends[other]), LinkIndex: link.Attrs().Index})
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
 // between is the way between two new pods, by a plugin: from node1 to a node.
 func (m *ways) between(ctx context.Context, name string, by plugin, to string) (*way, error) {
+	return m.pods(ctx, name, []plugin{by, by}, []string{"node1", to})
+}
+
+func (m *ways) pods(ctx context.Context, name string, by []plugin, nodes []string) (*way, error) {
 	out := &way{name: name}
-	for i, node := range []string{"node1", to} {
-		pod, err := m.lab.Sandbox(lab.PodSpec{Name: fmt.Sprintf("%s-%d", strings.ReplaceAll(name, " ", "-"), i), Node: node})
+	for i, node := range nodes {
+		pod, err := m.lab.Sandbox(lab.PodSpec{Name: fmt.Sprintf("%s-%d", strings.NewReplacer(" ", "-", ",", "").Replace(strings.ToLower(name)), i), Node: node})
 		if err != nil {
 			return nil, err
 		}
 		m.cleanup = append(m.cleanup, func() error { return m.lab.RemoveSandbox(pod) })
-		addr, err := m.add(by, node, pod)
+		addr, err := m.add(by[i], node, pod)
 		if err != nil {
 			return nil, err
 		}
@@ -137,10 +207,15 @@ func (m *ways) between(ctx context.Context, name string, by plugin, to string) (
 		out.At = addr
 	}
 	out.From, out.To = out.places[0].Do, out.places[1].Do
-	return out, probe.Until(ctx, func() (bool, error) { // the other node learns of the block
-		_, err := out.RoundTrips(ctx, 1)
-		return err == nil, nil
+	var last error
+	err := probe.Until(ctx, func() (bool, error) { // the other node learns of the block
+		_, last = out.RoundTrips(ctx, 1)
+		return last == nil, nil
 	})
+	if err != nil {
+		err = fmt.Errorf("%s: %w", name, errors.Join(err, last))
+	}
+	return out, err
 }
 
 // add runs a plugin's ADD and returns the address that it gave.
@@ -216,7 +291,7 @@ func (m *ways) nodes() (*way, error) {
 
 // vxlan has the pool's packets in tunnels, and gives the ways between nodes once more.
 func (m *ways) vxlan(ctx context.Context, all []*way) ([]*way, error) {
-	pods, nodes := all[len(all)-2], all[len(all)-1]
+	pods, nodes, byHand := all[4], all[5], all[8]
 	var out bytes.Buffer
 	err := m.lab.Exec("node1", []string{"calicoctl", "patch", "ippool", "pool-v4", "-p", `{"spec": {"vxlanMode": "Always"}}`}, lab.Stdio{Out: &out, Err: &out})
 	if err != nil {
@@ -236,7 +311,7 @@ func (m *ways) vxlan(ctx context.Context, all []*way) ([]*way, error) {
 		return ok, err
 	})
 	again := func(w *way, name string) *way { return &way{Way: w.Way, name: name} }
-	return []*way{again(pods, "two nodes, VXLAN"), again(nodes, nodes.name)}, err
+	return []*way{again(pods, "two nodes, VXLAN"), again(nodes, nodes.name), again(byHand, byHand.name)}, err
 }
 
 // measureWays measures all in turn, several times over.
@@ -269,7 +344,7 @@ func printWays(w io.Writer, plain, tunnel []*way) {
 	t := table.NewWriter()
 	t.SetTitle(fmt.Sprintf("pod to pod, MTU %d, IPv4; median (least–most) of %d rounds; ratio ours / theirs", wayMTU, wayRounds))
 	t.AppendHeader(table.Row{"OURS", "BESIDE", "STREAM, MBIT/S", "THEIRS", "RATIO", "ROUND TRIP, µs", "THEIRS", "RATIO"})
-	rows := [][2]*way{{plain[0], plain[1]}, {plain[0], plain[2]}, {plain[0], plain[3]}, {plain[4], plain[5]}, {tunnel[0], tunnel[1]}}
+	rows := [][2]*way{{plain[0], plain[1]}, {plain[0], plain[2]}, {plain[0], plain[3]}, {plain[4], plain[1]}, {plain[4], plain[5]}, {plain[4], plain[6]}, {plain[4], plain[7]}, {tunnel[0], tunnel[1]}, {tunnel[0], tunnel[2]}}
 	for _, r := range rows {
 		rate, rates := spread(r[0].rates)
 		other, others := spread(r[1].rates)

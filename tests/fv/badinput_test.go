@@ -100,8 +100,10 @@ func TestBadNetworkConfigurationIsRefused(t *testing.T) {
 	}{
 		{"missing name", func(c map[string]any) { delete(c, "name") }, cniwire.CodeInvalidConfig, "name"},
 		{"missing ipam", func(c map[string]any) { delete(c, "ipam") }, cniwire.CodeInvalidConfig, "ipam"},
-		{"unknown key", func(c map[string]any) { c["ipamm"] = map[string]any{} }, cniwire.CodeInvalidConfig, "ipamm"},
-		{"unknown key in ipam", func(c map[string]any) {
+		{"misspelt key", func(c map[string]any) { c["ipamm"] = map[string]any{} }, cniwire.CodeInvalidConfig, `"ipamm": unknown key; did you mean ipam?`},
+		{"unsupported key", func(c map[string]any) { c["mode"] = "vxlan" }, cniwire.CodeUnsupportedField, `key "mode": "vxlan" is not supported`},
+		{"another node's name", func(c map[string]any) { c["hostname"] = "node9" }, cniwire.CodeInvalidConfig, `key "hostname": "node9", but felix here runs as node "node1"`},
+		{"misspelt key in ipam", func(c map[string]any) {
 			c["ipam"] = map[string]any{"type": "calico-ipam", "asign_ipv4": "true"}
 		}, cniwire.CodeInvalidConfig, "asign_ipv4"},
 		{"wrong type", func(c map[string]any) { c["mtu"] = "many" }, cniwire.CodeInvalidConfig, "mtu"},
@@ -129,6 +131,22 @@ func TestBadNetworkConfigurationIsRefused(t *testing.T) {
 			}
 		})
 	}
+	t.Run("unknown keys are kept", func(t *testing.T) {
+		pod, err := l.Sandbox(lab.PodSpec{Name: "unknown", Node: "node1"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		conf := changed(t, func(c map[string]any) { c["vlan"] = map[string]any{"id": 7} })
+		for _, verb := range []string{"ADD", "DEL"} {
+			if _, err := l.CNIWith(t.Context(), verb, pod, conf); err != nil {
+				t.Errorf("%s: %v", verb, err)
+			}
+		}
+		var log bytes.Buffer
+		if err := l.Logs(&log, "node1", "felix"); err != nil || strings.Count(log.String(), "keys=[vlan]") != 1 {
+			t.Errorf("%v; felix' log names the key %d times, want once", err, strings.Count(log.String(), "keys=[vlan]"))
+		}
+	})
 	waitStoreSound(t, l, 0)
 }
 

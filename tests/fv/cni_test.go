@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -197,6 +198,10 @@ func (r runtime) apply(manifest string) {
 	}
 }
 
+// askingPlugin lets pods ask by annotation for floating addresses and other sources.
+const askingPlugin = `{"type": "calico", "mtu": 1400, "ipam": {"type": "calico-ipam", "assign_ipv6": "true"}, "policy": {"type": "k8s"},
+	"feature_control": {"floating_ips": true}, "capabilities": {"io.kubernetes.cri.pod-annotations": true}}`
+
 const calicoPlugin = `{"type": "calico", "mtu": 1400, "ipam": {"type": "calico-ipam", "assign_ipv6": "true"}, "policy": {"type": "k8s"}}`
 
 // TestConformance goes through CNI's commands with libcni itself, as containerd and
@@ -208,7 +213,9 @@ func TestConformance(t *testing.T) {
 			r := newRuntime(t, l)
 			list := r.list("net-"+strings.ReplaceAll(v, ".", "-"), v, calicoPlugin)
 			t.Run("ADD twice, DEL thrice", func(t *testing.T) { runtime{t, l, r.cni}.lifeOfAContainer(list) })
-			t.Run("CHECK", func(t *testing.T) { runtime{t, l, r.cni}.checks(list) })
+			t.Run("CHECK", func(t *testing.T) {
+				runtime{t, l, r.cni}.checks(r.list(list.Name, v, askingPlugin))
+			})
 			t.Run("GC", func(t *testing.T) { runtime{t, l, r.cni}.collects(list) })
 			t.Run("STATUS", func(t *testing.T) { runtime{t, l, r.cni}.statusOfAFullPool(v) })
 			waitStoreSound(t, l, 0)
@@ -216,6 +223,7 @@ func TestConformance(t *testing.T) {
 	}
 	newest := runtime{t, l, newRuntime(t, l).cni}
 	t.Run("cniVersions", func(t *testing.T) { runtime{t, l, newest.cni}.highestVersion() })
+	t.Run("STATUS without a pool", func(t *testing.T) { runtime{t, l, newest.cni}.statusWithoutPool() })
 	t.Run("STATUS with felix down", func(t *testing.T) { runtime{t, l, newest.cni}.statusWithoutFelix() })
 	t.Run("STATUS with etcd down", func(t *testing.T) { runtime{t, l, newest.cni}.statusWithoutEtcd() })
 }
@@ -250,42 +258,70 @@ type tampering struct {
 	// do gets the container, its device on the node and its IPv4 address.
 	do   func(r runtime, c sandbox, device, addr string)
 	want []string
+	// mended: felix puts it right at once, perhaps before CHECK looks, but the same no more
+	// than once a second: it is done again until CHECK has seen it.
+	mended bool
+	// lasting: a repeated ADD does not undo it, DEL and a new ADD do.
+	lasting bool
 }
 
-// tamperings are undone by a repeated ADD.
+// tamperings are undone by a repeated ADD, but for those that say otherwise.
 func tamperings() []tampering {
 	inPod := func(command string) func(runtime, sandbox, string, string) {
 		return func(r runtime, c sandbox, device, addr string) {
 			r.inPod(c, strings.NewReplacer("DEVICE", device, "ADDR", addr).Replace(command))
 		}
 	}
+	onNode := func(command string) func(runtime, sandbox, string, string) {
+		return func(r runtime, _ sandbox, device, addr string) {
+			r.onNode(strings.NewReplacer("DEVICE", device, "ADDR", addr).Replace(command))
+		}
+	}
+	const rules = "the rules for "
 	return []tampering{
-		{"InterfaceGone", inPod("ip link del eth0"), []string{"the node's device cali", "is missing", "the pod's interface eth0 is missing"}},
-		{"InterfaceRenamed", func(r runtime, c sandbox, _, _ string) {
+		{name: "InterfaceGone", do: inPod("ip link del eth0"), want: []string{"the node's device cali", "is missing", "the pod's interface eth0 is missing"}},
+		{name: "InterfaceRenamed", do: func(r runtime, c sandbox, _, _ string) {
 			r.inPod(c, "ip link set eth0 down")
 			r.inPod(c, "ip link set eth0 name eth7")
-		}, []string{"the pod's interface eth0 is missing"}},
-		{"InterfaceDown", inPod("ip link set eth0 down"), []string{"eth0 is down"}},
-		{"AddressGone", inPod("ip addr del ADDR/32 dev eth0"), []string{"eth0 does not have the address ADDR"}},
-		{"DefaultRouteGone", inPod("ip route del default"), []string{"the route default via 169.254.1.1 dev eth0 is missing"}},
-		{"IPv6DefaultRouteGone", inPod("ip -6 route del default"), []string{"the route default via fe80::ecee:eeff:feee:eeee dev eth0 is missing"}},
-		{"GatewayRouteGone", func(r runtime, c sandbox, _, _ string) {
+		}, want: []string{"the pod's interface eth0 is missing"}},
+		{name: "InterfaceDown", do: inPod("ip link set eth0 down"), want: []string{"eth0 is down"}},
+		{name: "AddressGone", do: inPod("ip addr del ADDR/32 dev eth0"), want: []string{"eth0 does not have the address ADDR"}},
+		{name: "IPv6AddressGone", do: inPod("ip -6 addr flush dev eth0 scope global"), want: []string{"eth0 does not have the address fd"}},
+		{name: "DefaultRouteGone", do: inPod("ip route del default"), want: []string{"the route default via 169.254.1.1 dev eth0 is missing"}},
+		{name: "IPv6DefaultRouteGone", do: inPod("ip -6 route del default"), want: []string{"the route default via fe80::ecee:eeff:feee:eeee dev eth0 is missing"}},
+		{name: "GatewayRouteGone", do: func(r runtime, c sandbox, _, _ string) {
 			r.inPod(c, "ip route del default")
 			r.inPod(c, "ip route del 169.254.1.1")
-		}, []string{"the route 169.254.1.1/32 dev eth0 is missing", "the route default via 169.254.1.1 dev eth0 is missing"}},
-		{"NeighbourOfAnother", inPod("ip neigh replace 169.254.1.1 lladdr 02:00:00:00:00:01 nud permanent dev eth0"), []string{"the permanent neighbour 169.254.1.1 is missing or has another MAC address"}},
-		{"OtherMTU", inPod("ip link set eth0 mtu 1300"), []string{"eth0 has MTU 1300 instead of 1400"}},
-		{"OtherMAC", inPod("ip link set eth0 address 02:00:00:00:00:02"), []string{"eth0 has MAC address 02:00:00:00:00:02 instead of"}},
-		{"EndpointGone", func(r runtime, c sandbox, _, _ string) {
+		}, want: []string{"the route 169.254.1.1/32 dev eth0 is missing", "the route default via 169.254.1.1 dev eth0 is missing"}},
+		{name: "NeighbourOfAnother", do: inPod("ip neigh replace 169.254.1.1 lladdr 02:00:00:00:00:01 nud permanent dev eth0"), want: []string{"the permanent neighbour 169.254.1.1 is missing or has another MAC address"}},
+		{name: "HigherMTU", do: inPod("ip link set eth0 mtu 1500"), want: []string{"eth0 has MTU 1500, more than the 1400 of its other end"}},
+		{name: "OtherMAC", do: inPod("ip link set eth0 address 02:00:00:00:00:02"), want: []string{"eth0 has MAC address 02:00:00:00:00:02 instead of"}},
+		{name: "NodesDeviceDown", do: onNode("ip link set DEVICE down"), want: []string{"the node's device cali", "is down", "route to ADDR is missing"}, mended: true},
+		{name: "NodesDevicesMTU", do: onNode("ip link set DEVICE mtu 1300"), want: []string{"the node's device cali", "has MTU 1300 instead of 1400"}, mended: true},
+		{name: "EndpointGone", do: func(r runtime, c sandbox, _, _ string) {
 			r.onNode("calicoctl delete workloadendpoint node1-k8s-" + strings.ReplaceAll(c.Name, "-", "--") + "-eth0")
-		}, []string{"WorkloadEndpoint", "is missing"}},
+		}, want: []string{"WorkloadEndpoint", "is missing"}},
+		{name: "HostRouteGone", do: onNode("ip route replace blackhole ADDR proto 80"), want: []string{"the node's route to ADDR is"}, mended: true},
+		{name: "SourceRulesGone", do: onNode("nft flush chain inet tortie pod-sources"), want: []string{rules + "what pods may send are not as they should be: rules of chain pod-sources"}, mended: true},
+		{name: "AllowedSourcesGone", do: onNode("nft flush set inet tortie allowed-sources-ipv4"), want: []string{rules + "what pods may send are not as they should be: elements of set allowed-sources-ipv4"}, mended: true},
+		{name: "FloatingAddressGone", do: onNode("nft flush map inet tortie floating-ipv4"), want: []string{rules + "floating addresses are not as they should be: elements of map floating-ipv4"}, mended: true},
+		{name: "RulesGone", do: onNode("nft flush table inet tortie"), want: []string{rules + "what pods may send", rules + "floating addresses", rules + "natOutgoing"}, mended: true},
+		{name: "AddressReleased", do: onNode("calicoctl ipam release --ip=ADDR --force"), want: []string{"address ADDR is not assigned to handle net-"}, lasting: true},
 	}
 }
 
 // checks demands that CHECK names each difference, and that the ADD after it mends it.
-// The version before CHECK has none: libcni says so.
+// The version before CHECK has none: libcni says so. The pod has all that stands behind one.
 func (r runtime) checks(list *libcni.NetworkConfigList) {
+	r.apply("apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: {name: default}\nspec: {floatingIPs: Enabled, workloadSourceSpoofing: Any}\n")
 	c := r.sandbox("checked")
+	c.rt.CapabilityArgs = map[string]any{"io.kubernetes.cri.pod-annotations": map[string]string{
+		"cni.projectcalico.org/floatingIPs": `["10.65.250.9"]`, "cni.projectcalico.org/allowedSourcePrefixes": `["192.0.2.0/24"]`,
+	}}
+	r.until("ADD to be permitted what it asks for", func() bool {
+		_, err := r.cni.AddNetworkList(r.Context(), list, c.rt)
+		return err == nil
+	})
 	result := r.add(list, c)
 	defer r.del(list, c)
 	if list.CNIVersion == "0.3.1" {
@@ -293,36 +329,35 @@ func (r runtime) checks(list *libcni.NetworkConfigList) {
 		return
 	}
 	r.check(list, c)
-	device, addr := result.Interfaces[0].Name, result.IPs[0].Address.IP.String()
+	device := result.Interfaces[0].Name
 	for _, tamper := range tamperings() {
+		addr := result.IPs[0].Address.IP.String()
 		r.Run(tamper.name, func(t *testing.T) {
 			r := runtime{t, r.l, r.cni}
-			tamper.do(r, c, device, addr)
 			var want []string
 			for _, w := range tamper.want {
 				want = append(want, strings.ReplaceAll(w, "ADDR", addr))
 			}
-			r.check(list, c, want...)
-			r.add(list, c)
+			if tamper.mended {
+				r.until("CHECK says "+strings.Join(want, ", "), func() bool {
+					tamper.do(r, c, device, addr)
+					return saysAll(r.cni.CheckNetworkList(r.Context(), list, c.rt), want)
+				})
+			} else {
+				tamper.do(r, c, device, addr)
+				r.check(list, c, want...)
+			}
+			if tamper.lasting {
+				r.del(list, c)
+			}
+			result = r.add(list, c)
 			r.check(list, c)
 		})
 	}
-	for name, harm := range map[string]string{"HostRouteGone": "ip route del " + addr, "NodesDeviceDown": "ip link set " + device + " down"} {
-		r.Run(name, func(t *testing.T) { runtime{t, r.l, r.cni}.hostHarmed(list, c, device, addr, harm) })
-	}
 }
 
-// hostHarmed takes something of the node's away, which felix puts back by itself: CHECK
-// either names what it finds, or the route and the device are there again.
-func (r runtime) hostHarmed(list *libcni.NetworkConfigList, c sandbox, device, addr, harm string) {
-	r.onNode(harm)
-	err := r.cni.CheckNetworkList(r.Context(), list, c.rt)
-	there, up := r.onNode("ip route show "+addr), r.onNode("ip -br link show up dev "+device)
-	if err != nil && !strings.Contains(err.Error(), addr) && !strings.Contains(err.Error(), device) || err == nil && (there == "" || up == "") {
-		r.Errorf("CHECK after %s: %v, now there is %q, %q", harm, err, there, up)
-	}
-	r.add(list, c)
-	r.check(list, c)
+func saysAll(err error, want []string) bool {
+	return err != nil && !slices.ContainsFunc(want, func(w string) bool { return !strings.Contains(err.Error(), w) })
 }
 
 // collects demands that GC releases what is not listed, and nothing else.
@@ -376,6 +411,35 @@ func (r runtime) statusOfAFullPool(v string) {
 		r.add(list, late)
 	}
 	r.del(list, late)
+}
+
+// statusWithoutPool: none of those that the configuration names, none for one IP version,
+// and none at all.
+func (r runtime) statusWithoutPool() {
+	list := r.list("net1", "1.1.0", calicoPlugin)
+	r.must(r.cni.GetStatusNetworkList(r.Context(), list))
+	named := r.list("net1", "1.1.0", `{"type": "calico", "ipam": {"type": "calico-ipam", "ipv4_pools": ["none-such", "10.99.0.0/24"]}}`)
+	r.wantCode(r.cni.GetStatusNetworkList(r.Context(), named), 50, "of the IP pools that the network configuration names, none-such, 10.99.0.0/24, none is there and enabled for workloads; see calicoctl get ippools")
+	c := r.sandbox("poolless")
+	_, err := r.cni.AddNetworkList(r.Context(), named, c.rt)
+	r.wantCode(err, 7, `key "ipam.ipv4_pools": there is no IP pool none-such, 10.99.0.0/24`)
+	for _, pool := range []struct{ name, says string }{{"pool-v6", "IPv6"}, {"pool-v4", "IPv4"}} {
+		r.onNode(`calicoctl patch ippool ` + pool.name + ` -p {"spec":{"disabled":true}}`)
+		defer r.onNode(`calicoctl patch ippool ` + pool.name + ` -p {"spec":{"disabled":false}}`)
+		r.until("STATUS says that there is none of "+pool.says, func() bool {
+			err = r.cni.GetStatusNetworkList(r.Context(), list)
+			return err != nil && strings.Contains(err.Error(), pool.says)
+		})
+		r.wantCode(err, 50, "there is no enabled IP pool for workloads with "+pool.says+" addresses; create one with: calicoctl create -f")
+	}
+	_, err = r.cni.AddNetworkList(r.Context(), list, c.rt)
+	r.wantCode(err, 11, "no usable IP pool")
+	for _, pool := range []string{"pool-v4", "pool-v6"} {
+		r.onNode(`calicoctl patch ippool ` + pool + ` -p {"spec":{"disabled":false}}`)
+	}
+	r.until("STATUS is content", func() bool { return r.cni.GetStatusNetworkList(r.Context(), list) == nil })
+	r.add(list, c)
+	r.del(list, c)
 }
 
 // highestVersion: a list that names several versions is served in the newest.

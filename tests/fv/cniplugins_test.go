@@ -10,6 +10,8 @@ import (
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/google/go-cmp/cmp"
 )
 
 // TestPluginsOfOthers has felix work with the reference plugins: as its IPAM, as what
@@ -29,7 +31,11 @@ func TestPluginsOfOthers(t *testing.T) {
 		{"HostLocalFull", runtime.hostLocalFull},
 		{"StaticInTheNewestVersion", runtime.static},
 		{"IPAMPluginMissing", runtime.ipamPluginMissing},
+		{"IPAMPluginIsToldAll", func(r runtime) { r.ipamPluginIsToldAll(own) }},
+		{"CalicoIPAMAlone", runtime.calicoIPAMAlone},
 		{"Chain", runtime.chain},
+		{"ChainBeforeAndBehind", func(r runtime) { r.chainBeforeAndBehind("1.1.0") }},
+		{"ChainBeforeAndBehindInAnOlderVersion", func(r runtime) { r.chainBeforeAndBehind("0.4.0") }},
 		{"Wishes", runtime.wishes},
 		{"Limits", runtime.limits},
 		{"CalicoIPAMUnderBridge", func(r runtime) { r.calicoIPAMUnder(`"type": "bridge", "bridge": "br9"`) }},
@@ -282,12 +288,24 @@ func annotated(annotation, value string) map[string]any {
 	return map[string]any{"io.kubernetes.cri.pod-annotations": map[string]string{"cni.projectcalico.org/" + annotation: value}}
 }
 
+// listOfThePage is the list of plugins that docs/cni.md shows.
+func (r runtime) listOfThePage() *libcni.NetworkConfigList {
+	r.Helper()
+	page, err := os.ReadFile("../../docs/cni.md")
+	r.must(err)
+	_, shown, _ := strings.Cut(string(page), "## A list of plugins\n\n```\n")
+	shown, _, _ = strings.Cut(shown, "```")
+	list, err := libcni.NetworkConfFromBytes([]byte(shown))
+	r.must(err)
+	return list
+}
+
 // chain has what a runtime puts behind the main plugin.
 func (r runtime) chain() {
-	list := r.list("chain", "1.1.0", calicoPlugin,
-		`{"type": "portmap", "backend": "nftables", "capabilities": {"portMappings": true}}`,
-		`{"type": "bandwidth", "capabilities": {"bandwidth": true}}`,
-		`{"type": "tuning", "sysctl": {"net.ipv4.conf.eth0.arp_notify": "1"}}`)
+	list := r.listOfThePage()
+	if len(list.Plugins) != 4 || list.CNIVersion != "1.1.0" {
+		r.Fatalf("the page shows %s", list.Bytes)
+	}
 	c := r.sandbox("chain")
 	c.rt.CapabilityArgs = map[string]any{
 		"portMappings": []map[string]any{{"hostPort": 18080, "containerPort": 80, "protocol": "tcp"}},
@@ -295,8 +313,8 @@ func (r runtime) chain() {
 	}
 	result := r.add(list, c)
 	device := result.Interfaces[0].Name
-	if rules := r.onNode("nft list ruleset"); !strings.Contains(rules, "18080") {
-		r.Errorf("portmap left no rule:\n%s", rules)
+	if got := r.answerThrough(c, ":80", "outside", "10.10.1.1:18080"); got != "198.51.100.10" {
+		r.Errorf("the port of the node leads to the pod, which sees %q, want the outside host", got)
 	}
 	if qdisc := r.onNode("tc qdisc show dev " + device); !strings.Contains(qdisc, "tbf") || !strings.Contains(qdisc, "rate 8Mbit") {
 		r.Errorf("bandwidth left %s", qdisc)
@@ -310,6 +328,69 @@ func (r runtime) chain() {
 	r.del(list, c)
 	if rules := r.onNode("nft list ruleset"); strings.Contains(rules, "18080") {
 		r.Errorf("after DEL there is\n%s", rules)
+	}
+}
+
+// chainBeforeAndBehind has a plugin before calico, whose result goes on, and tuning behind
+// it, which changes what calico has made: CHECK holds the pod against the chain's result,
+// and felix leaves the pod's side as it became.
+func (r runtime) chainBeforeAndBehind(cniVersion string) {
+	const mac = "02:00:00:00:77:02"
+	list := r.list("tuned", cniVersion, `{"type": "loopback"}`, calicoPlugin, `{"type": "tuning", "mac": "`+mac+`", "mtu": 1300}`)
+	c := r.sandbox("tuned")
+	result := r.add(list, c)
+	r.wantChained(result, mac)
+	tuned := func(when string) {
+		r.Helper()
+		if link := r.inPod(c, "ip link show dev eth0"); !strings.Contains(link, mac) || !strings.Contains(link, "mtu 1300") {
+			r.Errorf("%s: tuning left %s", when, link)
+		}
+		for _, ip := range result.IPs[2:] {
+			r.onNode("ping -c 1 -W 5 " + ip.Address.IP.String())
+		}
+		r.check(list, c)
+	}
+	tuned("ADD")
+	if diff := cmp.Diff(result, r.add(list, c)); diff != "" {
+		r.Errorf("a repeated ADD answers otherwise (-first +second):\n%s", diff)
+	}
+	tuned("repeated ADD")
+	for command, says := range map[string]string{
+		"ip link set eth0 address 02:00:00:00:77:03": "eth0 has MAC address 02:00:00:00:77:03 instead of " + mac,
+		"ip link set eth0 mtu 1350":                  "MTU of eth0 is 1300, current value is 1350", // tuning says so
+		"ip link set eth0 mtu 1500":                  "eth0 has MTU 1500, more than the 1400 of its other end",
+		"ip addr del ADDR/32 dev eth0":               "eth0 does not have the address ADDR",
+		"ip route del default":                       "the route default via 169.254.1.1 dev eth0 is missing",
+	} {
+		addr := strings.NewReplacer("ADDR", result.IPs[2].Address.IP.String())
+		r.inPod(c, addr.Replace(command))
+		r.check(list, c, addr.Replace(says))
+		r.add(list, c)
+		r.check(list, c)
+	}
+	r.del(list, c)
+}
+
+// wantChained demands the loopback's part of a chain's result, ours behind it, and the MAC
+// address that tuning has given to our interface.
+func (r runtime) wantChained(result *types100.Result, mac string) {
+	r.Helper()
+	var interfaces, addrs []string
+	for _, i := range result.Interfaces {
+		interfaces = append(interfaces, strings.TrimRight(i.Name, "0123456789abcdef"))
+	}
+	for _, ip := range result.IPs {
+		ones, _ := ip.Address.Mask.Size()
+		addrs = append(addrs, fmt.Sprintf("%s/%d", result.Interfaces[*ip.Interface].Name, ones))
+	}
+	if got, want := strings.Join(interfaces, " "), "lo cali eth"; got != want {
+		r.Fatalf("interfaces %s, want %s", got, want)
+	}
+	if got, want := strings.Join(addrs, " "), "lo/8 lo/128 eth0/32 eth0/128"; got != want {
+		r.Fatalf("addresses %s, want %s", got, want)
+	}
+	if result.Interfaces[2].Mac != mac || result.Interfaces[2].Sandbox == "" {
+		r.Errorf("interface %+v", result.Interfaces[2])
 	}
 }
 
@@ -328,4 +409,5 @@ func (r runtime) calicoIPAMUnder(main string) {
 		r.del(list, c)
 		r.del(list, c)
 	}
+	r.wishesUnder(main)
 }

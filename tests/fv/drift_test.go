@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"tortie/internal/kernel/kerneltest"
 	"tortie/tests/lab"
 )
 
@@ -57,6 +58,26 @@ func TestDriftIsMendedAndStrangersAreLeftAlone(t *testing.T) {
 	v4, v6 := "/proc/sys/net/ipv4/conf/"+device+"/", "/proc/sys/net/ipv6/conf/"+device+"/"
 	pod1 := "ip -br link show " + device + "; ip -o link show " + device + " | grep -o 'mtu [0-9]*'; ip -6 -br addr show " + device +
 		"; cat " + v4 + "rp_filter " + v4 + "proxy_arp " + v4 + "forwarding " + v6 + "forwarding " + v6 + "proxy_ndp " + v6 + "accept_ra " + v6 + "disable_ipv6"
+	mends := func(t *testing.T, name, look, harm string) {
+		t.Run(name, func(t *testing.T) {
+			want := sh(look)
+			if strings.TrimSpace(want) == "" {
+				t.Fatal("there is nothing to be harmed")
+			}
+			sh(harm)
+			began := time.Now()
+			for ; ; time.Sleep(20 * time.Millisecond) {
+				var out bytes.Buffer
+				if err := l.Exec("node1", []string{"sh", "-ec", look}, lab.Stdio{Out: &out, Err: &out}); err == nil && out.String() == want {
+					t.Logf("back after %v", time.Since(began).Round(10*time.Millisecond))
+					break
+				}
+				if time.Since(began) > patience {
+					t.Fatalf("not back after %v: %s\nwant %s", patience, &out, want)
+				}
+			}
+		})
+	}
 	short := false // the interval of resyncs
 	for _, tt := range []struct {
 		name, look, harm string
@@ -96,25 +117,34 @@ func TestDriftIsMendedAndStrangersAreLeftAlone(t *testing.T) {
 			short = true
 			apply(t, l, manifestHead+"kind: FelixConfiguration\nmetadata: {name: default}\nspec: {routeRefreshInterval: 1s}\n")
 		}
-		t.Run(tt.name, func(t *testing.T) {
-			want := sh(tt.look)
-			if strings.TrimSpace(want) == "" {
-				t.Fatal("there is nothing to be harmed")
-			}
-			sh(tt.harm)
-			began := time.Now()
-			for ; ; time.Sleep(20 * time.Millisecond) {
-				var out bytes.Buffer
-				if err := l.Exec("node1", []string{"sh", "-ec", tt.look}, lab.Stdio{Out: &out, Err: &out}); err == nil && out.String() == want {
-					t.Logf("back after %v", time.Since(began).Round(10*time.Millisecond))
-					break
-				}
-				if time.Since(began) > patience {
-					t.Fatalf("not back after %v: %s\nwant %s", patience, &out, want)
-				}
-			}
-		})
+		mends(t, tt.name, tt.look, tt.harm)
 	}
+	t.Run("host encryption", func(t *testing.T) {
+		kerneltest.Require(t, kerneltest.Tun)
+		setVXLANMode(t, l, "Never")        // and natOutgoing
+		setWireGuard(t, l, true, hostsToo) // and the default interval
+		hostsLed(t, l, true)
+		ways := "ip rule show pref 99; ip -6 rule show pref 99; ip route show table 1 | sort; ip -6 route show table 1 | sort"
+		for _, tt := range []struct{ name, harm string }{
+			{"its rule is removed", "ip rule del pref 99"},
+			{"its IPv6 rule is removed", "ip -6 rule del pref 99"},
+			{"a rule like its own is added that nobody asked for", "ip rule add fwmark 7 lookup 1 pref 99 proto 80"},
+			{"a route is removed", "ip route del 10.10.1.2 table 1"},
+			{"an IPv6 route is removed", "ip -6 route del fd10:0:0:1::2 table 1"},
+			{"a route leads elsewhere", "ip route replace 10.10.1.2 via 10.10.1.254 table 1 proto 80"},
+			{"all are removed", "ip rule del pref 99; ip -6 rule del pref 99; ip route flush table 1; ip -6 route flush table 1"},
+		} {
+			mends(t, tt.name, ways, tt.harm)
+		}
+		mends(t, "its device is deleted", ways, "ip link del wireguard.cali")
+		mends(t, "its packet rules are flushed", rules, "nft flush chain inet tortie wireguard-hosts-in")
+		mends(t, "its rules of ARP are deleted", "nft list table arp tortie", "nft delete table arp tortie")
+		if said := sh("timeout 3 ip monitor rule route || true"); said != "" {
+			t.Errorf("nobody changes anything, and the kernel tells of\n%s", said)
+		}
+		setWireGuard(t, l, true, hostsToo, "routeRefreshInterval: 1s")
+		mends(t, "the mark does not count any more for the reverse path", "cat /proc/sys/net/ipv4/conf/all/src_valid_mark", "echo 0 > /proc/sys/net/ipv4/conf/all/src_valid_mark")
+	})
 	if after := sh(theirs); after != before {
 		t.Errorf("what others have made is now\n%s\nand was\n%s", after, before)
 	}

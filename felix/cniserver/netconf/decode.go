@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 )
 
@@ -24,15 +22,6 @@ func (f *flag) UnmarshalJSON(raw []byte) error {
 		return fmt.Errorf(`%s is not "true" or "false"`, raw)
 	}
 	return nil
-}
-
-// keysOf lists the keys of an object, sorted.
-func keysOf(where string, raw []byte) ([]string, error) {
-	var object map[string]json.RawMessage
-	if err := decode(where, raw, &object); err != nil {
-		return nil, err
-	}
-	return slices.Sorted(maps.Keys(object)), nil
 }
 
 func decode(where string, raw []byte, into any) error {

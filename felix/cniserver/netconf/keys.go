@@ -1,6 +1,10 @@
 package netconf
 
 import (
+	"bytes"
+	"encoding/json"
+	"maps"
+	"slices"
 	"strings"
 
 	"tortie/internal/suggest"
@@ -27,13 +31,14 @@ func mainKeys() map[string]support {
 		// CNI 1.1.0, sections 1 and 3, with what runtimes add.
 		"cniVersion": used, "cniVersions": ignored, "name": used, "type": used, "ipam": used, "dns": used,
 		"disableCheck": ignored, "disableGC": ignored, "loadOnlyInlinedPlugins": ignored, "plugins": ignored,
-		"capabilities": ignored, "runtimeConfig": used, "prevResult": used, "args": used, "ipMasq": ignored,
+		"capabilities": used, "runtimeConfig": used, "prevResult": used, "args": used, "ipMasq": ignored,
 
 		"mtu": used, "num_queues": used, "policy": used, "container_settings": used, "felix_socket": used,
-		"nodename": used,
+		"nodename": used, "hostname": used,
 
-		// The plugin has no datastore connection, no credentials and no log file: felix does.
-		"nodename_file": ignored, "nodename_file_optional": ignored, "hostname": ignored,
+		// The plugin has no datastore connection, no credentials and no log file: felix
+		// does, and it knows the node's name and MTU.
+		"nodename_file": ignored, "nodename_file_optional": ignored,
 		"etcd_endpoints": ignored, "etcd_discovery_srv": ignored, "etcd_authority": ignored, "etcd_scheme": ignored,
 		"etcd_key_file": ignored, "etcd_cert_file": ignored, "etcd_ca_cert_file": ignored,
 		"ipam_lock_file": ignored, "log_level": ignored, "log_file_path": ignored, "log_file_max_size": ignored,
@@ -44,10 +49,8 @@ func mainKeys() map[string]support {
 
 		"datastore_type": used, // checked: etcdv3 alone
 		"mode":           refused, "vxlan_mac_prefix": refused, "vxlan_vni": refused,
-		"feature_control":        used, // refused when it asks for something
-		"include_default_routes": used, "readiness_gates": refused, "dataplane_options": refused,
-		"windows_use_single_network": refused, "windows_disable_host_subnet_nat_exclusion": refused,
-		"windows_pause_container_hns": refused, "windows_loopback_DSR": refused,
+		"feature_control": used, "include_default_routes": used,
+		"readiness_gates": refused, "dataplane_options": refused, // and whatever begins with windows_
 	}
 }
 
@@ -71,32 +74,83 @@ func policyKeys() map[string]support {
 // containerKeys are the keys of the container_settings object.
 func containerKeys() map[string]support { return map[string]support{"allow_ip_forwarding": used} }
 
-// checkKeys refuses keys that are unknown or ask for what is not done. where is
-// the object they stand in, empty for the outermost.
-func checkKeys(where string, present []string, known map[string]support) error {
-	for _, key := range present {
+// featureKeys are the keys of the feature_control object.
+func featureKeys() map[string]support {
+	return map[string]support{"ip_addrs_no_ipam": used, "floating_ips": used}
+}
+
+// checkKeys refuses keys that ask for what is not done, and those that must be misspelt;
+// others that it does not know it returns. where is the object they stand in, empty for
+// the outermost.
+func checkKeys(where string, raw json.RawMessage, known map[string]support) (unread []string, err error) {
+	if isNull(raw) {
+		return nil, nil
+	}
+	var object map[string]json.RawMessage
+	if err := decode(where, raw, &object); err != nil {
+		return nil, err
+	}
+	for _, key := range slices.Sorted(maps.Keys(object)) {
 		path := key
 		if where != "" {
 			path = where + "." + key
 		}
-		switch known[key] {
-		case used, ignored:
-		case refused:
-			return &Error{Key: path, Reason: "not supported by this version; remove it"}
+		state := known[key]
+		if where == "" && strings.HasPrefix(key, "windows_") {
+			state = refused
+		}
+		switch {
+		case state == refused:
+			return nil, unsupported(path, object[key], "remove it")
+		case state != 0, foreign(key):
 		default:
-			if foreign(key) {
-				continue
+			if meant := misspelt(key, known); meant != "" {
+				return nil, &Error{Key: path, Reason: "unknown key; did you mean " + meant + "?"}
 			}
-			reason := "unknown key"
-			if near := suggest.Nearest(key, usedKeys(known)); near != "" {
-				reason += "; did you mean " + near + "?"
-			} else {
-				reason += "; remove it"
-			}
-			return &Error{Key: path, Reason: reason}
+			unread = append(unread, path)
 		}
 	}
-	return nil
+	return unread, nil
+}
+
+// misspelt is the known key that another can hardly but stand for, with a typing error;
+// empty for none. Such a one is refused, for it would give a pod another network than its
+// operator wrote, and nobody would be told.
+func misspelt(key string, known map[string]support) string {
+	near := suggest.Nearest(key, usedKeys(known))
+	plain := func(s string) string { return strings.NewReplacer("_", "", "-", "").Replace(strings.ToLower(s)) }
+	a, b := plain(key), plain(near)
+	if near != "" && (suggest.Distance(a, b) <= min(len(a)/7, 2)+1 || swapped(a, b)) {
+		return near
+	}
+	return ""
+}
+
+// swapped reports whether two words differ by the order of two neighbours alone.
+func swapped(a, b string) bool {
+	for i := range len(a) - 1 {
+		if a[:i]+a[i+1:i+2]+a[i:i+1]+a[i+2:] == b {
+			return true
+		}
+	}
+	return false
+}
+
+// maxShown is how much of a value an error shows.
+const maxShown = 80
+
+// unsupported refuses a value that asks for what this version doesn't do, as CNI wants it:
+// with the key and the value.
+func unsupported(path string, value json.RawMessage, instead string) *Error {
+	var line bytes.Buffer
+	if json.Compact(&line, value) != nil {
+		line.Write(value)
+	}
+	shown := line.String()
+	if len(shown) > maxShown {
+		shown = strings.ToValidUTF8(shown[:maxShown], "") + "…"
+	}
+	return &Error{Key: path, Reason: shown + " is not supported by this version; " + instead, Unsupported: true}
 }
 
 // foreign reports whether a key is of someone else's name space, such as

@@ -1,13 +1,13 @@
 // Package netconf reads the network configuration and the arguments of a CNI
-// call, once, into types that can't be wrong. It is strict: a key that is
-// unknown, or asks for something that is not done, is an error naming the key.
+// call, once, into types that can't be wrong. It is strict: a key that is misspelt, or
+// asks for something that is not done, is an error naming the key. Other keys that it
+// does not know are kept for whom they may be meant for, and named.
 package netconf
 
 import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -25,6 +25,8 @@ import (
 type Error struct {
 	Key    string // path in the document: "ipam.type"; empty for the document itself
 	Reason string
+	// Unsupported: the configuration is right, but asks for what this version doesn't do.
+	Unsupported bool
 }
 
 // Error is one line for the operator.
@@ -42,8 +44,9 @@ const IPAMCalico = "calico-ipam"
 type Conf struct {
 	CNIVersion string // never empty
 	Name       string
-	NodeName   string // empty: whatever felix's is
-	IPAM       IPAM
+	// NodeName is by the key NodeKey; empty: whatever felix's is.
+	NodeName, NodeKey string
+	IPAM              IPAM
 	// PolicyK8s: profiles are those of the Kubernetes namespace and service account
 	// instead of one per network.
 	PolicyK8s         bool
@@ -70,6 +73,9 @@ type Conf struct {
 	Limits *api.QoSControls
 	// PrevResult is what the runtime says the attachment looks like; nil for none.
 	PrevResult *types100.Result
+	// Unread are the keys that nobody here knows, as paths in the document. They are kept for
+	// whom they may be meant for: an IPAM plugin of others gets them.
+	Unread []string
 }
 
 // IPAM says which addresses to assign.
@@ -87,6 +93,7 @@ type document struct {
 	Name       string          `json:"name"`
 	Type       string          `json:"type"`
 	NodeName   string          `json:"nodename"`
+	Hostname   string          `json:"hostname"`
 	MTU        int             `json:"mtu"`
 	NumQueues  int             `json:"num_queues"`
 	Datastore  string          `json:"datastore_type"`
@@ -95,7 +102,7 @@ type document struct {
 	IPAM       json.RawMessage `json:"ipam"`
 	Policy     json.RawMessage `json:"policy"`
 	Container  json.RawMessage `json:"container_settings"`
-	Features   map[string]any  `json:"feature_control"`
+	Features   json.RawMessage `json:"feature_control"`
 	DNS        types.DNS       `json:"dns"`
 	Runtime    runtimeConfig   `json:"runtimeConfig"`
 	Args       json.RawMessage `json:"args"`
@@ -106,7 +113,7 @@ type document struct {
 
 // runtimeConfig is what a runtime fills in for the capabilities of the plugin.
 type runtimeConfig struct {
-	DNS       *types.DNS      `json:"dns"`
+	DNS       *runtimeDNS     `json:"dns"`
 	IPs       []string        `json:"ips"`
 	MAC       string          `json:"mac"`
 	IPRanges  json.RawMessage `json:"ipRanges"`
@@ -119,6 +126,14 @@ type runtimeConfig struct {
 	} `json:"bandwidth"`
 	// Annotations come with containerd and CRI-O.
 	Annotations map[string]string `json:"io.kubernetes.cri.pod-annotations"`
+}
+
+// runtimeDNS is the capability dns, whose keys have other names than those of a result.
+type runtimeDNS struct {
+	Servers  []string `json:"servers"`
+	Domain   string   `json:"domain"`
+	Searches []string `json:"searches"`
+	Options  []string `json:"options"`
 }
 
 // Identity is the part of a configuration that DEL needs. It is read leniently:
@@ -159,33 +174,90 @@ func Parse(plugin string, raw []byte) (Conf, error) {
 }
 
 func parse(plugin string, raw []byte) (doc document, c Conf, err error) {
-	keys, err := keysOf("", raw)
+	read := ofMain
+	if plugin == IPAMCalico {
+		read = underAnother
+	}
+	doc, unread, err := read(raw)
 	if err != nil {
 		return doc, Conf{}, err
 	}
-	if err := json.Unmarshal(raw, &doc); err != nil {
-		return doc, Conf{}, decodingError(err)
-	}
-	// Under another main plugin the outer object is that plugin's.
-	if plugin != IPAMCalico {
-		if err := checkKeys("", keys, mainKeys()); err != nil {
-			return doc, Conf{}, err
-		}
-		if err := doc.check(); err != nil {
-			return doc, Conf{}, err
-		}
-	}
 	c, err = doc.conf(plugin)
+	c.Unread = unread
 	return doc, c, err
 }
 
+// ofMain reads the configuration of the main plugin.
+func ofMain(raw []byte) (d document, unread []string, err error) {
+	var whole map[string]json.RawMessage
+	if err := decode("", raw, &whole); err != nil {
+		return d, nil, err
+	}
+	if err := json.Unmarshal(raw, &d); err != nil {
+		return d, nil, decodingError(err)
+	}
+	objects := []struct {
+		where string
+		raw   json.RawMessage
+		known map[string]support
+	}{
+		{"", raw, mainKeys()},
+		{"policy", d.Policy, policyKeys()},
+		{"container_settings", d.Container, containerKeys()},
+		{"feature_control", d.Features, featureKeys()},
+		{"ipam", ownIPAM(d.IPAM), ipamKeys()},
+	}
+	for _, o := range objects {
+		more, err := checkKeys(o.where, o.raw, o.known)
+		if err != nil {
+			return d, nil, err
+		}
+		unread = slices.Concat(unread, more)
+	}
+	return d, unread, d.check(whole)
+}
+
+// underAnother reads what concerns calico-ipam under another main plugin. What else
+// stands in the outer object is that plugin's, whatever it is.
+func underAnother(raw []byte) (d document, unread []string, err error) {
+	var outer struct {
+		CNIVersion string          `json:"cniVersion"`
+		Name       string          `json:"name"`
+		NodeName   string          `json:"nodename"`
+		DNS        types.DNS       `json:"dns"`
+		IPAM       json.RawMessage `json:"ipam"`
+		Args       json.RawMessage `json:"args"`
+		Runtime    struct {
+			IPs      []string        `json:"ips"`
+			IPRanges json.RawMessage `json:"ipRanges"`
+		} `json:"runtimeConfig"`
+	}
+	if err := json.Unmarshal(raw, &outer); err != nil {
+		return d, nil, decodingError(err)
+	}
+	d = document{
+		CNIVersion: outer.CNIVersion, Name: outer.Name, NodeName: outer.NodeName, DNS: outer.DNS, IPAM: outer.IPAM, Args: outer.Args,
+		Runtime: runtimeConfig{IPs: outer.Runtime.IPs, IPRanges: outer.Runtime.IPRanges},
+	}
+	unread, err = checkKeys("ipam", ownIPAM(d.IPAM), ipamKeys())
+	return d, unread, err
+}
+
+// ownIPAM is an ipam object of calico-ipam; those of others have keys of their own.
+func ownIPAM(raw json.RawMessage) json.RawMessage {
+	if kind := typeOf(raw); kind != "" && kind != IPAMCalico {
+		return nil
+	}
+	return raw
+}
+
 // check refuses values that this version does not serve.
-func (d document) check() error {
+func (d document) check(whole map[string]json.RawMessage) error {
 	switch {
 	case d.Name == "":
 		return &Error{Key: "name", Reason: "missing; give the network a name"}
 	case d.Datastore != "" && d.Datastore != "etcdv3":
-		return &Error{Key: "datastore_type", Reason: strconv.Quote(d.Datastore) + " is not supported by this version; use etcdv3"}
+		return unsupported("datastore_type", whole["datastore_type"], "use etcdv3")
 	case d.MTU < 0 || d.MTU > 65535:
 		return &Error{Key: "mtu", Reason: strconv.Itoa(d.MTU) + " is out of range; want 68 to 65535, or leave it out"}
 	case d.MTU != 0 && d.MTU < 68:
@@ -193,12 +265,7 @@ func (d document) check() error {
 	case d.NumQueues < 0 || d.NumQueues > 4096:
 		return &Error{Key: "num_queues", Reason: strconv.Itoa(d.NumQueues) + " is out of range; want 1 to 4096, or leave it out"}
 	case d.DefaultGW != nil && !*d.DefaultGW:
-		return &Error{Key: "include_default_routes", Reason: "false is not supported by this version; remove it"}
-	}
-	for _, feature := range slices.Sorted(maps.Keys(d.Features)) {
-		if d.Features[feature] != false && feature != "ip_addrs_no_ipam" && feature != "floating_ips" {
-			return &Error{Key: "feature_control." + feature, Reason: "not supported by this version; remove it"}
-		}
+		return unsupported("include_default_routes", whole["include_default_routes"], "remove it")
 	}
 	return nil
 }
@@ -206,12 +273,10 @@ func (d document) check() error {
 // conf reads the nested objects.
 func (d document) conf(plugin string) (Conf, error) {
 	c := Conf{
-		CNIVersion: d.CNIVersion, Name: d.Name, NodeName: d.NodeName, MTU: d.MTU, NumQueues: d.NumQueues,
+		CNIVersion: d.CNIVersion, Name: d.Name, MTU: d.MTU, NumQueues: d.NumQueues,
 		DNS: d.DNS,
 	}
-	if d.Runtime.DNS != nil {
-		c.DNS = *d.Runtime.DNS
-	}
+	c.NodeName, c.NodeKey = d.nodeName()
 	if c.CNIVersion == "" {
 		c.CNIVersion = "0.2.0" // as the specification says of a configuration without one
 	}
@@ -227,12 +292,15 @@ func (d document) conf(plugin string) (Conf, error) {
 		return Conf{}, err
 	}
 	if plugin == IPAMCalico {
-		return c, nil // the rest is the main plugin's
+		return c, d.addresses(&c) // the rest is the main plugin's
 	}
 	if c.PolicyK8s, err = parsePolicy(d.Policy); err != nil {
 		return Conf{}, err
 	}
 	if c.AllowIPForwarding, err = parseContainer(d.Container); err != nil {
+		return Conf{}, err
+	}
+	if c.NoIPAM, c.FloatingIPs, err = parseFeatures(d.Features); err != nil {
 		return Conf{}, err
 	}
 	if err := d.ofContainer(&c); err != nil {
@@ -246,8 +314,8 @@ func (d document) conf(plugin string) (Conf, error) {
 // ofContainer reads what the runtime says of one container, all of it.
 func (d document) ofContainer(c *Conf) (err error) {
 	c.DNS = d.DNS
-	if d.Runtime.DNS != nil {
-		c.DNS = *d.Runtime.DNS
+	if dns := d.Runtime.DNS; dns != nil {
+		c.DNS = types.DNS{Nameservers: dns.Servers, Domain: dns.Domain, Search: dns.Searches, Options: dns.Options}
 	}
 	c.Addrs, c.MAC = nil, ""
 	if err := d.wishes(c); err != nil {
@@ -260,12 +328,21 @@ func (d document) ofContainer(c *Conf) (err error) {
 	return err
 }
 
+// nodeName is the node's name that the configuration demands, and by which key: hostname
+// is the older one, and counts where there is no other.
+func (d document) nodeName() (name, key string) {
+	if d.NodeName == "" && d.Hostname != "" {
+		return d.Hostname, "hostname"
+	}
+	return d.NodeName, "nodename"
+}
+
 // wishes reads what the runtime asks for one container.
 func (d document) wishes(c *Conf) (err error) {
-	c.NoIPAM, c.FloatingIPs, c.Annotations = d.Features["ip_addrs_no_ipam"] == true, d.Features["floating_ips"] == true, d.Runtime.Annotations
-	ips, mac, where := d.Runtime.IPs, d.Runtime.MAC, "runtimeConfig."
-	if ips == nil && mac == "" {
-		ips, mac = conventional(d.Args)
+	c.Annotations = d.Runtime.Annotations
+	mac, where := d.Runtime.MAC, "runtimeConfig."
+	if mac == "" {
+		_, mac = conventional(d.Args)
 		where = "args.cni."
 	}
 	if mac != "" {
@@ -276,8 +353,19 @@ func (d document) wishes(c *Conf) (err error) {
 	if c.IPAM.Delegate != "" {
 		return nil // ips and ipRanges are that plugin's
 	}
+	return d.addresses(c)
+}
+
+// addresses reads the addresses that the runtime asks for: by its capability, else by
+// args, which CNI's conventions want to go before CNI_ARGS.
+func (d document) addresses(c *Conf) (err error) {
 	if !isNull(d.Runtime.IPRanges) {
-		return &Error{Key: "runtimeConfig.ipRanges", Reason: "not for calico-ipam, which has IP pools (ipam.ipv4_pools); remove the ipRanges capability, or take an IPAM plugin that has it, such as host-local"}
+		return unsupported("runtimeConfig.ipRanges", d.Runtime.IPRanges, "calico-ipam has IP pools (ipam.ipv4_pools): remove the ipRanges capability, or take an IPAM plugin that has it, such as host-local")
+	}
+	ips, where := d.Runtime.IPs, "runtimeConfig."
+	if len(ips) == 0 {
+		ips, _ = conventional(d.Args)
+		where = "args.cni."
 	}
 	if c.Addrs, err = parseAddrs(ips); err != nil {
 		return &Error{Key: where + "ips", Reason: err.Error()}
@@ -320,13 +408,6 @@ func parseIPAM(plugin string, raw json.RawMessage) (IPAM, error) {
 	}
 	if in.Type == "" {
 		return IPAM{}, &Error{Key: "ipam.type", Reason: "missing; want calico-ipam"}
-	}
-	keys, err := keysOf("ipam", raw)
-	if err == nil {
-		err = checkKeys("ipam", keys, ipamKeys())
-	}
-	if err != nil {
-		return IPAM{}, err
 	}
 	out := IPAM{IPv4: in.IPv4 == nil || bool(*in.IPv4), IPv6: in.IPv6 != nil && bool(*in.IPv6), Pools4: in.Pools4, Pools6: in.Pools6}
 	if !out.IPv4 && !out.IPv6 {
@@ -371,13 +452,6 @@ func parsePolicy(raw json.RawMessage) (k8s bool, err error) {
 	if err := decode("policy", raw, &in); err != nil {
 		return false, err
 	}
-	keys, err := keysOf("policy", raw)
-	if err == nil {
-		err = checkKeys("policy", keys, policyKeys())
-	}
-	if err != nil {
-		return false, err
-	}
 	if in.Type != "" && in.Type != "k8s" {
 		return false, &Error{Key: "policy.type", Reason: strconv.Quote(in.Type) + " is not known; want k8s, or leave it out"}
 	}
@@ -391,14 +465,20 @@ func parseContainer(raw json.RawMessage) (forwarding bool, err error) {
 	var in struct {
 		Forwarding bool `json:"allow_ip_forwarding"`
 	}
-	if err := decode("container_settings", raw, &in); err != nil {
-		return false, err
-	}
-	keys, err := keysOf("container_settings", raw)
-	if err == nil {
-		err = checkKeys("container_settings", keys, containerKeys())
-	}
+	err = decode("container_settings", raw, &in)
 	return in.Forwarding, err
+}
+
+func parseFeatures(raw json.RawMessage) (noIPAM, floatingIPs bool, err error) {
+	if isNull(raw) {
+		return false, false, nil
+	}
+	var in struct {
+		NoIPAM      bool `json:"ip_addrs_no_ipam"`
+		FloatingIPs bool `json:"floating_ips"`
+	}
+	err = decode("feature_control", raw, &in)
+	return in.NoIPAM, in.FloatingIPs, err
 }
 
 func parsePrevResult(cniVersion string, raw json.RawMessage) (*types100.Result, error) {
@@ -412,6 +492,11 @@ func parsePrevResult(cniVersion string, raw json.RawMessage) (*types100.Result, 
 	wrong := func(err error) error {
 		return &Error{Key: "prevResult", Reason: prevResultReason(cniVersion, err)}
 	}
+	for _, list := range []string{"interfaces", "ips", "routes"} {
+		if hasNull(object[list]) { // which the CNI library does not survive
+			return nil, &Error{Key: "prevResult." + list, Reason: "has an element that is null; give what ADD answered, unchanged"}
+		}
+	}
 	result, err := version.NewResult(cniVersion, raw)
 	if err != nil {
 		return nil, wrong(err)
@@ -421,6 +506,11 @@ func parsePrevResult(cniVersion string, raw json.RawMessage) (*types100.Result, 
 		return nil, wrong(err)
 	}
 	return converted, nil
+}
+
+func hasNull(list json.RawMessage) bool {
+	var elements []json.RawMessage
+	return json.Unmarshal(list, &elements) == nil && slices.ContainsFunc(elements, isNull)
 }
 
 // prevResultReason puts what the CNI library says into words.

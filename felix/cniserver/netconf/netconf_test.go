@@ -28,7 +28,7 @@ func TestParseTakesUpstreamsDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Conf{CNIVersion: "1.1.0", Name: "net1", IPAM: IPAM{IPv4: true}}
+	want := Conf{CNIVersion: "1.1.0", Name: "net1", NodeKey: "nodename", IPAM: IPAM{IPv4: true}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("configuration (-want +got):\n%s", diff)
 	}
@@ -41,16 +41,18 @@ func TestParseReadsEveryServedKey(t *testing.T) {
 		"ipam": {"type": "calico-ipam", "assign_ipv4": "false", "assign_ipv6": "true", "ipv4_pools": ["10.0.0.0/16", "pool-a"], "ipv6_pools": ["fd00::/48"]},
 		"policy": {"type": "k8s", "k8s_api_root": "https://10.0.0.1"},
 		"container_settings": {"allow_ip_forwarding": true},
-		"dns": {"nameservers": ["10.0.0.10"]}, "runtimeConfig": {"dns": {"nameservers": ["10.0.0.11"]}, "portMappings": []},
+		"dns": {"nameservers": ["10.0.0.10"]}, "runtimeConfig": {"dns": {"servers": ["10.0.0.11"], "searches": ["a.b"], "options": ["ndots:5"]}, "portMappings": []},
+		"feature_control": {"ip_addrs_no_ipam": true, "floating_ips": true}, "example": {"kept": true},
 		"cni.dev/valid-attachments": [{"containerID": "c1", "ifname": "eth0"}]
 	}`))
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := Conf{
-		CNIVersion: "0.2.0", Name: "net1", NodeName: "node1", MTU: 1400, NumQueues: 4, PolicyK8s: true, AllowIPForwarding: true,
+		CNIVersion: "0.2.0", Name: "net1", NodeName: "node1", NodeKey: "nodename", MTU: 1400, NumQueues: 4, PolicyK8s: true, AllowIPForwarding: true,
+		NoIPAM: true, FloatingIPs: true, Unread: []string{"example"},
 		IPAM: IPAM{IPv6: true, Pools4: []string{"10.0.0.0/16", "pool-a"}, Pools6: []string{"fd00::/48"}},
-		DNS:  types.DNS{Nameservers: []string{"10.0.0.11"}},
+		DNS:  types.DNS{Nameservers: []string{"10.0.0.11"}, Search: []string{"a.b"}, Options: []string{"ndots:5"}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("configuration (-want +got):\n%s", diff)
@@ -65,15 +67,17 @@ func TestParseRefusesByName(t *testing.T) {
 	}{
 		{with(`"ipamm": {}`), "ipamm", `did you mean ipam?`},
 		{with(`"numqueues": 2`), "numqueues", `did you mean num_queues?`},
-		{with(`"zzzzzzzzzzz": 2`), "zzzzzzzzzzz", `unknown key; remove it`},
-		{with(`"mode": "vxlan"`), "mode", "not supported"},
-		{with(`"datastore_type": "kubernetes"`), "datastore_type", "use etcdv3"},
+		{with(`"capabilites": {"ips": true}`), "capabilites", `did you mean capabilities?`},
+		{with(`"MTU": 1400`), "MTU", `did you mean mtu?`},
+		{with(`"mut": 1400`), "mut", `did you mean mtu?`},
+		{with(`"nodeName": "node1"`), "nodeName", `did you mean nodename?`},
 		{with(`"mtu": 70000`), "mtu", "out of range"},
 		{with(`"mtu": 20`), "mtu", "68"},
 		{with(`"mtu": "1400"`), "mtu", "want a number, not string"},
 		{with(`"num_queues": -1`), "num_queues", "out of range"},
-		{with(`"include_default_routes": false`), "include_default_routes", "not supported"},
-		{with(`"feature_control": {"floating_ip": true}`), "feature_control.floating_ip", "not supported"},
+		{with(`"feature_control": {"floating_ip": true}`), "feature_control.floating_ip", "did you mean floating_ips?"},
+		{with(`"feature_control": {"floating_ips": "yes"}`), "feature_control.floating_ips", "want true or false, not string"},
+		{with(`"feature_control": []`), "feature_control", "want an object"},
 		{with(`"policy": {"type": "calico"}`), "policy.type", "want k8s"},
 		{with(`"policy": {"typ": "k8s"}`), "policy.typ", "did you mean type?"},
 		{with(`"policy": []`), "policy", "want an object"},
@@ -85,7 +89,6 @@ func TestParseRefusesByName(t *testing.T) {
 		{with(`"runtimeConfig": {"mac": "ee:ee:ee:ee:ee:ee"}`), "runtimeConfig.mac", "the node's end"},
 		{with(`"args": {"cni": {"ips": ["ten"]}}`), "args.cni.ips", `"ten" is no address`},
 		{with(`"args": {"cni": {"mac": "ten"}}`), "args.cni.mac", `"ten" is no MAC address`},
-		{with(`"runtimeConfig": {"ipRanges": [[{"subnet": "10.0.0.0/24"}]]}`), "runtimeConfig.ipRanges", "not for calico-ipam"},
 		{with(`"runtimeConfig": {"bandwidth": {"ingressRate": 999}}`), "runtimeConfig.bandwidth.ingressRate", `999: want 1k to 1P bits a second`},
 		{with(`"runtimeConfig": {"bandwidth": {"egressRate": -1}}`), "runtimeConfig.bandwidth.egressRate", `-1: want 1k to 1P bits a second`},
 		{with(`"runtimeConfig": {"bandwidth": {"egressBurst": 8000}}`), "runtimeConfig.bandwidth.egressBurst", `means nothing alone; give egressRate as well`},
@@ -101,6 +104,9 @@ func TestParseRefusesByName(t *testing.T) {
 		{with(`"prevResult": []`), "prevResult", "want an object, not array"},
 		{with(`"prevResult": {"cniVersion": "1.1.0", "ips": "x"}`), "prevResult", "ips: want a list, not string"},
 		{with(`"prevResult": {"cniVersion": "1.1.0", "ips": [{"address": "ten"}]}`), "prevResult", "is not a CNI result"},
+		{with(`"prevResult": {"cniVersion": "1.1.0", "interfaces": [null]}`), "prevResult.interfaces", "an element that is null"},
+		{with(`"prevResult": {"cniVersion": "1.1.0", "ips": [{"address": "10.0.0.1/8"}, null]}`), "prevResult.ips", "an element that is null"},
+		{with(`"prevResult": {"cniVersion": "1.1.0", "routes": [null]}`), "prevResult.routes", "an element that is null"},
 		{[]byte(`[]`), "", "want an object, not array"},
 		{[]byte(`5`), "", "want an object, not number"},
 		{[]byte(`{"name": "a/b", "type": "calico", "ipam": {"type": "calico-ipam"}}`), "name", `"a/b"`},
@@ -110,7 +116,6 @@ func TestParseRefusesByName(t *testing.T) {
 		{ipam(`"ipv4_pools": ["10.0.0.0/99"]`), "ipam.ipv4_pools", "is not a CIDR"},
 		{ipam(`"ipv4_pools": ["fd00::/48"]`), "ipam.ipv4_pools", "other address family"},
 		{ipam(`"ipv6_pools": [""]`), "ipam.ipv6_pools", "empty entry"},
-		{ipam(`"subnet": "usePodCidr"`), "ipam.subnet", "not supported"},
 		{ipam(`"assign_ip4": "true"`), "ipam.assign_ip4", "did you mean assign_ipv4?"},
 		{[]byte(`{"name": "net1", "type": "calico"}`), "ipam", "missing"},
 		{[]byte(`{"name": "net1", "type": "calico", "ipam": {}}`), "ipam.type", "missing"},
@@ -120,7 +125,7 @@ func TestParseRefusesByName(t *testing.T) {
 		t.Run(fmt.Sprintf("%s %s", tc.key, tc.says), func(t *testing.T) {
 			_, err := Parse("calico", tc.conf)
 			var wrong *Error
-			if !errors.As(err, &wrong) || wrong.Key != tc.key || !strings.Contains(err.Error(), tc.says) {
+			if !errors.As(err, &wrong) || wrong.Key != tc.key || wrong.Unsupported || !strings.Contains(err.Error(), tc.says) {
 				t.Errorf("error %v; want one about %q that says %q", err, tc.key, tc.says)
 			}
 			if err != nil && strings.Contains(err.Error(), "\n") {
@@ -136,6 +141,7 @@ func TestParseToleratesWhatIsNotItsOwn(t *testing.T) {
 		`"cni.dev/attachments": [], "io.example/x": 1, "example.org": 2`,
 		`"etcd_endpoints": "http://a:2379", "log_level": "info", "kubernetes": {"kubeconfig": "/x"}, "qps": 100`,
 		`"policy": null, "container_settings": null, "prevResult": null, "feature_control": {"floating_ips": false}`,
+		`"feature_control": null, "runtimeConfig": null, "args": null`,
 	} {
 		if _, err := Parse("calico", with(keys)); err != nil {
 			t.Errorf("%s: %v", keys, err)
@@ -143,16 +149,65 @@ func TestParseToleratesWhatIsNotItsOwn(t *testing.T) {
 	}
 }
 
-func TestParseUnderAnotherMainPluginReadsTheIPAMPartAlone(t *testing.T) {
-	conf := []byte(`{"cniVersion": "1.0.0", "name": "lan", "type": "macvlan", "master": "eth0", "mode": "bridge", "policy": 3,
-		"ipam": {"type": "calico-ipam", "assign_ipv6": true}}`)
+// TestUnknownKeysAreKeptAndNamed: only one that must be a typing error is refused
+// (TestParseRefusesByName).
+func TestUnknownKeysAreKeptAndNamed(t *testing.T) {
+	for _, tc := range []struct {
+		conf []byte
+		want string // as the log has them
+	}{
+		{with(`"zzzzzzzzzzz": 2, "vlan": {"id": 7}`), "[vlan zzzzzzzzzzz]"},
+		{with(`"mac": "x", "ips": []`), "[ips mac]"},
+		{with(`"policy": {"k8s_token": "x"}, "container_settings": {"hostname": "a"}, "feature_control": {"jumbo": true}`), "[policy.k8s_token container_settings.hostname feature_control.jumbo]"},
+		{ipam(`"rangeStart": "10.0.0.9"`), "[ipam.rangeStart]"},
+		{with(`"cni.dev/attachments": [], "example.org": 2`), "[]"}, // whose they are is clear
+		{[]byte(`{"name": "n", "type": "calico", "ipam": {"type": "host-local", "asign_ipv4": 3}}`), "[]"},
+	} {
+		c, err := Parse("calico", tc.conf)
+		if got := fmt.Sprint(c.Unread); err != nil || got != tc.want {
+			t.Errorf("%s: unread %s, %v; want %s", tc.conf, got, err, tc.want)
+		}
+	}
+}
+
+// TestUnderAnotherMainPluginTheIPAMPartAloneIsRead: the outer object is that plugin's,
+// whatever stands in it.
+func TestUnderAnotherMainPluginTheIPAMPartAloneIsRead(t *testing.T) {
+	conf := []byte(`{"cniVersion": "1.0.0", "name": "lan", "type": "macvlan", "master": "eth0", "mode": "bridge", "policy": 3, "mtu": "large", "ipamm": {},
+		"num_queues": -1, "capabilities": 5, "runtimeConfig": {"mac": 7, "portMappings": "all"}, "feature_control": [], "windows_loopback_DSR": true,
+		"ipam": {"type": "calico-ipam", "assign_ipv6": true, "rangeStart": "10.0.0.9"}}`)
 	got, err := Parse("calico-ipam", conf)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Conf{CNIVersion: "1.0.0", Name: "lan", IPAM: IPAM{IPv4: true, IPv6: true}}
+	want := Conf{CNIVersion: "1.0.0", Name: "lan", NodeKey: "nodename", IPAM: IPAM{IPv4: true, IPv6: true}, Unread: []string{"ipam.rangeStart"}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("configuration (-want +got):\n%s", diff)
+	}
+}
+
+// TestWhatTheRuntimeAsksFor goes by CNI's conventions: its capability before args, each
+// for itself; CNI_ARGS and annotations come behind them (felix/cniserver).
+func TestWhatTheRuntimeAsksFor(t *testing.T) {
+	const argsMAC, capMAC = "02:00:00:00:00:0a", "02:00:00:00:00:0c"
+	for _, tc := range []struct{ name, runtime, args, addrs, mac string }{
+		{"nothing", `{}`, `{}`, "[]", ""},
+		{"capability", `{"ips": ["10.0.0.7/24", "fd00::7"], "mac": "` + capMAC + `"}`, `{}`, "[10.0.0.7 fd00::7]", capMAC},
+		{"args", `{}`, `{"ips": ["10.0.0.8"], "mac": "` + argsMAC + `"}`, "[10.0.0.8]", argsMAC},
+		{"both", `{"ips": ["10.0.0.7"], "mac": "` + capMAC + `"}`, `{"ips": ["10.0.0.8"], "mac": "` + argsMAC + `"}`, "[10.0.0.7]", capMAC},
+		{"one by the capability", `{"mac": "` + capMAC + `"}`, `{"ips": ["10.0.0.8"], "mac": "` + argsMAC + `"}`, "[10.0.0.8]", capMAC},
+		{"the other by the capability", `{"ips": ["10.0.0.7"]}`, `{"ips": ["10.0.0.8"], "mac": "` + argsMAC + `"}`, "[10.0.0.7]", argsMAC},
+		{"an empty list", `{"ips": []}`, `{"ips": ["10.0.0.8"]}`, "[10.0.0.8]", ""},
+	} {
+		keys := `"runtimeConfig": ` + tc.runtime + `, "args": {"cni": ` + tc.args + `}`
+		c, err := Parse("calico", with(keys))
+		if got := fmt.Sprint(c.Addrs); err != nil || got != tc.addrs || c.MAC != tc.mac {
+			t.Errorf("%s: %s, %q, %v", tc.name, got, c.MAC, err)
+		}
+		c, err = Parse("calico-ipam", with(keys))
+		if got := fmt.Sprint(c.Addrs); err != nil || got != tc.addrs || c.MAC != "" {
+			t.Errorf("%s, calico-ipam: %s, %q, %v", tc.name, got, c.MAC, err)
+		}
 	}
 }
 

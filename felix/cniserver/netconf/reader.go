@@ -38,15 +38,16 @@ func (r *Reader) Parse(plugin string, raw []byte) (Conf, error) {
 		return conf, nil
 	}
 	doc, conf, err := parse(plugin, raw)
-	if err == nil && conf.PrevResult == nil { // with one it is of one pod alone
+	ofOnePod := conf.PrevResult != nil || plugin == IPAMCalico && len(conf.Addrs) > 0
+	if err == nil && !ofOnePod {
 		head, tail := around(plugin, raw)
 		r.remember(reading{plugin: plugin, head: bytes.Clone(head), tail: bytes.Clone(tail), doc: doc, conf: conf})
 	}
 	return conf, err
 }
 
-// around is a valid configuration less the value of runtimeConfig. calico-ipam has no
-// use for that.
+// around is a valid configuration less the value of runtimeConfig. calico-ipam's is
+// remembered whole: it is rare, and all that it takes from there is of one pod.
 func around(plugin string, raw []byte) (head, tail []byte) {
 	doc, err := rawjson.Parse(raw)
 	if err != nil || plugin == IPAMCalico {

@@ -5,6 +5,7 @@ package podworld
 import (
 	"context"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"sigs.k8s.io/knftables"
@@ -120,6 +121,19 @@ func Check(t *testing.T, err error) {
 func (w World) InNode(t *testing.T, f func(context.Context) error) {
 	t.Helper()
 	Check(t, w.Node.Do(func() error { return f(t.Context()) }))
+}
+
+// WantDifferences demands of a check of the node's rules that it names that, and nothing
+// when says is empty.
+func (w World) WantDifferences(t *testing.T, check func(context.Context) ([]string, error), says string) {
+	t.Helper()
+	w.InNode(t, func(ctx context.Context) error {
+		differences, err := check(ctx)
+		if says == "" && len(differences) > 0 || says != "" && (len(differences) != 1 || !strings.Contains(differences[0], says)) {
+			t.Errorf("differences %q, want %q", differences, says)
+		}
+		return err
+	})
 }
 
 // InTable changes an nftables table of the node.
