@@ -190,6 +190,7 @@ func (f *felix) buildDataplane(cfg config.Config) (err error) {
 		WireGuard: wireguard.New(wireguard.Config{
 			Kernel: f.kernel, Keys: f.privateKeys, MTU: f.underlay.secureMTU, Log: f.log, Wake: func() { f.loop.TunnelsDue() }, Hosts: f.hostWays, Ready: f.marks.Know,
 			Open:      func() (wireguard.Control, error) { return wgctrl.New() },
+			Listen:    wireguard.CanListen,
 			Userspace: func(name string, mtu int) error { return userspace.Start(name, mtu, (*exec.Cmd).Start, f.log) },
 		}),
 	}
@@ -199,7 +200,7 @@ func (f *felix) buildDataplane(cfg config.Config) (err error) {
 	f.listeners = newListeners(f.log)
 	f.nodes, f.pathMTU = newNodeBook(f.node), f.newPathMTU(cfg.PathMTUProbeInterval)
 	f.nodes.changed = func() { f.registrar.NodesChanged() }
-	f.made = append(f.rules(f.config.Now, f.kernel, f.log), hostMarks{f.marks, f.config.Now})
+	f.made = append(f.rules(f.config.Now, f.kernel, f.log), hostMarks{f.marks, f.tunnels.WireGuard.Settings})
 	for _, r := range f.made {
 		if guard, ok := r.(tunnelGuard); ok {
 			f.guards = append(f.guards, guard)
