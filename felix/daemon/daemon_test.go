@@ -214,7 +214,7 @@ func TestPodsMTUIsLessByWhatTheOverlaysInUseAdd(t *testing.T) {
 	}
 }
 
-// TestMTUOfTheUnderlayIsFollowed: at once where the kernel tells, else at the next look.
+// TestMTUOfTheUnderlayIsFollowed: soon where the kernel tells, else at the next look.
 func TestMTUOfTheUnderlayIsFollowed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "calico", "mtu")
@@ -235,8 +235,16 @@ func TestMTUOfTheUnderlayIsFollowed(t *testing.T) {
 		}
 		is(9000, 1)
 		k.set(1400)
-		k.events <- kernel.LinkEvent{}
+		before := k.reads
+		for range 20 { // as where containers of another network come and go
+			k.events <- kernel.LinkEvent{}
+		}
+		is(9000, 1)
+		time.Sleep(underlayGather)
 		is(1400, 2)
+		if k.reads != before+1 {
+			t.Errorf("the devices were read %d times for one burst of events, want once", k.reads-before)
+		}
 		k.set(1300)
 		is(1400, 2)
 		time.Sleep(underlayRefresh)
@@ -282,11 +290,13 @@ type devices struct {
 	links  []kernel.Link
 	addrs  []kernel.Address
 	events chan kernel.Event
+	reads  int // of links
 }
 
 func (d *devices) Links() ([]kernel.Link, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.reads++
 	return slices.Clone(d.links), nil
 }
 

@@ -169,7 +169,7 @@ func (u *upkeep) look(ctx context.Context) {
 func (u *upkeep) mend(id calc.EndpointID, ep calc.Endpoint) (mended []string, err error) {
 	want := podnet.Attachment{HostIf: ep.Interface}
 	if u.attached != nil {
-		settled := false
+		var settled bool
 		if want, settled = u.attached(id, ep.Interface); !settled {
 			return nil, nil
 		}

@@ -15,8 +15,8 @@ func setMode(t *testing.T, l *lab.Lab, encapsulation string) {
 	apply(t, l, manifestHead+"kind: IPPool\nmetadata: {name: pool-v4}\nspec: {cidr: 10.65.0.0/16, blockSize: 26, natOutgoing: true, "+encapsulation+"}\n")
 }
 
-// TestIPIPCarriesAsThePoolsModeSaysAndIsChangedUnderTraffic goes from mode to mode: no
-// packet is lost, every path works, by the right next hop, and what is
+// TestIPIPCarriesAsThePoolsModeSaysAndIsChangedUnderTraffic goes from mode to mode, also
+// to VXLAN and back: no packet is lost, every path works, by the right next hop, and what is
 // on the wire between the nodes is what the mode says. What is changed by hand comes
 // back, daemons that are killed lose no packet, and in the end nothing is left. It is one
 // lab: a second takes its time on an emulated processor.
@@ -34,7 +34,9 @@ func TestIPIPCarriesAsThePoolsModeSaysAndIsChangedUnderTraffic(t *testing.T) {
 		near, behind, between heard
 	}{
 		{"ipipMode: Always", heard{IPIP: true}, heard{IPIP: true}, heard{IPIP: true}},
+		{"vxlanMode: Always", heard{VXLAN: true}, heard{VXLAN: true}, heard{VXLAN: true}},
 		{"ipipMode: Never", heard{Plain: true}, heard{Plain: true}, heard{}},
+		{"vxlanMode: CrossSubnet", heard{Plain: true, VXLAN: true}, heard{VXLAN: true}, heard{}},
 		{"ipipMode: CrossSubnet", heard{Plain: true, IPIP: true}, heard{IPIP: true}, heard{}},
 	} {
 		t.Run(tt.mode, func(t *testing.T) {
@@ -71,7 +73,7 @@ func TestIPIPCarriesAsThePoolsModeSaysAndIsChangedUnderTraffic(t *testing.T) {
 	t.Run("out of use when no pool asks", func(t *testing.T) {
 		tr := startTrafficEvery(t, l, slowInterval)
 		setMode(t, l, "ipipMode: Never")
-		for end := time.Now().Add(patience); ; time.Sleep(time.Second) {
+		for end := time.Now().Add(lab.Patience(patience)); ; time.Sleep(time.Second) {
 			left := whatIsLeftOfIPIP(t, l)
 			if left == "" {
 				break
