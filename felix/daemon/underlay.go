@@ -185,7 +185,7 @@ func (m measures) podProblems(asked map[string]int, v6 bool) []problems.Problem 
 	say := func(topic, format string, args ...any) {
 		out = append(out, problems.Problem{Reason: reasonMTU, Topic: topic, Line: fmt.Sprintf(format, args...)})
 	}
-	const little = "is less than the %d that IPv6 needs (RFC 8200, section 5): pods with an IPv6 address have %[2]d, and their larger packets get lost where this is all that goes through: %s"
+	const little = "is less than the %d that IPv6 needs (RFC 8200, section 5): pods with an IPv6 address have %[2]d, and their larger packets may get lost where this is all that goes through: %s"
 	if mtu := m.pods(); v6 && m.device.MTU != 0 && mtu < podnet.LeastMTU6 {
 		source, advice := fmt.Sprintf("the MTU of pods, %d by that of the device %s,", mtu, m.device.Name), "raise the device's"
 		if d := m.configured(mtu); d != "" {
