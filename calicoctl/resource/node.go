@@ -39,25 +39,35 @@ func (s *Store) CheckNodes(ctx context.Context, objects []api.Object) ([]Refusal
 		if !ok {
 			continue
 		}
-		for _, v6 := range []bool{false, true} {
-			addr, other := addressOf(n, v6), ""
-			if addr.IsValid() && addr != addressOf(before[n.Name], v6) {
-				other = nodeWith(now, addr, v6)
-			}
-			if other == "" {
-				continue
-			}
-			field := "spec.bgp.ipv4Address"
-			if v6 {
-				field = "spec.bgp.ipv6Address"
-			}
-			refusals = append(refusals, Refusal{Index: i, Field: field, Err: fmt.Errorf(
-				"Node(%s): %s: %q: is the address of Node %s, and packets for the pods of one of the two would get lost: give one of them another address, or delete the one that is gone: calicoctl delete node %s",
-				n.Name, field, addr.String(), other, other)})
+		for _, r := range takenBy(now, before[n.Name], n) {
+			r.Index = i
+			refusals = append(refusals, r)
 		}
 		now[n.Name] = n
 	}
 	return refusals, nil
+}
+
+// takenBy says which of the addresses that a Node gets others have; before is nil for a
+// new one.
+func takenBy(others map[string]*api.Node, before, n *api.Node) (refusals []Refusal) {
+	for _, v6 := range []bool{false, true} {
+		addr, other := addressOf(n, v6), ""
+		if addr.IsValid() && addr != addressOf(before, v6) {
+			other = nodeWith(others, addr, v6)
+		}
+		if other == "" {
+			continue
+		}
+		field := "spec.bgp.ipv4Address"
+		if v6 {
+			field = "spec.bgp.ipv6Address"
+		}
+		refusals = append(refusals, Refusal{Field: field, Err: fmt.Errorf(
+			"Node(%s): %s: %q: is the address of Node %s, and packets for the pods of one of the two would get lost: give one of them another address, or delete the one that is gone: calicoctl delete node %s",
+			n.Name, field, addr.String(), other, other)})
+	}
+	return refusals
 }
 
 func isNode(obj api.Object) bool {

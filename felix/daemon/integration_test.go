@@ -495,18 +495,24 @@ func TestConfigurationTakesEffectOnARunningFelix(t *testing.T) {
 	}
 }
 
+// uplink makes the node's own device, with the default route.
+func (n *node) uplink(address string) {
+	n.Helper()
+	eth, err := n.kernel.CreateVeth(kernel.VethSpec{Host: "eth0", Peer: "wire0"})
+	for _, err := range []error{err, n.kernel.SetUp(eth.PeerIndex), n.kernel.AddAddress(eth.Index, netip.MustParsePrefix(address)), n.kernel.AddRoute(kernel.Route{
+		Dst: netip.MustParsePrefix("0.0.0.0/0"), Protocol: kernel.ProtocolStatic, Link: eth.Index, Gateway: netip.MustParseAddr("10.10.1.254"),
+	})} {
+		if err != nil {
+			n.Fatal(err)
+		}
+	}
+}
+
 // TestNodeWithTheAddressOfAnotherIsToldEverywhere: it does not register, and who asks it
 // for a pod learns why, too. When the other is gone it works.
 func TestNodeWithTheAddressOfAnotherIsToldEverywhere(t *testing.T) {
 	n := newNode(t)
-	eth, err := n.kernel.CreateVeth(kernel.VethSpec{Host: "eth0", Peer: "wire0"})
-	for _, err := range []error{err, n.kernel.SetUp(eth.PeerIndex), n.kernel.AddAddress(eth.Index, netip.MustParsePrefix("10.10.1.1/24")), n.kernel.AddRoute(kernel.Route{
-		Dst: netip.MustParsePrefix("0.0.0.0/0"), Protocol: kernel.ProtocolStatic, Link: eth.Index, Gateway: netip.MustParseAddr("10.10.1.254"),
-	})} {
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
+	n.uplink("10.10.1.1/24")
 	self, other := api.Key{Kind: api.KindNode, Name: "node1"}, api.Key{Kind: api.KindNode, Name: "node2"}
 	entry, err := n.store.Get(t.Context(), self)
 	if err != nil {
@@ -547,20 +553,14 @@ func TestNodeWithTheAddressOfAnotherIsToldEverywhere(t *testing.T) {
 // is gone it works at once.
 func TestNodeThatMovesToTheAddressOfAnotherGetsNoPods(t *testing.T) {
 	n := newNode(t)
-	eth, err := n.kernel.CreateVeth(kernel.VethSpec{Host: "eth0", Peer: "wire0"})
-	for _, err := range []error{err, n.kernel.SetUp(eth.PeerIndex), n.kernel.AddAddress(eth.Index, netip.MustParsePrefix("10.10.1.7/24")), n.kernel.AddRoute(kernel.Route{
-		Dst: netip.MustParsePrefix("0.0.0.0/0"), Protocol: kernel.ProtocolStatic, Link: eth.Index, Gateway: netip.MustParseAddr("10.10.1.254"),
-	})} {
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
+	n.uplink("10.10.1.7/24")
 	n.start(true)
 	n.ok("ADD", n.newPod("before"))
 	n.stop()
 	other := &api.Node{}
 	other.Name, other.Spec.BGP = "node2", &api.NodeBGPSpec{IPv4Address: "10.10.1.7/24"}
 	n.put(other)
+	var err error
 	if n.settings, err = registration.FromEnv(func(name string) string { return map[string]string{"IP": "autodetect"}[name] }); err != nil {
 		t.Fatal(err)
 	}

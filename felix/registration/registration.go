@@ -112,7 +112,7 @@ func (r *Registrar) Run(ctx context.Context) error {
 	}
 }
 
-// ErrAddressTaken: another node has the address, and had it first.
+// ErrAddressTaken is that another node has the address, and had it first.
 var ErrAddressTaken = errors.New("its address")
 
 // NodesChanged has Run look again where a Node was what kept this one from being
