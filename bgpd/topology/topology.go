@@ -274,9 +274,13 @@ func (c *computation) readAddresses() {
 			}
 		}
 		for _, other := range c.nodes {
-			if addrs := strings.Join(shared[other], " and "); addrs != "" {
-				c.problem("Node %s and Node %s have the same address %s: correct spec.bgp of one of them; until then %s is taken for %s",
-					min(n.name, other.name), max(n.name, other.name), addrs, addrs, other.name)
+			addrs, is := strings.Join(shared[other], " and "), "is"
+			if len(shared[other]) > 1 {
+				is = "are"
+			}
+			if addrs != "" {
+				c.problem("Node %s and Node %s have the same address %s: correct spec.bgp of one of them; until then %s %s taken for %s",
+					min(n.name, other.name), max(n.name, other.name), addrs, addrs, is, other.name)
 			}
 		}
 	}
