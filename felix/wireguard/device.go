@@ -24,6 +24,7 @@ type run struct {
 	v6        bool
 	device    string
 	port      uint16
+	sibling   func() (name string, port uint16)
 	endpoints map[overlay.Key]netip.AddrPort
 	greetings greetings
 	link      kernel.Link
@@ -154,6 +155,9 @@ func (r *run) portTaken(err error) error {
 	field := "wireguardListeningPort"
 	if r.v6 {
 		field += "V6"
+	}
+	if name, port := r.sibling(); port == r.port {
+		return fmt.Errorf("UDP port %d is that of felix' own device %s: give that one another first, or set another %s in the FelixConfiguration default: %w", port, name, field, err)
 	}
 	return fmt.Errorf("UDP port %d is taken by another program (ss -ulpn): end that, or set %s in the FelixConfiguration default: %w", r.port, field, err)
 }

@@ -397,7 +397,7 @@ func (t *Tunnels) Apply(ctx context.Context) error {
 			continue // not configured yet
 		}
 		end := t.ends[v6]
-		r := run{cfg: t.cfg, settings: t.settings, v6: v6, device: name, port: port, endpoints: end.endpoints, greetings: end.greetings}
+		r := run{cfg: t.cfg, settings: t.settings, v6: v6, device: name, port: port, sibling: t.sibling(v6), endpoints: end.endpoints, greetings: end.greetings}
 		want := end.now(time.Now())
 		if want == nil {
 			end.link = 0
@@ -425,6 +425,17 @@ func (t *Tunnels) Apply(ctx context.Context) error {
 	err := errors.Join(errs...)
 	t.settled = err == nil && !greeting && !waits
 	return err
+}
+
+// sibling is the device of the other version of IP, and the port that it has; 0 for none.
+func (t *Tunnels) sibling(v6 bool) func() (name string, port uint16) {
+	return func() (string, uint16) {
+		name, _ := t.settings.of(!v6)
+		if d, err := t.readDevice(name); err == nil {
+			return name, uint16(d.ListenPort)
+		}
+		return name, 0
+	}
 }
 
 // lookAgain has Apply called when a greeted peer is late, and reports whether there is one

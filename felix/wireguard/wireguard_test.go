@@ -559,6 +559,42 @@ func TestSettingsThatCanNotBeLeaveTheTunnelAsItIs(t *testing.T) {
 	})
 }
 
+// TestPortOfTheOtherVersionsDeviceIsSaid by the device's name, and is had when that one
+// has another.
+func TestPortOfTheOtherVersionsDeviceIsSaid(t *testing.T) {
+	inEachWay(t, func(t *testing.T, p pair) {
+		a := p.a
+		here := calc.SecureTunnel{Here: a.end}
+		other := calc.SecureTunnel{Here: a.end}
+		other.Here.Address, other.Here.Secure.Tunnel = netip.MustParsePrefix("2001:db8::1/64"), netip.MustParseAddr("fd65::1:1")
+		t.Cleanup(func() {
+			if l, err := a.k.LinkByName(a.names.Name6); err == nil {
+				_ = a.k.DeleteLink(l.Index)
+			}
+		})
+		a.tunnels.Set([]calc.SecureTunnel{here, other})
+		polltest.Until(t, 10*time.Second, "both devices", func() (bool, string) {
+			err := a.tunnels.Apply(t.Context())
+			_, up := a.tunnels.Link(true)
+			return err == nil && up, fmt.Sprint(err)
+		})
+		turned := a.names
+		turned.Port4 = 51821
+		a.tunnels.Configure(turned)
+		want := "UDP port 51821 is that of felix' own device " + a.names.Name6 + ": give that one another first"
+		polltest.Until(t, 10*time.Second, "an error", func() (bool, string) {
+			err := a.tunnels.Apply(t.Context()) // a process is switched on some time later
+			return err != nil && strings.Contains(err.Error(), want) && strings.Contains(err.Error(), "meanwhile it is 51820"), fmt.Sprint(err)
+		})
+		turned.Port6 = 51822
+		a.tunnels.Configure(turned)
+		polltest.Until(t, 10*time.Second, "the ports", func() (bool, string) {
+			err := a.tunnels.Apply(t.Context())
+			return err == nil && a.device().ListenPort == 51821, fmt.Sprint(err)
+		})
+	})
+}
+
 // TestNothingIsLeft when nothing asks for a device any more: neither device nor process.
 func TestNothingIsLeft(t *testing.T) {
 	inEachWay(t, func(t *testing.T, p pair) {
