@@ -466,11 +466,13 @@ func TestKeyIsChangedUnderTraffic(t *testing.T) {
 	})
 }
 
-// haveSession waits until both have a session under the keys they have now.
+// haveSession waits until both have a session under the keys they have now, and applies
+// as Tunnels ask for by Wake when a peer is late.
 func (p pair) haveSession() {
 	p.a.Helper()
 	polltest.Until(p.a, 10*time.Second, "a session", func() (bool, string) {
 		for _, s := range []*node{p.a, p.b} {
+			s.must(s.tunnels.Apply(s.Context()))
 			if d := s.device(); len(d.Peers) != 1 || d.Peers[0].LastHandshakeTime.IsZero() {
 				return false, s.name
 			}
