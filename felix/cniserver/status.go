@@ -39,6 +39,9 @@ func (s *Server) obstacle(ctx context.Context, c call) (string, error) {
 	if err := s.health(); err != nil {
 		return "", fmt.Errorf("felix on node %s is without its datastore: %w", s.node, err)
 	}
+	if barred := s.barred(); barred != nil {
+		return "", barred
+	}
 	if !s.state.HasNode() {
 		if problem := s.nodeProblem(); problem != nil {
 			return "", problem
