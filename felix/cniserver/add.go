@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"tortie/felix/calc"
+	"tortie/felix/cniserver/netconf"
 	"tortie/felix/journal"
 	"tortie/internal/api"
 	"tortie/internal/datastore"
@@ -71,6 +72,9 @@ type addition struct {
 	routed   bool
 	// unheard: what the pod's annotations ask for is not known.
 	unheard bool
+	// blame turns an error about the pools of an IP version into one of the annotation that
+	// asks for them; nil where none does.
+	blame func(version int, err *netconf.Error) error
 	// published: the endpoint came into being with its addresses.
 	published bool
 	// planned are the addresses that the transaction under way assigns; it may yet
@@ -272,7 +276,7 @@ func (a *addition) assign(ctx context.Context, sent func()) error {
 	defer cancel()
 	got, err := s.addresses.AutoAssign(assigning, req)
 	s.shortage.note(a.call.conf.Name, err)
-	if err := errors.Join(unknownPools(err, conf.IPAM), syncing.Wait()); err != nil {
+	if err := errors.Join(a.unknownPools(err, conf.IPAM), syncing.Wait()); err != nil {
 		return err
 	}
 	a.take(&a.entry, got)

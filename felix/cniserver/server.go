@@ -161,10 +161,14 @@ func New(cfg Config) (*Server, error) {
 func (s *Server) Ready() error {
 	err := s.state.Ready()
 	var wait *notReadyError
-	if cause := s.health(); errors.As(err, &wait) && cause != nil {
-		return &notReadyError{wait.reason + " (" + cause.Error() + ")"}
+	cause := s.health()
+	switch {
+	case !errors.As(err, &wait) || cause == nil:
+		return err
+	case errors.Is(cause, datastore.ErrNotRead): // nothing has failed yet
+		return &notReadyError{"felix on node " + s.node + " has just started and is still reading the datastore; try again in a moment"}
 	}
-	return err
+	return &notReadyError{wait.reason + " (" + cause.Error() + ")"}
 }
 
 // PendingReleases is the number of attachments whose release is not yet in the
@@ -349,10 +353,7 @@ func (s *Server) Handle(ctx context.Context, req cniwire.Request) cniwire.Respon
 func (s *Server) dispatch(ctx context.Context, c call) (json.RawMessage, error) {
 	switch c.command {
 	case "DEL":
-		if err := s.del(ctx, c); err != nil {
-			return nil, err
-		}
-		return nil, c.notOwnNamespace() // what is to be released is released in any case
+		return nil, s.del(ctx, c)
 	case "STATUS":
 		return nil, s.status(ctx, c)
 	}
