@@ -87,6 +87,9 @@ type addition struct {
 // itself, so it is not held while waiting.
 func (s *Server) lockSettled(ctx context.Context, c call) (unlock func(), err error) {
 	for {
+		if err := s.giveUp(c); err != nil {
+			return nil, err
+		}
 		if err := s.releaser.settle(ctx, c.id); err != nil {
 			return nil, err
 		}

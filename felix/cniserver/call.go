@@ -1,6 +1,7 @@
 package cniserver
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -29,6 +30,7 @@ type call struct {
 	valid    []netconf.ValidAttachment // GC's list
 	raw      []byte                    // the configuration as it came
 	delegate *journal.IPAM             // nil where felix assigns the addresses
+	ipamType string                    // who does; empty where the configuration of a DEL doesn't say
 	// endpoint and hostIf are empty for calico-ipam.
 	endpoint calc.EndpointID
 	hostIf   string
@@ -64,9 +66,11 @@ func newCall(node string, configs *netconf.Reader, req cniwire.Request) (call, e
 		if id, err = netconf.ParseIdentity(req.Config); err != nil {
 			return c, err
 		}
-		c.conf.Name, c.conf.CNIVersion, c.conf.IPAM.Delegate = id.Name, id.CNIVersion, id.Delegate()
+		c.conf.Name, c.conf.CNIVersion, c.conf.IPAM.Delegate, c.ipamType = id.Name, id.CNIVersion, id.Delegate(), id.Type()
 	} else if c.conf, err = configs.Parse(req.Plugin, req.Config); err != nil {
 		return c, err
+	} else {
+		c.ipamType = cmp.Or(c.conf.IPAM.Delegate, netconf.IPAMCalico)
 	}
 	if c.delegate, err = delegateOf(c.conf.IPAM.Delegate, req); err != nil {
 		return c, err

@@ -198,7 +198,7 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	stopReleasing()
 	finished := make(chan struct{})
 	go func() { wg.Wait(); close(finished) }()
-	_ = sleep(context.WithoutCancel(ctx), stopGrace, finished)
+	_ = sleep(context.WithoutCancel(ctx), stopGrace, finished, nil)
 	return err
 }
 
@@ -216,7 +216,7 @@ func (s *Server) accept(ctx context.Context, l net.Listener, serve func(net.Conn
 			return fmt.Errorf("accept CNI calls: %w", err)
 		case err != nil:
 			s.log.Error("accepting a CNI call failed", "err", err) // out of descriptors: the plugin tries again
-			if !sleep(ctx, 100*time.Millisecond, nil) {
+			if !sleep(ctx, 100*time.Millisecond, nil, nil) {
 				return nil
 			}
 		default:
@@ -225,14 +225,16 @@ func (s *Server) accept(ctx context.Context, l net.Listener, serve func(net.Conn
 	}
 }
 
-// sleep waits for d; it returns false when woken, or ctx ended, before.
-func sleep(ctx context.Context, d time.Duration, wake <-chan struct{}) bool {
+// sleep waits for d; it returns false when woken by either, or ctx ended, before.
+func sleep(ctx context.Context, d time.Duration, wake, orWake <-chan struct{}) bool {
 	timer := time.NewTimer(d) // the one pause of this package
 	defer timer.Stop()
 	select {
 	case <-timer.C:
 		return true
 	case <-wake:
+		return false
+	case <-orWake:
 		return false
 	case <-ctx.Done():
 		return false

@@ -145,6 +145,9 @@ type Identity struct {
 	IPAM       json.RawMessage `json:"ipam"`
 }
 
+// Type is that of the IPAM plugin; empty where the configuration has none.
+func (i Identity) Type() string { return typeOf(i.IPAM) }
+
 // Delegate is the type of the IPAM plugin of others that assigned the addresses; empty
 // for felix itself.
 func (i Identity) Delegate() string {
