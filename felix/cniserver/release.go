@@ -120,6 +120,15 @@ func (r *releaser) progress(id journal.ID) (p *release, failure error, failed <-
 	return p, p.failure, p.failed
 }
 
+// leave hands a release to who runs next.
+func (r *releaser) leave(p *release) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p.started = false
+	close(r.work)
+	r.work = make(chan struct{})
+}
+
 // poke has the release of an attachment be tried at once, if there is one.
 func (r *releaser) poke(id journal.ID) {
 	if p, _, _ := r.progress(id); p != nil {
@@ -187,7 +196,11 @@ func (r *releaser) finish(ctx context.Context, id journal.ID) {
 		if done && said != "" {
 			r.log.Info("an attachment whose release had failed is released", "attachment", id.String())
 		}
-		if done || ctx.Err() != nil {
+		switch {
+		case done:
+			return
+		case ctx.Err() != nil:
+			r.leave(p)
 			return
 		}
 		r.note(id, err)
