@@ -43,6 +43,13 @@ func (s *Server) add(ctx context.Context, c call) (json.RawMessage, error) {
 			return nil, err
 		}
 	}
+	if !a.known {
+		unlock, err := a.ofNobody(ctx)
+		if err != nil {
+			return nil, err
+		}
+		defer unlock()
+	}
 	failed, undoFailed := runSteps(ctx, a.steps())
 	if undoFailed != nil {
 		s.log.Error("undoing a failed ADD is left to the journal", "attachment", c.id.String(), "err", undoFailed)

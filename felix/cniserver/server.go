@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"tortie/felix/cniserver/netconf"
+	"tortie/felix/given"
 	"tortie/felix/journal"
 	"tortie/internal/api"
 	"tortie/internal/control/cniwire"
@@ -45,6 +46,8 @@ type Config struct {
 	// MTULimit is more than which no packet of a pod leaves the node whole, by that device;
 	// false while it is not known. Nil for no limit.
 	MTULimit func() (most int, device string, known bool)
+	// Surroundings are what the node knows of itself and its neighbours; nil for nothing.
+	Surroundings func(context.Context) (given.Surroundings, error)
 	// NewUID makes the UID of a resource.
 	NewUID func() string
 	Log    *slog.Logger
@@ -94,8 +97,9 @@ type Server struct {
 	podCIDRs    func() []netip.Prefix
 	namespace   func(name string) (annotations map[string]string, told bool)
 
-	mtu   func() int
-	limit func() (most int, device string, known bool)
+	mtu          func() int
+	limit        func() (most int, device string, known bool)
+	surroundings func(context.Context) (given.Surroundings, error)
 	// nodeProblem is Config.NodeProblem, never nil.
 	nodeProblem func() error
 	health      func() error
@@ -135,8 +139,12 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Health == nil {
 		cfg.Health = func() error { return nil }
 	}
+	if cfg.Surroundings == nil {
+		cfg.Surroundings = func(context.Context) (given.Surroundings, error) { return given.Surroundings{}, nil }
+	}
 	s := &Server{
-		node: cfg.Node, state: cfg.State, client: cfg.Client, journal: cfg.Journal, addresses: cfg.Addresses,
+		surroundings: cfg.Surroundings,
+		node:         cfg.Node, state: cfg.State, client: cfg.Client, journal: cfg.Journal, addresses: cfg.Addresses,
 		pods: cfg.Pods, routes: cfg.Routes, hostPorts: cfg.HostPorts, permits: cfg.Permits, ipamPlugins: cfg.IPAMPlugins, podCIDRs: cfg.PodCIDRs, namespace: cfg.Namespace, mtu: cfg.MTU, limit: cfg.MTULimit, nodeProblem: cfg.NodeProblem, health: cfg.Health, now: cfg.Now, log: cfg.Log,
 		addTimeout: cfg.AddTimeout, delTimeout: cfg.DelTimeout, adds: make(chan struct{}, cfg.MaxAdds),
 		endpoints: &endpointStore{client: cfg.Client, registry: cfg.Registry, node: cfg.Node, now: cfg.Now, newUID: cfg.NewUID, pod: cfg.Pod},

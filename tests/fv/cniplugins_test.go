@@ -191,6 +191,16 @@ func (r runtime) wishes() {
 	_, err := r.cni.AddNetworkList(r.Context(), list, c.rt)
 	r.wantCode(err, 7, `annotation cni.projectcalico.org/floatingIPs of the pod: the network configuration does not allow it; add "feature_control": {"floating_ips": true}`)
 	r.del(list, c)
+	for addr, says := range map[string]string{
+		"10.98.0.77":     "10.98.0.77 lies in IP pool gold, which may give it to another pod",
+		r.address(node1): "is an address of this node; choose another",
+	} {
+		c := r.sandbox("wish-of-others")
+		c.rt.CapabilityArgs = annotated("ipAddrsNoIpam", `["`+addr+`"]`)
+		_, err := r.cni.AddNetworkList(r.Context(), list, c.rt)
+		r.wantCode(err, 7, says)
+		r.del(list, c)
+	}
 	r.more()
 }
 
