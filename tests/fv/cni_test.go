@@ -381,6 +381,13 @@ func (r runtime) collects(list *libcni.NetworkConfigList) {
 	if names := r.onNode("ip -o link show"); strings.Contains(names, "cali") {
 		r.Errorf("after GC with an empty list the node has\n%s", names)
 	}
+	r.add(list, gone)
+	if err := r.cni.GCNetworkList(r.Context(), list, &libcni.GCArgs{}); err != nil { // which the library writes as null
+		r.Errorf("GC of a runtime that has none: %v", err)
+	}
+	if names := r.onNode("ip -o link show"); strings.Contains(names, "cali") {
+		r.Errorf("after GC of a runtime that has none the node has\n%s", names)
+	}
 }
 
 // statusOfAFullPool fills a pool: ADD says 11, and STATUS 50 until an address is free.
