@@ -4,9 +4,9 @@ import (
 	"bytes"
 	"log/slog"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"tortie/felix/delegate"
@@ -34,36 +34,18 @@ func (w *world) back() {
 	w.fault = nil
 }
 
-// lockedBuffer is a log that may be read while others write.
-type lockedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) count(s string) int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return strings.Count(b.buf.String(), s)
-}
-
 // TestReleaseByAPluginThatIsGoneIsNamed: in the answer, at once, in the node's status, and
 // in the log once; and it is not tried all the time.
 func TestReleaseByAPluginThatIsGoneIsNamed(t *testing.T) {
 	inWorld(func(t *testing.T, w *world) {
-		var log lockedBuffer
+		var log bytes.Buffer
 		w.server.releaser.log = slog.New(slog.NewTextHandler(&log, nil))
 		w.ok(delegatedRequest("ADD", "c1"))
 		tries := w.goneAt()
 		w.ok(delegatedRequest("DEL", "c1"))
 		time.Sleep(time.Hour)
-		const warned = "level=WARN"
-		if n, lines := tries.Load(), log.count(warned); n < 10 || n > 60 || lines != 1 {
+		warned := func() int { synctest.Wait(); return strings.Count(log.String(), "level=WARN") }
+		if n, lines := tries.Load(), warned(); n < 10 || n > 60 || lines != 1 {
 			t.Errorf("%d tries and %d lines in an hour", n, lines)
 		}
 		began := time.Now()
@@ -81,7 +63,7 @@ func TestReleaseByAPluginThatIsGoneIsNamed(t *testing.T) {
 		}
 		w.back()
 		w.ok(delegatedRequest("ADD", "c1")) // and nobody waits for the next try
-		if lines := w.server.StuckReleases(); len(lines) != 0 || log.count(warned) != 1 {
+		if lines := w.server.StuckReleases(); len(lines) != 0 || warned() != 1 {
 			t.Errorf("lines %v", lines)
 		}
 		w.ok(delegatedRequest("DEL", "c1"))

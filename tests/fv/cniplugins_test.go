@@ -194,7 +194,6 @@ func (r runtime) wishes() {
 	for addr, says := range map[string]string{
 		"10.98.0.77": "10.98.0.77 lies in IP pool gold, which may give it to another pod",
 		r.l.Topology().Nodes[0].V4.Addr().String(): " is an address of this node; choose another",
-		r.l.Topology().Nodes[1].V4.Addr().String(): " is an address of node " + r.l.Topology().Nodes[1].Name + "; choose another",
 	} {
 		c := r.sandbox("wish-of-others")
 		c.rt.CapabilityArgs = annotated("ipAddrsNoIpam", `["`+addr+`"]`)
