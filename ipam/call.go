@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -204,7 +205,7 @@ func (r Request) wanted(f family) (num int, pools []string) {
 // sameShape reports whether two requests are answered by the same addresses.
 func (r Request) sameShape(o Request) bool {
 	return r.Handle == o.Handle && r.Num4 == o.Num4 && r.Num6 == o.Num6 && r.Use == o.Use &&
-		r.Namespace == o.Namespace && slices.Equal(r.Addrs, o.Addrs) && slices.Equal(r.Pools4, o.Pools4) && slices.Equal(r.Pools6, o.Pools6)
+		r.Namespace == o.Namespace && slices.Equal(r.Addrs, o.Addrs) && slices.Equal(r.Pools4, o.Pools4) && slices.Equal(r.Pools6, o.Pools6) && maps.Equal(r.Avoid, o.Avoid)
 }
 
 // The states of a call. Exactly one side moves it out of callWaiting.

@@ -3,6 +3,7 @@ package ipam_test
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -22,6 +23,9 @@ func TestAutoAssignSaysWhyEachPoolWasSkipped(t *testing.T) {
 		want   string
 	}{
 		{"disabled", newPool("p", "10.0.0.0/16", func(p *v3.IPPool) { p.Spec.Disabled = true }), nil, "p (10.0.0.0/16): disabled"},
+		{"to be avoided", newPool("p", "10.0.0.0/16"), func(r *ipam.Request) {
+			r.Avoid = map[netip.Prefix]string{netip.MustParsePrefix("10.0.0.0/16"): "nothing carries it"}
+		}, "p (10.0.0.0/16): nothing carries it"},
 		{"node selector", newPool("p", "10.0.0.0/16", func(p *v3.IPPool) { p.Spec.NodeSelector = "rack == 'b'" }), nil, `p (10.0.0.0/16): nodeSelector "rack == 'b'" doesn't match the labels of node n`},
 		{"broken selector", newPool("p", "10.0.0.0/16", func(p *v3.IPPool) { p.Spec.NodeSelector = "rack ==" }), nil, `its nodeSelector "rack ==" can't be read`},
 		{"allowed uses", newPool("p", "10.0.0.0/16", func(p *v3.IPPool) { p.Spec.AllowedUses = []v3.IPPoolAllowedUse{"Tunnel"} }), nil, "allowedUses is [Tunnel], not Workload"},
@@ -60,6 +64,35 @@ func TestAutoAssignUsesThePoolThatIsAskedFor(t *testing.T) {
 		got, err := a.AutoAssign(t.Context(), ipam.Request{Handle: ipam.HandleID(fmt.Sprint("h", i)), Num4: 1, Pools4: tc.pools})
 		if err != nil || got[0].Pool != tc.want {
 			t.Errorf("%v: got %v, %v; want pool %s", tc.pools, got, err, tc.want)
+		}
+	}
+	c.check()
+}
+
+// TestPoolThatIsToBeAvoidedServesNobodyWhileAnotherFits: nor an address of it that is named.
+func TestPoolThatIsToBeAvoidedServesNobodyWhileAnotherFits(t *testing.T) {
+	c := newCluster(t, newPool("a", "10.1.0.0/16"), newPool("b", "10.2.0.0/16"), newNode("n", nil))
+	a := c.allocator("n")
+	avoid := map[netip.Prefix]string{netip.MustParsePrefix("10.1.0.0/16"): "nothing carries it"}
+	for i, tc := range []struct {
+		req  ipam.Request
+		want string
+	}{
+		{ipam.Request{Num4: 1}, "a"},
+		{ipam.Request{Num4: 1, Avoid: avoid}, "b"},
+		{ipam.Request{Num4: 1, Avoid: avoid, Pools4: []string{"a"}}, ""},
+		{ipam.Request{Addrs: []netip.Addr{netip.MustParseAddr("10.1.0.99")}, Avoid: avoid}, ""},
+		{ipam.Request{Num4: 1}, "a"},
+	} {
+		tc.req.Handle = ipam.HandleID(fmt.Sprint("h", i))
+		got, err := a.AutoAssign(t.Context(), tc.req)
+		switch {
+		case tc.want == "":
+			if !errors.Is(err, ipam.ErrNoPool) || !strings.Contains(err.Error(), "a (10.1.0.0/16): nothing carries it") {
+				t.Errorf("%d: got %v, %v", i, got, err)
+			}
+		case err != nil || got[0].Pool != tc.want:
+			t.Errorf("%d: got %v, %v; want pool %s", i, got, err, tc.want)
 		}
 	}
 	c.check()

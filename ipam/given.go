@@ -111,7 +111,7 @@ func (w *writer) poolOf(r *Request, addr netip.Addr) (pool, error) {
 	if found == nil {
 		return pool{}, refused
 	}
-	if reason := found.refuseUse(cmp.Or(r.Use, v3.IPPoolAllowedUseWorkload)); reason != "" {
+	if reason := cmp.Or(found.refuseUse(cmp.Or(r.Use, v3.IPPoolAllowedUseWorkload)), r.Avoid[found.prefix]); reason != "" {
 		refused.Reason = Verdict{Pool: found.name, CIDR: found.prefix.String(), Reason: reason}.String()
 		return pool{}, refused
 	}

@@ -205,6 +205,7 @@ type poolRequest struct {
 	namespace string
 	// requested are the names, which contain no space.
 	requested string
+	avoided   string
 }
 
 // considered is what was found for a poolRequest.
@@ -218,6 +219,9 @@ type considered struct {
 func (w *writer) considerPools(r *Request, f family) (usable []pool, skipped []Verdict, err error) {
 	_, requested := r.wanted(f)
 	key := poolRequest{family: f, use: r.Use, namespace: r.Namespace, requested: strings.Join(requested, " ")}
+	if len(r.Avoid) > 0 {
+		key.avoided = fmt.Sprint(r.Avoid) // in the order of the ranges
+	}
 	if found, ok := w.considered[key]; ok {
 		return found.usable, found.skipped, nil
 	}
@@ -234,7 +238,7 @@ func (w *writer) selectPools(r *Request, f family) (usable []pool, skipped []Ver
 		e.Advice = fmt.Sprintf("There is no Node resource named %s: create it (calicoctl apply), or start felix with NODENAME set to the name it has (calicoctl get nodes)", w.node)
 		return nil, nil, e
 	}
-	c := criteria{family: f, use: r.Use, node: w.node, labels: labels, namespace: r.Namespace}
+	c := criteria{family: f, use: r.Use, node: w.node, labels: labels, namespace: r.Namespace, avoid: r.Avoid}
 	_, c.requested = r.wanted(f)
 	if c.use == "" {
 		c.use = v3.IPPoolAllowedUseWorkload

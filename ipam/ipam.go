@@ -58,6 +58,9 @@ type Request struct {
 	// Pools4 and Pools6 restrict the pools, by name or CIDR; empty means every
 	// eligible pool.
 	Pools4, Pools6 []string
+	// Avoid are the ranges of pools that are not to serve, and why; Addrs don't come of them
+	// either.
+	Avoid map[netip.Prefix]string
 	// Namespace is the workload's namespace: it becomes an attribute and is what
 	// a pool's namespaceSelector is matched against.
 	Namespace string

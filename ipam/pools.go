@@ -1,6 +1,7 @@
 package ipam
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -108,6 +109,7 @@ type criteria struct {
 	namespace string
 	// namespaceLabels are nil when unknown.
 	namespaceLabels map[string]string
+	avoid           map[netip.Prefix]string
 }
 
 // selectPools splits the pools of the family into those that serve, in the order
@@ -148,7 +150,7 @@ func (c criteria) refuse(p pool) string {
 	if len(c.requested) > 0 && !requested {
 		return "not among the requested pools " + strings.Join(c.requested, ", ")
 	}
-	if reason := p.refuseUse(c.use); reason != "" {
+	if reason := cmp.Or(p.refuseUse(c.use), c.avoid[p.prefix]); reason != "" {
 		return reason
 	}
 	if !requested && p.spec.AssignmentMode != nil && *p.spec.AssignmentMode == v3.Manual {

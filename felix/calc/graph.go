@@ -36,6 +36,7 @@ type Graph struct {
 type others struct {
 	viewKnown, remoteKnown bool
 	view                   overlay.View
+	overlays               []PoolOverlay
 	tunnels                []overlay.Tunnel
 	masquerade             TunnelMasquerade
 	remote                 []Remote
@@ -157,7 +158,7 @@ func (g *Graph) State() State {
 	s.TunnelPools = g.pools.forTunnels(g.nodes.labels())
 	g.others.compute(g, around)
 	s.Tunnels, s.TunnelMasquerade, s.Remote = g.others.tunnels, g.others.masquerade, g.others.remote
-	s.IPIP = g.others.view.IPIP()
+	s.Overlays, s.IPIP = g.others.overlays, g.others.view.IPIP()
 	s.VXLANUsed = len(s.Tunnels) > 0 || g.pools.ask(overlay.VXLAN)
 	s.IPIPUsed = s.IPIP.IsValid() || g.pools.ask(overlay.IPIP)
 	s.Secure, s.Unsecured = g.others.secure, g.others.unsecured
@@ -176,7 +177,7 @@ func (o *others) compute(g *Graph, around surroundings) {
 	if !o.viewKnown {
 		ends := g.nodes.ends()
 		o.view, o.viewKnown = overlay.NewView(g.node, ends, g.pools.modes()), true
-		o.tunnels = o.view.Tunnels()
+		o.overlays, o.tunnels = g.pools.overlays(o.view), o.view.Tunnels()
 		o.masquerade = g.pools.toTunnels(o.view, ends)
 		o.unsecured = o.view.Unsecured()
 	}

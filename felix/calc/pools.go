@@ -1,8 +1,10 @@
 package calc
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 
@@ -98,6 +100,19 @@ func (p *pools) forTunnels(labels map[string]string) []TunnelPool {
 		}
 	}
 	return sortedTunnelPools(out)
+}
+
+// overlays are the pools whose encapsulation is needed.
+func (p *pools) overlays(view overlay.View) (out []PoolOverlay) {
+	for _, pool := range p.byKey {
+		if pool.err == nil && view.Needs(pool.overlay) {
+			out = append(out, PoolOverlay{Prefix: pool.prefix, By: pool.overlay.By, Wrong: pool.wrong})
+		}
+	}
+	slices.SortFunc(out, func(a, b PoolOverlay) int {
+		return cmp.Or(comparePrefix(a.Prefix, b.Prefix), cmp.Compare(a.By, b.By), cmp.Compare(a.Wrong, b.Wrong))
+	})
+	return out
 }
 
 // forNodes are all pools that select a node with these labels: WireGuard is on in all.

@@ -272,6 +272,42 @@ func TestPoolsThatGiveTunnelAddresses(t *testing.T) {
 	}
 }
 
+// TestPoolsWhoseEncapsulationIsNeeded: where there is a node to encapsulate for, whether that
+// is possible or not.
+func TestPoolsWhoseEncapsulationIsNeeded(t *testing.T) {
+	pools := []datastore.SyncUpdate{
+		vxlanPool("a", "10.65.0.0/16", v3.VXLANModeCrossSubnet),
+		vxlanPool("b", "10.66.0.0/16", "Crosssubnet"),
+		ipipPool("c", "10.67.0.0/16", v3.IPIPModeAlways),
+		vxlanPool("d", "10.68.0.0/16", v3.VXLANModeNever),
+		vxlanPool("e", "fd65::/48", v3.VXLANModeAlways),
+	}
+	self, near, far := tunnelNode("node-1", "192.0.2.1/24", "", "", ""), tunnelNode("node-2", "192.0.2.2/24", "", "", ""), tunnelNode("node-3", "198.51.100.3/24", "", "", "")
+	for _, tt := range []struct {
+		name  string
+		nodes []datastore.SyncUpdate
+		want  string
+	}{
+		{"alone", []datastore.SyncUpdate{self}, ""},
+		{"with one on the segment", []datastore.SyncUpdate{self, near}, "10.66.0.0/16 VXLAN wrong, 10.67.0.0/16 IPIP"},
+		{"with one behind a router", []datastore.SyncUpdate{self, near, far}, "10.65.0.0/16 VXLAN, 10.66.0.0/16 VXLAN wrong, 10.67.0.0/16 IPIP"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var got []string
+			for _, o := range stateOf(t, slices.Concat(pools, tt.nodes)...).Overlays {
+				line := fmt.Sprint(o.Prefix, " ", o.By)
+				if o.Wrong != "" {
+					line += " wrong"
+				}
+				got = append(got, line)
+			}
+			if text := strings.Join(got, ", "); text != tt.want {
+				t.Errorf("got  %s\nwant %s", text, tt.want)
+			}
+		})
+	}
+}
+
 func TestPodsGoToNodesBehindATunnelUnderTheNodesAddress(t *testing.T) {
 	nat := func(s *v3.IPPoolSpec) { s.NATOutgoing = true }
 	for _, tt := range []struct {

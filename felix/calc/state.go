@@ -55,6 +55,9 @@ type State struct {
 	IPIP netip.Addr
 	// VXLANUsed, IPIPUsed: a pool asks for it, or this node has an end of it still.
 	VXLANUsed, IPIPUsed bool
+	// Overlays are what the pools ask for, with which another node's pods are to be reached
+	// encapsulated.
+	Overlays []PoolOverlay
 	// TunnelPools are the pools that have this node take part in an overlay.
 	TunnelPools []TunnelPool
 	// TunnelMasquerade is where Masquerade goes for nodes too.
@@ -83,6 +86,14 @@ type TunnelMasquerade struct {
 	// Pools have natOutgoing and an overlay; Nodes are the addresses of those at the other
 	// ends.
 	Pools, Nodes []netip.Prefix
+}
+
+// PoolOverlay is a pool by whose mode packets to some other node are to be encapsulated.
+type PoolOverlay struct {
+	Prefix netip.Prefix
+	By     overlay.Carrier
+	// Wrong is what is the matter with the pool's modes; empty for nothing.
+	Wrong string
 }
 
 // EndpointID identifies a workload endpoint: the key of its WorkloadEndpoint.

@@ -260,6 +260,7 @@ func (a *addition) assign(ctx context.Context, sent func()) error {
 	req := ipam.Request{
 		Handle: handleOf(a.call.id), Addrs: conf.Addrs,
 		Pools4: conf.IPAM.Pools4, Pools6: conf.IPAM.Pools6,
+		Avoid:     s.uncarried(),
 		Namespace: a.call.args.K8sNamespace,
 		Attrs:     map[string]string{},
 		Sent:      sent,

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"tortie/felix/calc"
 	"tortie/felix/cniserver/netconf"
 	"tortie/felix/journal"
 	"tortie/felix/podnet"
@@ -167,6 +168,23 @@ func (a *addition) attachment() podnet.Attachment {
 		MTU: mtu, NumQueues: a.call.conf.NumQueues, AllowIPForwarding: a.call.conf.AllowIPForwarding,
 		FromLoopback: len(a.entry.HostPorts) > 0, ManySources: a.manySources(),
 	}
+}
+
+// Attached is how a pod's device on the node was made, as far as that is to stay so; false
+// while a call is at work on it, or it is being released.
+func (s *Server) Attached(id calc.EndpointID, hostIf string) (made podnet.Attachment, settled bool) {
+	made.HostIf = hostIf
+	entries := s.journal.Find(func(e journal.Entry) bool { return e.HostIf == hostIf })
+	for _, e := range entries {
+		if e.State != journal.StateAttached {
+			return made, false
+		}
+		made.MTU, made.FromLoopback = e.MTU, len(e.HostPorts) > 0
+	}
+	if _, wep, seen := s.state.endpoint(id); seen && len(entries) == 0 { // attached by another system, or the journal was lost
+		made.FromLoopback = len(portsOf(wep)) > 0
+	}
+	return made, true
 }
 
 // fits refuses an MTU with which packets could not leave the node: they would be lost, or

@@ -12,6 +12,8 @@ import (
 	"github.com/projectcalico/api/pkg/lib/numorstring"
 	"sigs.k8s.io/knftables"
 
+	"tortie/felix/calc"
+	"tortie/felix/journal"
 	"tortie/internal/api"
 	"tortie/internal/control/cniwire"
 )
@@ -168,9 +170,33 @@ func TestLostJournalTakesNoHostPortAway(t *testing.T) {
 		}
 		w.restart()
 		w.wantPorts("6 8080 10.65.0.1 80")
+		id := calc.EndpointID{Namespace: "ns1", Name: "node1-k8s-web--0-eth0"}
+		if made, settled := w.server.Attached(id, wep.Spec.InterfaceName); !settled || !made.FromLoopback || made.MTU != 0 {
+			t.Errorf("the device was made as %+v, settled %v", made, settled)
+		}
 		del := podRequest("DEL", "c1", "web-0")
 		w.ok(del)
 		w.settled()
 		w.wantPorts()
+	})(t)
+}
+
+// TestDeviceIsToStayAsItWasMade from the answer to its ADD until its DEL.
+func TestDeviceIsToStayAsItWasMade(t *testing.T) {
+	inWorld(func(t *testing.T, w *world) {
+		id := calc.EndpointID{Namespace: "ns1", Name: "node1-k8s-web--0-eth0"}
+		add := podRequest("ADD", "c1", "web-0")
+		add.Config = portRequest("ADD", "c1", web).Config
+		w.ok(add)
+		hostIf := w.endpoint(id.Namespace, id.Name).Spec.InterfaceName
+		if made, settled := w.server.Attached(id, hostIf); !settled || !made.FromLoopback || made.MTU != 1450 || made.HostIf != hostIf {
+			t.Errorf("it was made as %+v, settled %v", made, settled)
+		}
+		w.fault = failAt("release")
+		w.ok(podRequest("DEL", "c1", "web-0"))
+		releasing := w.journal.Find(func(e journal.Entry) bool { return e.State == journal.StateReleasing })
+		if _, settled := w.server.Attached(id, hostIf); settled == (len(releasing) > 0) {
+			t.Errorf("while it is released: settled %v", settled)
+		}
 	})(t)
 }

@@ -6,6 +6,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
 	"tortie/felix/journal"
 	"tortie/internal/control/cniwire"
 	"tortie/ipam"
@@ -142,5 +145,33 @@ func TestReleaseOfAnEndpointThatCannotBeStored(t *testing.T) {
 		w.held[handleOf(id)] = []netip.Addr{netip.MustParseAddr("10.65.0.9")}
 		w.restart()
 		w.wantNothing()
+	})(t)
+}
+
+// TestPoolsThatNothingCarriesAreAvoidedByNewPodsAlone: STATUS says nothing of it, or the
+// whole node would count as not ready, and the pods that run on it as well.
+func TestPoolsThatNothingCarriesAreAvoidedByNewPodsAlone(t *testing.T) {
+	inWorld(func(t *testing.T, w *world) {
+		first := w.ok(request("ADD", "c1"))
+		w.uncarried = map[netip.Prefix]string{netip.MustParsePrefix("10.65.0.0/16"): "nothing carries it"}
+		w.fault = func(step string) error {
+			if step == "assign" {
+				t.Error("a pod that runs is assigned addresses")
+			}
+			return nil
+		}
+		if again := w.ok(request("ADD", "c1")); string(again) != string(first) {
+			t.Errorf("a repeated ADD answers %s, want %s", again, first)
+		}
+		check := request("CHECK", "c1")
+		check.Config = json.RawMessage(strings.TrimSuffix(string(check.Config), "}") + `, "prevResult": ` + string(first) + `}`)
+		w.ok(check)
+		w.ok(request("STATUS", ""))
+		w.ok(request("DEL", "c1"))
+		w.fault = nil
+		w.ok(request("ADD", "c2"))
+		if d := cmp.Diff(w.uncarried, w.asked.Avoid, cmpopts.EquateComparable(netip.Prefix{})); d != "" {
+			t.Errorf("a new pod avoids (-want +got):\n%s", d)
+		}
 	})(t)
 }

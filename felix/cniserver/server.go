@@ -43,6 +43,9 @@ type Config struct {
 	// NodeProblem is what keeps the node from being registered; nil once it is. Nil for who
 	// does not know.
 	NodeProblem func() error
+	// Uncarried are the IP pools of which no new pod may have an address, and why. Nil for
+	// none.
+	Uncarried func() map[netip.Prefix]string
 	// MTULimit is more than which no packet of a pod leaves the node whole, by that device;
 	// false while it is not known. Nil for no limit.
 	MTULimit func() (most int, device string, known bool)
@@ -100,8 +103,9 @@ type Server struct {
 	mtu          func() int
 	limit        func() (most int, device string, known bool)
 	surroundings func(context.Context) (given.Surroundings, error)
-	// nodeProblem is Config.NodeProblem, never nil.
+	// nodeProblem and uncarried are Config's, never nil.
 	nodeProblem func() error
+	uncarried   func() map[netip.Prefix]string
 	health      func() error
 	now         func() time.Time
 	log         *slog.Logger
@@ -136,6 +140,9 @@ func New(cfg Config) (*Server, error) {
 	if cfg.NodeProblem == nil {
 		cfg.NodeProblem = func() error { return nil }
 	}
+	if cfg.Uncarried == nil {
+		cfg.Uncarried = func() map[netip.Prefix]string { return nil }
+	}
 	if cfg.Health == nil {
 		cfg.Health = func() error { return nil }
 	}
@@ -145,7 +152,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		surroundings: cfg.Surroundings,
 		node:         cfg.Node, state: cfg.State, client: cfg.Client, journal: cfg.Journal, addresses: cfg.Addresses,
-		pods: cfg.Pods, routes: cfg.Routes, hostPorts: cfg.HostPorts, permits: cfg.Permits, ipamPlugins: cfg.IPAMPlugins, podCIDRs: cfg.PodCIDRs, namespace: cfg.Namespace, mtu: cfg.MTU, limit: cfg.MTULimit, nodeProblem: cfg.NodeProblem, health: cfg.Health, now: cfg.Now, log: cfg.Log,
+		pods: cfg.Pods, routes: cfg.Routes, hostPorts: cfg.HostPorts, permits: cfg.Permits, ipamPlugins: cfg.IPAMPlugins, podCIDRs: cfg.PodCIDRs, namespace: cfg.Namespace, mtu: cfg.MTU, limit: cfg.MTULimit, nodeProblem: cfg.NodeProblem, uncarried: cfg.Uncarried, health: cfg.Health, now: cfg.Now, log: cfg.Log,
 		addTimeout: cfg.AddTimeout, delTimeout: cfg.DelTimeout, adds: make(chan struct{}, cfg.MaxAdds),
 		endpoints: &endpointStore{client: cfg.Client, registry: cfg.Registry, node: cfg.Node, now: cfg.Now, newUID: cfg.NewUID, pod: cfg.Pod},
 	}

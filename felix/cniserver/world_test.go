@@ -56,6 +56,8 @@ type world struct {
 	permits permits
 	// answered are the results of ADDs, as a runtime keeps them for CHECK.
 	answered map[string]json.RawMessage
+	// uncarried are the pools that nothing carries, and why.
+	uncarried map[netip.Prefix]string
 	// fault is asked at every step, before ("assign") and after ("assigned") its
 	// effect; an error is what the step returns.
 	fault func(step string) error
@@ -138,6 +140,7 @@ func (w *world) start() {
 		Addresses: (*fakeIPAM)(w), Pods: (*fakePods)(w), Routes: (*fakeRoutes)(w), IPAMPlugins: (*fakePlugins)(w),
 		HostPorts: faultyHostPorts{hostports.New(hostports.Config{NFT: w.nft, Log: log}), w},
 		Permits:   &w.permits,
+		Uncarried: func() map[netip.Prefix]string { return w.uncarried },
 		MTU:       func() int { return 1450 }, NewUID: func() string { return "uid" }, Log: log, AddTimeout: 5 * time.Second,
 		Pod: func(namespace, name, uid string) (*corev1.Pod, bool) {
 			pod, ok := w.pods[namespace+"/"+name]

@@ -207,6 +207,9 @@ type Problem struct {
 	// Bad: the value can't be used, or nobody knows the name. Else the parameter is
 	// upstream's and has no effect here.
 	Bad bool
+	// Field is the parameter's name in FelixConfiguration, wherever it stands; empty for one
+	// that is not served.
+	Field string
 }
 
 // String is one line for the operator.
@@ -232,7 +235,7 @@ func Resolve(layers ...Layer) (Config, []Problem) {
 				break
 			}
 			c, *a = before, beforeAddresses
-			problems = append(problems, Problem{layer.Source, v.written, fmt.Sprintf("%q %v", v.text, err), true})
+			problems = append(problems, Problem{layer.Source, v.written, fmt.Sprintf("%q %v", v.text, err), true, p.field})
 		}
 	}
 	for _, layer := range layers {

@@ -172,16 +172,16 @@ func (l Layer) unserved(served map[string]bool) []Problem {
 		switch {
 		case isUpstream && strings.EqualFold(v.text, p.byDefault):
 		case isUpstream:
-			problems = append(problems, Problem{l.Source, v.written, "is known but has no effect in this version", false})
+			problems = append(problems, Problem{l.Source, v.written, "is known but has no effect in this version", false, ""})
 		case l.resource:
 			// The resource was validated when it was written: a field of a newer upstream.
-			problems = append(problems, Problem{l.Source, v.written, "is not known to this version and has no effect", false})
+			problems = append(problems, Problem{l.Source, v.written, "is not known to this version and has no effect", false, ""})
 		default:
 			reason := "is no parameter of felix"
 			if near := suggest.Nearest(key, names(served, upstream)); near != "" {
 				reason += "; did you mean " + near + "?"
 			}
-			problems = append(problems, Problem{l.Source, v.written, reason, true})
+			problems = append(problems, Problem{l.Source, v.written, reason, true, ""})
 		}
 	}
 	return problems

@@ -151,13 +151,14 @@ func (f *felix) build() (err error) {
 	}
 	f.server, err = cniserver.New(cniserver.Config{
 		Node: f.node, State: f.state, Client: f.client, Registry: f.registry, Journal: f.journal,
-		Addresses: f.allocator, Pods: f.pods, Routes: f.loop, HostPorts: f.hostPorts, Permits: permits{f.config.Now, f.desired}, IPAMPlugins: delegate.Runner{}, PodCIDRs: podCIDRs, MTU: f.underlay.MTU, MTULimit: f.underlay.limit, NodeProblem: f.registrar.Problem, NewUID: f.newUID, Log: f.log,
+		Addresses: f.allocator, Pods: f.pods, Routes: f.loop, HostPorts: f.hostPorts, Permits: permits{f.config.Now, f.desired}, IPAMPlugins: delegate.Runner{}, PodCIDRs: podCIDRs, MTU: f.underlay.MTU, MTULimit: f.underlay.limit, Uncarried: f.uncarried, NodeProblem: f.registrar.Problem, NewUID: f.newUID, Log: f.log,
 		Surroundings: surroundings{f.kernel, f.etcd, net.DefaultResolver.LookupNetIP, f.desired}.now,
 		Health:       f.syncer.Health, Pod: known, Namespace: namespace, AddTimeout: cfg.CNITimeout, DelTimeout: cfg.CNITimeout,
 	})
 	if err != nil {
 		return err
 	}
+	f.upkeep.attached = f.server.Attached
 	f.listener, err = cniserver.Listen(cfg.CNISocket)
 	f.configure(cfg)
 	return err
@@ -211,7 +212,7 @@ func (f *felix) buildDataplane(cfg config.Config) (err error) {
 		Rules:   f.made,
 		Limits:  newLimits(f.kernel, f.pods, f.log),
 		Tunnels: f.tunnels,
-		Devices: f.pods, Log: f.log,
+		Devices: f.pods, Suspect: f.upkeep.suspect, Log: f.log,
 	})
 	return err
 }
@@ -241,6 +242,12 @@ func (f *felix) lookAtRules() {
 	f.upkeep.lookAtRules()
 }
 
+// lookAtSettings has the node's and the pods' devices looked at, and the tunnels'.
+func (f *felix) lookAtSettings() {
+	f.upkeep.soon()
+	f.loop.TunnelsDue()
+}
+
 // followed are what the kernel tells of that is looked at again by whoever keeps it.
 func (f *felix) followed() []followed {
 	return []followed{
@@ -248,6 +255,7 @@ func (f *felix) followed() []followed {
 			return f.kernel.RuleChanges(ctx, ruleset.Table, isChild)
 		}, f.lookAtRules},
 		{f.kernel.TunnelChanges, f.loop.TunnelsDue},
+		{f.kernel.SettingChanges, f.lookAtSettings},
 		{f.kernel.QueueChanges, f.loop.ResyncLimits},
 		{func(ctx context.Context) (<-chan struct{}, error) {
 			return f.kernel.RoutingChanges(ctx, f.hostWays.Concerns)

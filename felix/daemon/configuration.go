@@ -30,7 +30,9 @@ type configFollower struct {
 	broken map[string]error
 	due    bool // the layers have changed
 	bad    []string
-	warned map[string]bool
+	// unusable are the lines about fields of FelixConfiguration that can't be used, by field.
+	unusable map[string]string
+	warned   map[string]bool
 }
 
 func newConfigFollower(node string, local []config.Layer, start config.Config, log *slog.Logger) *configFollower {
@@ -93,7 +95,7 @@ func (f *configFollower) resolve() (changed bool) {
 	if !f.due {
 		return false
 	}
-	f.due, f.bad = false, nil
+	f.due, f.bad, f.unusable = false, nil, map[string]string{}
 	layers := slices.Clone(f.local)
 	for _, name := range resources(f.node) {
 		layers = append(layers, f.stored[name])
@@ -104,7 +106,8 @@ func (f *configFollower) resolve() (changed bool) {
 	wanted, found := config.Resolve(layers...)
 	for _, p := range found {
 		if p.Bad {
-			f.bad = append(f.bad, p.String()+"; what is configured elsewhere, or the default, holds instead")
+			line := p.String() + "; what is configured elsewhere, or the default, holds instead"
+			f.bad, f.unusable[p.Field] = append(f.bad, line), line
 			continue
 		}
 		f.once(p.String())
@@ -123,6 +126,13 @@ func (f *configFollower) problems() []problems.Problem {
 		out = append(out, problems.Problem{Reason: reasonConfiguration, Topic: line, Line: line})
 	}
 	return out
+}
+
+// wrong is the line about a field that can't be used; empty for nothing.
+func (f *configFollower) wrong(field string) string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.unusable[field]
 }
 
 // once logs a warning the first time it is due.

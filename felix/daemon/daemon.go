@@ -247,6 +247,7 @@ func (f *felix) run(ctx context.Context) error {
 	g.Go(func() error { return f.syncer.Run(base) })
 	g.Go(func() error { return f.underlay.run(base) })
 	g.Go(func() error { return f.upkeep.run(base) })
+	g.Go(func() error { return f.upkeep.runSuspects(base) })
 	g.Go(func() error { return f.peering.Run(base) })
 	g.Go(func() error { return f.registrar.Run(base) })
 	g.Go(func() error { return f.endpoint.Run(base) })

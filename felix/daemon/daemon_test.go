@@ -214,7 +214,7 @@ func TestPodsMTUIsLessByWhatTheOverlaysInUseAdd(t *testing.T) {
 	}
 }
 
-// TestMTUOfTheUnderlayIsFollowed: at once where the kernel tells, else at the next look.
+// TestMTUOfTheUnderlayIsFollowed: soon where the kernel tells, else at the next look.
 func TestMTUOfTheUnderlayIsFollowed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "calico", "mtu")
@@ -235,8 +235,16 @@ func TestMTUOfTheUnderlayIsFollowed(t *testing.T) {
 		}
 		is(9000, 1)
 		k.set(1400)
-		k.events <- kernel.LinkEvent{}
+		before := k.reads
+		for range 20 { // as where containers of another network come and go
+			k.events <- kernel.LinkEvent{}
+		}
+		is(9000, 1)
+		time.Sleep(underlayGather)
 		is(1400, 2)
+		if k.reads != before+1 {
+			t.Errorf("the devices were read %d times for one burst of events, want once", k.reads-before)
+		}
 		k.set(1300)
 		is(1400, 2)
 		time.Sleep(underlayRefresh)
@@ -282,11 +290,13 @@ type devices struct {
 	links  []kernel.Link
 	addrs  []kernel.Address
 	events chan kernel.Event
+	reads  int // of links
 }
 
 func (d *devices) Links() ([]kernel.Link, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.reads++
 	return slices.Clone(d.links), nil
 }
 
@@ -349,6 +359,27 @@ func TestConfigurationFollowsTheDatastore(t *testing.T) {
 		f.Apply([]datastore.SyncUpdate{step.update})
 		if changed := f.resolve(); changed != step.changed && step.what != "for all nodes" || f.Now().LogLevel != step.level || f.Now().VXLAN.Port != 8472 {
 			t.Errorf("%s: changed %v, %+v; want %v and level %v", step.what, changed, f.Now(), step.changed, step.level)
+		}
+	}
+}
+
+// TestFieldThatCanNotBeUsedIsKnownByItsName wherever it stands, until it is corrected.
+func TestFieldThatCanNotBeUsedIsKnownByItsName(t *testing.T) {
+	f := newFollower(t)
+	vni := func(n int) datastore.SyncUpdate {
+		return stored("node.node1", func(c *v3.FelixConfigurationSpec) { c.VXLANVNI = &n })
+	}
+	for _, step := range []struct {
+		vni  int
+		want string
+	}{
+		{1 << 24, `FelixConfiguration node.node1: spec.vxlanVNI: "16777216" is not within 1 to 16777215; what is configured elsewhere, or the default, holds instead`},
+		{7, ""},
+	} {
+		f.Apply([]datastore.SyncUpdate{vni(step.vni)})
+		f.resolve()
+		if got := f.wrong("vxlanVNI"); got != step.want || f.wrong("vxlanPort") != "" {
+			t.Errorf("VNI %d: %q, want %q", step.vni, got, step.want)
 		}
 	}
 }

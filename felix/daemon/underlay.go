@@ -25,6 +25,11 @@ const defaultMTU = 1500
 // underlayRefresh is how often the devices are looked at again, whatever was told of them.
 const underlayRefresh = 30 * time.Second
 
+// underlayGather is how long events are gathered before the devices are looked at: where
+// containers of another network come and go each brings several, and all addresses and
+// devices are read on the socket that ADD needs.
+const underlayGather = 100 * time.Millisecond
+
 // links is what underlay asks of the kernel; *kernel.Handle has it.
 type links interface {
 	Links() ([]kernel.Link, error)
@@ -339,22 +344,29 @@ func (u *underlay) run(ctx context.Context) error {
 	ticker := time.NewTicker(underlayRefresh) // the edge: run is the waiting alone
 	defer ticker.Stop()
 	var events <-chan kernel.Event
+	var due <-chan time.Time
 	for {
 		if events == nil { // or the kernel has ended it
 			events, _ = u.kernel.SubscribeExcept(ctx, kernel.LinkEvents|kernel.AddressEvents, kernel.Pods()) // else the ticker does
 		}
 		select {
 		case _, more := <-events:
-			if !more {
-				events = nil
-				if !u.wait(ctx, ticker) {
-					return nil
+			if more {
+				if due == nil {
+					due = time.After(underlayGather)
 				}
+				continue
 			}
+			events = nil
+			if !u.wait(ctx, ticker) {
+				return nil
+			}
+		case <-due:
 		case <-ticker.C:
 		case <-ctx.Done():
 			return nil
 		}
+		due = nil
 		u.refresh()
 	}
 }

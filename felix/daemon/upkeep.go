@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"maps"
-	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -17,7 +16,7 @@ import (
 
 // mender puts the node's ends of pods right; *podnet.Net is one.
 type mender interface {
-	Mend(hostIf string, addrs []netip.Addr, manySources bool) (mended []string, err error)
+	Mend(a podnet.Attachment) (mended []string, err error)
 }
 
 // hostPortRules are the rules that lead ports of the node to pods; *hostports.Ports
@@ -27,15 +26,20 @@ type hostPortRules interface {
 	Apply(ctx context.Context) error
 }
 
-// upkeep looks now and then at what tells nobody when it is changed: forwarding,
-// the settings of the pods' devices, and the rules for host ports.
+// upkeep looks at forwarding, at the pods' devices and their settings, and at the rules
+// for host ports: now and then, for some of it tells nobody when it is changed, and at once at
+// what the kernel tells of.
 type upkeep struct {
-	sysctls   podnet.Sysctls
-	pods      mender
+	sysctls podnet.Sysctls
+	pods    mender
+	// attached is how a pod's device was made, and false for one that is not to be touched
+	// now. Nil where nobody knows.
+	attached  func(id calc.EndpointID, hostIf string) (podnet.Attachment, bool)
 	hostPorts hostPortRules
 	log       *slog.Logger
 	kick      chan struct{} // holds one token when there is something to look at now
 	rules     chan struct{} // the same for the rules for host ports alone
+	suspected chan struct{} // the same for suspects
 
 	mu         sync.Mutex
 	forwarding bool // is ours to keep on
@@ -43,11 +47,12 @@ type upkeep struct {
 	endpoints  map[calc.EndpointID]calc.Endpoint // never changed, only replaced
 	sources    map[string]bool                   // the devices whose pods may send from others' addresses
 	changed    map[string]bool                   // the devices for which that has changed since the last look
+	suspects   map[string]bool                   // the devices that somebody may have changed
 	failed     map[string]string                 // what last went wrong, by device; empty for forwarding
 }
 
 func newUpkeep(sysctls podnet.Sysctls, pods mender, hostPorts hostPortRules, log *slog.Logger) *upkeep {
-	return &upkeep{sysctls: sysctls, pods: pods, hostPorts: hostPorts, log: log, kick: make(chan struct{}, 1), rules: make(chan struct{}, 1), every: dataplane.DefaultResyncInterval}
+	return &upkeep{sysctls: sysctls, pods: pods, hostPorts: hostPorts, log: log, kick: make(chan struct{}, 1), rules: make(chan struct{}, 1), suspected: make(chan struct{}, 1), suspects: map[string]bool{}, every: dataplane.DefaultResyncInterval}
 }
 
 // configure says whether forwarding is felix's to keep on, which it switches on soon, and
@@ -132,7 +137,7 @@ func (u *upkeep) run(ctx context.Context) error {
 
 func (u *upkeep) look(ctx context.Context) {
 	u.mu.Lock()
-	endpoints, forwarding, sources, changed := u.endpoints, u.forwarding, u.sources, u.changed
+	endpoints, forwarding, changed := u.endpoints, u.forwarding, u.changed
 	u.changed = nil
 	u.mu.Unlock()
 	failed := map[string]string{}
@@ -150,15 +155,75 @@ func (u *upkeep) look(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		mended, err := u.pods.Mend(ep.Interface, ep.Addrs, sources[ep.Interface])
-		if u.succeeded(failed, ep.Interface, err) && len(mended) > 0 && !changed[ep.Interface] {
-			u.log.Warn("settings of a pod's device had been changed; they are as they should be again",
-				"iface", ep.Interface, "workload", id.String(), "was", strings.Join(mended, ", "))
+		mended, err := u.mend(id, ep)
+		if u.succeeded(failed, ep.Interface, err) && !changed[ep.Interface] {
+			u.tellMended(id, ep, mended)
 		}
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.failed = failed
+}
+
+// mend puts right the device of one pod.
+func (u *upkeep) mend(id calc.EndpointID, ep calc.Endpoint) (mended []string, err error) {
+	want := podnet.Attachment{HostIf: ep.Interface}
+	if u.attached != nil {
+		var settled bool
+		if want, settled = u.attached(id, ep.Interface); !settled {
+			return nil, nil
+		}
+	}
+	want.Addrs, want.ManySources = ep.Addrs, len(ep.Sources) > 0
+	return u.pods.Mend(want)
+}
+
+func (u *upkeep) tellMended(id calc.EndpointID, ep calc.Endpoint, mended []string) {
+	if len(mended) > 0 {
+		u.log.Warn("a pod's device had been changed; it is as it should be again", "iface", ep.Interface, "workload", id.String(), "was", strings.Join(mended, ", "))
+	}
+}
+
+// suspect has a pod's device looked at soon. It returns at once.
+func (u *upkeep) suspect(iface string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.suspects[iface] = true
+	select {
+	case u.suspected <- struct{}{}:
+	default:
+	}
+}
+
+// runSuspects looks at the devices that somebody may have changed, until ctx ends; once a
+// second at most, so that who keeps changing one does not keep felix busy.
+func (u *upkeep) runSuspects(ctx context.Context) error {
+	for {
+		select {
+		case <-u.suspected:
+		case <-ctx.Done():
+			return nil
+		}
+		u.mendSuspects()
+		sleep(ctx, lookPause)
+	}
+}
+
+func (u *upkeep) mendSuspects() {
+	u.mu.Lock()
+	endpoints, suspects := u.endpoints, u.suspects
+	u.suspects = map[string]bool{}
+	u.mu.Unlock()
+	for id, ep := range endpoints {
+		if !suspects[ep.Interface] {
+			continue
+		}
+		mended, err := u.mend(id, ep)
+		u.tellMended(id, ep, mended)
+		if err != nil {
+			u.soon() // which says what is in the way
+		}
+	}
 }
 
 // problems: without forwarding no packet of a pod leaves its node.

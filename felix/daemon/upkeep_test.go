@@ -15,10 +15,13 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"sigs.k8s.io/knftables"
 
 	"tortie/felix/calc"
 	"tortie/felix/hostports"
+	"tortie/felix/podnet"
 	"tortie/felix/ruleset"
 	"tortie/internal/kernel"
 )
@@ -61,9 +64,9 @@ func (s *settings) SetSysctls(all []kernel.Setting) error {
 // menders answer for each device what was mended, once.
 type menders map[string][]string
 
-func (m menders) Mend(hostIf string, _ []netip.Addr, _ bool) ([]string, error) {
-	mended := m[hostIf]
-	delete(m, hostIf)
+func (m menders) Mend(a podnet.Attachment) ([]string, error) {
+	mended := m[a.HostIf]
+	delete(m, a.HostIf)
 	return mended, nil
 }
 
@@ -167,6 +170,62 @@ func TestChangedDevicesAndFailuresAreLoggedOnce(t *testing.T) {
 	}
 }
 
+// asked notes what is asked to be mended, and when.
+type asked struct {
+	mu  sync.Mutex
+	all []podnet.Attachment
+}
+
+func (m *asked) Mend(a podnet.Attachment) ([]string, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.all = append(m.all, a)
+	return []string{"MTU 1300"}, nil
+}
+
+// TestDeviceThatSomebodyChangesIsMendedAtOnce as it was made, and no other; once a second
+// at most, and not while a call is at work on it.
+func TestDeviceThatSomebodyChangesIsMendedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pods := &asked{}
+		u := newUpkeep(&settings{}, pods, noHostPorts(), slog.New(slog.DiscardHandler))
+		made := podnet.Attachment{HostIf: "cali00000000001", MTU: 1400, FromLoopback: true}
+		u.attached = func(_ calc.EndpointID, hostIf string) (podnet.Attachment, bool) {
+			made.HostIf = hostIf
+			return made, hostIf != "cali00000000003"
+		}
+		endpoints := map[calc.EndpointID]calc.Endpoint{}
+		for _, n := range []string{"1", "2", "3"} {
+			id := calc.EndpointID{Namespace: "ns1", Name: "pod" + n}
+			endpoints[id] = calc.Endpoint{ID: id, Interface: "cali0000000000" + n, Addrs: []netip.Addr{netip.MustParseAddr("10.65.0." + n)}}
+		}
+		u.setEndpoints(endpoints)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- u.runSuspects(ctx) }()
+		u.suspect("cali00000000001")
+		u.suspect("cali00000000003")
+		u.suspect("cali00000000009")
+		synctest.Wait()
+		want := podnet.Attachment{HostIf: "cali00000000001", MTU: 1400, FromLoopback: true, Addrs: []netip.Addr{netip.MustParseAddr("10.65.0.1")}}
+		if diff := cmp.Diff([]podnet.Attachment{want}, pods.all, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+			t.Errorf("mended (-want +got):\n%s", diff)
+		}
+		for range 50 {
+			u.suspect("cali00000000002")
+			time.Sleep(100 * time.Millisecond)
+		}
+		synctest.Wait()
+		if n := len(pods.all) - 1; n < 5 || n > 6 {
+			t.Errorf("%d looks in five seconds of changes", n)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // TestWhatSomebodyChangesIsLookedAtOnceASecondAtMost: and again after the kernel has
 // ended to tell.
 func TestWhatSomebodyChangesIsLookedAtOnceASecondAtMost(t *testing.T) {
@@ -236,10 +295,10 @@ func TestOwnProcessesAreKnown(t *testing.T) {
 // loose notes for which devices pods may send from others' addresses.
 type loose map[string]bool
 
-func (l loose) Mend(hostIf string, _ []netip.Addr, manySources bool) ([]string, error) {
-	was := l[hostIf]
-	l[hostIf] = manySources
-	if was == manySources {
+func (l loose) Mend(a podnet.Attachment) ([]string, error) {
+	was := l[a.HostIf]
+	l[a.HostIf] = a.ManySources
+	if was == a.ManySources {
 		return nil, nil
 	}
 	return []string{"rp_filter"}, nil

@@ -1,9 +1,11 @@
 package dataplane
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -37,8 +39,11 @@ func (h *hints) up(name string, index int) { h.links[name] = index }
 // knownLink is what an event about a device is judged by.
 type knownLink struct {
 	name string
-	// upSince is when it was first seen up; zero when it is down.
-	upSince time.Time
+	// since is when it was first seen; upSince is when it was first seen up, zero when it is
+	// down.
+	since, upSince time.Time
+	mac            kernel.MAC
+	mtu            int
 }
 
 // flapAge is for how long a device must have been seen up before the news that it
@@ -87,13 +92,12 @@ func (l *Loop) remember() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	known := make(map[int]knownLink, len(l.links.byName))
+	now := time.Now()
 	for name, link := range l.links.byName {
-		k := knownLink{name: name}
+		before := l.known[link.Index]
+		k := knownLink{name: name, since: cmp.Or(before.since, now), mac: link.MAC, mtu: link.MTU}
 		if link.Up {
-			k.upSince = l.known[link.Index].upSince
-			if k.upSince.IsZero() {
-				k.upSince = time.Now()
-			}
+			k.upSince = cmp.Or(before.upSince, now)
 		}
 		known[link.Index] = k
 	}
@@ -137,7 +141,7 @@ func (l *Loop) readLinks(h *hints) error {
 }
 
 const (
-	topics = kernel.LinkEvents | kernel.RouteEvents
+	topics = kernel.LinkEvents | kernel.AddressEvents | kernel.RouteEvents
 	// resubscribePause is the pause after the kernel ended a subscription.
 	resubscribePause = time.Second
 	// foreignPause is the least time between two resyncs that route events ask
@@ -186,6 +190,8 @@ func (l *Loop) heed(ev kernel.Event) bool {
 		return true
 	case kernel.LinkEvent:
 		return l.heedLink(ev)
+	case kernel.AddressEvent:
+		return l.heedAddress(ev)
 	case kernel.RouteEvent:
 		return l.heedSuccessor(ev) || l.isForeign(ev) && l.heedForeign()
 	}
@@ -223,6 +229,9 @@ func (l *Loop) heedLink(ev kernel.LinkEvent) bool {
 		if !link.Up && !known.upSince.IsZero() && time.Since(known.upSince) > flapAge {
 			l.hints.flapped[link.Index] = struct{}{}
 		}
+		if !ev.Gone && link.Name == known.name && (!link.Up || link.MAC != known.mac || link.MTU != known.mtu) {
+			l.suspect(known)
+		}
 	}
 	if strings.HasPrefix(link.Name, kernel.PodShaper) {
 		return l.heedShaper(ev)
@@ -234,6 +243,31 @@ func (l *Loop) heedLink(ev kernel.LinkEvent) bool {
 	// The device of an ADD under way is worth no turn of its own: the ADD asks for
 	// one when it is done.
 	return ours || l.endpoints.want(link.Name)
+}
+
+// suspect is called with the lock held: somebody may have changed a pod's device. What is
+// told while it is made, or taken away, is nobody's doing.
+func (l *Loop) suspect(k knownLink) {
+	if l.cfg.Suspect != nil && time.Since(k.since) > flapAge && l.endpoints.want(k.name) {
+		l.cfg.Suspect(k.name)
+	}
+}
+
+// heedAddress is called with the lock held: a tunnel's device has the address that the
+// State says, and no other but that of the link; a pod's device that loses one has lost the
+// gateway's. The echo of our own writes is none of these.
+func (l *Loop) heedAddress(ev kernel.AddressEvent) bool {
+	a := ev.Address.Prefix.Addr()
+	if known, ours := l.known[ev.Address.Link]; ours {
+		if ev.Gone && a.IsLinkLocalUnicast() {
+			l.suspect(known)
+		}
+		return false
+	}
+	if !l.tunnelLinks[ev.Address.Link] || a.IsLinkLocalUnicast() {
+		return false
+	}
+	return ev.Gone == slices.Contains(l.tunnelAddrs(), a) && l.heedForeign()
 }
 
 // heedShaper: what a pod sends is lost while the device is gone that it is led through.

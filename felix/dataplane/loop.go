@@ -84,6 +84,9 @@ type Config struct {
 	Limits  []Limits
 	Tunnels Tunnels // nil: no route leads into one
 	Devices Devices // nil: left-over devices stay
+	// Suspect is told of a device of a pod that somebody may have changed. It is called with
+	// the Loop's lock held and must return at once. Nil for nobody.
+	Suspect func(iface string)
 	Log     *slog.Logger
 	// ResyncInterval is how often the kernel is read and compared in full, give or
 	// take a tenth. 0 means 90 s.
@@ -132,6 +135,7 @@ type Loop struct {
 	status                 Status
 	desired                map[netip.Prefix]claim
 	known                  map[int]knownLink // the devices as last read, by index
+	tunnelLinks            map[int]bool      // the tunnels' devices as of the last look at them
 	// foreignAt is when route events last asked for a resync; foreignDue says that
 	// another is waiting for its time.
 	foreignAt  time.Time

@@ -64,7 +64,36 @@ func (l *Loop) applyTunnels(ctx context.Context, w *work, retry bool) error {
 	}
 	w.remotes = true
 	l.tunnelErr = l.cfg.Tunnels.Apply(ctx)
+	links := map[int]bool{}
+	for _, by := range carriers() {
+		for _, v6 := range []bool{false, true} {
+			if link, up := l.cfg.Tunnels.Link(by, v6); up {
+				links[link] = true
+			}
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.tunnelLinks = links
 	return l.tunnelErr
+}
+
+// carriers are those that have a device.
+func carriers() []overlay.Carrier {
+	return []overlay.Carrier{overlay.VXLAN, overlay.IPIP, overlay.WireGuard}
+}
+
+// tunnelAddrs are the addresses that the tunnels' devices have, by the State. It is called
+// with the lock held.
+func (l *Loop) tunnelAddrs() []netip.Addr {
+	addrs := []netip.Addr{l.state.IPIP}
+	for _, t := range l.state.Tunnels {
+		addrs = append(addrs, t.Here.Tunnel)
+	}
+	for _, t := range l.state.Secure {
+		addrs = append(addrs, t.Here.Secure.Tunnel)
+	}
+	return addrs
 }
 
 // declareRemotes tells the route table what changed about the routes to other nodes.
@@ -246,7 +275,7 @@ func (l remoteLinks) lead(r kernel.Route) bool {
 	if !r.OnLink && r.Gateway.IsValid() {
 		return true
 	}
-	return slices.ContainsFunc([]overlay.Carrier{overlay.VXLAN, overlay.IPIP, overlay.WireGuard}, func(by overlay.Carrier) bool {
+	return slices.ContainsFunc(carriers(), func(by overlay.Carrier) bool {
 		link, up := l.tunnels.Link(by, r.Dst.Addr().Is6())
 		return up && link == r.Link
 	})

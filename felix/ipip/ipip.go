@@ -69,6 +69,7 @@ type Tunnel struct {
 	// device is there to receive.
 	prepared netip.Addr
 	link     int // 0 while packets can't go through it, as of the last Apply
+	failed   error
 	// settled: the last Apply made the kernel as desired, so that a difference found
 	// later is somebody else's doing.
 	settled bool
@@ -116,6 +117,13 @@ func (t *Tunnel) Link() (int, bool) {
 	return t.link, t.link != 0
 }
 
+// Failed is why the device could not be had when it was last wanted; nil when it could.
+func (t *Tunnel) Failed() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.failed
+}
+
 // Apply reads the kernel and makes it as desired.
 func (t *Tunnel) Apply(ctx context.Context) error {
 	if ctx.Err() != nil {
@@ -132,6 +140,9 @@ func (t *Tunnel) Apply(ctx context.Context) error {
 	if addr.IsValid() {
 		t.link, err = r.make(addr)
 		r.report(t.settled)
+		if t.failed = nil; t.link == 0 && err != nil {
+			t.failed = fmt.Errorf("IPIP device %s: %w", Device, err)
+		}
 	} else {
 		t.link, err = 0, r.remove()
 	}

@@ -229,15 +229,24 @@ func TestKernelWithoutIPIPIsSaidAndNotAskedAgain(t *testing.T) {
 	}
 	w.apply("")
 	w.wants("not in use")
+	if failed := w.tunnel.Failed(); !errors.Is(failed, ipip.ErrUnsupported) {
+		t.Errorf("failed: %v", failed)
+	}
 }
 
-// TestKernelWithoutIPIPHere is the same with the kernel of this machine.
-func TestKernelWithoutIPIPHere(t *testing.T) {
-	if kerneltest.Has(kerneltest.IPIP) {
-		t.Log("this kernel has IPIP: the fake one stands for those without")
-		return
-	}
-	w := newWorld(t, kerneltest.New(t))
+// lacking is the kernel of this machine without IPIP, whether it has it or not: what
+// it says to a device and a kind that it does not know.
+type lacking struct{ kern }
+
+func (l lacking) LinkByName(string) (kernel.Link, error) { return l.kern.LinkByName("no-such-device") }
+
+func (l lacking) CreateDevice(name, _ string) (kernel.Link, error) {
+	return l.kern.CreateDevice(name, "no-such-kind")
+}
+
+// TestAnswerOfARealKernelWithoutIPIPIsUnderstood: the same, in its own words.
+func TestAnswerOfARealKernelWithoutIPIPIsUnderstood(t *testing.T) {
+	w := newWorld(t, lacking{kerneltest.New(t)})
 	if err := w.tunnel.Prepare(t.Context(), netip.MustParseAddr(addr)); !errors.Is(err, ipip.ErrUnsupported) {
 		t.Errorf("%v", err)
 	}

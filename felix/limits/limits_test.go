@@ -105,29 +105,45 @@ func TestPacketsArePassedAtTheRateAlone(t *testing.T) {
 	free(w.Outside, w.PodA, podworld.PodA+":5003")
 }
 
-// TestConnectionsAreCounted: one too many is refused at once, and comes through when
-// another has ended.
+// TestConnectionsAreCounted, by IPv4 and by IPv6, and both in one count: one too many is
+// refused at once, and comes through when another has ended.
 func TestConnectionsAreCounted(t *testing.T) {
+	for name, at := range map[string]struct{ first, second, outside string }{
+		"IPv4":            {podworld.PodA + ":80", podworld.PodA + ":80", podworld.Outside + ":80"},
+		"IPv6":            {"[" + podworld.PodA6 + "]:80", "[" + podworld.PodA6 + "]:80", "[" + podworld.Outside6 + "]:80"},
+		"one of each":     {podworld.PodA + ":80", "[" + podworld.PodA6 + "]:80", "[" + podworld.Outside6 + "]:80"},
+		"one of each, v6": {"[" + podworld.PodA6 + "]:80", podworld.PodA + ":80", podworld.Outside + ":80"},
+	} {
+		t.Run(name, func(t *testing.T) { countConnections(t, at.first, at.second, at.outside) })
+	}
+}
+
+// countConnections makes the first one allowed at one of the pod's addresses, and the
+// other, and what is too much, at another.
+func countConnections(t *testing.T, at, other, outside string) {
 	w, l := podworld.New(t), New(Config{})
 	apply(t, w, l, Pod{Interface: "cali0", ToPod: Rates{Connections: 2}}, Pod{Interface: "cali1", FromPod: Rates{Connections: 1}})
-	serve(t, w.PodA, podworld.PodA+":80")
-	serve(t, w.Outside, podworld.Outside+":80")
+	serve(t, w.PodA, at)
+	if other != at {
+		serve(t, w.PodA, other)
+	}
+	serve(t, w.Outside, outside)
 
-	first, err := dial(t, w.Outside, podworld.PodA+":80")
+	first, err := dial(t, w.Outside, at)
 	podworld.Check(t, err)
-	_, err = dial(t, w.Outside, podworld.PodA+":80")
+	_, err = dial(t, w.Outside, other)
 	podworld.Check(t, err)
-	if _, err = dial(t, w.Outside, podworld.PodA+":80"); !errors.Is(err, syscall.ECONNREFUSED) {
+	if _, err = dial(t, w.Outside, other); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("the third connection to the pod: %v", err)
 	}
-	_, err = dial(t, w.PodB, podworld.Outside+":80")
+	_, err = dial(t, w.PodB, outside)
 	podworld.Check(t, err)
-	if _, err = dial(t, w.PodB, podworld.Outside+":80"); !errors.Is(err, syscall.ECONNREFUSED) {
+	if _, err = dial(t, w.PodB, outside); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("the second connection of the pod: %v", err)
 	}
 	podworld.Check(t, first.Close())
 	for deadline := time.Now().Add(patience); ; {
-		if _, err = dial(t, w.Outside, podworld.PodA+":80"); err == nil {
+		if _, err = dial(t, w.Outside, other); err == nil {
 			break
 		}
 		if time.Now().After(deadline) {

@@ -1,45 +1,88 @@
 package podnet
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
-	"net/netip"
+	"slices"
 
 	"tortie/internal/kernel"
 )
 
-// Mend puts back what somebody has changed of the node's end of a pod with these
-// addresses, and leave to send from others or not, since Add: its settings and its MAC address. It returns what it found,
-// one phrase a difference. A device that is missing, down or not ours is left
-// alone: an Add may be at work on it, or its operator have switched it off.
-func (n *Net) Mend(hostIf string, addrs []netip.Addr, manySources bool) (mended []string, err error) {
-	if !IsDeviceName(hostIf) {
+// Mend puts back what somebody has changed of the node's end of a pod since Add: its MTU,
+// its MAC address, its settings, the gateway's address, and that it is up. Of the
+// attachment it needs HostIf, Addrs, FromLoopback, ManySources, and MTU where that is
+// known. It returns what it found, one phrase a difference. A device that is missing, or
+// not ours, is left alone, as is all that is in the pod. Whoever calls it
+// knows that the pod is to have its network: one that is being detached is down as well.
+func (n *Net) Mend(a Attachment) (mended []string, err error) {
+	if !IsDeviceName(a.HostIf) {
 		return nil, nil
 	}
-	defer n.names.lock(hostIf)()
-	link, err := n.host.LinkByName(hostIf)
-	if errors.Is(err, kernel.ErrNotFound) || err == nil && !link.Up {
+	defer n.names.lock(a.HostIf)()
+	link, err := n.host.LinkByName(a.HostIf)
+	if errors.Is(err, kernel.ErrNotFound) || err == nil && (link.Kind != "veth" || link.Group == n.reap.group) {
 		return nil, nil
+	}
+	// In this order: with an MTU of less than IPv6 needs the device has no settings of IPv6,
+	// its address follows from the MAC address, and no packet goes before the settings hold.
+	for _, mend := range []func(Attachment, kernel.Link) ([]string, error){n.mendLink, n.mendSettings, n.mendAddress, n.mendState} {
+		var found []string
+		if err == nil {
+			found, err = mend(a, link)
+			mended = append(mended, found...)
+		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("mend %s: %w", hostIf, err)
+		return mended, fmt.Errorf("mend %s: %w", a.HostIf, err)
 	}
-	if link.MAC != hostMAC() {
-		if err := n.host.SetMAC(link.Index, hostMAC()); err != nil {
-			return nil, fmt.Errorf("mend %s: %w", hostIf, err)
-		}
-		mended = append(mended, "MAC address "+link.MAC.String())
+	return mended, nil
+}
+
+func (n *Net) mendLink(a Attachment, link kernel.Link) (mended []string, err error) {
+	if a.MTU != 0 && link.MTU != a.MTU {
+		mended, err = append(mended, fmt.Sprintf("MTU %d", link.MTU)), n.host.SetMTU(link.Index, a.MTU)
 	}
-	for _, want := range hostSettings(Attachment{HostIf: hostIf, Addrs: addrs, ManySources: manySources}, n.ipv6) {
+	if err == nil && link.MAC != hostMAC() {
+		mended, err = append(mended, "MAC address "+link.MAC.String()), n.host.SetMAC(link.Index, hostMAC())
+	}
+	return mended, err
+}
+
+func (n *Net) mendSettings(a Attachment, _ kernel.Link) (mended []string, err error) {
+	for _, want := range hostSettings(a, n.ipv6) {
 		changed, err := mendSetting(n.host, want)
 		if err != nil {
-			return mended, fmt.Errorf("mend %s: %w", hostIf, err)
+			return mended, err
 		}
 		if changed != "" {
 			mended = append(mended, changed)
 		}
 	}
 	return mended, nil
+}
+
+// mendAddress: the node asks for the pod's MAC address from the gateway's address. The
+// kernel takes it away with IPv6, and from a device that is down.
+func (n *Net) mendAddress(a Attachment, link kernel.Link) (mended []string, err error) {
+	if !a.has(kernel.IPv6) {
+		return nil, nil
+	}
+	have, err := n.host.Addresses(link.Index)
+	if err != nil || slices.ContainsFunc(have, func(h kernel.Address) bool { return h.Prefix.Addr() == gateway(kernel.IPv6) }) {
+		return nil, err
+	}
+	if link.Up {
+		mended = append(mended, "no address "+gateway(kernel.IPv6).String())
+	}
+	return mended, cmp.Or(n.host.Apply(gatewayAddress(link.Index))...)
+}
+
+func (n *Net) mendState(_ Attachment, link kernel.Link) (mended []string, err error) {
+	if link.Up {
+		return nil, nil
+	}
+	return []string{"switched off"}, cmp.Or(n.host.Apply(kernel.LinkUp{Link: link.Index})...)
 }
 
 // mendSetting returns what was there, as sysctl writes it; empty when nothing was

@@ -1,6 +1,7 @@
 package podnet_test
 
 import (
+	"net/netip"
 	"slices"
 	"testing"
 
@@ -17,55 +18,79 @@ func (w *world) sysctl(name string) string {
 	return value
 }
 
+// TestMendPutsTheNodesEndRight whatever somebody has done to it.
 func TestMendPutsTheNodesEndRight(t *testing.T) {
 	w := newWorld(t, nil)
 	a := attachment(w.newPod(), 1)
+	a.FromLoopback = true
 	got := w.add(a)
-	mend := func(want ...string) {
-		t.Helper()
-		mended, err := w.net.Mend(a.HostIf, a.Addrs, false)
-		if err != nil || !slices.Equal(mended, want) {
-			t.Errorf("mended %q, %v; want %q", mended, err, want)
-		}
+	v4, v6 := "ipv4/conf/"+a.HostIf+"/", "ipv6/conf/"+a.HostIf+"/"
+	sysctl := func(name, value string) func() error {
+		return func() error { return w.node.SetSysctls([]kernel.Setting{{Name: name, Value: value}}) }
 	}
-	mend()
-	err := w.node.SetSysctls([]kernel.Setting{
-		{Name: "ipv4/conf/" + a.HostIf + "/rp_filter", Value: "0"},
-		{Name: "ipv6/conf/" + a.HostIf + "/forwarding", Value: "0"},
-	})
-	if err == nil {
-		err = w.node.SetMAC(got.HostIndex, kernel.MAC{2, 0, 0, 0, 0, 1})
+	gateway := netip.MustParsePrefix("fe80::ecee:eeff:feee:eeee/64")
+	for _, tc := range []struct {
+		name string
+		harm func() error
+		want []string
+	}{
+		{"nothing", func() error { return nil }, nil},
+		{"rp_filter", sysctl(v4+"rp_filter", "0"), []string{"net/" + v4 + "rp_filter=0"}},
+		{"route_localnet, of a pod with a port of the node", sysctl(v4+"route_localnet", "0"), []string{"net/" + v4 + "route_localnet=0"}},
+		{"forwarding of IPv6", sysctl(v6+"forwarding", "0"), []string{"net/" + v6 + "forwarding=0"}},
+		{"its MAC address", func() error { return w.node.SetMAC(got.HostIndex, kernel.MAC{2, 0, 0, 0, 0, 1}) }, []string{"MAC address 02:00:00:00:00:01"}},
+		{"its MTU", func() error { return w.node.SetMTU(got.HostIndex, 1300) }, []string{"MTU 1300"}},
+		{"an MTU without IPv6", func() error { return w.node.SetMTU(got.HostIndex, 1000) }, []string{"MTU 1000", "net/" + v6 + "proxy_ndp=0"}},
+		{"the gateway's address", func() error { return w.node.DeleteAddress(got.HostIndex, gateway) }, []string{"no address " + gateway.Addr().String()}},
+		{"IPv6", sysctl(v6+"disable_ipv6", "1"), []string{"net/" + v6 + "disable_ipv6=1"}},
+		{"that it is up", func() error { return w.node.SetDown(got.HostIndex) }, []string{"switched off"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if err := tc.harm(); err != nil {
+				t.Fatal(err)
+			}
+			mended, err := w.net.Mend(a)
+			if err != nil || slices.ContainsFunc(tc.want, func(s string) bool { return !slices.Contains(mended, s) }) || tc.want == nil && len(mended) > 0 {
+				t.Errorf("mended %q, %v; want %q", mended, err, tc.want)
+			}
+			link, err := w.node.LinkByName(a.HostIf)
+			if err != nil || link.MAC.String() != got.HostMAC || link.MTU != a.MTU || !link.Up {
+				t.Errorf("device %+v, %v", link, err)
+			}
+			held, err := w.node.Addresses(link.Index)
+			if err != nil || !slices.ContainsFunc(held, func(h kernel.Address) bool { return h.Prefix == gateway }) {
+				t.Errorf("addresses %v, %v", held, err)
+			}
+			if mended, err := w.net.Mend(a); len(mended) > 0 || err != nil {
+				t.Errorf("and again %q, %v", mended, err)
+			}
+		})
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	mend("MAC address 02:00:00:00:00:01", "net/ipv4/conf/"+a.HostIf+"/rp_filter=0", "net/ipv6/conf/"+a.HostIf+"/forwarding=0")
-	if l, err := w.node.LinkByName(a.HostIf); err != nil || l.MAC.String() != got.HostMAC || w.sysctl("ipv4/conf/"+a.HostIf+"/rp_filter") != "1" {
-		t.Errorf("device %+v, %v", l, err)
-	}
-	mend()
-	if mended, err := w.net.Mend(a.HostIf, a.Addrs, true); err != nil || len(mended) != 1 || w.sysctl("ipv4/conf/"+a.HostIf+"/rp_filter") != "0" {
+	a.ManySources = true
+	if mended, err := w.net.Mend(a); err != nil || len(mended) != 1 || w.sysctl(v4+"rp_filter") != "0" {
 		t.Errorf("a pod that may send from others' addresses now: mended %q, %v", mended, err)
 	}
 }
 
-func TestMendLeavesADeviceAloneThatIsDown(t *testing.T) {
+// TestMendLeavesAloneWhatIsNoPodsDevice, and what waits for its deletion.
+func TestMendLeavesAloneWhatIsNoPodsDevice(t *testing.T) {
 	w := newWorld(t, nil)
 	a := attachment(w.newPod(), 1)
 	got := w.add(a)
+	if err := w.node.SetGroup(got.HostIndex, podnet.DefaultReapGroup); err != nil {
+		t.Fatal(err)
+	}
 	if err := w.node.SetDown(got.HostIndex); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.node.SetSysctls([]kernel.Setting{{Name: "ipv4/conf/" + a.HostIf + "/rp_filter", Value: "0"}}); err != nil {
-		t.Fatal(err)
-	}
 	for _, name := range []string{a.HostIf, hostIf(2), "lo"} {
-		if mended, err := w.net.Mend(name, a.Addrs, false); len(mended) > 0 || err != nil {
+		a.HostIf = name
+		if mended, err := w.net.Mend(a); len(mended) > 0 || err != nil {
 			t.Errorf("%s: mended %q, %v", name, mended, err)
 		}
 	}
-	if got := w.sysctl("ipv4/conf/" + a.HostIf + "/rp_filter"); got != "0" {
-		t.Errorf("rp_filter %s", got)
+	if link, err := w.node.LinkByIndex(got.HostIndex); err != nil || link.Up {
+		t.Errorf("device %+v, %v", link, err)
 	}
 }
 

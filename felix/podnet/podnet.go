@@ -65,6 +65,7 @@ type Host interface {
 	CreateVeth(kernel.VethSpec) (kernel.Link, error)
 	Configure(kernel.Link, []kernel.Setting) error
 	Links() ([]kernel.Link, error)
+	Addresses(link int) ([]kernel.Address, error)
 	SetGroup(index int, group uint32) error
 	DeleteLink(index int) error
 	Sysctl(name string) (string, error)

@@ -122,14 +122,17 @@ func setUpHostEnd(_ context.Context, w *wiring) error {
 	}
 	var changes []kernel.Change
 	if w.a.has(kernel.IPv6) {
-		// The kernel would make this address by itself, but on probation at first.
-		ip := netip.PrefixFrom(gateway(kernel.IPv6), linkLocalBits)
-		changes = append(changes, kernel.LinkAddress{Link: w.host.Index, Prefix: ip})
+		changes = append(changes, gatewayAddress(w.host.Index))
 	}
 	if !w.host.Up {
 		changes = append(changes, kernel.LinkUp{Link: w.host.Index})
 	}
 	return cmp.Or(w.net.host.Apply(changes...)...)
+}
+
+// gatewayAddress: the kernel would make it by itself, but on probation at first.
+func gatewayAddress(link int) kernel.LinkAddress {
+	return kernel.LinkAddress{Link: link, Prefix: netip.PrefixFrom(gateway(kernel.IPv6), linkLocalBits)}
 }
 
 // linkLocalBits is the length of the link-local prefix (RFC 4291, section 2.5.6).

@@ -132,7 +132,7 @@ func TestMendLeavesThePodsSideToOthers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if mended, err := w.net.Mend(a.HostIf, a.Addrs, false); len(mended) > 0 || err != nil {
+	if mended, err := w.net.Mend(a); len(mended) > 0 || err != nil {
 		t.Errorf("mended %q, %v", mended, err)
 	}
 	if l, err := p.LinkByName(ifName); err != nil || l.MTU != 1400 || l.MAC != (kernel.MAC{2, 0, 0, 0, 0, 8}) {

@@ -71,6 +71,17 @@ func (s Set) Link(by overlay.Carrier, v6 bool) (int, bool) {
 	return 0, false
 }
 
+// Failed is why there is no device of a pool's encapsulation though there should be.
+func (s Set) Failed(by overlay.Carrier, v6 bool) error {
+	switch by {
+	case overlay.VXLAN:
+		return s.VXLAN.Failed(v6)
+	case overlay.IPIP:
+		return s.IPIP.Failed()
+	}
+	return nil
+}
+
 // Unready are destinations that are better reached by another way, for a moment; see
 // [wireguard.Tunnels.Unready].
 func (s Set) Unready() map[netip.Prefix]bool { return s.WireGuard.Unready() }

@@ -69,6 +69,7 @@ type Tunnels struct {
 	// before the device is there to receive.
 	prepared map[bool]overlay.End
 	links    map[bool]int // the devices that are up, as of the last Apply
+	failed   map[bool]error
 	// settled: the last Apply made the kernel as desired, so that a difference found
 	// later is somebody else's doing.
 	settled bool
@@ -76,7 +77,7 @@ type Tunnels struct {
 
 // New makes Tunnels that want nothing. Nothing is read or written before Apply.
 func New(cfg Config) *Tunnels {
-	return &Tunnels{cfg: cfg, desired: map[bool]overlay.Tunnel{}, prepared: map[bool]overlay.End{}, links: map[bool]int{}}
+	return &Tunnels{cfg: cfg, desired: map[bool]overlay.Tunnel{}, prepared: map[bool]overlay.End{}, links: map[bool]int{}, failed: map[bool]error{}}
 }
 
 // Configure has the devices made with these settings from the next Apply on; before the
@@ -128,6 +129,13 @@ func (t *Tunnels) Link(v6 bool) (int, bool) {
 	return index, ok
 }
 
+// Failed is why there is no device for addresses of a version though there should be.
+func (t *Tunnels) Failed(v6 bool) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.failed[v6]
+}
+
 // Owns reports whether a link of that name is one of ours.
 func Owns(name string) bool { return name == Device4 || name == Device6 }
 
@@ -149,6 +157,7 @@ func (t *Tunnels) Apply(ctx context.Context) error {
 		if !wanted {
 			errs = append(errs, r.remove())
 			delete(t.links, v6)
+			delete(t.failed, v6)
 			continue
 		}
 		index, err := r.make(tunnel)
@@ -157,6 +166,9 @@ func (t *Tunnels) Apply(ctx context.Context) error {
 		}
 		if err != nil {
 			err = fmt.Errorf("VXLAN device %s: %w", r.device, err)
+		}
+		if delete(t.failed, v6); index == 0 {
+			t.failed[v6] = err
 		}
 		errs = append(errs, err)
 		r.report(t.settled)

@@ -362,8 +362,6 @@ func TestTakenVNIIsSaidAndTheOtherFamilyGoesOn(t *testing.T) {
 	})
 }
 
-// TestWhatFailsOnADeviceThatCarriesLeavesItInUse: what goes through it goes on, and the
-// rest of it is seen to.
 // TestKernelWithoutVXLANIsSaidInOneLine: with what to do, and nothing else fails of it.
 func TestKernelWithoutVXLANIsSaidInOneLine(t *testing.T) {
 	k := fakekernel.New()
@@ -379,11 +377,19 @@ func TestKernelWithoutVXLANIsSaidInOneLine(t *testing.T) {
 	if err == nil || strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), "VXLAN device vxlan.calico: ") || !strings.Contains(err.Error(), "modprobe vxlan") || !strings.Contains(err.Error(), "vxlanMode: Never") {
 		t.Errorf("error %v", err)
 	}
-	if _, up := w.tunnels.Link(false); up {
-		t.Error("there is a device")
+	if _, up := w.tunnels.Link(false); up || w.tunnels.Failed(false) == nil || w.tunnels.Failed(true) != nil {
+		t.Errorf("there is a device: %v; failed: %v, %v", up, w.tunnels.Failed(false), w.tunnels.Failed(true))
+	}
+	k.SetFault(nil)
+	w.veth("eth0")
+	w.apply(both()[:1])
+	if failed := w.tunnels.Failed(false); failed != nil {
+		t.Errorf("with a kernel that has it: %v", failed)
 	}
 }
 
+// TestWhatFailsOnADeviceThatCarriesLeavesItInUse: what goes through it goes on, and the
+// rest of it is seen to.
 func TestWhatFailsOnADeviceThatCarriesLeavesItInUse(t *testing.T) {
 	for _, op := range []string{"set sysctl", "read addresses", "delete address", "read fdb", "read neighbours"} {
 		t.Run(op, func(t *testing.T) {

@@ -52,7 +52,7 @@ func (r *run) remove(why string) error {
 	}
 	clear(r.endpoints)
 	clear(r.greetings)
-	r.cfg.Log.Info("WireGuard device removed: "+why, "iface", r.device)
+	r.cfg.Log.Info("a WireGuard device was removed", "iface", r.device, "why", why)
 	return nil
 }
 

@@ -77,7 +77,7 @@ func TestPrivateKeyIsNotPrinted(t *testing.T) {
 	if err != nil || strings.Count(text, "(a private key)") < 5 {
 		t.Errorf("%v: %s", err, text)
 	}
-	for _, form := range []string{fmt.Sprintf("%x", key[:]), fmt.Sprint(key[:]), string(stored[20:60])} {
+	for _, form := range []string{fmt.Sprintf("%x", key[:]), fmt.Sprintf("%d", key[:]), string(stored[20:60])} {
 		if strings.Contains(text, form) {
 			t.Errorf("the key is in %s", text)
 		}
@@ -152,7 +152,7 @@ func TestDamagedKeysAreSetAside(t *testing.T) {
 		if err := os.WriteFile(c.path, []byte(damage), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if c.current() == first || c.current() != c.current() {
+		if next := c.current(); next == first || c.current() != next {
 			t.Errorf("%q: no new key", damage)
 		}
 		if kept, err := os.ReadFile(c.path + ".damaged"); err != nil || string(kept) != damage || !strings.Contains(c.log.String(), "damaged") {

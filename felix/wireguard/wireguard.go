@@ -449,8 +449,8 @@ func (r *run) report(settled bool) {
 	}
 	attrs := []any{"iface", r.device, "changes", strings.Join(what, ", ")}
 	if settled {
-		r.cfg.Log.Warn("WireGuard mended: someone had changed it", attrs...)
+		r.cfg.Log.Warn("a WireGuard device was mended: someone had changed it", attrs...)
 		return
 	}
-	r.cfg.Log.Info("WireGuard changed", attrs...)
+	r.cfg.Log.Info("a WireGuard device was changed", attrs...)
 }

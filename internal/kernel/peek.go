@@ -12,11 +12,13 @@ import (
 
 // Constants of linux/ip.h, linux/ipv6.h, linux/netconf.h and linux/if_link.h.
 const (
-	netconfIfindex    = 1
-	netconfForwarding = 2
-	netconfAll        = 0xffffffff // NETCONFA_IFINDEX_ALL
-	sizeofNetconfMsg  = 4          // struct netconfmsg and its padding
-	inet6Conf         = 2          // IFLA_INET6_CONF
+	netconfIfindex     = 1
+	netconfForwarding  = 2
+	netconfReversePath = 3
+	netconfProxy       = 5
+	netconfAll         = 0xffffffff // NETCONFA_IFINDEX_ALL
+	sizeofNetconfMsg   = 4          // struct netconfmsg and its padding
+	inet6Conf          = 2          // IFLA_INET6_CONF
 
 	devconf6Forwarding  = 0
 	devconf6AcceptRA    = 3

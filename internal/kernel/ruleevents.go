@@ -43,6 +43,17 @@ func (h *Handle) QueueChanges(ctx context.Context) (<-chan struct{}, error) {
 	return changes, nil
 }
 
+// SettingChanges tells, as RuleChanges does, that a sysctl of IPv4 or IPv6 of the kind that
+// netlink tells of (forwarding, rp_filter, proxy_arp, proxy_ndp) is no longer 1, on any
+// device or on all. Who wrote it the kernel does not say.
+func (h *Handle) SettingChanges(ctx context.Context) (<-chan struct{}, error) {
+	changes, err := h.changes(ctx, unix.NETLINK_ROUTE, []int{unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF}, ofSettings(), unlessBy(nil))
+	if err != nil {
+		return nil, NewError("subscribe to changes of sysctls", "", err)
+	}
+	return changes, nil
+}
+
 // RoutingChanges tells, as RuleChanges does, that somebody else has set or removed a routing
 // rule, or a route in another table than the kernel's own, main and local, if concerns says so.
 // That is asked of the table in which the route is, or to which the rule leads, and of the
@@ -173,6 +184,30 @@ func ofPermanentNeighbours() []unix.SockFilter {
 		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: 0, Jt: 1},
 		{Code: unix.BPF_RET | unix.BPF_K, K: 1<<32 - 1},
 		{Code: unix.BPF_RET | unix.BPF_K},
+	}
+}
+
+// A message about one setting has the device and then the setting, a word each; that of a
+// device's making has them all, and is longer.
+const (
+	oneSetting   = unix.SizeofNlMsghdr + sizeofNetconfMsg + 2*(unix.SizeofRtAttr+4)
+	settingKind  = unix.SizeofNlMsghdr + sizeofNetconfMsg + unix.SizeofRtAttr + 4 + 2
+	settingValue = settingKind + 2
+)
+
+// ofSettings keeps messages about one setting that is another than 1 now.
+func ofSettings() []unix.SockFilter {
+	return []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_LEN},
+		unlessEqual(oneSetting, 7),
+		load(unix.BPF_H, settingKind),
+		ifEqual(asLoaded(netconfForwarding), 2),
+		ifEqual(asLoaded(netconfReversePath), 1),
+		unlessEqual(asLoaded(netconfProxy), 3),
+		load(unix.BPF_W, settingValue),
+		ifEqual(wordAsLoaded(1), 1),
+		verdictOf(keep),
+		verdictOf(drop),
 	}
 }
 

@@ -266,3 +266,49 @@ func TestChangesOfRoutingAreTold(t *testing.T) {
 		asks(t, routing{77, 3})
 	})
 }
+
+// TestSettingsThatAreSwitchedOffAreTold whoever writes them, and neither those that are
+// switched on nor what a device is made with.
+func TestSettingsThatAreSwitchedOffAreTold(t *testing.T) {
+	kerneltest.Require(t, kerneltest.Veth, kerneltest.IPv6)
+	h := kerneltest.New(t)
+	set := func(name, value string) {
+		t.Helper()
+		if err := h.SetSysctls([]kernel.Setting{{Name: name, Value: value}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	told, err := h.SettingChanges(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.CreateVeth(kernel.VethSpec{Host: "cali0", Peer: "p0"}); err != nil {
+		t.Fatal(err)
+	}
+	settings := []string{
+		"ipv4/ip_forward", "ipv4/conf/cali0/forwarding", "ipv4/conf/cali0/rp_filter", "ipv4/conf/cali0/proxy_arp",
+		"ipv6/conf/all/forwarding", "ipv6/conf/cali0/forwarding", "ipv6/conf/cali0/proxy_ndp",
+	}
+	for _, name := range settings {
+		set(name, "1")
+	}
+	set("ipv4/conf/cali0/ignore_routes_with_linkdown", "1")
+	set("ipv4/conf/cali0/ignore_routes_with_linkdown", "0")
+	if len(told) > 0 {
+		t.Error("what is made, or switched on, is told")
+	}
+	for _, name := range settings {
+		t.Run(name, func(t *testing.T) {
+			set(name, "1")
+			for len(told) > 0 {
+				<-told
+			}
+			set(name, "0")
+			select {
+			case <-told:
+			case <-time.After(10 * time.Second):
+				t.Error("it is not told")
+			}
+		})
+	}
+}

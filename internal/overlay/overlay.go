@@ -291,6 +291,25 @@ func (v View) To(dst netip.Prefix, node string) Way {
 	return Way{Carrier: VXLAN, There: there}
 }
 
+// Needs reports whether packets of a pool are to be encapsulated on their way to the pods of
+// some other node, possible or not. Where WireGuard carries, the pool's mode is not needed.
+func (v View) Needs(p Pool) bool {
+	if p.Mode == Never {
+		return false
+	}
+	here := v.nodes[v.self].End(p.Prefix.Addr())
+	for name, node := range v.nodes {
+		there := node.End(p.Prefix.Addr())
+		if name == v.self || !there.Address.IsValid() || p.Mode == CrossSubnet && sameSegment(here.Address, there.Address) {
+			continue
+		}
+		if _, secured := v.secured(p.Prefix, name); !secured {
+			return true
+		}
+	}
+	return false
+}
+
 func or(s, def string) string {
 	if s == "" {
 		return def

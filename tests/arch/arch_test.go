@@ -271,6 +271,89 @@ func TestPurePackagesDoNotReadTheClock(t *testing.T) {
 	}
 }
 
+// TestOneHelperAloneSkips: a test that can't run says which feature is missing
+// (kerneltest.Require), and none passes by giving up before it has tried anything.
+func TestOneHelperAloneSkips(t *testing.T) {
+	for _, f := range parseAll(t) {
+		if f.pkg == "tortie/internal/kernel/kerneltest" {
+			continue
+		}
+		ast.Inspect(f.ast, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.CallExpr:
+				if sel, ok := n.Fun.(*ast.SelectorExpr); ok && slices.Contains([]string{"Skip", "Skipf", "SkipNow"}, sel.Sel.Name) {
+					t.Errorf("%s calls %s: a test is skipped by kerneltest.Require alone", f.path, sel.Sel.Name)
+				}
+			case *ast.IfStmt:
+				if asks := asksWhereItRuns(n.Cond); f.test && asks != "" && givesUp(n.Body) {
+					t.Errorf("%s returns because of %s: a test that can't run is skipped by kerneltest.Require, one that is not wanted is left out by its name (-skip)", f.path, asks)
+				}
+			}
+			return true
+		})
+	}
+}
+
+// asksWhereItRuns names what a condition asks of the machine or of how the tests are run.
+func asksWhereItRuns(condition ast.Expr) (asks string) {
+	ast.Inspect(condition, func(n ast.Node) bool {
+		if sel, ok := n.(*ast.SelectorExpr); ok {
+			switch x, _ := sel.X.(*ast.Ident); {
+			case x == nil:
+			case x.Name == "kerneltest" && sel.Sel.Name == "Has", x.Name == "feature" && sel.Sel.Name == "Probe", x.Name == "testing" && sel.Sel.Name == "Short":
+				asks = x.Name + "." + sel.Sel.Name
+			}
+		}
+		return true
+	})
+	return asks
+}
+
+// givesUp: it ends in a return of nothing.
+func givesUp(body *ast.BlockStmt) bool {
+	if len(body.List) == 0 {
+		return false
+	}
+	last, ok := body.List[len(body.List)-1].(*ast.ReturnStmt)
+	return ok && len(last.Results) == 0
+}
+
+// TestFelixAndBgpdAskOneFunctionWhatCarriesABlock, overlay.View.To: felix for the routes
+// into tunnels, bgpd for those that BGP brings, so that no block has two of them, or none.
+// Neither knows what a pool's mode means; only the first pools' is written, by registration.
+func TestFelixAndBgpdAskOneFunctionWhatCarriesABlock(t *testing.T) {
+	const decides = "tortie/internal/overlay"
+	asked := map[string]bool{}
+	for _, f := range parseAll(t) {
+		if f.test || f.pkg == decides {
+			continue
+		}
+		imports := slices.ContainsFunc(f.ast.Imports, func(i *ast.ImportSpec) bool { return strings.Trim(i.Path.Value, `"`) == decides })
+		ast.Inspect(f.ast, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.CallExpr:
+				if sel, ok := n.Fun.(*ast.SelectorExpr); ok && imports && sel.Sel.Name == "To" && len(n.Args) == 2 {
+					asked[f.pkg] = true
+				}
+			case *ast.SelectorExpr:
+				if (below(f.pkg, "tortie/felix") || below(f.pkg, "tortie/bgpd")) && f.pkg != "tortie/felix/registration" && modeOfPool(n.Sel.Name) {
+					t.Errorf("%s reads the pool's mode %s: what carries a block is for %s to say", f.path, n.Sel.Name, decides)
+				}
+			}
+			return true
+		})
+	}
+	for _, pkg := range []string{"tortie/felix/calc", "tortie/bgpd/filter"} {
+		if !asked[pkg] {
+			t.Errorf("%s does not ask %s what carries a block", pkg, decides)
+		}
+	}
+}
+
+func modeOfPool(name string) bool {
+	return slices.Contains([]string{"VXLANModeAlways", "VXLANModeCrossSubnet", "IPIPModeAlways", "IPIPModeCrossSubnet"}, name)
+}
+
 // named is a path of this repository in a Markdown page: in backticks or as a
 // link's target.
 var named = regexp.MustCompile("`([A-Za-z0-9_.][A-Za-z0-9_./-]*)`|\\]\\(([^)#: ]+)\\)")

@@ -137,7 +137,7 @@ func (m *ways) across(ctx context.Context, name, kind, subnets string, route fun
 }
 
 // uplink routes to another node's subnet by that node's address. It runs on the node.
-func (m *ways) uplink(node, other string, subnet netip.Prefix) error {
+func (m *ways) uplink(_, other string, subnet netip.Prefix) error {
 	host, err := m.lab.Topology().Node(other)
 	if err != nil {
 		return err

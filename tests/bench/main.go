@@ -15,6 +15,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
 	"tortie/tests/bench/cluster"
@@ -112,6 +113,9 @@ func run(ctx context.Context, bin string, rounds, burst int) (err error) {
 	defer func() { _ = os.RemoveAll(dir) }()
 	b := &bench{lab: l, bin: bin, rounds: rounds, burst: burst}
 	if b.empty, err = buildEmpty(ctx, dir); err != nil {
+		return err
+	}
+	if b.installed, err = install(filepath.Join(bin, "calico"), dir); err != nil {
 		return err
 	}
 	for _, part := range []func(context.Context) error{b.process, b.oneAtATime, b.onBusyMachine, b.manyAtOnce, b.felixAlone, b.floors} {

@@ -26,9 +26,6 @@ func TestIPv4Alone(t *testing.T) {
 // oneFamily tries every path and every service on a cluster of two nodes that has one IP
 // version.
 func oneFamily(t *testing.T, name string, families cluster.Families, install func(e *env), noPeers string) {
-	if testing.Short() {
-		return // as those steps of TestKubernetes that aren't short
-	}
 	e := startOf(t, name, cluster.Config{Nodes: 2, Families: families})
 	t.Cleanup(func() {
 		if t.Failed() {

@@ -107,6 +107,7 @@ func TestBadNetworkConfigurationIsRefused(t *testing.T) {
 			c["ipam"] = map[string]any{"type": "calico-ipam", "asign_ipv4": "true"}
 		}, cniwire.CodeInvalidConfig, "asign_ipv4"},
 		{"wrong type", func(c map[string]any) { c["mtu"] = "many" }, cniwire.CodeInvalidConfig, "mtu"},
+		{"MTU that the node's device does not carry", func(c map[string]any) { c["mtu"] = 9000 }, cniwire.CodeInvalidConfig, "9000 is more than the 1500 of the node's device eth0"},
 		{"unknown version", func(c map[string]any) { c["cniVersion"] = "9.9.9" }, cniwire.CodeIncompatibleVersion, "9.9.9"},
 	}
 	for i, c := range cases {

@@ -296,7 +296,7 @@ func tamperings() []tampering {
 		{name: "NeighbourOfAnother", do: inPod("ip neigh replace 169.254.1.1 lladdr 02:00:00:00:00:01 nud permanent dev eth0"), want: []string{"the permanent neighbour 169.254.1.1 is missing or has another MAC address"}},
 		{name: "HigherMTU", do: inPod("ip link set eth0 mtu 1500"), want: []string{"eth0 has MTU 1500, more than the 1400 of its other end"}},
 		{name: "OtherMAC", do: inPod("ip link set eth0 address 02:00:00:00:00:02"), want: []string{"eth0 has MAC address 02:00:00:00:00:02 instead of"}},
-		{name: "NodesDeviceDown", do: onNode("ip link set DEVICE down"), want: []string{"the node's device cali", "is down", "route to ADDR is missing"}},
+		{name: "NodesDeviceDown", do: onNode("ip link set DEVICE down"), want: []string{"the node's device cali", "is down", "route to ADDR is missing"}, mended: true},
 		{name: "NodesDevicesMTU", do: onNode("ip link set DEVICE mtu 1300"), want: []string{"the node's device cali", "has MTU 1300 instead of 1400"}, mended: true},
 		{name: "EndpointGone", do: func(r runtime, c sandbox, _, _ string) {
 			r.onNode("calicoctl delete workloadendpoint node1-k8s-" + strings.ReplaceAll(c.Name, "-", "--") + "-eth0")
@@ -363,10 +363,16 @@ func saysAll(err error, want []string) bool {
 // collects demands that GC releases what is not listed, and nothing else.
 func (r runtime) collects(list *libcni.NetworkConfigList) {
 	kept, gone := r.sandbox("kept"), r.sandbox("gone")
+	collector := r.cni
+	if list.CNIVersion == "1.1.0" {
+		// A runtime that remembers nothing: for what it remembers, libcni sends DEL first.
+		// Before 1.1.0 that is all it does.
+		collector = newRuntime(r.T, r.l).cni
+	}
 	r.add(list, kept)
 	lost := r.add(list, gone).IPs[0].Address.IP.String()
 	args := &libcni.GCArgs{ValidAttachments: []types.GCAttachment{{ContainerID: kept.ContainerID, IfName: "eth0"}}}
-	if err := r.cni.GCNetworkList(r.Context(), list, args); err != nil {
+	if err := collector.GCNetworkList(r.Context(), list, args); err != nil {
 		r.Errorf("GC: %v", err)
 	}
 	if route := r.onNode("ip route show " + lost); route != "" {
@@ -375,7 +381,7 @@ func (r runtime) collects(list *libcni.NetworkConfigList) {
 	if list.CNIVersion != "0.3.1" {
 		r.check(list, kept)
 	}
-	if err := r.cni.GCNetworkList(r.Context(), list, &libcni.GCArgs{ValidAttachments: []types.GCAttachment{}}); err != nil {
+	if err := collector.GCNetworkList(r.Context(), list, &libcni.GCArgs{ValidAttachments: []types.GCAttachment{}}); err != nil {
 		r.Errorf("GC with an empty list: %v", err)
 	}
 	if names := r.onNode("ip -o link show"); strings.Contains(names, "cali") {

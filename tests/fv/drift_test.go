@@ -2,6 +2,7 @@ package fv
 
 import (
 	"bytes"
+	"encoding/json"
 	"strings"
 	"testing"
 	"time"
@@ -23,6 +24,7 @@ func TestDriftIsMendedAndStrangersAreLeftAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	mustConverge(t, l)
+	loopback := podWithHostPort(t, l)
 	pod, err := l.Pod("here")
 	if err != nil {
 		t.Fatal(err)
@@ -53,6 +55,9 @@ func TestDriftIsMendedAndStrangersAreLeftAlone(t *testing.T) {
 	routes := "ip route show proto 80 | sort; ip -6 route show proto 80 | sort"
 	vxlan := "ip -br link show vxlan.calico; ip -d link show vxlan.calico | grep -o 'mtu [0-9]*\\|vxlan id.*dstport [0-9]*'; ip -4 -br addr show dev vxlan.calico; bridge fdb show dev vxlan.calico | sort; ip neigh show dev vxlan.calico | sort"
 	rules := "nft list table inet tortie | grep -v counter | sort"
+	v4, v6 := "/proc/sys/net/ipv4/conf/"+device+"/", "/proc/sys/net/ipv6/conf/"+device+"/"
+	pod1 := "ip -br link show " + device + "; ip -o link show " + device + " | grep -o 'mtu [0-9]*'; ip -6 -br addr show " + device +
+		"; cat " + v4 + "rp_filter " + v4 + "proxy_arp " + v4 + "forwarding " + v6 + "forwarding " + v6 + "proxy_ndp " + v6 + "accept_ra " + v6 + "disable_ipv6"
 	mends := func(t *testing.T, name, look, harm string) {
 		t.Run(name, func(t *testing.T) {
 			want := sh(look)
@@ -93,12 +98,20 @@ func TestDriftIsMendedAndStrangersAreLeftAlone(t *testing.T) {
 		{"an FDB entry is deleted", vxlan, "bridge fdb show dev vxlan.calico | head -1 | while read mac rest; do bridge fdb del $mac dev vxlan.calico; done", true},
 		{"an FDB entry leads elsewhere", vxlan, "bridge fdb show dev vxlan.calico | head -1 | while read mac rest; do bridge fdb replace $mac dev vxlan.calico dst 10.10.1.77; done", true},
 		{"a neighbour in the tunnel is deleted", vxlan, "ip neigh show dev vxlan.calico | head -1 | while read ip rest; do ip neigh del $ip dev vxlan.calico; done", true},
-		{"the tunnel's address is taken away", routes + ";" + vxlan, "ip -4 addr flush dev vxlan.calico", false},
-		{"forwarding is switched off", "cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding", "echo 0 > /proc/sys/net/ipv4/ip_forward; echo 0 > /proc/sys/net/ipv6/conf/all/forwarding", false},
-		{
-			"a pod's device is set otherwise", "cat /proc/sys/net/ipv4/conf/" + device + "/rp_filter /proc/sys/net/ipv4/conf/" + device + "/proxy_arp; ip -br link show " + device,
-			"echo 0 > /proc/sys/net/ipv4/conf/" + device + "/rp_filter; echo 0 > /proc/sys/net/ipv4/conf/" + device + "/proxy_arp; ip link set " + device + " address 02:00:00:00:00:01", false,
-		},
+		{"the tunnel's address is taken away", routes + ";" + vxlan, "ip -4 addr flush dev vxlan.calico", true},
+		{"the tunnel has another address besides", vxlan, "ip addr add 203.0.113.5/32 dev vxlan.calico", true},
+		{"forwarding is switched off", "cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding", "echo 0 > /proc/sys/net/ipv4/ip_forward; echo 0 > /proc/sys/net/ipv6/conf/all/forwarding", true},
+		{"forwarding of the tunnel is switched off", "cat /proc/sys/net/ipv4/conf/vxlan.calico/forwarding", "echo 0 > /proc/sys/net/ipv4/conf/vxlan.calico/forwarding", true},
+		{"a pod's device is switched off", routes + ";" + pod1, "ip link set " + device + " down", true},
+		{"a pod's device has another MTU", pod1, "ip link set " + device + " mtu 1300", true},
+		{"a pod's device has an MTU without IPv6", routes + ";" + pod1, "ip link set " + device + " mtu 1000", true},
+		{"a pod's device has another MAC address", pod1, "ip link set " + device + " address 02:00:00:00:00:01", true},
+		{"a pod's device does not forward", pod1, "echo 0 > " + v4 + "forwarding; echo 0 > " + v6 + "forwarding", true},
+		{"a pod's device checks nothing, and answers nobody", pod1, "echo 0 > " + v4 + "rp_filter; echo 0 > " + v4 + "proxy_arp; echo 0 > " + v6 + "proxy_ndp", true},
+		{"the gateway's address is taken away", pod1, "ip -6 addr flush dev " + device, true},
+		{"IPv6 is switched off", routes + ";" + pod1, "echo 1 > " + v6 + "disable_ipv6", true},
+		{"the node's loopback no longer leads to a pod", "cat " + loopback, "echo 0 > " + loopback, false},
+		{"a pod's device listens to routers", pod1, "echo 1 > " + v6 + "accept_ra", false},
 	} {
 		if short != !tt.told {
 			short = true
@@ -135,5 +148,29 @@ func TestDriftIsMendedAndStrangersAreLeftAlone(t *testing.T) {
 	if after := sh(theirs); after != before {
 		t.Errorf("what others have made is now\n%s\nand was\n%s", after, before)
 	}
+	if err := l.DelPod(t.Context(), "port"); err != nil {
+		t.Error(err)
+	}
 	mustConverge(t, l)
+}
+
+// podWithHostPort makes a pod to which a port of node1 leads, and returns the file of the
+// setting that lets the node's own loopback lead there.
+func podWithHostPort(t *testing.T, l *lab.Lab) (setting string) {
+	t.Helper()
+	pod, err := l.Sandbox(lab.PodSpec{Name: "port", Node: "node1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := l.CNIWith(t.Context(), "ADD", pod, changed(t, func(c map[string]any) {
+		c["runtimeConfig"] = map[string]any{"portMappings": []map[string]any{{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}}}
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var result struct{ Interfaces []struct{ Name string } }
+	if err := json.Unmarshal(out, &result); err != nil || len(result.Interfaces) == 0 {
+		t.Fatalf("result %s: %v", out, err)
+	}
+	return "/proc/sys/net/ipv4/conf/" + result.Interfaces[0].Name + "/route_localnet"
 }

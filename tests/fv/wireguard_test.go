@@ -19,7 +19,7 @@ import (
 func setWireGuard(t *testing.T, l *lab.Lab, on bool, more ...string) {
 	t.Helper()
 	apply(t, l, manifestHead+fmt.Sprintf("kind: FelixConfiguration\nmetadata: {name: default}\nspec: {wireguardEnabled: %v, wireguardEnabledV6: %v%s}\n", on, on, strings.Join(append([]string{""}, more...), ", ")))
-	polltest.Until(t, time.Minute, "every node to have heard", func() (bool, string) {
+	polltest.Until(t, lab.Patience(time.Minute), "every node to have heard", func() (bool, string) {
 		nodes := run(t, l, "", "calicoctl", "get", "nodes", "-o", "yaml")
 		keys := strings.Count(nodes, "wireguardPublicKey")
 		want := 0
@@ -128,10 +128,12 @@ func tunDrops(t *testing.T, l *lab.Lab) map[string]int {
 // Mostly it is none.
 const onTheWay = 24
 
-// TestWireGuardIsSwitchedUnderTraffic, off and on again: there is no longer gap.
+// TestWireGuardIsSwitchedUnderTraffic, off and on again, in pools without a tunnel and with
+// VXLAN, whose mode changes meanwhile, too: there is no longer gap.
 func TestWireGuardIsSwitchedUnderTraffic(t *testing.T) {
 	kerneltest.Require(t, kerneltest.Tun)
 	l := up(t, "wglive", 3)
+	addPods(t, l, 6, 1)
 	demandNoGap(t, l, streamInterval)
 }
 
@@ -141,24 +143,29 @@ func TestWireGuardOfTheKernelIsSwitchedUnderTraffic(t *testing.T) {
 	l := upWith(t, "wgkern", 3, func(s *lab.Spec) {
 		s.Env = append(s.Env, "FELIX_CNITIMEOUT=60") // of an emulated processor
 	})
+	addPods(t, l, 3, 1)
 	demandNoGap(t, l, slowInterval)
 	if links := run(t, l, "", "ip", "-o", "link", "show", "type", "wireguard"); !strings.Contains(links, "wireguard.cali") || !strings.Contains(links, "wg-v6.cali") {
 		t.Errorf("the devices are not the kernel's:\n%s", links)
 	}
 }
 
-// demandNoGap switches WireGuard on, off, and on again under traffic.
+// demandNoGap switches WireGuard on, off, and on again under traffic, first with no tunnel
+// below it, then with VXLAN.
 func demandNoGap(t *testing.T, l *lab.Lab, interval time.Duration) {
 	t.Helper()
-	addPods(t, l, 6, 1)
 	setVXLANMode(t, l, "Never") // and natOutgoing
 	mustConverge(t, l)
-	for _, on := range []bool{true, false, true} {
-		t.Run(fmt.Sprintf("on: %v", on), func(t *testing.T) {
+	for _, step := range []string{"on", "off", "on", "vxlanMode Always", "off", "on", "vxlanMode Never"} {
+		t.Run(step, func(t *testing.T) {
 			tr := startTrafficEvery(t, l, interval)
 			queues := fullQueues(t, l)
 			tr.dropped = func() int { return queues() + onTheWay }
-			setWireGuard(t, l, on)
+			if mode, is := strings.CutPrefix(step, "vxlanMode "); is {
+				setVXLANMode(t, l, mode)
+			} else {
+				setWireGuard(t, l, step == "on")
+			}
 			mustConverge(t, l)
 			time.Sleep(500 * time.Millisecond) // whatever is taken away late goes in this time
 			tr.stopAndDemandNoLoss(t)

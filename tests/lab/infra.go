@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -55,24 +56,28 @@ func RunEtcd(ctx context.Context, c EtcdConfig) error {
 // startEtcd gives the nodes a datastore: the lab's own etcd, or a way to the one
 // of the Spec.
 func (l *Lab) startEtcd(ctx context.Context) error {
-	addr := l.st.Topology.Etcd.V4.Addr()
-	if err := l.change(func(st *state) { st.Etcd = fmt.Sprintf("http://%s:2379", addr) }); err != nil {
+	if err := l.change(func(st *state) { st.Etcd = "http://" + l.etcdAt(2379) }); err != nil {
 		return err
 	}
 	return l.StartEtcd(ctx)
 }
 
+// etcdAt is a port of the etcd's.
+func (l *Lab) etcdAt(port uint16) string {
+	return netip.AddrPortFrom(l.st.Topology.Etcd.Addresses()[0].Addr(), port).String()
+}
+
 // StartEtcd starts the lab's etcd on its data, and returns when it answers.
 func (l *Lab) StartEtcd(ctx context.Context) error {
-	addr, holder := l.st.Topology.Etcd.V4.Addr(), l.st.Holders[etcdName]
+	holder := l.st.Holders[etcdName]
 	c := command{name: "etcd", path: l.bin("lab"), log: filepath.Join(l.hostDir(etcdName), "etcd.log")}
 	if l.st.Spec.Etcd != "" {
-		c.args = []string{"proxy", holder.Netns(), fmt.Sprintf("%s:2379", addr), l.st.Spec.Etcd}
+		c.args = []string{"proxy", holder.Netns(), l.etcdAt(2379), l.st.Spec.Etcd}
 	} else {
 		cfg, err := json.Marshal(EtcdConfig{
 			Dir:    filepath.Join(l.hostDir(etcdName), "data"),
-			Client: fmt.Sprintf("http://%s:2379", addr),
-			Peer:   fmt.Sprintf("http://%s:2380", addr),
+			Client: "http://" + l.etcdAt(2379),
+			Peer:   "http://" + l.etcdAt(2380),
 		})
 		if err != nil {
 			return err
@@ -88,7 +93,7 @@ func (l *Lab) StartEtcd(ctx context.Context) error {
 	}
 	return waitFor(ctx, 20*time.Second, "etcd", func() error {
 		return inNetns(holder.Netns(), func() error {
-			c, err := net.DialTimeout("tcp", fmt.Sprintf("%s:2379", addr), time.Second)
+			c, err := net.DialTimeout("tcp", l.etcdAt(2379), time.Second)
 			if err != nil {
 				return err
 			}
@@ -130,7 +135,7 @@ func (l *Lab) writeNodeFiles(n Host) error {
 	files := map[string]string{
 		"var/lib/calico/nodename":          n.Name,
 		"etc/calico/calicoctl.cfg":         calicoctlConfig(l.st.Etcd),
-		"etc/cni/net.d/10-calico.conflist": Conflist,
+		"etc/cni/net.d/10-calico.conflist": conflist(l.st.Spec),
 	}
 	root := fmt.Sprintf("/proc/%d/root", l.st.Holders[n.Name].PID)
 	for name, content := range files {

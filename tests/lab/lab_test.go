@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"tortie/tests/vm"
 )
 
 func TestEveryThirdNodeIsBehindTheRouter(t *testing.T) {
@@ -59,6 +61,54 @@ func TestPlanRefusesANumberOfNodesThatHasNoAddresses(t *testing.T) {
 		spec.Nodes = n
 		if _, err := Plan(spec); err == nil {
 			t.Errorf("%d nodes: no error", n)
+		}
+	}
+}
+
+// TestLabOfOneVersionOfIPHasNoAddressOfTheOther, in the plan, the resources and what pods
+// are asked for.
+func TestLabOfOneVersionOfIPHasNoAddressOfTheOther(t *testing.T) {
+	for name, tt := range map[string]struct {
+		drop  func(*Spec)
+		other []string
+	}{
+		"IPv4": {func(s *Spec) { s.PoolV6 = netip.Prefix{} }, []string{"fd65", "fd10", "ipv6Address", "pool-v6", "-v6", `"assign_ipv6": "true"`}},
+		"IPv6": {func(s *Spec) { s.PoolV4 = netip.Prefix{} }, []string{"10.65", "10.10", "ipv4Address", "pool-v4", "-v4", `"assign_ipv4": "true"`}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			spec := DefaultSpec()
+			tt.drop(&spec)
+			topo, err := Plan(spec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text := resources(spec, topo) + conflist(spec)
+			for _, h := range append([]Host{topo.Etcd, topo.Outside}, topo.Nodes...) {
+				if len(h.Addresses()) != 1 || len(topo.Segment(h.Segment).routers()) != 1 {
+					t.Errorf("%s has %v, its router %v", h.Name, h.Addresses(), topo.Segment(h.Segment).routers())
+				}
+			}
+			if len(routerDesired(topo).Peers) != spec.Nodes {
+				t.Errorf("the router's peers are %v", routerDesired(topo).Peers)
+			}
+			for _, other := range append(tt.other, "invalid") {
+				if strings.Contains(text, other) {
+					t.Errorf("there is %q in\n%s", other, text)
+				}
+			}
+		})
+	}
+	if _, err := Plan(Spec{Nodes: 1}); err == nil {
+		t.Error("a lab without a pool is planned")
+	}
+}
+
+// TestEmulatedProcessorIsWaitedForLonger, and no other.
+func TestEmulatedProcessorIsWaitedForLonger(t *testing.T) {
+	for emulated, want := range map[string]time.Duration{"": time.Second, "1": emulatedFactor * time.Second} {
+		t.Setenv(vm.Emulated, emulated)
+		if got := Patience(time.Second); got != want {
+			t.Errorf("%q: %v, want %v", emulated, got, want)
 		}
 	}
 }

@@ -27,6 +27,8 @@ type PodSpec struct {
 	// Containers is their number, at least 1. They share the pod's network
 	// namespace; container i answers probes on agentwire.Port+i.
 	Containers int
+	// RuntimeConfig is what the runtime tells the CNI plugin of the pod: its hostPorts …
+	RuntimeConfig map[string]any
 }
 
 // Pod is a pod of the lab: a pause process that holds the network namespace, and
@@ -39,6 +41,8 @@ type Pod struct {
 	Pause       Process      `json:"pause"`
 	Containers  []Process    `json:"containers"`
 	Addrs       []netip.Addr `json:"addrs"`
+	// RuntimeConfig is as in PodSpec.
+	RuntimeConfig map[string]any `json:"runtimeConfig,omitempty"`
 	// Took is how long the CNI plugin ran for ADD.
 	Took time.Duration `json:"took"`
 }
@@ -132,7 +136,7 @@ func (l *Lab) Sandbox(spec PodSpec) (*Pod, error) {
 	}
 	pod := &Pod{
 		Name: spec.Name, Namespace: spec.Namespace, Node: spec.Node, Pause: pause,
-		ContainerID: containerID(spec, pause),
+		ContainerID: containerID(spec, pause), RuntimeConfig: spec.RuntimeConfig,
 	}
 	if err := l.change(func(st *state) { st.Pods[pod.key()] = pod }); err != nil {
 		return nil, err
@@ -245,7 +249,7 @@ func (e *CNIError) Error() string {
 // CNI runs the plugin on the pod's node with the environment of a runtime and
 // returns what it printed, or its error as a *CNIError.
 func (l *Lab) CNI(ctx context.Context, verb string, pod *Pod) ([]byte, error) {
-	conf, err := PluginConfig(Conflist)
+	conf, err := pluginConfig(conflist(l.st.Spec), pod.RuntimeConfig)
 	if err != nil {
 		return nil, err
 	}
@@ -284,7 +288,9 @@ func (l *Lab) Plugin(node, path, verb string, pod *Pod, io Stdio) (time.Duration
 }
 
 // PluginConfig is what a runtime passes to the first plugin of a conflist.
-func PluginConfig(conflist string) ([]byte, error) {
+func PluginConfig(conflist string) ([]byte, error) { return pluginConfig(conflist, nil) }
+
+func pluginConfig(conflist string, runtimeConfig map[string]any) ([]byte, error) {
 	var list struct {
 		Name       string           `json:"name"`
 		CNIVersion string           `json:"cniVersion"`
@@ -295,5 +301,8 @@ func PluginConfig(conflist string) ([]byte, error) {
 	}
 	conf := list.Plugins[0]
 	conf["name"], conf["cniVersion"] = list.Name, list.CNIVersion
+	if runtimeConfig != nil {
+		conf["runtimeConfig"] = runtimeConfig
+	}
 	return json.Marshal(conf)
 }

@@ -76,7 +76,13 @@ func (l *Lab) PeersEstablished(ctx context.Context, node string) error {
 
 // peersOf is how many sessions a node has: to every other node and to the router,
 // one for each family.
-func (l *Lab) peersOf(string) int { return 2 * len(l.st.Topology.Nodes) }
+func (l *Lab) peersOf(node string) int {
+	n, err := l.st.Topology.Node(node)
+	if err != nil {
+		return 0
+	}
+	return len(n.Addresses()) * len(l.st.Topology.Nodes)
+}
 
 // resolve finds a program: the project's own first, then by PATH.
 func (l *Lab) resolve(program string) string {

@@ -2,10 +2,11 @@ package lab
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 )
 
-// Conflist is the CNI configuration of every lab node.
+// Conflist is the CNI configuration of the nodes of a dual-stack lab.
 const Conflist = `{
   "name": "k8s-pod-network",
   "cniVersion": "1.1.0",
@@ -21,6 +22,17 @@ const Conflist = `{
 }
 `
 
+// conflist is that of a lab, which asks for no address where there is no pool.
+func conflist(spec Spec) string {
+	c := Conflist
+	for version, pool := range map[string]netip.Prefix{"4": spec.PoolV4, "6": spec.PoolV6} {
+		if !pool.IsValid() {
+			c = strings.ReplaceAll(c, `"assign_ipv`+version+`": "true"`, `"assign_ipv`+version+`": "false"`)
+		}
+	}
+	return c
+}
+
 func calicoctlConfig(etcd string) string {
 	return fmt.Sprintf(`apiVersion: projectcalico.org/v3
 kind: CalicoAPIConfig
@@ -33,18 +45,21 @@ spec:
 // resources are the manifests of the lab's cluster: pools, BGP, nodes, and the
 // router as a peer of the nodes on each segment.
 func resources(spec Spec, t Topology) string {
-	docs := []string{
-		pool("pool-v4", spec.PoolV4.String(), 26, true),
-		pool("pool-v6", spec.PoolV6.String(), 122, false),
-		fmt.Sprintf(`apiVersion: projectcalico.org/v3
+	var docs []string
+	if spec.PoolV4.IsValid() {
+		docs = append(docs, pool("pool-v4", spec.PoolV4.String(), 26, true))
+	}
+	if spec.PoolV6.IsValid() {
+		docs = append(docs, pool("pool-v6", spec.PoolV6.String(), 122, false))
+	}
+	docs = append(docs, fmt.Sprintf(`apiVersion: projectcalico.org/v3
 kind: BGPConfiguration
 metadata:
   name: default
 spec:
   asNumber: %d
   nodeToNodeMeshEnabled: true
-`, nodeASN),
-	}
+`, nodeASN))
 	for _, n := range t.Nodes {
 		docs = append(docs, fmt.Sprintf(`apiVersion: projectcalico.org/v3
 kind: Node
@@ -54,12 +69,12 @@ metadata:
     segment: %s
 spec:
   bgp:
-    ipv4Address: %s
-    ipv6Address: %s
-`, n.Name, n.Segment, n.V4, n.V6))
+%s`, n.Name, n.Segment, bgpAddresses(n)))
 	}
 	for _, s := range t.Segments[:2] {
-		docs = append(docs, routerPeer(s, "v4", s.Router.String()), routerPeer(s, "v6", s.RouterV6.String()))
+		for _, r := range s.routers() {
+			docs = append(docs, routerPeer(s, family(r), r.String()))
+		}
 	}
 	return strings.Join(docs, "---\n")
 }
@@ -77,6 +92,21 @@ spec:
   natOutgoing: %v
   nodeSelector: all()
 `, name, cidr, blockSize, natOutgoing)
+}
+
+func bgpAddresses(n Host) string {
+	var b strings.Builder
+	for _, a := range n.Addresses() {
+		fmt.Fprintf(&b, "    ip%sAddress: %s\n", family(a.Addr()), a)
+	}
+	return b.String()
+}
+
+func family(a netip.Addr) string {
+	if a.Is6() {
+		return "v6"
+	}
+	return "v4"
 }
 
 func routerPeer(s Segment, family, addr string) string {

@@ -83,14 +83,14 @@ func RunRouter(ctx context.Context, t Topology) error {
 // family, from the router's address on the node's segment.
 func routerDesired(t Topology) speaker.Desired {
 	d := speaker.Desired{Global: speaker.Global{
-		ASN: routerASN, RouterID: t.Segments[0].Router, Port: 179, Transit: true,
+		ASN: routerASN, RouterID: netip.AddrFrom4([4]byte{10, 10, 1, routerHost}), Port: 179, Transit: true,
 		Listen: []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()},
 	}}
 	for _, n := range t.Nodes {
 		s := t.Segment(n.Segment)
-		for node, router := range map[netip.Addr]netip.Addr{n.V4.Addr(): s.Router, n.V6.Addr(): s.RouterV6} {
+		for _, node := range n.Addresses() {
 			d.Peers = append(d.Peers, speaker.Peer{
-				Address: node, ASN: nodeASN, LocalAddress: router, RestartTime: restartTime,
+				Address: node.Addr(), ASN: nodeASN, LocalAddress: s.router(node.Addr()), RestartTime: restartTime,
 				// Two sides that both connect refuse each other for a while after a restart.
 				Passive: true,
 			})

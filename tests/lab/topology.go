@@ -5,8 +5,10 @@
 package lab
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 )
 
 // Addresses of the lab's underlay. They exist only inside the lab's namespaces.
@@ -26,7 +28,8 @@ type Spec struct {
 	Name string `json:"name"`
 	// Nodes is their number, 1 to 200. Every third is behind the router.
 	Nodes int `json:"nodes"`
-	// PoolV4 and PoolV6 are the pods' address pools.
+	// PoolV4 and PoolV6 are the pods' address pools. Without one of them nothing in the lab
+	// has an address of that version of IP.
 	PoolV4 netip.Prefix `json:"poolV4"`
 	PoolV6 netip.Prefix `json:"poolV6"`
 	// Etcd is the client URL of an etcd to use instead of one of the lab's own.
@@ -75,10 +78,13 @@ func Plan(spec Spec) (Topology, error) {
 	if spec.Nodes < 1 || spec.Nodes > maxNodes {
 		return Topology{}, fmt.Errorf("%d nodes: a lab has 1 to %d", spec.Nodes, maxNodes)
 	}
-	a := segment("seg-a", "10.10.1.0/24", "fd10:0:0:1::/64")
-	b := segment("seg-b", "10.10.2.0/24", "fd10:0:0:2::/64")
-	infra := segment("infra", "10.10.100.0/24", "fd10:0:0:100::/64")
-	outside := segment("outside", "198.51.100.0/24", "2001:db8:ff::/64")
+	if !spec.PoolV4.IsValid() && !spec.PoolV6.IsValid() {
+		return Topology{}, errors.New("no pool of addresses: a lab has IPv4, IPv6, or both")
+	}
+	a := spec.segment("seg-a", "10.10.1.0/24", "fd10:0:0:1::/64")
+	b := spec.segment("seg-b", "10.10.2.0/24", "fd10:0:0:2::/64")
+	infra := spec.segment("infra", "10.10.100.0/24", "fd10:0:0:100::/64")
+	outside := spec.segment("outside", "198.51.100.0/24", "2001:db8:ff::/64")
 	t := Topology{
 		Segments: []Segment{a, b, infra, outside},
 		Etcd:     host("etcd", infra, etcdHost),
@@ -94,27 +100,51 @@ func Plan(spec Spec) (Topology, error) {
 	return t, nil
 }
 
-func segment(name, v4, v6 string) Segment {
-	s := Segment{Name: name, V4: netip.MustParsePrefix(v4), V6: netip.MustParsePrefix(v6)}
-	s.Router = withHost(s.V4.Addr(), routerHost)
-	s.RouterV6 = withHost(s.V6.Addr(), routerHost)
+func (spec Spec) segment(name, v4, v6 string) Segment {
+	s := Segment{Name: name}
+	if spec.PoolV4.IsValid() {
+		s.V4 = netip.MustParsePrefix(v4)
+		s.Router = withHost(s.V4, routerHost).Addr()
+	}
+	if spec.PoolV6.IsValid() {
+		s.V6 = netip.MustParsePrefix(v6)
+		s.RouterV6 = withHost(s.V6, routerHost).Addr()
+	}
 	return s
 }
 
 func host(name string, s Segment, n int) Host {
-	return Host{
-		Name: name, Segment: s.Name,
-		V4: netip.PrefixFrom(withHost(s.V4.Addr(), n), s.V4.Bits()),
-		V6: netip.PrefixFrom(withHost(s.V6.Addr(), n), s.V6.Bits()),
-	}
+	return Host{Name: name, Segment: s.Name, V4: withHost(s.V4, n), V6: withHost(s.V6, n)}
 }
 
-// withHost replaces the last byte of an address.
-func withHost(a netip.Addr, n int) netip.Addr {
-	b := a.AsSlice()
+// Addresses are those that the host has: of one version of IP, or of both.
+func (h Host) Addresses() []netip.Prefix {
+	return slices.DeleteFunc([]netip.Prefix{h.V4, h.V6}, func(p netip.Prefix) bool { return !p.IsValid() })
+}
+
+// routers are the router's addresses on the segment.
+func (s Segment) routers() []netip.Addr {
+	return slices.DeleteFunc([]netip.Addr{s.Router, s.RouterV6}, func(a netip.Addr) bool { return !a.IsValid() })
+}
+
+// router is the one for hosts with addresses like a.
+func (s Segment) router(a netip.Addr) netip.Addr {
+	if a.Is6() {
+		return s.RouterV6
+	}
+	return s.Router
+}
+
+// withHost replaces the last byte of a subnet's address; there is none where there is no
+// subnet.
+func withHost(subnet netip.Prefix, n int) netip.Prefix {
+	if !subnet.IsValid() {
+		return subnet
+	}
+	b := subnet.Addr().AsSlice()
 	b[len(b)-1] = byte(n)
-	r, _ := netip.AddrFromSlice(b)
-	return r
+	a, _ := netip.AddrFromSlice(b)
+	return netip.PrefixFrom(a, subnet.Bits())
 }
 
 // Segment is the segment of that name.

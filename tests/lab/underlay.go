@@ -43,11 +43,7 @@ func configureRouter(t Topology) error {
 		if err := netlink.LinkAdd(br); err != nil {
 			return fmt.Errorf("add bridge %s: %w", s.Name, err)
 		}
-		if err := errors.Join(
-			addAddr(br, netip.PrefixFrom(s.Router, s.V4.Bits())),
-			addAddr(br, netip.PrefixFrom(s.RouterV6, s.V6.Bits())),
-			netlink.LinkSetUp(br),
-		); err != nil {
+		if err := errors.Join(addAddrs(br, host(routerName, s, routerHost)), netlink.LinkSetUp(br)); err != nil {
 			return fmt.Errorf("bridge %s: %w", s.Name, err)
 		}
 	}
@@ -82,18 +78,25 @@ func configureHost(h Host, s Segment) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(
-		addAddr(link, h.V4), addAddr(link, h.V6), netlink.LinkSetUp(link),
-	); err != nil {
+	if err := errors.Join(addAddrs(link, h), netlink.LinkSetUp(link)); err != nil {
 		return err
 	}
-	for _, gw := range []netip.Addr{s.Router, s.RouterV6} {
+	for _, gw := range s.routers() {
 		route := &netlink.Route{LinkIndex: link.Attrs().Index, Gw: net.IP(gw.AsSlice()), Protocol: unix.RTPROT_STATIC}
 		if err := netlink.RouteAdd(route); err != nil {
 			return fmt.Errorf("default route via %s: %w", gw, err)
 		}
 	}
 	return nil
+}
+
+// addAddrs gives a link the addresses of a host.
+func addAddrs(link netlink.Link, h Host) error {
+	var errs []error
+	for _, a := range h.Addresses() {
+		errs = append(errs, addAddr(link, a))
+	}
+	return errors.Join(errs...)
 }
 
 // addAddr gives a link an address; an IPv6 one is usable at once, without duplicate

@@ -17,6 +17,7 @@ import (
 
 	"tortie/tests/lab/agentwire"
 	"tortie/tests/lab/progress"
+	"tortie/tests/vm"
 )
 
 // Names of namespaces that are not nodes.
@@ -210,7 +211,7 @@ func (l *Lab) KillDaemon(program, node string, sig syscall.Signal) error {
 	if err := p.Signal(sig); err != nil {
 		return err
 	}
-	return p.Wait(10 * time.Second)
+	return p.Wait(Patience(10 * time.Second))
 }
 
 func (l *Lab) startNodes(context.Context) error {
@@ -260,20 +261,36 @@ func (l *Lab) Down() error {
 	return l.removeDir()
 }
 
+// emulatedFactor is how many times longer the programs of a lab take for something at
+// most where the processor is emulated, and has other work.
+const emulatedFactor = 5
+
+// Patience is how long to wait for what takes d at most on a processor of its own, before
+// it counts as never coming about. It says nothing of how soon anything must be there.
+func Patience(d time.Duration) time.Duration {
+	if os.Getenv(vm.Emulated) != "" {
+		return emulatedFactor * d
+	}
+	return d
+}
+
 // waitFor tries until it succeeds; the error names what was waited for and why it
-// was not there.
+// was not there. Between two tries it pauses for longer than one takes: they must not keep
+// the processor from those that are waited for, whose start is slow work where it is emulated.
 func waitFor(ctx context.Context, patience time.Duration, what string, try func() error) error {
+	patience = Patience(patience)
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	var last error
 	for {
-		if last = try(); last == nil {
+		began := time.Now()
+		last := try()
+		if last == nil {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("%s: not there after %v: %w", what, patience, last)
-		case <-time.After(20 * time.Millisecond):
+		case <-time.After(min(max(20*time.Millisecond, 2*time.Since(began)), 2*time.Second)):
 		}
 	}
 }

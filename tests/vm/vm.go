@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -60,6 +61,10 @@ func (e *DiedError) Error() string {
 
 // Unwrap gives the cause.
 func (e *DiedError) Unwrap() error { return e.Cause }
+
+// Emulated is in the environment of commands whose processor is emulated: what waits there
+// for something to come about is to wait much longer.
+const Emulated = "TORTIE_EMULATED_PROCESSOR"
 
 // Run runs commands one after another in one fresh virtual machine, and gives the
 // status that each ended with.
@@ -117,6 +122,12 @@ func (m Machine) prepare(dir string, commands []Command) error {
 	}
 	if err := os.Mkdir(filepath.Join(dir, shareDir), 0o700); err != nil {
 		return err
+	}
+	if !hasKVM() {
+		commands = slices.Clone(commands)
+		for i := range commands {
+			commands[i].Env = append(slices.Clone(commands[i].Env), Emulated+"=1")
+		}
 	}
 	data, err := json.Marshal(orders{Modules: m.Image.Modules, Commands: commands})
 	if err != nil {

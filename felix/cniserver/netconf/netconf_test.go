@@ -68,7 +68,7 @@ func TestParseRefusesByName(t *testing.T) {
 	}{
 		{with(`"ipamm": {}`), "ipamm", `did you mean ipam?`},
 		{with(`"numqueues": 2`), "numqueues", `did you mean num_queues?`},
-		{with(`"capabilites": {"ips": true}`), "capabilites", `did you mean capabilities?`},
+		{with(`"Capabilities": {"ips": true}`), "Capabilities", `did you mean capabilities?`},
 		{with(`"MTU": 1400`), "MTU", `did you mean mtu?`},
 		{with(`"mut": 1400`), "mut", `did you mean mtu?`},
 		{with(`"nodeName": "node1"`), "nodeName", `did you mean nodename?`},

@@ -18,8 +18,8 @@ import (
 const usage = `Run a command in a virtual machine with Debian's kernel. It sees this machine's files, and changes none of them.
 
   vm [flags] COMMAND [ARGUMENT …]
-  vm [flags] -tests        the packages' tests that need a feature which this machine's kernel lacks
-  vm [flags] -tests -labs  those of whole labs (tests/fv) too, which take minutes on an emulated processor
+  vm [flags] -tests              the tests that need a feature which this machine's kernel lacks
+  vm [flags] -tests -labs=false  without those of whole labs (tests/fv), which take minutes on an emulated processor
 
 `
 
@@ -44,14 +44,14 @@ func run(ctx context.Context) (status int, err error) {
 	memory := flags.Int("memory", 3072, "MiB of memory; files that are written are in it, too")
 	timeout := flags.Duration("timeout", 10*time.Minute, "after which it is switched off, and has failed")
 	tests := flags.Bool("tests", false, "run the tests that need what this machine's kernel lacks")
-	labs := flags.Bool("labs", false, "with -tests: those of whole labs too")
+	labs := flags.Bool("labs", true, "with -tests: those of whole labs, too")
 	flags.Usage = func() { fmt.Fprint(flags.Output(), usage); flags.PrintDefaults() }
 	switch err := flags.Parse(os.Args[1:]); {
 	case errors.Is(err, flag.ErrHelp):
 		return 0, nil
 	case err != nil:
 		return 2, nil
-	case *tests == (flags.NArg() > 0), *labs && !*tests:
+	case *tests == (flags.NArg() > 0):
 		flags.Usage()
 		return 2, nil
 	}

@@ -20,7 +20,7 @@ import (
 const labTests = "tests/fv"
 
 // runTests compiles the packages of the tests that need what this machine lacks, and
-// runs those tests in one virtual machine; those of whole labs only when asked. Its status
+// runs those tests in one virtual machine; those of whole labs only if labs. Its status
 // is that of the tests.
 func runTests(ctx context.Context, m vm.Machine, labs bool) (status int, err error) {
 	root, err := os.Getwd()
@@ -74,7 +74,7 @@ func compile(ctx context.Context, root string, p needs.Package, to string) (vm.C
 		return vm.Command{}, fmt.Errorf("compile the tests of %s: %w\n%s", p.Dir, err, out)
 	}
 	return vm.Command{
-		Args: []string{to, "-test.v", "-test.timeout", "8m", "-test.run", "^(" + strings.Join(p.Tests, "|") + ")$"},
+		Args: []string{to, "-test.v", "-test.timeout", "22m", "-test.run", "^(" + strings.Join(p.Tests, "|") + ")$"},
 		Dir:  filepath.Join(root, p.Dir), Env: append(os.Environ(), kerneltest.NoSkip+"=1"),
 	}, nil
 }
