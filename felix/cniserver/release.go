@@ -84,7 +84,7 @@ func (p *release) poke() {
 // settle waits until nothing of an earlier attachment with this ID is left, and has it
 // tried now. It does not wait for a plugin that fails.
 func (r *releaser) settle(ctx context.Context, id journal.ID) error {
-	p, _, failed := r.progress(id)
+	p, failed, _ := r.progress(id)
 	if p == nil {
 		return nil
 	}
@@ -95,11 +95,11 @@ func (r *releaser) settle(ctx context.Context, id journal.ID) error {
 			return nil
 		case <-failed:
 			var err error
-			if _, err, failed = r.progress(id); isPlugins(err) {
+			if _, failed, err = r.progress(id); isPlugins(err) {
 				return waiting(id, err)
 			}
 		case <-ctx.Done():
-			_, err, _ := r.progress(id)
+			_, _, err := r.progress(id)
 			return waiting(id, err)
 		}
 	}
@@ -111,13 +111,13 @@ func isPlugins(err error) bool {
 }
 
 // progress is how far a release has come; nil when there is none.
-func (r *releaser) progress(id journal.ID) (p *release, failure error, failed <-chan struct{}) {
+func (r *releaser) progress(id journal.ID) (p *release, failed <-chan struct{}, failure error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if p = r.pending[id]; p == nil {
 		return nil, nil, nil
 	}
-	return p, p.failure, p.failed
+	return p, p.failed, p.failure
 }
 
 // leave hands a release to who runs next.

@@ -195,7 +195,7 @@ func (r runtime) wishes() {
 		"10.98.0.77": "10.98.0.77 lies in IP pool gold, which may give it to another pod",
 		r.l.Topology().Nodes[0].V4.Addr().String(): " is an address of this node; choose another",
 	} {
-		c := r.sandbox("wish-of-others")
+		c := r.sandbox("wish-of-others-" + strings.ReplaceAll(addr, ".", "-"))
 		c.rt.CapabilityArgs = annotated("ipAddrsNoIpam", `["`+addr+`"]`)
 		_, err := r.cni.AddNetworkList(r.Context(), list, c.rt)
 		r.wantCode(err, 7, says)
