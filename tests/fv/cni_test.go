@@ -225,6 +225,7 @@ func TestConformance(t *testing.T) {
 	t.Run("cniVersions", func(t *testing.T) { runtime{t, l, newest.cni}.highestVersion() })
 	t.Run("STATUS without a pool", func(t *testing.T) { runtime{t, l, newest.cni}.statusWithoutPool() })
 	t.Run("STATUS with felix down", func(t *testing.T) { runtime{t, l, newest.cni}.statusWithoutFelix() })
+	t.Run("STATUS with an etcd that hangs", func(t *testing.T) { runtime{t, l, newest.cni}.statusWithSilentEtcd() })
 	t.Run("STATUS with etcd down", func(t *testing.T) { runtime{t, l, newest.cni}.statusWithoutEtcd() })
 }
 
@@ -480,6 +481,17 @@ func (r runtime) statusWithoutFelix() {
 	r.wantCode(err, 50, "felix is not running on this node")
 	r.must(r.l.StartDaemon("felix", "node1"))
 	r.must(r.l.WaitReady(r.Context()))
+}
+
+// statusWithSilentEtcd: connections are there, answers are not.
+func (r runtime) statusWithSilentEtcd() {
+	list := r.list("net1", "1.1.0", calicoPlugin)
+	etcd := r.l.Daemon("etcd", "etcd")
+	r.must(etcd.Signal(syscall.SIGSTOP))
+	err := r.cni.GetStatusNetworkList(r.Context(), list)
+	r.must(etcd.Signal(syscall.SIGCONT))
+	r.wantCode(err, 50, "datastore")
+	r.until("STATUS is content", func() bool { return r.cni.GetStatusNetworkList(r.Context(), list) == nil })
 }
 
 func (r runtime) statusWithoutEtcd() {
