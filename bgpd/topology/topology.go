@@ -256,7 +256,7 @@ func (c *computation) readPeering() {
 
 // readAddresses settles which node an address means: this one if it has it, so
 // that there is never a session with ourselves, else the first by name, which all
-// other nodes find too.
+// other nodes find too. Of one that this node has felix says it here.
 func (c *computation) readAddresses() {
 	if c.self != nil {
 		for _, a := range c.self.addresses() {
@@ -264,13 +264,23 @@ func (c *computation) readAddresses() {
 		}
 	}
 	for _, n := range c.nodes {
+		shared := map[*node][]string{}
 		for _, a := range n.addresses() {
 			other, taken := c.byAddr[a]
 			if !taken {
 				c.byAddr[a] = n
-			} else if other != n {
-				c.problem("Node %s and Node %s have the same address %s: correct spec.bgp of one of them; until then %s is taken for %s",
-					min(n.name, other.name), max(n.name, other.name), a, a, other.name)
+			} else if other != n && other != c.self {
+				shared[other] = append(shared[other], a.String())
+			}
+		}
+		for _, other := range c.nodes {
+			addrs, is := strings.Join(shared[other], " and "), "is"
+			if len(shared[other]) > 1 {
+				is = "are"
+			}
+			if addrs != "" {
+				c.problem("Node %s and Node %s have the same address %s: correct spec.bgp of one of them; until then %s %s taken for %s",
+					min(n.name, other.name), max(n.name, other.name), addrs, addrs, is, other.name)
 			}
 		}
 	}

@@ -260,7 +260,15 @@ func TestPeers(t *testing.T) {
 				},
 			},
 			nil,
-			[]string{"Node node1 and Node node2 have the same address 10.1.1.11: correct spec.bgp of one of them; until then 10.1.1.11 is taken for node2"},
+			nil, // felix of this node says it
+		},
+		{
+			"two other nodes with both addresses are one problem",
+			Input{
+				Nodes: []*api.Node{aNode("node3", "10.1.1.12/24", "fd01::12/64"), aNode("node2", "10.1.1.12/24", "fd01::12/64"), aNode("node1", "10.1.1.11/24", "")},
+			},
+			[]string{"node2 10.1.1.12:179 AS64512 from 10.1.1.11, node-to-node mesh"},
+			[]string{"Node node2 and Node node3 have the same address 10.1.1.12 and fd01::12: correct spec.bgp of one of them; until then 10.1.1.12 and fd01::12 are taken for node2"},
 		},
 		{
 			"two other nodes with one address are one session, to the first by name",

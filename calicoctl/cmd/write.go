@@ -116,8 +116,12 @@ func checkRules(ctx context.Context, store *resource.Store, docs []manifestfile.
 	if err != nil {
 		return err
 	}
+	nodes, err := store.CheckNodes(ctx, objects)
+	if err != nil {
+		return err
+	}
 	var errs []error
-	for _, r := range append(refusals, peers...) {
+	for _, r := range slices.Concat(refusals, peers, nodes) {
 		errs = append(errs, &manifestfile.Error{Source: docs[r.Index].At(r.Field), Err: r.Err})
 	}
 	if len(errs) == 0 {

@@ -54,14 +54,19 @@ func (s *Store) patched(ctx context.Context, key api.Key, manifest []byte) (api.
 	if now != key {
 		return nil, refuse("create the other and delete this one", "%s: a patch can't change kind, name or namespace: it makes it %s", key, now)
 	}
-	if isPool(obj) {
-		refusals, err := s.CheckPools(ctx, []api.Object{obj}, true)
-		if err != nil {
-			return nil, err
-		}
-		for _, r := range refusals {
-			return nil, fmt.Errorf("%s: %w", r.Field, r.Err)
-		}
+	pools, err := s.CheckPools(ctx, []api.Object{obj}, true)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range pools {
+		return nil, fmt.Errorf("%s: %w", r.Field, r.Err)
+	}
+	nodes, err := s.CheckNodes(ctx, []api.Object{obj})
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range nodes {
+		return nil, r.Err
 	}
 	return obj, nil
 }

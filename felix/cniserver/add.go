@@ -39,9 +39,13 @@ func (s *Server) add(ctx context.Context, c call) (json.RawMessage, error) {
 		return nil, err
 	}
 	if !a.known {
+		if barred := s.barred(); barred != nil {
+			return nil, fmt.Errorf("%w: %w", ipam.ErrNodeUnknown, barred)
+		}
 		if err := errors.Join(a.heed(), s.fits(c.conf.MTU)); err != nil {
 			return nil, err
 		}
+		s.noteMTU(c.conf.Name, c.conf.MTU)
 	}
 	if !a.known {
 		unlock, err := a.ofNobody(ctx)

@@ -5,8 +5,10 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -163,11 +165,22 @@ func (a *addition) attachment() podnet.Attachment {
 	if mtu == 0 {
 		mtu = a.server.mtu()
 	}
+	if a.hasIPv6() {
+		mtu = max(mtu, podnet.LeastMTU6)
+	}
 	return podnet.Attachment{
 		Netns: a.entry.Netns, IfName: a.entry.IfName, HostIf: a.entry.HostIf, MAC: a.entry.MAC, Addrs: a.entry.Addrs,
 		MTU: mtu, NumQueues: a.call.conf.NumQueues, AllowIPForwarding: a.call.conf.AllowIPForwarding,
 		FromLoopback: len(a.entry.HostPorts) > 0, ManySources: a.manySources(),
 	}
+}
+
+// hasIPv6: the pod has an IPv6 address, or is to get one.
+func (a *addition) hasIPv6() bool {
+	if len(a.entry.Addrs) > 0 {
+		return slices.ContainsFunc(a.entry.Addrs, netip.Addr.Is6)
+	}
+	return slices.Contains(families(a.call.conf), kernel.IPv6)
 }
 
 // Attached is how a pod's device on the node was made, as far as that is to stay so; false
@@ -185,6 +198,24 @@ func (s *Server) Attached(id calc.EndpointID, hostIf string) (made podnet.Attach
 		made.FromLoopback = len(portsOf(wep)) > 0
 	}
 	return made, true
+}
+
+// AskedMTUs are those that network configurations named when a pod was last added, by the
+// network.
+func (s *Server) AskedMTUs() map[string]int {
+	s.asking.Lock()
+	defer s.asking.Unlock()
+	return maps.Clone(s.asked)
+}
+
+func (s *Server) noteMTU(network string, mtu int) {
+	s.asking.Lock()
+	defer s.asking.Unlock()
+	if mtu == 0 {
+		delete(s.asked, network)
+		return
+	}
+	s.asked[network] = mtu
 }
 
 // fits refuses an MTU with which packets could not leave the node: they would be lost, or

@@ -130,6 +130,34 @@ func TestMTUThatTheNodeCanNotSendIsRefused(t *testing.T) {
 	})(t)
 }
 
+// TestPodsWithIPv6HaveTheMTUThatItNeeds, whatever was asked for; others have what was.
+func TestPodsWithIPv6HaveTheMTUThatItNeeds(t *testing.T) {
+	inWorld(func(t *testing.T, w *world) {
+		for container, tt := range map[string]struct {
+			families string
+			want     int
+		}{
+			"c1": {`"assign_ipv4": "true", "assign_ipv6": "false"`, 1200},
+			"c2": {`"assign_ipv4": "true", "assign_ipv6": "true"`, 1280},
+			"c3": {`"assign_ipv4": "false", "assign_ipv6": "true"`, 1280},
+		} {
+			r := request("ADD", container)
+			r.Config = json.RawMessage(`{"cniVersion": "1.1.0", "name": "net1", "type": "calico", "mtu": 1200, "ipam": {"type": "calico-ipam", ` + tt.families + `}}`)
+			var result struct{ Interfaces []struct{ MTU int } }
+			if err := json.Unmarshal(w.ok(r), &result); err != nil || len(result.Interfaces) == 0 || result.Interfaces[0].MTU != tt.want {
+				t.Errorf("with %s: %+v, %v, want MTU %d", tt.families, result, err, tt.want)
+			}
+		}
+		if asked := w.server.AskedMTUs(); len(asked) != 1 || asked["net1"] != 1200 {
+			t.Errorf("asked for were %v", asked)
+		}
+		w.ok(request("ADD", "c4"))
+		if asked := w.server.AskedMTUs(); len(asked) != 0 {
+			t.Errorf("still asked for are %v", asked)
+		}
+	})(t)
+}
+
 // TestReleaseOfAnEndpointThatCannotBeStored: a journal may have an entry that was
 // written before such names were refused.
 func TestReleaseOfAnEndpointThatCannotBeStored(t *testing.T) {

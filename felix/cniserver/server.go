@@ -43,6 +43,9 @@ type Config struct {
 	// NodeProblem is what keeps the node from being registered; nil once it is. Nil for who
 	// does not know.
 	NodeProblem func() error
+	// Barred is why no pod can be reached here, whatever the datastore says of this node;
+	// nil for never.
+	Barred func() error
 	// Uncarried are the IP pools of which no new pod may have an address, and why. Nil for
 	// none.
 	Uncarried func() map[netip.Prefix]string
@@ -105,6 +108,7 @@ type Server struct {
 	surroundings func(context.Context) (given.Surroundings, error)
 	// nodeProblem and uncarried are Config's, never nil.
 	nodeProblem func() error
+	barred      func() error
 	uncarried   func() map[netip.Prefix]string
 	health      func() error
 	now         func() time.Time
@@ -120,6 +124,9 @@ type Server struct {
 	shortage  shortages
 	unheard   unheard
 	unread    unread
+
+	asking sync.Mutex
+	asked  map[string]int // MTUs, by network
 }
 
 // New makes a Server. It takes up from the journal what an earlier felix left:
@@ -140,6 +147,9 @@ func New(cfg Config) (*Server, error) {
 	if cfg.NodeProblem == nil {
 		cfg.NodeProblem = func() error { return nil }
 	}
+	if cfg.Barred == nil {
+		cfg.Barred = func() error { return nil }
+	}
 	if cfg.Uncarried == nil {
 		cfg.Uncarried = func() map[netip.Prefix]string { return nil }
 	}
@@ -152,10 +162,11 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		surroundings: cfg.Surroundings,
 		node:         cfg.Node, state: cfg.State, client: cfg.Client, journal: cfg.Journal, addresses: cfg.Addresses,
-		pods: cfg.Pods, routes: cfg.Routes, hostPorts: cfg.HostPorts, permits: cfg.Permits, ipamPlugins: cfg.IPAMPlugins, podCIDRs: cfg.PodCIDRs, namespace: cfg.Namespace, mtu: cfg.MTU, limit: cfg.MTULimit, nodeProblem: cfg.NodeProblem, uncarried: cfg.Uncarried, health: cfg.Health, now: cfg.Now, log: cfg.Log,
+		pods: cfg.Pods, routes: cfg.Routes, hostPorts: cfg.HostPorts, permits: cfg.Permits, ipamPlugins: cfg.IPAMPlugins, podCIDRs: cfg.PodCIDRs, namespace: cfg.Namespace, mtu: cfg.MTU, limit: cfg.MTULimit, nodeProblem: cfg.NodeProblem, barred: cfg.Barred, uncarried: cfg.Uncarried, health: cfg.Health, now: cfg.Now, log: cfg.Log,
 		addTimeout: cfg.AddTimeout, delTimeout: cfg.DelTimeout, adds: make(chan struct{}, cfg.MaxAdds),
 		endpoints: &endpointStore{client: cfg.Client, registry: cfg.Registry, node: cfg.Node, now: cfg.Now, newUID: cfg.NewUID, pod: cfg.Pod},
 	}
+	s.asked = map[string]int{}
 	s.releaser = newReleaser(s)
 	for _, e := range s.journal.Entries() {
 		if e.State == journal.StateAttached {

@@ -40,8 +40,11 @@ func (s *Server) obstacle(ctx context.Context, c call) (string, error) {
 	if err := s.health(); err != nil {
 		return "", fmt.Errorf("felix on node %s is without its datastore: %w", s.node, err)
 	}
-	if err := s.asked(ctx); err != nil {
+	if err := s.storeAnswers(ctx); err != nil {
 		return "", fmt.Errorf("felix on node %s gets no answer from its datastore: %w; look whether etcd runs and answers: etcdctl endpoint health", s.node, err)
+	}
+	if barred := s.barred(); barred != nil {
+		return "", barred
 	}
 	if !s.state.HasNode() {
 		if problem := s.nodeProblem(); problem != nil {
@@ -61,8 +64,8 @@ func (s *Server) obstacle(ctx context.Context, c call) (string, error) {
 // askTimeout bounds STATUS' question: a runtime waits, and an ADD would not be done in time.
 const askTimeout = 2 * time.Second
 
-// asked is nil when the store answers: one that hangs keeps its connections.
-func (s *Server) asked(ctx context.Context) error {
+// storeAnswers is nil when the store answers: one that hangs keeps its connections.
+func (s *Server) storeAnswers(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	_, err := s.client.Get(ctx, api.Key{Kind: api.KindClusterInformation, Name: "default"})

@@ -13,11 +13,11 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 
 	"tortie/felix/nat"
 	"tortie/felix/serviceloop"
 	"tortie/internal/control/cniwire"
+	"tortie/internal/felixsetting"
 	"tortie/internal/servingcert"
 )
 
@@ -143,10 +143,10 @@ func parameters(a *addresses) []parameter {
 		{"IPForwarding", "ipForwarding", func(c *Config, v string) (err error) { c.IPForwarding, err = parseEnabled(v); return err }},
 		{"RouteRefreshInterval", "routeRefreshInterval", func(c *Config, v string) (err error) { c.RouteRefreshInterval, err = parseSeconds(v); return err }},
 		{"HealthEnabled", "healthEnabled", func(c *Config, v string) (err error) { c.HealthEnabled, err = parseBool(v); return err }},
-		{"HealthHost", "healthHost", func(_ *Config, v string) error { a.health.host = v; return nil }},
+		{"HealthHost", "healthHost", func(_ *Config, v string) error { a.health.host = v; return felixsetting.Host(v) }},
 		{"HealthPort", "healthPort", func(_ *Config, v string) error { a.health.port = v; return checkPort(v) }},
 		{"PrometheusMetricsEnabled", "prometheusMetricsEnabled", func(c *Config, v string) (err error) { c.MetricsEnabled, err = parseBool(v); return err }},
-		{"PrometheusMetricsHost", "prometheusMetricsHost", func(_ *Config, v string) error { a.metrics.host = v; return nil }},
+		{"PrometheusMetricsHost", "prometheusMetricsHost", func(_ *Config, v string) error { a.metrics.host = v; return felixsetting.Host(v) }},
 		{"PrometheusMetricsPort", "prometheusMetricsPort", func(_ *Config, v string) error { a.metrics.port = v; return checkPort(v) }},
 		{"PrometheusMetricsCertFile", "prometheusMetricsCertFile", func(c *Config, v string) error { c.MetricsTLS.Cert = v; return nil }},
 		{"PrometheusMetricsKeyFile", "prometheusMetricsKeyFile", func(c *Config, v string) error { c.MetricsTLS.Key = v; return nil }},
@@ -161,16 +161,16 @@ func parameters(a *addresses) []parameter {
 		{"VXLANEnabled", "vxlanEnabled", func(c *Config, v string) (err error) { c.VXLAN.Enabled, err = parseBool(v); return err }},
 		{"VXLANVNI", "vxlanVNI", func(c *Config, v string) (err error) { c.VXLAN.VNI, err = within[uint32](v, 1, 1<<24-1); return err }},
 		{"VXLANPort", "vxlanPort", func(c *Config, v string) (err error) { c.VXLAN.Port, err = within[uint16](v, 1, 65535); return err }},
-		{"VXLANMTU", "vxlanMTU", func(c *Config, v string) (err error) { c.VXLAN.MTU4, err = parseMTU(v, 576); return err }},
-		{"VXLANMTUV6", "vxlanMTUV6", func(c *Config, v string) (err error) { c.VXLAN.MTU6, err = parseMTU(v, 1280); return err }},
+		{"VXLANMTU", "vxlanMTU", func(c *Config, v string) (err error) { c.VXLAN.MTU4, err = felixsetting.MTU(v, false); return err }},
+		{"VXLANMTUV6", "vxlanMTUV6", func(c *Config, v string) (err error) { c.VXLAN.MTU6, err = felixsetting.MTU(v, true); return err }},
 		{"IpInIpEnabled", "ipipEnabled", func(c *Config, v string) (err error) { c.IPIP.Enabled, err = parseBool(v); return err }},
-		{"IpInIpMtu", "ipipMTU", func(c *Config, v string) (err error) { c.IPIP.MTU, err = parseMTU(v, 576); return err }},
+		{"IpInIpMtu", "ipipMTU", func(c *Config, v string) (err error) { c.IPIP.MTU, err = felixsetting.MTU(v, false); return err }},
 		{"ExternalNodesCIDRList", "externalNodesList", func(c *Config, v string) (err error) { c.ExternalNodes, err = parseNetworks(v); return err }},
 		{"ServiceLoopPrevention", "serviceLoopPrevention", func(c *Config, v string) (err error) { c.ServiceLoopPrevention, err = parseServiceLoops(v); return err }},
 		{"NATOutgoingExclusions", "natOutgoingExclusions", func(c *Config, v string) (err error) { c.NAT.ExemptNodes, err = parseExclusions(v); return err }},
 		{"NATPortRange", "natPortRange", func(c *Config, v string) (err error) { c.NAT.How.Ports, err = parsePorts(v); return err }},
-		{"NATOutgoingAddress", "natOutgoingAddress", func(c *Config, v string) (err error) { c.NAT.How.Address, err = parseIPv4(v); return err }},
-		{"IptablesNATOutgoingInterfaceFilter", "iptablesNATOutgoingInterfaceFilter", func(c *Config, v string) (err error) { c.NAT.How.Device, err = parseDevices(v); return err }},
+		{"NATOutgoingAddress", "natOutgoingAddress", func(c *Config, v string) (err error) { c.NAT.How.Address, err = felixsetting.NATAddress(v); return err }},
+		{"IptablesNATOutgoingInterfaceFilter", "iptablesNATOutgoingInterfaceFilter", func(c *Config, v string) (err error) { c.NAT.How.Device, err = felixsetting.Devices(v); return err }},
 		{"MTUIfacePattern", "mtuIfacePattern", func(c *Config, v string) (err error) { c.MTU.Pattern, err = parsePattern(v); return err }},
 		{"RequireMTUFile", "requireMTUFile", func(c *Config, v string) (err error) { c.MTU.RequireFile, err = parseBool(v); return err }},
 		{"MTUFile", "", func(c *Config, v string) error { c.MTUFile = v; return checkPath(v) }},
@@ -193,7 +193,7 @@ func defaults() (Config, *addresses) {
 		LogLevel: slog.LevelInfo, IPForwarding: true, RouteRefreshInterval: 90 * time.Second,
 		CNISocket: cniwire.DefaultSocket, CNITimeout: 10 * time.Second,
 		LockFile: DefaultLockFile, JournalDir: DefaultJournalDir,
-		VXLAN: VXLAN{Enabled: true, VNI: 4096, Port: 4789}, IPIP: IPIP{Enabled: true}, Wireguard: defaultWireguard(), ServiceLoopPrevention: serviceloop.Drop,
+		VXLAN: VXLAN{Enabled: true, VNI: 4096, Port: felixsetting.DefaultVXLANPort}, IPIP: IPIP{Enabled: true}, Wireguard: defaultWireguard(), ServiceLoopPrevention: serviceloop.Drop,
 		GoMetrics: true, ProcessMetrics: true, MetricsTLS: servingcert.Files{ClientAuth: tls.RequireAndVerifyClientCert}, NAT: NAT{ExemptNodes: true},
 		MTUFile: DefaultMTUFile, PathMTUProbeInterval: 15 * time.Second,
 	}, &addresses{health: hostPort{"localhost", "9099"}, metrics: hostPort{"", "9091"}}
@@ -238,11 +238,39 @@ func Resolve(layers ...Layer) (Config, []Problem) {
 			problems = append(problems, Problem{layer.Source, v.written, fmt.Sprintf("%q %v", v.text, err), true, p.field})
 		}
 	}
+	problems = append(problems, settle(&c, layers)...)
 	for _, layer := range layers {
 		problems = append(problems, layer.unserved(served)...)
 	}
 	c.HealthAddress, c.MetricsAddress = a.health.String(), a.metrics.String()
 	return c, problems
+}
+
+// settle has nothing of the Config want what something else has, and says whose field
+// does not count for it.
+func settle(c *Config, layers []Layer) (problems []Problem) {
+	w := &c.Wireguard
+	d := felixsetting.Distinct{WireguardPort4: w.Port4, WireguardPort6: w.Port6, WireguardName4: w.Name4, WireguardName6: w.Name6}
+	if c.VXLAN.Enabled {
+		d.VXLANPort = c.VXLAN.Port
+	}
+	clashes := d.Settle()
+	w.Port4, w.Port6, w.Name4, w.Name6 = d.WireguardPort4, d.WireguardPort6, d.WireguardName4, d.WireguardName6
+	if c.VXLAN.Enabled {
+		c.VXLAN.Port = d.VXLANPort
+	}
+	for _, clash := range clashes {
+		// As fields and parameters are called alike, but for the case.
+		p := Problem{Name: clash.Field, Reason: fmt.Sprintf("%q %s", clash.Value, clash.Reason), Bad: true, Field: clash.Field}
+		for _, layer := range layers {
+			if v, ok := layer.values[strings.ToLower(clash.Field)]; ok && v.text == clash.Value {
+				p.Source, p.Name = layer.Source, v.written
+				break
+			}
+		}
+		problems = append(problems, p)
+	}
+	return problems
 }
 
 func parseLevel(v string) (slog.Level, error) {
@@ -319,30 +347,6 @@ func parsePorts(v string) (nat.Ports, error) {
 	return nat.Ports{First: a, Last: b}, nil
 }
 
-func parseIPv4(v string) (netip.Addr, error) {
-	a, err := netip.ParseAddr(v)
-	if err != nil || !a.Is4() || a.IsUnspecified() || a.IsMulticast() {
-		return netip.Addr{}, fmt.Errorf("is no IPv4 address of a host")
-	}
-	return a, nil
-}
-
-// parseDevices takes the name of a device as iptables has it, whose + for all that begin
-// so is nft's *.
-func parseDevices(v string) (string, error) {
-	ok := func(r rune) bool {
-		return r < 128 && (unicode.IsLetter(r) || unicode.IsDigit(r) || strings.ContainsRune(":._-", r))
-	}
-	name, all := strings.CutSuffix(v, "+")
-	if len(v) > 15 || name == "" || strings.ContainsFunc(name, func(r rune) bool { return !ok(r) }) {
-		return "", fmt.Errorf("is no name of a device; want one such as eth0, or eth+ for all that begin so")
-	}
-	if all {
-		name += "*"
-	}
-	return name, nil
-}
-
 func parseBool(v string) (bool, error) {
 	switch strings.ToLower(v) {
 	case "true", "1", "yes", "y", "t":
@@ -404,18 +408,6 @@ func within[T uint16 | uint32](v string, least, most uint64) (T, error) {
 	return T(n), nil
 }
 
-// parseMTU takes 0 for the one that is found.
-func parseMTU(v string, least uint64) (int, error) {
-	if v == "0" {
-		return 0, nil
-	}
-	mtu, err := within[uint16](v, least, 65535)
-	if err != nil {
-		return 0, fmt.Errorf("%w, nor 0 for the underlay's less the encapsulation", err)
-	}
-	return int(mtu), nil
-}
-
 // parseNetworks takes a list between commas, as in a file, or one of JSON, as in a
 // resource.
 func parseNetworks(v string) (Networks, error) {
@@ -429,7 +421,7 @@ func parseNetworks(v string) (Networks, error) {
 		if a, addrErr := netip.ParseAddr(text); addrErr == nil {
 			p, err = netip.PrefixFrom(a, a.BitLen()), nil
 		}
-		if err != nil || p.Bits() == 0 {
+		if err != nil || felixsetting.Network(p) != nil {
 			return nil, fmt.Errorf("is no list of networks; want such as 192.0.2.0/24,198.51.100.7")
 		}
 		out = append(out, p.Masked())

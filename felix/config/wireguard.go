@@ -3,12 +3,11 @@ package config
 import (
 	"encoding/json"
 	"fmt"
-	"math"
-	"regexp"
 	"strings"
 	"time"
 
 	"tortie/felix/hostways"
+	"tortie/internal/felixsetting"
 )
 
 // Wireguard is what is to be known of it; it is on for all IP pools or for none.
@@ -31,7 +30,10 @@ type Wireguard struct {
 }
 
 func defaultWireguard() Wireguard {
-	return Wireguard{Name4: "wireguard.cali", Name6: "wg-v6.cali", Port4: 51820, Port6: 51821, Priority: hostways.DefaultPriority, Table: hostways.DefaultTable, Metrics: true}
+	return Wireguard{
+		Name4: felixsetting.DefaultWireguardName4, Name6: felixsetting.DefaultWireguardName6,
+		Port4: felixsetting.DefaultWireguardPort4, Port6: felixsetting.DefaultWireguardPort6, Priority: hostways.DefaultPriority, Table: hostways.DefaultTable, Metrics: true,
+	}
 }
 
 func wireguardParameters() []parameter {
@@ -49,11 +51,11 @@ func wireguardParameters() []parameter {
 		{"RouteTableRanges", "routeTableRanges", func(c *Config, v string) (err error) { c.Wireguard.Table, err = parseTables(v); return err }},
 		{"PrometheusWireGuardMetricsEnabled", "prometheusWireGuardMetricsEnabled", func(c *Config, v string) (err error) { c.Wireguard.Metrics, err = parseBool(v); return err }},
 		{"WireguardInterfaceName", "wireguardInterfaceName", func(c *Config, v string) (err error) {
-			c.Wireguard.Name4, err = parseDevice(v, c.Wireguard.Name6)
+			c.Wireguard.Name4, err = felixsetting.WireguardDevice(v)
 			return err
 		}},
 		{"WireguardInterfaceNameV6", "wireguardInterfaceNameV6", func(c *Config, v string) (err error) {
-			c.Wireguard.Name6, err = parseDevice(v, c.Wireguard.Name4)
+			c.Wireguard.Name6, err = felixsetting.WireguardDevice(v)
 			return err
 		}},
 		{"WireguardListeningPort", "wireguardListeningPort", func(c *Config, v string) (err error) {
@@ -64,35 +66,18 @@ func wireguardParameters() []parameter {
 			c.Wireguard.Port6, err = within[uint16](v, 1, 65535)
 			return err
 		}},
-		{"WireguardMTU", "wireguardMTU", func(c *Config, v string) (err error) { c.Wireguard.MTU4, err = parseMTU(v, 576); return err }},
-		{"WireguardMTUV6", "wireguardMTUV6", func(c *Config, v string) (err error) { c.Wireguard.MTU6, err = parseMTU(v, 1280); return err }},
+		{"WireguardMTU", "wireguardMTU", func(c *Config, v string) (err error) { c.Wireguard.MTU4, err = felixsetting.MTU(v, false); return err }},
+		{"WireguardMTUV6", "wireguardMTUV6", func(c *Config, v string) (err error) { c.Wireguard.MTU6, err = felixsetting.MTU(v, true); return err }},
 		{"WireguardPersistentKeepAlive", "wireguardKeepAlive", func(c *Config, v string) (err error) { c.Wireguard.KeepAlive, err = parseKeepAlive(v); return err }},
 		{"WireguardKeyLifetime", "", func(c *Config, v string) (err error) { c.Wireguard.KeyLifetime, err = parsePause(v); return err }},
 	}
 }
 
-// parseDevice takes the name of one of the two devices, which is not the other's.
-func parseDevice(v, other string) (string, error) {
-	if !regexp.MustCompile(`^[a-zA-Z0-9._+-]{1,15}$`).MatchString(v) || v == "." || v == ".." {
-		return "", fmt.Errorf("is no name of a device; want 1 to 15 letters, digits or . _ + -")
-	}
-	if v == other {
-		return "", fmt.Errorf("is the name of the device for the other version of IP")
-	}
-	return v, nil
-}
-
-// tableRange is one of the routing tables that felix may use.
-type tableRange struct {
-	Min uint64 `json:"min"`
-	Max uint64 `json:"max"`
-}
-
 // parseTables takes ranges of routing tables, as a resource has them or "1-250,300-400",
 // and is the first table that the kernel does not have for itself.
 func parseTables(v string) (int, error) {
-	var ranges []tableRange
-	one := tableRange{}
+	var ranges []felixsetting.TableRange
+	one := felixsetting.TableRange{}
 	if json.Unmarshal([]byte(v), &one) == nil {
 		ranges = append(ranges, one)
 	} else if json.Unmarshal([]byte(v), &ranges) != nil {
@@ -103,17 +88,7 @@ func parseTables(v string) (int, error) {
 			ranges = append(ranges, one)
 		}
 	}
-	const firstOfKernel, lastOfKernel = 253, 255
-	for _, r := range ranges {
-		first := r.Min
-		if first >= firstOfKernel && first <= lastOfKernel {
-			first = lastOfKernel + 1
-		}
-		if first >= 1 && first <= r.Max && r.Max <= math.MaxUint32 {
-			return int(first), nil
-		}
-	}
-	return 0, fmt.Errorf("has no routing table that felix could use; want a range such as 1-250")
+	return felixsetting.FirstTable(ranges)
 }
 
 // parseKeepAlive takes what WireGuard can count: whole seconds.
@@ -122,8 +97,8 @@ func parseKeepAlive(v string) (time.Duration, error) {
 		v = "0"
 	}
 	d, err := parsePause(v)
-	if err != nil || d%time.Second != 0 || d > 65535*time.Second {
-		return 0, fmt.Errorf("is no number of seconds from 0, for never, to 65535")
+	if err != nil {
+		return 0, err
 	}
-	return d, nil
+	return d, felixsetting.KeepAlive(d)
 }

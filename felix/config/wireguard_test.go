@@ -33,7 +33,7 @@ func TestWireguardSettings(t *testing.T) {
 		{"WIREGUARDMTUV6=1300", with(func(w *Wireguard) { w.MTU6 = 1300 }), ""},
 		{"WIREGUARDPERSISTENTKEEPALIVE=25", with(func(w *Wireguard) { w.KeepAlive = 25 * time.Second }), ""},
 		{"WIREGUARDKEYLIFETIME=720h", with(func(w *Wireguard) { w.KeyLifetime = 720 * time.Hour }), ""},
-		{"WIREGUARDINTERFACENAME=wg-v6.cali", defaultWireguard(), "other version of IP"},
+		{"WIREGUARDINTERFACENAME=wg-v6.cali", defaultWireguard(), "is the name of wireguardInterfaceNameV6"},
 		{"WIREGUARDINTERFACENAME=a/b", defaultWireguard(), "no name of a device"},
 		{"WIREGUARDROUTINGRULEPRIORITY=32766", defaultWireguard(), "not within 1 to 32765"},
 		{"ROUTETABLERANGES=9-3", defaultWireguard(), "no routing table"},

@@ -151,7 +151,7 @@ func (f *felix) build() (err error) {
 	}
 	f.server, err = cniserver.New(cniserver.Config{
 		Node: f.node, State: f.state, Client: f.client, Registry: f.registry, Journal: f.journal,
-		Addresses: f.allocator, Pods: f.pods, Routes: f.loop, HostPorts: f.hostPorts, Permits: permits{f.config.Now, f.desired}, IPAMPlugins: delegate.Runner{}, PodCIDRs: podCIDRs, MTU: f.underlay.MTU, MTULimit: f.underlay.limit, Uncarried: f.uncarried, NodeProblem: f.registrar.Problem, NewUID: f.newUID, Log: f.log,
+		Addresses: f.allocator, Pods: f.pods, Routes: f.loop, HostPorts: f.hostPorts, Permits: permits{f.config.Now, f.desired}, IPAMPlugins: delegate.Runner{}, PodCIDRs: podCIDRs, MTU: f.underlay.MTU, MTULimit: f.underlay.limit, Uncarried: f.uncarried, NodeProblem: f.registrar.Problem, Barred: f.barred, NewUID: f.newUID, Log: f.log,
 		Surroundings: surroundings{f.kernel, f.etcd, net.DefaultResolver.LookupNetIP, f.desired}.now,
 		Health:       f.syncer.Health, Pod: known, Namespace: namespace, AddTimeout: cfg.CNITimeout, DelTimeout: cfg.CNITimeout,
 	})
@@ -192,6 +192,7 @@ func (f *felix) buildDataplane(cfg config.Config) (err error) {
 		WireGuard: wireguard.New(wireguard.Config{
 			Kernel: f.kernel, Keys: f.privateKeys, MTU: f.underlay.secureMTU, Log: f.log, Wake: func() { f.loop.TunnelsDue() }, Hosts: f.hostWays, Ready: f.marks.Know,
 			Open:      func() (wireguard.Control, error) { return wgctrl.New() },
+			Listen:    wireguard.CanListen,
 			Userspace: func(name string, mtu int) error { return userspace.Start(name, mtu, (*exec.Cmd).Start, f.log) },
 		}),
 	}
@@ -200,7 +201,8 @@ func (f *felix) buildDataplane(cfg config.Config) (err error) {
 	f.upkeep = newUpkeep(f.kernel, f.pods, f.hostPorts, f.log)
 	f.listeners = newListeners(f.log)
 	f.nodes, f.pathMTU = newNodeBook(f.node), f.newPathMTU(cfg.PathMTUProbeInterval)
-	f.made = append(f.rules(f.config.Now, f.kernel, f.log), hostMarks{f.marks, f.config.Now})
+	f.nodes.changed = func() { f.registrar.NodesChanged() }
+	f.made = append(f.rules(f.config.Now, f.kernel, f.log), hostMarks{f.marks, f.tunnels.WireGuard.Settings})
 	for _, r := range f.made {
 		if guard, ok := r.(tunnelGuard); ok {
 			f.guards = append(f.guards, guard)

@@ -28,6 +28,7 @@ import (
 	"tortie/felix/dataplane"
 	"tortie/felix/journal"
 	"tortie/felix/problems"
+	"tortie/felix/registration"
 	"tortie/internal/api"
 	"tortie/internal/datastore"
 	"tortie/internal/datastore/memory"
@@ -78,6 +79,7 @@ type node struct {
 	plugins    string            // where other CNI plugins are
 	rules      []dataplane.Rules // nft works on the namespace of its process
 	lacking    atomic.Pointer[error]
+	settings   registration.Settings
 }
 
 // lacks has the kernel lack something from now on; felix asks in the background.
@@ -127,7 +129,7 @@ func (n *node) start(ready bool) {
 	local := config.FromEnv([]string{"FELIX_CNISOCKET=" + n.socket, "FELIX_CNITIMEOUT=5", "FELIX_MTUFILE=" + filepath.Join(n.dir, "mtu")})
 	cfg, _ := config.Resolve(local)
 	n.felix = &felix{
-		node: "node1", client: n.store, registry: n.reg, journal: book, log: log, kernel: n.kernel,
+		node: "node1", settings: n.settings, client: n.store, registry: n.reg, journal: book, log: log, kernel: n.kernel,
 		rules:  func(func() config.Config, tracking, *slog.Logger) []dataplane.Rules { return n.rules },
 		newUID: func() string { return "uid" }, missing: n.missing, show: func([]problems.Problem) {},
 		level: &slog.LevelVar{}, config: newConfigFollower("node1", []config.Layer{local}, cfg, log),
@@ -500,18 +502,24 @@ func TestConfigurationTakesEffectOnARunningFelix(t *testing.T) {
 	}
 }
 
+// uplink makes the node's own device, with the default route.
+func (n *node) uplink(address string) {
+	n.Helper()
+	eth, err := n.kernel.CreateVeth(kernel.VethSpec{Host: "eth0", Peer: "wire0"})
+	for _, err := range []error{err, n.kernel.SetUp(eth.PeerIndex), n.kernel.AddAddress(eth.Index, netip.MustParsePrefix(address)), n.kernel.AddRoute(kernel.Route{
+		Dst: netip.MustParsePrefix("0.0.0.0/0"), Protocol: kernel.ProtocolStatic, Link: eth.Index, Gateway: netip.MustParseAddr("10.10.1.254"),
+	})} {
+		if err != nil {
+			n.Fatal(err)
+		}
+	}
+}
+
 // TestNodeWithTheAddressOfAnotherIsToldEverywhere: it does not register, and who asks it
 // for a pod learns why, too. When the other is gone it works.
 func TestNodeWithTheAddressOfAnotherIsToldEverywhere(t *testing.T) {
 	n := newNode(t)
-	eth, err := n.kernel.CreateVeth(kernel.VethSpec{Host: "eth0", Peer: "wire0"})
-	for _, err := range []error{err, n.kernel.SetUp(eth.PeerIndex), n.kernel.AddAddress(eth.Index, netip.MustParsePrefix("10.10.1.1/24")), n.kernel.AddRoute(kernel.Route{
-		Dst: netip.MustParsePrefix("0.0.0.0/0"), Protocol: kernel.ProtocolStatic, Link: eth.Index, Gateway: netip.MustParseAddr("10.10.1.254"),
-	})} {
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
+	n.uplink("10.10.1.1/24")
 	self, other := api.Key{Kind: api.KindNode, Name: "node1"}, api.Key{Kind: api.KindNode, Name: "node2"}
 	entry, err := n.store.Get(t.Context(), self)
 	if err != nil {
@@ -544,6 +552,54 @@ func TestNodeWithTheAddressOfAnotherIsToldEverywhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.await("felix is ready", func() bool { return n.felix.ready() == nil })
+	n.ok("ADD", n.newPod("c2"))
+}
+
+// TestNodeThatMovesToTheAddressOfAnotherGetsNoPods, though it is registered under its former
+// one: others' packets for them go to the other. Pods that it has stay, and when the other
+// is gone it works at once.
+func TestNodeThatMovesToTheAddressOfAnotherGetsNoPods(t *testing.T) {
+	n := newNode(t)
+	n.uplink("10.10.1.7/24")
+	n.start(true)
+	n.ok("ADD", n.newPod("before"))
+	n.stop()
+	other := &api.Node{}
+	other.Name, other.Spec.BGP = "node2", &api.NodeBGPSpec{IPv4Address: "10.10.1.7/24"}
+	n.put(other)
+	var err error
+	if n.settings, err = registration.FromEnv(func(name string) string { return map[string]string{"IP": "autodetect"}[name] }); err != nil {
+		t.Fatal(err)
+	}
+	n.start(true)
+	defer func() { n.stop() }()
+	const says = "its address 10.10.1.7 is that of node node2 already; give one of them another address, or delete the node that is gone: calicoctl delete node node2"
+	n.await("felix finds it", func() bool { return n.felix.barred() != nil })
+	lines := 0
+	for _, source := range n.felix.sources() {
+		for _, p := range source() {
+			if strings.Contains(p.Line, "10.10.1.7") || strings.Contains(p.Line, "node2") {
+				lines++
+			}
+		}
+	}
+	if lines != 1 {
+		t.Errorf("it is said in %d lines", lines)
+	}
+	if failed := n.fails("ADD", n.newPod("c1")); failed.Code != 11 || !strings.Contains(failed.Msg, says) {
+		t.Errorf("ADD: %+v", failed)
+	}
+	if failed := n.fails("STATUS", pod{}); failed.Code != 50 || !strings.Contains(failed.Msg, says) {
+		t.Errorf("STATUS: %+v", failed)
+	}
+	if _, err := n.store.Txn(t.Context(), datastore.DeleteAny(api.Key{Kind: api.KindNode, Name: "node2"})); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	n.await("felix is registered", func() bool { return n.felix.registrar.Problem() == nil })
+	if took := time.Since(began); took > 3*time.Second {
+		t.Errorf("it took %v", took)
+	}
 	n.ok("ADD", n.newPod("c2"))
 }
 

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -16,6 +17,8 @@ import (
 // nodeBook knows which node has which addresses.
 type nodeBook struct {
 	self string
+	// changed is called after Nodes have changed; nil for nobody.
+	changed func()
 
 	mu     sync.Mutex
 	byName map[string][]netip.Addr
@@ -28,12 +31,19 @@ func newNodeBook(self string) *nodeBook {
 
 // Apply implements follower; the calculation graph asks for the Nodes.
 func (b *nodeBook) Apply(updates []datastore.SyncUpdate) {
+	if b.take(updates) && b.changed != nil {
+		b.changed()
+	}
+}
+
+func (b *nodeBook) take(updates []datastore.SyncUpdate) (some bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, u := range updates {
 		if u.Key.Kind != api.KindNode {
 			continue
 		}
+		some = true
 		b.drop(u.Key.Name)
 		if u.Entry == nil {
 			continue
@@ -42,6 +52,7 @@ func (b *nodeBook) Apply(updates []datastore.SyncUpdate) {
 			b.add(u.Key.Name, overlay.ReadNode(u.Key.Name, &node.Spec))
 		}
 	}
+	return some
 }
 
 func (b *nodeBook) drop(name string) {
@@ -84,19 +95,27 @@ func (b *nodeBook) others() []nodeAddr {
 }
 
 // problems: packets to an address that two nodes have reach one of them, and the other's
-// pods are cut off.
+// pods are cut off. Two nodes are one line, whatever they share.
 func (b *nodeBook) problems() []problems.Problem {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	var out []problems.Problem
+	shared := map[string][]string{}
 	for _, a := range b.byName[b.self] {
-		others := slices.DeleteFunc(slices.Clone(b.byAddr[a]), func(n string) bool { return n == b.self })
-		if len(others) == 0 {
-			continue
+		for _, n := range b.byAddr[a] {
+			if n != b.self && !slices.Contains(shared[n], a.String()) {
+				shared[n] = append(shared[n], a.String())
+			}
 		}
-		out = append(out, problems.Problem{Reason: reasonAddressTwice, Topic: a.String(), Line: fmt.Sprintf(
-			"the address %s of this node is that of node %s, too, so packets for the pods of one of them get lost: give one another address (IP, IP6, or spec.bgp of the Node), "+
-				"or delete the node that is gone: calicoctl delete node %s", a, strings.Join(others, ", "), others[0])})
+	}
+	var out []problems.Problem
+	for _, other := range slices.Sorted(maps.Keys(shared)) {
+		what, is := "address "+shared[other][0], "is that"
+		if len(shared[other]) > 1 {
+			what, is = "addresses "+strings.Join(shared[other], " and "), "are those"
+		}
+		out = append(out, problems.Problem{Reason: reasonAddressTwice, Topic: other, Line: fmt.Sprintf(
+			"the %s of this node %s of node %s, too, so packets for the pods of one of them get lost: give one another address (IP, IP6, or spec.bgp of the Node), "+
+				"or delete the node that is gone: calicoctl delete node %s", what, is, other, other)})
 	}
 	return out
 }

@@ -51,9 +51,9 @@ func TestAddressOfTwoNodesIsAProblem(t *testing.T) {
 	b.Apply([]datastore.SyncUpdate{nodeUpdate("node3", "10.0.0.2/16", "")})
 	says("two others")
 	b.Apply([]datastore.SyncUpdate{nodeUpdate("node2", "10.0.0.1/16", "fd00::1/64")})
-	says("both addresses", "the address 10.0.0.1 of this node is that of node node2, too", "fd00::1")
+	says("both addresses", "the addresses 10.0.0.1 and fd00::1 of this node are those of node node2, too")
 	b.Apply([]datastore.SyncUpdate{nodeUpdate("node3", "10.0.0.1/24", "")})
-	says("three nodes", "of node node2, node3, too", "calicoctl delete node node2")
+	says("three nodes", "calicoctl delete node node2", "the address 10.0.0.1 of this node is that of node node3, too")
 	b.Apply([]datastore.SyncUpdate{nodeUpdate("node2", "", ""), nodeUpdate("node3", "", "")})
 	says("they are gone")
 }

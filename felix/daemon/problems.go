@@ -54,7 +54,7 @@ const (
 
 // sources are those who know what is wrong, the most important first.
 func (f *felix) sources() []problems.Source {
-	all := []problems.Source{f.kernelCheck, f.datastoreProblem, f.registrationProblem, f.dataplaneProblem, f.upkeep.problems, f.config.problems, f.listeners.problems, f.nodes.problems, f.underlay.problems, f.pathProblems}
+	all := []problems.Source{f.kernelCheck, f.datastoreProblem, f.registrationProblem, f.dataplaneProblem, f.upkeep.problems, f.config.problems, f.listeners.problems, f.nodes.problems, f.underlay.problems, f.podMTUProblems, f.pathProblems}
 	all = append(all, f.clusterSources()...)
 	return append(all, f.tunnelProblem, f.secureProblems, f.ipamConfigProblem, f.addressProblems, f.backendProblem, f.reversePathProblem, f.releaseProblems, f.policyProblem, f.objectProblems)
 }
@@ -99,6 +99,10 @@ func (f *felix) releaseProblems() []problems.Problem {
 		all = append(all, problems.Problem{Reason: reasonNotReleased, Topic: plugin, Line: lines[plugin], Logged: true})
 	}
 	return all
+}
+
+func (f *felix) podMTUProblems() []problems.Problem {
+	return f.underlay.now().podProblems(f.server.AskedMTUs(), slices.ContainsFunc(f.desired().PodPools, func(p netip.Prefix) bool { return p.Addr().Is6() }))
 }
 
 // statsPatience is how long the look at addresses waits for the allocator.
@@ -206,8 +210,20 @@ func (f *felix) registrationProblem() []problems.Problem {
 	}
 }
 
+// barred is why no pod may come here though the Node may be there: packets for this
+// node's pods go to another, which has the address and works on.
+func (f *felix) barred() error {
+	if err := f.registrar.Problem(); errors.Is(err, registration.ErrAddressTaken) {
+		return err
+	}
+	return nil
+}
+
 func (f *felix) tunnelProblem() []problems.Problem {
 	err := f.endpoint.Problem()
+	if f.barred() != nil {
+		return nil // it follows from that
+	}
 	if err == nil || errors.Is(err, datastore.ErrUnavailable) || errors.Is(err, datastore.ErrUnauthorized) {
 		return nil
 	}
@@ -217,7 +233,7 @@ func (f *felix) tunnelProblem() []problems.Problem {
 // secureProblems: packets that could be encrypted and are not.
 func (f *felix) secureProblems() []problems.Problem {
 	var out []problems.Problem
-	if err := f.keys.Problem(); err != nil && !errors.Is(err, datastore.ErrUnavailable) && !errors.Is(err, datastore.ErrUnauthorized) {
+	if err := f.keys.Problem(); err != nil && f.barred() == nil && !errors.Is(err, datastore.ErrUnavailable) && !errors.Is(err, datastore.ErrUnauthorized) {
 		out = logged(problem(reasonWireguard, "this node has no part in WireGuard, and its packets go unencrypted: %v", err))
 	}
 	if left := f.desired().Unsecured; len(left) > 0 {

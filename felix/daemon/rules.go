@@ -21,6 +21,7 @@ import (
 	"tortie/felix/serviceloop"
 	"tortie/felix/sources"
 	"tortie/felix/tunnelguard"
+	"tortie/felix/wireguard"
 	"tortie/internal/overlay"
 )
 
@@ -125,7 +126,7 @@ func (g tunnelGuard) Set(s calc.State) { g.Guard.Set(g.of(s)) }
 // hostMarks is told what of a State concerns it.
 type hostMarks struct {
 	*hostways.Marks
-	settings func() config.Config
+	settings func() wireguard.Settings // as they hold
 }
 
 func (m hostMarks) Set(s calc.State) {
@@ -135,7 +136,7 @@ func (m hostMarks) Set(s calc.State) {
 			own = append(own, netip.PrefixFrom(a, a.BitLen()))
 		}
 	}
-	m.Marks.Set(wireguardSettings(m.settings()).State(s.Secure, own))
+	m.Marks.Set(m.settings().State(s.Secure, own))
 }
 
 // serviceLoops is told what of a State concerns it.

@@ -12,6 +12,7 @@ import (
 	"tortie/felix/hostways"
 	"tortie/felix/ruleset"
 	"tortie/felix/serviceloop"
+	"tortie/felix/wireguard"
 	"tortie/internal/kernel/kerneltest/podworld"
 	"tortie/internal/overlay"
 )
@@ -44,7 +45,7 @@ func TestCheckNamesEachRuleThatIsGone(t *testing.T) {
 			Peers: []calc.SecurePeer{{Node: "node2", End: peer, Allowed: nodes}},
 		}},
 	}
-	all := append(newRules(settings, noTracking{}, log), hostMarks{hostways.NewMarks(log), settings})
+	all := append(newRules(settings, noTracking{}, log), hostMarks{hostways.NewMarks(log), func() wireguard.Settings { return wireguardSettings(cfg) }})
 	for _, rules := range all {
 		rules.Set(state)
 		w.InNode(t, rules.Apply)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"tortie/felix/calc"
 	"tortie/felix/config"
 	"tortie/felix/ipip"
+	"tortie/felix/podnet"
 	"tortie/felix/problems"
 	"tortie/felix/wireguard"
 	"tortie/internal/kernel"
@@ -174,6 +176,44 @@ func (m measures) problems() []problems.Problem {
 			"mtuIfacePattern %q matches no device of this node that is up: the MTU of pods is that of the device with the node's address", m.settings.Pattern)})
 	}
 	return out
+}
+
+// podProblems are MTUs with which pods' packets get lost, or that not all pods can have.
+// asked are those of network configurations, by network; v6: pods have IPv6 addresses.
+func (m measures) podProblems(asked map[string]int, v6 bool) []problems.Problem {
+	var out []problems.Problem
+	say := func(topic, format string, args ...any) {
+		out = append(out, problems.Problem{Reason: reasonMTU, Topic: topic, Line: fmt.Sprintf(format, args...)})
+	}
+	const little = "is less than the %d that IPv6 needs (RFC 8200, section 5): pods with an IPv6 address have %[2]d, and their larger packets may get lost where this is all that goes through: %s"
+	if mtu := m.pods(); v6 && m.device.MTU != 0 && mtu < podnet.LeastMTU6 {
+		source, advice := fmt.Sprintf("the MTU of pods, %d by that of the device %s,", mtu, m.device.Name), "raise the device's"
+		if d := m.configured(mtu); d != "" {
+			source, advice = fmt.Sprintf("%s %d", d, mtu), "raise it, or leave it out"
+		}
+		say("ipv6", "%s "+little, source, podnet.LeastMTU6, advice)
+	}
+	for _, network := range slices.Sorted(maps.Keys(asked)) {
+		switch mtu, fits := asked[network], m.pods(); {
+		case v6 && mtu < podnet.LeastMTU6:
+			say("network "+network, "%s "+little, fmt.Sprintf("mtu %d of the network configuration %s", mtu, network), podnet.LeastMTU6, "raise it, or leave it out")
+		case m.device.MTU != 0 && mtu > fits && mtu <= m.device.MTU:
+			say("network "+network, "mtu %d of the network configuration %s is more than the %d that goes through the overlays in use on this node: larger packets between nodes get lost when they may not be broken up; lower it to that, or leave it out and felix finds it", mtu, network, fits)
+		}
+	}
+	return out
+}
+
+// configured is the parameter by which the MTU of pods is what it is; empty for none.
+func (m measures) configured(mtu int) string {
+	v4, v6, ipips := m.devices()
+	secure4, secure6 := m.secures()
+	for d, used := range map[device]bool{v4: m.used4, v6: m.used6, ipips: m.usedIPIP, secure4: m.secure4, secure6: m.secure6} {
+		if used && d.given == mtu {
+			return d.parameter
+		}
+	}
+	return ""
 }
 
 // MTU is the one for pods.

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -514,5 +515,26 @@ func TestEnsureForwardingKeepsLearnedRoutes(t *testing.T) {
 		if have, err := node.Sysctl(name); err != nil || have != want {
 			t.Errorf("%s = %s, %v, want %s", name, have, err, want)
 		}
+	}
+}
+
+// TestPodWithoutIPv6TakesAnMTUThatIPv6DoesNot: the kernel has no settings of IPv6 for it.
+func TestPodWithoutIPv6TakesAnMTUThatIPv6DoesNot(t *testing.T) {
+	for _, mtu := range []int{68, 576, 1279, 1280} {
+		t.Run(strconv.Itoa(mtu), func(t *testing.T) {
+			w := newWorld(t, nil)
+			p := w.newPod()
+			a := attachment(p, 1)
+			a.Addrs, a.MTU = addrs("10.65.0.1"), mtu
+			if got := w.add(a); got.MTU != mtu {
+				t.Errorf("attached %+v", got)
+			}
+			if err := w.net.Check(context.Background(), a, nil); err != nil {
+				t.Error(err)
+			}
+			if mended, err := w.net.Mend(a); len(mended) > 0 || err != nil {
+				t.Errorf("mended %q, %v", mended, err)
+			}
+		})
 	}
 }

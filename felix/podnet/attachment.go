@@ -14,12 +14,15 @@ const (
 	devicePrefix = kernel.PodLink
 	deviceDigits = 11
 
-	minMTU     = 68   // RFC 791
-	minMTUv6   = 1280 // RFC 8200, section 5
+	minMTU     = 68 // RFC 791
+	minMTUv6   = LeastMTU6
 	maxMTU     = 65535
 	maxQueues  = 4096 // the kernel's own limit for a device
 	maxNameLen = 15   // IFNAMSIZ less its end mark
 )
+
+// LeastMTU6 is what a device must carry whole for IPv6 (RFC 8200, section 5).
+const LeastMTU6 = 1280
 
 // IsDeviceName reports whether a name is that of the node's end of a pod's veth
 // pair: "cali" and 11 hexadecimal digits. That is how such a device is known to

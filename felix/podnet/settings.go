@@ -26,7 +26,7 @@ import (
 //     from its MAC again after the device was down (addr_gen_mode 0) and may use at
 //     once (accept_dad 0); the pod is no router to listen to (accept_ra 0). A pod
 //     without IPv6 gets none on its device, so that it reaches nothing of the node by
-//     link-local addresses.
+//     link-local addresses; with an MTU of less than IPv6 needs the kernel gives it none.
 func hostSettings(a Attachment, kernelHasIPv6 bool) []kernel.Setting {
 	v4, v6 := "ipv4/conf/"+a.HostIf+"/", "ipv6/conf/"+a.HostIf+"/"
 	out := make([]kernel.Setting, 0, 10)
@@ -46,7 +46,7 @@ func hostSettings(a Attachment, kernelHasIPv6 bool) []kernel.Setting {
 		out = append(out, kernel.Setting{Name: v4 + "route_localnet", Value: "1"})
 	}
 	if !a.has(kernel.IPv6) {
-		if kernelHasIPv6 {
+		if kernelHasIPv6 && (a.MTU == 0 || a.MTU >= minMTUv6) {
 			out = append(out, kernel.Setting{Name: v6 + "disable_ipv6", Value: "1"})
 		}
 		return out

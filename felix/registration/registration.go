@@ -112,6 +112,17 @@ func (r *Registrar) Run(ctx context.Context) error {
 	}
 }
 
+// ErrAddressTaken is that another node has the address, and had it first.
+var ErrAddressTaken = errors.New("its address")
+
+// NodesChanged has Run look again where a Node was what kept this one from being
+// registered.
+func (r *Registrar) NodesChanged() {
+	if errors.Is(r.Problem(), ErrAddressTaken) {
+		r.Again()
+	}
+}
+
 // Again has Run look at the node once more, for something else than its devices has
 // changed.
 func (r *Registrar) Again() {
@@ -237,7 +248,7 @@ func (r *Registrar) writeNode(ctx context.Context, host autodetect.Host) error {
 		return partly
 	}
 	if other, addr, taken := claimedBy(node, others); taken {
-		return fmt.Errorf("its address %s is that of node %s already; give one of them another address, or delete the node that is gone: calicoctl delete node %s", addr, other, other)
+		return fmt.Errorf("%w %s is that of node %s already; give one of them another address, or delete the node that is gone: calicoctl delete node %s", ErrAddressTaken, addr, other, other)
 	}
 	if stored == nil {
 		_, err = r.write.Create(ctx, node)

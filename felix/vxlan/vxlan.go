@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 
 	"tortie/felix/tunneladdr"
 	"tortie/internal/kernel"
@@ -245,7 +246,7 @@ func (r *run) make(tunnel overlay.Tunnel) (int, error) {
 	if !r.link.Up {
 		r.did("switched on")
 		if upErr := r.cfg.Kernel.SetUp(r.link.Index); upErr != nil {
-			return 0, errors.Join(err, upErr)
+			return 0, errors.Join(err, r.portTaken(upErr))
 		}
 	}
 	return r.link.Index, errors.Join(err, r.ensureFDB(tunnel.Peers), r.ensureNeighbours(tunnel.Peers))
@@ -307,6 +308,14 @@ func (r *run) create(want kernel.VxlanSpec) (err error) {
 			"or set vxlanVNI or vxlanPort in the FelixConfiguration default: %w", want.VNI, want.Port, err)
 	}
 	return err
+}
+
+// portTaken says what to do when the port is another program's.
+func (r *run) portTaken(err error) error {
+	if !errors.Is(err, syscall.EADDRINUSE) {
+		return err
+	}
+	return fmt.Errorf("UDP port %d is taken by another program (ss -ulpn): end that, or set vxlanPort in the FelixConfiguration default: %w", r.settings.Port, err)
 }
 
 // ensureForwarding: IPv6 forwards by one switch for all devices, IPv4 by one for each.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os/exec"
 	"slices"
@@ -321,6 +322,24 @@ func TestDriftIsMended(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestPortOfAnotherProgramIsSaid in one line, and is had when it is free.
+func TestPortOfAnotherProgramIsSaid(t *testing.T) {
+	kerneltest.Require(t, kerneltest.Veth, kerneltest.IPv6, kerneltest.Vxlan)
+	ns := kerneltest.NewNetns(t)
+	w := &world{T: t, kern: kerneltest.Open(t, ns), log: &bytes.Buffer{}}
+	w.tunnels = newTunnels(vxlan.Config{Kernel: w.kern, Log: slog.New(slog.DiscardHandler), MTU: func(bool) int { return 1450 }})
+	w.ok(w.AddAddress(w.veth("eth0").Index, netip.MustParsePrefix("192.0.2.1/24")))
+	var c *net.UDPConn
+	w.ok(ns.Do(func() (err error) { c, err = net.ListenUDP("udp4", &net.UDPAddr{Port: 4789}); return err }))
+	w.tunnels.Set(both()[:1])
+	err := w.tunnels.Apply(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "UDP port 4789 is taken by another program (ss -ulpn): end that, or set vxlanPort in the FelixConfiguration default: ") || strings.Contains(err.Error(), "\n") {
+		t.Errorf("error %v", err)
+	}
+	w.ok(c.Close())
+	w.ok(w.tunnels.Apply(t.Context()))
 }
 
 func TestStrangersAreLeftAlone(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/netip"
 	"syscall"
 	"time"
@@ -23,10 +24,12 @@ type run struct {
 	v6        bool
 	device    string
 	port      uint16
+	sibling   func() (name string, port uint16)
 	endpoints map[overlay.Key]netip.AddrPort
 	greetings greetings
 	link      kernel.Link
 	have      *wgtypes.Device // as it was before this look; nil if it was not read
+	stays     error           // why the port is not the one that is configured
 	rekeyed   time.Time       // zero unless this look has changed the key
 	done      []string        // what was not as it should be
 }
@@ -93,7 +96,7 @@ func (r *run) ensureDevice() (err error) {
 	case err != nil:
 		return err
 	case !Ours(r.link):
-		return fmt.Errorf("a device of that name is there which is none of WireGuard (%s); rename or remove it", or(r.link.Kind, "hardware"))
+		return fmt.Errorf("a device of that name is there that is not felix' (%s): set another %s in the FelixConfiguration", or(r.link.Kind, "hardware"), nameField(r.v6))
 	}
 	if r.link.MTU != mtu {
 		r.did("MTU %d instead of %d", mtu, r.link.MTU)
@@ -153,10 +156,23 @@ func (r *run) portTaken(err error) error {
 	if r.v6 {
 		field += "V6"
 	}
+	if name, port := r.sibling(); port == r.port {
+		return fmt.Errorf("UDP port %d is that of felix' own device %s: give that one another first, or set another %s in the FelixConfiguration default: %w", port, name, field, err)
+	}
 	return fmt.Errorf("UDP port %d is taken by another program (ss -ulpn): end that, or set %s in the FelixConfiguration default: %w", r.port, field, err)
 }
 
 // gone reports whether there is nobody who would configure the device.
 func gone(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
+}
+
+// CanListen is the error of listening at a UDP port of the calling thread's namespace, on
+// all addresses.
+func CanListen(port uint16) error {
+	c, err := net.ListenUDP("udp", &net.UDPAddr{Port: int(port)})
+	if err != nil {
+		return err
+	}
+	return c.Close()
 }

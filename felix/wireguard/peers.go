@@ -52,7 +52,20 @@ func (r *run) configure(peers []calc.SecurePeer) error {
 	if err := r.write(control, cfg); err != nil {
 		return err
 	}
-	return r.nudge(control, nudge)
+	return errors.Join(r.stays, r.nudge(control, nudge))
+}
+
+// mayListen reports whether the device can go over to its port. A process closes the
+// socket that it has before it opens another: one whose port is taken would have none.
+func (r *run) mayListen(have int) bool {
+	if have == 0 || !r.link.Up || r.cfg.Listen == nil {
+		return true
+	}
+	if err := r.cfg.Listen(r.port); err != nil {
+		r.stays = fmt.Errorf("%w; meanwhile it is %d", r.portTaken(err), have)
+		return false
+	}
+	return true
 }
 
 func firstError(errs ...error) error {
@@ -91,7 +104,7 @@ func (r *run) difference(have *wgtypes.Device, key Private, peers []calc.SecureP
 		cfg.PrivateKey = &private
 		r.did("key %s", own)
 	}
-	if port := int(r.port); have.ListenPort != port {
+	if port := int(r.port); have.ListenPort != port && r.mayListen(have.ListenPort) {
 		cfg.ListenPort = &port
 		r.did("port %d instead of %d", port, have.ListenPort)
 	}

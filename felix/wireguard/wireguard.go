@@ -19,6 +19,7 @@ import (
 
 	"tortie/felix/calc"
 	"tortie/felix/tunneladdr"
+	"tortie/internal/felixsetting"
 	"tortie/internal/kernel"
 	"tortie/internal/overlay"
 )
@@ -53,6 +54,8 @@ type Config struct {
 	Userspace func(name string, mtu int) error
 	// MTU is that of the device of one version of IP.
 	MTU func(v6 bool) int
+	// Listen is nil when the UDP port could be had now; nil: it is not asked.
+	Listen func(port uint16) error
 	// Wake has Apply called soon.
 	Wake func()
 	// Hosts is told which nodes' own addresses are reached through the devices, those that
@@ -77,6 +80,14 @@ func (s Settings) of(v6 bool) (name string, port uint16) {
 	return s.Name4, s.Port4
 }
 
+func (s *Settings) rename(v6 bool, name string) {
+	if v6 {
+		s.Name6 = name
+	} else {
+		s.Name4 = name
+	}
+}
+
 // What WireGuard adds to a packet, at most: the outer headers of IP and UDP, and its own.
 const (
 	Overhead4 = 60
@@ -92,9 +103,10 @@ const linger = 30 * time.Second
 type Tunnels struct {
 	cfg Config
 
-	mu       sync.Mutex
-	settings Settings
-	ends     map[bool]*tunnel // by: is it IPv6
+	mu sync.Mutex
+	// settings are as asked but for names that are those of strangers' devices.
+	settings, asked Settings
+	ends            map[bool]*tunnel // by: is it IPv6
 	// former are names of devices that the settings say no more; ending those of which a
 	// process is still to end, and since when.
 	former []string
@@ -150,15 +162,56 @@ func New(cfg Config) *Tunnels {
 func (t *Tunnels) Configure(s Settings) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.settled = t.settled && t.settings == s
+	t.settled = t.settled && t.asked == s
 	t.hostPause = 0
+	t.asked = s
+	_ = t.takeNames() // Apply does it again, and says it
+}
+
+// takeNames makes the settings those asked for. Where a stranger's device has a name, the
+// former one goes on, or at the start the default.
+func (t *Tunnels) takeNames() error {
+	var errs []error
+	s := t.asked
 	for _, v6 := range []bool{false, true} {
 		was, _ := t.settings.of(v6)
-		if now, _ := s.of(v6); was != "" && was != now {
+		now, _ := s.of(v6)
+		if was == now {
+			continue
+		}
+		if l, err := t.cfg.Kernel.LinkByName(now); err == nil && !Ours(l) {
+			if was == "" {
+				was = defaultName(v6)
+			}
+			errs = append(errs, fmt.Errorf("%s %q is the name of a device that is not felix' (%s): set another in the FelixConfiguration; meanwhile it is %s", nameField(v6), now, or(l.Kind, "hardware"), was))
+			s.rename(v6, was)
+		} else if was != "" {
 			t.former = append(t.former, was)
 		}
 	}
 	t.settings = s
+	return errors.Join(errs...)
+}
+
+// Settings are those that hold.
+func (t *Tunnels) Settings() Settings {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.settings
+}
+
+func defaultName(v6 bool) string {
+	if v6 {
+		return felixsetting.DefaultWireguardName6
+	}
+	return felixsetting.DefaultWireguardName4
+}
+
+func nameField(v6 bool) string {
+	if v6 {
+		return "wireguardInterfaceNameV6"
+	}
+	return "wireguardInterfaceName"
 }
 
 // Set makes exactly these tunnels desired. What is desired no more lingers.
@@ -329,7 +382,7 @@ func (t *Tunnels) Apply(ctx context.Context) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	// First, for they have the ports.
-	errs := []error{t.removeFormer()}
+	errs := []error{t.takeNames(), t.removeFormer()}
 	if t.awaitEnds() {
 		return errors.Join(errs...)
 	}
@@ -344,7 +397,7 @@ func (t *Tunnels) Apply(ctx context.Context) error {
 			continue // not configured yet
 		}
 		end := t.ends[v6]
-		r := run{cfg: t.cfg, settings: t.settings, v6: v6, device: name, port: port, endpoints: end.endpoints, greetings: end.greetings}
+		r := run{cfg: t.cfg, settings: t.settings, v6: v6, device: name, port: port, sibling: t.sibling(v6), endpoints: end.endpoints, greetings: end.greetings}
 		want := end.now(time.Now())
 		if want == nil {
 			end.link = 0
@@ -372,6 +425,17 @@ func (t *Tunnels) Apply(ctx context.Context) error {
 	err := errors.Join(errs...)
 	t.settled = err == nil && !greeting && !waits
 	return err
+}
+
+// sibling is the device of the other version of IP, and the port that it has; 0 for none.
+func (t *Tunnels) sibling(v6 bool) func() (name string, port uint16) {
+	return func() (string, uint16) {
+		name, _ := t.settings.of(!v6)
+		if d, err := t.readDevice(name); err == nil {
+			return name, uint16(d.ListenPort)
+		}
+		return name, 0
+	}
 }
 
 // lookAgain has Apply called when a greeted peer is late, and reports whether there is one

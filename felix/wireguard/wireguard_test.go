@@ -150,6 +150,12 @@ func newNode(t *testing.T, name string, n int, way string, v6 bool) *node {
 	s.tunnels = wireguard.New(wireguard.Config{
 		Hosts: s.ways, Ready: s.marks.Know,
 		Kernel: sees, Keys: s.keys, Log: log, Wake: func() {}, MTU: func(bool) int { return 1440 },
+		Listen: func(port uint16) (err error) {
+			if visitErr := s.ns.Visit(func() error { err = wireguard.CanListen(port); return nil }); visitErr != nil {
+				return visitErr
+			}
+			return err
+		},
 		Open: func() (c wireguard.Control, err error) {
 			err = s.ns.Visit(func() error { c, err = wgctrl.New(); return err })
 			return c, err
@@ -508,6 +514,84 @@ func TestWhatCanNotBeIsOneLine(t *testing.T) {
 		c.Close()
 		a.knows(p.b.peer())
 		p.talk()
+	})
+}
+
+// TestSettingsThatCanNotBeLeaveTheTunnelAsItIs: a port that another program has, and a name
+// that another device has. They count as soon as they can.
+func TestSettingsThatCanNotBeLeaveTheTunnelAsItIs(t *testing.T) {
+	inEachWay(t, func(t *testing.T, p pair) {
+		p.talk()
+		a := p.a
+		says := func(words ...string) {
+			t.Helper()
+			err := a.tunnels.Apply(t.Context())
+			for _, want := range words {
+				if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
+					t.Errorf("error %v, want one line with %q", err, want)
+				}
+			}
+			p.talk()
+			if d := a.device(); d.ListenPort != 51820 {
+				t.Errorf("the port is %d", d.ListenPort)
+			}
+		}
+		var c *net.UDPConn
+		a.must(a.ns.Do(func() (err error) { c, err = net.ListenUDP("udp", &net.UDPAddr{Port: 7777}); return err }))
+		defer c.Close()
+		taken := a.names
+		taken.Port4 = 7777
+		a.tunnels.Configure(taken)
+		says("UDP port 7777 is taken by another program", "set wireguardListeningPort", "meanwhile it is 51820")
+		strange := a.names
+		strange.Name4 = "eth0"
+		a.tunnels.Configure(strange)
+		says(`wireguardInterfaceName "eth0" is the name of a device that is not felix'`, "set another in the FelixConfiguration", "meanwhile it is "+a.names.Name4)
+		if _, err := a.k.LinkByName("eth0"); err != nil {
+			t.Error(err)
+		}
+		c.Close()
+		a.tunnels.Configure(taken)
+		a.must(a.tunnels.Apply(t.Context()))
+		if d := a.device(); d.ListenPort != 7777 {
+			t.Errorf("the port is %d", d.ListenPort)
+		}
+	})
+}
+
+// TestPortOfTheOtherVersionsDeviceIsSaid by the device's name, and is had when that one
+// has another.
+func TestPortOfTheOtherVersionsDeviceIsSaid(t *testing.T) {
+	inEachWay(t, func(t *testing.T, p pair) {
+		a := p.a
+		here := calc.SecureTunnel{Here: a.end}
+		other := calc.SecureTunnel{Here: a.end}
+		other.Here.Address, other.Here.Secure.Tunnel = netip.MustParsePrefix("2001:db8::1/64"), netip.MustParseAddr("fd65::1:1")
+		t.Cleanup(func() {
+			if l, err := a.k.LinkByName(a.names.Name6); err == nil {
+				_ = a.k.DeleteLink(l.Index)
+			}
+		})
+		a.tunnels.Set([]calc.SecureTunnel{here, other})
+		polltest.Until(t, 10*time.Second, "both devices", func() (bool, string) {
+			err := a.tunnels.Apply(t.Context())
+			_, up := a.tunnels.Link(true)
+			return err == nil && up, fmt.Sprint(err)
+		})
+		turned := a.names
+		turned.Port4 = 51821
+		a.tunnels.Configure(turned)
+		want := "UDP port 51821 is that of felix' own device " + a.names.Name6 + ": give that one another first"
+		polltest.Until(t, 10*time.Second, "an error", func() (bool, string) {
+			err := a.tunnels.Apply(t.Context()) // a process is switched on some time later
+			return err != nil && strings.Contains(err.Error(), want) && strings.Contains(err.Error(), "meanwhile it is 51820"), fmt.Sprint(err)
+		})
+		turned.Port6 = 51822
+		a.tunnels.Configure(turned)
+		polltest.Until(t, 10*time.Second, "the ports", func() (bool, string) {
+			err := a.tunnels.Apply(t.Context())
+			return err == nil && a.device().ListenPort == 51821, fmt.Sprint(err)
+		})
 	})
 }
 

@@ -1,16 +1,22 @@
 package api
 
 import (
+	"cmp"
 	"maps"
 	"math"
+	"net/netip"
 	"reflect"
 	"regexp/syntax"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	"github.com/projectcalico/api/pkg/lib/numorstring"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"tortie/internal/felixsetting"
 )
 
 // felixRule checks the value of one field of a FelixConfiguration that is set.
@@ -37,6 +43,34 @@ func checkFelixConfiguration(c *checker, f *v3.FelixConfiguration) {
 		}
 	}
 	c.felixRanges(&f.Spec)
+	c.felixDistinct(&f.Spec)
+}
+
+// felixDistinct refuses what something else of the same node has, as far as one resource
+// can tell.
+func (c *checker) felixDistinct(s *v3.FelixConfigurationSpec) {
+	d := felixsetting.Distinct{
+		WireguardPort4: uint16(felixsetting.DefaultWireguardPort4), WireguardPort6: uint16(felixsetting.DefaultWireguardPort6),
+		WireguardName4: felixsetting.DefaultWireguardName4, WireguardName6: felixsetting.DefaultWireguardName6,
+	}
+	if s.VXLANEnabled == nil || *s.VXLANEnabled {
+		d.VXLANPort = felixsetting.DefaultVXLANPort
+		setPort(&d.VXLANPort, s.VXLANPort)
+	}
+	setPort(&d.WireguardPort4, s.WireguardListeningPort)
+	setPort(&d.WireguardPort6, s.WireguardListeningPortV6)
+	d.WireguardName4 = cmp.Or(s.WireguardInterfaceName, d.WireguardName4)
+	d.WireguardName6 = cmp.Or(s.WireguardInterfaceNameV6, d.WireguardName6)
+	for _, clash := range d.Settle() {
+		c.bad("spec."+clash.Field, clash.Value, "%s; want another", clash.Reason)
+	}
+}
+
+// setPort takes a port that is one: others are refused by themselves.
+func setPort(port *uint16, given *int) {
+	if given != nil && *given > 0 && *given <= math.MaxUint16 {
+		*port = uint16(*given)
+	}
 }
 
 // felixType checks what holds for every field of a type.
@@ -96,25 +130,39 @@ func (c *checker) conntrackTimeouts(field string, t v3.BPFConntrackTimeouts) {
 
 func (c *checker) felixRanges(s *v3.FelixConfigurationSpec) {
 	if s.RouteTableRanges != nil {
+		var ranges []felixsetting.TableRange
 		for i, r := range *s.RouteTableRanges {
 			c.tableRange(at("spec.routeTableRanges", i), r.Min, r.Max, math.MaxUint32)
+			ranges = append(ranges, felixsetting.TableRange{Min: int64(r.Min), Max: int64(r.Max)})
 		}
+		c.usableTables("spec.routeTableRanges", ranges)
 	}
 	if r := s.RouteTableRange; r != nil {
 		c.tableRange("spec.routeTableRange", r.Min, r.Max, 250)
+		c.usableTables("spec.routeTableRange", []felixsetting.TableRange{{Min: int64(r.Min), Max: int64(r.Max)}})
 		if s.RouteTableRanges != nil {
 			c.missing("spec.routeTableRange", "can't be combined with routeTableRanges; leave it out")
 		}
 	}
 }
 
-// tableRange checks a range of routing tables; 253 to 255 are the kernel's own.
+// tableRange checks a range of routing tables.
 func (c *checker) tableRange(field string, first, last, most int) {
 	switch {
 	case first < 1 || last > most:
 		c.missing(field, "min %d, max %d: want routing tables from 1 to %d", first, last, most)
 	case first > last:
 		c.missing(field, "min %d is more than max %d", first, last)
+	}
+}
+
+// usableTables refuses ranges that are in order, each, and of no use.
+func (c *checker) usableTables(field string, ranges []felixsetting.TableRange) {
+	if slices.ContainsFunc(ranges, func(r felixsetting.TableRange) bool { return r.Min < 1 || r.Max > math.MaxUint32 || r.Min > r.Max }) {
+		return
+	}
+	if _, err := felixsetting.FirstTable(ranges); err != nil {
+		c.missing(field, "%v", err)
 	}
 }
 
@@ -147,15 +195,57 @@ func regexRule(c *checker, field string, v reflect.Value) {
 	}
 }
 
+// text makes a rule of a check whose error goes on from the value.
+func text(check func(string) error) felixRule {
+	return func(c *checker, field string, v reflect.Value) {
+		if err := check(v.String()); err != nil {
+			c.bad(field, v.String(), "%v", err)
+		}
+	}
+}
+
+// read makes a check of what reads a value.
+func read[T any](parse func(string) (T, error)) func(string) error {
+	return func(v string) error {
+		_, err := parse(v)
+		return err
+	}
+}
+
+func mtuRule(v6 bool) felixRule {
+	return func(c *checker, field string, v reflect.Value) {
+		if _, err := felixsetting.MTU(strconv.FormatInt(v.Int(), 10), v6); err != nil {
+			c.bad(field, v.Int(), "%v", err)
+		}
+	}
+}
+
+func keepAliveRule(c *checker, field string, v reflect.Value) {
+	d, _ := reflect.TypeAssert[metav1.Duration](v)
+	if err := felixsetting.KeepAlive(d.Duration); err != nil {
+		c.bad(field, d.Duration, "%v", err)
+	}
+}
+
+// intervalRule: felix has no word for never here.
+func intervalRule(c *checker, field string, v reflect.Value) {
+	if d, _ := reflect.TypeAssert[metav1.Duration](v); d.Duration == 0 || d.Duration > 365*24*time.Hour {
+		c.bad(field, d.Duration, "want more than 0s, and at most a year")
+	}
+}
+
 func addrRule(family int) felixRule {
 	return func(c *checker, field string, v reflect.Value) { c.addr(field, v.String(), family) }
 }
 
-func interfaceRule(c *checker, field string, v reflect.Value) { c.interfaceName(field, v.String()) }
-
 func networksRule(c *checker, field string, v reflect.Value) {
 	nets, _ := reflect.TypeAssert[[]string](v)
 	c.networks(field, nets)
+	for i, n := range nets {
+		if p, err := netip.ParsePrefix(n); err == nil && felixsetting.Network(p) != nil {
+			c.bad(at(field, i), n, "%v", felixsetting.Network(p))
+		}
+	}
 }
 
 // keyValueRule checks "Name=value,Other=value".
@@ -214,7 +304,6 @@ func felixWords() map[string]felixRule {
 
 func felixNumbers() map[string]felixRule {
 	port := numbers(0, 65535)
-	mtu := numbers(0, 65535)
 	mapSize := numbers(1, math.MaxInt32)
 	return map[string]felixRule{
 		"metadataPort":                    port,
@@ -227,11 +316,11 @@ func felixNumbers() map[string]felixRule {
 		"vxlanVNI":                        numbers(1, 1<<24-1),
 		"wireguardRoutingRulePriority":    numbers(1, 32765),
 		"deviceRouteProtocol":             numbers(0, 255),
-		"ipipMTU":                         mtu,
-		"vxlanMTU":                        mtu,
-		"vxlanMTUV6":                      mtu,
-		"wireguardMTU":                    mtu,
-		"wireguardMTUV6":                  mtu,
+		"ipipMTU":                         mtuRule(false),
+		"vxlanMTU":                        mtuRule(false),
+		"vxlanMTUV6":                      mtuRule(true),
+		"wireguardMTU":                    mtuRule(false),
+		"wireguardMTUV6":                  mtuRule(true),
 		"maxIpsetSize":                    mapSize,
 		"bpfExtToServiceConnmark":         numbers(0, math.MaxUint32),
 		"goGCThreshold":                   numbers(-1, math.MaxInt32),
@@ -250,23 +339,29 @@ func felixNumbers() map[string]felixRule {
 
 func felixTexts() map[string]felixRule {
 	return map[string]felixRule{
-		"logSeverityFile":              logLevelRule,
-		"logSeverityScreen":            logLevelRule,
-		"logSeveritySys":               logLevelRule,
-		"logDebugFilenameRegex":        regexRule,
-		"bpfDataIfacePattern":          regexRule,
-		"bpfL3IfacePattern":            regexRule,
-		"bpfDisableGROForIfaces":       regexRule,
-		"mtuIfacePattern":              regexRule,
-		"natOutgoingAddress":           addrRule(4),
-		"deviceRouteSourceAddress":     addrRule(4),
-		"deviceRouteSourceAddressIPv6": addrRule(6),
-		"externalNodesList":            networksRule,
-		"bpfDSROptoutCIDRs":            networksRule,
-		"bpfExcludeCIDRsFromNAT":       networksRule,
-		"wireguardInterfaceName":       interfaceRule,
-		"wireguardInterfaceNameV6":     interfaceRule,
-		"featureDetectOverride":        keyValueRule,
-		"featureGates":                 keyValueRule,
+		"logSeverityFile":                    logLevelRule,
+		"logSeverityScreen":                  logLevelRule,
+		"logSeveritySys":                     logLevelRule,
+		"logDebugFilenameRegex":              regexRule,
+		"bpfDataIfacePattern":                regexRule,
+		"bpfL3IfacePattern":                  regexRule,
+		"bpfDisableGROForIfaces":             regexRule,
+		"mtuIfacePattern":                    regexRule,
+		"natOutgoingAddress":                 text(read(felixsetting.NATAddress)),
+		"deviceRouteSourceAddress":           addrRule(4),
+		"deviceRouteSourceAddressIPv6":       addrRule(6),
+		"externalNodesList":                  networksRule,
+		"bpfDSROptoutCIDRs":                  networksRule,
+		"bpfExcludeCIDRsFromNAT":             networksRule,
+		"wireguardInterfaceName":             text(read(felixsetting.WireguardDevice)),
+		"wireguardInterfaceNameV6":           text(read(felixsetting.WireguardDevice)),
+		"iptablesNATOutgoingInterfaceFilter": text(read(felixsetting.Devices)),
+		"healthHost":                         text(felixsetting.Host),
+		"prometheusMetricsHost":              text(felixsetting.Host),
+		"wireguardKeepAlive":                 keepAliveRule,
+		"routeRefreshInterval":               intervalRule,
+		"interfacePrefix":                    words("cali"),
+		"featureDetectOverride":              keyValueRule,
+		"featureGates":                       keyValueRule,
 	}
 }

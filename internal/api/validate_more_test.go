@@ -136,7 +136,7 @@ func TestValidateConfigurations(t *testing.T) {
 			`spec.logSeveritySys: "Loud": want one of Trace, Debug, Info, Warning, Error, Fatal`)},
 		{"FelixConfiguration", "default", `"vxlanVNI":16777216,"healthPort":-1,"mtuIfacePattern":"(","natOutgoingAddress":"fd00::1","wireguardInterfaceName":"a b","featureGates":"x"`, bad(
 			`spec.featureGates: "x": want pairs such as SNATFullyRandom=true, separated by commas`, `spec.vxlanVNI: 16777216: want 1 to 16777215`, `spec.healthPort: -1: want 0 to 65535`,
-			`spec.natOutgoingAddress: "fd00::1": want an IPv4 address`, `spec.wireguardInterfaceName: "a b": want the name of a network device: at most 15 characters, no slash, colon or space`,
+			`spec.natOutgoingAddress: "fd00::1": is no IPv4 address`, `spec.wireguardInterfaceName: "a b": is no name of a device; want 1 to 15 letters, digits or . _ + -`,
 			"spec.mtuIfacePattern: \"(\": missing closing ): `(`")},
 		{"FelixConfiguration", "default", `"failsafeInboundHostPorts":[{"protocol":"icmp","port":22,"net":"x"}],"kubeNodePortRanges":["a",0],"externalNodesList":["y"],"healthTimeoutOverrides":[{"name":"","timeout":"-1s"}],"bpfConntrackTimeouts":{"tcpSynSent":"soon"}`, bad(
 			`spec.healthTimeoutOverrides[0].name: is missing`, `spec.healthTimeoutOverrides[0].timeout: -1s: must not be negative`,

@@ -147,7 +147,17 @@ func TestWrongSettingsAreSaidInOneLineAndNothingStopsWorking(t *testing.T) {
 	}{
 		{"a Node with the address of this one", []func() func(){
 			func() func() { return store.change(api.KindNode, "node1", "zombie", "node1", "zombie") },
-		}, []string{"the address 10.10.1.1 of this node is that of node zombie, too"}},
+		}, []string{"the addresses 10.10.1.1 and fd10:0:0:1::1 of this node are those of node zombie, too"}},
+		{"what would lead nowhere, and ports that felix has for something else", []func() func(){
+			wrong(api.KindFelixConfiguration, "default", "4096", `4096,"natOutgoingAddress":"127.0.0.1","wireguardListeningPort":51821`),
+		}, []string{
+			`spec.natOutgoingAddress: "127.0.0.1" is no IPv4 address of a host`,
+			`spec.wireguardListeningPort: "51821" is the UDP port of wireguardListeningPortV6`,
+		}},
+		{"an MTU that IPv6 can't have", []func() func(){func() func() {
+			apply(t, l, strings.Replace(configuration, "{vxlanVNI", "{vxlanMTU: 1200, vxlanVNI", 1))
+			return func() { apply(t, l, configuration) }
+		}}, []string{"vxlanMTU 1200 is less than the 1280 that IPv6 needs (RFC 8200, section 5): pods with an IPv6 address have 1280"}},
 		{"a configuration of which nothing can be read", []func() func(){wrong(api.KindFelixConfiguration, "default", `"spec"`, `"spec`)}, []string{`read FelixConfiguration default:`}},
 		{"what this node can't do", []func() func(){func() func() {
 			apply(t, l, strings.Replace(configuration, "{vxlanVNI", "{vxlanMTU: 9000, mtuIfacePattern: '^ib', healthEnabled: true, healthHost: 0.0.0.0, healthPort: 179, vxlanVNI", 1))
