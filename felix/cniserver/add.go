@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"tortie/felix/calc"
+	"tortie/felix/cniserver/netconf"
 	"tortie/felix/journal"
 	"tortie/internal/api"
 	"tortie/internal/datastore"
@@ -46,6 +47,13 @@ func (s *Server) add(ctx context.Context, c call) (json.RawMessage, error) {
 		}
 		s.noteMTU(c.conf.Name, c.conf.MTU)
 	}
+	if !a.known {
+		unlock, err := a.ofNobody(ctx)
+		if err != nil {
+			return nil, err
+		}
+		defer unlock()
+	}
 	failed, undoFailed := runSteps(ctx, a.steps())
 	if undoFailed != nil {
 		s.log.Error("undoing a failed ADD is left to the journal", "attachment", c.id.String(), "err", undoFailed)
@@ -75,6 +83,9 @@ type addition struct {
 	routed   bool
 	// unheard: what the pod's annotations ask for is not known.
 	unheard bool
+	// blame turns an error about the pools of an IP version into one of the annotation that
+	// asks for them; nil where none does.
+	blame func(version int, err *netconf.Error) error
 	// published: the endpoint came into being with its addresses.
 	published bool
 	// planned are the addresses that the transaction under way assigns; it may yet
@@ -87,6 +98,9 @@ type addition struct {
 // itself, so it is not held while waiting.
 func (s *Server) lockSettled(ctx context.Context, c call) (unlock func(), err error) {
 	for {
+		if err := s.giveUp(c); err != nil {
+			return nil, err
+		}
 		if err := s.releaser.settle(ctx, c.id); err != nil {
 			return nil, err
 		}
@@ -277,7 +291,7 @@ func (a *addition) assign(ctx context.Context, sent func()) error {
 	defer cancel()
 	got, err := s.addresses.AutoAssign(assigning, req)
 	s.shortage.note(a.call.conf.Name, err)
-	if err := errors.Join(unknownPools(err, conf.IPAM), syncing.Wait()); err != nil {
+	if err := errors.Join(a.unknownPools(err, conf.IPAM), syncing.Wait()); err != nil {
 		return err
 	}
 	a.take(&a.entry, got)

@@ -1,9 +1,9 @@
 package cniserver
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
-	"unicode"
 
 	"tortie/felix/calc"
 	"tortie/felix/cniserver/netconf"
@@ -30,6 +30,7 @@ type call struct {
 	valid    []netconf.ValidAttachment // GC's list
 	raw      []byte                    // the configuration as it came
 	delegate *journal.IPAM             // nil where felix assigns the addresses
+	ipamType string                    // who does; empty where the configuration of a DEL doesn't say
 	// endpoint and hostIf are empty for calico-ipam.
 	endpoint calc.EndpointID
 	hostIf   string
@@ -65,9 +66,11 @@ func newCall(node string, configs *netconf.Reader, req cniwire.Request) (call, e
 		if id, err = netconf.ParseIdentity(req.Config); err != nil {
 			return c, err
 		}
-		c.conf.Name, c.conf.CNIVersion, c.conf.IPAM.Delegate = id.Name, id.CNIVersion, id.Delegate()
+		c.conf.Name, c.conf.CNIVersion, c.conf.IPAM.Delegate, c.ipamType = id.Name, id.CNIVersion, id.Delegate(), id.Type()
 	} else if c.conf, err = configs.Parse(req.Plugin, req.Config); err != nil {
 		return c, err
+	} else {
+		c.ipamType = cmp.Or(c.conf.IPAM.Delegate, netconf.IPAMCalico)
 	}
 	if c.delegate, err = delegateOf(c.conf.IPAM.Delegate, req); err != nil {
 		return c, err
@@ -77,6 +80,9 @@ func newCall(node string, configs *netconf.Reader, req cniwire.Request) (call, e
 			return c, err
 		}
 	}
+	if req.Command == "CHECK" && c.plugin == pluginCalico && c.conf.PrevResult == nil {
+		return c, &netconf.Error{Key: "prevResult", Reason: "missing; CHECK compares with what ADD answered, so the runtime must give that"}
+	}
 	if n := c.conf.NodeName; n != "" && n != node {
 		return c, &netconf.Error{Key: c.conf.NodeKey, Reason: fmt.Sprintf("%q, but felix here runs as node %q; remove the key or correct felix's NODENAME", n, node)}
 	}
@@ -84,6 +90,9 @@ func newCall(node string, configs *netconf.Reader, req cniwire.Request) (call, e
 	if c.plugin == pluginCalico && c.id.ContainerID != "" {
 		c.endpoint = endpointID(node, c.args, c.id)
 		c.hostIf = hostInterface(c.args, c.id)
+	}
+	if req.Command == "DEL" && c.notOwnNamespace() != nil {
+		c.netns = "" // the container's is gone, and its path another's by now
 	}
 	return c, nil
 }
@@ -106,27 +115,20 @@ func checkRequest(req cniwire.Request) error {
 	default:
 		return invalidEnvironment("CNI_COMMAND %q is not known", req.Command)
 	}
-	if req.ContainerID == "" || strings.ContainsAny(req.ContainerID, "/\x00") {
+	if !netconf.CanBeContainer(req.ContainerID) {
 		return invalidEnvironment("CNI_CONTAINERID %q is missing or can't be a container's", req.ContainerID)
 	}
-	if !canBeInterface(req.IfName) {
-		return invalidEnvironment("CNI_IFNAME %q is missing or can't be an interface's", req.IfName)
+	if req.Command == "DEL" { // of what ADD refuses nothing is there, and that is no failure
+		if req.IfName == "" || strings.ContainsAny(req.IfName, "/\x00") {
+			return invalidEnvironment("CNI_IFNAME %q is missing or can't be an interface's", req.IfName)
+		}
+		return nil
 	}
-	if req.Netns == "" && req.Command != "DEL" && req.Plugin == pluginCalico {
+	if !netconf.CanBePods(req.IfName) {
+		return invalidEnvironment("CNI_IFNAME %q is missing or can't be a pod's interface's; want one such as eth0", req.IfName)
+	}
+	if req.Netns == "" && req.Plugin == pluginCalico {
 		return invalidEnvironment("CNI_NETNS is missing; %s needs the container's network namespace", req.Command)
 	}
 	return nil
-}
-
-// canBeInterface reports whether a device can have that name. The kernel would make
-// one named all or default, but its settings (net.ipv4.conf.<name>) would then be
-// those of every device.
-func canBeInterface(name string) bool {
-	switch name {
-	case "", ".", "..", "all", "default":
-		return false
-	}
-	return len(name) <= 15 && !strings.ContainsFunc(name, func(r rune) bool {
-		return r == '/' || r == ':' || r == 0 || unicode.IsSpace(r)
-	})
 }

@@ -78,15 +78,19 @@ func resultDifferences(e journal.Entry, result *types100.Result) []string {
 		return nil
 	}
 	var wrong []string
-	told := map[netip.Addr]bool{}
+	told := map[netip.Addr]*types100.IPConfig{}
 	for _, ip := range result.IPs {
 		if addr, ok := netip.AddrFromSlice(ip.Address.IP); ok {
-			told[addr.Unmap()] = true
+			told[addr.Unmap()] = ip
 		}
 	}
 	for _, addr := range e.Addrs {
-		if !told[addr] {
+		ip, ok := told[addr]
+		switch {
+		case !ok:
 			wrong = append(wrong, fmt.Sprintf("the result has no address %s", addr))
+		case e.HostIf != "" && !isOn(ip, e.IfName, result.Interfaces):
+			wrong = append(wrong, fmt.Sprintf("the result gives %s to interface %d of its list, which is not %s", addr, *ip.Interface, e.IfName))
 		}
 	}
 	if e.HostIf == "" {
@@ -98,6 +102,16 @@ func resultDifferences(e journal.Entry, result *types100.Result) []string {
 		}
 	}
 	return append(wrong, nodesEndDifferences(e, result.Interfaces)...)
+}
+
+// isOn reports whether an address of a result is on the pod's interface, as far as the
+// result says.
+func isOn(ip *types100.IPConfig, ifName string, interfaces []*types100.Interface) bool {
+	if ip.Interface == nil {
+		return true
+	}
+	i := *ip.Interface
+	return i >= 0 && i < len(interfaces) && interfaces[i].Name == ifName && interfaces[i].Sandbox != ""
 }
 
 func nodesEndDifferences(e journal.Entry, told []*types100.Interface) (wrong []string) {

@@ -30,6 +30,9 @@ func TestCheckComparesTheResult(t *testing.T) {
 	}{
 		"nothing":                   {"", "", nil},
 		"address":                   {`"10.65.0.1/32"`, `"10.65.7.7/32"`, []string{"the result has no address 10.65.0.1"}},
+		"no interface of it":        {`/32","gateway":"169.254.1.1","interface":1`, `/32","gateway":"169.254.1.1","interface":99`, []string{"the result gives 10.65.0.1 to interface 99 of its list, which is not eth0"}},
+		"the other interface":       {`/32","gateway":"169.254.1.1","interface":1`, `/32","gateway":"169.254.1.1","interface":0`, []string{"the result gives 10.65.0.1 to interface 0 of its list, which is not eth0"}},
+		"before zero":               {`/32","gateway":"169.254.1.1","interface":1`, `/32","gateway":"169.254.1.1","interface":-1`, []string{"to interface -1 of its list"}},
 		"the pod's interface":       {`"name":"eth0"`, `"name":"eth1"`, []string{"the result has no interface eth0"}},
 		"the node's end":            {`"name":"cali`, `"name":"veth`, []string{"the result has no interface cali"}},
 		"MAC of the node's end":     {`"ee:ee:ee:ee:ee:ee"`, `"02:00:00:00:00:07"`, []string{"the result gives cali", "the MAC address 02:00:00:00:00:07 instead of ee:ee:ee:ee:ee:ee"}},
@@ -51,6 +54,19 @@ func TestCheckComparesTheResult(t *testing.T) {
 			}
 		}))
 	}
+}
+
+// TestCheckWantsTheResult: without one it would compare with nothing and find all well.
+func TestCheckWantsTheResult(t *testing.T) {
+	inWorld(func(t *testing.T, w *world) {
+		w.ok(request("ADD", "c1"))
+		for _, r := range []cniwire.Request{told("null"), request("CHECK", "c1")} {
+			e := w.server.Handle(t.Context(), r).Error
+			if e == nil || e.Code != cniwire.CodeInvalidConfig || !strings.Contains(e.Msg, `key "prevResult": missing; CHECK compares with what ADD answered`) {
+				t.Errorf("error %+v", e)
+			}
+		}
+	})(t)
 }
 
 // TestCheckTellsWhatLaterPluginsHaveMadeOfThePodsSide: the pod is compared with the result,
@@ -78,10 +94,6 @@ func TestCheckTellsWhatLaterPluginsHaveMadeOfThePodsSide(t *testing.T) {
 			},
 		}
 		check(want)
-		w.ok(request("CHECK", "c1"))
-		if w.told != nil {
-			t.Errorf("without a result: %+v", w.told)
-		}
 		// Upstream's plugin may have answered an ADD of which the journal knows nothing; its
 		// result has no routes that are the pod's.
 		w.kill()

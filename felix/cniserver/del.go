@@ -22,13 +22,20 @@ func (s *Server) del(ctx context.Context, c call) error {
 		return err
 	}
 	defer unlock()
-	return s.release(ctx, s.entryToRelease(c))
+	e, changed := c.givenUp(s.entryToRelease(c))
+	if changed && e.State == journal.StateReleasing {
+		if err := s.releaser.take(e); err != nil {
+			return err
+		}
+	}
+	return s.release(ctx, e)
 }
 
 // release detaches what an entry stands for and hands the rest to the releaser.
 // The caller holds the endpoint's lock.
 func (s *Server) release(ctx context.Context, e journal.Entry) error {
 	if e.State == journal.StateReleasing && e.Detached {
+		s.releaser.poke(e.ID)
 		return s.journal.Sync() // a repeated DEL
 	}
 	e.State = journal.StateReleasing

@@ -56,16 +56,26 @@ func (a *addition) delegated(ctx context.Context) error {
 }
 
 // delegatedRelease has the plugin release what it assigned. One that is not there can't
-// have assigned anything to an attachment without an address.
+// have assigned anything to an attachment without an address; nor is one waited for that
+// was given up.
 func (s *Server) delegatedRelease(ctx context.Context, e journal.Entry) error {
-	call, err := s.delegateCall(e.IPAM, []byte(e.IPAM.Config), e.ID, e.Netns)
-	if err == nil {
-		err = s.ipamPlugins.Do(ctx, "DEL", call)
+	if !netconf.CanAssign(e.IPAM.Type) {
+		return nil // of a felix that took any name
 	}
-	if _, missing := errors.AsType[*delegate.MissingError](err); missing && len(e.Addrs) == 0 {
+	call, err := s.delegateCall(e.IPAM, []byte(e.IPAM.Config), e.ID, e.Netns)
+	if err != nil {
+		return err
+	}
+	if err = s.ipamPlugins.Do(ctx, "DEL", call); err == nil {
 		return nil
 	}
-	return err
+	if _, missing := errors.AsType[*delegate.MissingError](err); missing && (len(e.Addrs) == 0 || e.IPAM.GivenUp) {
+		if len(e.Addrs) > 0 {
+			s.log.Warn("an IPAM plugin is gone and no longer named: what it assigned is forgotten here, and stands in its own files at most", "attachment", e.String(), "plugin", e.IPAM.Type, "addresses", e.Addrs)
+		}
+		return nil
+	}
+	return &pluginError{e.IPAM.Type, err}
 }
 
 // forward hands CHECK, GC or STATUS on to the call's IPAM plugin, if that is another's.

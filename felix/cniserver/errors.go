@@ -60,6 +60,8 @@ func classed(command string, err error) *cniwire.Error {
 		lacks  *delegate.MissingError
 		noCIDR *netconf.NoPodCIDRError
 		wait   *notReadyError
+		netns  *podnet.NetnsError
+		asked  *ipam.AddressError
 		syntax *json.SyntaxError
 	)
 	switch {
@@ -81,6 +83,10 @@ func classed(command string, err error) *cniwire.Error {
 		return &cniwire.Error{Code: cniwire.CodeDecodingFailure, Msg: err.Error()}
 	case errors.As(err, &noCIDR):
 		return &cniwire.Error{Code: cniwire.CodeTryAgainLater, Msg: noCIDR.Error()}
+	case errors.As(err, &netns):
+		return &cniwire.Error{Code: cniwire.CodeInvalidEnvironment, Msg: command + ": CNI_NETNS " + netns.Error()}
+	case errors.As(err, &asked) && errors.Is(asked, ipam.ErrNoPool): // which no other try would find
+		return &cniwire.Error{Code: cniwire.CodeInvalidConfig, Msg: command + ": the address that is asked for, " + asked.Error()}
 	case errors.As(err, &wait):
 		return &cniwire.Error{Code: cniwire.CodeTryAgainLater, Msg: err.Error()}
 	}
@@ -122,7 +128,7 @@ func remedy(command string, code uint, err error) string {
 		return "check felix's etcd user and certificates"
 	case errors.Is(err, context.DeadlineExceeded):
 		return "is the datastore slow or away? See calicoctl node status and felix's log on this node"
-	case errors.Is(err, ipam.ErrPoolFull), errors.Is(err, ipam.ErrBlockLimit), errors.Is(err, ipam.ErrNoPool):
+	case code == cniwire.CodeTryAgainLater && (errors.Is(err, ipam.ErrPoolFull) || errors.Is(err, ipam.ErrBlockLimit) || errors.Is(err, ipam.ErrNoPool)):
 		return "calicoctl ipam show --show-blocks says what is assigned where; calicoctl ipam check finds addresses that were lost"
 	case code == cniwire.CodeIOFailure:
 		return "felix keeps its journal of attachments on this node's disk, under FELIX_JOURNALDIR: where that is full, read-only or broken, mend it and the next try succeeds"

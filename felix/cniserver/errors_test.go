@@ -4,13 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"tortie/felix/delegate"
+	"tortie/felix/podnet"
+	"tortie/internal/api"
 	"tortie/internal/control/cniwire"
 	"tortie/internal/datastore"
+	"tortie/internal/kernel"
 	"tortie/ipam"
 )
 
@@ -52,6 +57,8 @@ func TestEveryErrorHasItsCode(t *testing.T) {
 		"6 no JSON":                {conf(`, "mtu"`), cniwire.CodeDecodingFailure, "network configuration: ", ""},
 		"7 a misspelt key":         {conf(`, "ipamm": 1`), cniwire.CodeInvalidConfig, `key "ipamm": unknown key; did you mean ipam?`, ""},
 		"7 a node of another name": {conf(`, "hostname": "node2"`), cniwire.CodeInvalidConfig, `key "hostname": "node2", but felix here runs as node "node1"`, ""},
+		"7 an address of no pool":  {fails(&ipam.AddressError{Addr: netip.MustParseAddr("9.9.9.9"), Class: ipam.ErrNoPool, Reason: "it lies in no IP pool"}), cniwire.CodeInvalidConfig, "ADD: the address that is asked for, 9.9.9.9: ", ""},
+		"4 no namespace":           {fails(&podnet.NetnsError{Path: "/run/netns/none", Err: &kernel.Error{Op: "open network namespace", Object: "/run/netns/none", Err: syscall.ENOENT}}), cniwire.CodeInvalidEnvironment, "ADD: CNI_NETNS /run/netns/none: no such file or directory", ""},
 		"11 in use":                {fails(ipam.ErrInUse), cniwire.CodeTryAgainLater, "assign addresses", ""},
 		"11 full":                  {fails(&ipam.ExhaustedError{Class: ipam.ErrPoolFull, Version: 4, Wanted: 1, Node: testNode}), cniwire.CodeTryAgainLater, "no free address", "calicoctl ipam check"},
 		"11 not in time":           {fails(context.DeadlineExceeded), cniwire.CodeTryAgainLater, ": not done in time", "is the datastore slow or away?"},
@@ -68,6 +75,47 @@ func TestEveryErrorHasItsCode(t *testing.T) {
 				t.Errorf("error %+v; want code %d, %q and %q", e, tc.code, tc.msg, tc.remedied)
 			}
 			w.wantNothing()
+		}))
+	}
+}
+
+// silent is a store that takes questions and does not answer.
+type silent struct{ datastore.Client }
+
+func (silent) Get(ctx context.Context, _ api.Key) (datastore.Entry, error) {
+	<-ctx.Done()
+	return datastore.Entry{}, ctx.Err()
+}
+
+// TestStatusAsksTheStore: one that hangs keeps its connections, and every ADD would fail.
+func TestStatusAsksTheStore(t *testing.T) {
+	inWorld(func(t *testing.T, w *world) {
+		w.ok(request("STATUS", ""))
+		w.server.client = silent{w.server.client}
+		began := time.Now()
+		if msg := w.fails(request("STATUS", ""), cniwire.CodeNotAvailable); !strings.Contains(msg, "felix on node node1 gets no answer from its datastore: none within 2s; look whether etcd") {
+			t.Errorf("message %q", msg)
+		}
+		if took := time.Since(began); took > askTimeout {
+			t.Errorf("after %v", took)
+		}
+	})(t)
+}
+
+// TestFelixThatHasJustStartedBlamesNobody: nothing has failed yet.
+func TestFelixThatHasJustStartedBlamesNobody(t *testing.T) {
+	for name, tc := range map[string]struct {
+		health error
+		says   string
+	}{
+		"not read yet": {datastore.ErrNotRead, "felix on node node1 has just started and is still reading the datastore; try again in a moment"},
+		"away":         {datastore.ErrUnavailable, "has no connection to the datastore; check that etcd runs"},
+	} {
+		t.Run(name, inWorld(func(t *testing.T, w *world) {
+			w.server.state, w.server.health = NewState(testNode), func() error { return tc.health }
+			if msg := w.fails(request("ADD", "c1"), cniwire.CodeTryAgainLater); !strings.Contains(msg, tc.says) {
+				t.Errorf("message %q", msg)
+			}
 		}))
 	}
 }

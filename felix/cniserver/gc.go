@@ -29,12 +29,12 @@ func (s *Server) gc(ctx context.Context, c call) error {
 		if e.Network != c.conf.Name || e.Plugin != c.plugin || valid[e.ID] || e.State == journal.StateReleasing || e.Since.After(started) {
 			continue
 		}
-		failed = append(failed, s.collect(ctx, e))
+		failed = append(failed, s.collect(ctx, c, e))
 	}
 	orphans, err := s.orphans(ctx, c, valid)
 	failed = append(failed, err)
 	for _, e := range orphans {
-		failed = append(failed, s.collect(ctx, e))
+		failed = append(failed, s.collect(ctx, c, e))
 	}
 	return all(append(failed, s.forward(ctx, c)))
 }
@@ -49,7 +49,7 @@ func all(failed []error) error {
 }
 
 // collect releases one attachment as DEL does.
-func (s *Server) collect(ctx context.Context, e journal.Entry) error {
+func (s *Server) collect(ctx context.Context, c call, e journal.Entry) error {
 	unlock, err := s.lockEndpoint(ctx, lockKeyOf(e), e.ID)
 	if err != nil {
 		return err
@@ -59,6 +59,7 @@ func (s *Server) collect(ctx context.Context, e journal.Entry) error {
 		return nil // it moved on while we waited
 	}
 	s.log.Info("releasing an attachment that the runtime does not know any more", "attachment", e.String())
+	e, _ = c.givenUp(e)
 	return s.release(ctx, e)
 }
 

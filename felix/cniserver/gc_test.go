@@ -33,6 +33,26 @@ func TestGCSaysAllThatFailed(t *testing.T) {
 	})(t)
 }
 
+// TestGCWithAListThatCanNotBeTouchesNothing; null is what CNI's library writes for none.
+func TestGCWithAListThatCanNotBeTouchesNothing(t *testing.T) {
+	inWorld(func(t *testing.T, w *world) {
+		w.ok(request("ADD", "c1"))
+		gc := func(list string) cniwire.Request {
+			r := request("GC", "")
+			r.Config = json.RawMessage(`{"cniVersion": "1.1.0", "name": "net1", "type": "calico", "ipam": {"type": "calico-ipam"}, "cni.dev/valid-attachments": ` + list + `}`)
+			return r
+		}
+		if msg := w.fails(gc(`[{"containerID": "c2", "ifname": "eth0"}, {"containerID": "../x", "ifname": "eth0"}]`), cniwire.CodeInvalidConfig); !strings.Contains(msg, `key "cni.dev/valid-attachments[1].containerID": "../x" can't be a container's ID; nothing was removed`) {
+			t.Errorf("message %q", msg)
+		}
+		if len(w.devices) != 1 || len(w.owner) != 1 {
+			t.Errorf("left are devices %v, addresses %v", w.devices, w.owner)
+		}
+		w.ok(gc("null"))
+		w.wantNothing()
+	})(t)
+}
+
 // TestCalicoIPAMNamedDirectly: GC and STATUS as a runtime sends them to the plugin of a
 // network by the name calico-ipam.
 func TestCalicoIPAMNamedDirectly(t *testing.T) {

@@ -11,9 +11,9 @@ import (
 )
 
 // unknownPools turns the failure of an assignment into an error of the
-// configuration when there is none of the pools that it names: that does not pass
-// by itself. When one of them is there, what keeps it from serving may change.
-func unknownPools(err error, conf netconf.IPAM) error {
+// configuration, or of the pod's annotation, when there is none of the pools that it names:
+// that does not pass by itself. When one of them is there, what keeps it from serving may change.
+func (a *addition) unknownPools(err error, conf netconf.IPAM) error {
 	exhausted, ok := errors.AsType[*ipam.ExhaustedError](err)
 	if !ok || !errors.Is(exhausted, ipam.ErrNoPool) {
 		return err
@@ -31,5 +31,9 @@ func unknownPools(err error, conf netconf.IPAM) error {
 			return err
 		}
 	}
-	return &netconf.Error{Key: key, Reason: fmt.Sprintf("there is no IP pool %s; see calicoctl get ippools -o wide", strings.Join(requested, ", "))}
+	unknown := &netconf.Error{Key: key, Reason: fmt.Sprintf("there is no IP pool %s; see calicoctl get ippools -o wide", strings.Join(requested, ", "))}
+	if a.blame != nil {
+		return a.blame(exhausted.Version, unknown)
+	}
+	return unknown
 }

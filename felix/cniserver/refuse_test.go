@@ -29,12 +29,14 @@ func TestAddRefusesNamesThatCannotBeStored(t *testing.T) {
 				t.Errorf("%s: message %q", args, msg)
 			}
 		}
-		for _, name := range []string{"all", "default", ".", "..", "eth 0", "eth\u00a00"} {
+		for _, name := range []string{"all", "default", ".", "..", "eth 0", "eth\u00a00", "lo", "ü", "eth%d"} {
 			r := request("ADD", "c1")
 			r.IfName = name
 			if msg := w.fails(r, cniwire.CodeInvalidEnvironment); !strings.Contains(msg, "CNI_IFNAME") {
 				t.Errorf("%s: message %q", name, msg)
 			}
+			r.Command = "DEL" // the runtime's, after the ADD has failed
+			w.ok(r)
 		}
 		if w.next != 0 {
 			t.Errorf("%d addresses were assigned", w.next)
@@ -70,6 +72,38 @@ func TestAddFromPoolsThatAreNotThereDoesNotPassByItself(t *testing.T) {
 			r.Config = json.RawMessage(`{"cniVersion": "1.1.0", "name": "net1", "type": "calico", "ipam": {"type": "calico-ipam", "ipv4_pools": ` + tc.requested + `}}`)
 			if msg := w.fails(r, tc.code); !strings.Contains(msg, tc.says) {
 				t.Errorf("%s: message %q", tc.requested, msg)
+			}
+			w.wantNothing()
+		}))
+	}
+}
+
+// TestWhoNamedAPoolIsBlamed: the configuration, the pod, or its namespace.
+func TestWhoNamedAPoolIsBlamed(t *testing.T) {
+	for name, tc := range map[string]struct{ more, pod, namespace, says string }{
+		"configuration": {`["gold"]`, "", "", `network configuration: key "ipam.ipv4_pools": there is no IP pool gold; see`},
+		"pod":           {`["gold"]`, `["nosuch"]`, "", `annotation cni.projectcalico.org/ipv4pools of the pod: there is no IP pool nosuch; see`},
+		"namespace":     {`["gold"]`, "", `["nosuch"]`, `annotation cni.projectcalico.org/ipv4pools of namespace ns1: there is no IP pool nosuch; see`},
+	} {
+		t.Run(name, inWorld(func(t *testing.T, w *world) {
+			if tc.pod != "" {
+				w.annotated("ipv4pools", tc.pod)
+			} else {
+				w.annotated("podIP", "10.0.0.1/32")
+			}
+			if tc.namespace != "" {
+				w.namespaces = map[string]map[string]string{"ns1": {"cni.projectcalico.org/ipv4pools": tc.namespace}}
+			}
+			w.fault = func(step string) error {
+				if step == "assign" {
+					return &ipam.ExhaustedError{Class: ipam.ErrNoPool, Version: 4, Wanted: 1, Node: testNode, Pools: []ipam.Verdict{{Pool: "gold"}, {Pool: "nosuch"}}}
+				}
+				return nil
+			}
+			r := configured("ADD", "")
+			r.Config = json.RawMessage(`{"cniVersion": "1.1.0", "name": "net1", "type": "calico", "ipam": {"type": "calico-ipam", "ipv4_pools": ` + tc.more + `}, "policy": {"type": "k8s"}}`)
+			if msg := w.fails(r, cniwire.CodeInvalidConfig); !strings.HasPrefix(msg, tc.says) {
+				t.Errorf("message %q", msg)
 			}
 			w.wantNothing()
 		}))

@@ -9,7 +9,6 @@ import (
 
 	"tortie/felix/cniserver/netconf"
 	"tortie/felix/journal"
-	"tortie/internal/control/cniwire"
 	"tortie/internal/datastore"
 	"tortie/ipam"
 )
@@ -40,6 +39,9 @@ type releaser struct {
 type release struct {
 	started bool
 	settled chan struct{} // closed when done
+	wake    chan struct{} // has the next try begin at once; capacity 1
+	failure error         // of the last try; nil for none
+	failed  chan struct{} // closed and replaced when a try has failed
 }
 
 func newReleaser(s *Server) *releaser {
@@ -62,28 +64,86 @@ func (r *releaser) take(e journal.Entry) error {
 func (r *releaser) enqueue(id journal.ID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.pending[id] != nil {
+	if p := r.pending[id]; p != nil {
+		p.poke()
 		return
 	}
-	r.pending[id] = &release{settled: make(chan struct{})}
+	r.pending[id] = &release{settled: make(chan struct{}), wake: make(chan struct{}, 1), failed: make(chan struct{})}
 	close(r.work)
 	r.work = make(chan struct{})
 }
 
-// settle waits until nothing of an earlier attachment with this ID is left.
+// poke has the next try begin at once.
+func (p *release) poke() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// settle waits until nothing of an earlier attachment with this ID is left, and has it
+// tried now. It does not wait for a plugin that fails.
 func (r *releaser) settle(ctx context.Context, id journal.ID) error {
-	r.mu.Lock()
-	p := r.pending[id]
-	r.mu.Unlock()
+	p, failed, _ := r.progress(id)
 	if p == nil {
 		return nil
 	}
-	select {
-	case <-p.settled:
-		return nil
-	case <-ctx.Done():
-		return &cniwire.Error{Code: cniwire.CodeTryAgainLater, Msg: "the address of the previous attachment of " + id.String() + " is still being released; try again"}
+	p.poke()
+	for {
+		select {
+		case <-p.settled:
+			return nil
+		case <-failed:
+			var err error
+			if _, failed, err = r.progress(id); isPlugins(err) {
+				return waiting(id, err)
+			}
+		case <-ctx.Done():
+			_, _, err := r.progress(id)
+			return waiting(id, err)
+		}
 	}
+}
+
+func isPlugins(err error) bool {
+	_, ok := errors.AsType[*pluginError](err)
+	return ok
+}
+
+// progress is how far a release has come; nil when there is none.
+func (r *releaser) progress(id journal.ID) (p *release, failed <-chan struct{}, failure error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if p = r.pending[id]; p == nil {
+		return nil, nil, nil
+	}
+	return p, p.failed, p.failure
+}
+
+// leave hands a release to who runs next.
+func (r *releaser) leave(p *release) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p.started = false
+	close(r.work)
+	r.work = make(chan struct{})
+}
+
+// poke has the release of an attachment be tried at once, if there is one.
+func (r *releaser) poke(id journal.ID) {
+	if p, _, _ := r.progress(id); p != nil {
+		p.poke()
+	}
+}
+
+// note takes in how a try ended that did not end the release.
+func (r *releaser) note(id journal.ID, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p := r.pending[id]
+	p.failure = err
+	close(p.failed)
+	p.failed = make(chan struct{})
 }
 
 func (r *releaser) isPending(id journal.ID) bool {
@@ -126,23 +186,34 @@ func (r *releaser) run(ctx context.Context) {
 }
 
 // finish tries until the entry is settled, more and more seldom, and at once
-// when the datastore has come back.
+// when the datastore has come back, or a call wants it.
 func (r *releaser) finish(ctx context.Context, id journal.ID) {
-	pause := retryMin
+	p, _, _ := r.progress(id)
+	pause, said := retryMin, ""
 	for {
 		changed := r.server.state.Changed()
 		done, err := r.attempt(ctx, id)
-		if done {
+		if done && said != "" {
+			r.log.Info("an attachment whose release had failed is released", "attachment", id.String())
+		}
+		switch {
+		case done:
+			return
+		case ctx.Err() != nil:
+			r.leave(p)
 			return
 		}
-		if ctx.Err() != nil {
-			return
+		r.note(id, err)
+		longest := retryMax
+		if isPlugins(err) {
+			longest = pluginRetryMax
 		}
-		if err != nil && !errors.Is(err, errUnknownOwner) {
-			r.log.Warn("releasing an attachment failed; it is tried again", "attachment", id.String(), "in", pause, "err", err)
+		if err != nil && !errors.Is(err, errUnknownOwner) && err.Error() != said { // once, however long it lasts
+			said = err.Error()
+			r.log.Warn("releasing an attachment failed; it is tried again until it succeeds", "attachment", id.String(), "err", err)
 		}
-		if sleep(ctx, pause, changed) {
-			pause = min(2*pause, retryMax)
+		if sleep(ctx, pause, changed, p.wake) {
+			pause = min(2*pause, longest)
 		} else {
 			pause = retryMin
 		}

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"tortie/felix/cniserver/netconf"
+	"tortie/felix/given"
 	"tortie/felix/journal"
 	"tortie/internal/api"
 	"tortie/internal/control/cniwire"
@@ -51,6 +52,8 @@ type Config struct {
 	// MTULimit is more than which no packet of a pod leaves the node whole, by that device;
 	// false while it is not known. Nil for no limit.
 	MTULimit func() (most int, device string, known bool)
+	// Surroundings are what the node knows of itself and its neighbours; nil for nothing.
+	Surroundings func(context.Context) (given.Surroundings, error)
 	// NewUID makes the UID of a resource.
 	NewUID func() string
 	Log    *slog.Logger
@@ -100,8 +103,9 @@ type Server struct {
 	podCIDRs    func() []netip.Prefix
 	namespace   func(name string) (annotations map[string]string, told bool)
 
-	mtu   func() int
-	limit func() (most int, device string, known bool)
+	mtu          func() int
+	limit        func() (most int, device string, known bool)
+	surroundings func(context.Context) (given.Surroundings, error)
 	// nodeProblem and uncarried are Config's, never nil.
 	nodeProblem func() error
 	barred      func() error
@@ -152,8 +156,12 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Health == nil {
 		cfg.Health = func() error { return nil }
 	}
+	if cfg.Surroundings == nil {
+		cfg.Surroundings = func(context.Context) (given.Surroundings, error) { return given.Surroundings{}, nil }
+	}
 	s := &Server{
-		node: cfg.Node, state: cfg.State, client: cfg.Client, journal: cfg.Journal, addresses: cfg.Addresses,
+		surroundings: cfg.Surroundings,
+		node:         cfg.Node, state: cfg.State, client: cfg.Client, journal: cfg.Journal, addresses: cfg.Addresses,
 		pods: cfg.Pods, routes: cfg.Routes, hostPorts: cfg.HostPorts, permits: cfg.Permits, ipamPlugins: cfg.IPAMPlugins, podCIDRs: cfg.PodCIDRs, namespace: cfg.Namespace, mtu: cfg.MTU, limit: cfg.MTULimit, nodeProblem: cfg.NodeProblem, barred: cfg.Barred, uncarried: cfg.Uncarried, health: cfg.Health, now: cfg.Now, log: cfg.Log,
 		addTimeout: cfg.AddTimeout, delTimeout: cfg.DelTimeout, adds: make(chan struct{}, cfg.MaxAdds),
 		endpoints: &endpointStore{client: cfg.Client, registry: cfg.Registry, node: cfg.Node, now: cfg.Now, newUID: cfg.NewUID, pod: cfg.Pod},
@@ -179,10 +187,14 @@ func New(cfg Config) (*Server, error) {
 func (s *Server) Ready() error {
 	err := s.state.Ready()
 	var wait *notReadyError
-	if cause := s.health(); errors.As(err, &wait) && cause != nil {
-		return &notReadyError{wait.reason + " (" + cause.Error() + ")"}
+	cause := s.health()
+	switch {
+	case !errors.As(err, &wait) || cause == nil:
+		return err
+	case errors.Is(cause, datastore.ErrNotRead): // nothing has failed yet
+		return &notReadyError{"felix on node " + s.node + " has just started and is still reading the datastore; try again in a moment"}
 	}
-	return err
+	return &notReadyError{wait.reason + " (" + cause.Error() + ")"}
 }
 
 // PendingReleases is the number of attachments whose release is not yet in the
@@ -212,7 +224,7 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	stopReleasing()
 	finished := make(chan struct{})
 	go func() { wg.Wait(); close(finished) }()
-	_ = sleep(context.WithoutCancel(ctx), stopGrace, finished)
+	_ = sleep(context.WithoutCancel(ctx), stopGrace, finished, nil)
 	return err
 }
 
@@ -230,7 +242,7 @@ func (s *Server) accept(ctx context.Context, l net.Listener, serve func(net.Conn
 			return fmt.Errorf("accept CNI calls: %w", err)
 		case err != nil:
 			s.log.Error("accepting a CNI call failed", "err", err) // out of descriptors: the plugin tries again
-			if !sleep(ctx, 100*time.Millisecond, nil) {
+			if !sleep(ctx, 100*time.Millisecond, nil, nil) {
 				return nil
 			}
 		default:
@@ -239,14 +251,16 @@ func (s *Server) accept(ctx context.Context, l net.Listener, serve func(net.Conn
 	}
 }
 
-// sleep waits for d; it returns false when woken, or ctx ended, before.
-func sleep(ctx context.Context, d time.Duration, wake <-chan struct{}) bool {
+// sleep waits for d; it returns false when woken by either, or ctx ended, before.
+func sleep(ctx context.Context, d time.Duration, wake, orWake <-chan struct{}) bool {
 	timer := time.NewTimer(d) // the one pause of this package
 	defer timer.Stop()
 	select {
 	case <-timer.C:
 		return true
 	case <-wake:
+		return false
+	case <-orWake:
 		return false
 	case <-ctx.Done():
 		return false
@@ -367,10 +381,7 @@ func (s *Server) Handle(ctx context.Context, req cniwire.Request) cniwire.Respon
 func (s *Server) dispatch(ctx context.Context, c call) (json.RawMessage, error) {
 	switch c.command {
 	case "DEL":
-		if err := s.del(ctx, c); err != nil {
-			return nil, err
-		}
-		return nil, c.notOwnNamespace() // what is to be released is released in any case
+		return nil, s.del(ctx, c)
 	case "STATUS":
 		return nil, s.status(ctx, c)
 	}

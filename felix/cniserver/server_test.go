@@ -2,6 +2,7 @@ package cniserver
 
 import (
 	"context"
+	"encoding/json"
 	"net"
 	"path/filepath"
 	"strings"
@@ -73,15 +74,20 @@ func TestServerAnswersOverTheSocket(t *testing.T) {
 		var wg sync.WaitGroup
 		for _, container := range []string{"a", "b", "c", "d"} {
 			wg.Go(func() {
+				var result json.RawMessage
 				for _, command := range []string{"ADD", "CHECK", "DEL"} {
-					conn := dial(t, socket)
-					if err := cniwire.Write(conn, request(command, container)); err != nil {
+					conn, r := dial(t, socket), request(command, container)
+					if command == "CHECK" {
+						r.Config = told(string(result)).Config
+					}
+					if err := cniwire.Write(conn, r); err != nil {
 						t.Error(err)
 					}
 					resp, err := cniwire.ReadResponse(conn)
 					if err != nil || resp.Error != nil || (command == "ADD") != (len(resp.Result) > 0) {
 						t.Errorf("%s: %+v, %v", command, resp, err)
 					}
+					result = resp.Result
 				}
 			})
 		}

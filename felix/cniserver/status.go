@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 
@@ -39,6 +40,9 @@ func (s *Server) obstacle(ctx context.Context, c call) (string, error) {
 	if err := s.health(); err != nil {
 		return "", fmt.Errorf("felix on node %s is without its datastore: %w", s.node, err)
 	}
+	if err := s.storeAnswers(ctx); err != nil {
+		return "", fmt.Errorf("felix on node %s gets no answer from its datastore: %w; look whether etcd runs and answers: etcdctl endpoint health", s.node, err)
+	}
 	if barred := s.barred(); barred != nil {
 		return "", barred
 	}
@@ -55,6 +59,23 @@ func (s *Server) obstacle(ctx context.Context, c call) (string, error) {
 		return reason, nil
 	}
 	return s.stillFull(ctx, c)
+}
+
+// askTimeout bounds STATUS' question: a runtime waits, and an ADD would not be done in time.
+const askTimeout = 2 * time.Second
+
+// storeAnswers is nil when the store answers: one that hangs keeps its connections.
+func (s *Server) storeAnswers(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	_, err := s.client.Get(ctx, api.Key{Kind: api.KindClusterInformation, Name: "default"})
+	switch {
+	case errors.Is(err, datastore.ErrNotFound), errors.Is(err, datastore.ErrInvalid):
+		return nil
+	case ctx.Err() != nil:
+		return fmt.Errorf("none within %v", askTimeout)
+	}
+	return err
 }
 
 // withoutPool names the IP version for which there is no pool at all.

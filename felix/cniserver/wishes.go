@@ -35,6 +35,7 @@ func (a *addition) heed() error {
 		if err != nil {
 			return whose(err, annotations, a.call.args.K8sNamespace)
 		}
+		a.blame = blameFor(wishes, annotations, a.call.args.K8sNamespace)
 	}
 	limits, err := a.askedLimits()
 	if err != nil {
@@ -71,10 +72,26 @@ func whose(err error, pod map[string]string, namespace string) error {
 	if !ok {
 		return err
 	}
-	if name := netconf.AnnotationPrefix + wrong.Name; podendpoint.ReadsOfNamespace(name) && pod[name] == "" {
+	name := netconf.AnnotationPrefix + wrong.Name
+	if _, own := pod[name]; !own && podendpoint.ReadsOfNamespace(name) {
 		wrong.Of = "namespace " + namespace
 	}
 	return err
+}
+
+// blameFor makes what is wrong with the pools of an IP version an error of the annotation
+// that names them; the error is the configuration's where none does.
+func blameFor(w netconf.Wishes, pod map[string]string, namespace string) func(version int, err *netconf.Error) error {
+	return func(version int, err *netconf.Error) error {
+		name, asked := "ipv4pools", w.Pools4 != nil
+		if version == 6 {
+			name, asked = "ipv6pools", w.Pools6 != nil
+		}
+		if !asked {
+			return err
+		}
+		return whose(&netconf.AnnotationError{Name: name, Reason: err.Reason}, pod, namespace)
+	}
 }
 
 // askedLimits are the limits that the pod asks for. Its annotations are what counts where

@@ -42,7 +42,7 @@ func TestAddGivesWhatAPodAsksFor(t *testing.T) {
 		"capability ips":      {more: `, "runtimeConfig": {"ips": ["10.65.3.4/24"]}`, addr: "10.65.3.4/32"},
 		"capability mac":      {more: `, "runtimeConfig": {"mac": "` + mac + `"}`, addr: "10.65.0.1/32", mac: mac},
 		"args of CNI":         {more: `, "args": {"cni": {"ips": ["10.65.3.6"], "mac": "` + mac + `", "labels": []}}`, addr: "10.65.3.6/32", mac: mac},
-		"args of others":      {more: `, "args": {"org.apache.mesos": {"network_info": 1}, "cni": 5}`, addr: "10.65.0.1/32"},
+		"args of others":      {more: `, "args": {"org.apache.mesos": {"network_info": 1}, "cni": {"labels": 5}}`, addr: "10.65.0.1/32"},
 		"CNI_ARGS":            {args: ";IP=10.65.3.5", addr: "10.65.3.5/32"},
 		"runtime's":           {more: `, "runtimeConfig": {"io.kubernetes.cri.pod-annotations": {"cni.projectcalico.org/hwAddr": "` + mac + `"}}`, addr: "10.65.0.1/32", mac: mac},
 		"capability is first": {annotation: "ipAddrs", value: `["10.65.3.3"]`, more: `, "runtimeConfig": {"ips": ["10.65.3.4"]}`, addr: "10.65.3.4/32"},
@@ -97,6 +97,7 @@ func TestNamespaceAsksForItsPods(t *testing.T) {
 		"pod first":          {map[string]string{prefix + "ipv4pools": `["ns-pool"]`}, map[string]string{prefix + "ipv4pools": `["pod-pool"]`}, []string{"pod-pool"}, 0, ""},
 		"pod asks otherwise": {map[string]string{prefix + "ipv4pools": `["ns-pool"]`}, map[string]string{prefix + "ipAddrs": `["10.65.3.3"]`}, nil, 1, ""},
 		"wrong":              {map[string]string{prefix + "ipv4pools": `ns-pool`}, nil, nil, 0, `annotation cni.projectcalico.org/ipv4pools of namespace ns1: "ns-pool": want a list`},
+		"wrong, empty":       {nil, map[string]string{prefix + "ipv4pools": ``}, nil, 0, `annotation cni.projectcalico.org/ipv4pools of the pod: "": want a list`},
 		"wrong in the pod":   {map[string]string{prefix + "ipv4pools": `["ns-pool"]`}, map[string]string{prefix + "hwAddr": `x`}, nil, 0, `annotation cni.projectcalico.org/hwAddr of the pod: "x" is no MAC`},
 	} {
 		t.Run(name, inWorld(func(t *testing.T, w *world) {

@@ -54,6 +54,8 @@ type world struct {
 	plugged []string        // the commands that the IPAM plugin of others got
 	nft     *knftables.Fake // the node's table
 	permits permits
+	// answered are the results of ADDs, as a runtime keeps them for CHECK.
+	answered map[string]json.RawMessage
 	// uncarried are the pools that nothing carries, and why.
 	uncarried map[netip.Prefix]string
 	// fault is asked at every step, before ("assign") and after ("assigned") its
@@ -97,7 +99,8 @@ func newWorld(t *testing.T) *world {
 		t: t, reg: reg, store: memory.New(reg), dir: t.TempDir(),
 		held: map[ipam.HandleID][]netip.Addr{}, owner: map[netip.Addr]ipam.HandleID{},
 		devices: map[string]podnet.Attachment{}, routes: map[calc.EndpointID]calc.Endpoint{},
-		nft: knftables.NewFake(ruleset.Family, ruleset.Table), namespaces: map[string]map[string]string{},
+		answered: map[string]json.RawMessage{},
+		nft:      knftables.NewFake(ruleset.Family, ruleset.Table), namespaces: map[string]map[string]string{},
 	}
 	pool := v3.NewIPPool()
 	pool.Name, pool.Spec.CIDR = "pool1", "10.65.0.0/16"
@@ -467,10 +470,41 @@ func podRequest(command, container, pod string) cniwire.Request {
 	return r
 }
 
+// call has felix carry out a call as a runtime makes it.
 func (w *world) call(r cniwire.Request) cniwire.Response {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	return w.server.Handle(ctx, r)
+	if r.Command == "CHECK" {
+		r.Config = w.withResult(r)
+	}
+	resp := w.server.Handle(ctx, r)
+	if r.Command == "ADD" && resp.Error == nil {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.answered[r.ContainerID+"/"+r.IfName] = resp.Result
+	}
+	return resp
+}
+
+// withResult is a configuration with the result of the ADD, unless it has one; an empty one
+// for what was never added.
+func (w *world) withResult(r cniwire.Request) json.RawMessage {
+	var conf map[string]json.RawMessage
+	if json.Unmarshal(r.Config, &conf) != nil || conf["prevResult"] != nil {
+		return r.Config
+	}
+	w.mu.Lock()
+	result, ok := w.answered[r.ContainerID+"/"+r.IfName]
+	w.mu.Unlock()
+	if !ok {
+		result = json.RawMessage(`{"cniVersion": ` + string(conf["cniVersion"]) + `}`)
+	}
+	conf["prevResult"] = result
+	raw, err := json.Marshal(conf)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return raw
 }
 
 func (w *world) ok(r cniwire.Request) json.RawMessage {

@@ -52,7 +52,8 @@ type felix struct {
 	newUID   func() string
 	level    *slog.LevelVar
 	settings registration.Settings
-	backend  string // CALICO_NETWORKING_BACKEND
+	etcd     []string // where the datastore is reached
+	backend  string   // CALICO_NETWORKING_BACKEND
 	log      *slog.Logger
 
 	kubernetes *kubernetes              // nil where there is none
@@ -151,7 +152,8 @@ func (f *felix) build() (err error) {
 	f.server, err = cniserver.New(cniserver.Config{
 		Node: f.node, State: f.state, Client: f.client, Registry: f.registry, Journal: f.journal,
 		Addresses: f.allocator, Pods: f.pods, Routes: f.loop, HostPorts: f.hostPorts, Permits: permits{f.config.Now, f.desired}, IPAMPlugins: delegate.Runner{}, PodCIDRs: podCIDRs, MTU: f.underlay.MTU, MTULimit: f.underlay.limit, Uncarried: f.uncarried, NodeProblem: f.registrar.Problem, Barred: f.barred, NewUID: f.newUID, Log: f.log,
-		Health: f.syncer.Health, Pod: known, Namespace: namespace, AddTimeout: cfg.CNITimeout, DelTimeout: cfg.CNITimeout,
+		Surroundings: surroundings{f.kernel, f.etcd, net.DefaultResolver.LookupNetIP, f.desired}.now,
+		Health:       f.syncer.Health, Pod: known, Namespace: namespace, AddTimeout: cfg.CNITimeout, DelTimeout: cfg.CNITimeout,
 	})
 	if err != nil {
 		return err

@@ -150,7 +150,7 @@ func (p Process) serve(ctx context.Context, s start) error {
 	f := &felix{
 		kernel: handle, rules: newRules,
 		node: node, client: client, registry: reg, journal: book, log: log,
-		newUID: uuid.NewString, settings: settings, backend: p.getenv("CALICO_NETWORKING_BACKEND"), kubernetes: s.kubernetes, without: s.without, missing: untilNil(func() error { return checkKernel(feature.Probe) }), show: s.teller.show,
+		newUID: uuid.NewString, settings: settings, etcd: store.Endpoints, backend: p.getenv("CALICO_NETWORKING_BACKEND"), kubernetes: s.kubernetes, without: s.without, missing: untilNil(func() error { return checkKernel(feature.Probe) }), show: s.teller.show,
 		config: newConfigFollower(node, local, running, log), level: s.level,
 	}
 	if err := f.build(); err != nil { //nolint:contextcheck // what is built lives until close

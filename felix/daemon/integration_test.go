@@ -64,6 +64,7 @@ func TestMain(m *testing.M) {
 // node is a felix in a network namespace of its own, with a datastore in memory
 // and the real CNI plugin.
 type node struct {
+	answered sync.Map // the results of ADDs by container, as a runtime keeps them for CHECK
 	*testing.T
 	reg    *api.Registry
 	store  *memory.Store
@@ -192,12 +193,18 @@ func (n *node) cni(command string, p pod, conf string) (stdout string, err error
 		"CNI_COMMAND=" + command, "CNI_CONTAINERID=" + p.id, "CNI_NETNS=" + p.path, "CNI_IFNAME=eth0",
 		"CNI_PATH=" + cmp.Or(n.plugins, "/opt/cni/bin"), "CNI_ARGS=" + p.args, "CALICO_CNI_SOCKET=" + n.socket, "CALICO_CNI_WAIT=100ms",
 	}
+	if answered, ok := n.answered.Load(p.id); ok && command == "CHECK" {
+		conf = strings.TrimSuffix(strings.TrimSpace(conf), "}") + `, "prevResult": ` + answered.(string) + "}"
+	}
 	cmd.Stdin = strings.NewReader(conf)
 	var out, errOut bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errOut
 	err = cmd.Run()
 	if errOut.Len() > 0 {
 		n.Errorf("%s wrote to standard error: %s", command, &errOut)
+	}
+	if command == "ADD" && err == nil {
+		n.answered.Store(p.id, out.String())
 	}
 	return out.String(), err
 }

@@ -49,13 +49,14 @@ const (
 	reasonAddressTwice   = "AddressOfTwoNodes"
 	reasonIPAMConfig     = "IPAMConfigUnreadable"
 	reasonReversePath    = "ReversePathChecked"
+	reasonNotReleased    = "AddressNotReleased"
 )
 
 // sources are those who know what is wrong, the most important first.
 func (f *felix) sources() []problems.Source {
 	all := []problems.Source{f.kernelCheck, f.datastoreProblem, f.registrationProblem, f.dataplaneProblem, f.upkeep.problems, f.config.problems, f.listeners.problems, f.nodes.problems, f.underlay.problems, f.podMTUProblems, f.pathProblems}
 	all = append(all, f.clusterSources()...)
-	return append(all, f.tunnelProblem, f.secureProblems, f.ipamConfigProblem, f.addressProblems, f.backendProblem, f.reversePathProblem, f.policyProblem, f.objectProblems)
+	return append(all, f.tunnelProblem, f.secureProblems, f.ipamConfigProblem, f.addressProblems, f.backendProblem, f.reversePathProblem, f.releaseProblems, f.policyProblem, f.objectProblems)
 }
 
 // clusterSources are those who know Kubernetes.
@@ -85,6 +86,17 @@ func (f *felix) annotationProblems() []problems.Problem {
 	}
 	for _, pod := range slices.Sorted(maps.Keys(lines)) {
 		all = append(all, problems.Problem{Reason: reasonAnnotations, Topic: pod, Line: lines[pod]})
+	}
+	return all
+}
+
+// releaseProblems: an IPAM plugin of others is gone or fails, and the containers that have
+// its addresses can't be attached again.
+func (f *felix) releaseProblems() []problems.Problem {
+	var all []problems.Problem
+	lines := f.server.StuckReleases()
+	for _, plugin := range slices.Sorted(maps.Keys(lines)) {
+		all = append(all, problems.Problem{Reason: reasonNotReleased, Topic: plugin, Line: lines[plugin], Logged: true})
 	}
 	return all
 }

@@ -74,6 +74,8 @@ type IPAM struct {
 	Args   string `json:"args,omitempty"`
 	// DNS is the plugin's part of the result.
 	DNS *types.DNS `json:"dns,omitempty"`
+	// GivenUp: should the plugin be gone, its DEL is left out.
+	GivenUp bool `json:"givenUp,omitempty"`
 }
 
 // HostPort is a port of the node that leads to one of the pod.

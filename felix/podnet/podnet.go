@@ -28,6 +28,24 @@ var (
 	ErrInterfaceExists = errors.New("interface exists already")
 )
 
+// NetnsError is an ErrNoNetns that says where, and why.
+type NetnsError struct {
+	Path string
+	Err  error
+}
+
+// Error is one line for the operator: what the kernel said, less the operation and the path.
+func (e *NetnsError) Error() string {
+	cause := e.Err
+	if of, ok := errors.AsType[*kernel.Error](cause); ok && of.Err != nil {
+		cause = of.Err
+	}
+	return e.Path + ": " + cause.Error()
+}
+
+// Unwrap makes errors.Is see the class, too.
+func (e *NetnsError) Unwrap() []error { return []error{ErrNoNetns, e.Err} }
+
 // Kernel is what podnet asks of the kernel in any namespace.
 type Kernel interface {
 	LinkByName(name string) (kernel.Link, error)

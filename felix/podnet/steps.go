@@ -94,7 +94,7 @@ func run(ctx context.Context, w *wiring, steps []step) error {
 func openNamespace(_ context.Context, w *wiring) error {
 	ns, err := kernel.OpenNetns(w.a.Netns)
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrNoNetns, err)
+		return &NetnsError{w.a.Netns, err}
 	}
 	w.ns = ns
 	id, err := ns.ID()
@@ -102,8 +102,7 @@ func openNamespace(_ context.Context, w *wiring) error {
 		return err
 	}
 	if id == w.net.home {
-		return fmt.Errorf("%w: %s is the node's own namespace; a pod on the host network has no attachment",
-			ErrNoNetns, w.a.Netns)
+		return &NetnsError{w.a.Netns, errors.New("it is the node's own namespace; a pod on the host network has no attachment")}
 	}
 	return nil
 }

@@ -136,12 +136,13 @@ func NewSyncer(cfg SyncerConfig) *Syncer {
 	}
 	s := &Syncer{cfg: cfg, changed: make(chan struct{}, 1), lost: make(map[int]error, len(cfg.Ranges))}
 	for i := range cfg.Ranges {
-		s.lost[i] = errNotYetRead
+		s.lost[i] = ErrNotRead
 	}
 	return s
 }
 
-var errNotYetRead = errors.New("datastore not read yet")
+// ErrNotRead is the Health of a Syncer whose first reading is under way.
+var ErrNotRead = errors.New("datastore not read yet")
 
 // Health is nil while every range is being followed, else why one is not.
 func (s *Syncer) Health() error {

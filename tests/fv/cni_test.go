@@ -225,6 +225,7 @@ func TestConformance(t *testing.T) {
 	t.Run("cniVersions", func(t *testing.T) { runtime{t, l, newest.cni}.highestVersion() })
 	t.Run("STATUS without a pool", func(t *testing.T) { runtime{t, l, newest.cni}.statusWithoutPool() })
 	t.Run("STATUS with felix down", func(t *testing.T) { runtime{t, l, newest.cni}.statusWithoutFelix() })
+	t.Run("STATUS with an etcd that hangs", func(t *testing.T) { runtime{t, l, newest.cni}.statusWithSilentEtcd() })
 	t.Run("STATUS with etcd down", func(t *testing.T) { runtime{t, l, newest.cni}.statusWithoutEtcd() })
 }
 
@@ -387,6 +388,13 @@ func (r runtime) collects(list *libcni.NetworkConfigList) {
 	if names := r.onNode("ip -o link show"); strings.Contains(names, "cali") {
 		r.Errorf("after GC with an empty list the node has\n%s", names)
 	}
+	r.add(list, gone)
+	if err := r.cni.GCNetworkList(r.Context(), list, &libcni.GCArgs{}); err != nil { // which the library writes as null
+		r.Errorf("GC of a runtime that has none: %v", err)
+	}
+	if names := r.onNode("ip -o link show"); strings.Contains(names, "cali") {
+		r.Errorf("after GC of a runtime that has none the node has\n%s", names)
+	}
 }
 
 // statusOfAFullPool fills a pool: ADD says 11, and STATUS 50 until an address is free.
@@ -473,6 +481,17 @@ func (r runtime) statusWithoutFelix() {
 	r.wantCode(err, 50, "felix is not running on this node")
 	r.must(r.l.StartDaemon("felix", "node1"))
 	r.must(r.l.WaitReady(r.Context()))
+}
+
+// statusWithSilentEtcd: connections are there, answers are not.
+func (r runtime) statusWithSilentEtcd() {
+	list := r.list("net1", "1.1.0", calicoPlugin)
+	etcd := r.l.Daemon("etcd", "etcd")
+	r.must(etcd.Signal(syscall.SIGSTOP))
+	err := r.cni.GetStatusNetworkList(r.Context(), list)
+	r.must(etcd.Signal(syscall.SIGCONT))
+	r.wantCode(err, 50, "datastore")
+	r.until("STATUS is content", func() bool { return r.cni.GetStatusNetworkList(r.Context(), list) == nil })
 }
 
 func (r runtime) statusWithoutEtcd() {

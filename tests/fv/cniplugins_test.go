@@ -191,6 +191,23 @@ func (r runtime) wishes() {
 	_, err := r.cni.AddNetworkList(r.Context(), list, c.rt)
 	r.wantCode(err, 7, `annotation cni.projectcalico.org/floatingIPs of the pod: the network configuration does not allow it; add "feature_control": {"floating_ips": true}`)
 	r.del(list, c)
+	for _, addr := range []string{"9.9.9.9", "127.0.0.1", "224.0.0.1"} { // which no other try would find
+		c := r.sandbox("wish-nowhere-" + strings.ReplaceAll(addr, ".", "-"))
+		c.rt.Args = append(c.rt.Args, [2]string{"IP", addr})
+		_, err := r.cni.AddNetworkList(r.Context(), list, c.rt)
+		r.wantCode(err, 7, "ADD: the address that is asked for, "+addr+": no usable IP pool: it lies in no IP pool")
+		r.del(list, c)
+	}
+	for addr, says := range map[string]string{
+		"10.98.0.77": "10.98.0.77 lies in IP pool gold, which may give it to another pod",
+		r.l.Topology().Nodes[0].V4.Addr().String(): " is an address of this node; choose another",
+	} {
+		c := r.sandbox("wish-of-others-" + strings.ReplaceAll(addr, ".", "-"))
+		c.rt.CapabilityArgs = annotated("ipAddrsNoIpam", `["`+addr+`"]`)
+		_, err := r.cni.AddNetworkList(r.Context(), list, c.rt)
+		r.wantCode(err, 7, says)
+		r.del(list, c)
+	}
 	r.more()
 }
 

@@ -17,7 +17,8 @@ type ValidAttachment struct{ ContainerID, IfName string }
 
 // ParseAttachments reads GC's list. GC takes away what is not in it, so nothing is
 // guessed: without the key, or with an entry that can't be an attachment, it is an
-// error. An empty list, or null, says that none is alive.
+// error. An empty list says that none is alive, and so does null: that is what CNI's
+// library writes for a runtime that has none (GCArgs.ValidAttachments, a nil slice).
 func ParseAttachments(raw []byte) ([]ValidAttachment, error) {
 	var conf map[string]json.RawMessage
 	if err := decode("", raw, &conf); err != nil {
@@ -47,9 +48,19 @@ func ParseAttachments(raw []byte) ([]ValidAttachment, error) {
 		if err != nil {
 			return nil, err
 		}
+		switch { // what ADD would have refused is not taken for a living one
+		case !CanBeContainer(container):
+			return nil, impossible(where+".containerID", container, "container's ID")
+		case !CanBeInterface(ifName):
+			return nil, impossible(where+".ifname", ifName, "interface's name")
+		}
 		valid = append(valid, ValidAttachment{ContainerID: container, IfName: ifName})
 	}
 	return valid, nil
+}
+
+func impossible(key, value, what string) error {
+	return &Error{Key: key, Reason: fmt.Sprintf("%q can't be a %s; nothing was removed", value, what)}
 }
 
 // textOf reads a string that must be there and not be empty.

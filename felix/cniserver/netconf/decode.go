@@ -5,23 +5,22 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 )
 
-// flag is a boolean that upstream writes as a string.
-type flag bool
-
-// UnmarshalJSON takes true, false, "true" and "false".
-func (f *flag) UnmarshalJSON(raw []byte) error {
+// flag reads a boolean that others write as a string, too; byDefault when there is none.
+func flag(key string, raw json.RawMessage, byDefault bool) (bool, error) {
+	if isNull(raw) {
+		return byDefault, nil
+	}
 	switch strings.ToLower(strings.Trim(string(raw), `"`)) {
 	case "true":
-		*f = true
+		return true, nil
 	case "false":
-		*f = false
-	default:
-		return fmt.Errorf(`%s is not "true" or "false"`, raw)
+		return false, nil
 	}
-	return nil
+	return false, &Error{Key: key, Reason: shown(raw) + ` is not "true" or "false"`}
 }
 
 func decode(where string, raw []byte, into any) error {
@@ -33,7 +32,7 @@ func decode(where string, raw []byte, into any) error {
 		if wrongType.Field != "" {
 			where += "." + wrongType.Field
 		}
-		return &Error{Key: where, Reason: fmt.Sprintf("want %s, not %s", typeName(wrongType), wrongType.Value)}
+		return &Error{Key: where, Reason: wanted(wrongType)}
 	}
 	return &Error{Key: where, Reason: err.Error()}
 }
@@ -45,21 +44,35 @@ func decodingError(err error) error {
 	case err == nil:
 		return nil
 	case errors.As(err, &wrongType):
-		return &Error{Key: wrongType.Field, Reason: fmt.Sprintf("want %s, not %s", typeName(wrongType), wrongType.Value)}
+		return &Error{Key: wrongType.Field, Reason: wanted(wrongType)}
 	}
 	return fmt.Errorf("network configuration: %w", err)
 }
 
+// wanted says what should stand there, and what does.
+func wanted(e *json.UnmarshalTypeError) string {
+	value, number := strings.CutPrefix(e.Value, "number ")
+	kind := e.Type.Kind()
+	whole := kind >= reflect.Int && kind <= reflect.Uint64
+	switch {
+	case whole && number && strings.ContainsAny(value, ".eE"):
+		return "want a whole number, not " + value
+	case whole && number:
+		return value + " is out of range"
+	}
+	return fmt.Sprintf("want %s, not %s", typeName(kind), value)
+}
+
 // typeName is a type in JSON's words.
-func typeName(e *json.UnmarshalTypeError) string {
-	switch e.Type.Kind().String() {
-	case "int":
+func typeName(kind reflect.Kind) string {
+	switch {
+	case kind >= reflect.Int && kind <= reflect.Float64:
 		return "a number"
-	case "string":
+	case kind == reflect.String:
 		return "a string"
-	case "bool":
+	case kind == reflect.Bool:
 		return "true or false"
-	case "slice":
+	case kind == reflect.Slice:
 		return "a list"
 	default:
 		return "an object"

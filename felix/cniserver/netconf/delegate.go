@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -23,6 +24,8 @@ func typeOf(raw json.RawMessage) string {
 // one's.
 func delegateIPAM(plugin, kind string) (IPAM, error) {
 	switch {
+	case ownProgram(kind):
+		return IPAM{}, &Error{Key: "ipam.type", Reason: strconv.Quote(kind) + " is no IPAM plugin; use calico-ipam"}
 	case plugin == IPAMCalico:
 		return IPAM{}, &Error{Key: "ipam.type", Reason: strconv.Quote(kind) + " is not this plugin; use calico-ipam"}
 	case strings.ContainsAny(kind, "/\x00"):
@@ -30,6 +33,15 @@ func delegateIPAM(plugin, kind string) (IPAM, error) {
 	}
 	return IPAM{Delegate: kind}, nil
 }
+
+// ownProgram reports whether a name is that of a program of this project which assigns no
+// addresses. Run as an IPAM plugin, calico would call felix, which runs it again.
+func ownProgram(kind string) bool {
+	return slices.Contains([]string{"calico", "felix", "install-cni", "loopback", "bgpd", "calicoctl"}, kind)
+}
+
+// CanAssign reports whether a program of that name may have assigned addresses.
+func CanAssign(kind string) bool { return !ownProgram(kind) }
 
 // The words that stand for the CIDRs which Kubernetes gives to the node, as upstream
 // has them.

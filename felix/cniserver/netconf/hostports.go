@@ -3,6 +3,7 @@ package netconf
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -56,9 +57,22 @@ func hostPorts(entries []portMapping) ([]HostPort, error) {
 			}
 			p.HostIP = addr.Unmap()
 		}
-		out = append(out, p)
+		if i := slices.IndexFunc(out, p.contradicts); i >= 0 { // one would hold, and nobody be told
+			return nil, wrong("hostPort", "%d/%s is to lead to the pod's port %d and to %d; give one", p.HostPort, p.Protocol, out[i].Port, p.Port)
+		}
+		if !slices.Contains(out, p) {
+			out = append(out, p)
+		}
 	}
 	return out, nil
+}
+
+// contradicts reports whether another has the same port of the node lead elsewhere. One for
+// a single address may differ from that for all.
+func (p HostPort) contradicts(o HostPort) bool {
+	all := func(a netip.Addr) bool { return !a.IsValid() || a.IsUnspecified() }
+	same := p.HostIP == o.HostIP || all(p.HostIP) && all(o.HostIP) && (!p.HostIP.IsValid() || !o.HostIP.IsValid())
+	return same && p.Protocol == o.Protocol && p.HostPort == o.HostPort && p.Port != o.Port
 }
 
 const maxPort = 65535

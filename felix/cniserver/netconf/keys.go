@@ -142,15 +142,20 @@ const maxShown = 80
 // unsupported refuses a value that asks for what this version doesn't do, as CNI wants it:
 // with the key and the value.
 func unsupported(path string, value json.RawMessage, instead string) *Error {
+	return &Error{Key: path, Reason: shown(value) + " is not supported by this version; " + instead, Unsupported: true}
+}
+
+// shown is a value on one line, or the beginning of it.
+func shown(value json.RawMessage) string {
 	var line bytes.Buffer
 	if json.Compact(&line, value) != nil {
 		line.Write(value)
 	}
-	shown := line.String()
-	if len(shown) > maxShown {
-		shown = strings.ToValidUTF8(shown[:maxShown], "") + "…"
+	text := line.String()
+	if len(text) > maxShown {
+		text = strings.ToValidUTF8(text[:maxShown], "") + "…"
 	}
-	return &Error{Key: path, Reason: shown + " is not supported by this version; " + instead, Unsupported: true}
+	return text
 }
 
 // foreign reports whether a key is of someone else's name space, such as

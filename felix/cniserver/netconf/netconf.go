@@ -145,10 +145,13 @@ type Identity struct {
 	IPAM       json.RawMessage `json:"ipam"`
 }
 
+// Type is that of the IPAM plugin; empty where the configuration has none.
+func (i Identity) Type() string { return typeOf(i.IPAM) }
+
 // Delegate is the type of the IPAM plugin of others that assigned the addresses; empty
 // for felix itself.
 func (i Identity) Delegate() string {
-	if kind := typeOf(i.IPAM); kind != IPAMCalico {
+	if kind := typeOf(i.IPAM); kind != IPAMCalico && CanAssign(kind) {
 		return kind
 	}
 	return ""
@@ -267,6 +270,26 @@ func (d document) check(whole map[string]json.RawMessage) error {
 	case d.DefaultGW != nil && !*d.DefaultGW:
 		return unsupported("include_default_routes", whole["include_default_routes"], "remove it")
 	}
+	return checkRuntimes(whole)
+}
+
+// checkRuntimes refuses what can't be of the keys that the runtime reads, and nobody here.
+func checkRuntimes(whole map[string]json.RawMessage) error {
+	for _, key := range []string{"disableCheck", "disableGC", "loadOnlyInlinedPlugins", "ipMasq"} {
+		if _, err := flag(key, whole[key], false); err != nil {
+			return err
+		}
+	}
+	var versions []string
+	if raw := whole["cniVersions"]; !isNull(raw) {
+		if err := decode("cniVersions", raw, &versions); err != nil {
+			return err
+		}
+	}
+	var plugins []json.RawMessage
+	if raw := whole["plugins"]; !isNull(raw) {
+		return decode("plugins", raw, &plugins)
+	}
 	return nil
 }
 
@@ -314,7 +337,13 @@ func (d document) conf(plugin string) (Conf, error) {
 // ofContainer reads what the runtime says of one container, all of it.
 func (d document) ofContainer(c *Conf) (err error) {
 	c.DNS = d.DNS
+	if err := checkServers("dns.nameservers", d.DNS.Nameservers); err != nil {
+		return err
+	}
 	if dns := d.Runtime.DNS; dns != nil {
+		if err := checkServers("runtimeConfig.dns.servers", dns.Servers); err != nil {
+			return err
+		}
 		c.DNS = types.DNS{Nameservers: dns.Servers, Domain: dns.Domain, Search: dns.Searches, Options: dns.Options}
 	}
 	c.Addrs, c.MAC = nil, ""
@@ -326,6 +355,15 @@ func (d document) ofContainer(c *Conf) (err error) {
 	}
 	c.Limits, err = d.bandwidth()
 	return err
+}
+
+func checkServers(key string, servers []string) error {
+	for _, server := range servers {
+		if _, err := netip.ParseAddr(server); err != nil {
+			return &Error{Key: key, Reason: strconv.Quote(server) + " is no address; want one such as 192.0.2.53"}
+		}
+	}
+	return nil
 }
 
 // nodeName is the node's name that the configuration demands, and by which key: hostname
@@ -340,10 +378,13 @@ func (d document) nodeName() (name, key string) {
 // wishes reads what the runtime asks for one container.
 func (d document) wishes(c *Conf) (err error) {
 	c.Annotations = d.Runtime.Annotations
+	_, argsMAC, err := conventional(d.Args)
+	if err != nil {
+		return err
+	}
 	mac, where := d.Runtime.MAC, "runtimeConfig."
 	if mac == "" {
-		_, mac = conventional(d.Args)
-		where = "args.cni."
+		mac, where = argsMAC, "args.cni."
 	}
 	if mac != "" {
 		if c.MAC, err = parseMAC(mac); err != nil {
@@ -362,10 +403,13 @@ func (d document) addresses(c *Conf) (err error) {
 	if !isNull(d.Runtime.IPRanges) {
 		return unsupported("runtimeConfig.ipRanges", d.Runtime.IPRanges, "calico-ipam has IP pools (ipam.ipv4_pools): remove the ipRanges capability, or take an IPAM plugin that has it, such as host-local")
 	}
+	argsIPs, _, err := conventional(d.Args)
+	if err != nil {
+		return err
+	}
 	ips, where := d.Runtime.IPs, "runtimeConfig."
 	if len(ips) == 0 {
-		ips, _ = conventional(d.Args)
-		where = "args.cni."
+		ips, where = argsIPs, "args.cni."
 	}
 	if c.Addrs, err = parseAddrs(ips); err != nil {
 		return &Error{Key: where + "ips", Reason: err.Error()}
@@ -375,26 +419,27 @@ func (d document) addresses(c *Conf) (err error) {
 
 // conventional are the addresses and the MAC address that args.cni asks for, as CNI's
 // conventions have it. What else stands in args is nobody's here.
-func conventional(args json.RawMessage) (ips []string, mac string) {
+func conventional(args json.RawMessage) (ips []string, mac string, err error) {
+	if isNull(args) {
+		return nil, "", nil
+	}
 	var in struct {
 		CNI struct {
 			IPs []string `json:"ips"`
 			MAC string   `json:"mac"`
 		} `json:"cni"`
 	}
-	if len(args) == 0 || json.Unmarshal(args, &in) != nil {
-		return nil, ""
-	}
-	return in.CNI.IPs, in.CNI.MAC
+	err = decode("args", args, &in)
+	return in.CNI.IPs, in.CNI.MAC, err
 }
 
 func parseIPAM(plugin string, raw json.RawMessage) (IPAM, error) {
 	var in struct {
-		Type   string   `json:"type"`
-		IPv4   *flag    `json:"assign_ipv4"`
-		IPv6   *flag    `json:"assign_ipv6"`
-		Pools4 []string `json:"ipv4_pools"`
-		Pools6 []string `json:"ipv6_pools"`
+		Type   string          `json:"type"`
+		IPv4   json.RawMessage `json:"assign_ipv4"`
+		IPv6   json.RawMessage `json:"assign_ipv6"`
+		Pools4 []string        `json:"ipv4_pools"`
+		Pools6 []string        `json:"ipv6_pools"`
 	}
 	if len(raw) == 0 {
 		return IPAM{}, &Error{Key: "ipam", Reason: `missing; add "ipam": {"type": "calico-ipam"}`}
@@ -409,7 +454,14 @@ func parseIPAM(plugin string, raw json.RawMessage) (IPAM, error) {
 	if in.Type == "" {
 		return IPAM{}, &Error{Key: "ipam.type", Reason: "missing; want calico-ipam"}
 	}
-	out := IPAM{IPv4: in.IPv4 == nil || bool(*in.IPv4), IPv6: in.IPv6 != nil && bool(*in.IPv6), Pools4: in.Pools4, Pools6: in.Pools6}
+	out := IPAM{Pools4: in.Pools4, Pools6: in.Pools6}
+	var err error
+	if out.IPv4, err = flag("ipam.assign_ipv4", in.IPv4, true); err != nil {
+		return IPAM{}, err
+	}
+	if out.IPv6, err = flag("ipam.assign_ipv6", in.IPv6, false); err != nil {
+		return IPAM{}, err
+	}
 	if !out.IPv4 && !out.IPv6 {
 		return IPAM{}, &Error{Key: "ipam.assign_ipv4", Reason: "no address family is left; set assign_ipv4 or assign_ipv6 to \"true\""}
 	}
@@ -517,7 +569,7 @@ func hasNull(list json.RawMessage) bool {
 func prevResultReason(cniVersion string, err error) string {
 	reason := "is not a CNI result of version " + cniVersion
 	if wrongType, ok := errors.AsType[*json.UnmarshalTypeError](err); ok && wrongType.Field != "" {
-		reason += fmt.Sprintf(": %s: want %s, not %s", wrongType.Field, typeName(wrongType), wrongType.Value)
+		reason += ": " + wrongType.Field + ": " + wanted(wrongType)
 	}
 	return reason + "; give what ADD answered, unchanged"
 }

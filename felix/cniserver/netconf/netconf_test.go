@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/cni/pkg/utils"
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -111,7 +112,25 @@ func TestParseRefusesByName(t *testing.T) {
 		{[]byte(`5`), "", "want an object, not number"},
 		{[]byte(`{"name": "a/b", "type": "calico", "ipam": {"type": "calico-ipam"}}`), "name", `"a/b"`},
 		{ipam(`"assign_ipv4": "false"`), "ipam.assign_ipv4", "no address family"},
-		{ipam(`"assign_ipv4": "maybe"`), "ipam", "maybe"},
+		{ipam(`"assign_ipv4": "maybe"`), "ipam.assign_ipv4", `"maybe" is not "true" or "false"`},
+		{ipam(`"assign_ipv6": 1`), "ipam.assign_ipv6", `1 is not "true" or "false"`},
+		{ipam(`"ipv4_pools": "gold"`), "ipam.ipv4_pools", "want a list, not string"},
+		{with(`"args": 5`), "args", "want an object, not number"},
+		{with(`"args": {"cni": 5}`), "args.cni", "want an object, not number"},
+		{with(`"args": {"cni": {"ips": "10.65.0.9"}}`), "args.cni.ips", "want a list, not string"},
+		{with(`"args": {"cni": {"mac": 7}}`), "args.cni.mac", "want a string, not number"},
+		{with(`"cniVersions": [1, 2]`), "cniVersions", "want a string, not number"},
+		{with(`"cniVersions": "1.0.0"`), "cniVersions", "want a list, not string"},
+		{with(`"disableCheck": "x"`), "disableCheck", `"x" is not "true" or "false"`},
+		{with(`"disableGC": 3`), "disableGC", `3 is not "true" or "false"`},
+		{with(`"plugins": {}`), "plugins", "want a list, not object"},
+		{with(`"dns": {"nameservers": ["notip"]}`), "dns.nameservers", `"notip" is no address`},
+		{with(`"runtimeConfig": {"dns": {"servers": ["notip"]}}`), "runtimeConfig.dns.servers", `"notip" is no address`},
+		{with(`"runtimeConfig": {"bandwidth": {"ingressRate": "10M"}}`), "runtimeConfig.bandwidth.ingressRate", "want a number, not string"},
+		{with(`"mtu": 1.5`), "mtu", "want a whole number, not 1.5"},
+		{with(`"mtu": 99999999999999999999`), "mtu", "99999999999999999999 is out of range"},
+		{with(`"runtimeConfig": {"portMappings": [{"hostPort": 8080, "containerPort": 80}, {"hostPort": 8080, "containerPort": 81, "protocol": "TCP"}]}`), "runtimeConfig.portMappings[1].hostPort", "8080/tcp is to lead to the pod's port 80 and to 81; give one"},
+		{with(`"runtimeConfig": {"portMappings": [{"hostPort": 8080, "containerPort": 80, "hostIP": "0.0.0.0"}, {"hostPort": 8080, "containerPort": 81}]}`), "runtimeConfig.portMappings[1].hostPort", "give one"},
 		{ipam(`"ipv4_pools": ["10.0.0.1/16"]`), "ipam.ipv4_pools", "did you mean 10.0.0.0/16?"},
 		{ipam(`"ipv4_pools": ["10.0.0.0/99"]`), "ipam.ipv4_pools", "is not a CIDR"},
 		{ipam(`"ipv4_pools": ["fd00::/48"]`), "ipam.ipv4_pools", "other address family"},
@@ -120,6 +139,10 @@ func TestParseRefusesByName(t *testing.T) {
 		{[]byte(`{"name": "net1", "type": "calico"}`), "ipam", "missing"},
 		{[]byte(`{"name": "net1", "type": "calico", "ipam": {}}`), "ipam.type", "missing"},
 		{[]byte(`{"name": "net1", "type": "calico", "ipam": {"type": "../host-local"}}`), "ipam.type", `can't be a plugin`},
+		{[]byte(`{"name": "net1", "type": "calico", "ipam": {"type": "calico"}}`), "ipam.type", `"calico" is no IPAM plugin; use calico-ipam`},
+		{[]byte(`{"name": "net1", "type": "calico", "ipam": {"type": "felix"}}`), "ipam.type", `is no IPAM plugin`},
+		{[]byte(`{"name": "net1", "type": "calico", "ipam": {"type": "install-cni"}}`), "ipam.type", `is no IPAM plugin`},
+		{[]byte(`{"name": "net1", "type": "calico", "ipam": {"type": "loopback"}}`), "ipam.type", `is no IPAM plugin`},
 		{[]byte(`{"type": "calico", "ipam": {"type": "calico-ipam"}}`), "name", "missing"},
 	} {
 		t.Run(fmt.Sprintf("%s %s", tc.key, tc.says), func(t *testing.T) {
@@ -142,6 +165,8 @@ func TestParseToleratesWhatIsNotItsOwn(t *testing.T) {
 		`"etcd_endpoints": "http://a:2379", "log_level": "info", "kubernetes": {"kubeconfig": "/x"}, "qps": 100`,
 		`"policy": null, "container_settings": null, "prevResult": null, "feature_control": {"floating_ips": false}`,
 		`"feature_control": null, "runtimeConfig": null, "args": null`,
+		`"disableCheck": "true", "disableGC": false, "loadOnlyInlinedPlugins": "False", "plugins": [{}], "dns": {"nameservers": ["fe80::1%eth0"]}`,
+		`"runtimeConfig": {"portMappings": [{"hostPort": 80, "containerPort": 80}, {"hostPort": 80, "containerPort": 80}, {"hostPort": 80, "containerPort": 81, "protocol": "udp"}, {"hostPort": 80, "containerPort": 81, "hostIP": "192.0.2.1"}]}`,
 	} {
 		if _, err := Parse("calico", with(keys)); err != nil {
 			t.Errorf("%s: %v", keys, err)
@@ -232,13 +257,15 @@ func TestParseAttachmentsGuessesNothing(t *testing.T) {
 		`{}`:                                    "cni.dev/valid-attachments",
 		`{"cni.dev/valid-attachments": [{}]}`:   "cni.dev/valid-attachments[0].containerID",
 		`{"cni.dev/valid-attachments": [null]}`: "cni.dev/valid-attachments[0].containerID",
-		`{"cni.dev/attachments": [{"ifname": "eth0"}]}`:                         "cni.dev/attachments[0].containerID",
-		`{"cni.dev/valid-attachments": [{"containerID": "g0"}]}`:                "cni.dev/valid-attachments[0].ifname",
-		`{"cni.dev/valid-attachments": [{"containerID": "g0", "ifname": ""}]}`:  "cni.dev/valid-attachments[0].ifname",
-		`{"cni.dev/valid-attachments": [{"containerID": 7, "ifname": "eth0"}]}`: "cni.dev/valid-attachments[0].containerID",
-		`{"cni.dev/valid-attachments": {"containerID": "g0"}}`:                  "cni.dev/valid-attachments",
-		`{"cni.dev/valid-attachments": "all"}`:                                  "cni.dev/valid-attachments",
-		`{"cni.dev/valid-attachments": ["g0"]}`:                                 "cni.dev/valid-attachments",
+		`{"cni.dev/attachments": [{"ifname": "eth0"}]}`:                              "cni.dev/attachments[0].containerID",
+		`{"cni.dev/valid-attachments": [{"containerID": "g0"}]}`:                     "cni.dev/valid-attachments[0].ifname",
+		`{"cni.dev/valid-attachments": [{"containerID": "g0", "ifname": ""}]}`:       "cni.dev/valid-attachments[0].ifname",
+		`{"cni.dev/valid-attachments": [{"containerID": 7, "ifname": "eth0"}]}`:      "cni.dev/valid-attachments[0].containerID",
+		`{"cni.dev/valid-attachments": {"containerID": "g0"}}`:                       "cni.dev/valid-attachments",
+		`{"cni.dev/valid-attachments": "all"}`:                                       "cni.dev/valid-attachments",
+		`{"cni.dev/valid-attachments": [{"containerID": "../x", "ifname": "eth0"}]}`: "cni.dev/valid-attachments[0].containerID",
+		`{"cni.dev/valid-attachments": [{"containerID": "g0", "ifname": "et h0"}]}`:  "cni.dev/valid-attachments[0].ifname",
+		`{"cni.dev/valid-attachments": ["g0"]}`:                                      "cni.dev/valid-attachments",
 	} {
 		_, err := ParseAttachments([]byte(conf))
 		var wrong *Error
@@ -248,7 +275,27 @@ func TestParseAttachmentsGuessesNothing(t *testing.T) {
 	}
 }
 
+// TestNamesAreThoseOfCNI, as its library has them.
+func TestNamesAreThoseOfCNI(t *testing.T) {
+	for _, id := range []string{"", "a", "A-b_c.9", "9", ".a", "-a", "_a", "a/b", "../x", "a b", "ä", "aä", "a\x00"} {
+		if got, want := CanBeContainer(id), utils.ValidateContainerID(id) == nil; got != want {
+			t.Errorf("container %q: %t", id, got)
+		}
+	}
+	for name, can := range map[string]struct{ be, pods bool }{
+		"eth0": {true, true}, "eth0.1": {true, true}, "lo": {true, false}, "all": {true, false}, "default": {true, false},
+		"": {}, ".": {}, "..": {}, "a/b": {}, "a:b": {}, "a b": {}, "a\u00a0b": {}, "eth%d": {}, "ü": {}, "abcdefghijklmnop": {},
+	} {
+		if CanBeInterface(name) != can.be || CanBePods(name) != can.pods {
+			t.Errorf("interface %q: %t, %t", name, CanBeInterface(name), CanBePods(name))
+		}
+	}
+}
+
 func TestParseIdentityIgnoresWhatIsWrong(t *testing.T) {
+	if id, err := ParseIdentity([]byte(`{"name": "net1", "ipam": {"type": "calico"}}`)); err != nil || id.Delegate() != "" {
+		t.Errorf("the plugin itself has assigned addresses: %q, %v", id.Delegate(), err) // DEL would run it, and it felix
+	}
 	got, err := ParseIdentity(with(`"ipamm": {}, "mtu": "many"`))
 	if err != nil || got.Name != "net1" {
 		t.Errorf("identity %+v, %v", got, err)
