@@ -13,6 +13,7 @@ import (
 
 	"tortie/internal/api"
 	"tortie/internal/datastore"
+	"tortie/internal/polltest"
 	"tortie/ipam"
 	"tortie/ipam/ipamtest"
 )
@@ -257,12 +258,13 @@ func TestANodeGivesUpTheEmptyBlocksOfPoolsThatNoLongerSelectIt(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	got := assign(t, a, "new", 1, 0) // after the writer was through with the release
+	got := assign(t, a, "new", 1, 0)
 	if got[0].As4()[1] != 1 {
 		t.Errorf("got %v, want an address of q", got)
 	}
-	if left := c.store.Paths("/calico/ipam/v2/host/n/ipv4/block/10.0.0."); len(left) != 1 {
-		t.Errorf("blocks of p: %v", left)
-	}
+	polltest.Until(t, 10*time.Second, "the empty block to be given up, for which no call waits", func() (bool, string) {
+		left := c.store.Paths("/calico/ipam/v2/host/n/ipv4/block/10.0.0.")
+		return len(left) == 1, fmt.Sprint(left)
+	})
 	c.check()
 }
