@@ -91,7 +91,8 @@ func listen(t *testing.T, l *lab.Lab) *wire {
 			if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, all&0xffff); err != nil {
 				return err
 			}
-			return unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 50_000})
+			return errors.Join(unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 50_000}),
+				unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20))
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -111,21 +112,23 @@ func listen(t *testing.T, l *lab.Lab) *wire {
 	return w
 }
 
-// read takes what passes until stop.
+// read takes what passes until stop, and then what waits by then: the kernel has a packet here
+// before anybody gets it, but this may be slower than the packets.
 func (w *wire) read(node string, fd, device int) {
 	buf := make([]byte, 2048)
+	flags := 0
 	for {
-		size, from, err := unix.Recvfrom(fd, buf, 0)
+		size, from, err := unix.Recvfrom(fd, buf, flags)
 		if at, ok := from.(*unix.SockaddrLinklayer); err == nil && ok && at.Ifindex == device {
 			w.note(node, buf[:size])
 		}
+		if err != nil && (flags != 0 || !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR)) {
+			return
+		}
 		select {
 		case <-w.end:
-			return
+			flags = unix.MSG_DONTWAIT
 		default:
-		}
-		if err != nil && !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
-			return
 		}
 	}
 }
