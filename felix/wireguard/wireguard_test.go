@@ -807,3 +807,25 @@ func TestSwitchedOnAgainTheSessionsAreStillThere(t *testing.T) {
 		p.talk()
 	})
 }
+
+// TestDatagramsWithAnyChecksumArrive: among 65,536 datagrams that differ in two bytes each
+// checksum occurs, also the one that is sent as all ones. The process computes them.
+func TestDatagramsWithAnyChecksumArrive(t *testing.T) {
+	kerneltest.Require(t, kerneltest.Veth, kerneltest.Tun)
+	p := pair{newNode(t, "a", 1, "userspace", true), newNode(t, "b", 2, "userspace", true)}
+	p.wire("eth0", p.a.end.Address)
+	p.meet()
+	p.talk()
+	from, to := p.a.socket(p.a.pod), p.b.socket(p.b.pod)
+	payload, buf := make([]byte, 2), make([]byte, 10)
+	for i := range 1 << 16 {
+		payload[0], payload[1] = byte(i>>8), byte(i)
+		if _, err := from.WriteTo(payload, to.LocalAddr()); err != nil {
+			t.Fatal(err)
+		}
+		_ = to.SetReadDeadline(time.Now().Add(10 * time.Second))
+		if n, _, err := to.ReadFrom(buf); err != nil || !bytes.Equal(buf[:n], payload) {
+			t.Fatalf("datagram %#x: got %x, %v", i, buf[:n], err)
+		}
+	}
+}

@@ -59,7 +59,7 @@ func Main(args []string, stdout io.Writer) error {
 		return errors.Join(fmt.Errorf("open the socket of %s: %w", args[0], err), link.Close())
 	}
 	silent := &device.Logger{Verbosef: device.DiscardLogf, Errorf: device.DiscardLogf}
-	dev := device.NewDevice(link, conn.NewDefaultBind(), silent)
+	dev := device.NewDevice(summed{link}, conn.NewDefaultBind(), silent)
 	defer dev.Close()
 	listener, err := ipc.UAPIListen(args[0], socket)
 	if err != nil {
