@@ -30,7 +30,7 @@ func machine(t *testing.T, out, errs *bytes.Buffer) vm.Machine {
 	if text, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the first process: %v\n%s", err, text)
 	}
-	return vm.Machine{Image: img, Program: program, CPUs: 1, Memory: 1024, Stdout: out, Stderr: errs}
+	return vm.Machine{Image: img, Program: program, CPUs: 2, Memory: 1024, Stdout: out, Stderr: errs}
 }
 
 func sh(dir, script string) vm.Command {
@@ -38,7 +38,7 @@ func sh(dir, script string) vm.Command {
 }
 
 // TestCommandsEndAsTheyWouldHere: their status, their output, their folder, their
-// environment, which says whether the processor is emulated; and what they write is gone
+// environment, which says whether the processor is emulated, of which there is one then; and what they write is gone
 // with the machine.
 func TestCommandsEndAsTheyWouldHere(t *testing.T) {
 	var out, errs bytes.Buffer
@@ -46,8 +46,8 @@ func TestCommandsEndAsTheyWouldHere(t *testing.T) {
 	ended, err := machine(t, &out, &errs).Run(t.Context(),
 		sh(dir, `pwd; echo "$WORD" >&2; touch written "$TMPDIR/too"; ls`), sh("/", "exit 7"), sh("/", "kill -9 $$"),
 		sh("/", "ip link add dummy0 type dummy && ip -br link show dummy0 | cut -d' ' -f1"),
-		// The model that is emulated is an old one; KVM shows the machine's own.
-		sh("/", `want=; if grep -q Nehalem /proc/cpuinfo; then want=1; fi; [ "$`+vm.Emulated+`" = "$want" ]`))
+		// The model that is emulated is an old one, and alone; KVM shows the machine's own.
+		sh("/", `cpus=2 want=; if grep -q Nehalem /proc/cpuinfo; then cpus=1 want=1; fi; [ "$`+vm.Emulated+`" = "$want" ] && [ "$(nproc)" = $cpus ]`))
 	if err != nil {
 		t.Fatal(err)
 	}

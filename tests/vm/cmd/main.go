@@ -40,7 +40,7 @@ func main() {
 
 func run(ctx context.Context) (status int, err error) {
 	flags := flag.NewFlagSet("vm", flag.ContinueOnError)
-	cpus := flags.Int("cpus", 2, "processors")
+	cpus := flags.Int("cpus", 2, "processors; one where they are emulated")
 	memory := flags.Int("memory", 3072, "MiB of memory; files that are written are in it, too")
 	timeout := flags.Duration("timeout", 10*time.Minute, "after which it is switched off, and has failed")
 	tests := flags.Bool("tests", false, "run the tests that need what this machine's kernel lacks")
