@@ -57,7 +57,7 @@ func TestBuildVersionPrefersTheLinkersWord(t *testing.T) {
 }
 
 type statusServer struct {
-	nodestatus.UnimplementedNodeStatusServer
+	nodestatus.NodeStatusServer // nothing else is asked
 }
 
 func (statusServer) Status(context.Context, *nodestatus.StatusRequest) (*nodestatus.StatusResponse, error) {

@@ -30,12 +30,19 @@ const (
 // Ranges are what a Reporter follows.
 func Ranges() []datastore.Range { return []datastore.Range{{Kind: api.KindCalicoNodeStatus}} }
 
+// Node is what is asked of the node's bgpd; each nodestatus.NodeStatusServer has it.
+type Node interface {
+	Status(ctx context.Context, req *nodestatus.StatusRequest) (*nodestatus.StatusResponse, error)
+	Peers(ctx context.Context, req *nodestatus.PeersRequest) (*nodestatus.PeersResponse, error)
+	Routes(ctx context.Context, req *nodestatus.RoutesRequest) (*nodestatus.RoutesResponse, error)
+}
+
 // Config is what a Reporter needs.
 type Config struct {
 	Node   string
 	Client datastore.Client
 	// Server answers for the node.
-	Server nodestatus.NodeStatusServer
+	Server Node
 	Now    func() time.Time
 	Log    *slog.Logger
 }

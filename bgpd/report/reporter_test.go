@@ -21,7 +21,6 @@ import (
 
 // node answers as bgpd does.
 type node struct {
-	nodestatus.UnimplementedNodeStatusServer
 	mu    sync.Mutex
 	peers []*nodestatus.Peer
 	err   error

@@ -17,7 +17,7 @@ import (
 )
 
 // status is the node's state as far as classes ask for it.
-func status(ctx context.Context, node nodestatus.NodeStatusServer, classes []v3.NodeStatusClassType) (v3.CalicoNodeStatusStatus, error) {
+func status(ctx context.Context, node Node, classes []v3.NodeStatusClassType) (v3.CalicoNodeStatusStatus, error) {
 	var out v3.CalicoNodeStatusStatus
 	if slices.Contains(classes, v3.NodeStatusClassTypeAgent) {
 		state, err := node.Status(ctx, &nodestatus.StatusRequest{})

@@ -11,7 +11,7 @@ import (
 
 // summary is the node's BGP in few words. What the node acts by is asked for first: so
 // the sessions told are those that it has by then.
-func summary(ctx context.Context, node nodestatus.NodeStatusServer, now time.Time) (string, error) {
+func summary(ctx context.Context, node Node, now time.Time) (string, error) {
 	state, err := node.Status(ctx, &nodestatus.StatusRequest{})
 	if err != nil {
 		return "", fmt.Errorf("ask for the agent's status: %w", err)

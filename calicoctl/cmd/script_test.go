@@ -105,8 +105,15 @@ func (n *fakeNode) Why(_ context.Context, req *nodestatus.WhyRequest, _ ...grpc.
 
 // server makes it one for bgpd's reporter.
 type server struct {
-	nodestatus.UnimplementedNodeStatusServer
 	node *fakeNode
+}
+
+func (s server) Status(ctx context.Context, req *nodestatus.StatusRequest) (*nodestatus.StatusResponse, error) {
+	return s.node.Status(ctx, req)
+}
+
+func (s server) Routes(ctx context.Context, req *nodestatus.RoutesRequest) (*nodestatus.RoutesResponse, error) {
+	return s.node.Routes(ctx, req)
 }
 
 func (s server) Peers(ctx context.Context, req *nodestatus.PeersRequest) (*nodestatus.PeersResponse, error) {

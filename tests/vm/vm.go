@@ -186,6 +186,7 @@ func (m Machine) arguments(dir string) []string {
 			"-device", "virtio-9p-pci,fsdev=" + id + ",mount_tag=" + id,
 		}
 	}
+	// A machine that locks up is to say where, and to end: after twice watchdog_thresh.
 	args := []string{
 		"-M", "q35,usb=off,vmport=off", "-m", strconv.Itoa(m.Memory),
 		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-net", "none",

@@ -38,8 +38,8 @@ func sh(dir, script string) vm.Command {
 }
 
 // TestCommandsEndAsTheyWouldHere: their status, their output, their folder, their
-// environment, which says whether the processor is emulated, of which there is one then; and what they write is gone
-// with the machine.
+// environment, which says whether the processor is emulated, of which there is one
+// then; and what they write is gone with the machine.
 func TestCommandsEndAsTheyWouldHere(t *testing.T) {
 	var out, errs bytes.Buffer
 	dir := t.TempDir()
